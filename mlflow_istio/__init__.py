@@ -1,0 +1,1 @@
+"""Release MLflow model versions through Istio."""

@@ -1,0 +1,1 @@
+"""The local mesh: real Envoy and model servers as processes."""

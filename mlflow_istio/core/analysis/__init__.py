@@ -1,0 +1,1 @@
+"""Release decisions: valid under watching (see docs/analysis)."""
