@@ -1,0 +1,62 @@
+"""Raw Kubernetes objects and what every room reads of them.
+
+Objects are plain JSON dicts, never typed models: a typed round trip loses the fields it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Object: TypeAlias = dict[str, Any]
+"""One Kubernetes object as a JSON dict with ``apiVersion``, ``kind``, ``metadata`` and so on."""
+
+DOMAIN = "mlflow-istio.org"
+ENDPOINT_LABEL = f"{DOMAIN}/endpoint"
+DEPLOYMENT_LABEL = f"{DOMAIN}/deployment"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+FIELD_MANAGER = "mlflow-istio"
+
+API_VERSIONS: Mapping[str, str] = {
+    "Deployment": "apps/v1",
+    "Service": "v1",
+    "DestinationRule": "networking.istio.io/v1",
+    "VirtualService": "networking.istio.io/v1",
+}
+"""Kinds the Cluster port handles, with the API version we write."""
+
+
+def name_of(obj: Mapping[str, Any]) -> str:
+    """The object's ``metadata.name``."""
+    return str(obj["metadata"]["name"])
+
+
+def labels_of(obj: Mapping[str, Any]) -> dict[str, str]:
+    """The object's labels; empty when it has none."""
+    return dict(obj.get("metadata", {}).get("labels") or {})
+
+
+def annotations_of(obj: Mapping[str, Any]) -> dict[str, str]:
+    """The object's annotations; empty when it has none."""
+    return dict(obj.get("metadata", {}).get("annotations") or {})
+
+
+def with_annotations(obj: Mapping[str, Any], changes: Mapping[str, str | None]) -> Object:
+    """A copy of the object with annotations set, or removed where the value is None."""
+    annotations = annotations_of(obj)
+    for key, value in changes.items():
+        if value is None:
+            annotations.pop(key, None)
+        else:
+            annotations[key] = value
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "annotations"}
+    if annotations:
+        metadata["annotations"] = annotations
+    return {**obj, "metadata": metadata}
+
+
+def ready_replicas(deployment: Mapping[str, Any]) -> int:
+    """How many replicas of a Deployment are ready; zero desired replicas are never ready."""
+    if int(deployment.get("spec", {}).get("replicas", 1)) == 0:
+        return 0
+    return int(deployment.get("status", {}).get("readyReplicas") or 0)

@@ -1,0 +1,67 @@
+"""Requests that prove routing, as values: built here, sent by ``probing``.
+
+Every traffic edit also writes the endpoint's probe route, whose ``directResponse`` is the id of the change. The routes
+of a virtual host swap as one in Envoy, so a proxy that answers with the id has the whole change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PROBE_HEADER = "x-mlflow-istio-probe"
+PIN_HEADER = "x-mlflow-deployment"
+VERSION_HEADER = "x-mlflow-model-version"
+DEPLOYMENT_HEADER = "x-mlflow-deployment"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """One GET request and the answer that proves something.
+
+    Attributes:
+        endpoint: The endpoint asked.
+        path: Path below the endpoint's URL.
+        headers: Request headers.
+        expected_body: The body (stripped) that proves it, if the body does.
+        expected_headers: Response headers that must all be there, names in lower case.
+        purpose: What an answer proves, for messages.
+    """
+
+    endpoint: str
+    path: str
+    headers: Mapping[str, str]
+    expected_body: str | None = None
+    expected_headers: Mapping[str, str] = field(default_factory=dict)
+    purpose: str
+
+    def proved_by(self, status: int, headers: Mapping[str, str], body: str) -> bool:
+        """Whether an answer proves it; header names are compared in lower case."""
+        if status != 200:
+            return False
+        if self.expected_body is not None and body.strip() != self.expected_body:
+            return False
+        seen = {name.lower(): value for name, value in headers.items()}
+        return all(seen.get(name) == value for name, value in self.expected_headers.items())
+
+
+def change_probe(endpoint: str, change_id: str) -> Probe:
+    """The probe that a routing change has reached a proxy."""
+    return Probe(
+        endpoint=endpoint,
+        path="/",
+        headers={PROBE_HEADER: "1"},
+        expected_body=change_id,
+        purpose=f"routing change {change_id}",
+    )
+
+
+def pin_probe(endpoint: str, deployment: str, model_version: str) -> Probe:
+    """The probe that a deployment answers through its pinned route, as the version it should be."""
+    return Probe(
+        endpoint=endpoint,
+        path="/ping",
+        headers={PIN_HEADER: deployment},
+        expected_headers={VERSION_HEADER: model_version},
+        purpose=f"pinned route to deployment '{deployment}'",
+    )

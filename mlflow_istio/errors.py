@@ -1,0 +1,79 @@
+"""Every error this package raises on purpose, as one tree.
+
+::
+
+    MlflowIstioError
+    ├── InvalidInput          an option, name, weight or document that can't be right; nothing was applied
+    ├── NotFound              the named endpoint, deployment, model version or file does not exist
+    ├── StateConflict         the request is well formed but the endpoint's state forbids it
+    ├── Unsupported           a field the local mesh can't carry out, by name
+    ├── ClusterError          the cluster refused or could not be reached
+    │   ├── EditConflict      others kept changing the same object; nothing was applied
+    │   ├── Forbidden         a right is missing; names it
+    │   ├── NotReady          a deployment or proxy did not come up in time; carries its last log lines
+    │   └── NotRouted         the change is stored, but no proxy answered with it in time
+    └── RegistryError         the MLflow registry or tracking server refused or could not be reached
+
+Each message is one line that names the thing and says what to do; ``detail`` may carry more lines
+(the end of a log, a webhook's words). Foreign exceptions are mapped once, in the adapter that met them,
+with ``raise ... from exc``.
+"""
+
+from __future__ import annotations
+
+
+class MlflowIstioError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: One line: what is wrong with which thing, and what to do.
+        detail: Further lines, such as the end of a log.
+    """
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.detail}" if self.detail else self.message
+
+
+class InvalidInput(MlflowIstioError):
+    """An option, name, weight or document that can't be right."""
+
+
+class NotFound(MlflowIstioError):
+    """The named thing does not exist."""
+
+
+class StateConflict(MlflowIstioError):
+    """The endpoint's present state forbids the request."""
+
+
+class Unsupported(MlflowIstioError):
+    """A field or feature that this cluster can't carry out."""
+
+
+class ClusterError(MlflowIstioError):
+    """The cluster refused the request or could not be reached."""
+
+
+class EditConflict(ClusterError):
+    """Others kept changing the same object until the retries ran out."""
+
+
+class Forbidden(ClusterError):
+    """The user lacks a right."""
+
+
+class NotReady(ClusterError):
+    """A deployment or a proxy did not come up in time."""
+
+
+class NotRouted(ClusterError):
+    """A change is stored, but no proxy answered with it in time."""
+
+
+class RegistryError(MlflowIstioError):
+    """The MLflow registry or tracking server refused or could not be reached."""
