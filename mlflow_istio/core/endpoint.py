@@ -1,0 +1,355 @@
+"""What an endpoint's VirtualService says, as one value: its traffic, its release, and what the registry still has to learn.
+
+All of it stands on one object, so one write under one resourceVersion changes all of it or nothing. Annotations are keyed
+by endpoint, because several endpoints may share one VirtualService.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.routing_change import RoutingChange, change_from_json
+from mlflow_istio.core.traffic import Destination, Traffic, destination_from_json
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+MAX_UNRECORDED = 100
+"""Changes kept on the object while the registry is down; an annotation holds 256 KiB, an entry about 1 KiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """How a caller of an A/B release names a user's arm.
+
+    Attributes:
+        kind: ``header`` or ``cookie``.
+        name: The header's or cookie's name.
+        values: Deployment to the value that means it; stable is an arm too.
+    """
+
+    kind: str
+    name: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A plan that takes an endpoint from stable to a candidate.
+
+    Attributes:
+        id: Release id.
+        strategy: canary, ab, blue-green or shadow.
+        candidates: Deployments being released; more than one only for ab.
+        state: ``open`` or ``paused``.
+        opened: When it was opened, in UTC.
+        who: Who opened it.
+        run: Id of its MLflow run, or None while the registry has none.
+        assignment: How users are assigned, for ab.
+    """
+
+    id: str
+    strategy: str
+    candidates: tuple[str, ...]
+    state: str = "open"
+    opened: datetime
+    who: str = ""
+    run: str | None = None
+    assignment: Assignment | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClosedRelease:
+    """How the last release ended, and what a rollback would return to.
+
+    Attributes:
+        id: Release id.
+        strategy: Its strategy.
+        outcome: promoted, rolled-back, aborted or superseded.
+        candidates: Its candidates.
+        run: Id of its MLflow run, or None.
+        previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
+    """
+
+    id: str
+    strategy: str
+    outcome: str
+    candidates: tuple[str, ...] = ()
+    run: str | None = None
+    previous: Destination | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Everything the VirtualService says about one endpoint.
+
+    Attributes:
+        name: The endpoint; also the host of its own destinations.
+        traffic: What it does with a request.
+        stable: What users get today.
+        route: Name of the route that carries the split: ours, or an adopted one.
+        sequence: How many routing changes there were.
+        change: Id of the newest change; the probe route answers with it.
+        release: The open release, or None.
+        last: How the last release ended, or None.
+        settings: Small settings that later commands need, such as alias names.
+        unrecorded: Changes that the registry does not have yet, oldest first.
+        deleting: Whether the endpoint is being deleted.
+    """
+
+    name: str
+    traffic: Traffic
+    stable: Destination
+    route: str
+    sequence: int = 0
+    change: str = ""
+    release: Release | None = None
+    last: ClosedRelease | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    unrecorded: tuple[RoutingChange, ...] = ()
+    deleting: bool = False
+
+    def destination(self, deployment: str) -> Destination:
+        """Where a deployment's requests go."""
+        return Destination(host=self.name, subset=deployment)
+
+    def owns(self, destination: Destination) -> bool:
+        """Whether the destination is one of our deployments, not a foreign service."""
+        return destination.host == self.name and destination.subset in self.traffic.pins
+
+    def role_of(self, deployment: str) -> str:
+        """stable, candidate or idle."""
+        if self.owns(self.stable) and self.stable.subset == deployment:
+            return "stable"
+        if self.release and deployment in self.release.candidates:
+            return "candidate"
+        return "idle"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stamp:
+    """Who changes traffic, when and why; made outside the pure core.
+
+    Attributes:
+        id: The change's id.
+        time: Now, in UTC.
+        who: Who makes it.
+        action: The verb.
+        reason: Why.
+        run: Run to record it in, if known.
+        versions: Deployment to ``MODEL/VERSION``.
+        evidence: What the decision rested on.
+        urgent: Whether it may exceed the bound of unrecorded changes: a rollback is never refused for a registry that is down.
+    """
+
+    id: str
+    time: datetime
+    who: str
+    action: str
+    reason: str = ""
+    run: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    urgent: bool = False
+
+
+def annotation(endpoint: str, part: str) -> str:
+    """The annotation key of one part of an endpoint: ``state``, ``release`` or ``unrecorded``."""
+    return f"{DOMAIN}/{part}.{endpoint}"
+
+
+def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_version: str) -> Endpoint:
+    """The endpoint after a change, with the change's entry waiting for the registry.
+
+    Args:
+        before: The endpoint before; None when it comes into being.
+        after: The endpoint after, still without the entry.
+        stamp: Who, when, why.
+        resource_version: The version of the object the change is based on.
+
+    Raises:
+        StateConflict: Too many changes wait for the registry, and this one is not urgent.
+    """
+    if len(after.unrecorded) >= MAX_UNRECORDED and not stamp.urgent:
+        raise StateConflict(
+            f"endpoint '{after.name}' has {len(after.unrecorded)} routing changes that the MLflow registry does not have yet: "
+            "make the registry reachable (MLFLOW_TRACKING_URI) and run 'mlflow-istio history' before changing more; "
+            "rollback and abort still work"
+        )
+    release = after.release or (before.release if before else None)
+    named = {
+        share.destination.name for end in (before, after) if end for share in end.traffic.split if share.weight
+    } | {name for end in (before, after) if end for name in end.traffic.pins}
+    entry = RoutingChange(
+        id=stamp.id,
+        sequence=after.sequence + 1,
+        time=stamp.time,
+        endpoint=after.name,
+        action=stamp.action,
+        reason=stamp.reason,
+        who=stamp.who,
+        release=release.id if release else (after.last.id if _closes(before, after) and after.last else None),
+        run=stamp.run or (release.run if release else None),
+        before=before.traffic if before else None,
+        after=None if after.deleting else after.traffic,
+        versions={name: version for name, version in stamp.versions.items() if name in named},
+        resource_version=resource_version,
+        evidence=stamp.evidence,
+    )
+    return replace(after, sequence=entry.sequence, change=entry.id, unrecorded=(*after.unrecorded, entry))
+
+
+def _closes(before: Endpoint | None, after: Endpoint) -> bool:
+    return before is not None and before.last != after.last
+
+
+def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
+    """The annotations that hold the endpoint's state (None: not there)."""
+    state = {
+        "stable": endpoint.stable.as_json(),
+        "route": endpoint.route,
+        "sequence": endpoint.sequence,
+        "change": endpoint.change,
+        "settings": dict(endpoint.settings),
+        "last": _closed_as_json(endpoint.last) if endpoint.last else None,
+        "deleting": endpoint.deleting,
+    }
+    return {
+        annotation(endpoint.name, "state"): _dumps(state),
+        annotation(endpoint.name, "release"): (
+            _dumps(_release_as_json(endpoint.release)) if endpoint.release else None
+        ),
+        annotation(endpoint.name, "unrecorded"): (
+            _dumps([change.as_json() for change in endpoint.unrecorded]) if endpoint.unrecorded else None
+        ),
+    }
+
+
+def has_endpoint(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
+    """Whether the VirtualService carries this endpoint."""
+    return annotation(endpoint, "state") in annotations_of(virtual_service)
+
+
+def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffic) -> Endpoint:
+    """Join the annotations of a VirtualService with the traffic read from its routes.
+
+    Raises:
+        InvalidInput: The annotations were damaged; names the object and the key.
+    """
+    annotations = annotations_of(virtual_service)
+    state = _loads(virtual_service, annotations, annotation(name, "state"))
+    if state is None:
+        raise InvalidInput(f"VirtualService '{name_of(virtual_service)}' does not carry endpoint '{name}'")
+    release = _loads(virtual_service, annotations, annotation(name, "release"))
+    unrecorded = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
+    try:
+        return Endpoint(
+            name=name,
+            traffic=traffic,
+            stable=destination_from_json(state["stable"]),
+            route=state["route"],
+            sequence=state["sequence"],
+            change=state["change"],
+            release=_release_from_json(release) if release else None,
+            last=_closed_from_json(state["last"]) if state.get("last") else None,
+            settings=state.get("settings", {}),
+            unrecorded=tuple(change_from_json(change) for change in unrecorded),
+            deleting=bool(state.get("deleting", False)),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise InvalidInput(
+            f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc!r}); "
+            "restore them from the registry's history or delete the endpoint"
+        ) from exc
+
+
+def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
+    """Name of the route that carries the endpoint's split, read before its traffic is."""
+    state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
+    return str(state["route"]) if state and "route" in state else f"mlflow-istio.{endpoint}.split"
+
+
+def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset[str]) -> Object:
+    """The VirtualService without the entries that the registry now has; the same object when there are none."""
+    key = annotation(endpoint, "unrecorded")
+    entries = _loads(virtual_service, annotations_of(virtual_service), key) or []
+    left = [entry for entry in entries if entry["id"] not in recorded]
+    if len(left) == len(entries):
+        return virtual_service
+    return with_annotations(virtual_service, {key: _dumps(left) if left else None})
+
+
+def _release_as_json(release: Release) -> Object:
+    obj: Object = {
+        "id": release.id,
+        "strategy": release.strategy,
+        "candidates": list(release.candidates),
+        "state": release.state,
+        "opened": release.opened.isoformat(),
+        "who": release.who,
+        "run": release.run,
+    }
+    if release.assignment:
+        obj["assignment"] = {
+            "kind": release.assignment.kind,
+            "name": release.assignment.name,
+            "values": dict(release.assignment.values),
+        }
+    return obj
+
+
+def _release_from_json(obj: Mapping[str, Any]) -> Release:
+    assignment = obj.get("assignment")
+    return Release(
+        id=obj["id"],
+        strategy=obj["strategy"],
+        candidates=tuple(obj["candidates"]),
+        state=obj["state"],
+        opened=datetime.fromisoformat(obj["opened"]),
+        who=obj.get("who", ""),
+        run=obj.get("run"),
+        assignment=Assignment(kind=assignment["kind"], name=assignment["name"], values=assignment["values"])
+        if assignment
+        else None,
+    )
+
+
+def _closed_as_json(closed: ClosedRelease) -> Object:
+    return {
+        "id": closed.id,
+        "strategy": closed.strategy,
+        "outcome": closed.outcome,
+        "candidates": list(closed.candidates),
+        "run": closed.run,
+        "previous": closed.previous.as_json() if closed.previous else None,
+    }
+
+
+def _closed_from_json(obj: Mapping[str, Any]) -> ClosedRelease:
+    return ClosedRelease(
+        id=obj["id"],
+        strategy=obj["strategy"],
+        outcome=obj["outcome"],
+        candidates=tuple(obj.get("candidates", ())),
+        run=obj.get("run"),
+        previous=destination_from_json(obj["previous"]) if obj.get("previous") else None,
+    )
+
+
+def _dumps(obj: object) -> str:
+    return json.dumps(obj, separators=(",", ":"), sort_keys=True)
+
+
+def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], key: str) -> Any:
+    if key not in annotations:
+        return None
+    try:
+        return json.loads(annotations[key])
+    except ValueError as exc:
+        raise InvalidInput(
+            f"VirtualService '{name_of(virtual_service)}': annotation {key} is not JSON; "
+            "restore it from the registry's history or delete the endpoint"
+        ) from exc

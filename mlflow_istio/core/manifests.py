@@ -1,0 +1,246 @@
+"""Templates and values -> Kubernetes objects, checked before anybody uses them.
+
+Every ``{{ expression }}`` of a template is written as JSON, which YAML reads as data: a value with quotes, newlines or braces
+can't change the document's structure. So templates write ``name: {{ name }}`` without quotes, and ``{{ a ~ "-b" }}`` to join.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_istio.core.model_version import ModelVersion
+from mlflow_istio.core.objects import (
+    API_VERSIONS,
+    DEPLOYMENT_LABEL,
+    DOMAIN,
+    ENDPOINT_LABEL,
+    FIELD_MANAGER,
+    MANAGED_BY_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+)
+from mlflow_istio.errors import InvalidInput
+
+TEMPLATES: Mapping[str, str] = {
+    "Deployment": "deployment.yaml.j2",
+    "Service": "service.yaml.j2",
+    "DestinationRule": "destination_rule.yaml.j2",
+    "VirtualService": "virtual_service.yaml.j2",
+}
+"""Kind to the file name of its template; a user's folder overrides each by the same name."""
+
+VERSION_ANNOTATION = f"{DOMAIN}/model-version"
+ALIAS_ANNOTATION = f"{DOMAIN}/model-alias"
+FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
+
+# YAML gives these a meaning, or refuses them, even inside quotes.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeploymentValues:
+    """What the Deployment template gets.
+
+    Attributes:
+        name: Deployment, subset and ``version`` label.
+        endpoint: Endpoint and ``app`` label.
+        model: The model version it serves.
+        flavor: Flavor that was asked for.
+        image: Container image.
+        replicas: Desired replicas, at least 1.
+        port: Port the model server listens on.
+        env: Environment beside what the model server needs.
+        env_manager: How the model's Python environment is made, in MLflow's words.
+    """
+
+    name: str
+    endpoint: str
+    model: ModelVersion
+    flavor: str = "python_function"
+    image: str
+    replicas: int = 1
+    port: int = 8080
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_manager: str = "local"
+
+
+def deployment_manifest(template: str, values: DeploymentValues) -> Object:
+    """Render and check a Deployment.
+
+    Raises:
+        InvalidInput: The template can't be rendered, or its result is not the Deployment it must be.
+    """
+    annotations = {VERSION_ANNOTATION: values.model.label, FLAVOR_ANNOTATION: values.flavor}
+    if values.model.alias:
+        annotations[ALIAS_ANNOTATION] = values.model.alias
+    server = {
+        "MLFLOW_ISTIO_MODEL_URI": values.model.uri,
+        "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
+        "MLFLOW_ISTIO_DEPLOYMENT": values.name,
+        "MLFLOW_ISTIO_PORT": str(values.port),
+        "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
+    }
+    labels = {"app": values.endpoint, "version": values.name}
+    obj = render(
+        "Deployment",
+        template,
+        values.name,
+        {
+            "name": values.name,
+            "endpoint": values.endpoint,
+            "model": {"name": values.model.model, "version": values.model.version, "uri": values.model.uri},
+            "image": values.image,
+            "replicas": values.replicas,
+            "port": values.port,
+            "selector": labels,
+            "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
+            "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
+            "annotations": annotations,
+            "env": [{"name": name, "value": value} for name, value in {**values.env, **server}.items()],
+        },
+    )
+    pod = obj["spec"].get("template") or {}
+    _expect("Deployment", labels_of(pod), {**labels, DEPLOYMENT_LABEL: values.name}, "spec.template.metadata.labels")
+    _expect("Deployment", annotations_of(obj), annotations, "metadata.annotations")
+    selector = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
+    if not selector or any(labels_of(pod).get(key) != value for key, value in selector.items()):
+        raise _broken("Deployment", "spec.selector.matchLabels must select spec.template.metadata.labels")
+    if not (pod.get("spec") or {}).get("containers"):
+        raise _broken("Deployment", "spec.template.spec.containers must name the model server's container")
+    return obj
+
+
+def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int = 8080) -> Object:
+    """Render and check the endpoint's Service.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    obj = render(
+        "Service",
+        template,
+        endpoint,
+        {
+            "name": endpoint,
+            "endpoint": endpoint,
+            "labels": _common(endpoint),
+            "selector": {"app": endpoint},
+            "port": port,
+            "target_port": target_port,
+        },
+    )
+    if not obj["spec"].get("ports"):
+        raise _broken("Service", "spec.ports must name a port")
+    return obj
+
+
+def destination_rule_manifest(template: str, endpoint: str) -> Object:
+    """Render and check the endpoint's DestinationRule, without subsets.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    values = {"name": endpoint, "endpoint": endpoint, "labels": _common(endpoint)}
+    obj = render("DestinationRule", template, endpoint, values)
+    if obj["spec"].get("host") != endpoint:
+        raise _broken("DestinationRule", f"spec.host must be {endpoint!r}")
+    return obj
+
+
+def virtual_service_manifest(
+    template: str, endpoint: str, hosts: tuple[str, ...] = (), gateways: tuple[str, ...] = ()
+) -> Object:
+    """Render and check the endpoint's VirtualService, without routes.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    values = {
+        "name": endpoint,
+        "endpoint": endpoint,
+        "labels": _common(endpoint),
+        "hosts": list(hosts or (endpoint,)),
+        "gateways": list(gateways),
+    }
+    obj = render("VirtualService", template, endpoint, values)
+    if not obj["spec"].get("hosts"):
+        raise _broken("VirtualService", "spec.hosts must name a host")
+    if "http" in obj["spec"]:
+        raise _broken("VirtualService", "spec.http is written by the strategies, not by the template")
+    return obj
+
+
+def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Object:
+    """Render one template and check what every kind must have.
+
+    Args:
+        kind: The kind it must produce.
+        template: Jinja2 text.
+        name: The ``metadata.name`` it must produce.
+        values: JSON values by name.
+
+    Raises:
+        InvalidInput: Unknown variable, bad syntax, not one YAML document, or not that kind and name.
+    """
+    import jinja2  # imported where used: help texts and 'status' render nothing
+    import jinja2.sandbox
+    import yaml
+
+    environment = jinja2.sandbox.SandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, finalize=_as_data, trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        text = environment.from_string(template).render(dict(values))
+    except (jinja2.TemplateError, TypeError) as exc:
+        line = getattr(exc, "lineno", None)
+        raise _broken(kind, f"{exc}" + (f" (line {line})" if line else "")) from exc
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as exc:
+        problem = " ".join(str(exc).split())
+        raise _broken(kind, f"the result is no YAML ({problem}); write {{{{ expressions }}}} without quotes") from exc
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise _broken(kind, f"the result must be one YAML object, not {len(documents)} documents")
+    obj: Object = documents[0]
+    if obj.get("kind") != kind or not obj.get("apiVersion"):
+        raise _broken(kind, f"the result must have kind {kind} and an apiVersion such as {API_VERSIONS[kind]}")
+    metadata = obj.get("metadata")
+    if not isinstance(metadata, dict) or metadata.get("name") != name:
+        raise _broken(kind, f"metadata.name must be {name!r}")
+    if not isinstance(obj.get("spec"), dict):
+        raise _broken(kind, "there must be a spec")
+    endpoint = str(values["endpoint"])
+    _expect(kind, labels_of(obj), {ENDPOINT_LABEL: endpoint}, "metadata.labels")
+    return obj
+
+
+def _common(endpoint: str) -> dict[str, str]:
+    return {ENDPOINT_LABEL: endpoint, MANAGED_BY_LABEL: FIELD_MANAGER}
+
+
+def _expect(kind: str, found: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise _broken(kind, f"{where} must have {key}: {value}")
+
+
+def _broken(kind: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"template {TEMPLATES[kind]}: {problem}")
+
+
+def _as_data(value: Any) -> str:
+    """One expression's value as JSON that YAML reads back as the same value."""
+    import jinja2
+    import markupsafe
+
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # StrictUndefined raises here and names the variable
+    if isinstance(value, markupsafe.Markup):
+        return str(value)  # the author's own '| tojson' is JSON already
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

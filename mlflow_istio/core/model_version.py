@@ -1,0 +1,96 @@
+"""Registered model versions and the ``models:/`` URIs that name them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mlflow_istio.errors import InvalidInput
+
+_STAGES = {"none", "staging", "production", "archived"}
+_FORM = "use models:/NAME/VERSION or models:/NAME@ALIAS"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReference:
+    """What a ``models:/`` URI names, before the registry is asked.
+
+    Attributes:
+        model: Registered model's name.
+        version: Version number, or None when an alias or the latest version is meant.
+        alias: Alias, or None. ``latest`` stands for the newest version.
+    """
+
+    model: str
+    version: int | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelVersion:
+    """One registered model version.
+
+    Attributes:
+        model: Registered model's name.
+        version: Version number.
+        alias: The alias it was asked for by, if it was; kept for the record only.
+        flavors: Names of the model's flavors; empty when not read.
+    """
+
+    model: str
+    version: int
+    alias: str | None = None
+    flavors: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``MODEL/VERSION``, as the response header and the ledger write it."""
+        return f"{self.model}/{self.version}"
+
+    @property
+    def uri(self) -> str:
+        """The pinned URI; never an alias, which may move while a pod starts."""
+        return f"models:/{self.model}/{self.version}"
+
+
+def parse_model_uri(uri: str) -> ModelReference:
+    """Parse ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``models:/NAME/latest``.
+
+    Raises:
+        InvalidInput: Any other URI; the message says how to register a model that is not yet.
+    """
+    if not uri.startswith("models:/"):
+        raise InvalidInput(
+            f"model URI {uri!r} is not a registered model version: {_FORM}; "
+            "register a logged model first with mlflow.register_model(uri, name)"
+        )
+    path = uri[len("models:/") :].strip("/")
+    name, slash, version = path.rpartition("/")
+    if slash and name and "/" not in name:
+        if re.fullmatch(r"[0-9]+", version):
+            if int(version) < 1:
+                raise InvalidInput(f"model URI {uri!r} names version {version}: versions start at 1")
+            return ModelReference(model=name, version=int(version))
+        if version.lower() == "latest":
+            return ModelReference(model=name, alias="latest")
+        if version.lower() in _STAGES:
+            raise InvalidInput(f"model URI {uri!r} names a stage, which MLflow has deprecated: {_FORM}")
+    if not slash and path.count("@") == 1:
+        name, _, alias = path.partition("@")
+        if name and re.fullmatch(r"[\w-]{1,255}", alias):
+            return ModelReference(model=name, alias=alias)
+    if not slash and path.startswith("m-"):
+        raise InvalidInput(f"model URI {uri!r} names a logged model, not a registered version: {_FORM}")
+    raise InvalidInput(f"model URI {uri!r} can't be read: {_FORM}")
+
+
+def parse_label(label: str) -> ModelVersion:
+    """Read ``MODEL/VERSION`` back.
+
+    Raises:
+        InvalidInput: It is not of that form.
+    """
+    model, _, version = label.rpartition("/")
+    if not model or not version.isdigit():
+        raise InvalidInput(f"model version {label!r} is not of the form MODEL/VERSION")
+    return ModelVersion(model=model, version=int(version))

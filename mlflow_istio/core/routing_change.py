@@ -1,0 +1,127 @@
+"""The unit of the ledger: one change of an endpoint's traffic, with who, why, when and what it was before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.traffic import Traffic, traffic_from_json
+
+MAX_TAG = 4900
+"""Characters of a tag's value that every MLflow database takes (5,000), with room for a store's own overhead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingChange:
+    """One change of traffic.
+
+    Attributes:
+        id: Unique id; the probe route answers with it.
+        sequence: Position in the endpoint's history, counted from 1.
+        time: When the edit was made, in UTC.
+        endpoint: The endpoint.
+        action: The verb: deploy, start, shift, promote, rollback, abort, remove, delete.
+        reason: Why, in a person's words; may be empty.
+        who: Who or what made it.
+        release: Id of the release it belongs to, or None.
+        run: Id of the MLflow run it is recorded in, or None when it is not known yet.
+        before: Traffic before; None when the endpoint came into being.
+        after: Traffic after; None when the endpoint is deleted.
+        versions: Deployment to ``MODEL/VERSION``, for every deployment the traffic names.
+        resource_version: The VirtualService's resourceVersion the edit was based on; empty when it was created.
+        evidence: What the decision rested on; small, JSON.
+    """
+
+    id: str
+    sequence: int
+    time: datetime
+    endpoint: str
+    action: str
+    reason: str = ""
+    who: str = ""
+    release: str | None = None
+    run: str | None = None
+    before: Traffic | None
+    after: Traffic | None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    resource_version: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tag_key(self) -> str:
+        """The run tag that holds this change; sorts by sequence."""
+        return f"istio.change.{self.sequence:06d}"
+
+    def as_json(self) -> Object:
+        """A JSON form; ``change_from_json`` reads it back."""
+        return {
+            "id": self.id,
+            "sequence": self.sequence,
+            "time": self.time.isoformat(),
+            "endpoint": self.endpoint,
+            "action": self.action,
+            "reason": self.reason,
+            "who": self.who,
+            "release": self.release,
+            "run": self.run,
+            "before": self.before.as_json() if self.before else None,
+            "after": self.after.as_json() if self.after else None,
+            "versions": dict(self.versions),
+            "resourceVersion": self.resource_version,
+            "evidence": dict(self.evidence),
+        }
+
+    def as_tag(self) -> str:
+        """The change as a tag's value, at most ``MAX_TAG`` characters.
+
+        What is too long is cut in the order of its worth: evidence, reason, then the matches of the arms (they stand whole
+        in the artifact). A ``cut`` field says so.
+        """
+        obj = self.as_json()
+        text = _compact(obj)
+        if len(text) > MAX_TAG:
+            obj = {**obj, "evidence": {}, "cut": True}
+            text = _compact(obj)
+        if len(text) > MAX_TAG:
+            obj = {**obj, "reason": self.reason[:200], "who": self.who[:200]}
+            text = _compact(obj)
+        if len(text) > MAX_TAG:
+            for side in ("before", "after"):
+                if obj[side]:
+                    obj[side] = {**obj[side], "arms": []}
+            text = _compact(obj)
+        if len(text) > MAX_TAG:
+            for side in ("before", "after"):
+                if obj[side]:
+                    obj[side] = {"split": [share for share in obj[side]["split"] if share["weight"]]}
+            obj["versions"] = {}
+            text = _compact(obj)
+        return text
+
+
+def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
+    """Read what ``RoutingChange.as_json`` wrote."""
+    return RoutingChange(
+        id=obj["id"],
+        sequence=obj["sequence"],
+        time=datetime.fromisoformat(obj["time"]),
+        endpoint=obj["endpoint"],
+        action=obj["action"],
+        reason=obj.get("reason", ""),
+        who=obj.get("who", ""),
+        release=obj.get("release"),
+        run=obj.get("run"),
+        before=traffic_from_json(obj["before"]) if obj.get("before") else None,
+        after=traffic_from_json(obj["after"]) if obj.get("after") else None,
+        versions=obj.get("versions", {}),
+        resource_version=obj.get("resourceVersion", ""),
+        evidence=obj.get("evidence", {}),
+    )
+
+
+def _compact(obj: Mapping[str, Any]) -> str:
+    return json.dumps(obj, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,252 @@
+"""The four strategies as pure functions from Traffic to Traffic, and what to ask each of them for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mlflow_istio.core.endpoint import Assignment, Endpoint, Release
+from mlflow_istio.core.names import nearest
+from mlflow_istio.core.traffic import Arm, Mirror, Share, Sticky, Traffic, check_weight, split_between
+from mlflow_istio.core.virtual_service import cookie_match, header_match
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+STRATEGIES = ("canary", "ab", "blue-green", "shadow")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a user asks of the split, the arms and the mirrors; None means: not said.
+
+    Attributes:
+        weight: Weight of the only candidate, in percent; stable gets the rest.
+        weights: Weight of every destination; replaces the split, so it must name them all and sum to 100.
+        mirror: Percentage of the live traffic copied to the candidate.
+        header: A/B: request header whose value names the arm.
+        cookie: A/B: cookie whose value names the arm; the split sets it.
+        values: A/B by header: deployment to the value that means it.
+    """
+
+    weight: int | None = None
+    weights: Mapping[str, int] | None = None
+    mirror: float | None = None
+    header: str | None = None
+    cookie: str | None = None
+    values: Mapping[str, str] | None = None
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Names of the options that were given."""
+        return tuple(
+            f for f in ("weight", "weights", "mirror", "header", "cookie", "values") if getattr(self, f) is not None
+        )
+
+
+_ALLOWED: Mapping[str, frozenset[str]] = {
+    "canary": frozenset({"weight", "weights"}),
+    "ab": frozenset({"weight", "weights", "header", "cookie", "values"}),
+    "blue-green": frozenset({"weight", "weights"}),
+    "shadow": frozenset({"mirror"}),
+}
+
+_WHY_NOT: Mapping[tuple[str, str], str] = {
+    ("shadow", "weight"): "a shadow gets copies and no live traffic: use 'mirror', or action=promote to make it stable",
+    (
+        "shadow",
+        "weights",
+    ): "a shadow gets copies and no live traffic: use 'mirror', or action=promote to make it stable",
+    ("canary", "mirror"): "copies are what strategy=shadow is for",
+}
+
+
+def check_strategy(strategy: str) -> str:
+    """Return the strategy's name if there is such a one.
+
+    Raises:
+        InvalidInput: There is not; names the nearest.
+    """
+    if strategy in STRATEGIES:
+        return strategy
+    raise InvalidInput(f"unknown strategy {strategy!r}: {nearest(strategy, STRATEGIES)}")
+
+
+def check_wish(strategy: str, wish: Wish, *, starting: bool) -> None:
+    """Refuse options that would have no effect under the strategy.
+
+    Raises:
+        InvalidInput: Names the option, the strategy and what to use instead.
+    """
+    for option in wish.said:
+        if option not in _ALLOWED[strategy]:
+            why = _WHY_NOT.get((strategy, option), f"it takes: {', '.join(sorted(_ALLOWED[strategy]))}")
+            raise InvalidInput(f"option '{option}' has no effect with strategy={strategy}: {why}")
+    if wish.weight is not None and wish.weights is not None:
+        raise InvalidInput("give either 'weight' (of the candidate) or 'weights' (of every destination), not both")
+    if not starting:
+        for option in ("header", "cookie", "values"):
+            if option in wish.said:
+                raise InvalidInput(f"option '{option}' is fixed when an A/B release starts: abort it and start another")
+
+
+def start(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+    """Traffic at the start of a release: candidates get the weight asked for, 0 unless given."""
+    check_wish(release.strategy, wish, starting=True)
+    if release.strategy == "shadow":
+        return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
+    if release.strategy == "ab":
+        return ab(endpoint, release, wish)
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=0))
+
+
+def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
+    """Traffic after the candidates' weight, or the mirrored share, of the open release is changed.
+
+    Raises:
+        StateConflict: No release is open.
+        InvalidInput: The wish does not fit the release's strategy, or the weights don't fit.
+    """
+    release = endpoint.release
+    if release is None:
+        raise StateConflict(no_release(endpoint))
+    check_wish(release.strategy, wish, starting=False)
+    if not wish.said:
+        raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
+    if release.strategy == "shadow":
+        return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=None))
+
+
+def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
+    """Copies of a percentage of the live traffic go to the candidate; users' answers all come from stable."""
+    mirrors = [m for m in endpoint.traffic.mirrors if m.destination.name not in release.candidates]
+    ours = [Mirror(destination=endpoint.destination(name), percentage=percentage) for name in release.candidates]
+    return replace(endpoint.traffic, mirrors=(*mirrors, *ours))
+
+
+def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+    """Every arm, stable included, is reached by its header's or cookie's value; the rest is split by weight.
+
+    Sticking stable's users too keeps the candidate's share from growing with every visit.
+    """
+    assignment = release.assignment
+    if assignment is None:
+        raise InvalidInput("strategy=ab needs 'header' or 'cookie': how a caller names the arm")
+    matching = header_match if assignment.kind == "header" else cookie_match
+    arms = tuple(
+        Arm(deployment=name, match=(matching(assignment.name, value),)) for name, value in assignment.values.items()
+    )
+    sticky = Sticky(cookie=assignment.name, release=release.id) if assignment.kind == "cookie" else None
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=0), arms=arms, sticky=sticky)
+
+
+def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment:
+    """How callers name the arms of an A/B release.
+
+    Args:
+        release_id: The release's id; part of every value, so that one of an earlier release means nothing.
+        arms: Deployments, stable first.
+        wish: The header or cookie, and values if the caller has its own (header only).
+
+    Raises:
+        InvalidInput: Neither or both of header and cookie, or values that don't fit.
+    """
+    if (wish.header is None) == (wish.cookie is None):
+        raise InvalidInput("strategy=ab needs exactly one of 'header' and 'cookie': how a caller names the arm")
+    values = {name: f"{release_id}.{name}" for name in arms}
+    if wish.values is not None:
+        if wish.cookie is not None:
+            raise InvalidInput("option 'values' goes with 'header'; a cookie's values carry the release id")
+        unknown = [name for name in wish.values if name not in arms]
+        if unknown:
+            raise InvalidInput(f"'values' names {unknown[0]!r}, which is no arm: {nearest(unknown[0], arms)}")
+        values = {name: value for name in arms if (value := wish.values.get(name)) is not None}
+        if len(set(values.values())) < len(values):
+            raise InvalidInput("'values' gives two arms the same value: each arm needs its own")
+    name = wish.header if wish.header is not None else str(wish.cookie)
+    return Assignment(kind="header" if wish.header is not None else "cookie", name=name, values=values)
+
+
+def settle(endpoint: Endpoint, stable_name: str) -> Traffic:
+    """All live traffic to one destination; no arms, no mirrors and no cookie of ours are left.
+
+    Foreign destinations stay in the split at weight 0: they are never removed.
+    """
+    destinations = [share.destination for share in endpoint.traffic.split]
+    found = [d for d in destinations if d.name == stable_name] or [endpoint.destination(stable_name)]
+    foreign = [d for d in destinations if not endpoint.owns(d) and d != found[0]]
+    return replace(
+        endpoint.traffic,
+        split=(Share(destination=found[0], weight=100), *(Share(destination=d, weight=0) for d in foreign)),
+        arms=(),
+        sticky=None,
+        mirrors=tuple(m for m in endpoint.traffic.mirrors if not endpoint.owns(m.destination)),
+    )
+
+
+def no_release(endpoint: Endpoint) -> str:
+    """The message for a verb that needs an open release."""
+    waiting = [pin for pin in endpoint.traffic.pins if endpoint.role_of(pin) == "idle"]
+    start_one = (
+        f"start one with -C strategy=canary -C candidate={waiting[0]}" if waiting else "deploy a candidate first"
+    )
+    return f"endpoint '{endpoint.name}' has no open release, so there is no candidate: {start_one}"
+
+
+def _split(endpoint: Endpoint, release: Release, wish: Wish, *, default: int | None) -> tuple[Share, ...]:
+    candidates = release.candidates
+    foreign = [
+        share
+        for share in endpoint.traffic.split
+        if not endpoint.owns(share.destination) and share.destination != endpoint.stable
+    ]
+    if wish.weights is not None:
+        return _replaced(endpoint, release, wish.weights, foreign)
+    if wish.weight is not None and len(candidates) > 1:
+        raise InvalidInput(
+            f"release '{release.id}' has {len(candidates)} candidates: give 'weights' for every destination, "
+            'such as {"' + '": 20, "'.join([endpoint.stable.name, *candidates]) + '": 20}'
+        )
+    weights = endpoint.traffic.weights
+    shares = []
+    for name in candidates:
+        weight = wish.weight if wish.weight is not None else (weights.get(name, 0) if default is None else default)
+        shares.append(Share(destination=endpoint.destination(name), weight=weight))
+    if release.strategy == "blue-green":
+        _check_all_or_nothing({share.destination.name: share.weight for share in shares})
+    return split_between(endpoint.stable, [*shares, *foreign])
+
+
+def _replaced(
+    endpoint: Endpoint, release: Release, weights: Mapping[str, int], foreign: Sequence[Share]
+) -> tuple[Share, ...]:
+    destinations = {
+        d.name: d
+        for d in (
+            endpoint.stable,
+            *(endpoint.destination(name) for name in release.candidates),
+            *(share.destination for share in foreign),
+        )
+    }
+    unknown = [name for name in weights if name not in destinations]
+    if unknown:
+        raise InvalidInput(
+            f"'weights' names {unknown[0]!r}, which is no part of release '{release.id}': {nearest(unknown[0], destinations)}"
+        )
+    missing = [name for name in destinations if name not in weights]
+    if missing:
+        raise InvalidInput(
+            f"'weights' replaces the split, so it must name every destination: {missing[0]!r} is missing"
+        )
+    for name, weight in weights.items():
+        check_weight(weight, name)
+    if release.strategy == "blue-green":
+        _check_all_or_nothing(weights)
+    return tuple(Share(destination=destinations[name], weight=weights[name]) for name in destinations)
+
+
+def _check_all_or_nothing(weights: Mapping[str, int]) -> None:
+    for name, weight in weights.items():
+        if weight not in (0, 100):
+            raise InvalidInput(
+                f"weight {weight} of {name!r} has no place in strategy=blue-green: it moves 0 or 100 at once"
+            )

@@ -1,0 +1,253 @@
+"""What each verb does to an endpoint, purely: Endpoint -> Endpoint.
+
+Each is checked against the state it finds inside the edit, so that two commands at once can't both win. Done again, each
+returns the endpoint it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlflow_istio.core.endpoint import ClosedRelease, Endpoint, Release
+from mlflow_istio.core.strategies import Wish, no_release, settle
+from mlflow_istio.core.strategies import shift as shifted
+from mlflow_istio.core.strategies import start as started
+from mlflow_istio.core.traffic import Destination
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+
+def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
+    """Make a deployment reachable by its header, at no weight."""
+    _not_deleting(endpoint)
+    return replace(endpoint, traffic=endpoint.traffic.with_pin(deployment))
+
+
+def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
+    """Take a deployment's header route away, as the first step of its removal.
+
+    Raises:
+        StateConflict: It has traffic, is stable, or belongs to the open release.
+    """
+    where = f"deployment '{deployment}' of endpoint '{endpoint.name}'"
+    if endpoint.role_of(deployment) == "stable":
+        raise StateConflict(f"{where} is stable: promote another first, or delete the whole endpoint")
+    if endpoint.traffic.reaches(deployment):
+        weight = endpoint.traffic.weights.get(deployment, 0)
+        raise StateConflict(f"{where} has traffic (weight {weight}): abort the release or move its traffic away first")
+    if endpoint.role_of(deployment) == "candidate":
+        raise StateConflict(f"{where} is a candidate of the open release: abort it first (-C action=abort)")
+    last = endpoint.last
+    if last and last.previous == endpoint.destination(deployment):
+        last = replace(last, previous=None)
+    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
+
+
+def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
+    """Open a release and give its candidates the traffic asked for.
+
+    Raises:
+        StateConflict: Another release is open, or a candidate is not deployed.
+        InvalidInput: A candidate is stable already, or the wish does not fit the strategy.
+    """
+    _not_deleting(endpoint)
+    if endpoint.release is not None:
+        if endpoint.release.id == release.id or _same_plan(endpoint.release, release):
+            return endpoint
+        raise StateConflict(open_release(endpoint))
+    if endpoint.last is not None and endpoint.last.id == release.id:
+        return endpoint
+    if not release.candidates:
+        raise InvalidInput("a release needs a candidate: name a deployment with 'candidate'")
+    if len(release.candidates) > 1 and release.strategy != "ab":
+        raise InvalidInput(
+            f"strategy={release.strategy} takes one candidate, not {len(release.candidates)}: use strategy=ab"
+        )
+    for name in release.candidates:
+        if endpoint.owns(endpoint.stable) and endpoint.stable.subset == name:
+            raise InvalidInput(f"deployment '{name}' is stable already: a candidate must be another")
+        if name not in endpoint.traffic.pins:
+            raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
+    return replace(endpoint, release=release, traffic=started(endpoint, release, wish))
+
+
+def shift(endpoint: Endpoint, wish: Wish) -> Endpoint:
+    """Change the candidates' weight or the mirrored share of the open release."""
+    _not_deleting(endpoint)
+    return replace(endpoint, traffic=shifted(endpoint, wish))
+
+
+def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
+    """Make the candidate stable with all the traffic and close the release; one edit.
+
+    Args:
+        endpoint: The endpoint.
+        candidate: Which one, where there are several.
+
+    Raises:
+        StateConflict: No release is open (unless it was promoted just now: then nothing changes).
+        InvalidInput: The candidate is none of the release's, or has to be named.
+    """
+    release = endpoint.release
+    if release is None:
+        last = endpoint.last
+        done = last is not None and last.outcome == "promoted" and endpoint.stable.name in last.candidates
+        waiting = [p for p in endpoint.traffic.pins if endpoint.role_of(p) == "idle"]
+        was = [last.previous.name] if last and last.previous else []
+        if done and candidate in (None, endpoint.stable.name) and all(p in was for p in waiting):
+            return endpoint
+        raise StateConflict(no_release(endpoint))
+    chosen = _choose(release, candidate)
+    return replace(
+        endpoint,
+        traffic=settle(endpoint, chosen),
+        stable=endpoint.destination(chosen),
+        release=None,
+        last=_close(release, "promoted", previous=endpoint.stable),
+    )
+
+
+def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
+    """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
+
+    Raises:
+        StateConflict: No release is open, and the last one did not end this way.
+    """
+    if endpoint.release is None:
+        if endpoint.last is not None and endpoint.last.outcome in ("aborted", "rolled-back", "superseded"):
+            return endpoint
+        raise StateConflict(no_release(endpoint))
+    return replace(
+        endpoint,
+        traffic=settle(endpoint, endpoint.stable.name),
+        release=None,
+        last=_close(endpoint.release, outcome, previous=None),
+    )
+
+
+def rollback(endpoint: Endpoint) -> Endpoint:
+    """Go back to what users had before: out of an open release, or out of the last promotion; one edit.
+
+    Raises:
+        StateConflict: There is nothing to go back to, or it is no longer deployed.
+    """
+    if endpoint.release is not None:
+        return abort(endpoint, "rolled-back")
+    last = endpoint.last
+    if last is None or (last.outcome == "promoted" and last.previous is None):
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable and what was before "
+            "is not deployed; deploy it again and promote it"
+        )
+    if last.outcome != "promoted" or last.previous is None:
+        return endpoint
+    return replace(
+        endpoint,
+        traffic=settle(endpoint, last.previous.name),
+        stable=last.previous,
+        last=replace(last, outcome="rolled-back", previous=None),
+    )
+
+
+def rollback_target(endpoint: Endpoint) -> Destination | None:
+    """Who would get all the traffic after a rollback; None when nothing would change or nothing can."""
+    if endpoint.release is not None:
+        return endpoint.stable
+    return endpoint.last.previous if endpoint.last and endpoint.last.outcome == "promoted" else None
+
+
+def pause(endpoint: Endpoint) -> Endpoint:
+    """Stop a release from advancing by itself; the traffic stays.
+
+    Raises:
+        StateConflict: No release is open.
+    """
+    return _in_state(endpoint, "paused")
+
+
+def resume(endpoint: Endpoint) -> Endpoint:
+    """Let a paused release go on.
+
+    Raises:
+        StateConflict: No release is open.
+    """
+    return _in_state(endpoint, "open")
+
+
+def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
+    """Say on the object that the endpoint is being deleted; nothing else may change it from now on.
+
+    Raises:
+        StateConflict: A release is open, and it is not forced.
+    """
+    if endpoint.release is not None and not force:
+        raise StateConflict(f"{open_release(endpoint)} (or -C force=true deletes the endpoint with it)")
+    return replace(endpoint, deleting=True)
+
+
+def with_run(endpoint: Endpoint, release_id: str, run: str) -> Endpoint:
+    """Remember the MLflow run of a release that was opened while the registry was down."""
+    if endpoint.release is not None and endpoint.release.id == release_id and endpoint.release.run is None:
+        return replace(endpoint, release=replace(endpoint.release, run=run))
+    return endpoint
+
+
+def open_release(endpoint: Endpoint) -> str:
+    """The message that names the open release."""
+    release = endpoint.release
+    if release is None:
+        return f"endpoint '{endpoint.name}' has no open release"
+    return (
+        f"endpoint '{endpoint.name}' has an open release '{release.id}' ({release.strategy} of "
+        f"{', '.join(release.candidates)}): promote, rollback or abort it first"
+    )
+
+
+def _choose(release: Release, candidate: str | None) -> str:
+    if candidate is not None:
+        if candidate not in release.candidates:
+            raise InvalidInput(
+                f"'{candidate}' is no candidate of release '{release.id}': its candidates are {', '.join(release.candidates)}"
+            )
+        return candidate
+    if len(release.candidates) > 1:
+        raise InvalidInput(
+            f"release '{release.id}' has {len(release.candidates)} candidates: name the one to promote with "
+            f"-C candidate={release.candidates[0]}"
+        )
+    return release.candidates[0]
+
+
+def _close(release: Release, outcome: str, previous: Destination | None) -> ClosedRelease:
+    return ClosedRelease(
+        id=release.id,
+        strategy=release.strategy,
+        outcome=outcome,
+        candidates=release.candidates,
+        run=release.run,
+        previous=previous,
+    )
+
+
+def _same_plan(one: Release, other: Release) -> bool:
+    """Whether the same command was given again: its first run may have died after the edit."""
+    return one.strategy == other.strategy and one.candidates == other.candidates
+
+
+def _in_state(endpoint: Endpoint, state: str) -> Endpoint:
+    if endpoint.release is None:
+        raise StateConflict(no_release(endpoint))
+    return replace(endpoint, release=replace(endpoint.release, state=state))
+
+
+def _not_deleting(endpoint: Endpoint) -> None:
+    if endpoint.deleting:
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
+        )
+
+
+def candidates_in(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Candidates as a comma-separated text or a list."""
+    names = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(name.strip() for name in names if name.strip())

@@ -1,0 +1,280 @@
+"""VirtualService <-> Traffic: reads and rewrites only our own routes and the one that carries the split.
+
+Our routes of endpoint E stand together, right above the route that carries the split, in this order:
+``mlflow-istio.E.probe``, ``.pin.DEPLOYMENT``..., ``.arm.DEPLOYMENT``..., then ``mlflow-istio.E.split`` (or an adopted route).
+Every other route, and every field of the split's route that is not ours, stays an equal JSON value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_istio.core.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
+from mlflow_istio.core.objects import Object, name_of, with_annotations
+from mlflow_istio.core.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, destination_from_json
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
+
+_INHERITED = ("timeout", "retries", "rewrite", "corsPolicy", "headers")
+"""Fields that a temporary route takes over from the split's route, so that a pinned or assigned user gets the same treatment."""
+
+_STICKY = re.compile(r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+);.*")
+
+
+def prefix(endpoint: str) -> str:
+    """What the names of an endpoint's own routes start with."""
+    return f"mlflow-istio.{endpoint}."
+
+
+def header_match(name: str, value: str) -> Object:
+    """The match of requests that carry a header with exactly this value."""
+    return {"headers": {name.lower(): {"exact": value}}}
+
+
+def cookie_match(name: str, value: str) -> Object:
+    """The match of requests whose ``cookie`` header holds this cookie; anchored, so no other cookie's end can match."""
+    return {"headers": {"cookie": {"regex": f"(.*; ?)?{re.escape(name)}={re.escape(value)}(;.*)?"}}}
+
+
+def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
+    """Read one endpoint from its VirtualService.
+
+    Args:
+        virtual_service: The raw object.
+        name: The endpoint.
+
+    Raises:
+        NotFound: The route that carries the split is missing.
+        StateConflict: It is there twice, or holds something no split can.
+        InvalidInput: The annotations are damaged.
+    """
+    base = _split_route(virtual_service, name)
+    own = [route for route in _routes(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    return endpoint_from(virtual_service, name, _read_traffic(name, base, own))
+
+
+def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
+    """A copy of the VirtualService in which one endpoint is as given; everything else is equal to what it was.
+
+    Raises:
+        NotFound: The route that carries the split is missing.
+        StateConflict: A foreign destination of that route would be lost.
+        InvalidInput: The traffic can't be expressed beside what the route already holds.
+    """
+    base = _split_route(virtual_service, endpoint.name)
+    rendered = _render(base, endpoint)
+    routes: list[Object] = []
+    for route in _routes(virtual_service):
+        if route is base:
+            routes.extend(rendered)
+        elif not str(route.get("name", "")).startswith(prefix(endpoint.name)):
+            routes.append(route)
+    changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
+    return with_annotations(changed, state_annotations(endpoint))
+
+
+def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp: Stamp) -> Object:
+    """A fresh VirtualService (rendered from its template, without routes) that carries a new endpoint."""
+    bare: Object = {
+        **virtual_service,
+        "spec": {**virtual_service["spec"], "http": [{"name": endpoint.route, "route": []}]},
+    }
+    return write_endpoint(bare, stamped(None, endpoint, stamp, ""))
+
+
+def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
+    """The VirtualService after a transition, with the change's entry in the same object.
+
+    The same object comes back when the change is already there (a lost reply) or there is nothing to change. A change of
+    state that moves no traffic (pause) writes no entry.
+    """
+    before = read_endpoint(virtual_service, after.name)
+    if stamp.id == before.change or any(entry.id == stamp.id for entry in before.unrecorded):
+        return virtual_service
+    if after == before:
+        return virtual_service
+    if after.traffic == before.traffic and after.deleting == before.deleting and after.stable == before.stable:
+        return write_endpoint(virtual_service, after)
+    version = str(virtual_service["metadata"].get("resourceVersion", ""))
+    return write_endpoint(virtual_service, stamped(before, after, stamp, version))
+
+
+def _routes(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
+    return virtual_service.get("spec", {}).get("http") or []
+
+
+def _split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
+    wanted = route_name(virtual_service, endpoint)
+    found = [route for route in _routes(virtual_service) if route.get("name") == wanted]
+    where = f"VirtualService '{name_of(virtual_service)}'"
+    if not found:
+        raise NotFound(
+            f"{where} has no http route named '{wanted}', which carries the traffic of endpoint '{endpoint}': "
+            "somebody renamed or removed it; restore it (mlflow-istio history shows it) or delete the endpoint"
+        )
+    if len(found) > 1:
+        raise StateConflict(f"{where} has {len(found)} http routes named '{wanted}': give each its own name")
+    for field in ("redirect", "directResponse", "delegate"):
+        if field in found[0]:
+            raise StateConflict(f"{where}: route '{wanted}' is a {field}, which carries no split: name another route")
+    return found[0]
+
+
+def _read_traffic(endpoint: str, base: Object, own: Sequence[Object]) -> Traffic:
+    shares: list[Share] = []
+    sticky: Sticky | None = None
+    entries = base.get("route") or []
+    for entry in entries:
+        weight = entry.get("weight", 100 if len(entries) == 1 else 0)
+        shares.append(Share(destination=destination_from_json(entry["destination"]), weight=weight))
+        sticky = sticky or _read_sticky(entry)
+    pins = [_last(route, endpoint, "pin.") for route in own]
+    arms = [
+        Arm(deployment=name, match=_subtract(base.get("match"), route["match"]))
+        for route in own
+        if (name := _last(route, endpoint, "arm."))
+    ]
+    return Traffic(
+        split=tuple(shares),
+        pins=tuple(sorted(pin for pin in pins if pin)),
+        arms=tuple(arms),
+        mirrors=tuple(
+            Mirror(
+                destination=destination_from_json(mirror["destination"]),
+                percentage=mirror.get("percentage", {}).get("value", 100.0),
+            )
+            for mirror in base.get("mirrors") or []
+        ),
+        sticky=sticky,
+    )
+
+
+def _last(route: Object, endpoint: str, part: str) -> str:
+    start = prefix(endpoint) + part
+    name = str(route.get("name", ""))
+    return name[len(start) :] if name.startswith(start) else ""
+
+
+def _read_sticky(entry: Mapping[str, Any]) -> Sticky | None:
+    cookie = entry.get("headers", {}).get("response", {}).get("add", {}).get("set-cookie", "")
+    found = _STICKY.fullmatch(cookie)
+    if not found:
+        return None
+    return Sticky(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
+
+
+def _render(base: Object, endpoint: Endpoint) -> list[Object]:
+    traffic = endpoint.traffic
+    inherited = {field: base[field] for field in _INHERITED if field in base}
+    base_match = base.get("match")
+
+    def temporary(name: str, match: Sequence[Object], action: Object) -> Object:
+        return {"name": prefix(endpoint.name) + name, "match": _combine(base_match, match, base), **action}
+
+    def to(deployment: str) -> Object:
+        return {"route": [{"destination": endpoint.destination(deployment).as_json()}], **inherited}
+
+    answer = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
+    routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], answer)]
+    routes += [temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], to(pin)) for pin in traffic.pins]
+    routes += [temporary(f"arm.{arm.deployment}", arm.match, to(arm.deployment)) for arm in traffic.arms]
+    return [*routes, _render_split(base, endpoint)]
+
+
+def _render_split(base: Object, endpoint: Endpoint) -> Object:
+    traffic = endpoint.traffic
+    old_entries = {destination_from_json(entry["destination"]): entry for entry in base.get("route") or []}
+    _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
+    entries = [
+        _with_cookie(
+            {
+                **old_entries.get(share.destination, {"destination": share.destination.as_json()}),
+                "weight": share.weight,
+            },
+            traffic.sticky,
+        )
+        for share in traffic.split
+    ]
+    split: Object = {**base, "route": entries}
+    old_mirrors = {destination_from_json(mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
+    _keep_foreign(old_mirrors, {mirror.destination for mirror in traffic.mirrors}, endpoint, base)
+    if traffic.mirrors and "mirror" in base:
+        raise InvalidInput(
+            f"route '{base.get('name')}' has a 'mirror' of its own, which Istio does not allow beside 'mirrors': "
+            "write yours as an entry of 'mirrors'"
+        )
+    split.pop("mirrors", None)
+    if traffic.mirrors:
+        split["mirrors"] = [
+            {
+                **old_mirrors.get(mirror.destination, {"destination": mirror.destination.as_json()}),
+                "percentage": {"value": mirror.percentage},
+            }
+            for mirror in traffic.mirrors
+        ]
+    return split
+
+
+def _keep_foreign(
+    old: Mapping[Destination, Object], wanted: set[Destination], endpoint: Endpoint, base: Object
+) -> None:
+    lost = [d.name for d in old if d not in wanted and not endpoint.owns(d)]
+    if lost:
+        raise StateConflict(
+            f"route '{base.get('name')}' has destination '{lost[0]}', which endpoint '{endpoint.name}' does not own: "
+            "it is never removed; give it a weight (0 will do)"
+        )
+
+
+def _with_cookie(entry: Object, sticky: Sticky | None) -> Object:
+    headers = entry.get("headers", {})
+    response = headers.get("response", {})
+    add = dict(response.get("add", {}))
+    ours = _STICKY.fullmatch(add.get("set-cookie", ""))
+    if "set-cookie" in add and not ours:
+        if sticky:
+            raise InvalidInput(
+                "a destination already adds a 'set-cookie' header: stickiness by cookie can't add another"
+            )
+        return entry
+    add.pop("set-cookie", None)
+    if sticky:
+        subset = entry["destination"].get("subset") or entry["destination"]["host"]
+        add["set-cookie"] = f"{sticky.cookie}={sticky.release}.{subset}; Path=/; Max-Age={sticky.max_age}; SameSite=Lax"
+    rest = {key: value for key, value in response.items() if key != "add"}
+    new_response = {**rest, **({"add": add} if add else {})}
+    other = {key: value for key, value in headers.items() if key != "response"}
+    new_headers = {**other, **({"response": new_response} if new_response else {})}
+    bare = {key: value for key, value in entry.items() if key != "headers"}
+    return {**bare, **({"headers": new_headers} if new_headers else {})}
+
+
+def _combine(base: Sequence[Object] | None, own: Sequence[Object], route: Object) -> list[Object]:
+    """Every own match inside every match of the split's route: (a OR b) AND (c OR d)."""
+    if not base:
+        return list(own)
+    return [_both(outer, inner, route) for inner in own for outer in base]
+
+
+def _both(outer: Object, inner: Object, route: Object) -> Object:
+    shared = [f"header {h!r}" for h in inner.get("headers", {}) if h in outer.get("headers", {})]
+    shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer]
+    if shared:
+        raise InvalidInput(f"route '{route.get('name')}' already matches on {shared[0]}: our own match can't add to it")
+    headers = {**outer.get("headers", {}), **inner.get("headers", {})}
+    return {**outer, **inner, **({"headers": headers} if headers else {})}
+
+
+def _subtract(base: Sequence[Object] | None, combined: Sequence[Object]) -> tuple[Object, ...]:
+    """Undo ``_combine``: our own matches, read back from each group's first."""
+    if not base:
+        return tuple(combined)
+    outer = base[0]
+    own: list[Object] = []
+    for match in combined[:: len(base)]:
+        inner = {key: value for key, value in match.items() if key not in outer and key != "headers"}
+        headers = {k: v for k, v in match.get("headers", {}).items() if k not in outer.get("headers", {})}
+        own.append({**inner, **({"headers": headers} if headers else {})})
+    return tuple(own)
