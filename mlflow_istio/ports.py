@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from mlflow_istio.core.endpoint import Release
+from mlflow_istio.core.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.probe import Probe
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.core.standing import Standing
 
 Edit: TypeAlias = Callable[[Object | None], Object]
 """A pure function from the object as it is (None when absent) to the object as it should be."""
@@ -115,6 +119,67 @@ class Cluster(Protocol):
 
         Raises:
             NotFound: There is no such endpoint.
+        """
+
+
+@runtime_checkable
+class Registry(Protocol):
+    """The MLflow model registry and tracking server: the ledger. It has no compare-and-swap, so it is never the lock."""
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """Turn a reference into a version number, once, and check that its files are there.
+
+        Raises:
+            NotFound: No such model, version, alias, or its files are gone.
+            RegistryError: The registry can't be reached.
+        """
+
+    def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
+        """Refuse aliases of a registered model that another endpoint owns.
+
+        Raises:
+            StateConflict: Another SCOPE/ENDPOINT owns one; says which option to set.
+            RegistryError: The registry can't be reached.
+        """
+
+    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+        """The id of the MLflow run of a release (or the endpoint's standing run), created if there is none yet.
+
+        Raises:
+            RegistryError: The tracking server can't be reached.
+        """
+
+    def close_run(self, run: str, outcome: str) -> None:
+        """End a release's run with its outcome; ending it twice is fine.
+
+        Raises:
+            RegistryError: The tracking server can't be reached.
+        """
+
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+        """Write one routing change; writing the same change again changes nothing.
+
+        Args:
+            scope: Scope of the endpoint.
+            change: The change; without a run it goes to its release's run or the standing run.
+            objects: Artifacts by file stem, such as ``before`` and ``after``; may be empty.
+
+        Raises:
+            RegistryError: The tracking server can't be reached.
+        """
+
+    def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
+        """All recorded changes of an endpoint, by sequence.
+
+        Raises:
+            RegistryError: The tracking server can't be reached.
+        """
+
+    def publish(self, standing: Standing) -> None:
+        """Make the tags and aliases say what stands now; writes only what differs.
+
+        Raises:
+            RegistryError: The registry can't be reached.
         """
 
 

@@ -14,10 +14,10 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 
 
 def choose_arm(user_id: str, weights: Mapping[str, int], salt: str) -> str:
-    """The arm of one user, by weighted rendezvous hashing.
+    r"""The arm of one user, by weighted rendezvous hashing.
 
     For each arm with weight w, ``u = (h + 0.5) / 2**64`` where ``h`` is the first 8 bytes, big endian, of
-    ``SHA-256(salt + "\\0" + arm + "\\0" + user)``; the arm with the smallest ``-ln(u) / w`` wins. The minimum of exponential
+    ``SHA-256(salt + "\0" + arm + "\0" + user)``; the arm with the smallest ``-ln(u) / w`` wins. The minimum of exponential
     variables with rates w falls on each arm with probability w / sum(w). When weights change, users move only to arms that grew.
     (Source: Schindelhauer & Schomaker, "Weighted distributed hash tables", SPAA 2005.)
 

@@ -203,7 +203,10 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
 
 
 def _closes(before: Endpoint | None, after: Endpoint) -> bool:
-    return before is not None and before.last != after.last
+    """Whether this change ended a release, or undid its promotion."""
+    if before is None or after.last is None:
+        return False
+    return before.last is None or (before.last.id, before.last.outcome) != (after.last.id, after.last.outcome)
 
 
 def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:

@@ -53,8 +53,8 @@ class RoutingChange:
 
     @property
     def tag_key(self) -> str:
-        """The run tag that holds this change; sorts by sequence."""
-        return f"istio.change.{self.sequence:06d}"
+        """The run tag that holds this change; sorts by sequence, and no other change has it."""
+        return f"istio.change.{self.sequence:06d}.{self.id}"
 
     def as_json(self) -> Object:
         """A JSON form; ``change_from_json`` reads it back."""

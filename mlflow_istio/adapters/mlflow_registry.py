@@ -1,0 +1,308 @@
+"""The MLflow registry and tracking server as the ledger; the only user of MlflowClient.
+
+One run per release and one standing run per endpoint, in the experiment ``mlflow-istio/SCOPE/ENDPOINT``. A change is one tag
+``istio.change.SEQUENCE.ID`` (its JSON), one metric ``weight/DEPLOYMENT`` per deployment with the sequence as step, and the objects
+before and after as artifacts. The tag is written last: where it stands, all of the change is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
+
+from mlflow_istio.core.endpoint import Release
+from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.routing_change import RoutingChange, change_from_json
+from mlflow_istio.core.standing import Standing
+from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+
+_CHANGE = "istio.change."
+_FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+"""MLflow's own default keeps a caller waiting for minutes when the server is gone; the change waits on the object anyway."""
+
+
+def _is_unique_clash(exc: BaseException) -> bool:
+    # Two writers that create the same key at once on a database without upsert: safe to try again.
+    return isinstance(exc, MlflowException) and "UNIQUE constraint failed" in str(exc)
+
+
+_again = retry(
+    retry=retry_if_exception(_is_unique_clash), stop=stop_after_attempt(5), wait=wait_random(0.01, 0.1), reraise=True
+)
+
+
+class MlflowRegistry:
+    """``ports.Registry`` on MLflow.
+
+    Args:
+        tracking_uri: Tracking server; None: MLflow's own setting.
+        registry_uri: Model registry; None: MLflow's own setting.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """See ``ports.Registry``."""
+        with _mapped("read the registry"):
+            version = self._version_number(reference)
+        label = f"models:/{reference.model}/{version}"
+        with _mapped(f"read {label}"):
+            self._require_version(reference.model, version)
+            flavors = self._flavors(reference.model, version)
+        return ModelVersion(model=reference.model, version=version, alias=reference.alias, flavors=flavors)
+
+    def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
+        """See ``ports.Registry``."""
+        with _mapped(f"read registered model '{model}'"):
+            tags = self._client.get_registered_model(model).tags
+        for alias in aliases:
+            other = tags.get(_owner_tag(alias), owner)
+            if other != owner:
+                raise StateConflict(
+                    f"alias '{alias}' of registered model '{model}' belongs to {other}: set champion_alias and challenger_alias "
+                    "to names of your own (empty: no alias)"
+                )
+
+    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+        """See ``ports.Registry``."""
+        kind = "release" if release else "standing"
+        tags = {"istio.scope": scope, "istio.endpoint": endpoint, "istio.kind": kind}
+        if release:
+            tags["istio.release"] = release.id
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        with _mapped("open the release's run"):
+            experiment = self._experiment(scope, endpoint)
+            found = self._client.search_runs([experiment], wanted, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            if release:
+                tags |= {"istio.strategy": release.strategy, "istio.candidates": ",".join(release.candidates)}
+            name = f"{release.strategy or 'release'} {release.id}" if release else "standing changes"
+            run = self._client.create_run(experiment, run_name=name, tags=tags)
+            return str(run.info.run_id)
+
+    def close_run(self, run: str, outcome: str) -> None:
+        """See ``ports.Registry``."""
+        with _mapped("close the release's run"):
+            found = self._client.get_run(run)
+            if found.data.tags.get("istio.outcome") == outcome:
+                return
+            self._client.set_tag(run, "istio.outcome", outcome)
+            self._client.set_terminated(run, status="FINISHED" if outcome == "promoted" else "KILLED")
+
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+        """See ``ports.Registry``."""
+        run_id = change.run or self.open_run(scope, change.endpoint, None)
+        with _mapped("record a routing change"):
+            run = self._client.get_run(run_id)
+            if change.tag_key in run.data.tags:
+                return
+            for stem, obj in objects.items():
+                if obj:
+                    file = f"changes/{change.sequence:06d}-{change.id}/{stem}.json"
+                    self._client.log_text(run_id, json.dumps(obj, indent=2, sort_keys=True), file)
+            timestamp = int(change.time.timestamp() * 1000)
+            weights = change.after.weights if change.after else {}
+            metrics = [
+                # The same (key, value, time, step) again is one point to MLflow, so a second try adds nothing.
+                Metric(key=f"weight/{name}", value=float(weight), timestamp=timestamp, step=change.sequence)
+                for name, weight in weights.items()
+            ]
+            self._log_batch(run_id, metrics, [RunTag(change.tag_key, change.as_tag())])
+
+    def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
+        """See ``ports.Registry``."""
+        with _mapped("read the history"):
+            experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
+            if experiment is None:
+                return ()
+            runs = self._all_runs(experiment.experiment_id)
+        changes = [
+            change_from_json(json.loads(value))
+            for run in runs
+            for key, value in run.data.tags.items()
+            if key.startswith(_CHANGE)
+        ]
+        return sorted(changes, key=lambda change: (change.sequence, change.time))
+
+    def publish(self, standing: Standing) -> None:
+        """See ``ports.Registry``."""
+        wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
+        with _mapped("write tags and aliases"):
+            for label in (*wanted, *standing.removed):
+                self._tag(label, f"istio.{standing.scope}.{standing.endpoint}.", wanted.get(label, {}))
+            for model in sorted({model for model, _ in standing.aliases}):
+                self._point(model, standing)
+
+    def _version_number(self, reference: ModelReference) -> int:
+        name = reference.model
+        if reference.version is not None:
+            return reference.version
+        if reference.alias == "latest":
+            found = self._client.search_model_versions(f"name = '{_quoted(name)}'")
+            if not found:
+                raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)}")
+            return max(int(version.version) for version in found)
+        try:
+            return int(self._client.get_model_version_by_alias(name, str(reference.alias)).version)
+        except MlflowException as exc:
+            if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise NotFound(
+                f"registered model '{name}' has no alias '{reference.alias}': {self._known_models(name)}"
+            ) from exc
+
+    def _require_version(self, name: str, version: int) -> None:
+        try:
+            self._client.get_model_version(name, str(version))
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            versions = sorted(int(v.version) for v in self._client.search_model_versions(f"name = '{_quoted(name)}'"))
+            if versions:
+                has = ", ".join(str(v) for v in versions[-10:])
+                raise NotFound(f"registered model '{name}' has no version {version}: it has {has}") from exc
+            raise NotFound(f"there is no registered model '{name}': {self._known_models(name)}") from exc
+
+    def _known_models(self, name: str) -> str:
+        from mlflow_istio.core.names import nearest
+
+        return nearest(name, [model.name for model in self._client.search_registered_models(max_results=100)])
+
+    def _flavors(self, name: str, version: int) -> tuple[str, ...]:
+        """The flavors from the model's own MLmodel file; reading it proves that the files are there."""
+        import mlflow.artifacts
+        import mlflow.models
+
+        uri = f"models:/{name}/{version}"
+        source = self._client.get_model_version_download_uri(name, str(version))
+        try:
+            flavors = mlflow.models.Model.load(source).flavors
+            present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
+        except (MlflowException, OSError) as exc:
+            raise NotFound(
+                f"the files of {uri} are gone from {source}: restore them or register the model again"
+            ) from exc
+        for flavor, conf in flavors.items():
+            for field in ("model_path", "pickled_model", "data"):
+                path = str(conf.get(field) or "").split("/", 1)[0]
+                if path and path not in present:
+                    raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
+        return tuple(flavors)
+
+    def _experiment(self, scope: str, endpoint: str) -> str:
+        name = _experiment_name(scope, endpoint)
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                raise RegistryError(f"experiment '{name}' was deleted: restore it with 'mlflow experiments restore'")
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _all_runs(self, experiment: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment], max_results=1000, page_token=token)
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    @_again
+    def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
+        self._client.log_batch(run_id, metrics=metrics, tags=tags)
+
+    @_again
+    def _tag(self, label: str, start: str, wanted: Mapping[str, str]) -> None:
+        version = parse_label(label)
+        try:
+            found = self._client.get_model_version(version.model, str(version.version)).tags
+        except MlflowException as exc:
+            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return  # the version was deleted from the registry: nothing is left to tag
+            raise
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                self._client.set_model_version_tag(version.model, str(version.version), key, value)
+        for key in found:
+            if key.startswith(start) and key not in wanted:
+                self._client.delete_model_version_tag(version.model, str(version.version), key)
+
+    @_again
+    def _point(self, model: str, standing: Standing) -> None:
+        try:
+            registered = self._client.get_registered_model(model)
+        except MlflowException as exc:
+            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return
+            raise
+        gone = not standing.served
+        for (its_model, alias), version in standing.aliases.items():
+            owner = registered.tags.get(_owner_tag(alias))
+            if its_model != model or owner not in (None, standing.owner):
+                continue
+            if version is not None:
+                if owner is None:
+                    self._client.set_registered_model_tag(model, _owner_tag(alias), standing.owner)
+                if str(registered.aliases.get(alias)) != str(version):
+                    self._client.set_registered_model_alias(model, alias, str(version))
+            elif owner == standing.owner:
+                if alias in registered.aliases:
+                    self._client.delete_registered_model_alias(model, alias)
+                if gone:
+                    self._client.delete_registered_model_tag(model, _owner_tag(alias))
+
+
+def _experiment_name(scope: str, endpoint: str) -> str:
+    return f"mlflow-istio/{scope}/{endpoint}"
+
+
+def _owner_tag(alias: str) -> str:
+    return f"istio.alias.{alias}"
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "''")
+
+
+@contextlib.contextmanager
+def _mapped(doing: str) -> Iterator[None]:
+    """Map what MLflow and its stores raise, once, and don't let a dead server keep the caller for minutes."""
+    import requests
+    import sqlalchemy.exc
+
+    before: dict[str, Any] = {key: os.environ.get(key) for key in _FEW_RETRIES}
+    os.environ.update({key: value for key, value in _FEW_RETRIES.items() if before[key] is None})
+    try:
+        yield
+    except MlflowException as exc:
+        raise RegistryError(f"could not {doing}: {_one_line(exc)}") from exc
+    except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as exc:
+        raise RegistryError(
+            f"could not {doing}: {_one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?"
+        ) from exc
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:300]

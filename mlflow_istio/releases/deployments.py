@@ -1,0 +1,350 @@
+"""Deployments and endpoints: bring a version up beside the others, change its pods, take it away.
+
+Adding: pods ready -> subset -> header route answers -> weight. Removing: weight away -> proxies confirm -> a moment for requests in
+flight -> subset -> pods. Every step may be the last one a process lives to do: the same command again does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mlflow_istio.core import transitions
+from mlflow_istio.core.destination_rule import with_subset
+from mlflow_istio.core.endpoint import Endpoint, Stamp
+from mlflow_istio.core.manifests import (
+    DeploymentValues,
+    deployment_manifest,
+    destination_rule_manifest,
+    service_manifest,
+    virtual_service_manifest,
+)
+from mlflow_istio.core.model_version import ModelVersion, parse_label, parse_model_uri
+from mlflow_istio.core.names import check_name, dns_name
+from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of
+from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.standing import alias_names
+from mlflow_istio.core.strategies import Wish, check_strategy, check_wish
+from mlflow_istio.core.traffic import Destination, Share, Traffic
+from mlflow_istio.core.virtual_service import first_endpoint, read_endpoint
+from mlflow_istio.errors import InvalidInput, NotFound, NotReady, RegistryError, StateConflict
+from mlflow_istio.releases.desk import (
+    Desk,
+    Outcome,
+    deployment_of,
+    deployments_of,
+    endpoint_of,
+    existing_endpoint,
+    versions_of,
+)
+from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move, plan, prove_pinned, start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeployRequest:
+    """One version to bring up behind an endpoint.
+
+    Attributes:
+        name: Deployment's name.
+        endpoint: Endpoint; None: the registered model's name.
+        model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        flavor: Flavor; only ones with python_function can be served.
+        strategy: Strategy of the release it opens; None: it gets no traffic, unless it is the endpoint's first.
+        wish: Weight, mirror, header, cookie of that release.
+        release_id: Id of that release; None: made anew.
+        supersede: Whether to abort an open release first.
+        reason: Why, for the ledger.
+        image: Container image.
+        replicas: Desired replicas.
+        env: Environment of the model server.
+        env_manager: How the model's Python environment is made.
+        settings: Small settings of the endpoint, such as alias names.
+        hosts: Hosts of a new endpoint; empty: its name.
+        gateways: Gateways of a new endpoint.
+        ready_timeout: Seconds for the pods to become ready.
+        timeout: Seconds for the proxies to confirm.
+        wait: Whether to wait for the pods; if not, the same command again does the rest.
+    """
+
+    name: str
+    endpoint: str | None = None
+    model_uri: str
+    flavor: str | None = None
+    strategy: str | None = None
+    wish: Wish = field(default_factory=Wish)
+    release_id: str | None = None
+    supersede: bool = False
+    reason: str = ""
+    image: str
+    replicas: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_manager: str = "local"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    ready_timeout: float = 300.0
+    timeout: float = DEFAULT_TIMEOUT
+    wait: bool = True
+
+
+def deploy(desk: Desk, request: DeployRequest) -> Outcome:
+    """Bring a version up and, if asked, open its release.
+
+    The endpoint comes into being with its first deployment, which gets all the traffic. A deployment that does not come up
+    is taken away again, with its last log lines in the error.
+
+    Raises:
+        InvalidInput: A name, option or URI is wrong.
+        NotFound: The model version does not exist, or its files are gone.
+        StateConflict: The name serves another version, another release is open, another endpoint owns an alias.
+        NotReady: It did not come up.
+        NotRouted: A proxy did not take a change over in time.
+        RegistryError: The registry can't be reached, so the version can't be resolved.
+    """
+    check_name(request.name, "deployment")
+    model = desk.registry.resolve(parse_model_uri(request.model_uri))
+    flavor = _flavor(model, request.flavor)
+    name = request.endpoint or _default_endpoint(desk, model)
+    check_name(name, "endpoint")
+    before = existing_endpoint(desk, name)
+    created = _check_before(desk, request, name, model, before)
+    if before is not None:
+        for warning in catch_up(desk, name, publish=False):
+            desk.tell(warning)
+
+    values = DeploymentValues(
+        name=request.name,
+        endpoint=name,
+        model=model,
+        flavor=flavor,
+        image=request.image,
+        replicas=request.replicas,
+        env=request.env,
+        env_manager=request.env_manager,
+    )
+    deployment = deployment_manifest(desk.templates["Deployment"], values)
+    service = service_manifest(desk.templates["Service"], name)
+    rule = destination_rule_manifest(desk.templates["DestinationRule"], name)
+    virtual_service = virtual_service_manifest(desk.templates["VirtualService"], name, request.hosts, request.gateways)
+    desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
+    if desk.cluster.get("Service", name) is None:
+        desk.cluster.apply(service)
+    desk.cluster.apply(deployment)
+    if not request.wait:
+        return Outcome(
+            endpoint=before, changed=False, warnings=("not waited for: the same command again does the rest",)
+        )
+    _wait_ready(desk, request, name, created)
+    desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    if before is None:
+        outcome = _first(desk, request, name, virtual_service, model)
+    else:
+        outcome = move(
+            desk,
+            name,
+            lambda now: transitions.pin(now, request.name),
+            action="deploy",
+            reason=request.reason,
+            timeout=request.timeout,
+        )
+    prove_pinned(desk, name, request.name, model.label, request.timeout)
+    endpoint = endpoint_of(desk.cluster, name)
+    if before is None or request.strategy is None or endpoint.role_of(request.name) == "stable":
+        return outcome
+    return start(
+        desk,
+        name,
+        strategy=request.strategy,
+        candidates=(request.name,),
+        wish=request.wish,
+        release_id=request.release_id,
+        supersede=request.supersede,
+        reason=request.reason,
+        timeout=request.timeout,
+    )
+
+
+def update(
+    desk: Desk,
+    name: str,
+    *,
+    model_uri: str | None = None,
+    replicas: int | None = None,
+    env: Mapping[str, str] | None = None,
+    image: str | None = None,
+    ready_timeout: float = 300.0,
+    wait: bool = True,
+) -> Object:
+    """Change a deployment's pods, never its traffic and never its version.
+
+    Returns:
+        The Deployment as stored.
+
+    Raises:
+        NotFound: There is no such deployment.
+        StateConflict: Another version is asked for, or pods that have traffic would go.
+        InvalidInput: An option is wrong, or none was given.
+        NotReady: The new pods did not come up; the old ones keep serving.
+    """
+    found = deployment_of(desk.cluster, name)
+    if model_uri is not None:
+        asked = desk.registry.resolve(parse_model_uri(model_uri)).label
+        serves = versions_of([found])[name]
+        if asked != serves:
+            raise StateConflict(
+                f"deployment '{name}' serves {serves}; a deployment never changes its version: create another one with {asked}"
+            )
+    elif replicas is None and env is None and image is None:
+        raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
+    if replicas == 0:
+        endpoint = endpoint_of(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
+        if endpoint.traffic.reaches(name):
+            raise StateConflict(f"deployment '{name}' has traffic: move it away before scaling to 0 replicas")
+
+    def change(obj: Object | None) -> Object:
+        if obj is None:
+            raise NotFound(f"there is no deployment '{name}' any more")
+        return _with_pods(obj, replicas, env, image)
+
+    _, after = desk.cluster.edit("Deployment", name, change)
+    if wait and replicas != 0:
+        desk.cluster.wait_ready(name, ready_timeout)
+    return after
+
+
+def _default_endpoint(desk: Desk, model: ModelVersion) -> str:
+    name = dns_name(model.model)
+    others = {parse_label(label).model for label in versions_of(deployments_of(desk.cluster, name)).values()}
+    if others and model.model not in others:
+        raise StateConflict(
+            f"model '{model.model}' would use endpoint '{name}', which serves '{sorted(others)[0]}': name one with --endpoint"
+        )
+    return name
+
+
+def _flavor(model: ModelVersion, flavor: str | None) -> str:
+    if "python_function" not in model.flavors:
+        has = ", ".join(model.flavors) or "none"
+        raise InvalidInput(
+            f"{model.uri} has no python_function flavor (it has: {has}): log the model with one to serve it"
+        )
+    if flavor is not None and flavor not in model.flavors:
+        raise InvalidInput(f"{model.uri} has no flavor '{flavor}': it has {', '.join(model.flavors)}")
+    return flavor or "python_function"
+
+
+def _check_before(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> bool:
+    """Refuse what can't end well before anything is applied; whether the Deployment is new."""
+    if request.strategy is not None:
+        check_strategy(request.strategy)
+        check_wish(request.strategy, request.wish, starting=True)
+    elif request.wish.said:
+        raise InvalidInput(f"option '{request.wish.said[0]}' needs a strategy")
+    if before is not None and before.deleting:
+        raise StateConflict(f"endpoint '{name}' is being deleted: finish with mlflow deployments delete-endpoint")
+    found = desk.cluster.get("Deployment", request.name)
+    if found is not None:
+        serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
+        if labels_of(found).get(ENDPOINT_LABEL) != name or serves != model.label:
+            raise StateConflict(
+                f"deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind endpoint "
+                f"'{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
+            )
+    settings = before.settings if before else request.settings
+    desk.registry.check_aliases(model.model, tuple(alias_names(settings).values()), f"{desk.scope}/{name}")
+    if before is None:
+        if request.wish.said and request.wish.weight not in (None, 100):
+            raise InvalidInput(
+                f"'{request.name}' is the first deployment of endpoint '{name}' and gets all the traffic: leave "
+                f"'{request.wish.said[0]}' out"
+            )
+        return found is None
+    if request.strategy is not None and before.role_of(request.name) == "idle":
+        superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
+        candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
+        _try_start(desk, candidate, request)
+    return found is None
+
+
+def _try_start(desk: Desk, endpoint: Endpoint, request: DeployRequest) -> None:
+    release = plan(desk, endpoint, str(request.strategy), (request.name,), request.wish, request.release_id)
+    transitions.start(endpoint, release, request.wish)
+
+
+def _wait_ready(desk: Desk, request: DeployRequest, name: str, created: bool) -> None:
+    try:
+        desk.cluster.wait_ready(request.name, request.ready_timeout)
+    except NotReady as exc:
+        if not created:
+            raise
+        desk.cluster.delete("Deployment", request.name)
+        if not deployments_of(desk.cluster, name):
+            desk.cluster.delete("Service", name)
+        raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
+
+
+def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Object, model: ModelVersion) -> Outcome:
+    """The endpoint's first deployment: its routes come into being with all the traffic on it."""
+    run, warnings = run_for(desk, name, None)
+    fresh = Endpoint(
+        name=name,
+        traffic=Traffic(split=(Share(destination=_own(name, request.name), weight=100),), pins=(request.name,)),
+        stable=_own(name, request.name),
+        route=f"mlflow-istio.{name}.split",
+        settings=dict(request.settings),
+        sequence=_last_sequence(desk, name),
+    )
+    stamp = Stamp(
+        id=desk.new_id(),
+        time=desk.clock.now(),
+        who=desk.who,
+        action="deploy",
+        reason=request.reason,
+        run=run,
+        versions={request.name: model.label},
+    )
+
+    def create(found: Object | None) -> Object:
+        if found is not None:
+            raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
+        return first_endpoint(virtual_service, fresh, stamp)
+
+    _, after = desk.cluster.edit("VirtualService", name, create)
+    endpoint = read_endpoint(after, name)
+    proxies = desk.cluster.wait_routed(change_probe(name, endpoint.change), request.timeout)
+    warnings += catch_up(desk, name, objects={"after": after})
+    for warning in warnings:
+        desk.tell(warning)
+    return Outcome(endpoint=endpoint, changed=True, proxies=tuple(proxies), warnings=warnings)
+
+
+def _last_sequence(desk: Desk, name: str) -> int:
+    """Where the count stands if an endpoint of this name was deleted before; its history goes on."""
+    try:
+        return max((change.sequence for change in desk.registry.history(desk.scope, name)), default=0)
+    except RegistryError as exc:
+        desk.tell(
+            f"the history of endpoint '{name}' could not be read, so its changes are counted from 1 ({exc.message})"
+        )
+        return 0
+
+
+def _own(endpoint: str, deployment: str) -> Destination:
+    return Destination(host=endpoint, subset=deployment)
+
+
+def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:
+    spec = dict(obj["spec"])
+    if replicas is not None:
+        spec["replicas"] = replicas
+    if env is not None or image is not None:
+        template = spec["template"]
+        first, *rest = template["spec"]["containers"]
+        if image is not None:
+            first = {**first, "image": image}
+        if env is not None:
+            kept = [entry for entry in first.get("env", []) if entry["name"] not in env]
+            first = {**first, "env": [*({"name": key, "value": value} for key, value in env.items()), *kept]}
+        spec["template"] = {**template, "spec": {**template["spec"], "containers": [first, *rest]}}
+    return {**obj, "spec": spec}

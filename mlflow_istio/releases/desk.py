@@ -1,0 +1,133 @@
+"""What every use-case works with, and what every one returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mlflow_istio.core.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.manifests import VERSION_ANNOTATION
+from mlflow_istio.core.names import nearest
+from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of
+from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.errors import NotFound, StateConflict
+from mlflow_istio.ports import Clock, Cluster, Registry
+
+
+def _silent(_message: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """The ports and the few things that come from outside.
+
+    Attributes:
+        cluster: Where deployments and routes are.
+        registry: Where changes are recorded.
+        clock: Time.
+        who: Who works here, for the ledger.
+        new_id: Makes an id that nobody else makes.
+        templates: Kind to Jinja2 text.
+        scope: The registry's name for where this is.
+        tell: Called with one line when something takes a while or went other than hoped.
+        removal_delay: Seconds between the last proxy's confirmation and the end of the pods, for requests in flight.
+    """
+
+    cluster: Cluster
+    registry: Registry
+    clock: Clock
+    who: str
+    new_id: Callable[[], str]
+    templates: Mapping[str, str]
+    scope: str
+    tell: Callable[[str], None] = _silent
+    removal_delay: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a use-case did.
+
+    Attributes:
+        endpoint: The endpoint as it is now; None when it is gone.
+        changed: Whether traffic or release changed.
+        proxies: The proxies that confirmed the newest change; empty when none can be reached.
+        warnings: What did not go as hoped, one line each (an unreachable registry, no gateway to ask).
+    """
+
+    endpoint: Endpoint | None
+    changed: bool
+    proxies: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
+    """The VirtualService that carries an endpoint.
+
+    Raises:
+        NotFound: There is none; names the nearest endpoint.
+    """
+    found = cluster.get("VirtualService", endpoint)
+    if found is not None and has_endpoint(found, endpoint):
+        return found
+    raise NotFound(
+        f"there is no endpoint '{endpoint}' in {cluster.scope}: {nearest(endpoint, endpoint_names(cluster))}"
+    )
+
+
+def endpoint_of(cluster: Cluster, name: str) -> Endpoint:
+    """Read an endpoint.
+
+    Raises:
+        NotFound: There is none.
+    """
+    return read_endpoint(virtual_service_of(cluster, name), name)
+
+
+def endpoint_names(cluster: Cluster) -> list[str]:
+    """Names of all endpoints, in order."""
+    names = []
+    for virtual_service in cluster.list("VirtualService", {}):
+        name = labels_of(virtual_service).get(ENDPOINT_LABEL, "")
+        if name and has_endpoint(virtual_service, name):
+            names.append(name)
+    return sorted(names)
+
+
+def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object]:
+    """The Deployments of an endpoint, or all of ours."""
+    labels = {ENDPOINT_LABEL: endpoint} if endpoint else {}
+    return [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+
+
+def deployment_of(cluster: Cluster, name: str) -> Object:
+    """One of our Deployments.
+
+    Raises:
+        NotFound: There is none; names the nearest.
+    """
+    found = cluster.get("Deployment", name)
+    if found is None or DEPLOYMENT_LABEL not in labels_of(found):
+        known = [name_of(obj) for obj in deployments_of(cluster)]
+        raise NotFound(f"there is no deployment '{name}' in {cluster.scope}: {nearest(name, known)}")
+    return found
+
+
+def versions_of(deployments: list[Object]) -> dict[str, str]:
+    """Deployment to ``MODEL/VERSION``."""
+    return {name_of(obj): annotations_of(obj).get(VERSION_ANNOTATION, "") for obj in deployments}
+
+
+def existing_endpoint(desk: Desk, name: str) -> Endpoint | None:
+    """The endpoint, or None when there is none yet.
+
+    Raises:
+        StateConflict: A VirtualService of that name is somebody else's.
+    """
+    found = desk.cluster.get("VirtualService", name)
+    if found is None:
+        return None
+    if not has_endpoint(found, name):
+        raise StateConflict(f"VirtualService '{name}' exists and is not ours: use another endpoint name")
+    return read_endpoint(found, name)

@@ -1,0 +1,328 @@
+"""Move traffic: every verb is one pure transition, edited once, proved at the proxies, then recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow_istio.core import transitions
+from mlflow_istio.core.endpoint import Assignment, Endpoint, Release, Stamp
+from mlflow_istio.core.objects import Object, name_of, ready_replicas
+from mlflow_istio.core.probe import change_probe, pin_probe
+from mlflow_istio.core.strategies import Wish, assignment_for, check_strategy
+from mlflow_istio.core.virtual_service import changed, read_endpoint
+from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict
+from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.ledger import catch_up, close_run, run_for
+
+Transition = Callable[[Endpoint], Endpoint]
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds to wait for a proxy; after an API server outage a change reached Envoy up to 12.6 s late (TESTBED)."""
+
+
+def start(
+    desk: Desk,
+    name: str,
+    *,
+    strategy: str,
+    candidates: tuple[str, ...],
+    wish: Wish,
+    release_id: str | None = None,
+    supersede: bool = False,
+    reason: str = "",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Open a release of deployments that stand ready, and give them the traffic asked for.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        strategy: canary, ab, blue-green or shadow.
+        candidates: Deployments to release.
+        wish: Weight, mirror, header, cookie.
+        release_id: Id to use; made anew when None.
+        supersede: Whether to abort a release that is open first.
+        reason: Why, for the ledger.
+        timeout: Seconds to wait for each confirmation.
+
+    Raises:
+        StateConflict: Another release is open and is not superseded, or a candidate is not deployed.
+        InvalidInput: The wish does not fit.
+        NotReady: A candidate has no ready replica.
+        NotRouted: A proxy did not take a change over in time.
+    """
+    check_strategy(strategy)
+    endpoint = endpoint_of(desk.cluster, name)
+    warnings: tuple[str, ...] = ()
+    if endpoint.release and supersede and endpoint.release.candidates != candidates:
+        aborted = abort(desk, name, action="supersede", reason=reason or "superseded", timeout=timeout)
+        warnings = aborted.warnings
+        endpoint = endpoint_of(desk.cluster, name)
+    release = plan(desk, endpoint, strategy, candidates, wish, release_id)
+    transitions.start(endpoint, release, wish)  # refuse what can't work before a run is opened for it
+    if endpoint.release is None:
+        run, more = run_for(desk, name, release)
+        release, warnings = replace(release, run=run), (*warnings, *more)
+    outcome = move(
+        desk,
+        name,
+        lambda now: transitions.start(now, release, wish),
+        action="start",
+        reason=reason,
+        timeout=timeout,
+    )
+    return replace(outcome, warnings=(*warnings, *outcome.warnings))
+
+
+def shift(desk: Desk, name: str, wish: Wish, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+    """Change the weight of the open release's candidates, or its mirrored share.
+
+    Raises:
+        StateConflict: No release is open.
+        InvalidInput: The wish does not fit the release.
+        NotReady: A deployment that would get traffic has no ready replica.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(desk, name, lambda now: transitions.shift(now, wish), action="shift", reason=reason, timeout=timeout)
+
+
+def promote(
+    desk: Desk,
+    name: str,
+    *,
+    candidate: str | None = None,
+    reason: str = "",
+    force: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Make the candidate stable with all the traffic, in one edit; the old version keeps running at no weight.
+
+    Raises:
+        StateConflict: No release is open.
+        NotReady: The candidate has no ready replica, and it is not forced.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(
+        desk,
+        name,
+        lambda now: transitions.promote(now, candidate),
+        action="promote",
+        reason=reason,
+        force=force,
+        timeout=timeout,
+    )
+
+
+def rollback(
+    desk: Desk, name: str, *, reason: str = "", force: bool = False, timeout: float = DEFAULT_TIMEOUT
+) -> Outcome:
+    """Return to what users had before, in one edit: out of an open release, or out of the last promotion.
+
+    Works while the registry is down.
+
+    Raises:
+        StateConflict: There is nothing to go back to.
+        NotReady: The version to go back to has no ready replica, and it is not forced.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(
+        desk,
+        name,
+        transitions.rollback,
+        action="rollback",
+        reason=reason,
+        force=force,
+        urgent=True,
+        timeout=timeout,
+    )
+
+
+def abort(
+    desk: Desk,
+    name: str,
+    *,
+    action: str = "abort",
+    reason: str = "",
+    force: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
+
+    Works while the registry is down.
+
+    Raises:
+        StateConflict: No release is open.
+        NotReady: Stable has no ready replica, and it is not forced.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    result = "superseded" if action == "supersede" else "aborted"
+    return move(
+        desk,
+        name,
+        lambda now: transitions.abort(now, result),
+        action=action,
+        reason=reason,
+        force=force,
+        urgent=True,
+        timeout=timeout,
+    )
+
+
+def pause(desk: Desk, name: str) -> Outcome:
+    """Stop the open release from advancing by itself; the traffic stays.
+
+    Raises:
+        StateConflict: No release is open.
+    """
+    return move(desk, name, transitions.pause, action="pause")
+
+
+def resume(desk: Desk, name: str) -> Outcome:
+    """Let a paused release go on.
+
+    Raises:
+        StateConflict: No release is open.
+    """
+    return move(desk, name, transitions.resume, action="resume")
+
+
+def move(
+    desk: Desk,
+    name: str,
+    transition: Transition,
+    *,
+    action: str,
+    reason: str = "",
+    evidence: Mapping[str, Any] | None = None,
+    force: bool = False,
+    urgent: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Do one transition: check its targets, edit once, wait for the proxies, record.
+
+    Given again after it died at any point, it finishes what is left: the edit is not done twice, the proxies are asked,
+    the ledger catches up.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        transition: What to change; raises what forbids it. It is evaluated on the object inside the edit.
+        action: The verb, for the ledger.
+        reason: Why.
+        evidence: What the decision rested on.
+        force: Whether to send traffic to a deployment that is not ready.
+        urgent: Whether the bound of unrecorded changes is waived.
+        timeout: Seconds to wait for the proxies.
+    """
+    planned = endpoint_of(desk.cluster, name)
+    deployments = deployments_of(desk.cluster, name)
+    if not force:
+        check_targets(desk, deployments, planned, transition(planned), timeout=timeout)
+    stamp = Stamp(
+        id=desk.new_id(),
+        time=desk.clock.now(),
+        who=desk.who,
+        action=action,
+        reason=reason,
+        versions=versions_of(deployments),
+        evidence=evidence or {},
+        urgent=urgent,
+    )
+
+    def edit(virtual_service: Object | None) -> Object:
+        if virtual_service is None:
+            raise NotFound(f"there is no endpoint '{name}' any more")
+        return changed(virtual_service, transition(read_endpoint(virtual_service, name)), stamp)
+
+    before, after = desk.cluster.edit("VirtualService", name, edit)
+    endpoint = read_endpoint(after, name)
+    proxies = desk.cluster.wait_routed(change_probe(name, endpoint.change), timeout)
+    unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
+    warnings = (
+        *(() if proxies else (unproved,)),
+        *catch_up(desk, name, objects={"before": before or {}, "after": after}),
+        *_close_if_ended(desk, endpoint),
+    )
+    for warning in warnings:
+        desk.tell(warning)
+    return Outcome(
+        endpoint=endpoint, changed=after is not before and after != before, proxies=tuple(proxies), warnings=warnings
+    )
+
+
+def plan(
+    desk: Desk, endpoint: Endpoint, strategy: str, candidates: tuple[str, ...], wish: Wish, release_id: str | None
+) -> Release:
+    """A release as it would be opened, with its assignment, before it has a run.
+
+    Raises:
+        InvalidInput: The wish does not fit the strategy.
+    """
+    chosen = release_id or desk.new_id()
+    assignment: Assignment | None = None
+    if strategy == "ab":
+        if not endpoint.owns(endpoint.stable):
+            raise InvalidInput(
+                f"strategy=ab needs a stable arm of ours, but '{endpoint.stable.name}' is a foreign service: release it first"
+            )
+        assignment = assignment_for(chosen, (endpoint.stable.name, *candidates), wish)
+    return Release(
+        id=chosen,
+        strategy=strategy,
+        candidates=candidates,
+        opened=desk.clock.now(),
+        who=desk.who,
+        assignment=assignment,
+    )
+
+
+def check_targets(desk: Desk, deployments: list[Object], before: Endpoint, after: Endpoint, *, timeout: float) -> None:
+    """No weight to a subset without ready endpoints; one that gets its first traffic must answer its pinned route.
+
+    Raises:
+        StateConflict: A deployment that would get traffic is gone.
+        NotReady: It has no ready replica.
+        NotRouted: It does not answer through its pinned route.
+    """
+    if after.traffic == before.traffic:
+        return
+    by_name = {name_of(obj): obj for obj in deployments}
+    versions = versions_of(deployments)
+    for deployment in after.traffic.pins:
+        if not after.traffic.reaches(deployment):
+            continue
+        if deployment not in by_name:
+            raise StateConflict(f"deployment '{deployment}' is gone, so it can't get traffic: deploy it again first")
+        if ready_replicas(by_name[deployment]) == 0:
+            raise NotReady(
+                f"deployment '{deployment}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
+            )
+        if not before.traffic.reaches(deployment):
+            prove_pinned(desk, after.name, deployment, versions[deployment], timeout)
+
+
+def prove_pinned(desk: Desk, name: str, deployment: str, version: str, timeout: float) -> None:
+    """Ask a deployment through its header route whether it answers as the version it should be.
+
+    Raises:
+        NotRouted: It does not, in time.
+    """
+    try:
+        desk.cluster.wait_routed(pin_probe(name, deployment, version), timeout)
+    except NotRouted as exc:
+        raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
+
+
+def _close_if_ended(desk: Desk, endpoint: Endpoint) -> tuple[str, ...]:
+    last = endpoint.last
+    if last is None or endpoint.release is not None:
+        return ()
+    run = last.run
+    if run is None:  # opened while the registry was down; catching up has made its run meanwhile
+        stand_in = Release(id=last.id, strategy=last.strategy, candidates=last.candidates, opened=desk.clock.now())
+        run, warnings = run_for(desk, endpoint.name, stand_in)
+        if run is None:
+            return warnings
+    return close_run(desk, run, last.outcome)
