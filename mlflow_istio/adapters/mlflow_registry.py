@@ -286,15 +286,19 @@ def _quoted(name: str) -> str:
 def _mapped(doing: str) -> Iterator[None]:
     """Map what MLflow and its stores raise, once, and don't let a dead server keep the caller for minutes."""
     import requests
-    import sqlalchemy.exc
 
+    unreachable: tuple[type[Exception], ...] = (requests.RequestException, OSError)
+    with contextlib.suppress(ImportError):  # mlflow-skinny talks to servers only and has no SQLAlchemy
+        import sqlalchemy.exc
+
+        unreachable += (sqlalchemy.exc.SQLAlchemyError,)
     before: dict[str, Any] = {key: os.environ.get(key) for key in _FEW_RETRIES}
     os.environ.update({key: value for key, value in _FEW_RETRIES.items() if before[key] is None})
     try:
         yield
     except MlflowException as exc:
         raise RegistryError(f"could not {doing}: {_one_line(exc)}") from exc
-    except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as exc:
+    except unreachable as exc:
         raise RegistryError(
             f"could not {doing}: {_one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?"
         ) from exc

@@ -107,11 +107,11 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     flavor = _flavor(model, request.flavor)
     name = request.endpoint or _default_endpoint(desk, model)
     check_name(name, "endpoint")
-    before = existing_endpoint(desk, name)
+    before = existing_endpoint(desk.cluster, name)
     created = _check_before(desk, request, name, model, before)
     if before is not None:
         for warning in catch_up(desk, name, publish=False):
-            desk.tell(warning)
+            desk.warn(warning)
 
     values = DeploymentValues(
         name=request.name,
@@ -315,7 +315,7 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
     proxies = desk.cluster.wait_routed(change_probe(name, endpoint.change), request.timeout)
     warnings += catch_up(desk, name, objects={"after": after})
     for warning in warnings:
-        desk.tell(warning)
+        desk.warn(warning)
     return Outcome(endpoint=endpoint, changed=True, proxies=tuple(proxies), warnings=warnings)
 
 

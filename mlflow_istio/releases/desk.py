@@ -30,7 +30,8 @@ class Desk:
         new_id: Makes an id that nobody else makes.
         templates: Kind to Jinja2 text.
         scope: The registry's name for where this is.
-        tell: Called with one line when something takes a while or went other than hoped.
+        tell: Called with one line when something takes a while.
+        warn: Called with one line when something went other than hoped, but the work goes on.
         removal_delay: Seconds between the last proxy's confirmation and the end of the pods, for requests in flight.
     """
 
@@ -42,6 +43,7 @@ class Desk:
     templates: Mapping[str, str]
     scope: str
     tell: Callable[[str], None] = _silent
+    warn: Callable[[str], None] = _silent
     removal_delay: float = 0.5
 
 
@@ -119,13 +121,13 @@ def versions_of(deployments: list[Object]) -> dict[str, str]:
     return {name_of(obj): annotations_of(obj).get(VERSION_ANNOTATION, "") for obj in deployments}
 
 
-def existing_endpoint(desk: Desk, name: str) -> Endpoint | None:
+def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
     """The endpoint, or None when there is none yet.
 
     Raises:
         StateConflict: A VirtualService of that name is somebody else's.
     """
-    found = desk.cluster.get("VirtualService", name)
+    found = cluster.get("VirtualService", name)
     if found is None:
         return None
     if not has_endpoint(found, name):

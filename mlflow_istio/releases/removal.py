@@ -33,7 +33,7 @@ def delete(desk: Desk, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Outcom
         return None
     endpoint_name = labels_of(found)[ENDPOINT_LABEL]
     version = versions_of([found])[name]
-    endpoint = existing_endpoint(desk, endpoint_name)
+    endpoint = existing_endpoint(desk.cluster, endpoint_name)
     outcome = Outcome(endpoint=None, changed=False)
     if endpoint is not None:
         outcome = move(
@@ -61,7 +61,7 @@ def delete_endpoint(desk: Desk, name: str, *, force: bool = False) -> bool:
     Raises:
         StateConflict: A release is open, or changes wait for a registry that is down, and it is not forced.
     """
-    endpoint = existing_endpoint(desk, name)
+    endpoint = existing_endpoint(desk.cluster, name)
     deployments = deployments_of(desk.cluster, name)
     if endpoint is not None:
         _mark_deleting(desk, name, force)
@@ -98,7 +98,7 @@ def _forget_endpoint(desk: Desk, name: str, settings: Mapping[str, str], version
     try:
         desk.registry.publish(Standing(scope=desk.scope, endpoint=name, served=(), removed=labels, aliases=aliases))
     except RegistryError as exc:
-        desk.tell(f"tags and aliases of endpoint '{name}' are left over ({exc.message}): see 'mlflow-istio doctor'")
+        desk.warn(f"tags and aliases of endpoint '{name}' are left over ({exc.message}): see 'mlflow-istio doctor'")
 
 
 def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:

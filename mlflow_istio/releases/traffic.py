@@ -246,7 +246,7 @@ def move(
         *_close_if_ended(desk, endpoint),
     )
     for warning in warnings:
-        desk.tell(warning)
+        desk.warn(warning)
     return Outcome(
         endpoint=endpoint, changed=after is not before and after != before, proxies=tuple(proxies), warnings=warnings
     )

@@ -1,0 +1,235 @@
+"""Options at the edge: every ``-C name=value``, its type, its default in the environment, and what an error says.
+
+A value comes from the call, else from ``MLFLOW_ISTIO_<OPTION>``, else from the default here. Unknown options are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mlflow_istio.core.names import check_header_name, check_release_id, nearest
+from mlflow_istio.core.strategies import STRATEGIES, Wish
+from mlflow_istio.core.transitions import candidates_in
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
+
+ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
+DEFAULT_IMAGE = "mlflow-istio-serving:0.1.0"
+
+
+def _json(value: Any) -> Any:
+    """Structured values arrive as JSON text from the command line."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as exc:
+        raise ValueError(f"it is not JSON ({exc.msg} at character {exc.pos})") from exc
+
+
+def _whole(value: Any) -> Any:
+    """A weight as the command line or Python gives it; ``true`` and 10.5 are no weights."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError("it must be a whole number from 0 to 100")
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError as exc:
+            raise ValueError("it must be a whole number from 0 to 100") from exc
+    return value
+
+
+def _names(value: Any) -> Any:
+    return candidates_in(value) if isinstance(value, (str, list, tuple)) else value
+
+
+def _checked(check: Any) -> Any:
+    """A check of ours as a validator; its message stands as it is."""
+
+    def validate(value: Any) -> Any:
+        if value is None:
+            return value
+        try:
+            return check(value)
+        except MlflowIstioError as exc:
+            raise ValueError(exc.message) from exc
+
+    return BeforeValidator(validate)
+
+
+def _weights(value: Any) -> Any:
+    value = _json(value)
+    return {name: _whole(weight) for name, weight in value.items()} if isinstance(value, dict) else value
+
+
+Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
+Weights = Annotated[dict[str, Weight], BeforeValidator(_weights)]
+JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class _Options(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="MLFLOW_ISTIO_", extra="forbid", enable_decoding=False, frozen=True)
+
+    dry_run: bool = Field(default=False, description="print the difference the command would make and change nothing")
+
+
+class _Connection(_Options):
+    scope: str | None = Field(
+        default=None, description="name of this place in the registry (default: namespace or local-MESH)"
+    )
+    tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
+    registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
+    gateway: str | None = Field(default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)")
+    reason: str = Field(default="", description="why, for the ledger")
+
+
+class _Wishes(_Connection):
+    strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
+        default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
+    )
+    weight: Weight | None = Field(default=None, description="percent of the traffic for the candidate; 0 unless given")
+    weights: Weights | None = Field(
+        default=None, description="JSON, percent for every destination; replaces the split and sums to 100"
+    )
+    mirror: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None, description="shadow: percent of the live traffic copied to the candidate; 100 unless given"
+    )
+    header: Annotated[str, _checked(check_header_name)] | None = Field(
+        default=None, description="ab: request header whose value names the arm"
+    )
+    cookie: Annotated[str, _checked(lambda name: check_header_name(name, "cookie"))] | None = Field(
+        default=None, description="ab: cookie that keeps a user on the arm the split chose"
+    )
+    values: JsonMap | None = Field(
+        default=None, description="ab by header: JSON, deployment to the value that means it"
+    )
+    release_id: Annotated[str, _checked(check_release_id)] | None = Field(
+        default=None, description="id of the release (a pipeline's job id, say); made anew unless given"
+    )
+    supersede: bool = Field(default=False, description="abort an open release first: its traffic returns to stable")
+    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+
+    @property
+    def wish(self) -> Wish:
+        """The part the strategies take."""
+        return Wish(
+            weight=self.weight,
+            weights=self.weights,
+            mirror=self.mirror,
+            header=self.header,
+            cookie=self.cookie,
+            values=self.values,
+        )
+
+
+class CreateOptions(_Wishes):
+    """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
+
+    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="how many model servers")
+    env: JsonMap = Field(default={}, description="JSON, environment of the model server")
+    env_manager: Literal["local", "virtualenv", "uv", "conda"] = Field(
+        default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
+    )
+    image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
+    champion_alias: str = Field(default="champion", description="alias that follows stable; empty: none")
+    challenger_alias: str = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
+    wait: bool = Field(
+        default=True, description="false: return before the model servers are ready; run it again to finish"
+    )
+
+
+class UpdateOptions(_Connection):
+    """Options of ``update``: a deployment's pods."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
+    env: JsonMap | None = Field(default=None, description="JSON, environment to set on the model server")
+    image: str | None = Field(default=None, description="container image (cluster only)")
+    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
+    wait: bool = Field(default=True, description="false: return before the model servers are ready")
+
+
+class UpdateEndpointOptions(_Wishes):
+    """Options of ``update-endpoint``: traffic and releases."""
+
+    action: Literal["promote", "rollback", "abort", "pause", "resume"] | None = Field(
+        default=None, description="verb on the open release: " + ", ".join(ACTIONS)
+    )
+    candidate: Names | None = Field(
+        default=None, description="deployment to release or promote; several, comma-separated, with strategy=ab"
+    )
+    force: bool = Field(default=False, description="send traffic even to a deployment that is not ready")
+
+
+class DeleteOptions(_Connection):
+    """Options of ``delete`` and ``delete-endpoint``."""
+
+    force: bool = Field(default=False, description="delete the endpoint even with a release open")
+    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+
+
+class ReadOptions(_Connection):
+    """Options of verbs that change nothing."""
+
+
+Parsed = TypeVar("Parsed", bound=_Options)
+
+
+def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str) -> Parsed:
+    """Read options, or say in one line what is wrong with the first that is.
+
+    Args:
+        model: Which verb's options.
+        config: Names and values as MLflow hands them over; values are text or Python values.
+        cluster: Kind of the target; options that have no effect there are refused.
+
+    Raises:
+        InvalidInput: Names the option and what to do.
+    """
+    given = dict(config or {})
+    unknown = [name for name in given if name not in model.model_fields]
+    if unknown:
+        raise InvalidInput(f"unknown option '{unknown[0]}': {nearest(unknown[0], model.model_fields)}")
+    if cluster == "istio-local":
+        useless = [name for name in given if "(cluster only)" in str(model.model_fields[name].description)]
+        if useless:
+            raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
+    try:
+        return model(**given)
+    except ValidationError as exc:
+        raise InvalidInput(_first_problem(model, exc)) from exc
+
+
+def describe_options(model: type[_Options]) -> str:
+    """One line per option, for help texts: name, default in the environment, description."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = "" if field.default in (None, "", {}) else f" [default: {field.default}]"
+        lines.append(f"  {name:<17} {field.description}{default}")
+    return "\n".join(lines)
+
+
+def _first_problem(model: type[_Options], exc: ValidationError) -> str:
+    error = exc.errors(include_url=False)[0]
+    option = str(error["loc"][0]) if error["loc"] else "options"
+    where = option + "".join(
+        f"[{part!r}]" for part in error["loc"][1:] if isinstance(part, str) and not part.startswith("function")
+    )
+    said = error["input"]
+    if error["type"] == "literal_error":
+        choices = [
+            choice.strip(" '")
+            for choice in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
+        ]
+        return f"unknown {option} {said!r}: {nearest(str(said), [choice for choice in choices if choice])}"
+    problem = error["msg"].removeprefix("Value error, ").replace("Input should ", "it must ", 1)
+    if option not in model.model_fields:
+        return f"option '{option}': {problem}"
+    return f"option '{where}' can't be {said!r}: {problem}"

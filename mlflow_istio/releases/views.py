@@ -1,0 +1,154 @@
+"""What users are told about endpoints and deployments: plain dicts, read from the cluster alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow_istio.core.endpoint import Endpoint, Release
+from mlflow_istio.core.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
+from mlflow_istio.core.objects import ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of, ready_replicas
+from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.errors import MlflowIstioError, NotFound
+from mlflow_istio.ports import Cluster
+from mlflow_istio.releases.desk import deployment_of, deployments_of, endpoint_names, endpoint_of, existing_endpoint
+
+View = dict[str, Any]
+
+
+def endpoint_view(cluster: Cluster, name: str) -> View:
+    """An endpoint: name, url, headers, stable, candidates, traffic, release, and more.
+
+    Raises:
+        NotFound: There is none.
+    """
+    endpoint = endpoint_of(cluster, name)
+    deployments = deployments_of(cluster, name)
+    address = cluster.address(name)
+    return {
+        "name": name,
+        "url": address.url,
+        "headers": dict(address.headers),
+        "stable": endpoint.stable.name,
+        "candidates": list(endpoint.release.candidates) if endpoint.release else [],
+        "traffic": endpoint.traffic.weights,
+        "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
+        "arms": [arm.deployment for arm in endpoint.traffic.arms],
+        "release": _release_view(endpoint.release),
+        "last_release": (
+            {"id": endpoint.last.id, "strategy": endpoint.last.strategy, "outcome": endpoint.last.outcome}
+            if endpoint.last
+            else None
+        ),
+        "change": {"id": endpoint.change, "sequence": endpoint.sequence},
+        "unrecorded": len(endpoint.unrecorded),
+        "deployments": [_deployment_view(obj, endpoint) for obj in deployments],
+    }
+
+
+def endpoint_views(cluster: Cluster) -> list[View]:
+    """All endpoints, by name; one that can't be read says why instead of hiding the others."""
+    views: list[View] = []
+    for name in endpoint_names(cluster):
+        try:
+            views.append(endpoint_view(cluster, name))
+        except MlflowIstioError as exc:
+            views.append({"name": name, "problem": exc.message})
+    return views
+
+
+def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) -> View:
+    """A deployment: name, endpoint, model version, flavor, role, weight, replicas, and how to reach it.
+
+    Raises:
+        NotFound: There is none, or not behind that endpoint.
+    """
+    found = deployment_of(cluster, name)
+    its_endpoint = labels_of(found)[ENDPOINT_LABEL]
+    if endpoint is not None and endpoint != its_endpoint:
+        raise NotFound(f"deployment '{name}' is behind endpoint '{its_endpoint}', not '{endpoint}'")
+    existing = existing_endpoint(cluster, its_endpoint)
+    view = _deployment_view(found, existing)
+    if existing is not None:
+        address = cluster.address(its_endpoint)
+        view |= {"url": address.url, "headers": {**address.headers, PIN_HEADER: name}}
+    return view
+
+
+def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View]:
+    """All deployments, or an endpoint's, by name.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    if endpoint is not None:
+        endpoint_of(cluster, endpoint)
+    endpoints: dict[str, Endpoint | None] = {}
+    views = []
+    for obj in deployments_of(cluster, endpoint):
+        name = labels_of(obj)[ENDPOINT_LABEL]
+        if name not in endpoints:
+            endpoints[name] = existing_endpoint(cluster, name)
+        views.append(_deployment_view(obj, endpoints[name]))
+    return views
+
+
+def change_view(change: RoutingChange) -> View:
+    """One line of a history."""
+    return {
+        "sequence": change.sequence,
+        "id": change.id,
+        "time": change.time.isoformat(timespec="seconds"),
+        "action": change.action,
+        "who": change.who,
+        "reason": change.reason,
+        "release": change.release,
+        "run": change.run,
+        "before": change.before.weights if change.before else None,
+        "after": change.after.weights if change.after else None,
+        "mirrors": {m.destination.name: m.percentage for m in change.after.mirrors} if change.after else {},
+        "versions": dict(change.versions),
+    }
+
+
+def history_views(changes: Sequence[RoutingChange]) -> list[View]:
+    """A history, oldest first."""
+    return [change_view(change) for change in changes]
+
+
+def _release_view(release: Release | None) -> View | None:
+    if release is None:
+        return None
+    view: View = {
+        "id": release.id,
+        "strategy": release.strategy,
+        "candidates": list(release.candidates),
+        "state": release.state,
+        "opened": release.opened.isoformat(timespec="seconds"),
+        "who": release.who,
+        "run": release.run,
+    }
+    if release.assignment:
+        view["assignment"] = {
+            "kind": release.assignment.kind,
+            "name": release.assignment.name,
+            "values": dict(release.assignment.values),
+        }
+    return view
+
+
+def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
+    name = name_of(obj)
+    annotations = annotations_of(obj)
+    return {
+        "name": name,
+        "endpoint": labels_of(obj)[ENDPOINT_LABEL],
+        "model_version": annotations.get(VERSION_ANNOTATION, ""),
+        "alias": annotations.get(ALIAS_ANNOTATION),
+        "flavor": annotations.get(FLAVOR_ANNOTATION, "python_function"),
+        "role": endpoint.role_of(name) if endpoint else "idle",
+        "weight": endpoint.traffic.weights.get(name, 0) if endpoint else 0,
+        "replicas": int(obj["spec"].get("replicas", 1)),
+        "ready": ready_replicas(obj),
+    }
