@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from mlflow_istio.core.probe import change_probe
 from mlflow_istio.errors import ClusterError, InvalidInput, NotReady, NotRouted, Unsupported
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service, with_spec
+from tests.e2e.mesh_load import Load
 
 pytestmark = pytest.mark.e2e
 _numbers = itertools.count()
@@ -123,56 +123,12 @@ def held_back(mesh: LocalMesh) -> frozenset[int]:
     return found
 
 
-def at_once(*arguments: object) -> None:
+def at_once(verb: str, mesh: LocalMesh, *arguments: str) -> None:
     """Run the same command in two processes at the same time."""
-    command = [sys.executable, "-m", "tests.e2e.mesh_command", *map(str, arguments)]
+    home = str(mesh.status().directory.parent)
+    command = [sys.executable, "-m", "tests.e2e.mesh_command", verb, home, mesh.name, "0", *arguments]
     workers = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
     assert [worker.wait(60) for worker in workers] == [0, 0]
-
-
-class Load:
-    """Requests without pause until the end of the ``with`` block; ``failures`` holds what was not 200."""
-
-    def __init__(self, mesh: LocalMesh, endpoint: str, path: str = "/invocations", threads: int = 3) -> None:
-        self.netloc = urlsplit(mesh.address(endpoint).url).netloc
-        self.path = path
-        self.versions: Counter[str] = Counter()
-        self.failures: list[str] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._work) for _ in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    @property
-    def count(self) -> int:
-        return sum(self.versions.values()) + len(self.failures)
-
-    def _work(self) -> None:
-        connection = http.client.HTTPConnection(self.netloc, timeout=10)
-        try:
-            while not self._over.is_set():
-                try:
-                    connection.request("POST", self.path, body=b"{}")
-                    answer = connection.getresponse()
-                    body = answer.read()
-                except (OSError, http.client.HTTPException) as exc:
-                    self.failures.append(repr(exc))
-                    connection.close()
-                    continue
-                if answer.status == 200:
-                    self.versions[answer.getheader("x-mlflow-model-version", "")] += 1
-                else:
-                    self.failures.append(f"{answer.status} {body[:100]!r}")
-        finally:
-            connection.close()
 
 
 @pytest.mark.parametrize("share", [10, 50, 1])
@@ -507,15 +463,14 @@ def test_down_after_a_killed_supervisor_leaves_nothing(mesh: LocalMesh, endpoint
 
 def test_two_processes_that_edit_at_once_lose_nothing(mesh: LocalMesh, endpoint: str) -> None:
     serve(mesh, endpoint, {f"{endpoint}-a": 100})
-    home = mesh.status().directory.parent
-    at_once("count", home, mesh.name, endpoint)
+    at_once("count", mesh, endpoint)
     found = mesh.get("VirtualService", endpoint)
     assert found is not None
     assert found["metadata"]["annotations"]["count"] == "100"
 
 
-def test_two_processes_that_bring_it_up_at_once_start_it_once(mesh: LocalMesh, tmp_path: Path) -> None:
-    at_once("up", tmp_path, mesh.name)
+def test_two_processes_that_bring_it_up_at_once_start_it_once(mesh: LocalMesh) -> None:
+    at_once("up", mesh)
     status = mesh.status()
     assert status.running
     assert status.processes[0].ready
