@@ -120,6 +120,7 @@ def _train(tracking_uri: str) -> tuple[int, int]:
                     name="model",
                     registered_model_name=MODEL,
                     input_example=features.head(2),
+                    pip_requirements=["scikit-learn", "pandas"],
                 )
             versions.append(int(info.registered_model_version))
         return versions[0], versions[1]

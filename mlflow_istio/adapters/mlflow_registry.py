@@ -187,7 +187,8 @@ class MlflowRegistry:
         uri = f"models:/{name}/{version}"
         source = self._client.get_model_version_download_uri(name, str(version))
         try:
-            flavors = mlflow.models.Model.load(source).flavors
+            model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/MLmodel")
+            flavors = mlflow.models.Model.load(model_file).flavors
             present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
         except (MlflowException, OSError) as exc:
             raise NotFound(
