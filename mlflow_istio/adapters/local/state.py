@@ -1,0 +1,311 @@
+"""The state directory: objects as files, written whole or not at all, by one process at a time.
+
+::
+
+    format                    version of this layout
+    objects/KIND/NAME.json    the objects a cluster would hold, and which fields were applied
+    ports.json                ports that stay the same over restarts
+    replicas/NAME.json        each process of a Deployment: what runs, where, in which phase
+    programs/, supervisord.ini    what the supervisor reads
+    envoy/                    what Envoy reads
+    logs/                     of every process
+    run/                      who runs now: process ids, the supervisor's socket
+    staging/                  files being written
+    unfinished, draining      marks: a change or a drain was begun
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mlflow_istio.adapters.local.free_ports import PortBook
+from mlflow_istio.adapters.local.replicas import Replica, from_json
+from mlflow_istio.core.objects import Object
+from mlflow_istio.errors import ClusterError, EditConflict
+
+FORMAT = 1
+LOCK_TIMEOUT = 120.0
+# These have a meaning in the supervisor's configuration file, inside a path too.
+_BAD_CHARACTERS = frozenset("[]*?;#%\"'\\\n\r")
+
+
+class Batch:
+    """Files to write and to remove as one: all are written beside first, then each is put in place by a rename.
+
+    When the disk is full nothing has changed: renames need no room. Envoy must see whole files in a given order, so
+    parts of the batch can be put in place one after the other.
+    """
+
+    def __init__(self, staging: Path) -> None:
+        self._staging = staging
+        self._staged: dict[Path, Path] = {}
+        self._removed: list[Path] = []
+
+    def put(self, path: Path, content: bytes, *, durable: bool = False) -> None:
+        """Stage a file.
+
+        Args:
+            path: Where it belongs.
+            content: All of it.
+            durable: Whether it must survive a power cut.
+
+        Raises:
+            ClusterError: It can't be written; nothing was changed.
+        """
+        temporary = self._staging / f"{os.getpid()}-{id(self):x}-{len(self._staged)}"
+        self._staged[path] = temporary
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            self.discard()
+            raise ClusterError(
+                f"can't write {path}: {exc.strerror}; nothing was changed: make room or mend the directory, then run "
+                "the same command again"
+            ) from exc
+
+    def put_changed(self, path: Path, content: bytes) -> None:
+        """Stage a file unless it stands there already."""
+        try:
+            if path.read_bytes() == content:
+                return
+        except FileNotFoundError:
+            pass
+        self.put(path, content)
+
+    def remove(self, path: Path) -> None:
+        """Stage the removal of a file that may be absent."""
+        self._removed.append(path)
+
+    def staged(self) -> list[Path]:
+        """The files staged so far."""
+        return list(self._staged)
+
+    def carry_out(self, paths: Sequence[Path] | None = None) -> None:
+        """Put these staged files in place, in this order; when none are named, all that are left, and remove."""
+        for path in list(self._staged) if paths is None else paths:
+            temporary = self._staged.pop(path, None)
+            if temporary is not None:
+                os.replace(temporary, path)
+        if paths is None:
+            for path in self._removed:
+                path.unlink(missing_ok=True)
+            self._removed.clear()
+
+    def discard(self) -> None:
+        """Forget what is left."""
+        for temporary in self._staged.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        self._staged.clear()
+        self._removed.clear()
+
+
+class StateDirectory:
+    """Paths and files of one mesh.
+
+    Args:
+        home: Folder of all meshes.
+        name: Name of the mesh.
+    """
+
+    def __init__(self, home: Path, name: str) -> None:
+        self.root = Path(os.path.abspath(home)) / name
+        self.lock_file = self.root.parent / f"{name}.lock"
+        self.objects = self.root / "objects"
+        self.replicas = self.root / "replicas"
+        self.programs = self.root / "programs"
+        self.envoy = self.root / "envoy"
+        self.logs = self.root / "logs"
+        self.run = self.root / "run"
+        self.staging = self.root / "staging"
+        self.ports = self.root / "ports.json"
+        self.unfinished = self.root / "unfinished"
+        self.draining = self.root / "draining"
+        self.drain_lock = self.root / "drain.lock"
+
+    def check(self) -> None:
+        """Refuse a directory that another version wrote or that the supervisor could not name.
+
+        Raises:
+            ClusterError: Names the directory and what to do.
+        """
+        bad = sorted(_BAD_CHARACTERS & set(str(self.root)))
+        if bad:
+            raise ClusterError(f"the state directory {self.root} has {bad[0]!r} in its path: set MLFLOW_ISTIO_HOME")
+        try:
+            text = (self.root / "format").read_text()
+        except FileNotFoundError:
+            return
+        if not text.strip().isdigit() or int(text) > FORMAT:
+            raise ClusterError(
+                f"the state directory {self.root} has format {text.strip()[:20]!r} and this version of mlflow-istio "
+                f"reads up to {FORMAT}: upgrade mlflow-istio, or set MLFLOW_ISTIO_HOME to another directory"
+            )
+
+    def prepare(self) -> None:
+        """Make the directory, for its owner only."""
+        try:
+            for folder in (
+                *(self.root, self.objects, self.replicas, self.programs, self.envoy, self.logs, self.run, self.staging),
+            ):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)
+            if not (self.root / "format").exists():
+                batch = self.batch()
+                batch.put(self.root / "format", f"{FORMAT}\n".encode())
+                batch.carry_out()
+        except OSError as exc:
+            raise ClusterError(
+                f"can't make the state directory {self.root}: {exc.strerror}; set MLFLOW_ISTIO_HOME to another"
+            ) from exc
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to change the directory; other processes wait.
+
+        Raises:
+            EditConflict: Another process held it for too long.
+            ClusterError: The directory can't be used.
+        """
+        import filelock  # 30 ms that readers need not pay
+
+        self.check()
+        lock = filelock.FileLock(self.lock_file, timeout=LOCK_TIMEOUT)
+        try:
+            self.lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire()
+        except filelock.Timeout as exc:
+            raise EditConflict(
+                f"another command has been changing the mesh in {self.root} for {LOCK_TIMEOUT:g} s: "
+                "wait for it or end it, then run the same command again"
+            ) from exc
+        except OSError as exc:
+            raise ClusterError(f"can't use {self.lock_file}: {exc.strerror}; set MLFLOW_ISTIO_HOME to another") from exc
+        try:
+            self.check()
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def drain_locked(self, *, wait: bool) -> Iterator[bool]:
+        """Hold the right to end draining replicas; gives False when another process does it and we don't wait."""
+        import filelock
+
+        lock = filelock.FileLock(self.drain_lock, timeout=LOCK_TIMEOUT if wait else 0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def batch(self) -> Batch:
+        """A new batch of changes."""
+        return Batch(self.staging)
+
+    def clear_staging(self) -> None:
+        """Remove files that a killed process left half written."""
+        for path in self.staging.glob("*"):
+            path.unlink(missing_ok=True)
+
+    def object_file(self, kind: str, name: str) -> Path:
+        """Where an object stands."""
+        return self.objects / kind / f"{name}.json"
+
+    def log_file(self, name: str) -> Path:
+        """Where a process's output stands."""
+        return self.logs / f"{name}.log"
+
+    def object_names(self, kind: str) -> list[str]:
+        """Names of all objects of a kind, ordered."""
+        return sorted(path.name.removesuffix(".json") for path in (self.objects / kind).glob("*.json"))
+
+    def object(self, kind: str, name: str) -> tuple[Object, Object] | None:
+        """An object and the fields last applied to it, or None when there is none."""
+        document = _read(self.object_file(kind, name))
+        return None if document is None else (document["object"], document["applied"])
+
+    def all_objects(self, kind: str) -> dict[str, Object]:
+        """All objects of a kind by name, ordered by name."""
+        found = {}
+        for name in self.object_names(kind):
+            stored = self.object(kind, name)
+            if stored is not None:
+                found[name] = stored[0]
+        return found
+
+    def all_replicas(self) -> list[Replica]:
+        """All replicas, ordered by name."""
+        documents = (_read(path) for path in sorted(self.replicas.glob("*.json")))
+        return [from_json(document["replica"]) for document in documents if document is not None]
+
+    def port_book(self) -> PortBook | None:
+        """The ports that stay, or None for a new directory."""
+        document = _read(self.ports)
+        return None if document is None else PortBook(admin=document["admin"], endpoints=document["endpoints"])
+
+    def promised_ports(self) -> set[int]:
+        """All ports that this mesh and its neighbours in the same folder keep for themselves."""
+        promised: set[int] = set()
+        for path in self.root.parent.glob("*/ports.json"):
+            document = _read(path) or {}
+            promised |= {document.get("admin", 0), *document.get("endpoints", {}).values()}
+        for path in self.root.parent.glob("*/replicas/*.json"):
+            document = _read(path) or {}
+            promised.add(document.get("replica", {}).get("port", 0))
+        return promised
+
+    def purge(self) -> None:
+        """Remove everything but the lock, which others may be waiting for."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """A JSON document as it is stored."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def read_tail(path: Path, lines: int) -> Sequence[str]:
+    """The last lines of a log; empty when there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            size = log.tell()
+            log.seek(max(0, size - 400 * max(lines, 1)))
+            text = log.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ()
+    return tuple(text.splitlines()[-lines:]) if lines > 0 else ()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ClusterError(f"can't read {path}: {exc.strerror}") from exc
+    try:
+        document = json.loads(text)
+    except ValueError as exc:
+        raise ClusterError(f"{path} is no JSON ({exc}): restore it, or run 'mlflow-istio local down --purge'") from exc
+    return dict(document)
