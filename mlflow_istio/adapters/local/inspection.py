@@ -7,31 +7,30 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Program, Supervisor
-from mlflow_istio.adapters.local.replicas import DRAINING, Replica, is_current
+from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
+from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Supervisor
+from mlflow_istio.adapters.local.replicas import DRAINING, SERVING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.adapters.local.workloads import workload
 from mlflow_istio.core.objects import Object
 from mlflow_istio.errors import NotFound
 
 _THREADS = 8
-_DOWN = "DOWN"
-_RUNNING = "RUNNING"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReplicaStatus:
-    """One model server.
+class ProcessStatus:
+    """One process of the mesh: the proxy or a model server.
 
     Attributes:
-        name: Its name.
-        deployment: Its Deployment.
-        revision: The revision of the pod template that it runs.
+        name: ``envoy``, or the replica's name.
+        deployment: The replica's Deployment; empty for Envoy.
+        revision: The revision of the pod template that it runs; empty for Envoy.
         phase: ``waiting`` (for its revision to take over), ``serving`` or ``draining``.
         state: RUNNING, STARTING, BACKOFF (it ended and is tried again after a pause), STOPPING, DOWN and so on.
         ready: Whether it answers its readiness check.
         pid: Process id; 0 when it does not run.
-        port: Its port on 127.0.0.1.
+        port: Its port on 127.0.0.1; Envoy's is that of its admin interface, 0 before the mesh was first up.
         restarts: How often it was started again since the mesh came up.
         log: Its log file.
     """
@@ -49,78 +48,65 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnvoyStatus:
-    """The proxy.
-
-    Attributes:
-        state: RUNNING, STARTING, BACKOFF, DOWN and so on.
-        pid: Process id; 0 when it does not run.
-        admin_url: Its admin interface; ``/stats/prometheus`` has the metrics. Empty before the mesh was first up.
-        log: Its log file.
-    """
-
-    state: str
-    pid: int
-    admin_url: str
-    log: Path
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MeshStatus:
     """What runs in a mesh.
 
     Attributes:
-        scope: ``local-`` and the mesh's name.
+        name: Name of the mesh.
         directory: Its state directory.
-        up: Whether its processes are supervised now.
-        envoy: The proxy.
-        endpoints: URL of each endpoint, by its name.
-        replicas: The model servers.
+        running: Whether its processes are supervised now.
+        admin_url: Envoy's admin interface; ``/stats/prometheus`` has the metrics. Empty before the mesh was first up.
+        endpoints: Port of each endpoint on 127.0.0.1, by its name.
+        processes: Envoy, then the replicas by name.
     """
 
-    scope: str
+    name: str
     directory: Path
-    up: bool
-    envoy: EnvoyStatus
-    endpoints: dict[str, str]
-    replicas: tuple[ReplicaStatus, ...]
+    running: bool
+    admin_url: str
+    endpoints: dict[str, int]
+    processes: tuple[ProcessStatus, ...]
+
+    @property
+    def replicas(self) -> tuple[ProcessStatus, ...]:
+        """The model servers."""
+        return tuple(process for process in self.processes if process.deployment)
 
 
-def status(scope: str, state: StateDirectory, supervisor: Supervisor) -> MeshStatus:
+def status(name: str, state: StateDirectory, supervisor: Supervisor) -> MeshStatus:
     """What runs now."""
-    up = supervisor.is_alive()
-    programs = supervisor.programs() if up else {}
+    running = supervisor.is_alive()
+    programs = supervisor.programs() if running else {}
     replicas = state.all_replicas()
-    ready = ready_names(replicas, supervisor) if up else frozenset()
-    nothing = Program(name="", state=_DOWN, pid=0, detail="")
-    envoy = programs.get(ENVOY, nothing)
+    ready = ready_names(replicas, supervisor) if running else frozenset()
     book = state.port_book()
+
+    def process(name: str, *, ready: bool, port: int, replica: Replica | None = None) -> ProcessStatus:
+        program = programs.get(name)
+        return ProcessStatus(
+            name=name,
+            deployment=replica.deployment if replica else "",
+            revision=replica.revision if replica else "",
+            phase=replica.phase if replica else SERVING,
+            # The supervisor calls a process STARTING for its first seconds, ready or not.
+            state="RUNNING" if ready else program.state if program else "DOWN",
+            ready=ready,
+            pid=program.pid if program else 0,
+            port=port,
+            restarts=max(0, supervisor.starts(name) - 1) if running else 0,
+            log=state.log_file(name),
+        )
+
+    admin_port = 0 if book is None else book.admin
+    envoy = process(ENVOY, ready=running and EnvoyAdmin(port=admin_port).is_ready(), port=admin_port)
+    servers = [process(one.name, ready=one.name in ready, port=one.port, replica=one) for one in replicas]
     return MeshStatus(
-        scope=scope,
+        name=name,
         directory=state.root,
-        up=up,
-        envoy=EnvoyStatus(
-            state=envoy.state,
-            pid=envoy.pid,
-            admin_url="" if book is None else f"http://127.0.0.1:{book.admin}",
-            log=state.log_file(ENVOY),
-        ),
-        endpoints={name: f"http://127.0.0.1:{port}" for name, port in endpoint_ports(state).items()},
-        replicas=tuple(
-            ReplicaStatus(
-                name=replica.name,
-                deployment=replica.deployment,
-                revision=replica.revision,
-                phase=replica.phase,
-                state=_RUNNING if replica.name in ready else programs.get(replica.name, nothing).state,
-                ready=replica.name in ready,
-                pid=programs.get(replica.name, nothing).pid,
-                port=replica.port,
-                restarts=max(0, supervisor.starts(replica.name) - 1) if up else 0,
-                log=state.log_file(replica.name),
-            )
-            for replica in replicas
-        ),
+        running=running,
+        admin_url=f"http://127.0.0.1:{admin_port}" if admin_port else "",
+        endpoints=endpoint_ports(state),
+        processes=(envoy, *servers),
     )
 
 

@@ -213,7 +213,7 @@ class LocalMesh:
     def status(self) -> MeshStatus:
         """What runs now."""
         self._state.check()
-        return inspection.status(self.scope, self._state, self._control.supervisor)
+        return inspection.status(self.name, self._state, self._control.supervisor)
 
     def logs(self, name: str, lines: int = 100) -> str:
         """The last log lines of ``envoy``, ``supervisord``, a replica, or all replicas of a deployment.
