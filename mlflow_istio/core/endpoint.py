@@ -72,6 +72,7 @@ class ClosedRelease:
         candidates: Its candidates.
         run: Id of its MLflow run, or None.
         previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
+        sequence: Number of the routing change that ended it: whether anything happened since.
     """
 
     id: str
@@ -80,6 +81,7 @@ class ClosedRelease:
     candidates: tuple[str, ...] = ()
     run: str | None = None
     previous: Destination | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +201,10 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         resource_version=resource_version,
         evidence=stamp.evidence,
     )
-    return replace(after, sequence=entry.sequence, change=entry.id, unrecorded=(*after.unrecorded, entry))
+    last = after.last
+    if last is not None and _closes(before, after):
+        last = replace(last, sequence=entry.sequence)
+    return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
 
 
 def _closes(before: Endpoint | None, after: Endpoint) -> bool:
@@ -328,6 +333,7 @@ def _closed_as_json(closed: ClosedRelease) -> Object:
         "candidates": list(closed.candidates),
         "run": closed.run,
         "previous": closed.previous.as_json() if closed.previous else None,
+        "sequence": closed.sequence,
     }
 
 
@@ -339,6 +345,7 @@ def _closed_from_json(obj: Mapping[str, Any]) -> ClosedRelease:
         candidates=tuple(obj.get("candidates", ())),
         run=obj.get("run"),
         previous=destination_from_json(obj["previous"]) if obj.get("previous") else None,
+        sequence=obj.get("sequence", 0),
     )
 
 

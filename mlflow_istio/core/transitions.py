@@ -90,11 +90,7 @@ def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
     """
     release = endpoint.release
     if release is None:
-        last = endpoint.last
-        done = last is not None and last.outcome == "promoted" and endpoint.stable.name in last.candidates
-        waiting = [p for p in endpoint.traffic.pins if endpoint.role_of(p) == "idle"]
-        was = [last.previous.name] if last and last.previous else []
-        if done and candidate in (None, endpoint.stable.name) and all(p in was for p in waiting):
+        if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
             return endpoint
         raise StateConflict(no_release(endpoint))
     chosen = _choose(release, candidate)
@@ -114,7 +110,7 @@ def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
         StateConflict: No release is open, and the last one did not end this way.
     """
     if endpoint.release is None:
-        if endpoint.last is not None and endpoint.last.outcome in ("aborted", "rolled-back", "superseded"):
+        if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
             return endpoint
         raise StateConflict(no_release(endpoint))
     return replace(
@@ -134,13 +130,13 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     if endpoint.release is not None:
         return abort(endpoint, "rolled-back")
     last = endpoint.last
-    if last is None or (last.outcome == "promoted" and last.previous is None):
-        raise StateConflict(
-            f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable and what was before "
-            "is not deployed; deploy it again and promote it"
-        )
-    if last.outcome != "promoted" or last.previous is None:
+    if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
         return endpoint
+    if last is None or last.previous is None:
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable, no release is open, and "
+            "what was stable before is gone or was rolled back to already"
+        )
     return replace(
         endpoint,
         traffic=settle(endpoint, last.previous.name),
@@ -216,6 +212,12 @@ def _choose(release: Release, candidate: str | None) -> str:
             f"-C candidate={release.candidates[0]}"
         )
     return release.candidates[0]
+
+
+def _just_ended(endpoint: Endpoint, *outcomes: str) -> bool:
+    """Whether the newest change ended a release this way: the same command given again finds its work done."""
+    last = endpoint.last
+    return last is not None and last.outcome in outcomes and last.sequence == endpoint.sequence
 
 
 def _close(release: Release, outcome: str, previous: Destination | None) -> ClosedRelease:
