@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.testbed import control, control_plane, gateway
 from tests.testbed.client import SOCKET_VARIABLE
@@ -19,8 +20,12 @@ from tests.testbed.errors import TestbedError
 from tests.testbed.network import Host, Network
 from tests.testbed.processes import Processes, tail
 
+if TYPE_CHECKING:
+    from tests.testbed.kubelet.runner import Runner
+
 _RUN = Path("/run")
 _HOME = _RUN / "mlflow-istio-testbed"
+_SOCKET = _HOME / "control.sock"
 # A ceiling, not a reservation: etcd's data, logs and volumes lie there.
 _TMPFS_OPTIONS = "mode=755,size=4g"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
@@ -54,6 +59,7 @@ def run(command: Sequence[str], programs: Path, *, fast: bool, logs: Path | None
 
 
 def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, str]:
+    """Starts everything, waits until it is ready, and returns the variables that lead COMMAND to it."""
     for name in list(os.environ):
         # Nothing here is behind a proxy, and no proxy could reach it.
         if name.lower() in _PROXIES:
@@ -88,35 +94,38 @@ def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, 
     objects.install_istio(api)
     processes.wait_ready("kube-controller-manager")
     processes.wait_ready("gateway")
-
-    def find_host(name: str) -> Host:
-        return gateway_host if name == "gateway" else runner.host(name)
-
-    def heal() -> None:
-        network.heal()
-        processes.heal(control_plane.CLIENTS)
-
-    socket = _HOME / "control.sock"
-    control.serve(
-        socket,
-        {
-            "programs": processes.status,
-            "signal": lambda program, number: processes.signal(program, number),
-            "start": lambda program: processes.start(program),
-            "cut_off": lambda host: network.cut_off(find_host(host)),
-            "reconnect": lambda host: network.reconnect(find_host(host)),
-            "heal": heal,
-            "log": lambda program, lines: tail(processes.log(program), lines),
-            "pod_log": lambda pod, container, lines: tail(runner.pod(pod).log(container), lines),
-        },
-    )
+    control.serve(_SOCKET, _verbs(network, processes, runner, gateway_host))
     return {
         "KUBECONFIG": str(files.admin_kubeconfig),
         "KUBECONFIG_LEAST": str(files.least_kubeconfig),
         "GATEWAY_URL": f"http://{gateway.ADDRESS}",
         "GATEWAY_ADMIN_URL": f"http://{gateway.ADDRESS}:{gateway.ADMIN_PORT}",
         "MLFLOW_ISTIO_GATEWAY": gateway.NAME,
-        SOCKET_VARIABLE: str(socket),
+        SOCKET_VARIABLE: str(_SOCKET),
+    }
+
+
+def _verbs(
+    network: Network, processes: Processes, runner: Runner, gateway_host: Host
+) -> Mapping[str, Callable[..., object]]:
+    """What COMMAND may ask for through the control socket; `client.Testbed` says what each does."""
+
+    def find(host: str) -> Host:
+        return gateway_host if host == "gateway" else runner.host(host)
+
+    def heal() -> None:
+        network.heal()
+        processes.heal(control_plane.CLIENTS)
+
+    return {
+        "programs": processes.status,
+        "signal": lambda program, number: processes.signal(program, number),
+        "start": lambda program: processes.start(program),
+        "cut_off": lambda host: network.cut_off(find(host)),
+        "reconnect": lambda host: network.reconnect(find(host)),
+        "heal": heal,
+        "log": lambda program, lines: tail(processes.log(program), lines),
+        "pod_log": lambda pod, container, lines: tail(runner.pod(pod).log(container), lines),
     }
 
 

@@ -153,13 +153,12 @@ def _go(go: str, module: str, *arguments: str) -> str:
     # GOPATH, GOCACHE, GOPROXY and so on stay the user's; without cgo no C compiler is needed.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
     done = subprocess.run(
-        [go, *arguments],
+        ["nice", "-n", str(_LOWEST_PRIORITY), go, *arguments],
         cwd=MODULES / module,
         env=environment,
         text=True,
         capture_output=True,
         check=False,
-        preexec_fn=lambda: os.nice(_LOWEST_PRIORITY),
     )
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-15:])

@@ -238,7 +238,7 @@ def answers(url: str, *, token: str | None = None, authority: Path | None = None
     """Whether a GET of the URL is answered with 200."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        reply = requests.get(url, headers=headers, verify=str(authority or True), timeout=_PROBE_SECONDS)
+        reply = requests.get(url, headers=headers, verify=str(authority) if authority else True, timeout=_PROBE_SECONDS)
     except (requests.RequestException, OSError):
         return False
     return bool(reply.status_code == requests.codes.ok)

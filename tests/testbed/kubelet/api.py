@@ -27,10 +27,11 @@ class NodeApi:
 
     def __init__(self, kubeconfig: Path, stopped: threading.Event) -> None:
         self._stopped = stopped
-        self._client = config.new_client_from_config(str(kubeconfig))
+        settings = client.Configuration()
         # A dead server is noticed here; the client's own retries would only hide it for longer.
-        self._client.rest_client.pool_manager.connection_pool_kw["retries"] = False
-        self._core = client.CoreV1Api(self._client)
+        settings.retries = False
+        config.load_kube_config(str(kubeconfig), client_configuration=settings)
+        self._core = client.CoreV1Api(client.ApiClient(settings))
 
     def pods(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields `("LISTED", list of pods)`, then each watch event, until the connection ends.
