@@ -91,6 +91,6 @@ def parse_label(label: str) -> ModelVersion:
         InvalidInput: It is not of that form.
     """
     model, _, version = label.rpartition("/")
-    if not model or not version.isdigit():
+    if not model or not re.fullmatch(r"[0-9]+", version):
         raise InvalidInput(f"model version {label!r} is not of the form MODEL/VERSION")
     return ModelVersion(model=model, version=int(version))

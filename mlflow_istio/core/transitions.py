@@ -6,7 +6,6 @@ returns the endpoint it got.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from mlflow_istio.core.endpoint import ClosedRelease, Endpoint, Release
@@ -247,9 +246,3 @@ def _not_deleting(endpoint: Endpoint) -> None:
         raise StateConflict(
             f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
         )
-
-
-def candidates_in(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Candidates as a comma-separated text or a list."""
-    names = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(name.strip() for name in names if name.strip())

@@ -20,7 +20,7 @@ from mlflow_istio.core.manifests import (
     virtual_service_manifest,
 )
 from mlflow_istio.core.model_version import ModelVersion, parse_label, parse_model_uri
-from mlflow_istio.core.names import check_name, dns_name
+from mlflow_istio.core.names import check_endpoint_name, check_name, service_name
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of
 from mlflow_istio.core.probe import change_probe
 from mlflow_istio.core.standing import alias_names
@@ -106,7 +106,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     model = desk.registry.resolve(parse_model_uri(request.model_uri))
     flavor = _flavor(model, request.flavor)
     name = request.endpoint or _default_endpoint(desk, model)
-    check_name(name, "endpoint")
+    check_endpoint_name(name)
     before = existing_endpoint(desk.cluster, name)
     created = _check_before(desk, request, name, model, before)
     if before is not None:
@@ -214,7 +214,7 @@ def update(
 
 
 def _default_endpoint(desk: Desk, model: ModelVersion) -> str:
-    name = dns_name(model.model)
+    name = service_name(model.model)
     others = {parse_label(label).model for label in versions_of(deployments_of(desk.cluster, name)).values()}
     if others and model.model not in others:
         raise StateConflict(
