@@ -23,7 +23,7 @@ from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.standing import Standing
-from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 
 _CHANGE = "istio.change."
 _FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
@@ -128,12 +128,14 @@ class MlflowRegistry:
                 return ()
             runs = self._all_runs(experiment.experiment_id)
         changes = [
-            change_from_json(json.loads(value))
+            _read_change(run, key, value)
             for run in runs
             for key, value in run.data.tags.items()
             if key.startswith(_CHANGE)
         ]
-        return sorted(changes, key=lambda change: (change.sequence, change.time))
+        # By id: two processes at once may each have made a run for the release and recorded the change there.
+        once = {change.id: change for change in changes}
+        return sorted(once.values(), key=lambda change: (change.sequence, change.time))
 
     def publish(self, standing: Standing) -> None:
         """See ``ports.Registry``."""
@@ -254,7 +256,7 @@ class MlflowRegistry:
             if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return
             raise
-        gone = not standing.served
+        gone = model not in standing.models
         for (its_model, alias), version in standing.aliases.items():
             owner = registered.tags.get(_owner_tag(alias))
             if its_model != model or owner not in (None, standing.owner):
@@ -269,6 +271,15 @@ class MlflowRegistry:
                     self._client.delete_registered_model_alias(model, alias)
                 if gone:
                     self._client.delete_registered_model_tag(model, _owner_tag(alias))
+
+
+def _read_change(run: Run, key: str, value: str) -> RoutingChange:
+    try:
+        return change_from_json(json.loads(value))
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as exc:
+        raise RegistryError(
+            f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc!r}): restore or delete it"
+        ) from exc
 
 
 def _experiment_name(scope: str, endpoint: str) -> str:

@@ -108,6 +108,7 @@ def test_an_alias_that_moved_meanwhile_is_said(settled: Place) -> None:
         ["create", "--endpoint", "m", "--name", "m-v2", "-m", "models:/m@candidate-pick"],
         settled.target,
     )
+    registry.delete_registered_model_alias("m", "candidate-pick")
     assert re.search(r"alias 'candidate-pick' means m/3 now.*'m-v2'.*serves m/2", result.output), result.output
 
 
