@@ -14,7 +14,7 @@ from tests.scenarios.place import Place
 
 
 @pytest.fixture(
-    scope="module",
+    scope="session",
     params=[
         pytest.param("istio-local", marks=pytest.mark.e2e),
     ],
@@ -22,7 +22,7 @@ from tests.scenarios.place import Place
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path
 ) -> Iterator[Place]:
-    """One endpoint with three deployed versions, for all scenarios of a module; each leaves it as it likes."""
+    """One endpoint with three deployed versions, for all scenarios; each leaves it as it likes."""
     import mlflow
 
     folder = tmp_path_factory.mktemp("place")
