@@ -15,6 +15,7 @@ Scorer = Callable[[str, str], float]
 """(stable's text, candidate's text) -> similarity from 0 to 1."""
 
 _NOTE_LENGTH = 120
+_LARGEST_SUMMED = 1e100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +72,7 @@ class AnswerDifference:
         agrees: Whether every prediction agrees.
         difference: For ranking: the share of differing classes, the largest absolute difference, or 1 - the worst
             score; infinite when the answers can't be compared (another number of predictions, not a number).
-        signed: Numbers: the mean of candidate minus stable; else None.
+        signed: Numbers: the mean of candidate minus stable; else None, as for differences too large to be squared.
         rows: Predictions compared.
         rows_agreeing: Those that agree.
         note: What differs, in words; empty when they agree.
@@ -120,7 +121,9 @@ def _compare_numbers(ours: tuple[Any, ...], theirs: tuple[Any, ...], rule: Answe
         return _result(ours, theirs, agree, size=math.inf, signed=None)
     gaps = [y - x for x, y in zip(a, b, strict=True)]
     agree = [abs(gap) <= rule.absolute + rule.relative * abs(x) for gap, x in zip(gaps, a, strict=True)]
-    return _result(ours, theirs, agree, size=max(map(abs, gaps)), signed=math.fsum(gaps) / len(gaps))
+    mean = sum(gaps) / len(gaps)
+    signed = mean if abs(mean) < _LARGEST_SUMMED else None
+    return _result(ours, theirs, agree, size=max(map(abs, gaps)), signed=signed)
 
 
 def _result(

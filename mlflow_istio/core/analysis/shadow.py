@@ -176,7 +176,7 @@ class ShadowTally:
             if not result.agrees
         ]
         slowdown = [
-            math.log(candidate.milliseconds / stable.milliseconds)
+            math.log(candidate.milliseconds) - math.log(stable.milliseconds)
             for stable, candidate in succeeded
             if stable.milliseconds > 0 and candidate.milliseconds > 0
         ]

@@ -69,6 +69,19 @@ def test_numbers_give_a_signed_difference_and_a_note():
     assert compare_answers([1.0], [math.inf], NUMBERS).signed is None
 
 
+@pytest.mark.parametrize(("stable", "candidate"), [(1e200, 1.0), (-1e308, 1e308)])
+def test_absurdly_large_numbers_are_compared_but_not_summed(stable, candidate):
+    tally = tally_of([(([stable],), ([candidate],))], NUMBERS)
+    assert tally.agreeing == 0
+    assert tally.differences.count == 0
+    assert tally.most_different[0].difference == abs(candidate - stable)
+
+
+def test_times_that_differ_beyond_a_double_are_still_compared():
+    tally = tally_of([((1, 200, 5e-324), (1, 200, 1e300))])
+    assert tally.log_slowdown.total == pytest.approx(math.log(1e300) - math.log(5e-324))
+
+
 def test_records_join_by_id_and_the_last_of_a_retry_counts():
     stable = [record(1, status=503), record(1), record(2), record(3)]
     candidate = [record(1, "x"), record(3), record(4), record(4)]
