@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincc, betaln, expit, logit, xlog1py, xlogy
+from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion, crossing
 from mlflow_istio.core.analysis.packing import read_fields
@@ -134,7 +134,8 @@ class ObjectiveTest:
         a, b = self._prior()
         hits, misses = self.counts._effective()
         with np.errstate(divide="ignore"):
-            share_above = np.log(betaincc(a + hits, b + misses, self.limit)) - np.log(betaincc(a, b, self.limit))
+            # The mass above p of Beta(a, b) is the mass below 1 - p of Beta(b, a).
+            share_above = np.log(betainc(b + misses, a + hits, 1 - self.limit)) - np.log(betainc(b, a, 1 - self.limit))
         return self.counts.log_e_value(self.limit, prior=(a, b)) + float(share_above)
 
     @property
