@@ -100,6 +100,7 @@ class Verbs:
             replicas=options.replicas,
             env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
+            from_folder=self.target.kind == "istio-local",
             settings={
                 role: alias
                 for role, alias, usual in (
