@@ -34,8 +34,8 @@ class _Group(click.Group):
         except click.UsageError as exc:
             from mlflow_istio.core.names import nearest
 
-            exc.message = f"no such command '{args[0]}': {nearest(args[0], self.list_commands(ctx))}"
-            raise
+            known = nearest(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"no such command '{args[0]}': {known}", ctx) from exc
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,12 +9,20 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mlflow_istio.core.names import check_header_name, check_release_id, nearest
+from mlflow_istio.core.names import (
+    check_alias,
+    check_gateway,
+    check_header_name,
+    check_host,
+    check_release_id,
+    check_scope,
+    check_url,
+    nearest,
+)
 from mlflow_istio.core.strategies import STRATEGIES, Wish
-from mlflow_istio.core.transitions import candidates_in
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
@@ -44,33 +52,29 @@ def _whole(value: Any) -> Any:
 
 
 def _names(value: Any) -> Any:
-    return candidates_in(value) if isinstance(value, (str, list, tuple)) else value
+    """Names as a comma-separated text or a list."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 def _checked(check: Any) -> Any:
-    """A check of ours as a validator; its message stands as it is."""
+    """A check of ours as a validator of a text; its message stands as it is."""
 
-    def validate(value: Any) -> Any:
-        if value is None:
-            return value
+    def validate(value: str) -> Any:
         try:
             return check(value)
         except MlflowIstioError as exc:
             raise ValueError(exc.message) from exc
 
-    return BeforeValidator(validate)
-
-
-def _weights(value: Any) -> Any:
-    value = _json(value)
-    return {name: _whole(weight) for name, weight in value.items()} if isinstance(value, dict) else value
+    return AfterValidator(validate)
 
 
 Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
-Weights = Annotated[dict[str, Weight], BeforeValidator(_weights)]
+Weights = Annotated[dict[str, Weight], BeforeValidator(_json)]
 JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Alias = Annotated[str, _checked(check_alias)]
 
 
 class _Options(BaseSettings):
@@ -80,12 +84,18 @@ class _Options(BaseSettings):
 
 
 class _Connection(_Options):
-    scope: str | None = Field(
+    scope: Annotated[str, _checked(check_scope)] | None = Field(
         default=None, description="name of this place in the registry (default: namespace or local-MESH)"
     )
     tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
     registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
-    gateway: str | None = Field(default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)")
+    gateway: Annotated[str, _checked(check_gateway)] | None = Field(
+        default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)"
+    )
+    gateway_url: Annotated[str, _checked(check_url)] | None = Field(
+        default=None,
+        description="where the gateway can be reached from here, if that can't be found out (cluster only)",
+    )
     reason: str = Field(default="", description="why, for the ledger")
 
 
@@ -137,9 +147,14 @@ class CreateOptions(_Wishes):
         default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
     )
     image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    host: Hosts = Field(
+        default=(),
+        description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
+        "always is one (cluster only)",
+    )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
-    champion_alias: str = Field(default="champion", description="alias that follows stable; empty: none")
-    challenger_alias: str = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
+    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
     ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
     wait: bool = Field(
         default=True, description="false: return before the model servers are ready; run it again to finish"
@@ -198,13 +213,16 @@ def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, clus
     if unknown:
         raise InvalidInput(f"unknown option '{unknown[0]}': {nearest(unknown[0], model.model_fields)}")
     if cluster == "istio-local":
-        useless = [name for name in given if "(cluster only)" in str(model.model_fields[name].description)]
+        cluster_only = [name for name, f in model.model_fields.items() if "(cluster only)" in str(f.description)]
+        useless = [name for name in cluster_only if name in given]
         if useless:
             raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
+        # An environment set up for a cluster must not reach the local mesh.
+        given |= {name: model.model_fields[name].default for name in cluster_only}
     try:
         return model(**given)
     except ValidationError as exc:
-        raise InvalidInput(_first_problem(model, exc)) from exc
+        raise InvalidInput(_first_problem(model, exc, given)) from exc
 
 
 def describe_options(model: type[_Options]) -> str:
@@ -216,20 +234,17 @@ def describe_options(model: type[_Options]) -> str:
     return "\n".join(lines)
 
 
-def _first_problem(model: type[_Options], exc: ValidationError) -> str:
+def _first_problem(model: type[_Options], exc: ValidationError, given: Mapping[str, Any]) -> str:
     error = exc.errors(include_url=False)[0]
-    option = str(error["loc"][0]) if error["loc"] else "options"
-    where = option + "".join(
-        f"[{part!r}]" for part in error["loc"][1:] if isinstance(part, str) and not part.startswith("function")
-    )
+    option, *parts = (str(part) for part in error["loc"])
+    source = "" if option in given else f" (from {model.model_config.get('env_prefix')}{option.upper()})"
+    where = option + "".join(f"[{part!r}]" for part in parts)
     said = error["input"]
     if error["type"] == "literal_error":
         choices = [
             choice.strip(" '")
             for choice in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
         ]
-        return f"unknown {option} {said!r}: {nearest(str(said), [choice for choice in choices if choice])}"
+        return f"unknown {option} {said!r}{source}: {nearest(str(said), [choice for choice in choices if choice])}"
     problem = error["msg"].removeprefix("Value error, ").replace("Input should ", "it must ", 1)
-    if option not in model.model_fields:
-        return f"option '{option}': {problem}"
-    return f"option '{where}' can't be {said!r}: {problem}"
+    return f"option '{where}' can't be {said!r}{source}: {problem}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import io
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -18,7 +16,7 @@ from rich.table import Table
 
 from mlflow_istio.core.probe import VERSION_HEADER
 from mlflow_istio.errors import ClusterError
-from mlflow_istio.tables import print_history
+from mlflow_istio.tables import a_console, print_history
 from mlflow_istio.verbs import Verbs
 from mlflow_istio.wiring import home, local_mesh
 
@@ -38,7 +36,7 @@ def run(*, keep: bool, count: int, console: Console | None = None) -> None:
     Raises:
         MlflowIstioError: A step failed; everything stays as it is, for a look.
     """
-    out = console or Console()
+    out = console or a_console()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or _own_registry()
     config = {"tracking_uri": tracking_uri}
     verbs = Verbs(TARGET, warn=lambda line: out.print(f"[yellow]warning: {line}"))
@@ -46,7 +44,7 @@ def run(*, keep: bool, count: int, console: Console | None = None) -> None:
     with _step(out, "training two classifiers on scikit-learn's wine data and registering them"):
         first, second = _train(tracking_uri)
     out.print(
-        f"  models:/{MODEL}/{first} (logistic regression), models:/{MODEL}/{second} (random forest)", highlight=False
+        f"  models:/{MODEL}/{first} (logistic regression), models:/{MODEL}/{second} (support vectors)", highlight=False
     )
 
     verbs.delete_endpoint("wine", {**config, "force": True})  # left over from a demo that was interrupted
@@ -89,52 +87,40 @@ def _finish(out: Console, verbs: Verbs, keep: bool, tracking_uri: str) -> None:
 def _own_registry() -> str:
     folder = home() / "demo-registry"
     folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)  # MLflow puts artifacts below the folder it runs in: not into the user's
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def _train(tracking_uri: str) -> tuple[int, int]:
     """Train and register both models; their version numbers."""
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # advice on logging models, which a demo need not repeat
         import mlflow
         import mlflow.sklearn
         from sklearn.datasets import load_wine
-        from sklearn.ensemble import RandomForestClassifier
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import SVC
 
         mlflow.set_tracking_uri(tracking_uri)
-        experiment = _experiment(mlflow, tracking_uri)
+        mlflow.set_experiment("mlflow-istio-demo")
         features, target = load_wine(return_X_y=True, as_frame=True)
         versions = []
         for model in (
             make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
-            RandomForestClassifier(n_estimators=20, random_state=0),
+            make_pipeline(StandardScaler(), SVC()),
         ):
-            with mlflow.start_run(experiment_id=experiment):
+            with mlflow.start_run():
                 info = mlflow.sklearn.log_model(
                     model.fit(features, target),
                     name="model",
                     registered_model_name=MODEL,
                     input_example=features.head(2),
+                    pip_requirements=["scikit-learn", "pandas"],
                 )
             versions.append(int(info.registered_model_version))
         return versions[0], versions[1]
-
-
-def _experiment(mlflow: Any, tracking_uri: str) -> str:
-    """The demo's experiment, with its artifacts beside its database instead of in the user's folder."""
-    found = mlflow.get_experiment_by_name("mlflow-istio-demo")
-    if found is not None:
-        return str(found.experiment_id)
-    prefix = "sqlite:///"
-    if tracking_uri.startswith(prefix):
-        place = Path(tracking_uri[len(prefix) :]).resolve().parent / "artifacts"
-        return str(mlflow.create_experiment("mlflow-istio-demo", artifact_location=place.as_uri()))
-    return str(mlflow.create_experiment("mlflow-istio-demo"))
 
 
 def _drive(out: Console, verbs: Verbs, count: int, asked: Mapping[str, int]) -> None:
@@ -173,7 +159,7 @@ def _drive(out: Console, verbs: Verbs, count: int, asked: Mapping[str, int]) -> 
     out.print(table)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _step(out: Console, text: str) -> Iterator[None]:
     """A spinner while it lasts, a line when it is done."""
     with out.status(f"{text} ..."):

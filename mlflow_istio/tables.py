@@ -10,10 +10,22 @@ from rich.table import Table
 
 View = dict[str, Any]
 
+_PIPE_WIDTH = 200
+"""Columns where nothing says how wide the output is: a line that is grepped must not be cut."""
+
+_NARROW = 110
+"""Columns below which a history leaves out who and which release."""
+
+
+def a_console() -> Console:
+    """The terminal, or a wide page where the output is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
 
 def print_status(views: Sequence[View], target: str, console: Console | None = None) -> None:
     """Endpoints with their split, release and health; says what to do where there is none."""
-    out = console or Console(soft_wrap=True)
+    out = console or a_console()
     if not views:
         out.print(
             f"no endpoints on {target}: create one with 'mlflow deployments create -t {target} ...'", highlight=False
@@ -66,20 +78,25 @@ def _print_endpoint(out: Console, view: View) -> None:
 
 def print_history(endpoint: str, changes: Sequence[View], console: Console | None = None) -> None:
     """One row per routing change, oldest first."""
-    out = console or Console(soft_wrap=True)
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for heading in ("#", "time (UTC)", "action", "traffic", "release", "who", "reason"):
-        table.add_column(heading, justify="right" if heading == "#" else "left", no_wrap=heading != "reason")
+    out = console or a_console()
+    columns = ["#", "time (UTC)", "action", "traffic", "release", "who", "reason"]
+    if out.width < _NARROW:
+        columns = [column for column in columns if column not in ("release", "who")]
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        fixed = column in ("#", "time (UTC)", "action")
+        table.add_column(column, justify="right" if column == "#" else "left", no_wrap=fixed, overflow="fold")
     for change in changes:
-        table.add_row(
-            str(change["sequence"]),
-            change["time"][:19].replace("T", " "),
-            change["action"],
-            traffic_text(change),
-            change["release"] or "",
-            change["who"],
-            change["reason"],
-        )
+        cells = {
+            "#": str(change["sequence"]),
+            "time (UTC)": change["time"][:19].replace("T", " "),
+            "action": change["action"],
+            "traffic": traffic_text(change),
+            "release": change["release"] or "",
+            "who": change["who"],
+            "reason": change["reason"],
+        }
+        table.add_row(*(cells[column] for column in columns))
     out.print(f"[bold]{endpoint}[/bold]: {len(changes)} routing changes", highlight=False)
     out.print(table)
 
@@ -95,7 +112,7 @@ def traffic_text(change: View) -> str:
 
 def print_mesh(status: Any, console: Console | None = None) -> None:
     """Processes of the local mesh, with ports and logs."""
-    out = console or Console(soft_wrap=True)
+    out = console or a_console()
     out.print(
         f"mesh [bold]{status.name}[/bold]: {'up' if status.running else 'down'}  ({status.directory})", highlight=False
     )

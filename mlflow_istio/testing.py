@@ -16,7 +16,7 @@ from mlflow_istio.core.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.matching import Request, answering_route
 from mlflow_istio.core.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.objects import Object, annotations_of, labels_of, name_of, ready_replicas
-from mlflow_istio.core.probe import VERSION_HEADER, Probe
+from mlflow_istio.core.probe import VERSION_HEADER, Probe, header_text
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import Standing
 from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted, RegistryError, StateConflict
@@ -152,7 +152,8 @@ class InMemoryCluster:
         deployment = self.get("Deployment", subset)
         if subset not in known or deployment is None or not ready_replicas(deployment):
             return False
-        return probe.proved_by(200, {VERSION_HEADER: annotations_of(deployment).get(VERSION_ANNOTATION, "")}, "")
+        version = header_text(annotations_of(deployment).get(VERSION_ANNOTATION, ""))
+        return probe.proved_by(200, {VERSION_HEADER: version}, "")
 
 
 class InMemoryRegistry:
@@ -244,6 +245,8 @@ class InMemoryRegistry:
                 self.owners[key] = standing.owner
             elif self.owners.get(key) == standing.owner:
                 self.aliases.pop(key, None)
+                if key[0] not in standing.models:
+                    del self.owners[key]
 
     def _up(self) -> None:
         if self.down:

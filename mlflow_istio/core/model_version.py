@@ -35,12 +35,14 @@ class ModelVersion:
         version: Version number.
         alias: The alias it was asked for by, if it was; kept for the record only.
         flavors: Names of the model's flavors; empty when not read.
+        folder: Folder of its files where they lie on this machine; empty otherwise.
     """
 
     model: str
     version: int
     alias: str | None = None
     flavors: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def label(self) -> str:
@@ -91,6 +93,6 @@ def parse_label(label: str) -> ModelVersion:
         InvalidInput: It is not of that form.
     """
     model, _, version = label.rpartition("/")
-    if not model or not version.isdigit():
+    if not model or not re.fullmatch(r"[0-9]+", version):
         raise InvalidInput(f"model version {label!r} is not of the form MODEL/VERSION")
     return ModelVersion(model=model, version=int(version))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from mlflow_istio.errors import InvalidInput
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_SCOPE = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_HOST_OR_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_HOST = re.compile(r"(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*")
 
 MAX_NAME = 52
@@ -17,14 +22,14 @@ MAX_NAME = 52
 
 
 def check_name(name: str, what: str) -> str:
-    """Return the name if it is a DNS label of at most 52 characters.
+    """Return the name if a deployment, a subset and an annotation can have it: a DNS label of at most 52 characters.
 
     Args:
         name: The name to check.
-        what: What it names, for the message ("endpoint", "deployment").
+        what: What it names, for the message ("deployment", "mesh").
 
     Raises:
-        InvalidInput: It is not; the message suggests one that is.
+        InvalidInput: It can't; the message suggests one that can.
     """
     if len(name) <= MAX_NAME and _DNS_LABEL.fullmatch(name):
         return name
@@ -34,10 +39,64 @@ def check_name(name: str, what: str) -> str:
     )
 
 
+def check_endpoint_name(name: str) -> str:
+    """Return the name if a Service can have it too: Kubernetes wants a letter first there (RFC 1035).
+
+    Raises:
+        InvalidInput: It can't; the message suggests one that can.
+    """
+    if check_name(name, "endpoint")[0].isdigit():
+        raise InvalidInput(
+            f"endpoint name {name!r} starts with a digit, which the name of a Service can't: use one such as {service_name(name)!r}"
+        )
+    return name
+
+
 def dns_name(text: str) -> str:
-    """The nearest DNS label to a free text, such as a registered model's name."""
+    """The nearest DNS label to a free text."""
     label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:MAX_NAME].strip("-")
     return label or "model"
+
+
+def service_name(text: str) -> str:
+    """The nearest name of an endpoint to a free text, such as a registered model's name."""
+    label = dns_name(text)
+    return dns_name(f"m-{label}") if label[0].isdigit() else label
+
+
+def check_namespace(name: str) -> str:
+    """Return the name if a Kubernetes namespace can have it: a DNS label of at most 63 characters.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if len(name) <= 63 and _DNS_LABEL.fullmatch(name):
+        return name
+    raise InvalidInput(f"namespace {name!r} is not a DNS label: use at most 63 lower-case letters, digits and '-'")
+
+
+def check_scope(scope: str) -> str:
+    """Return the scope if it can stand in tag keys, an experiment's name and a search: no '.', '/', quotes or blanks.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if _SCOPE.fullmatch(scope):
+        return scope
+    raise InvalidInput(f"scope {scope!r} is not valid: use 1 to 63 letters, digits, '-' and '_'")
+
+
+def check_alias(alias: str) -> str:
+    """Return the registered-model alias if MLflow takes it; empty means: none.
+
+    Raises:
+        InvalidInput: MLflow does not, or reserves it (``latest``, ``v<digits>``).
+    """
+    if alias and not _ALIAS.fullmatch(alias):
+        raise InvalidInput(f"alias {alias!r} is not valid: use letters, digits, '-' and '_', or nothing for no alias")
+    if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias, re.IGNORECASE):
+        raise InvalidInput(f"alias {alias!r} is reserved by MLflow (as 'latest' and 'v<number>' are): use another")
+    return alias
 
 
 def check_release_id(release_id: str) -> str:
@@ -52,7 +111,7 @@ def check_release_id(release_id: str) -> str:
 
 
 def check_header_name(name: str, what: str = "header") -> str:
-    """Return the header or cookie name in the form Istio matches (headers: lower case).
+    """Return the name of a header or cookie if it is an HTTP token.
 
     Raises:
         InvalidInput: It is no HTTP token.
@@ -60,6 +119,40 @@ def check_header_name(name: str, what: str = "header") -> str:
     if _HEADER.fullmatch(name):
         return name
     raise InvalidInput(f"{what} name {name!r} is not valid: use letters, digits and '-', without spaces or ':'")
+
+
+def check_host(host: str) -> str:
+    """Return the host name if a VirtualService can have it: a full DNS name, whose first label may be ``*``.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if len(host) <= 253 and _HOST.fullmatch(host):
+        return host
+    raise InvalidInput(f"host {host!r} is not valid: use a full name without port, such as churn.example.com")
+
+
+def check_gateway(gateway: str) -> str:
+    """Return the gateway if it is written as NAMESPACE/NAME, or NAME alone for one in the target's namespace.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if gateway != "mesh" and all(_HOST_OR_LABEL.fullmatch(part) for part in gateway.split("/", 1)):
+        return gateway
+    raise InvalidInput(f"gateway {gateway!r} is not valid: use NAMESPACE/NAME, such as istio-system/gateway")
+
+
+def check_url(url: str) -> str:
+    """Return the address if it is one of an HTTP server, without a path.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and not parts.query:
+        return url
+    raise InvalidInput(f"address {url!r} is not valid: use http://HOST or http://HOST:PORT")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

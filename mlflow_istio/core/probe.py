@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 PROBE_HEADER = "x-mlflow-istio-probe"
 PIN_HEADER = "x-mlflow-deployment"
 VERSION_HEADER = "x-mlflow-model-version"
 DEPLOYMENT_HEADER = "x-mlflow-deployment"
+
+_HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +48,14 @@ class Probe:
         return all(seen.get(name) == value for name, value in self.expected_headers.items())
 
 
+def header_text(text: str) -> str:
+    """A text as a header carries it: characters that it can't, and the percent sign, are percent-encoded.
+
+    The model server writes its version this way (``mlflow_istio.serving``), so that a model may have any name.
+    """
+    return quote(text, safe=_HEADER_SAFE)
+
+
 def change_probe(endpoint: str, change_id: str) -> Probe:
     """The probe that a routing change has reached a proxy."""
     return Probe(
@@ -62,6 +73,6 @@ def pin_probe(endpoint: str, deployment: str, model_version: str) -> Probe:
         endpoint=endpoint,
         path="/ping",
         headers={PIN_HEADER: deployment},
-        expected_headers={VERSION_HEADER: model_version},
+        expected_headers={VERSION_HEADER: header_text(model_version)},
         purpose=f"pinned route to deployment '{deployment}'",
     )

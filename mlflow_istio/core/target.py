@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from mlflow_istio.core.names import check_name, nearest
+from mlflow_istio.core.names import check_name, check_namespace, nearest
 from mlflow_istio.errors import InvalidInput
 
 _FORMS = "istio, istio:/NAMESPACE, istio://CONTEXT/NAMESPACE, istio-local or istio-local:/MESH"
@@ -41,8 +41,8 @@ def parse_target(uri: str) -> Target:
     if found is None or (kind == "istio-local" and found["context"]):
         raise InvalidInput(f"target {uri!r} can't be read: use {_FORMS}")
     place = found["place"]
-    if place is not None:
-        check_name(place, "mesh" if kind == "istio-local" else "namespace")
     if kind == "istio-local":
-        return Target(kind=kind, place=place or "default")
+        return Target(kind=kind, place=check_name(place or "default", "mesh"))
+    if place is not None:
+        check_namespace(place)
     return Target(kind=kind, context=unquote(found["context"]) if found["context"] else None, place=place)

@@ -1,0 +1,63 @@
+# make demo   sets up and runs the main job
+# make test   sets up and passes all tests
+# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update lock clean
+
+setup: $(READY)
+
+$(READY): requirements/all.txt setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/all.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/mlflow-istio demo
+
+test: setup
+	$(BIN)/python tests/system_packages.py
+	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory control-plane
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup
+	$(PYTEST) -m "not e2e and not control_plane"
+
+e2e: setup
+	$(PYTEST) -m "e2e and not control_plane"
+
+control-plane: setup
+	$(BIN)/python -m tests.testbed run -- $(BIN)/python -m pytest -m control_plane
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+bench-decisions: setup
+	$(BIN)/python -m benchmarks.decisions
+
+golden-update: setup
+	$(PYTEST) -m "not e2e and not control_plane" --golden-update
+
+lock: setup
+	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/all.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

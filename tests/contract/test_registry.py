@@ -1,0 +1,237 @@
+"""One contract for the Registry port: the in-memory one, and MLflow's own SQLite store."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from mlflow_istio.core.endpoint import Release
+from mlflow_istio.core.model_version import ModelReference
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.core.standing import Served, Standing
+from mlflow_istio.core.traffic import Destination, Share, Traffic
+from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+from mlflow_istio.ports import Registry
+from mlflow_istio.testing import InMemoryRegistry
+from tests.models import register
+
+TIME = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=timezone.utc)
+
+
+@pytest.fixture(params=["in-memory", "mlflow"])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    if request.param == "in-memory":
+        return InMemoryRegistry({"churn": [1, 2]})
+    uri = request.getfixturevalue("tracking_uri")
+    artifacts = request.getfixturevalue("tmp_path") / "artifacts"
+    for answer in (1.0, 2.0):
+        register(uri, "churn", answer, artifacts)
+    from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+
+    return MlflowRegistry(uri, uri)
+
+
+def a_traffic(**weights: int) -> Traffic:
+    return Traffic(
+        split=tuple(Share(destination=Destination(host="churn", subset=n), weight=w) for n, w in weights.items()),
+        pins=tuple(sorted(weights)),
+    )
+
+
+def a_change(sequence: int, **changes: object) -> RoutingChange:
+    values: dict[str, object] = {
+        "id": f"id{sequence}",
+        "sequence": sequence,
+        "time": TIME,
+        "endpoint": "churn",
+        "action": "shift",
+        "before": a_traffic(v1=100),
+        "after": a_traffic(v1=90, v2=10),
+        "versions": {"v1": "churn/1", "v2": "churn/2"},
+    }
+    return RoutingChange(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def standing(served: dict[str, tuple[int, str]], **changes: object) -> Standing:
+    values: dict[str, object] = {
+        "scope": "test",
+        "endpoint": "churn",
+        "served": tuple(Served(version=v, weight=w, role=r) for v, (w, r) in served.items()),
+        "aliases": {("churn", "champion"): 1},
+    }
+    return Standing(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_version_is_resolved_with_its_flavors(registry: Registry) -> None:
+    found = registry.resolve(ModelReference(model="churn", version=2))
+    assert found.label == "churn/2"
+    assert "python_function" in found.flavors
+
+
+def test_latest_is_turned_into_a_number_at_once(registry: Registry) -> None:
+    found = registry.resolve(ModelReference(model="churn", alias="latest"))
+    assert (found.version, found.alias) == (2, "latest")
+
+
+def test_an_alias_is_turned_into_a_number_at_once(registry: Registry) -> None:
+    registry.publish(standing({"churn/1": (100, "stable")}))
+    found = registry.resolve(ModelReference(model="churn", alias="champion"))
+    assert (found.version, found.alias) == (1, "champion")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        ModelReference(model="churn", version=9),
+        ModelReference(model="nothing", version=1),
+        ModelReference(model="churn", alias="nobody"),
+    ],
+)
+def test_what_does_not_exist_is_not_found_by_name(registry: Registry, reference: ModelReference) -> None:
+    with pytest.raises(NotFound, match=reference.model):
+        registry.resolve(reference)
+
+
+def test_a_change_is_read_back_as_it_was_written(registry: Registry) -> None:
+    run = registry.open_run("test", "churn", None)
+    change = a_change(1, run=run, reason="because", who="me", evidence={"p": 0.01}, resource_version="7")
+    registry.record("test", change, {"after": {"kind": "VirtualService"}})
+    assert list(registry.history("test", "churn")) == [change]
+
+
+def test_recording_a_change_again_changes_nothing(registry: Registry) -> None:
+    run = registry.open_run("test", "churn", None)
+    for _ in range(2):
+        registry.record("test", a_change(1, run=run), {})
+    assert len(registry.history("test", "churn")) == 1
+
+
+def test_a_history_is_in_the_order_of_the_changes_whichever_run_holds_them(registry: Registry) -> None:
+    release = Release(id="r1", strategy="canary", candidates=("v2",), opened=TIME)
+    own, standing_run = registry.open_run("test", "churn", release), registry.open_run("test", "churn", None)
+    for sequence, run in ((3, own), (1, standing_run), (2, own)):
+        registry.record("test", a_change(sequence, run=run), {})
+    assert [change.sequence for change in registry.history("test", "churn")] == [1, 2, 3]
+
+
+def test_another_scope_has_another_history(registry: Registry) -> None:
+    registry.record("test", a_change(1, run=registry.open_run("test", "churn", None)), {})
+    assert not registry.history("production", "churn")
+
+
+def test_a_releases_run_is_opened_once(registry: Registry) -> None:
+    release = Release(id="r1", strategy="canary", candidates=("v2",), opened=TIME)
+    assert registry.open_run("test", "churn", release) == registry.open_run("test", "churn", release)
+    assert registry.open_run("test", "churn", release) != registry.open_run("test", "churn", None)
+
+
+def test_ending_a_run_twice_is_fine(registry: Registry) -> None:
+    run = registry.open_run("test", "churn", Release(id="r1", strategy="canary", candidates=("v2",), opened=TIME))
+    registry.close_run(run, "promoted")
+    registry.close_run(run, "promoted")
+
+
+def test_an_alias_of_another_endpoint_is_refused(registry: Registry) -> None:
+    registry.publish(standing({"churn/1": (100, "stable")}))
+    registry.check_aliases("churn", ["champion", "challenger"], "test/churn")
+    with pytest.raises(StateConflict, match="test/churn"):
+        registry.check_aliases("churn", ["champion"], "production/churn")
+
+
+def test_an_alias_is_free_again_when_its_endpoint_is_gone(registry: Registry) -> None:
+    registry.publish(standing({"churn/1": (100, "stable")}))
+    registry.publish(standing({}, removed=("churn/1",), aliases={("churn", "champion"): None}))
+    with pytest.raises(NotFound):
+        registry.resolve(ModelReference(model="churn", alias="champion"))
+
+
+class TestOnMlflow:
+    """What only MLflow's own client can show."""
+
+    @pytest.fixture
+    def uri(self, tracking_uri: str, tmp_path: Path) -> str:
+        register(tracking_uri, "churn", 1.0, tmp_path / "artifacts")
+        return tracking_uri
+
+    @pytest.fixture
+    def on_mlflow(self, uri: str) -> Registry:
+        from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+
+        return MlflowRegistry(uri, uri)
+
+    def test_tags_say_where_a_version_serves_and_go_when_it_does_not(self, on_mlflow: Registry, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri, uri)
+        on_mlflow.publish(standing({"churn/1": (90, "stable")}))
+        assert client.get_model_version("churn", "1").tags == {
+            "istio.test.churn.weight": "90",
+            "istio.test.churn.role": "stable",
+        }
+        on_mlflow.publish(standing({}, removed=("churn/1",), aliases={("churn", "champion"): None}))
+        assert client.get_model_version("churn", "1").tags == {}
+        assert client.get_registered_model("churn").tags == {}
+
+    def test_tags_of_others_stay(self, on_mlflow: Registry, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri, uri)
+        client.set_model_version_tag("churn", "1", "mine", "x")
+        client.set_model_version_tag("churn", "1", "istio.other.churn.weight", "5")
+        on_mlflow.publish(standing({}, removed=("churn/1",), aliases={}))
+        assert client.get_model_version("churn", "1").tags == {"mine": "x", "istio.other.churn.weight": "5"}
+
+    def test_each_deployments_weight_is_a_metric_over_the_sequence(self, on_mlflow: Registry, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        run = on_mlflow.open_run("test", "churn", None)
+        on_mlflow.record("test", a_change(1, run=run, after=a_traffic(v1=90, v2=10)), {})
+        on_mlflow.record("test", a_change(2, run=run, after=a_traffic(v1=50, v2=50)), {})
+        points = MlflowClient(uri, uri).get_metric_history(run, "weight/v2")
+        assert [(point.step, point.value) for point in points] == [(1, 10.0), (2, 50.0)]
+
+    def test_a_second_try_after_a_lost_reply_adds_no_point(self, on_mlflow: Registry, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri, uri)
+        run = on_mlflow.open_run("test", "churn", None)
+        change = a_change(1, run=run)
+        on_mlflow.record("test", change, {})
+        client.delete_tag(run, change.tag_key)  # as if the process had died before the tag was there
+        on_mlflow.record("test", change, {})
+        assert len(client.get_metric_history(run, "weight/v2")) == 1
+
+    def test_the_objects_before_and_after_are_artifacts(self, on_mlflow: Registry, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        run = on_mlflow.open_run("test", "churn", None)
+        change = a_change(1, run=run)
+        on_mlflow.record("test", change, {"before": {"kind": "A"}, "after": {"kind": "B"}})
+        files = MlflowClient(uri, uri).list_artifacts(run, f"changes/000001-{change.id}")
+        assert sorted(file.path.rpartition("/")[2] for file in files) == ["after.json", "before.json"]
+
+    def test_files_on_this_machine_are_found_as_a_folder(self, on_mlflow: Registry) -> None:
+        found = on_mlflow.resolve(ModelReference(model="churn", version=1))
+        assert (Path(found.folder) / "MLmodel").is_file()
+
+    def test_a_version_whose_files_are_gone_is_refused(self, on_mlflow: Registry, uri: str, tmp_path: Path) -> None:
+        shutil.rmtree(tmp_path / "artifacts")
+        with pytest.raises(NotFound, match=r"files of models:/churn/1 are gone"):
+            on_mlflow.resolve(ModelReference(model="churn", version=1))
+
+    def test_a_version_that_lost_its_model_file_is_refused(self, on_mlflow: Registry, uri: str, tmp_path: Path) -> None:
+        for file in (tmp_path / "artifacts").rglob("model.*"):
+            file.unlink()
+        with pytest.raises(NotFound, match=r"models:/churn/1 are incomplete.*model\.skops"):
+            on_mlflow.resolve(ModelReference(model="churn", version=1))
+
+    def test_a_dead_server_is_one_line_and_no_long_wait(self) -> None:
+        from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+
+        dead = MlflowRegistry("http://127.0.0.1:9", "http://127.0.0.1:9")
+        with pytest.raises(RegistryError, match="127.0.0.1") as caught:
+            dead.history("test", "churn")
+        assert "\n" not in caught.value.message
