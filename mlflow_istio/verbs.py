@@ -98,6 +98,7 @@ class Verbs:
             replicas=options.replicas,
             env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
+            pod=options.pod() if self.target.kind == "istio" else None,
             settings={
                 role: alias
                 for role, alias, usual in (

@@ -24,6 +24,7 @@ from mlflow_istio.core.objects import (
     annotations_of,
     labels_of,
 )
+from mlflow_istio.core.pods import PodSettings, environment, pod_values
 from mlflow_istio.errors import InvalidInput
 
 TEMPLATES: Mapping[str, str] = {
@@ -56,6 +57,7 @@ class DeploymentValues:
         port: Port the model server listens on.
         env: Environment beside what the model server needs.
         env_manager: How the model's Python environment is made, in MLflow's words.
+        pod: What pods on a cluster have beside; None on the local mesh.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DeploymentValues:
     port: int = 8080
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    pod: PodSettings | None = None
 
 
 def deployment_manifest(template: str, values: DeploymentValues) -> Object:
@@ -79,12 +82,12 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
     server = {
-        "MLFLOW_ISTIO_MODEL_URI": values.model.uri,
         "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
         "MLFLOW_ISTIO_DEPLOYMENT": values.name,
         "MLFLOW_ISTIO_PORT": str(values.port),
         "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
     }
+    env, download_env = environment(values.env, server, values.pod, values.model.uri)
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
         "Deployment",
@@ -101,7 +104,9 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
             "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
             "annotations": annotations,
-            "env": [{"name": name, "value": value} for name, value in {**values.env, **server}.items()],
+            "env": env,
+            "download_env": download_env,
+            "pod": pod_values(values.pod),
         },
     )
     pod = obj["spec"].get("template") or {}
