@@ -41,8 +41,11 @@ DEV = [
     "pytest-randomly",
     "pytest-timeout",
     "ruff",
+    "setuptools>=77",
     "types-PyYAML",
     "types-requests",
+    "uv",
+    "wheel",
 ]
 
 setup(

@@ -98,7 +98,7 @@ class Verbs:
             reason=options.reason,
             image=options.image,
             replicas=options.replicas,
-            env={**only(options.env), **place.server_environment()},
+            env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
             settings={
                 role: alias

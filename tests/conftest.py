@@ -1,3 +1,5 @@
+"""What holds for all tests."""
+
 from __future__ import annotations
 
 import shutil
@@ -6,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.testbed.guard import pytest_runtest_setup
+
+__all__ = ["pytest_runtest_setup"]
 
 
 @pytest.fixture(scope="session")

@@ -256,9 +256,10 @@ def _check_before(desk: Desk, request: DeployRequest, name: str, model: ModelVer
     if found is not None:
         serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
         if labels_of(found).get(ENDPOINT_LABEL) != name or serves != model.label:
+            moved = f"alias '{model.alias}' means {model.label} now, but " if model.alias else ""
             raise StateConflict(
-                f"deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind endpoint "
-                f"'{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
+                f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
+                f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
             )
     for kind in ("Service", "DestinationRule"):
         other = desk.cluster.get(kind, name)

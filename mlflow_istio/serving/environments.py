@@ -23,7 +23,7 @@ from typing import NoReturn
 import prometheus_client
 from mlflow.artifacts import download_artifacts
 from mlflow.environment_variables import MLFLOW_ENV_ROOT
-from mlflow.exceptions import ExecutionException, MlflowException
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import FLAVOR_NAME
 from mlflow.pyfunc.backend import PyFuncBackend
@@ -33,7 +33,7 @@ from mlflow_istio import errors
 from mlflow_istio.errors import NotReady
 from mlflow_istio.serving.settings import PREFIX, ServingSettings
 
-_TOOLS = {"virtualenv": "pyenv", "conda": "conda", "uv": "uv"}
+_TOOLS = {"virtualenv": "pyenv", "uv": "uv"}
 _READY = ".mlflow-istio-ready"
 _LAUNCHER = """\
 import sys
@@ -86,10 +86,9 @@ def replace_process(settings: ServingSettings) -> NoReturn:
 
 def _prepared(env_manager: str, flavor: Mapping[str, object], model_path: Path, root: Path) -> list[str]:
     """Shell commands that activate the environment, which is made first if it is not there."""
-    tool = _TOOLS[env_manager]
-    if env_manager != "conda" and shutil.which(tool) is None:  # conda may be elsewhere, and MLflow knows where
-        raise NotReady(f"{PREFIX}ENV_MANAGER={env_manager} needs {tool}, which is not on the PATH: install it")
-    if env_manager == "conda" and "env" not in flavor:
+    if env_manager != "conda":  # which may be elsewhere, and MLflow knows where
+        _find_tool(env_manager)
+    elif "env" not in flavor:
         raise NotReady(f"the model in {model_path} has no environment recorded: set {PREFIX}ENV_MANAGER=local")
     present = set(root.iterdir())
     os.environ[MLFLOW_ENV_ROOT.name] = str(root)
@@ -105,14 +104,23 @@ def _prepared(env_manager: str, flavor: Mapping[str, object], model_path: Path, 
     return activation
 
 
+def _find_tool(env_manager: str) -> None:
+    """Let MLflow find the manager's tool, which it looks for on the PATH; pip installs uv beside this interpreter."""
+    tool, beside = _TOOLS[env_manager], str(Path(sys.executable).parent)
+    if shutil.which(tool) is not None:
+        return
+    if shutil.which(tool, path=beside) is None:
+        raise NotReady(f"{PREFIX}ENV_MANAGER={env_manager} needs {tool}, which is not on the PATH: install it")
+    os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), beside]))
+
+
 def _prepare(env_manager: str, flavor: Mapping[str, object], model_path: Path) -> list[str]:
     backend = PyFuncBackend(dict(flavor), env_manager=env_manager)
     try:
         environment = backend.prepare_env(str(model_path))
-    except (ShellCommandException, MlflowException, ExecutionException) as error:
+    except (ShellCommandException, MlflowException) as error:
         raise NotReady(
-            f"the {env_manager} environment of the model in {model_path} can't be made; the lines above say why",
-            detail=str(error),
+            f"the {env_manager} environment of the model in {model_path} can't be made: {' '.join(str(error).split())}"
         ) from error
     return [str(command) for command in environment.get_activate_command()]
 

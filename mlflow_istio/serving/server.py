@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from mlflow_istio.errors import InvalidInput, NotReady
 from mlflow_istio.serving.app import ServingApp, identity_headers
+from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.metrics import ServerMetrics
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
@@ -27,7 +28,6 @@ KEEP_ALIVE_SECONDS = 3700
 """How long an idle connection stays open. Envoy drops its own after an hour; a server that is quicker closes some of
 them just when the next request is on its way, and that request fails."""
 
-_BACKLOG = 2048  # uvicorn's own
 _logger = logging.getLogger("uvicorn.error")  # the logger that uvicorn's configuration sends to standard error
 
 
@@ -41,7 +41,7 @@ def run_server(settings: ServingSettings) -> None:
         InvalidInput: The record folder can't be used.
         NotReady: The address is taken, or the model can't be loaded; a model's traceback is in ``detail``.
     """
-    listener = _bind(settings.host, settings.port)
+    listener = bind(settings.host, settings.port)
     record_log = _open_record_log(settings)
     scoring = _load_scoring_app(settings.model_uri)
     metrics = ServerMetrics(
@@ -67,24 +67,6 @@ def run_server(settings: ServingSettings) -> None:
         recorder.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Take the address before the model is loaded: a taken port shows at once, and nobody is answered too early."""
-    # Without the explicit protocol asyncio does not set TCP_NODELAY on the connections: 40 ms more per answer.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise _cannot_listen(host, port, error) from error
-    return listener
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> NotReady:
-    return NotReady(f"can't listen on {host} port {port}: {error.strerror}; set {PREFIX}HOST and {PREFIX}PORT")
-
-
 def _open_record_log(settings: ServingSettings) -> RecordLog | None:
     if settings.record is None:
         return None
@@ -102,16 +84,16 @@ def _open_record_log(settings: ServingSettings) -> RecordLog | None:
 
 def _load_scoring_app(model_uri: str) -> ASGIApp:
     try:
-        model = scoring_server.load_model_with_mlflow_config(model_uri)
+        app: ASGIApp = scoring_server.init(scoring_server.load_model_with_mlflow_config(model_uri))
     except (MlflowException, FileNotFoundError) as error:
         raise NotReady(f"model {model_uri!r} can't be loaded: {_one_line(error)}") from error
     except Exception as error:
-        # Loading runs the model's own code, so anything can come out of it.
+        # Loading runs the model's own code and, in its environment, an MLflow that may not fit the packages beside
+        # it (3.1 with Starlette 1): anything can come out.
         raise NotReady(
             f"model {model_uri!r} can't be loaded: {type(error).__name__}: {_one_line(error)}",
             detail=traceback.format_exc(),
         ) from error
-    app: ASGIApp = scoring_server.init(model)
     return app
 
 
@@ -137,10 +119,7 @@ def _serve(app: ASGIApp, listener: socket.socket, settings: ServingSettings) -> 
     # second signal only repeats the request to stop, so the process ends by itself, with exit code 0.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    try:
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise _cannot_listen(settings.host, settings.port, error) from error
+    listen(listener)
     _logger.info(
         "Serving %s/%s as deployment %s on %s port %d",
         settings.model_name,

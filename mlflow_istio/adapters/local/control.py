@@ -52,8 +52,9 @@ class Control:
         """Start what does not run, and finish what another process began. The lock must be held."""
         if not self.supervisor.is_alive():
             self.start()
-        elif self._state.unfinished.exists():
-            self._state.clear_staging()
+            return
+        self._state.clear_staging()
+        if self._state.unfinished.exists():
             self.carry_out()
 
     def start(self, *, new_ports: bool = False) -> None:
@@ -167,8 +168,8 @@ class Control:
                 batch = self._state.batch()
                 for name in names:
                     self._remove_replica(batch, name)
-                batch.carry_out()
                 self.supervisor.forget(names)
+                batch.carry_out()
                 if not any(replica.phase == DRAINING for replica in self._state.all_replicas()):
                     self._state.draining.unlink(missing_ok=True)
 
@@ -194,8 +195,10 @@ class Control:
         return "\n".join(read_tail(self._state.log_file(ENVOY), _LOG_LINES))
 
     def _remove_replica(self, batch: Batch, name: str) -> None:
-        for path in self._files.replica_files(name):
-            batch.remove(path)
+        document, config = self._files.replica_files(name)
+        # The document last: as long as it stands, the next command knows what is left to do.
+        batch.remove(config)
+        batch.remove(document)
 
     def _blueprint(self, change: Change | None) -> Blueprint:
         objects: dict[str, dict[str, Object]] = {kind: self._state.all_objects(kind) for kind in API_VERSIONS}

@@ -108,7 +108,8 @@ def delicate_parts(virtual_service: Mapping[str, Any]) -> frozenset[str]:
 
 def for_validation(routes: Config) -> Config:
     """A bootstrap that holds the routes and nothing else, for Envoy's validation mode."""
-    manager = {**_connection_manager("check"), "route_config": routes}
+    inline = {key: value for key, value in routes.items() if key != "@type"}
+    manager = {**_connection_manager("check"), "route_config": inline}
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     return {
         "layered_runtime": {

@@ -1,0 +1,98 @@
+"""Every command and example that the documentation shows is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9][0-9]_*.py"))
+ELSEWHERE = {
+    "make demo    # sets up": "test_make_demo_runs_the_main_job",
+    "make test    # sets up": ".ci/run",
+    "pip install 'mlflow-istio[local]'": "tests/e2e/test_wheel.py",
+}
+"""README lines that are not run by the script made of its blocks, and what runs them instead."""
+
+pytestmark = pytest.mark.e2e
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's folder in which the example has registered its versions."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    run([sys.executable, "examples/01_register.py"], folder)
+    yield folder
+    run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
+
+
+def run(command: list[str], folder: Path, *, cwd: Path | None = None) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_ISTIO_HOME": str(folder / "home"),
+        "COLUMNS": "150",
+    }
+    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_ISTIO_TARGET"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        command, cwd=cwd or folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_the_readmes_commands_run_in_the_order_they_stand(workshop: Path) -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    shown = [line for line in lines if not any(line.startswith(start) for start in ELSEWHERE)]
+    assert len(lines) - len(shown) == len(ELSEWHERE)
+    commands = [
+        line for line in shown if not line.startswith(("export MLFLOW_TRACKING_URI", "python examples/01_register"))
+    ]
+    said = run(["bash", "-ec", "\n".join(commands)], workshop)
+    assert "candidate" in said
+    assert re.search(r"rollback\s+churn-v1 100%.*second thoughts", said)
+    assert said.count('"predictions"') == 3
+
+
+def test_the_readmes_python_runs(workshop: Path) -> None:
+    (source,) = blocks("python")
+    said = run([sys.executable, "-c", source], workshop)
+    assert "{'churn-v2': 100}" in said
+    assert "rollback {'churn-v1': 100}" in said
+
+
+@pytest.mark.parametrize("example", [name for name in EXAMPLES if not name.startswith("01_")])
+def test_an_example_runs(workshop: Path, example: str) -> None:
+    assert run([sys.executable, f"examples/{example}"], workshop)
+
+
+def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
+    """``make demo`` in a set-up clone; the setting up itself is what CI's fresh clone does."""
+    venv = Path(sys.prefix)
+    environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "MAKEFLAGS")}
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-o", f"{venv}/.ready", f"VENV={venv}", "demo"],
+        cwd=ROOT,
+        env={**environment, "MLFLOW_ISTIO_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert re.search(r"wine-quality/2 +10% +[0-9.]+%", done.stdout)
+    assert re.search(r"6 .* rollback +wine-v1 100%", done.stdout)
+    assert "taking the mesh down" in done.stdout
