@@ -52,7 +52,8 @@ MLFLOW_CASES = [
     ([*CREATE, "-C", "templates=nowhere"], r"templates folder 'nowhere' does not exist"),
     ([*UPDATE, "-C", "action=promote"], r"'m' has no open release, so there is no candidate"),
     ([*UPDATE, "-C", "action=promot"], r"unknown action 'promot': did you mean 'promote'\?"),
-    ([*UPDATE, "-C", "weight=10"], r"'m' has 2 deployments that could be the candidate: name one"),
+    ([*UPDATE, "-C", "weight=10"], r"'m' has no open release, so there is no candidate: start one with"),
+    ([*UPDATE, "-C", "strategy=canary"], r"'m' has 2 deployments that could be the candidate: name one"),
     ([*UPDATE, "-C", "strategy=canary", "-C", "candidate=m-v9"], r"'m' has no deployment 'm-v9': deploy it first"),
     ([*UPDATE, "-C", "strategy=canary", "-C", "candidate=m-v1"], r"'m-v1' is stable already"),
     (
