@@ -214,7 +214,7 @@ def update(
         endpoint = existing_endpoint(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
         if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):
             raise StateConflict(
-                f"deployment '{name}' has traffic or is stable: move its traffic away or promote another before scaling to 0"
+                f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
             )
 
     def change(obj: Object | None) -> Object:
