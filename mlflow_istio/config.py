@@ -94,7 +94,6 @@ class _Connection(_Options):
     )
     tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
     registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
-<<<<<<< HEAD
     gateway: Annotated[str, _checked(check_gateway)] | None = Field(
         default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)"
     )
@@ -102,11 +101,7 @@ class _Connection(_Options):
         default=None,
         description="where the gateway can be reached from here, if that can't be found out (cluster only)",
     )
-    reason: str = Field(default="", description="why, for the ledger")
-=======
-    gateway: str | None = Field(default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)")
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
 
 
 class _Wishes(_Connection):

@@ -74,11 +74,7 @@ class ClosedRelease:
         candidates: Its candidates.
         run: Id of its MLflow run, or None.
         previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
-<<<<<<< HEAD
-        change: Id of the change that ended it.
-=======
         sequence: Number of the routing change that ended it: whether anything happened since.
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
     """
 
     id: str
@@ -87,11 +83,7 @@ class ClosedRelease:
     candidates: tuple[str, ...] = ()
     run: str | None = None
     previous: Destination | None = None
-<<<<<<< HEAD
-    change: str = ""
-=======
     sequence: int = 0
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,13 +209,9 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         resource_version=resource_version,
         evidence=stamp.evidence,
     )
-<<<<<<< HEAD
-    return replace(after, sequence=entry.sequence, change=entry.id, unrecorded=(*after.unrecorded, entry))
-=======
     if last is not None and closes:
         last = replace(last, sequence=entry.sequence)
     return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
 
 
 def _closes(before: Endpoint, after: Endpoint) -> bool:
@@ -358,11 +346,7 @@ def _closed_as_json(closed: ClosedRelease) -> Object:
         "candidates": list(closed.candidates),
         "run": closed.run,
         "previous": closed.previous.as_json() if closed.previous else None,
-<<<<<<< HEAD
-        "change": closed.change,
-=======
         "sequence": closed.sequence,
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
     }
 
 
@@ -374,11 +358,7 @@ def _closed_from_json(obj: Mapping[str, Any]) -> ClosedRelease:
         candidates=tuple(obj.get("candidates", ())),
         run=obj.get("run"),
         previous=destination_from_json(obj["previous"]) if obj.get("previous") else None,
-<<<<<<< HEAD
-        change=obj.get("change", ""),
-=======
         sequence=obj.get("sequence", 0),
->>>>>>> fec472dd1ee75d6b6e04a3c6f0c56b497cc0fd90
     )
 
 
