@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mlflow_istio.core.names import check_alias, check_header_name, check_release_id, check_scope, nearest
+from mlflow_istio.core.names import (
+    check_alias,
+    check_gateway,
+    check_header_name,
+    check_host,
+    check_release_id,
+    check_scope,
+    check_url,
+    nearest,
+)
 from mlflow_istio.core.strategies import STRATEGIES, Wish
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
@@ -64,6 +73,7 @@ Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
 Weights = Annotated[dict[str, Weight], BeforeValidator(_json)]
 JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Alias = Annotated[str, _checked(check_alias)]
 
@@ -80,7 +90,13 @@ class _Connection(_Options):
     )
     tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
     registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
-    gateway: str | None = Field(default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)")
+    gateway: Annotated[str, _checked(check_gateway)] | None = Field(
+        default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)"
+    )
+    gateway_url: Annotated[str, _checked(check_url)] | None = Field(
+        default=None,
+        description="where the gateway can be reached from here, if that can't be found out (cluster only)",
+    )
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
@@ -132,6 +148,11 @@ class CreateOptions(_Wishes):
         default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
     )
     image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    host: Hosts = Field(
+        default=(),
+        description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
+        "always is one (cluster only)",
+    )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
     champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
     challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")

@@ -100,6 +100,7 @@ class Verbs:
             replicas=options.replicas,
             env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
+            from_folder=self.target.kind == "istio-local",
             settings={
                 role: alias
                 for role, alias, usual in (
@@ -108,7 +109,8 @@ class Verbs:
                 )
                 if alias != usual
             },
-            gateways=(options.gateway,) if options.gateway else (),
+            hosts=options.host if self.target.kind == "istio" else (),
+            gateways=place.gateways(),
             ready_timeout=options.ready_timeout,
             timeout=options.timeout,
             wait=options.wait,
@@ -235,7 +237,8 @@ class Verbs:
         return self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))
 
     def _place(self, options: Any) -> Workplace:
-        given = {key: getattr(options, key) for key in ("tracking_uri", "registry_uri", "scope", "gateway")}
+        named = ("tracking_uri", "registry_uri", "scope", "gateway", "gateway_url")
+        given = {key: getattr(options, key) for key in named}
         key = tuple(given.values())
         if key not in self._places:
             self._places[key] = workplace(self.target_uri, **given)

@@ -21,6 +21,7 @@ from mlflow_istio.ports import Cluster, Registry
 from mlflow_istio.releases.desk import Desk
 
 if TYPE_CHECKING:
+    from mlflow_istio.adapters.kubernetes import KubernetesCluster
     from mlflow_istio.adapters.local.mesh import LocalMesh
 
 
@@ -50,6 +51,7 @@ class Workplace:
         registry_uri: Model registry given in the call, or None.
         scope: Scope given in the call, or None.
         gateway: NAMESPACE/NAME of the Gateway given in the call, or None.
+        gateway_url: Where that gateway can be reached from here, or None: found out.
     """
 
     target: Target
@@ -57,13 +59,20 @@ class Workplace:
     registry_uri: str | None = None
     scope: str | None = None
     gateway: str | None = None
+    gateway_url: str | None = None
 
     @cached_property
     def cluster(self) -> Cluster:
         """The cluster behind the target."""
         if self.target.kind == "istio-local":
             return local_mesh(self.target)
-        raise InvalidInput("target 'istio' (a real cluster) is not part of this version yet: use istio-local")
+        return self._kubernetes
+
+    @cached_property
+    def _kubernetes(self) -> KubernetesCluster:
+        from mlflow_istio.adapters.kubernetes import connect
+
+        return connect(self.target, self.gateway, self.gateway_url)
 
     @cached_property
     def registry(self) -> Registry:
@@ -92,6 +101,18 @@ class Workplace:
             warn=warn,
         )
 
+    def gateways(self) -> tuple[str, ...]:
+        """Gateways of a new endpoint: the one given, and the mesh itself; none where only the mesh has it.
+
+        Raises:
+            NotFound: There is no such gateway.
+            InvalidInput: It is not written as NAMESPACE/NAME.
+        """
+        if self.target.kind == "istio-local" or not self.gateway:
+            return ()
+        self._kubernetes.check_gateway(self.gateway)
+        return (self.gateway, "mesh")
+
     def server_environment(self) -> dict[str, str]:
         """Where a model server finds its model: MLflow's addresses, absolute, since it runs in another folder."""
         import mlflow
@@ -106,7 +127,7 @@ def workplace(target_uri: str, **given: str | None) -> Workplace:
 
     Args:
         target_uri: Such as ``istio-local``.
-        given: ``tracking_uri``, ``registry_uri``, ``scope``, as far as given in the call.
+        given: ``tracking_uri``, ``registry_uri``, ``scope``, ``gateway``, ``gateway_url``, as far as given in the call.
 
     Raises:
         InvalidInput: The target can't be read.

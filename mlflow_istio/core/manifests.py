@@ -58,6 +58,8 @@ class DeploymentValues:
         port: Port the model server listens on.
         env: Environment beside what the model server needs.
         env_manager: How the model's Python environment is made, in MLflow's words.
+        from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
+            holds no registry client (50 MB on a database), and comes up while the registry is down.
     """
 
     name: str
@@ -69,6 +71,7 @@ class DeploymentValues:
     port: int = 8080
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    from_folder: bool = False
 
 
 def deployment_manifest(template: str, values: DeploymentValues) -> Object:
@@ -81,7 +84,9 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
     server = {
-        "MLFLOW_ISTIO_MODEL_URI": values.model.uri,
+        "MLFLOW_ISTIO_MODEL_URI": values.model.folder
+        if values.from_folder and values.model.folder
+        else values.model.uri,
         "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
         "MLFLOW_ISTIO_DEPLOYMENT": values.name,
         "MLFLOW_ISTIO_PORT": str(values.port),

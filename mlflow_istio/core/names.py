@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from mlflow_istio.errors import InvalidInput
 
@@ -12,6 +13,8 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _SCOPE = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_HOST_OR_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_HOST = re.compile(r"(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*")
 
 MAX_NAME = 52
@@ -116,6 +119,40 @@ def check_header_name(name: str, what: str = "header") -> str:
     if _HEADER.fullmatch(name):
         return name
     raise InvalidInput(f"{what} name {name!r} is not valid: use letters, digits and '-', without spaces or ':'")
+
+
+def check_host(host: str) -> str:
+    """Return the host name if a VirtualService can have it: a full DNS name, whose first label may be ``*``.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if len(host) <= 253 and _HOST.fullmatch(host):
+        return host
+    raise InvalidInput(f"host {host!r} is not valid: use a full name without port, such as churn.example.com")
+
+
+def check_gateway(gateway: str) -> str:
+    """Return the gateway if it is written as NAMESPACE/NAME, or NAME alone for one in the target's namespace.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if gateway != "mesh" and all(_HOST_OR_LABEL.fullmatch(part) for part in gateway.split("/", 1)):
+        return gateway
+    raise InvalidInput(f"gateway {gateway!r} is not valid: use NAMESPACE/NAME, such as istio-system/gateway")
+
+
+def check_url(url: str) -> str:
+    """Return the address if it is one of an HTTP server, without a path.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and not parts.query:
+        return url
+    raise InvalidInput(f"address {url!r} is not valid: use http://HOST or http://HOST:PORT")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

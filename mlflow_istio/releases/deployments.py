@@ -61,9 +61,10 @@ class DeployRequest:
         replicas: Desired replicas.
         env: Environment of the model server.
         env_manager: How the model's Python environment is made.
+        from_folder: Whether the model server may read the model's files where they lie on this machine.
         settings: Small settings of the endpoint, such as alias names.
-        hosts: Hosts of a new endpoint; empty: its name.
-        gateways: Gateways of a new endpoint.
+        hosts: Hosts of a new endpoint beside its name.
+        gateways: Gateways of a new endpoint; empty: the mesh alone.
         ready_timeout: Seconds for the pods to become ready.
         timeout: Seconds for the proxies to confirm.
         wait: Whether to wait for the pods; if not, the same command again does the rest.
@@ -82,6 +83,7 @@ class DeployRequest:
     replicas: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    from_folder: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
@@ -123,11 +125,14 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         replicas=request.replicas,
         env=request.env,
         env_manager=request.env_manager,
+        from_folder=request.from_folder,
     )
     deployment = deployment_manifest(desk.templates["Deployment"], values)
     service = service_manifest(desk.templates["Service"], name)
     rule = destination_rule_manifest(desk.templates["DestinationRule"], name)
-    virtual_service = virtual_service_manifest(desk.templates["VirtualService"], name, request.hosts, request.gateways)
+    virtual_service = virtual_service_manifest(
+        desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
+    )
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
     if desk.cluster.get("Service", name) is None:
         desk.cluster.apply(service)

@@ -68,7 +68,7 @@ MLFLOW_CASES = [
     (["update-endpoint", "--endpoint", "n", "-C", "weight=10"], r"no endpoint 'n' in .*known: m"),
     (["delete", "--name", "m-v1"], r"'m-v1' of endpoint 'm' is stable"),
     (["update", "--name", "m-v1", "-m", "models:/m/2"], r"'m-v1' serves m/1; a deployment never changes its version"),
-    (["update", "--name", "m-v1", "-C", "replicas=0"], r"'m-v1' has traffic.*0 replicas"),
+    (["update", "--name", "m-v1", "-C", "replicas=0"], r"'m-v1' has traffic or is stable.*scaling to 0"),
     (["update", "--name", "m-v1"], r"nothing to update on deployment 'm-v1'"),
     (["update", "--name", "m-v9", "-C", "replicas=2"], r"no deployment 'm-v9'.*did you mean"),
     (["get", "--name", "m-v9"], r"no deployment 'm-v9'"),
@@ -109,6 +109,7 @@ def test_an_alias_that_moved_meanwhile_is_said(settled: Place) -> None:
         ["create", "--endpoint", "m", "--name", "m-v2", "-m", "models:/m@candidate-pick"],
         settled.target,
     )
+    registry.delete_registered_model_alias("m", "candidate-pick")
     assert re.search(r"alias 'candidate-pick' means m/3 now.*'m-v2'.*serves m/2", result.output), result.output
 
 

@@ -169,7 +169,7 @@ def _policies(field: Field) -> Mapping[str, Field]:
 
 
 def _absent(service: Mapping[str, Any]) -> Field:
-    return Field(owner=f"Service {service['metadata']['name']}", path="", value=None)
+    return read(service).member("trafficPolicy")
 
 
 def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoint]) -> Config:

@@ -80,7 +80,7 @@ def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]]) -> list[C
             route["direct_response"] = actions.direct_response(members["directResponse"])
     name = members["name"].text() if members["name"] else ""
     result = []
-    for condition in members["match"].each() or [Field(owner=http.owner, path=f"{http.path}.match", value=None)]:
+    for condition in members["match"].each() or [http.member("match")]:
         label = condition.member("name")
         full_name = f"{name}.{label.text()}" if label else name
         result.append({**({"name": full_name} if full_name else {}), "match": match(condition), **route})

@@ -1,0 +1,205 @@
+"""One request to the API server as a value, sent in one place. Works the same on the client's versions 30 to 37.
+
+Bodies and answers are raw JSON: the client's typed models would lose fields that they do not know, and are ten times slower.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import tenacity
+from kubernetes import client
+
+from mlflow_istio.adapters.kubernetes import failures
+from mlflow_istio.adapters.kubernetes.connection import Connection
+from mlflow_istio.core.objects import FIELD_MANAGER, Object
+
+Answer = TypeVar("Answer")
+
+PATIENCE = 8.0
+"""Seconds for which what passes by itself is tried again: an API server that restarts, a full queue, other writers."""
+
+_CONNECT, _READ = 3.0, 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resource:
+    """A kind as its path has it.
+
+    Attributes:
+        kind: Kind.
+        group: API group; empty for the core group.
+        version: Version of the API.
+        plural: Plural, as paths and RBAC rules have it.
+        singular: As the client's method names have it (core group only).
+    """
+
+    kind: str
+    group: str
+    version: str
+    plural: str
+    singular: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """As RBAC and error messages have it, such as ``deployments.apps``."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+_ISTIO = "networking.istio.io"
+DEPLOYMENT = Resource(kind="Deployment", group="apps", version="v1", plural="deployments")
+REPLICA_SET = Resource(kind="ReplicaSet", group="apps", version="v1", plural="replicasets")
+SERVICE = Resource(kind="Service", group="", version="v1", plural="services", singular="service")
+POD = Resource(kind="Pod", group="", version="v1", plural="pods", singular="pod")
+POD_LOG = Resource(kind="Pod", group="", version="v1", plural="pods/log", singular="pod_log")
+EVENT = Resource(kind="Event", group="", version="v1", plural="events", singular="event")
+NAMESPACE = Resource(kind="Namespace", group="", version="v1", plural="namespaces", singular="namespace")
+DESTINATION_RULE = Resource(kind="DestinationRule", group=_ISTIO, version="v1", plural="destinationrules")
+VIRTUAL_SERVICE = Resource(kind="VirtualService", group=_ISTIO, version="v1", plural="virtualservices")
+GATEWAY = Resource(kind="Gateway", group=_ISTIO, version="v1", plural="gateways")
+
+_VERBS = {
+    "get": "read",
+    "list": "list",
+    "create": "create",
+    "update": "replace",
+    "patch": "patch",
+    "delete": "delete",
+}
+"""RBAC's verbs and the client's words for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One request.
+
+    Attributes:
+        verb: As RBAC has it: get, list, create, update, patch (server-side apply) or delete.
+        resource: What it is about.
+        namespace: Where.
+        name: Which; empty for list and create.
+        body: JSON body.
+        query: Further arguments of the client's method.
+    """
+
+    verb: str
+    resource: Resource
+    namespace: str
+    name: str = ""
+    body: Object | None = None
+    query: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for messages."""
+        name = self.name or str((self.body or {}).get("metadata", {}).get("name", ""))
+        return f"{self.resource.kind} '{name}'" if name else self.resource.full_name
+
+
+class Caller:
+    """Sends calls over one connection.
+
+    Args:
+        connection: The API server and who we are there.
+        patience: Seconds for which what passes by itself is tried again.
+    """
+
+    def __init__(self, connection: Connection, patience: float = PATIENCE) -> None:
+        self.connection = connection
+        self._patience = patience
+
+    def ask(self, call: Call) -> Any:
+        """Send a call that can be repeated without harm; the JSON answer, or None where there is no such object.
+
+        Raises:
+            MlflowIstioError: The cluster refuses, or can't be reached.
+        """
+        try:
+            return self.insist(lambda: self.send(call))
+        except failures.FOREIGN as exc:
+            if failures.is_absent(exc, call.resource.plural):
+                return None
+            raise self.explained(exc, call) from exc
+
+    def insist(self, attempt: Callable[[], Answer], *, conflicts: bool = False) -> Answer:
+        """Do something again and again while it fails with what passes by itself.
+
+        Args:
+            attempt: What to do; raises the client's own errors.
+            conflicts: Whether a conflict with another writer is worth another attempt.
+        """
+        for trial in self._trials(conflicts):
+            with trial:
+                result = attempt()
+        return result
+
+    def send(self, call: Call) -> Any:
+        """Send a call once; the JSON answer (text for a log). Raises the client's own errors."""
+        method, arguments = self._method(call)
+        reply = method(
+            *arguments, **call.query, **_fixed(call), _preload_content=False, _request_timeout=(_CONNECT, _READ)
+        )
+        data = reply.data
+        reply.release_conn()
+        return data.decode("utf-8", "replace") if call.resource is POD_LOG else json.loads(data)
+
+    def explained(self, exc: Exception, call: Call) -> Exception:
+        """A foreign error as one of ours."""
+        return failures.explained(exc, call.verb, call.resource, call.subject, self.connection, self._may)
+
+    def _trials(self, conflicts: bool) -> Iterator[tenacity.AttemptManager]:
+        def worth_it(exc: BaseException) -> bool:
+            return failures.is_passing(exc) or (conflicts and failures.is_conflict(exc))
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            asked = failures.retry_after(state.outcome.exception()) if state.outcome else 0.0
+            return max(asked, backoff(state))
+
+        backoff = tenacity.wait_random_exponential(multiplier=0.02, max=1.0)
+        return iter(
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception(worth_it),
+                wait=pause,
+                stop=tenacity.stop_after_delay(self._patience),
+                sleep=time.sleep,
+                reraise=True,
+            )
+        )
+
+    def _method(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        resource = call.resource
+        body = () if call.body is None else (call.body,)
+        named = (call.name,) if call.name and call.verb != "create" else ()
+        api = self.connection.applying if call.verb == "patch" else self.connection.api
+        if resource.group:
+            verb = "get" if call.verb == "get" else _VERBS[call.verb]
+            method = getattr(client.CustomObjectsApi(api), f"{verb}_namespaced_custom_object")
+            return method, (resource.group, resource.version, call.namespace, resource.plural, *named, *body)
+        scoped = "" if resource is NAMESPACE else "namespaced_"
+        method = getattr(client.CoreV1Api(api), f"{_VERBS[call.verb]}_{scoped}{resource.singular}")
+        return method, (*named, *(() if resource is NAMESPACE else (call.namespace,)), *body)
+
+    def _may(self, verb: str, resource: Resource) -> bool | None:
+        """Whether we have a right, as the API server itself sees it; None when it does not say."""
+        plural, _, part = resource.plural.partition("/")
+        wanted = {"namespace": self.connection.namespace, "verb": verb, "group": resource.group, "resource": plural}
+        review = {"spec": {"resourceAttributes": {**wanted, **({"subresource": part} if part else {})}}}
+        try:
+            reply = client.AuthorizationV1Api(self.connection.api).create_self_subject_access_review(
+                review, _preload_content=False, _request_timeout=(_CONNECT, _READ)
+            )
+            return bool(json.loads(reply.data)["status"]["allowed"])
+        except failures.FOREIGN:
+            return None
+
+
+def _fixed(call: Call) -> Mapping[str, Any]:
+    """Arguments that every write has: who writes, and that unknown fields are refused instead of dropped."""
+    if call.verb not in ("create", "update", "patch"):
+        return {}
+    forced = {"force": True} if call.verb == "patch" else {}
+    return {"field_manager": FIELD_MANAGER, "field_validation": "Strict", **forced}

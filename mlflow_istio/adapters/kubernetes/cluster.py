@@ -1,0 +1,303 @@
+"""A Kubernetes cluster with Istio as a ``Cluster``: raw objects in, raw objects out, one writer at a time.
+
+What is handed out has no ``metadata.managedFields`` (who owns which field): half of an object's size, and of no use to anybody
+here; the API server keeps them when a write leaves them out.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlflow_istio.adapters.kubernetes import calls, failures
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
+from mlflow_istio.adapters.kubernetes.connection import Connection, open_connection
+from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of
+from mlflow_istio.adapters.kubernetes.proxies import Proxies
+from mlflow_istio.adapters.kubernetes.readiness import await_ready
+from mlflow_istio.core.objects import API_VERSIONS, Object, name_of
+from mlflow_istio.core.target import Target
+from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound, NotRouted
+from mlflow_istio.ports import Address, Edit
+
+if TYPE_CHECKING:
+    from mlflow_istio.core.probe import Probe
+
+_RESOURCES: Mapping[str, Resource] = {
+    resource.kind: resource
+    for resource in (calls.DEPLOYMENT, calls.SERVICE, calls.DESTINATION_RULE, calls.VIRTUAL_SERVICE)
+}
+_GONE_SECONDS = 60.0
+_POLL = 0.1
+
+
+def connect(target: Target, gateway: str | None = None, gateway_url: str | None = None) -> KubernetesCluster:
+    """The cluster of a target. Asks it nothing yet.
+
+    Args:
+        target: Context and namespace; what it leaves open comes from the kubeconfig, or from the pod we run in.
+        gateway: NAMESPACE/NAME of the Istio Gateway, for endpoints that name none themselves.
+        gateway_url: Where that gateway can be reached from here, if it can't be found out.
+
+    Raises:
+        ClusterError: There is no usable kubeconfig and no in-cluster account.
+        InvalidInput: The kubeconfig has no such context.
+    """
+    return KubernetesCluster(open_connection(target), gateway=gateway, gateway_url=gateway_url)
+
+
+class KubernetesCluster:
+    """One namespace of a Kubernetes cluster with Istio; implements ``ports.Cluster``.
+
+    Args:
+        connection: The API server and who we are there.
+        gateway: NAMESPACE/NAME of the Istio Gateway.
+        gateway_url: Where it can be reached from here.
+        patience: Seconds for which what passes by itself is tried again.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        gateway: str | None = None,
+        gateway_url: str | None = None,
+        patience: float = calls.PATIENCE,
+    ) -> None:
+        self._namespace = connection.namespace
+        self._caller = Caller(connection, patience)
+        self._proxies = Proxies(self._caller, gateway, gateway_url)
+        self._exposures: dict[str, Exposure] = {}
+        self._namespace_seen = False
+
+    @property
+    def scope(self) -> str:
+        """The namespace."""
+        return self._namespace
+
+    def close(self) -> None:
+        """Close its sockets."""
+        self._caller.connection.close()
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """See ``ports.Cluster``."""
+        found = self._caller.ask(self._call("get", kind, name))
+        if found is None:
+            self._exposures.pop(name, None)
+            self._check_namespace()
+            return None
+        return self._handed_out(kind, found)
+
+    def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
+        """See ``ports.Cluster``. One call, however many there are."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        query = {"label_selector": selector} if selector else {}
+        listed = self._caller.ask(self._call("list", kind, query=query))
+        if not listed["items"]:
+            self._check_namespace()
+        return sorted((self._handed_out(kind, obj) for obj in listed["items"]), key=name_of)
+
+    def apply(self, obj: Object) -> Object:
+        """See ``ports.Cluster``. Server-side apply: fields of other managers stay, ours that are not given any more go."""
+        wanted = self._placed(obj)
+        kind, name = str(wanted["kind"]), name_of(wanted)
+        call = self._call("patch", kind, name, body=wanted)
+        try:
+            stored = self._caller.insist(lambda: self._caller.send(call), conflicts=True)
+            if "deletionTimestamp" in stored["metadata"]:
+                self._await_gone(kind, name)
+                stored = self._caller.insist(lambda: self._caller.send(call), conflicts=True)
+        except failures.FOREIGN as exc:
+            raise self._caller.explained(exc, call) from exc
+        return self._handed_out(kind, stored)
+
+    def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
+        """See ``ports.Cluster``.
+
+        A write whose answer was lost is looked up, not repeated blindly: when ``change`` finds nothing left to do then, the pair
+        begins with the object as it was before that write.
+        """
+        unanswered: list[Object | None] = []
+        read = self._call("get", kind, name)
+
+        def attempt() -> tuple[Object | None, Object]:
+            before = self._read(read)
+            after = change(copy.deepcopy(before))
+            if before is not None and after == before:
+                return (unanswered[0] if unanswered else before), before
+            wanted = self._placed(after)
+            if (str(wanted["kind"]), name_of(wanted)) != (kind, name):
+                raise InvalidInput(f"an edit of {kind} '{name}' must not make it {wanted['kind']} '{name_of(wanted)}'")
+            write = self._call(
+                "create" if before is None else "update", kind, "" if before is None else name, body=wanted
+            )
+            try:
+                stored = self._caller.send(write)
+            except failures.FOREIGN as exc:
+                if failures.is_unanswered(exc):
+                    unanswered.append(before)
+                raise
+            return before, self._handed_out(kind, stored)
+
+        try:
+            return self._caller.insist(attempt, conflicts=True)
+        except failures.FOREIGN as exc:
+            return self._settled(exc, kind, name, change, unanswered)
+
+    def delete(self, kind: str, name: str) -> bool:
+        """See ``ports.Cluster``. Returns once the object is gone; a Deployment's pods then end in their own grace period."""
+        self._exposures.pop(name, None)
+        call = self._call("delete", kind, name, query={"body": {"propagationPolicy": "Background"}})
+        unanswered: list[bool] = []
+
+        def attempt() -> bool:
+            try:
+                self._caller.send(call)
+            except failures.FOREIGN as exc:
+                if failures.is_absent(exc, call.resource.plural):
+                    return bool(unanswered)
+                if failures.is_unanswered(exc):
+                    unanswered.append(True)
+                raise
+            return True
+
+        try:
+            done = self._caller.insist(attempt, conflicts=True)
+        except failures.FOREIGN as exc:
+            raise self._caller.explained(exc, call) from exc
+        if done:
+            self._await_gone(kind, name)
+        return done
+
+    def wait_ready(self, deployment: str, timeout: float) -> None:
+        """See ``ports.Cluster``."""
+        await_ready(self._caller, deployment, timeout)
+
+    def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
+        """See ``ports.Cluster``. Asks every gateway of the endpoint that can be reached from here, and our own sidecar."""
+        from mlflow_istio.probing import confirm  # it needs requests
+
+        deadline = time.monotonic() + timeout
+        proved = []
+        for proxy in self._proxies.reachable(self._exposure(probe.endpoint)):
+            left = max(0.1, deadline - time.monotonic())
+            try:
+                confirm(probe, url=proxy.address.url, headers=proxy.address.headers, timeout=left)
+            except NotRouted as exc:
+                raise NotRouted(f"{proxy.name}: {exc.message}", detail=exc.detail) from exc
+            proved.append(proxy.name)
+        return proved
+
+    def address(self, endpoint: str) -> Address:
+        """See ``ports.Cluster``. Through the gateway; without one, the address inside the mesh."""
+        return self._proxies.address(self._exposure(endpoint))
+
+    def check_gateway(self, gateway: str) -> None:
+        """Refuse a gateway that does not exist, before anything is applied.
+
+        Raises:
+            NotFound: There is none; names those there are.
+            InvalidInput: It is not written as NAMESPACE/NAME.
+        """
+        self._proxies.check(gateway)
+
+    def _call(
+        self,
+        verb: str,
+        kind: str,
+        name: str = "",
+        *,
+        body: Object | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> Call:
+        if kind not in _RESOURCES:
+            raise InvalidInput(f"kind {kind!r} is none of {', '.join(sorted(_RESOURCES))}")
+        return Call(
+            verb=verb, resource=_RESOURCES[kind], namespace=self._namespace, name=name, body=body, query=query or {}
+        )
+
+    def _read(self, call: Call) -> Object | None:
+        """One read, for an attempt that is repeated as a whole."""
+        try:
+            return self._handed_out(call.resource.kind, self._caller.send(call))
+        except failures.FOREIGN as exc:
+            if failures.is_absent(exc, call.resource.plural):
+                return None
+            raise
+
+    def _settled(
+        self, exc: Exception, kind: str, name: str, change: Edit, unanswered: Sequence[Object | None]
+    ) -> tuple[Object | None, Object]:
+        """What became of an edit whose attempts ran out: done after all, or an error that says what is known."""
+        if failures.is_conflict(exc):
+            raise EditConflict(f"{kind} '{name}' kept being changed by others: run the same command again") from exc
+        writing = self._call("update", kind, name)
+        problem = self._caller.explained(exc, writing)
+        if not unanswered:
+            raise problem from exc
+        try:
+            now = self._read(self._call("get", kind, name))
+        except failures.FOREIGN:
+            message = f"{problem}; whether {kind} '{name}' was changed is not known: the same command finds out"
+            raise ClusterError(message.splitlines()[0], detail=getattr(problem, "detail", "")) from exc
+        if now is not None and change(copy.deepcopy(now)) == now:
+            return unanswered[0], now
+        raise problem from exc
+
+    def _placed(self, obj: Object) -> Object:
+        """The object in our namespace."""
+        kind = str(obj.get("kind"))
+        if kind not in _RESOURCES:
+            raise InvalidInput(f"kind {kind!r} is none of {', '.join(sorted(_RESOURCES))}")
+        name = name_of(obj)
+        if obj.get("apiVersion") != API_VERSIONS[kind]:
+            raise InvalidInput(f"{kind} '{name}' has apiVersion {obj.get('apiVersion')!r}: use {API_VERSIONS[kind]!r}")
+        elsewhere = obj["metadata"].get("namespace", self._namespace)
+        if elsewhere != self._namespace:
+            raise InvalidInput(
+                f"{kind} '{name}' says namespace '{elsewhere}', the target says '{self._namespace}': leave it out of the template"
+            )
+        bare = {key: value for key, value in obj.items() if key != "status"}
+        return {**bare, "metadata": {**obj["metadata"], "namespace": self._namespace}}
+
+    def _handed_out(self, kind: str, obj: Object) -> Object:
+        """An object as callers see it, and a note of where it is exposed."""
+        obj["metadata"].pop("managedFields", None)
+        if kind == "VirtualService":
+            self._exposures[name_of(obj)] = exposure_of(obj)
+        # A list's items of built-in kinds say neither.
+        return {"apiVersion": API_VERSIONS[kind], "kind": kind, **obj}
+
+    def _exposure(self, endpoint: str) -> Exposure:
+        """Hosts and gateways of an endpoint, as its VirtualService was last read or written here."""
+        if endpoint not in self._exposures and self.get("VirtualService", endpoint) is None:
+            raise NotFound(f"there is no endpoint '{endpoint}' in namespace '{self._namespace}'")
+        return self._exposures[endpoint]
+
+    def _await_gone(self, kind: str, name: str) -> None:
+        """Wait for an object that finalizers hold back."""
+        deadline = time.monotonic() + _GONE_SECONDS
+        read = self._call("get", kind, name)
+        while (found := self._caller.ask(read)) is not None and "deletionTimestamp" in found["metadata"]:
+            if time.monotonic() > deadline:
+                held = ", ".join(found["metadata"].get("finalizers") or ("nobody",))
+                raise ClusterError(
+                    f"{kind} '{name}' is being deleted, but is held back by {held} for more than {_GONE_SECONDS:g} s: "
+                    "run the same command again"
+                )
+            time.sleep(_POLL)
+
+    def _check_namespace(self) -> None:
+        """Where nothing was found, the namespace may be what is missing; asked once."""
+        if self._namespace_seen:
+            return
+        call = Call(verb="get", resource=calls.NAMESPACE, namespace=self._namespace, name=self._namespace)
+        try:
+            self._caller.insist(lambda: self._caller.send(call))
+        except failures.FOREIGN as exc:
+            if failures.is_absent(exc, calls.NAMESPACE.plural):
+                raise NotFound(failures.missing_namespace(self._namespace)) from exc
+            # Whoever may not read namespaces gets rights inside one only where it exists.
+        self._namespace_seen = True

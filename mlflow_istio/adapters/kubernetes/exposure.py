@@ -1,0 +1,127 @@
+"""Which hosts and gateways a VirtualService has, and which Service stands before a Gateway. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_istio.core.objects import Object, name_of
+
+MESH = "mesh"
+_DOMAIN = "svc.cluster.local"
+_PLAIN = ("HTTP", "HTTP2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exposure:
+    """Where an endpoint is exposed.
+
+    Attributes:
+        endpoint: Name of the endpoint.
+        inside: Its host inside the mesh, fully qualified.
+        hosts: Full names under which proxies know it, public ones first; a wildcard stands for one name it covers.
+        gateways: NAMESPACE/NAME of its gateways.
+        in_mesh: Whether sidecars have its routes.
+    """
+
+    endpoint: str
+    inside: str
+    hosts: tuple[str, ...]
+    gateways: tuple[str, ...]
+    in_mesh: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Front:
+    """A Service before a gateway's proxies.
+
+    Attributes:
+        service: Its name.
+        namespace: Its namespace.
+        addresses: Hosts or IPs to try, the ones meant for the outside first.
+        port: Port for plain HTTP.
+    """
+
+    service: str
+    namespace: str
+    addresses: tuple[str, ...]
+    port: int
+
+
+def exposure_of(virtual_service: Mapping[str, Any]) -> Exposure:
+    """Read a VirtualService. A short host means the Service of that name beside it, for sidecars and gateways alike."""
+    metadata, spec = virtual_service["metadata"], virtual_service.get("spec", {})
+    name, namespace = str(metadata["name"]), str(metadata.get("namespace", "default"))
+    named = [_full(host, name, namespace) for host in spec.get("hosts") or ()]
+    inside = f"{name}.{namespace}.{_DOMAIN}"
+    gateways = spec.get("gateways") or [MESH]
+    return Exposure(
+        endpoint=name,
+        inside=inside,
+        hosts=tuple(sorted(named, key=lambda host: host.endswith(_DOMAIN))) or (inside,),
+        gateways=tuple(qualified(gateway, namespace) for gateway in gateways if gateway != MESH),
+        in_mesh=MESH in gateways,
+    )
+
+
+def qualified(gateway: str, namespace: str) -> str:
+    """A gateway's name with its namespace."""
+    return gateway if "/" in gateway else f"{namespace}/{gateway}"
+
+
+def served_host(exposure: Exposure, gateway: Mapping[str, Any] | None) -> str | None:
+    """The first of an endpoint's hosts that a Gateway serves in plain HTTP; its first when the Gateway is not known."""
+    if gateway is None:
+        return exposure.hosts[0]
+    for host in exposure.hosts:
+        for server in gateway.get("spec", {}).get("servers") or ():
+            if server["port"].get("protocol") in _PLAIN and any(
+                _covers(one, host) for one in server.get("hosts") or ()
+            ):
+                return host
+    return None
+
+
+def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front]:
+    """The Services that select the proxies which a Gateway selects, with the port of one of its plain HTTP servers."""
+    spec = gateway.get("spec", {})
+    selector = (spec.get("selector") or {}).items()
+    ports = [
+        server["port"]["number"] for server in spec.get("servers") or () if server["port"].get("protocol") in _PLAIN
+    ]
+    found = []
+    for service in services:
+        its = service.get("spec", {})
+        open_ports = {port["port"] for port in its.get("ports") or ()}
+        port = next((port for port in ports if port in open_ports), None)
+        if port is None or not selector or not selector <= (its.get("selector") or {}).items():
+            continue
+        balanced = service.get("status", {}).get("loadBalancer", {}).get("ingress") or ()
+        addresses = [one.get("ip") or one.get("hostname") for one in balanced]
+        addresses += its.get("externalIPs") or ()
+        addresses += [its["clusterIP"]] if its.get("clusterIP", "None") != "None" else []
+        metadata = service["metadata"]
+        found.append(
+            Front(
+                service=name_of(service),
+                namespace=str(metadata["namespace"]),
+                addresses=tuple(str(address) for address in addresses if address),
+                port=int(port),
+            )
+        )
+    return found
+
+
+def _full(host: str, name: str, namespace: str) -> str:
+    if host == "*":
+        return f"{name}.{namespace}.{_DOMAIN}"
+    if host.startswith("*."):
+        return f"{name}{host[1:]}"
+    return host if "." in host else f"{host}.{namespace}.{_DOMAIN}"
+
+
+def _covers(pattern: str, host: str) -> bool:
+    """Whether a Gateway server's host, such as ``ns/*.example.com``, covers a name."""
+    pattern = pattern.rsplit("/", 1)[-1]
+    return pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))

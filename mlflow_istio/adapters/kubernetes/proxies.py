@@ -1,0 +1,173 @@
+"""Finds the proxies that can be asked from here: the gateway's, each by itself where that is possible, and our own sidecar."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow_istio.adapters.kubernetes import calls
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, qualified, served_host
+from mlflow_istio.core.names import nearest
+from mlflow_istio.core.objects import Object, name_of
+from mlflow_istio.errors import ClusterError, Forbidden, InvalidInput, NotFound
+from mlflow_istio.ports import Address
+
+_USUAL = ("istio-system", "istio-ingress")
+"""Namespaces where Istio's own charts put a gateway's Service; a Gateway may select proxies of any namespace."""
+
+_SIDECAR = "http://127.0.0.1:15021/healthz/ready"
+_TRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proxy:
+    """One proxy, or several behind one address.
+
+    Attributes:
+        name: For people.
+        address: How to ask it about an endpoint.
+    """
+
+    name: str
+    address: Address
+
+
+class Proxies:
+    """What a cluster's proxies are, as far as we may see and reach them. Found addresses are remembered.
+
+    Args:
+        caller: Asks the API server.
+        gateway: NAMESPACE/NAME of the gateway to use where an endpoint has several.
+        url: Where it can be reached from here, if it can't be found out.
+        sidecar: Address at which a sidecar says that it is ready.
+    """
+
+    def __init__(self, caller: Caller, gateway: str | None, url: str | None, sidecar: str = _SIDECAR) -> None:
+        self._caller = caller
+        self._url = url
+        self._namespace = caller.connection.namespace
+        self._preferred = qualified(gateway, self._namespace) if gateway else None
+        self._sidecar = sidecar
+        self._gateways: dict[str, Object | None] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._opened: dict[str, bool] = {}
+
+    def check(self, gateway: str) -> None:
+        """Refuse a gateway that does not exist.
+
+        Raises:
+            NotFound: There is none; names those of its namespace.
+            InvalidInput: It is not written as NAMESPACE/NAME.
+        """
+        namespace, _, name = qualified(gateway, self._namespace).partition("/")
+        if not namespace or not name or "/" in name:
+            raise InvalidInput(f"gateway {gateway!r} can't be read: write NAMESPACE/NAME")
+        try:
+            found = self._caller.ask(Call(verb="get", resource=calls.GATEWAY, namespace=namespace, name=name))
+            if found is not None:
+                return
+            listed = self._caller.ask(Call(verb="list", resource=calls.GATEWAY, namespace=namespace))
+        except Forbidden:
+            return  # who may not look can't tell; the proof of routing will
+        known = [f"{namespace}/{name_of(obj)}" for obj in listed["items"]]
+        raise NotFound(f"there is no Gateway '{namespace}/{name}': {nearest(f'{namespace}/{name}', known)}")
+
+    def reachable(self, exposure: Exposure) -> list[Proxy]:
+        """The proxies that have an endpoint's routes and take connections from here, one for each gateway."""
+        proxies = []
+        for gateway in self._in_order(exposure):
+            open_ones = (
+                proxy for proxy in self._at_gateway(exposure, gateway) if _takes_connections(proxy.address.url)
+            )
+            proxies += list(itertools.islice(open_ones, 1))
+        if exposure.in_mesh and self._has_sidecar():
+            proxies.append(Proxy(name="the sidecar of this pod", address=Address(url=f"http://{exposure.inside}")))
+        return proxies
+
+    def address(self, exposure: Exposure) -> Address:
+        """How to reach an endpoint: through a gateway, best one that takes connections from here; else inside the mesh."""
+        known = [proxy.address for gateway in self._in_order(exposure) for proxy in self._at_gateway(exposure, gateway)]
+        for address in known:
+            if self._opened.setdefault(address.url, _takes_connections(address.url)):
+                return address
+        return known[0] if known else Address(url=f"http://{exposure.inside}")
+
+    def _in_order(self, exposure: Exposure) -> list[str]:
+        return sorted(exposure.gateways, key=lambda gateway: gateway != self._preferred)
+
+    def _at_gateway(self, exposure: Exposure, gateway: str) -> list[Proxy]:
+        """A gateway's proxies under all their addresses, whether or not they take connections."""
+        found = self._gateway(gateway)
+        host = served_host(exposure, found)
+        if host is None and self._url is None:
+            return []
+        headers = {"Host": host or exposure.hosts[0]}
+        return [
+            Proxy(name=f"gateway {gateway} at {url}", address=Address(url=url, headers=headers))
+            for url in self._addresses(gateway, found)
+        ]
+
+    def _addresses(self, gateway: str, found: Object | None) -> tuple[str, ...]:
+        if self._url is not None and self._preferred in (None, gateway):
+            return (self._url.rstrip("/"),)
+        if not self._known.get(gateway):
+            namespace = gateway.partition("/")[0]
+            self._known[gateway] = tuple(
+                _url(address, front.port)
+                for place in dict.fromkeys((namespace, *_USUAL))
+                for front in (fronts(found, self._listed(calls.SERVICE, place)) if found else ())
+                for address in front.addresses
+            )
+        return self._known[gateway]
+
+    def _gateway(self, gateway: str) -> Object | None:
+        """The Gateway object, None where there is none or we may not look; read once."""
+        if self._gateways.get(gateway) is None:
+            namespace, _, name = gateway.partition("/")
+            call = Call(verb="get", resource=calls.GATEWAY, namespace=namespace, name=name)
+            try:
+                self._gateways[gateway] = self._caller.ask(call)
+            except ClusterError:
+                self._gateways[gateway] = None
+        return self._gateways[gateway]
+
+    def _listed(self, resource: calls.Resource, namespace: str, query: Mapping[str, Any] | None = None) -> list[Object]:
+        """A list in another namespace; empty where we may not look."""
+        call = Call(verb="list", resource=resource, namespace=namespace, query=query or {})
+        try:
+            return list(self._caller.ask(call)["items"])
+        except (ClusterError, NotFound):
+            return []
+
+    def _has_sidecar(self) -> bool:
+        if not self._caller.connection.inside:
+            return False
+        import requests
+
+        try:
+            return bool(requests.get(self._sidecar, timeout=_TRY_SECONDS).status_code == requests.codes.ok)
+        except requests.RequestException:
+            return False
+
+
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}" if port == 80 else f"http://{host}:{port}"
+
+
+def _takes_connections(url: str) -> bool:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((str(parts.hostname), port), timeout=_TRY_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+__all__ = ["Front", "Proxies", "Proxy"]

@@ -1,0 +1,110 @@
+"""Waits for a Deployment's current revision, and says early and in Kubernetes' own words why it does not come up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_istio.adapters.kubernetes import calls, rollout
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
+from mlflow_istio.adapters.kubernetes.rollout import Trouble
+from mlflow_istio.core.objects import Object
+from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
+
+_POLL = 0.1
+_LOOK_SECONDS = 1.0
+_REFUSED_SECONDS = 3.0
+"""How long a new refusal to create pods may stand: a fresh namespace has no service account for a moment."""
+_LOG_LINES = 20
+_EVENTS = 5
+
+
+def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
+    """Block until all desired replicas of a Deployment's current revision are ready.
+
+    Raises:
+        NotReady: It did not come up, or can't; ``detail`` has the pods' reasons, last log lines and events.
+        NotFound: There is no such Deployment.
+    """
+    begun = time.monotonic()
+    looked = 0.0
+    refused: float | None = None
+    stale = False
+    while True:
+        found = _read(caller, deployment)
+        if rollout.wanted(found) == 0:
+            raise NotReady(f"deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
+        if rollout.is_up(found):
+            return
+        now = time.monotonic()
+        if now - begun > timeout:
+            pods = _pods(caller, found)
+            raise _not_ready(caller, found, rollout.troubles(found, pods), f"within {timeout:g} s")
+        if now - looked > _LOOK_SECONDS:
+            first, looked = not looked, now
+            standing = rollout.troubles(found, _pods(caller, found))
+            creating = any(not trouble.pod and not trouble.hopeless for trouble in standing)
+            stale = creating and (first or stale)
+            refused = None if not creating else (refused or now)
+            if any(trouble.hopeless for trouble in standing) or (
+                refused is not None and not stale and now - refused > _REFUSED_SECONDS
+            ):
+                raise _not_ready(caller, found, standing, "")
+        time.sleep(_POLL)
+
+
+def _read(caller: Caller, name: str) -> Object:
+    found = caller.ask(_call(caller, "get", calls.DEPLOYMENT, name=name))
+    if found is None:
+        raise NotFound(f"there is no deployment '{name}' in namespace '{caller.connection.namespace}'")
+    return dict(found)
+
+
+def _pods(caller: Caller, deployment: Object) -> list[Object]:
+    """The current revision's pods, as far as we may see them."""
+    query = {"label_selector": rollout.pod_selector(deployment)}
+    try:
+        replica_sets = caller.ask(_call(caller, "list", calls.REPLICA_SET, query=query))["items"]
+        pods = caller.ask(_call(caller, "list", calls.POD, query=query))["items"]
+    except Forbidden:
+        return []
+    return rollout.current_pods(deployment, replica_sets, pods)
+
+
+def _not_ready(caller: Caller, deployment: Object, standing: Sequence[Trouble], limit: str) -> NotReady:
+    name = deployment["metadata"]["name"]
+    ready, wanted = int(deployment.get("status", {}).get("readyReplicas") or 0), rollout.wanted(deployment)
+    cause = f" ({standing[0].reason})" if standing else ""
+    message = f"deployment '{name}' did not come up{' ' + limit if limit else ''}: {ready} of {wanted} replicas are ready{cause}"
+    pods = list(dict.fromkeys(trouble.pod for trouble in standing if trouble.pod))[:1]
+    said = [str(trouble) for trouble in standing[:_EVENTS]]
+    for pod in pods:
+        said += _last_words(caller, pod, next(one.container for one in standing if one.pod == pod))
+    return NotReady(message, detail="\n".join(said))
+
+
+def _last_words(caller: Caller, pod: str, container: str) -> list[str]:
+    """A pod's newest events and its last log lines, as far as they can be had."""
+    lines: list[str] = []
+    try:
+        query = {"field_selector": f"involvedObject.name={pod},type=Warning"}
+        events = caller.ask(_call(caller, "list", calls.EVENT, query=query))["items"]
+        newest = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        lines += [f"event: {event.get('reason')}: {event.get('message')}" for event in newest[-_EVENTS:]]
+    except ClusterError as exc:
+        lines.append(f"(its events can't be read: {exc.message})")
+    if container:
+        try:
+            tail: dict[str, Any] = {"container": container, "tail_lines": _LOG_LINES}
+            log = str(caller.ask(_call(caller, "get", calls.POD_LOG, name=pod, query=tail)) or "")
+            lines += [f"last log lines of {pod}:", *log.splitlines()[-_LOG_LINES:]] if log.strip() else []
+        except (ClusterError, NotFound) as exc:
+            lines.append(f"(its log can't be read: {exc.message})")
+    return lines
+
+
+def _call(
+    caller: Caller, verb: str, resource: Resource, *, name: str = "", query: Mapping[str, Any] | None = None
+) -> Call:
+    return Call(verb=verb, resource=resource, namespace=caller.connection.namespace, name=name, query=query or {})

@@ -1,0 +1,135 @@
+"""Is the current revision of a Deployment up, and if not, what keeps it from coming up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_istio.core.objects import Object, annotations_of, labels_of, name_of
+
+_REVISION = "deployment.kubernetes.io/revision"
+_HASH = "pod-template-hash"
+_HOPELESS = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+"""Reasons for which a container waits that do not end by waiting (kubelet's container states)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """What keeps a Deployment from becoming ready.
+
+    Attributes:
+        reason: In one word, as Kubernetes has it, such as ``ImagePullBackOff``.
+        message: Kubernetes' own words.
+        pod: Which pod, if it is about one.
+        container: Which container of it.
+        hopeless: Whether waiting longer is of no use.
+    """
+
+    reason: str
+    message: str = ""
+    pod: str = ""
+    container: str = ""
+    hopeless: bool = False
+
+    def __str__(self) -> str:
+        where = f"pod '{self.pod}': " if self.pod else ""
+        return where + self.reason + (f": {self.message}" if self.message else "")
+
+
+def wanted(deployment: Mapping[str, Any]) -> int:
+    """Desired replicas."""
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def is_up(deployment: Mapping[str, Any]) -> bool:
+    """Whether all desired replicas are of the current revision and ready, and none of an older one is left."""
+    status = deployment.get("status", {})
+    replicas = wanted(deployment)
+    return int(status.get("observedGeneration", 0)) >= int(
+        deployment["metadata"].get("generation", 1)
+    ) and replicas == int(status.get("updatedReplicas") or 0) == int(status.get("replicas") or 0) == int(
+        status.get("readyReplicas") or 0
+    )
+
+
+def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], pods: Sequence[Object]) -> list[Object]:
+    """The pods of a Deployment's current revision that are there to stay."""
+    uid, revision = deployment["metadata"]["uid"], annotations_of(deployment).get(_REVISION)
+    hashes = {
+        labels_of(one).get(_HASH)
+        for one in replica_sets
+        if annotations_of(one).get(_REVISION) == revision
+        and any(owner.get("uid") == uid for owner in one["metadata"].get("ownerReferences") or ())
+    }
+    return [pod for pod in pods if labels_of(pod).get(_HASH) in hashes and "deletionTimestamp" not in pod["metadata"]]
+
+
+def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trouble]:
+    """What stands in the way, the hopeless first."""
+    found = [*_of_deployment(deployment), *(trouble for pod in pods for trouble in _of_pod(pod))]
+    return sorted(found, key=lambda trouble: not trouble.hopeless)
+
+
+def _of_deployment(deployment: Mapping[str, Any]) -> Iterator[Trouble]:
+    for condition in deployment.get("status", {}).get("conditions") or ():
+        refused = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        overdue = condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded"
+        if refused or overdue:
+            # A refusal by a quota or a policy is tried again by the controller, so the caller decides how long it may stand.
+            yield Trouble(
+                reason=str(condition.get("reason", condition["type"])),
+                message=str(condition.get("message", "")),
+                hopeless=overdue,
+            )
+
+
+def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
+    status, name = pod.get("status", {}), name_of(pod)
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield Trouble(
+                reason=str(condition.get("reason", "Unschedulable")),
+                message=str(condition.get("message", "")),
+                pod=name,
+            )
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = container.get("state", {}).get("waiting") or {}
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        its = str(container["name"])
+        if waiting.get("reason") in _HOPELESS:
+            yield Trouble(
+                reason=waiting["reason"],
+                message=str(waiting.get("message", "")),
+                pod=name,
+                container=its,
+                hopeless=True,
+            )
+        elif ended and ended.get("exitCode") and not container.get("ready"):
+            code = ended.get("exitCode")
+            yield Trouble(
+                reason=str(ended.get("reason", "Error")),
+                message=f"ended with exit code {code}",
+                pod=name,
+                container=its,
+            )
+        elif not container.get("ready") and container.get("state", {}).get("running"):
+            yield Trouble(
+                reason="NotReady", message="it runs, but its readiness probe does not pass yet", pod=name, container=its
+            )
+
+
+def pod_selector(deployment: Mapping[str, Any]) -> str:
+    """The label selector of a Deployment's pods and ReplicaSets."""
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    return ",".join(f"{key}={value}" for key, value in labels.items())

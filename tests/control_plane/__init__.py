@@ -1,0 +1,1 @@
+"""Tests on the real API server, istiod and Envoy; they run inside the testbed."""
