@@ -37,7 +37,9 @@ def a_change(**changes: Any) -> RoutingChange:
 def wide(count: int, host: str = LONG_HOST) -> Traffic:
     """A split over many destinations with long names."""
     shares = [
-        Share(destination=Destination(host=f"{host}{number:03d}", subset=f"{number:03d}{'s' * 49}", port=65535), weight=1)
+        Share(
+            destination=Destination(host=f"{host}{number:03d}", subset=f"{number:03d}{'s' * 49}", port=65535), weight=1
+        )
         for number in range(count - 1)
     ]
     return Traffic(split=(*shares, Share(destination=own("v1"), weight=100 - len(shares))))
