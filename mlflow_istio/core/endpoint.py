@@ -74,7 +74,7 @@ class ClosedRelease:
         candidates: Its candidates.
         run: Id of its MLflow run, or None.
         previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
-        change: Id of the change that ended it.
+        sequence: Number of the routing change that ended it: whether anything happened since.
     """
 
     id: str
@@ -83,7 +83,7 @@ class ClosedRelease:
     candidates: tuple[str, ...] = ()
     run: str | None = None
     previous: Destination | None = None
-    change: str = ""
+    sequence: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,11 +187,9 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
             "make the registry reachable (MLFLOW_TRACKING_URI) and run 'mlflow-istio history' before changing more; "
             "rollback and abort still work"
         )
-    if before is not None and after.last is not None and _closes(before, after):
-        after = replace(after, last=replace(after.last, change=stamp.id))
-        release: Release | ClosedRelease | None = after.last
-    else:
-        release = after.release
+    last = after.last
+    closes = before is not None and last is not None and _closes(before, after)
+    release = last if closes else after.release
     named = {
         share.destination.name for end in (before, after) if end for share in end.traffic.split if share.weight
     } | {name for end in (before, after) if end for name in end.traffic.pins}
@@ -211,7 +209,9 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         resource_version=resource_version,
         evidence=stamp.evidence,
     )
-    return replace(after, sequence=entry.sequence, change=entry.id, unrecorded=(*after.unrecorded, entry))
+    if last is not None and closes:
+        last = replace(last, sequence=entry.sequence)
+    return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
 
 
 def _closes(before: Endpoint, after: Endpoint) -> bool:
@@ -346,7 +346,7 @@ def _closed_as_json(closed: ClosedRelease) -> Object:
         "candidates": list(closed.candidates),
         "run": closed.run,
         "previous": closed.previous.as_json() if closed.previous else None,
-        "change": closed.change,
+        "sequence": closed.sequence,
     }
 
 
@@ -358,7 +358,7 @@ def _closed_from_json(obj: Mapping[str, Any]) -> ClosedRelease:
         candidates=tuple(obj.get("candidates", ())),
         run=obj.get("run"),
         previous=destination_from_json(obj["previous"]) if obj.get("previous") else None,
-        change=obj.get("change", ""),
+        sequence=obj.get("sequence", 0),
     )
 
 

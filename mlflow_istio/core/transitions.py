@@ -94,10 +94,7 @@ def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
     _not_deleting(endpoint)
     release = endpoint.release
     if release is None:
-        last = endpoint.last
-        # Named, it is stable as asked; unnamed, only if nothing has happened since can the same promotion be meant.
-        meant = candidate == endpoint.stable.name or (candidate is None and last and last.change == endpoint.change)
-        if last and last.outcome == "promoted" and endpoint.stable.name in last.candidates and meant:
+        if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
             return endpoint
         raise StateConflict(no_release(endpoint))
     chosen = endpoint.destination(_choose(release, candidate))
@@ -118,7 +115,7 @@ def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
     """
     _not_deleting(endpoint)
     if endpoint.release is None:
-        if endpoint.last is not None and endpoint.last.outcome in ("aborted", "rolled-back", "superseded"):
+        if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
             return endpoint
         raise StateConflict(no_release(endpoint))
     return replace(
@@ -139,12 +136,12 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     if endpoint.release is not None:
         return abort(endpoint, "rolled-back")
     last = endpoint.last
-    if last is not None and last.outcome != "promoted":
+    if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
         return endpoint
     if last is None or last.previous is None:
         raise StateConflict(
-            f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable and what was before "
-            "is not deployed; deploy it again and promote it"
+            f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable, no release is open, and "
+            "what was stable before is gone or was rolled back to already"
         )
     return replace(
         endpoint,
@@ -216,6 +213,12 @@ def _choose(release: Release, candidate: str | None) -> str:
             f"-C candidate={release.candidates[0]}"
         )
     return release.candidates[0]
+
+
+def _just_ended(endpoint: Endpoint, *outcomes: str) -> bool:
+    """Whether the newest change ended a release this way: the same command given again finds its work done."""
+    last = endpoint.last
+    return last is not None and last.outcome in outcomes and last.sequence == endpoint.sequence
 
 
 def _close(release: Release, outcome: str, previous: Destination | None) -> ClosedRelease:

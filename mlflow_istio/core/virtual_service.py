@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
@@ -96,13 +97,13 @@ def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp
 def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
     """The VirtualService after a transition, with the change's entry in the same object.
 
-    The same object comes back when the change is already there (a lost reply) or there is nothing to change. A change of
-    state that moves no traffic (pause) writes no entry.
+    The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
+    pauses or resumes the open release writes no entry.
     """
     before = read_endpoint(virtual_service, after.name)
     if before.has_change(stamp.id) or after == before:
         return virtual_service
-    if after.traffic == before.traffic and after.deleting == before.deleting and after.stable == before.stable:
+    if after.release and before.release and replace(after, release=before.release) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
     return write_endpoint(virtual_service, stamped(before, after, stamp, version))

@@ -14,8 +14,8 @@ from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 
 _POLL = 0.1
 _LOOK_SECONDS = 1.0
-_REFUSED_SECONDS = 3.0
-"""How long a new refusal to create pods may stand: a fresh namespace has no service account for a moment."""
+_REFUSED_SECONDS = 5.0
+"""How long a refusal to create pods may stand: the controller tries again, and a fresh namespace lacks its account for a moment."""
 _LOG_LINES = 20
 _EVENTS = 5
 
@@ -28,9 +28,7 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
         NotFound: There is no such Deployment.
     """
     begun = time.monotonic()
-    looked = 0.0
-    refused: float | None = None
-    stale = False
+    looked, refused = 0.0, None
     while True:
         found = _read(caller, deployment)
         if rollout.wanted(found) == 0:
@@ -39,17 +37,12 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
             return
         now = time.monotonic()
         if now - begun > timeout:
-            pods = _pods(caller, found)
-            raise _not_ready(caller, found, rollout.troubles(found, pods), f"within {timeout:g} s")
+            raise _not_ready(caller, found, rollout.troubles(found, _pods(caller, found)), f"within {timeout:g} s")
         if now - looked > _LOOK_SECONDS:
-            first, looked = not looked, now
+            looked = now
             standing = rollout.troubles(found, _pods(caller, found))
-            creating = any(not trouble.pod and not trouble.hopeless for trouble in standing)
-            stale = creating and (first or stale)
-            refused = None if not creating else (refused or now)
-            if any(trouble.hopeless for trouble in standing) or (
-                refused is not None and not stale and now - refused > _REFUSED_SECONDS
-            ):
+            refused = (refused or now) if any(trouble.refused for trouble in standing) else None
+            if any(trouble.hopeless for trouble in standing) or (refused and now - refused > _REFUSED_SECONDS):
                 raise _not_ready(caller, found, standing, "")
         time.sleep(_POLL)
 
