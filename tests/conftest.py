@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,29 +13,6 @@ from tests.golden import pytest_addoption
 from tests.testbed.guard import pytest_runtest_setup
 
 __all__ = ["pytest_addoption", "pytest_runtest_setup"]
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden-update", action="store_true", help="Rewrite golden files instead of comparing.")
-
-
-@pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare a text with the golden file of that name below ``tests/golden``; ``make golden-update`` rewrites it."""
-
-    def compare(name: str, text: str) -> None:
-        path = GOLDEN / name
-        if request.config.getoption("--golden-update"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        assert path.exists(), f"{path} is missing: run 'make golden-update' and read what it wrote"
-        assert text == path.read_text(), (
-            f"{path} differs: if that is meant, run 'make golden-update' and read the change"
-        )
-
-    return compare
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow_istio.adapters.local.envoy_routes import route_configuration
 from mlflow_istio.adapters.local.workloads import Readiness
 from mlflow_istio.core.objects import Object
 from tests.contract.model_server import destination_rule, service, virtual_service
+from tests.golden import OPTION, check_golden
 
 FOLDER = PurePosixPath("/home/user/.mlflow-istio/default/envoy")
 V1, V2 = "churn-v1", "churn-v2"
@@ -102,6 +104,12 @@ def everything() -> Object:
         {"name": "no-retries", "route": to_v1, "retries": {"attempts": 0}, "rewrite": {"uri": "/", "authority": "a"}},
     ]
     return {**virtual_service("churn", "", {}), "spec": {"hosts": ["churn"], "gateways": ["mesh"], "http": http}}
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a golden file."""
+    return partial(check_golden, update=request.config.getoption(OPTION))
 
 
 VIRTUAL_SERVICES: Mapping[str, Object] = {
