@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
 
-from mlflow_istio.core.endpoint import ClosedRelease, Endpoint, Release, without_recorded
+from mlflow_istio.core.endpoint import Endpoint, Release, without_recorded
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import nothing_stands, standing_of
@@ -15,6 +14,15 @@ from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versio
 
 _ROUNDS = 5
 """How often tags and aliases are written anew because the endpoint changed while they were; the next command does the rest."""
+
+_OUTCOMES: Mapping[str, str] = {
+    "promote": "promoted",
+    "rollback": "rolled-back",
+    "abort": "aborted",
+    "supersede": "superseded",
+    "delete": "aborted",
+}
+"""Action of a change that ends a release to how the release's run ends."""
 
 
 def catch_up(
@@ -44,7 +52,7 @@ def catch_up(
     recorded: list[RoutingChange] = []
     try:
         for change in pending:
-            desk.registry.record(desk.scope, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
+            _record(desk, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
             recorded.append(change)
     except RegistryError as exc:
         _forget(desk, name, (change for change in recorded if not _removed(change, endpoint)))
@@ -85,17 +93,12 @@ def run_for(desk: Desk, name: str, release: Release | None) -> tuple[str | None,
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
 
 
-def close_ended(desk: Desk, endpoint: Endpoint) -> tuple[str, ...]:
-    """End the run of the endpoint's last release; a registry that is down is a warning."""
-    last = endpoint.last
-    if last is None or endpoint.release is not None:
-        return ()
-    try:
-        run = last.run or desk.registry.open_run(desk.scope, endpoint.name, _stand_in(last, desk.clock.now(), desk.who))
-        desk.registry.close_run(run, last.outcome)
-    except RegistryError as exc:
-        return (f"the run of release '{last.id}' is still shown as running ({exc.message})",)
-    return ()
+def _record(desk: Desk, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
+    desk.registry.record(desk.scope, change, objects)
+    outcome = _OUTCOMES.get(change.action)
+    if change.run is not None and change.release is not None and outcome is not None:
+        desk.registry.close_run(change.run, outcome)
 
 
 def _publish(desk: Desk, endpoint: Endpoint, removed: set[str]) -> None:
@@ -133,14 +136,13 @@ def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingC
     if endpoint.release is not None and endpoint.release.id == change.release:
         release = endpoint.release
     elif endpoint.last is not None and endpoint.last.id == change.release:
-        release = _stand_in(endpoint.last, change.time, change.who)
+        last = endpoint.last
+        release = Release(
+            id=last.id, strategy=last.strategy, candidates=last.candidates, opened=change.time, who=change.who
+        )
     else:
         release = Release(id=change.release, strategy="", candidates=(), opened=change.time, who=change.who)
     return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, release))
-
-
-def _stand_in(closed: ClosedRelease, opened: datetime, who: str) -> Release:
-    return Release(id=closed.id, strategy=closed.strategy, candidates=closed.candidates, opened=opened, who=who)
 
 
 def _forget(desk: Desk, name: str, recorded: Iterable[RoutingChange]) -> None:

@@ -13,7 +13,7 @@ from mlflow_istio.core.strategies import Wish, assignment_for, check_strategy
 from mlflow_istio.core.virtual_service import changed, read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, versions_of, warned
-from mlflow_istio.releases.ledger import catch_up, close_ended, run_for
+from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.proof import check_targets, prove_change
 
 Transition = Callable[[Endpoint], Endpoint]
@@ -248,7 +248,6 @@ def move(
     warnings = (
         *(() if proxies else (unproved,)),
         *catch_up(desk, name, objects={stamp.id: {"before": before or {}, "after": after}}),
-        *close_ended(desk, endpoint),
     )
     return Outcome(endpoint=endpoint, changed=after != before, proxies=proxies, warnings=warned(desk, warnings))
 
