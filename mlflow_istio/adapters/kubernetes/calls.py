@@ -152,8 +152,14 @@ class Caller:
         return failures.explained(exc, call.verb, call.resource, call.subject, self.connection, self._may)
 
     def _trials(self, conflicts: bool) -> Iterator[tenacity.AttemptManager]:
+        shaken = False
+
         def worth_it(exc: BaseException) -> bool:
-            return failures.is_passing(exc) or (conflicts and failures.is_conflict(exc))
+            nonlocal shaken
+            shaken = shaken or failures.is_passing(exc)
+            # A server that starts again refuses what it allows a moment later, when it has read its roles and accounts.
+            starting = shaken and failures.is_denied(exc)
+            return starting or failures.is_passing(exc) or (conflicts and failures.is_conflict(exc))
 
         def pause(state: tenacity.RetryCallState) -> float:
             asked = failures.retry_after(state.outcome.exception()) if state.outcome else 0.0

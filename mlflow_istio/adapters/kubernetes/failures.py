@@ -44,6 +44,11 @@ def is_conflict(exc: BaseException | None) -> bool:
     return isinstance(exc, ApiException) and exc.status == _CONFLICT
 
 
+def is_denied(exc: BaseException | None) -> bool:
+    """Whether the API server does not know us, or does not let us."""
+    return isinstance(exc, ApiException) and exc.status in (_UNAUTHORIZED, _FORBIDDEN)
+
+
 def is_absent(exc: BaseException | None, plural: str) -> bool:
     """Whether the API server says that there is no such object (not: no such API, no such namespace)."""
     if not (isinstance(exc, ApiException) and exc.status == _NOT_FOUND):
