@@ -17,6 +17,7 @@ from kubernetes import client
 from mlflow_istio.adapters.kubernetes import failures
 from mlflow_istio.adapters.kubernetes.connection import Connection
 from mlflow_istio.core.objects import FIELD_MANAGER, Object
+from mlflow_istio.errors import MlflowIstioError
 
 Answer = TypeVar("Answer")
 
@@ -147,7 +148,7 @@ class Caller:
         reply.release_conn()
         return data.decode("utf-8", "replace") if call.resource is POD_LOG else json.loads(data)
 
-    def explained(self, exc: Exception, call: Call) -> Exception:
+    def explained(self, exc: Exception, call: Call) -> MlflowIstioError:
         """A foreign error as one of ours."""
         return failures.explained(exc, call.verb, call.resource, call.subject, self.connection, self._may)
 

@@ -57,6 +57,14 @@ def is_absent(exc: BaseException | None, plural: str) -> bool:
     return bool(details.get("name")) and details.get("kind") == plural
 
 
+def words_without_reason(exc: BaseException | None) -> str:
+    """The words of a 500 to which the API server gives no reason; empty for everything else."""
+    if not (isinstance(exc, ApiException) and exc.status == _SERVER):
+        return ""
+    status = _status(exc)
+    return "" if status.get("reason") else str(status.get("message", ""))
+
+
 def retry_after(exc: BaseException | None) -> float:
     """Seconds the API server asks us to wait, 0 when it does not say."""
     headers = getattr(exc, "headers", None) or {}
