@@ -54,6 +54,12 @@ def wanted(deployment: Mapping[str, Any]) -> int:
     return int(deployment["spec"].get("replicas", 1))
 
 
+def is_observed(deployment: Mapping[str, Any]) -> bool:
+    """Whether the status is about the Deployment as it is now; before that, it tells of an older revision."""
+    observed = int(deployment.get("status", {}).get("observedGeneration", 0))
+    return observed >= int(deployment["metadata"].get("generation", 1))
+
+
 def is_up(deployment: Mapping[str, Any]) -> bool:
     """Whether all desired replicas are of the current revision and ready, and none of an older one is left."""
     status = deployment.get("status", {})
@@ -77,8 +83,16 @@ def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], 
     return [pod for pod in pods if labels_of(pod).get(_HASH) in hashes and "deletionTimestamp" not in pod["metadata"]]
 
 
+def ready_ones(pods: Sequence[Object]) -> int:
+    """How many of the pods are ready."""
+    conditions = (pod.get("status", {}).get("conditions") or () for pod in pods)
+    return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in its) for its in conditions)
+
+
 def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trouble]:
-    """What stands in the way, the hopeless first."""
+    """What stands in the way of the current revision, the hopeless first."""
+    if not is_observed(deployment):
+        return []
     found = [*_of_deployment(deployment), *(trouble for pod in pods for trouble in _of_pod(pod))]
     return sorted(found, key=lambda trouble: not (trouble.hopeless or trouble.refused))
 
