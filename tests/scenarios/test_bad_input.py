@@ -172,7 +172,7 @@ def test_a_model_server_that_does_not_come_up_is_taken_away_with_its_last_words(
     before = settled.client.get_endpoint("m")
     result = run(
         mlflow_deployments,
-        [*CREATE, "-C", 'env={"MLFLOW_REGISTRY_URI": "bogus://nowhere"}', "-C", "ready_timeout=60"],
+        [*CREATE, "-C", 'env={"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "soon"}', "-C", "ready_timeout=60"],
         settled.target,
     )
     assert result.exit_code == 1
