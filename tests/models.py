@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 
 
-def register(tracking_uri: str, name: str, answer: float, artifacts: Path) -> int:
-    """Register a scikit-learn model that always predicts ``answer``; its version number."""
+def register(tracking_uri: str, name: str, answer: float, artifacts: Path | None) -> int:
+    """Register a scikit-learn model that always predicts ``answer``; its version number.
+
+    Its files go to the folder, or where the tracking server keeps files when there is none.
+    """
     import mlflow
     import mlflow.sklearn
     from sklearn.dummy import DummyRegressor
@@ -18,7 +21,9 @@ def register(tracking_uri: str, name: str, answer: float, artifacts: Path) -> in
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     found = client.get_experiment_by_name("training")
     experiment = (
-        found.experiment_id if found else client.create_experiment("training", artifact_location=artifacts.as_uri())
+        found.experiment_id
+        if found
+        else client.create_experiment("training", artifact_location=artifacts.as_uri() if artifacts else None)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from mlflow_istio.plugin import IstioDeploymentClient
 from tests.models import register
 from tests.scenarios.place import Place
+from tests.testbed.client import wait_for
 
 
 @pytest.fixture(
@@ -29,8 +36,11 @@ def place(
     folder = tmp_path_factory.mktemp("place")
     database = folder / "mlflow.db"
     shutil.copy(_fresh_database, database)
-    uri = f"sqlite:///{database}"
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        on_cluster = request.param != "istio-local"
+        uri = f"sqlite:///{database}"
+        if on_cluster:  # a pod has a /tmp of its own, as it has on any cluster: it asks a tracking server
+            uri = stack.enter_context(tracking_server(uri, folder))
         patch.setenv("MLFLOW_ISTIO_HOME", str(folder / "meshes"))
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.setenv("MLFLOW_REGISTRY_URI", uri)
@@ -39,12 +49,39 @@ def place(
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         for answer in (1.0, 2.0, 3.0):
-            register(uri, "m", answer, folder / "artifacts")
+            register(uri, "m", answer, None if on_cluster else folder / "artifacts")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             yield from _deployed(request.param, uri)
         mlflow.set_tracking_uri(before[0])
         mlflow.set_registry_uri(before[1])
+
+
+@contextlib.contextmanager
+def tracking_server(backend: str, folder: Path) -> Iterator[str]:
+    """MLflow's own server on the testbed's bridge, where pods and this process reach it; its address."""
+    with socket.socket() as probe:
+        probe.bind(("10.244.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://10.244.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "10.244.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "served")]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_for("a tracking server that answers", lambda: _answers(f"{address}/health"), 60)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
 
 
 def _deployed(target: str, uri: str) -> Iterator[Place]:
