@@ -8,12 +8,14 @@ call to the supervisor.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.objects import Object, annotations_of, with_annotations
+from mlflow_istio.errors import ClusterError
 from tests.contract.model_server import deployment, virtual_service, with_spec
 
 _STEPS = frozenset({"os.link", "os.rename", "os.remove", "os.kill", "subprocess.Popen"})
@@ -55,6 +57,16 @@ def traffic(mesh: LocalMesh, endpoint: str, change_id: str) -> None:
     mesh.edit("VirtualService", endpoint, with_spec(virtual_service(endpoint, change_id, {f"{endpoint}-a": 100})))
 
 
+def cramped(mesh: LocalMesh, endpoint: str, change_id: str) -> None:
+    """Change an endpoint's traffic in a process that can write no file longer than 100 bytes; print the error."""
+    mesh.status()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    try:
+        traffic(mesh, endpoint, change_id)
+    except ClusterError as exc:
+        print(exc)
+
+
 def roll(mesh: LocalMesh, endpoint: str, version: str, replicas: str) -> None:
     """Give a deployment another version and another number of replicas."""
     mesh.apply(deployment(endpoint, f"{endpoint}-a", version=version, replicas=int(replicas)))
@@ -69,7 +81,7 @@ def remove(mesh: LocalMesh, deployment_name: str) -> None:
 if __name__ == "__main__":
     verb, home, name, step, *rest = sys.argv[1:]
     its_mesh = LocalMesh(Path(home), name, pause=0.05)
-    verbs = {"count": count, "up": up, "traffic": traffic, "roll": roll, "remove": remove}
+    verbs = {"count": count, "up": up, "traffic": traffic, "roll": roll, "cramped": cramped, "remove": remove}
     if int(step):
         die_before(int(step))
     verbs[verb](its_mesh, *rest)

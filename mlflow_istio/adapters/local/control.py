@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from mlflow_istio.adapters.local import envoy_config
 from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
-from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
-from mlflow_istio.adapters.local.envoy_clusters import active, service_ports
+from mlflow_istio.adapters.local.envoy_clusters import service_ports
 from mlflow_istio.adapters.local.envoy_routes import route_configuration
+from mlflow_istio.adapters.local.envoy_watch import EnvoyWatch
 from mlflow_istio.adapters.local.files import Change, Files
 from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.inspection import ready_names
 from mlflow_istio.adapters.local.processes import ENVOY, Supervisor
 from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
-from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode, read_tail
+from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.objects import API_VERSIONS, Object
-from mlflow_istio.errors import ClusterError, NotReady
-
-_ENVOY_TIMEOUT = 30.0
-_POLL = 0.004
-_LOG_LINES = 15
+from mlflow_istio.errors import ClusterError
 
 
 class Control:
@@ -46,6 +43,7 @@ class Control:
         self._name = name
         self._pause = pause
         self.supervisor = Supervisor(state, name)
+        self.envoy = EnvoyWatch(state=state, supervisor=self.supervisor, mesh=name)
         self._files = Files(state=state, supervisor=self.supervisor, mesh=name)
 
     def is_settled(self) -> bool:
@@ -54,12 +52,26 @@ class Control:
 
     def ensure_up(self) -> None:
         """Start what does not run, and finish what another process began. The lock must be held."""
-        if not self.supervisor.is_alive():
-            self.start()
-            return
-        self._state.clear_staging()
-        if not self._state.is_finished():
-            self.carry_out()
+        with self._disk_errors():
+            if not self.supervisor.is_alive():
+                self.start()
+                return
+            self._state.clear_staging()
+            if not self._state.is_finished():
+                self.carry_out()
+
+    def bring_up(self, *, new_ports: bool) -> None:
+        """Make everything run as the objects say, and wait until Envoy takes requests. The lock must be held.
+
+        Args:
+            new_ports: As for ``start``.
+        """
+        with self._disk_errors():
+            if self.supervisor.is_alive():
+                self.envoy.await_ready()
+                _check_open(self.carry_out(reopen=True))
+            else:
+                self.start(new_ports=new_ports)
 
     def start(self, *, new_ports: bool = False) -> None:
         """Start supervisor, Envoy and all replicas. The lock must be held.
@@ -92,7 +104,13 @@ class Control:
         self._state.mark(self._state.unfinished)
         batch.carry_out()
         self._state.draining.unlink(missing_ok=True)
-        self.carry_out(run=self.supervisor.start)
+        try:
+            _check_open(self.carry_out(run=self.supervisor.start))
+        except ClusterError:
+            # Down as a whole: the next command begins anew and says the same, if nothing was mended.
+            if self.supervisor.is_alive():
+                self.supervisor.shut_down()
+            raise
 
     def change(self, change: Change) -> None:
         """Store an object and carry out what follows. The lock must be held.
@@ -104,24 +122,26 @@ class Control:
             InvalidInput: A value can't be right; nothing was stored.
             ClusterError: A file can't be written, nothing was stored; or Envoy did not follow, the object is stored.
         """
-        try:
+        with self._disk_errors():
             if self._is_only_traffic(change):
                 self._change_traffic(change)
-            else:
-                self.ensure_up()
-                self.carry_out(change)
-        except OSError as exc:
-            raise ClusterError(
-                f"can't change the mesh in {self._state.root}: {exc.strerror}; make room or mend the directory, then run "
-                "the same command again: it finishes what was begun"
-            ) from exc
+                return
+            self.ensure_up()
+            refused = self.carry_out(change)
+            _check_open({name: reason for name, reason in refused.items() if name == change.name})
 
-    def carry_out(self, change: Change | None = None, *, run: Callable[[], None] | None = None) -> None:
+    def carry_out(
+        self, change: Change | None = None, *, run: Callable[[], None] | None = None, reopen: bool = False
+    ) -> dict[str, str]:
         """One pass over everything. The lock must be held.
 
         Args:
             change: An object to store with it.
             run: Starts everything, when nothing runs yet.
+            reopen: Whether Envoy is to try again to open ports that were taken.
+
+        Returns:
+            Why Envoy can't open an endpoint, by its name; what else there was to do is done.
         """
         plan = self._blueprint(change)
         batch = self._state.batch()
@@ -138,7 +158,8 @@ class Control:
         batch.put_changed(clusters_file, envoy_config.discovery(plan.clusters))
         for name, config in plan.routes.items():
             batch.put_changed(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
-        batch.put_changed(self._files.envoy_file(envoy_config.LISTENERS), envoy_config.discovery(plan.listeners))
+        put = batch.put if reopen else batch.put_changed
+        put(self._files.envoy_file(envoy_config.LISTENERS), envoy_config.discovery(plan.listeners))
 
         self._state.mark(self._state.unfinished)
         if any(replica.phase == DRAINING for replica in plan.replicas):
@@ -147,15 +168,18 @@ class Control:
         if run is None:
             self._run_replicas(plan.replicas)
             batch.carry_out([clusters_file])
-            self._await_clusters(plan)
+            self.envoy.await_clusters(plan.clusters)
             batch.carry_out()
         else:
             batch.carry_out()
             run()
-            self.await_envoy()
-            self._await_clusters(plan)
-        self._await_listeners(plan)
+            self.envoy.await_ready()
+            self.envoy.await_clusters(plan.clusters)
+        refused = self.envoy.await_listeners(plan.open_ports)
+        if change is not None and change.kind == "VirtualService" and change.after is None:
+            self.envoy.await_closed(plan.ports.endpoints[change.name])
         self._state.finish()
+        return refused
 
     def advance(self) -> None:
         """Let a new revision that is ready take over. The lock must be held and the mesh must be up."""
@@ -184,29 +208,19 @@ class Control:
                     self._remove_replica(batch, name)
                 self.supervisor.forget(names)
                 batch.carry_out()
+                self._state.prune_logs()
                 if not any(replica.phase == DRAINING for replica in self._state.all_replicas()):
                     self._state.draining.unlink(missing_ok=True)
 
-    def admin(self) -> EnvoyAdmin:
-        """Envoy's admin interface."""
-        book = self._state.port_book()
-        return EnvoyAdmin(port=0 if book is None else book.admin)
-
-    def await_envoy(self) -> None:
-        """Wait until Envoy takes requests.
-
-        Raises:
-            NotReady: It does not; ``detail`` has its last log lines.
-        """
-        if not _until(self.admin().is_ready):
-            raise NotReady(
-                f"Envoy of mesh '{self._name}' did not come up within {_ENVOY_TIMEOUT:g} s: see its last log lines",
-                detail=self.envoy_log(),
-            )
-
-    def envoy_log(self) -> str:
-        """The last lines of Envoy's log."""
-        return "\n".join(read_tail(self._state.log_file(ENVOY), _LOG_LINES))
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise ClusterError(
+                f"can't change the mesh in {self._state.root}: {exc.strerror or exc}; make room or mend the directory, "
+                "then run the same command again: it finishes what was begun"
+            ) from exc
 
     def _remove_replica(self, batch: Batch, name: str) -> None:
         document, config = self._files.replica_files(name)
@@ -224,6 +238,10 @@ class Control:
         ports = self._state.port_book()
         if ports is None:
             raise ClusterError(f"{self._state.ports} is missing: run 'mlflow-istio local down', then 'up'")
+        if change is not None and change.kind == "VirtualService" and change.before is None:
+            # An endpoint of that name was there before; nobody relies on its port if another program has it now.
+            free = {name: port for name, port in ports.endpoints.items() if name != change.name or is_free(port)}
+            ports = replace(ports, endpoints=free)
         waiting = [replica for replica in replicas if replica.phase == WAITING]
         return blueprint(
             objects={kind: dict(sorted(named.items())) for kind, named in objects.items()},
@@ -285,37 +303,6 @@ class Control:
         self.supervisor.add(sorted(wanted - running))
         self.supervisor.end(sorted(running - wanted))
 
-    def _await_clusters(self, plan: Blueprint) -> None:
-        wanted = dict(active(cluster) for cluster in plan.clusters)
-        if not _until(lambda: self.admin().clusters() == wanted):
-            raise self._not_followed("the replicas of its endpoints")
-
-    def _await_listeners(self, plan: Blueprint) -> None:
-        refused: dict[str, str] = {}
-
-        def settled() -> bool:
-            seen = self.admin().listeners()
-            if seen is None:
-                return False
-            refused.update((name, reason) for name, reason in seen.items() if reason)
-            return bool(refused) or set(seen) == set(plan.open_ports)
-
-        if not _until(settled):
-            raise self._not_followed("its endpoints")
-        for name, reason in sorted(refused.items()):
-            port = plan.open_ports.get(name, 0)
-            raise ClusterError(
-                f"Envoy can't open port {port} for endpoint '{name}' ({reason}): end the program that holds it, or run "
-                "'mlflow-istio local down' and 'mlflow-istio local up --new-ports'"
-            )
-
-    def _not_followed(self, what: str) -> ClusterError:
-        return ClusterError(
-            f"the change is stored, but Envoy of mesh '{self._name}' did not take over {what} within "
-            f"{_ENVOY_TIMEOUT:g} s: run the same command again, or look at 'mlflow-istio local logs envoy'",
-            detail=self.envoy_log(),
-        )
-
 
 class _ServicePorts(Mapping[str, tuple[int, ...]]):
     """The ports of each Service, read when asked for: a change of traffic names one or two."""
@@ -339,10 +326,9 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
         return len(self._state.all_objects("Service"))
 
 
-def _until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _ENVOY_TIMEOUT
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL)
-    return True
+def _check_open(refused: Mapping[str, str]) -> None:
+    for name, reason in sorted(refused.items()):
+        raise ClusterError(
+            f"Envoy can't open the port of endpoint '{name}' ({reason}): end the program that holds it and run "
+            "'mlflow-istio local up', or run 'mlflow-istio local down' and 'mlflow-istio local up --new-ports'"
+        )

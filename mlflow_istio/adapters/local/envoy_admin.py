@@ -34,16 +34,18 @@ class EnvoyAdmin:
 
     def listeners(self) -> dict[str, str] | None:
         """The listeners in use, or refused with the reason (empty for those in use); None when Envoy is silent."""
-        dump = self._json(
-            "/config_dump?resource=dynamic_listeners&mask=name,active_state.version_info,error_state.details"
-        )
+        dump = self._json("/config_dump?resource=dynamic_listeners")
         if dump is None:
             return None
-        return {
-            str(entry["name"]): str(entry.get("error_state", {}).get("details", ""))
-            for entry in dump.get("configs", ())
-            if "active_state" in entry or "error_state" in entry
-        }
+        found: dict[str, str] = {}
+        for entry in dump.get("configs", ()):
+            if "error_state" in entry:
+                # One that never was open has its name in the refused configuration only.
+                error = entry["error_state"]
+                found[str(error["failed_configuration"]["name"])] = str(error["details"])
+            elif "active_state" in entry:
+                found.setdefault(str(entry["name"]), "")
+        return found
 
     def unhealthy_ports(self) -> frozenset[int] | None:
         """Ports of the replicas that some cluster holds back; None when Envoy does not answer."""

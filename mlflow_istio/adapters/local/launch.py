@@ -28,9 +28,9 @@ def identity(pid: int) -> str | None:
         except (FileNotFoundError, ProcessLookupError):
             return None
         return None if fields[0] in ("Z", "X") else f"{boot}/{fields[19]}"
-    answer = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split(maxsplit=1)
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    english = {**os.environ, "LC_ALL": "C"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=english).stdout.split(maxsplit=1)
     return answer[1].strip() if len(answer) == 2 and not answer[0].startswith("Z") else None
 
 

@@ -166,7 +166,7 @@ class LocalMesh:
         try:
             confirm(probe, url=self.address(probe.endpoint).url, headers={}, timeout=timeout)
         except NotRouted as exc:
-            raise NotRouted(exc.message, detail=self._control.envoy_log()) from exc
+            raise NotRouted(exc.message, detail=self._control.envoy.log()) from exc
         return [f"envoy {self.scope}"]
 
     def address(self, endpoint: str) -> Address:
@@ -188,11 +188,7 @@ class LocalMesh:
             NotReady: The supervisor or Envoy did not come up; ``detail`` has its last log lines.
         """
         with self._state.locked():
-            if self._control.supervisor.is_alive():
-                self._control.carry_out()
-                self._control.await_envoy()
-            else:
-                self._control.start(new_ports=new_ports)
+            self._control.bring_up(new_ports=new_ports)
         self._control.drain(wait=False)
         return self.status()
 
@@ -260,7 +256,7 @@ class LocalMesh:
                 self._control.advance()
             self._control.drain(wait=True)
         current = self._current(wanted)
-        unhealthy = self._control.admin().unhealthy_ports()
+        unhealthy = self._control.envoy.admin().unhealthy_ports()
         return (
             unhealthy is not None
             and len(current) == wanted.replicas

@@ -22,6 +22,7 @@ import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,12 @@ from mlflow_istio.errors import ClusterError, NotReady
 
 ENVOY = "envoy"
 SUPERVISOR = "supervisord"
-FAILED_STATES = frozenset({"BACKOFF", "FATAL", "EXITED", "UNKNOWN"})
 _SOCKET_PATH_LIMIT = 100
 _CALL_TIMEOUT = 60.0
 # In effect without end.
 _START_RETRIES = 100_000
 # Fault codes of supervisor's interface.
-_UNKNOWN, _SPAWN_ERROR, _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 50, 60, 70, 90, 91
+_UNKNOWN, _NOT_RUNNING, _ALREADY_ADDED, _STILL_RUNNING = 10, 70, 90, 91
 _POLL = 0.02
 
 
@@ -176,8 +176,11 @@ class Supervisor:
         """Start it with all programs whose files stand in the state directory.
 
         Raises:
+            ClusterError: It is not installed.
             NotReady: It did not start; ``detail`` has its last words.
         """
+        if find_spec("supervisor") is None:
+            raise ClusterError("the local mesh needs supervisor: install it with 'pip install mlflow-istio[local]'")
         self.socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_owner(self.socket_path.parent)
         # It turns itself into a daemon once its socket is open: when this returns, it answers.
@@ -252,11 +255,6 @@ class Supervisor:
             ]
             if left:
                 time.sleep(_POLL)
-
-    def restart_failed(self, name: str) -> None:
-        """Start a program at once that waits for its next attempt."""
-        self._attempt("stopProcess", name, False, expected=(_UNKNOWN, _NOT_RUNNING))
-        self._attempt("startProcess", name, False, expected=(_UNKNOWN, _ALREADY_STARTED, _SPAWN_ERROR))
 
     def starts(self, name: str) -> int:
         """How often a program was started since its file was written."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LOCK_TIMEOUT = 120.0
+KEPT_LOGS = 20
 # These have a meaning in the supervisor's configuration file, inside a path too.
 _BAD_CHARACTERS = frozenset("[]*?;#%\"'\\\n\r")
 
@@ -290,6 +291,14 @@ class StateDirectory:
     def log_file(self, name: str) -> Path:
         """Where a process's output stands."""
         return self.logs / f"{name}.log"
+
+    def prune_logs(self) -> None:
+        """Remove logs of replicas that are no more, but for those last written to."""
+        live = {path.name.removesuffix(".json") for path in self.replicas.glob("*.json")} | {"envoy", "supervisord"}
+        gone = [path for path in self.logs.glob("*.log*") if path.name.partition(".log")[0] not in live]
+        gone.sort(key=lambda path: path.stat().st_mtime_ns)
+        for path in gone[:-KEPT_LOGS]:
+            path.unlink(missing_ok=True)
 
     def object_names(self, kind: str) -> list[str]:
         """Names of all objects of a kind, ordered."""

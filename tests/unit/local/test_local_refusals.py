@@ -166,6 +166,14 @@ def test_a_field_that_cannot_be_carried_out_is_named(kind: str, path: str, value
         ("VirtualService", "spec.http[3].retries", {"retryOn": "5xx"}, "has no attempts"),
         ("VirtualService", "spec.http[3].retries", {"attempts": 1, "retryOn": "often"}, "has no condition 'often'"),
         ("VirtualService", "spec.http[3].mirrorPercentage", {"value": 5}, "has no effect without mirror"),
+        ("VirtualService", "spec.http[3].rewrite", {"uri": "/", "uriRegexRewrite": {}}, "must have one of uri and"),
+        ("VirtualService", "spec.http[3].rewrite.authority", 5, "must be a string"),
+        ("VirtualService", "spec.http[3].headers.response.set.host", "a", "is no header of a response"),
+        ("VirtualService", "spec.http[3].headers.request.set", {"host": "a", ":authority": "b"}, "a second time"),
+        ("VirtualService", "spec.http[0].directResponse.body.bytes", "YQ==", "must have one of string and bytes"),
+        ("VirtualService", "spec.http[0].directResponse.body.string", "x" * 1048577, "must not be longer than"),
+        ("VirtualService", "spec.http[0]", {"redirect": {"scheme": "ftp"}}, "must be http or https"),
+        ("VirtualService", "spec.http[0]", {"redirect": {"redirectCode": 301}}, "must have a uri, authority, scheme"),
         ("VirtualService", "spec.http[3].rewrite", {}, "must have a uri, uriRegexRewrite or authority"),
         ("VirtualService", "spec.http[3].fault", {}, "must have a delay or an abort"),
         ("VirtualService", "spec.http[0].directResponse.status", 999, "must be between 200 and 599"),
@@ -191,6 +199,20 @@ def test_a_value_that_cannot_be_right_is_named(kind: str, path: str, value: Any,
         read(with_value(kind, path, value))
     assert str(caught.value).startswith(f"{kind} churn: spec")
     assert problem in str(caught.value)
+
+
+def test_a_mirror_beside_mirrors_is_refused() -> None:
+    mirrors = [{"destination": {"host": "churn"}}]
+    obj = virtual_service("churn", "change", {"a": 100}, mirror={"host": "churn"}, mirrors=mirrors)
+    with pytest.raises(InvalidInput, match=r"spec\.http\[2\]\.mirror must not stand beside mirrors"):
+        read(obj)
+
+
+@pytest.mark.parametrize(("member", "value"), [("derivePort", "FROM_REQUEST_PORT"), ("redirectCode", 305)])
+def test_a_redirect_that_envoy_does_not_know_is_refused(member: str, value: Any) -> None:
+    route = {"redirect": {"uri": "/new", member: value}}
+    with pytest.raises(Unsupported, match=rf"spec\.http\[2\]\.redirect\.{member} can't be carried out"):
+        read(virtual_service("churn", "change", {"a": 100}, route))
 
 
 def test_no_weight_at_all_is_refused() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from mlflow_istio.adapters.local.free_ports import is_free, port_source
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.adapters.local.state import FORMAT, StateDirectory, read_tail
+from mlflow_istio.adapters.local.state import FORMAT, KEPT_LOGS, StateDirectory, read_tail
 from mlflow_istio.adapters.local.stored import created, ownable, updated, with_fields_applied
 from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound
 from tests.contract.model_server import service
@@ -210,6 +210,17 @@ def test_the_tail_of_a_log(tmp_path: Path) -> None:
     log.write_bytes(b"\n".join(b"line %d" % number for number in range(1000)) + b"\n\xff broken\n")
     assert read_tail(log, 3) == ("line 998", "line 999", "\ufffd broken")
     assert read_tail(log, 0) == ()
+
+
+def test_logs_of_replicas_that_are_no_more_are_kept_up_to_a_number(state: StateDirectory) -> None:
+    (state.replicas / "live-0.json").write_text("{}")
+    names = ["envoy.log", "supervisord.log", "live-0.log", "live-0.log.1", *(f"gone-{n}.log" for n in range(25))]
+    for age, name in enumerate(names):
+        (state.logs / name).touch()
+        os.utime(state.logs / name, (age, age))
+    state.prune_logs()
+    left = {path.name for path in state.logs.iterdir()}
+    assert left == {*names[:4], *names[-KEPT_LOGS:]}
 
 
 def test_objects_are_numbered_as_a_server_does_it() -> None:
