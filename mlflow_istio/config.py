@@ -23,6 +23,7 @@ from mlflow_istio.core.names import (
     check_url,
     nearest,
 )
+from mlflow_istio.core.pods import PodSettings, check_path, check_resources, check_secret_reference
 from mlflow_istio.core.strategies import STRATEGIES, Wish
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
@@ -72,6 +73,9 @@ def _checked(check: Any) -> Any:
 Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
 Weights = Annotated[dict[str, Weight], BeforeValidator(_json)]
 JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
+JsonList = Annotated[list[dict[str, Any]], BeforeValidator(_json)]
+Resources = Annotated[dict[str, dict[str, Any]], BeforeValidator(_json), _checked(check_resources)]
+Secrets = Annotated[dict[str, Annotated[str, _checked(check_secret_reference)]], BeforeValidator(_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -142,7 +146,9 @@ class _Wishes(_Connection):
 class CreateOptions(_Wishes):
     """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
 
-    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="how many model servers")
+    replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="how many model servers (default: 1, or as many as there are)"
+    )
     env: JsonMap = Field(default={}, description="JSON, environment of the model server")
     env_manager: Literal["local", "virtualenv", "uv", "conda"] = Field(
         default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
@@ -153,6 +159,32 @@ class CreateOptions(_Wishes):
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
         "always is one (cluster only)",
     )
+    model_source: Literal["registry", "image", "init"] = Field(
+        default="registry",
+        description="how the model gets in: registry (the server pulls it at start), image (it is in there), init (an init "
+        "container downloads it) (cluster only)",
+    )
+    model_path: Annotated[str, _checked(check_path)] = Field(
+        default="/model", description="folder of the model in the container, for image and init (cluster only)"
+    )
+    resources: Resources = Field(
+        default={},
+        description='JSON, such as {"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}} (cluster only)',
+    )
+    service_account: str | None = Field(default=None, description="service account of the pods (cluster only)")
+    node_selector: JsonMap = Field(default={}, description="JSON, labels a node must have (cluster only)")
+    tolerations: JsonList = Field(default=[], description="JSON list of Kubernetes' tolerations (cluster only)")
+    annotations: JsonMap = Field(default={}, description="JSON, annotations of the pods (cluster only)")
+    image_pull_secrets: Names = Field(
+        default=(), description="Secrets that open the image's registry, comma-separated (cluster only)"
+    )
+    env_from_secret: Secrets = Field(
+        default={}, description="JSON, variable of the model server to SECRET/KEY (cluster only)"
+    )
+    hardened: bool = Field(
+        default=True,
+        description="non-root user, read-only root and a writable /tmp; false for an image that can't (cluster only)",
+    )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
     champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
     challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
@@ -160,6 +192,21 @@ class CreateOptions(_Wishes):
     wait: bool = Field(
         default=True, description="false: return before the model servers are ready; run it again to finish"
     )
+
+    def pod(self) -> PodSettings:
+        """The part that only pods on a cluster have."""
+        return PodSettings(
+            source=self.model_source,
+            model_path=self.model_path,
+            resources=self.resources,
+            service_account=self.service_account,
+            node_selector=self.node_selector,
+            tolerations=tuple(self.tolerations),
+            annotations=self.annotations,
+            image_pull_secrets=self.image_pull_secrets,
+            env_from_secret=self.env_from_secret,
+            hardened=self.hardened,
+        )
 
 
 class UpdateOptions(_Connection):

@@ -101,6 +101,7 @@ class Verbs:
             env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
             from_folder=self.target.kind == "istio-local",
+            pod=options.pod() if self.target.kind == "istio" else None,
             settings={
                 role: alias
                 for role, alias, usual in (

@@ -23,6 +23,7 @@ from mlflow_istio.core.objects import (
     Object,
     annotations_of,
 )
+from mlflow_istio.core.pods import PodSettings, environment, pod_values
 from mlflow_istio.errors import InvalidInput
 
 TEMPLATES: Mapping[str, str] = {
@@ -60,6 +61,7 @@ class DeploymentValues:
         env_manager: How the model's Python environment is made, in MLflow's words.
         from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
             holds no registry client (50 MB on a database), and comes up while the registry is down.
+        pod: What pods on a cluster have beside; None on the local mesh.
     """
 
     name: str
@@ -72,6 +74,7 @@ class DeploymentValues:
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
     from_folder: bool = False
+    pod: PodSettings | None = None
 
 
 def deployment_manifest(template: str, values: DeploymentValues) -> Object:
@@ -84,14 +87,13 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
     server = {
-        "MLFLOW_ISTIO_MODEL_URI": values.model.folder
-        if values.from_folder and values.model.folder
-        else values.model.uri,
         "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
         "MLFLOW_ISTIO_DEPLOYMENT": values.name,
         "MLFLOW_ISTIO_PORT": str(values.port),
         "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
     }
+    here = values.from_folder and values.model.folder
+    env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
         "Deployment",
@@ -108,7 +110,9 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
             "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
             "annotations": annotations,
-            "env": [{"name": name, "value": value} for name, value in {**values.env, **server}.items()],
+            "env": env,
+            "download_env": download_env,
+            "pod": pod_values(values.pod),
         },
     )
     pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")

@@ -21,12 +21,13 @@ from mlflow_istio.core.manifests import (
 )
 from mlflow_istio.core.model_version import ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.core.names import check_endpoint_name, check_name, service_name
-from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of
+from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
+from mlflow_istio.core.pods import PodSettings
 from mlflow_istio.core.standing import alias_names
 from mlflow_istio.core.strategies import Wish, check_strategy, check_wish
 from mlflow_istio.core.traffic import Destination, Share, Traffic
 from mlflow_istio.core.virtual_service import first_endpoint, read_endpoint
-from mlflow_istio.errors import InvalidInput, NotFound, NotReady, RegistryError, StateConflict
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
 from mlflow_istio.releases.desk import (
     Desk,
     Outcome,
@@ -58,10 +59,11 @@ class DeployRequest:
         supersede: Whether to abort an open release first.
         reason: Why, for the ledger.
         image: Container image.
-        replicas: Desired replicas.
+        replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
         env: Environment of the model server.
         env_manager: How the model's Python environment is made.
         from_folder: Whether the model server may read the model's files where they lie on this machine.
+        pod: What pods on a cluster have beside.
         settings: Small settings of the endpoint, such as alias names.
         hosts: Hosts of a new endpoint beside its name.
         gateways: Gateways of a new endpoint; empty: the mesh alone.
@@ -80,10 +82,11 @@ class DeployRequest:
     supersede: bool = False
     reason: str = ""
     image: str
-    replicas: int = 1
+    replicas: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
     from_folder: bool = False
+    pod: PodSettings | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
@@ -112,7 +115,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     name = request.endpoint or _default_endpoint(desk, model)
     check_endpoint_name(name)
     before = existing_endpoint(desk.cluster, name)
-    _check_before(desk, request, name, model, before)
+    standing = _check_before(desk, request, name, model, before)
     if before is not None:
         warned(desk, catch_up(desk, name, publish=False))
 
@@ -122,10 +125,11 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         model=model,
         flavor=flavor,
         image=request.image,
-        replicas=request.replicas,
+        replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
         env=request.env,
         env_manager=request.env_manager,
         from_folder=request.from_folder,
+        pod=request.pod,
     )
     deployment = deployment_manifest(desk.templates["Deployment"], values)
     service = service_manifest(desk.templates["Service"], name)
@@ -134,9 +138,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
     )
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
-    if desk.cluster.get("Service", name) is None:
-        desk.cluster.apply(service)
-    desk.cluster.apply(deployment)
+    _apply(desk, service, deployment)
     if not request.wait:
         return Outcome(
             endpoint=before, changed=False, warnings=("not waited for: the same command again does the rest",)
@@ -248,8 +250,10 @@ def _flavor(model: ModelVersion, flavor: str | None) -> str:
     return flavor or "python_function"
 
 
-def _check_before(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> None:
-    """Refuse what can't end well before anything is applied."""
+def _check_before(
+    desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
+) -> Object | None:
+    """Refuse what can't end well before anything is applied; the Deployment if it stands already."""
     if request.strategy is not None:
         check_strategy(request.strategy)
         check_wish(request.strategy, request.wish, starting=True)
@@ -285,6 +289,21 @@ def _check_before(desk: Desk, request: DeployRequest, name: str, model: ModelVer
         candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
         release = plan(desk, candidate, request.strategy, (request.name,), request.wish, request.release_id)
         transitions.start(candidate, release, request.wish)
+    return found
+
+
+def _apply(desk: Desk, service: Object, deployment: Object) -> None:
+    """Service and Deployment; a Deployment that is refused leaves no Service behind."""
+    name = name_of(service)
+    there = desk.cluster.get("Service", name) is not None
+    if not there:
+        desk.cluster.apply(service)
+    try:
+        desk.cluster.apply(deployment)
+    except MlflowIstioError:
+        if not there and not deployments_of(desk.cluster, name):
+            desk.cluster.delete("Service", name)
+        raise
 
 
 def _check_aliases(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> None:

@@ -14,7 +14,7 @@ from tests.scenarios.place import Place
 
 
 @pytest.fixture(
-    scope="session",
+    scope="package",  # its addresses stand in the environment, which other tests must not see
     params=[
         pytest.param("istio-local", marks=pytest.mark.e2e),
         pytest.param("istio:/scenarios", marks=pytest.mark.control_plane),

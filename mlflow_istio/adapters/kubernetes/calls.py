@@ -17,6 +17,7 @@ from kubernetes import client
 from mlflow_istio.adapters.kubernetes import failures
 from mlflow_istio.adapters.kubernetes.connection import Connection
 from mlflow_istio.core.objects import FIELD_MANAGER, Object
+from mlflow_istio.errors import MlflowIstioError
 
 Answer = TypeVar("Answer")
 
@@ -147,13 +148,19 @@ class Caller:
         reply.release_conn()
         return data.decode("utf-8", "replace") if call.resource is POD_LOG else json.loads(data)
 
-    def explained(self, exc: Exception, call: Call) -> Exception:
+    def explained(self, exc: Exception, call: Call) -> MlflowIstioError:
         """A foreign error as one of ours."""
         return failures.explained(exc, call.verb, call.resource, call.subject, self.connection, self._may)
 
     def _trials(self, conflicts: bool) -> Iterator[tenacity.AttemptManager]:
+        shaken = False
+
         def worth_it(exc: BaseException) -> bool:
-            return failures.is_passing(exc) or (conflicts and failures.is_conflict(exc))
+            nonlocal shaken
+            shaken = shaken or failures.is_passing(exc)
+            # A server that starts again refuses what it allows a moment later, when it has read its roles and accounts.
+            starting = shaken and failures.is_denied(exc)
+            return starting or failures.is_passing(exc) or (conflicts and failures.is_conflict(exc))
 
         def pause(state: tenacity.RetryCallState) -> float:
             asked = failures.retry_after(state.outcome.exception()) if state.outcome else 0.0

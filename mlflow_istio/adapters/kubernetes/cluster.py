@@ -29,6 +29,8 @@ _RESOURCES: Mapping[str, Resource] = {
     resource.kind: resource
     for resource in (calls.DEPLOYMENT, calls.SERVICE, calls.DESTINATION_RULE, calls.VIRTUAL_SERVICE)
 }
+_CERTAIN = 3
+"""Server-side apply answers an unknown field with a bare 500; the same words so many times are no passing trouble."""
 _GONE_SECONDS = 60.0
 _POLL = 0.1
 
@@ -104,11 +106,24 @@ class KubernetesCluster:
         wanted = self._placed(obj)
         kind, name = str(wanted["kind"]), name_of(wanted)
         call = self._call("patch", kind, name, body=wanted)
+        unreadable: list[str] = []
+
+        def attempt() -> Object:
+            try:
+                return dict(self._caller.send(call))
+            except failures.FOREIGN as exc:
+                unreadable.append(failures.words_without_reason(exc))
+                if unreadable[-1] and unreadable.count(unreadable[-1]) == _CERTAIN:
+                    raise ClusterError(
+                        f"{kind} '{name}' was not applied: the cluster can't read it", detail=unreadable[-1]
+                    ) from exc
+                raise
+
         try:
-            stored = self._caller.insist(lambda: self._caller.send(call), conflicts=True)
+            stored = self._caller.insist(attempt, conflicts=True)
             if "deletionTimestamp" in stored["metadata"]:
                 self._await_gone(kind, name)
-                stored = self._caller.insist(lambda: self._caller.send(call), conflicts=True)
+                stored = self._caller.insist(attempt, conflicts=True)
         except failures.FOREIGN as exc:
             raise self._caller.explained(exc, call) from exc
         return self._handed_out(kind, stored)
@@ -120,21 +135,21 @@ class KubernetesCluster:
         begins with the object as it was before that write.
         """
         unanswered: list[Object | None] = []
-        read = self._call("get", kind, name)
+        calls_made: list[Call] = []
 
         def attempt() -> tuple[Object | None, Object]:
-            before = self._read(read)
+            calls_made.append(self._call("get", kind, name))
+            before = self._read(calls_made[-1])
             after = change(copy.deepcopy(before))
             if before is not None and after == before:
                 return (unanswered[0] if unanswered else before), before
             wanted = self._placed(after)
             if (str(wanted["kind"]), name_of(wanted)) != (kind, name):
                 raise InvalidInput(f"an edit of {kind} '{name}' must not make it {wanted['kind']} '{name_of(wanted)}'")
-            write = self._call(
-                "create" if before is None else "update", kind, "" if before is None else name, body=wanted
-            )
+            verb, named = ("create", "") if before is None else ("update", name)
+            calls_made.append(self._call(verb, kind, named, body=wanted))
             try:
-                stored = self._caller.send(write)
+                stored = self._caller.send(calls_made[-1])
             except failures.FOREIGN as exc:
                 if failures.is_unanswered(exc):
                     unanswered.append(before)
@@ -144,7 +159,7 @@ class KubernetesCluster:
         try:
             return self._caller.insist(attempt, conflicts=True)
         except failures.FOREIGN as exc:
-            return self._settled(exc, kind, name, change, unanswered)
+            return self._settled(exc, calls_made[-1], name, change, unanswered)
 
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``. Returns once the object is gone; a Deployment's pods then end in their own grace period."""
@@ -173,7 +188,11 @@ class KubernetesCluster:
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``."""
-        await_ready(self._caller, deployment, timeout)
+        try:
+            await_ready(self._caller, deployment, timeout)
+        except NotFound:
+            self._check_namespace()
+            raise
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
         """See ``ports.Cluster``. Asks every gateway of the endpoint that can be reached from here, and our own sidecar."""
@@ -228,20 +247,22 @@ class KubernetesCluster:
             raise
 
     def _settled(
-        self, exc: Exception, kind: str, name: str, change: Edit, unanswered: Sequence[Object | None]
+        self, exc: Exception, call: Call, name: str, change: Edit, unanswered: Sequence[Object | None]
     ) -> tuple[Object | None, Object]:
         """What became of an edit whose attempts ran out: done after all, or an error that says what is known."""
+        kind = call.resource.kind
         if failures.is_conflict(exc):
             raise EditConflict(f"{kind} '{name}' kept being changed by others: run the same command again") from exc
-        writing = self._call("update", kind, name)
-        problem = self._caller.explained(exc, writing)
+        problem = self._caller.explained(exc, call)
         if not unanswered:
             raise problem from exc
         try:
             now = self._read(self._call("get", kind, name))
         except failures.FOREIGN:
-            message = f"{problem}; whether {kind} '{name}' was changed is not known: the same command finds out"
-            raise ClusterError(message.splitlines()[0], detail=getattr(problem, "detail", "")) from exc
+            raise ClusterError(
+                f"{problem.message}; whether {kind} '{name}' was changed can't be told until then",
+                detail=problem.detail,
+            ) from exc
         if now is not None and change(copy.deepcopy(now)) == now:
             return unanswered[0], now
         raise problem from exc

@@ -64,15 +64,18 @@ def open_connection(target: Target) -> Connection:
             f"no kubeconfig at {_wanted_files()}, and this is no pod of a cluster: set KUBECONFIG, or use target istio-local"
         )
     try:
-        contexts, current = config.list_kube_config_contexts()
+        # Given each time: the client reads KUBECONFIG only once, when it is imported.
+        contexts, current = config.list_kube_config_contexts(_wanted_files())
         names = [context["name"] for context in contexts]
         name = target.context or current["name"]
         if name not in names:
             raise InvalidInput(f"kubeconfig {_wanted_files()} has no context '{name}': {nearest(name, names)}")
-        config.load_kube_config(context=name, client_configuration=settings)
+        config.load_kube_config(_wanted_files(), context=name, client_configuration=settings)
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, ValueError) as exc:
         words = " ".join(str(exc).split())
         raise ClusterError(f"kubeconfig {_wanted_files()} can't be used: {words}") from exc
+    if not settings.host or settings.host == client.Configuration().host:
+        raise ClusterError(f"kubeconfig {_wanted_files()} can't be used: the cluster of context '{name}' has no server")
     context = next(context["context"] for context in contexts if context["name"] == name)
     return _connection(
         settings,

@@ -44,12 +44,25 @@ def is_conflict(exc: BaseException | None) -> bool:
     return isinstance(exc, ApiException) and exc.status == _CONFLICT
 
 
+def is_denied(exc: BaseException | None) -> bool:
+    """Whether the API server does not know us, or does not let us."""
+    return isinstance(exc, ApiException) and exc.status in (_UNAUTHORIZED, _FORBIDDEN)
+
+
 def is_absent(exc: BaseException | None, plural: str) -> bool:
     """Whether the API server says that there is no such object (not: no such API, no such namespace)."""
     if not (isinstance(exc, ApiException) and exc.status == _NOT_FOUND):
         return False
     details = _status(exc).get("details") or {}
     return bool(details.get("name")) and details.get("kind") == plural
+
+
+def words_without_reason(exc: BaseException | None) -> str:
+    """The words of a 500 to which the API server gives no reason; empty for everything else."""
+    if not (isinstance(exc, ApiException) and exc.status == _SERVER):
+        return ""
+    status = _status(exc)
+    return "" if status.get("reason") else str(status.get("message", ""))
 
 
 def retry_after(exc: BaseException | None) -> float:

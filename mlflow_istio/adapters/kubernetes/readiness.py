@@ -8,14 +8,13 @@ from typing import Any
 
 from mlflow_istio.adapters.kubernetes import calls, rollout
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
-from mlflow_istio.adapters.kubernetes.rollout import Trouble
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.objects import Object, name_of
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 
 _POLL = 0.1
 _LOOK_SECONDS = 1.0
-_REFUSED_SECONDS = 3.0
-"""How long a new refusal to create pods may stand: a fresh namespace has no service account for a moment."""
+_REFUSED_SECONDS = 5.0
+"""How long a refusal to create pods may stand: the controller tries again, and a fresh namespace lacks its account for a moment."""
 _LOG_LINES = 20
 _EVENTS = 5
 
@@ -28,9 +27,7 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
         NotFound: There is no such Deployment.
     """
     begun = time.monotonic()
-    looked = 0.0
-    refused: float | None = None
-    stale = False
+    looked, refused = 0.0, None
     while True:
         found = _read(caller, deployment)
         if rollout.wanted(found) == 0:
@@ -39,18 +36,14 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
             return
         now = time.monotonic()
         if now - begun > timeout:
-            pods = _pods(caller, found)
-            raise _not_ready(caller, found, rollout.troubles(found, pods), f"within {timeout:g} s")
+            raise _not_ready(caller, found, _pods(caller, found), f" within {timeout:g} s")
         if now - looked > _LOOK_SECONDS:
-            first, looked = not looked, now
-            standing = rollout.troubles(found, _pods(caller, found))
-            creating = any(not trouble.pod and not trouble.hopeless for trouble in standing)
-            stale = creating and (first or stale)
-            refused = None if not creating else (refused or now)
-            if any(trouble.hopeless for trouble in standing) or (
-                refused is not None and not stale and now - refused > _REFUSED_SECONDS
-            ):
-                raise _not_ready(caller, found, standing, "")
+            looked = now
+            pods = _pods(caller, found)
+            standing = rollout.troubles(found, pods)
+            refused = (refused or now) if any(trouble.refused for trouble in standing) else None
+            if any(trouble.hopeless for trouble in standing) or (refused and now - refused > _REFUSED_SECONDS):
+                raise _not_ready(caller, found, pods, "")
         time.sleep(_POLL)
 
 
@@ -72,16 +65,18 @@ def _pods(caller: Caller, deployment: Object) -> list[Object]:
     return rollout.current_pods(deployment, replica_sets, pods)
 
 
-def _not_ready(caller: Caller, deployment: Object, standing: Sequence[Trouble], limit: str) -> NotReady:
-    name = deployment["metadata"]["name"]
-    ready, wanted = int(deployment.get("status", {}).get("readyReplicas") or 0), rollout.wanted(deployment)
+def _not_ready(caller: Caller, deployment: Object, pods: Sequence[Object], limit: str) -> NotReady:
+    standing = rollout.troubles(deployment, pods)
     cause = f" ({standing[0].reason})" if standing else ""
-    message = f"deployment '{name}' did not come up{' ' + limit if limit else ''}: {ready} of {wanted} replicas are ready{cause}"
-    pods = list(dict.fromkeys(trouble.pod for trouble in standing if trouble.pod))[:1]
+    ready, wanted = rollout.ready_ones(pods), rollout.wanted(deployment)
     said = [str(trouble) for trouble in standing[:_EVENTS]]
-    for pod in pods:
-        said += _last_words(caller, pod, next(one.container for one in standing if one.pod == pod))
-    return NotReady(message, detail="\n".join(said))
+    first = next((trouble for trouble in standing if trouble.pod), None)
+    if first is not None:
+        said += _last_words(caller, first.pod, first.container)
+    return NotReady(
+        f"deployment '{name_of(deployment)}' did not come up{limit}: {ready} of {wanted} replicas are ready{cause}",
+        detail="\n".join(said),
+    )
 
 
 def _last_words(caller: Caller, pod: str, container: str) -> list[str]:

@@ -34,6 +34,7 @@ class Trouble:
         pod: Which pod, if it is about one.
         container: Which container of it.
         hopeless: Whether waiting longer is of no use.
+        refused: Whether pods may not be created (a quota, a policy, no account); the controller tries that again and again.
     """
 
     reason: str
@@ -41,6 +42,7 @@ class Trouble:
     pod: str = ""
     container: str = ""
     hopeless: bool = False
+    refused: bool = False
 
     def __str__(self) -> str:
         where = f"pod '{self.pod}': " if self.pod else ""
@@ -50,6 +52,12 @@ class Trouble:
 def wanted(deployment: Mapping[str, Any]) -> int:
     """Desired replicas."""
     return int(deployment["spec"].get("replicas", 1))
+
+
+def is_observed(deployment: Mapping[str, Any]) -> bool:
+    """Whether the status is about the Deployment as it is now; before that, it tells of an older revision."""
+    observed = int(deployment.get("status", {}).get("observedGeneration", 0))
+    return observed >= int(deployment["metadata"].get("generation", 1))
 
 
 def is_up(deployment: Mapping[str, Any]) -> bool:
@@ -75,10 +83,18 @@ def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], 
     return [pod for pod in pods if labels_of(pod).get(_HASH) in hashes and "deletionTimestamp" not in pod["metadata"]]
 
 
+def ready_ones(pods: Sequence[Object]) -> int:
+    """How many of the pods are ready."""
+    conditions = (pod.get("status", {}).get("conditions") or () for pod in pods)
+    return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in its) for its in conditions)
+
+
 def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trouble]:
-    """What stands in the way, the hopeless first."""
+    """What stands in the way of the current revision, the hopeless first."""
+    if not is_observed(deployment):
+        return []
     found = [*_of_deployment(deployment), *(trouble for pod in pods for trouble in _of_pod(pod))]
-    return sorted(found, key=lambda trouble: not trouble.hopeless)
+    return sorted(found, key=lambda trouble: not (trouble.hopeless or trouble.refused))
 
 
 def _of_deployment(deployment: Mapping[str, Any]) -> Iterator[Trouble]:
@@ -86,11 +102,11 @@ def _of_deployment(deployment: Mapping[str, Any]) -> Iterator[Trouble]:
         refused = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
         overdue = condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded"
         if refused or overdue:
-            # A refusal by a quota or a policy is tried again by the controller, so the caller decides how long it may stand.
             yield Trouble(
                 reason=str(condition.get("reason", condition["type"])),
                 message=str(condition.get("message", "")),
                 hopeless=overdue,
+                refused=refused,
             )
 
 

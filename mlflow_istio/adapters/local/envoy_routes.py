@@ -7,6 +7,7 @@ host or subset becomes the name of a cluster that does not exist, which Envoy an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlflow_istio.adapters.local.fields import Field, read
 
 DEFAULT_PORT = 80
 _WEIGHT_LIMIT = 2**31 - 1
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _FOR_ALL = ("name", "match", "headers")
 _FOR_ROUTES = ("rewrite", "timeout", "retries", "fault", "mirror", "mirrorPercentage", "mirrors")
 
@@ -174,7 +176,9 @@ def _cluster(destination: Field, service_ports: Mapping[str, tuple[int, ...]]) -
     host = parts["host"].name()
     if "." in host:
         short = host.split(".")[0]
-        raise parts["host"].unsupported(f"it has no namespaces, so write '{short}' for '{host}'")
+        raise parts["host"].unsupported(f"it has no namespaces, so write {short!r} for {host!r}")
+    if not _LABEL.fullmatch(host):
+        raise parts["host"].invalid("is no name of a Service")
     subset = parts["subset"].text() if parts["subset"] else ""
     ports = service_ports.get(host, ())
     port = DEFAULT_PORT

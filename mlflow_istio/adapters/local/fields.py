@@ -48,8 +48,13 @@ class Field(NamedTuple):
         """Path inside the object, such as ``spec.http[2].timeout``."""
         if self.parent is None:
             return ""
-        plain = isinstance(self.key, str) and _PLAIN_KEY.fullmatch(self.key)
-        return f"{self.parent.path}{f'.{self.key}' if plain else f'[{self.key}]'}".removeprefix(".")
+        step = f"[{self.key}]"
+        if isinstance(self.key, str):
+            if _PLAIN_KEY.fullmatch(self.key):
+                step = f".{self.key}"
+            elif not self.key.isprintable():
+                step = f"[{self.key!r}]"
+        return f"{self.parent.path}{step}".removeprefix(".")
 
     def member(self, key: str) -> Field:
         """The member of that name, absent or not."""

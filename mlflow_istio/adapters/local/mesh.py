@@ -112,6 +112,7 @@ class LocalMesh:
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``."""
         check_name(stored.check_kind(kind), name)
+        self._state.check()
         if self._state.object(kind, name) is None:
             return False
         with self._changing(kind):
@@ -123,6 +124,7 @@ class LocalMesh:
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``. A new revision takes over here, once all its replicas are ready."""
+        self._state.check()
         deadline = time.monotonic() + timeout
         supervisor = self._control.supervisor
         while True:

@@ -47,7 +47,8 @@ def copied(obj: Mapping[str, Any]) -> Object:
         # Several times as fast as copy.deepcopy.
         return dict(json.loads(json.dumps(obj, allow_nan=False)))
     except (TypeError, ValueError) as exc:
-        raise InvalidInput(f"an object must hold JSON values only: {exc}") from exc
+        name = obj["metadata"].get("name")
+        raise InvalidInput(f"{obj['kind']} {name}: an object must hold JSON values only: {exc}") from exc
 
 
 def check_kind(kind: object) -> str:
