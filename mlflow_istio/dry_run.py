@@ -133,8 +133,10 @@ def difference(kind: str, name: str, before: Object | None, after: Object | None
     import yaml
 
     def text(obj: Object | None) -> list[str]:
-        # Through JSON, or YAML would write what two routes share as an anchor and an alias.
-        return yaml.safe_dump(json.loads(json.dumps(_own_fields(obj))), sort_keys=True).splitlines() if obj else []
+        if obj is None:
+            return []
+        plain = json.loads(json.dumps(_own_fields(obj)))  # else YAML writes what two routes share as anchor and alias
+        return yaml.safe_dump(plain, sort_keys=True, width=10**6, allow_unicode=True).splitlines()
 
     lines = difflib.unified_diff(
         text(before),

@@ -83,6 +83,7 @@ class Verbs:
         """Deploy a version; see ``releases.deployments.deploy``."""
         options = parse_options(CreateOptions, config, cluster=self.target.kind)
         place = self._place(options)
+        server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
         strategy = options.strategy
         if strategy is None and options.wish.said:
             strategy = "canary" if set(options.wish.said) <= {"weight", "weights"} else None
@@ -98,7 +99,7 @@ class Verbs:
             reason=options.reason,
             image=options.image,
             replicas=options.replicas,
-            env={**place.server_environment(), **only(options.env)},
+            env={**server, **only(options.env)},
             env_manager=options.env_manager,
             from_folder=self.target.kind == "istio-local",
             pod=options.pod() if self.target.kind == "istio" else None,

@@ -78,17 +78,18 @@ def environment(
     Raises:
         InvalidInput: A variable is given twice, in plain and from a secret.
     """
+    where = settings.model_path if settings and settings.source != "registry" else model_uri
+    server = {**server, "MLFLOW_ISTIO_MODEL_URI": where}
     secrets = settings.env_from_secret if settings else {}
     twice = sorted(set(secrets) & (set(plain) | set(server)))
     if twice:
         raise InvalidInput(f"environment variable '{twice[0]}' is given twice, by 'env_from_secret' too: give it once")
     home = {"HOME": "/tmp"} if settings and settings.hardened else {}  # the one folder that can be written to
-    kept = {name: value for name, value in {**home, **plain}.items() if name not in server}
-    shared = _entries(kept) + [
+    taken = {*server, *secrets}
+    shared = _entries({name: value for name, value in {**home, **plain}.items() if name not in taken}) + [
         {"name": name, "valueFrom": {"secretKeyRef": _key_of(reference)}} for name, reference in secrets.items()
     ]
-    where = settings.model_path if settings and settings.source != "registry" else model_uri
-    return [*shared, *_entries({**server, "MLFLOW_ISTIO_MODEL_URI": where})], shared
+    return [*shared, *_entries(server)], shared
 
 
 def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, str]]:

@@ -58,7 +58,11 @@ def start(
     warnings: tuple[str, ...] = ()
     release = plan(desk, endpoint, strategy, candidates, wish, release_id)
     if endpoint.release and supersede and endpoint.release.id != release.id:
-        transitions.start(transitions.abort(endpoint, "superseded"), release, wish)
+        freed = transitions.abort(endpoint, "superseded")
+        wanted = transitions.start(freed, release, wish)
+        check_targets(
+            desk, deployments_of(desk.cluster, name), freed, wanted, timeout=timeout
+        )  # before anything is moved
         warnings = abort(desk, name, action="supersede", reason=reason or "superseded", timeout=timeout).warnings
         endpoint = endpoint_of(desk.cluster, name)
     transitions.start(endpoint, release, wish)  # refuse what can't work before a run is opened for it

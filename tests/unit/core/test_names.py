@@ -87,6 +87,19 @@ def test_a_models_name_becomes_an_endpoints(text: str, name: str) -> None:
             ["", "a b", "a:b", ".a", "a\n", "ü", "a;b"],
             "header name",
         ),
+        (
+            names.check_host,
+            ["churn.example.com", "*.example.com"],
+            ["", "a b", "a.b:80", "http://a.b", "*.*.b"],
+            "host",
+        ),
+        (names.check_gateway, ["istio-system/gw", "gw"], ["", "mesh", "a/b/c", "A/b", "/gw", "ns/"], "gateway"),
+        (
+            names.check_url,
+            ["http://10.0.0.1", "https://gw.example:8443/"],
+            ["", "gw", "ftp://a", "http://", "http://a/b", "http://a?x=1"],
+            "address",
+        ),
         (names.check_namespace, ["prod", "1", "a" * 63], ["", "A", "a" * 64, "a.b"], "namespace"),
     ],
 )

@@ -1,0 +1,240 @@
+"""No change is lost or recorded twice, whatever the registry does; tags and aliases follow the object."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.core.strategies import Wish
+from mlflow_istio.errors import RegistryError
+from mlflow_istio.releases import ledger, removal, traffic
+from mlflow_istio.releases.ledger import catch_up
+from tests.desks import World, a_request, a_world, deploy, with_canary
+
+
+def ids(changes: Any) -> list[str]:
+    return [change.id for change in changes]
+
+
+def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> None:
+    world = with_canary()
+    world.registry.down = True
+    traffic.shift(world.desk, "churn", Wish(weight=30))
+    outcome = traffic.rollback(world.desk, "churn", reason="errors")
+    assert world.endpoint().traffic.weights == {"churn-v1": 100}
+    assert any(
+        "2 routing changes wait on endpoint 'churn' itself until the registry is back" in w for w in outcome.warnings
+    )
+    owed = world.endpoint().unrecorded
+    assert [(change.sequence, change.action) for change in owed] == [(5, "shift"), (6, "rollback")]
+    world.registry.down = False
+    assert catch_up(world.desk, "churn") == ()
+    assert world.history()[-2:] == [(5, "shift"), (6, "rollback")]
+    recorded = world.registry.history("prod", "churn")[-2:]
+    assert [(change.time, change.reason) for change in recorded] == [(change.time, change.reason) for change in owed]
+    assert world.endpoint().unrecorded == ()
+    assert world.registry.tags["churn/2"] == {"istio.prod.churn.weight": "0", "istio.prod.churn.role": "idle"}
+    assert world.registry.runs[recorded[-1].run or ""] == "rolled-back"
+
+
+def test_one_change_that_waits_is_said_in_the_singular() -> None:
+    world = with_canary()
+    world.registry.down = True
+    outcome = traffic.shift(world.desk, "churn", Wish(weight=30))
+    assert outcome.warnings[0].startswith("1 routing change waits on endpoint 'churn' itself")
+    assert world.warnings == list(outcome.warnings)
+
+
+def test_any_later_command_records_what_was_left_over_first() -> None:
+    world = with_canary()
+    world.registry.down = True
+    traffic.shift(world.desk, "churn", Wish(weight=30))
+    world.registry.down = False
+    traffic.promote(world.desk, "churn")
+    assert world.history()[-2:] == [(5, "shift"), (6, "promote")]
+
+
+def test_a_release_that_was_opened_and_ended_while_the_registry_was_down_gets_one_run_that_is_ended() -> None:
+    world = a_world("churn-v1", "churn-v2")
+    world.registry.down = True
+    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
+    started = traffic.start(world.desk, "churn", release_id="r7", **options)
+    assert "no run could be opened yet" in started.warnings[0]
+    assert world.warnings == list(started.warnings)
+    traffic.promote(world.desk, "churn")
+    world.registry.down = False
+    catch_up(world.desk, "churn")
+    assert world.registry.runs == {"run-prod-churn-standing": "", "run-prod-churn-r7": "promoted"}
+    assert {change.run for change in world.registry.history("prod", "churn")[-2:]} == {"run-prod-churn-r7"}
+
+
+def test_an_older_release_than_the_last_gets_its_run_too() -> None:
+    world = a_world("churn-v1", "churn-v2")
+    world.registry.down = True
+    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
+    for release in ("r7", "r8"):
+        traffic.start(world.desk, "churn", release_id=release, **options)
+        traffic.abort(world.desk, "churn")
+    traffic.start(world.desk, "churn", release_id="r9", **options)
+    world.registry.down = False
+    catch_up(world.desk, "churn")
+    assert world.registry.runs == {
+        "run-prod-churn-standing": "",
+        "run-prod-churn-r7": "aborted",
+        "run-prod-churn-r8": "aborted",
+        "run-prod-churn-r9": "",
+    }
+
+
+class Failing:
+    """Makes a registry fail at given calls of one method, and work otherwise."""
+
+    def __init__(self, world: World, method: str, *calls: int) -> None:
+        self.method = getattr(world.registry, method)
+        self.calls, self.count = calls, 0
+        setattr(world.registry, method, self)
+
+    def __call__(self, *args: Any) -> Any:
+        self.count += 1
+        if self.count in self.calls:
+            raise RegistryError(f"down at call {self.count}")
+        return self.method(*args)
+
+
+def owing(count: int) -> World:
+    world = with_canary()
+    world.registry.down = True
+    for weight in range(20, 20 + count):
+        traffic.shift(world.desk, "churn", Wish(weight=weight))
+    world.registry.down = False
+    return world
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_what_was_recorded_before_the_registry_fails_again_leaves_the_object(failing: int) -> None:
+    world = owing(3)
+    Failing(world, "record", failing)
+    (warning,) = catch_up(world.desk, "churn")
+    assert f"{4 - failing} routing change" in warning
+    assert [change.sequence for change in world.endpoint().unrecorded] == [5, 6, 7][failing - 1 :]
+    catch_up(world.desk, "churn")
+    assert [sequence for sequence, _ in world.history()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_end_of_a_release_is_not_recorded_before_its_run_is_ended() -> None:
+    world = with_canary()
+    Failing(world, "close_run", 1)
+    traffic.promote(world.desk, "churn")
+    assert [change.action for change in world.endpoint().unrecorded] == ["promote"]
+    catch_up(world.desk, "churn")
+    assert world.history()[-1] == (5, "promote")
+    assert "promoted" in world.registry.runs.values()
+    assert world.endpoint().unrecorded == ()
+
+
+def test_tags_that_could_not_be_written_are_mended_by_any_later_command() -> None:
+    world = with_canary()
+    Failing(world, "publish", 1)
+    outcome = traffic.promote(world.desk, "churn")
+    assert "tags and aliases of endpoint 'churn' are not up to date" in outcome.warnings[0]
+    assert world.endpoint().unrecorded == (), "it is recorded all the same"
+    assert world.registry.aliases[("churn", "champion")] == 1
+    traffic.promote(world.desk, "churn")
+    assert world.registry.aliases == {("churn", "champion"): 2}
+
+
+def test_tags_of_a_removed_version_are_owed_until_they_are_gone() -> None:
+    """Once the deployment is gone, nothing but the entry knows which version it was."""
+    world = with_canary()
+    Failing(world, "publish", 1)
+    removal.delete(world.desk, "churn-v3")
+    assert [change.action for change in world.endpoint().unrecorded] == ["remove"]
+    assert world.registry.tags["churn/3"]
+    catch_up(world.desk, "churn", publish=False)
+    assert world.registry.tags["churn/3"] == {}
+    assert world.endpoint().unrecorded == ()
+    assert [action for _, action in world.history()].count("remove") == 1
+
+
+def test_only_the_removal_is_owed_when_recording_fails_after_it() -> None:
+    world = with_canary()
+    world.registry.down = True
+    removal.delete(world.desk, "churn-v3")
+    traffic.shift(world.desk, "churn", Wish(weight=30))
+    traffic.shift(world.desk, "churn", Wish(weight=40))
+    world.registry.down = False
+    Failing(world, "record", 3)
+    catch_up(world.desk, "churn")
+    assert [change.action for change in world.endpoint().unrecorded] == ["remove", "shift"]
+    catch_up(world.desk, "churn")
+    assert world.registry.tags["churn/3"] == {}
+    assert [sequence for sequence, _ in world.history()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_version_that_is_deployed_again_keeps_its_tags() -> None:
+    world = with_canary()
+    world.registry.down = True
+    removal.delete(world.desk, "churn-v3")
+    world.registry.down = False
+    world.deploy("churn-v3")
+    assert world.registry.tags["churn/3"]["istio.prod.churn.role"] == "idle"
+
+
+def test_a_removed_version_that_another_deployment_serves_keeps_its_tags() -> None:
+    world = with_canary()
+    deploy(world.desk, replace(a_request("churn-v3"), name="twin"))
+    removal.delete(world.desk, "churn-v3")
+    assert world.registry.tags["churn/3"]["istio.prod.churn.role"] == "idle"
+
+
+def test_nothing_left_over_and_nothing_to_publish_asks_the_registry_nothing() -> None:
+    world = with_canary()
+    world.registry.down = True
+    assert catch_up(world.desk, "churn", publish=False) == ()
+
+
+def test_artifacts_are_kept_for_the_change_they_belong_to() -> None:
+    world = owing(2)
+    traffic.promote(world.desk, "churn")
+    changes = world.registry.history("prod", "churn")[-3:]
+    assert [set(world.registry.artifacts[change.id]) for change in changes] == [set(), set(), {"before", "after"}]
+
+
+def test_a_new_endpoint_comes_into_being_while_only_recording_fails() -> None:
+    world = World()
+    Failing(world, "open_run", 1)
+    outcome = world.deploy("churn-v1")
+    assert any("no run could be opened yet" in warning for warning in outcome.warnings)
+    assert world.history() == [(1, "deploy")]
+    assert world.registry.history("prod", "churn")[0].run == "run-prod-churn-standing"
+
+
+def test_an_endpoint_whose_versions_are_unknown_is_published_without_them() -> None:
+    world = with_canary()
+    found = world.cluster.get("Deployment", "churn-v3")
+    assert found is not None
+    del found["metadata"]["annotations"]["mlflow-istio.org/model-version"]
+    world.cluster.apply(found)
+    traffic.promote(world.desk, "churn")
+    assert world.registry.aliases == {("churn", "champion"): 2}
+
+
+def test_a_change_is_attributed_to_the_release_under_which_it_was_made() -> None:
+    world = with_canary()
+    release = world.endpoint().release
+    assert release is not None
+    changes: list[RoutingChange] = list(world.registry.history("prod", "churn"))
+    assert [change.release for change in changes] == [None, None, None, release.id]
+    assert ids(changes[-1:]) == [world.endpoint().change]
+
+
+def test_what_is_left_of_an_endpoint_that_is_gone_can_be_taken_away() -> None:
+    world = with_canary()
+    assert ledger.publish_nothing(world.desk, "churn", {}, ["churn/1", "churn/2", "churn/3"]) == ()
+    assert (world.registry.aliases, world.registry.owners) == ({}, {})
+    world.registry.down = True
+    (warning,) = ledger.publish_nothing(world.desk, "churn", {}, ["churn/1"])
+    assert "tags 'istio.prod.churn.*' and aliases are left over" in warning
