@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mlflow_istio.core import transitions
 from mlflow_istio.core.destination_rule import with_subset
-from mlflow_istio.core.endpoint import Endpoint, Stamp
+from mlflow_istio.core.endpoint import Endpoint, Stamp, has_endpoint
 from mlflow_istio.core.manifests import (
     DeploymentValues,
     deployment_manifest,
@@ -328,6 +328,8 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
 
     def create(found: Object | None) -> Object:
         if found is not None:
+            if has_endpoint(found, name) and read_endpoint(found, name).change == stamp.id:
+                return found  # the answer to our own write was lost
             raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
         return first_endpoint(virtual_service, fresh, stamp)
 
