@@ -1,7 +1,8 @@
 """One replica against bare uvicorn on MLflow's scoring app: start-up, memory and throughput, in the same run.
 
 ``python benchmarks/serving.py [--rounds N] [--requests N]``. Linux only: memory is read from ``/proc``. The two servers
-are started and loaded in turns, so that a busy machine slows both. Bare uvicorn has its access log off, as ours has.
+are started and loaded in turns, and the best of all rounds counts: other work on the machine only ever makes it worse.
+Bare uvicorn has its access log off, as ours has.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,9 +42,11 @@ class Sample:
     """What one run of a server took."""
 
     start_seconds: float
+    start_cpu_seconds: float
     resident_mb: float
     private_mb: float
     requests_per_second: float
+    request_cpu_ms: float
 
 
 def main() -> None:
@@ -110,14 +112,19 @@ def measure(contender: Contender, body: bytes, requests: int) -> Sample:
     with running(contender) as process:
         wait_ready(process, port)
         start_seconds = time.perf_counter() - started
+        start_cpu_seconds = cpu_seconds(process.pid)
         load(port, body, WARM_UP_REQUESTS)
+        warm_cpu_seconds = cpu_seconds(process.pid)
         seconds = load(port, body, requests)
+        request_cpu_ms = (cpu_seconds(process.pid) - warm_cpu_seconds) * 1000 / requests
         resident_mb, private_mb = memory(process.pid)
     return Sample(
         start_seconds=start_seconds,
+        start_cpu_seconds=start_cpu_seconds,
         resident_mb=resident_mb,
         private_mb=private_mb,
         requests_per_second=requests / seconds,
+        request_cpu_ms=request_cpu_ms,
     )
 
 
@@ -180,6 +187,12 @@ def memory(pid: int) -> tuple[float, float]:
     return kilobytes["Rss"] / 1000, (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]) / 1000
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def free_port() -> int:
     """A port of the loopback interface that nobody uses now."""
     with socket.socket() as taken:
@@ -189,15 +202,17 @@ def free_port() -> int:
 
 
 def print_table(bare: list[Sample], ours: list[Sample]) -> None:
-    """Print medians and their ratios beside what was agreed."""
-    print(f"{'median of ' + str(len(ours)):<22}{'bare uvicorn':>14}{'ours':>10}{'ratio':>8}   agreed")
-    for label, field, agreed in (
-        ("start-up, s", "start_seconds", "<= 1, within noise"),
-        ("resident memory, MB", "resident_mb", "<= 1.1"),
-        ("private memory, MB", "private_mb", "<= 1.1"),
-        ("requests per second", "requests_per_second", ">= 1, within noise"),
+    """Print the best of each and the ratios beside what was agreed."""
+    print(f"{'best of ' + str(len(ours)):<22}{'bare uvicorn':>14}{'ours':>10}{'ratio':>8}   agreed")
+    for label, field, best, agreed in (
+        ("start-up, s", "start_seconds", min, "<= 1, within noise"),
+        ("start-up, CPU s", "start_cpu_seconds", min, "<= 1, within noise"),
+        ("resident memory, MB", "resident_mb", min, "<= 1.1"),
+        ("private memory, MB", "private_mb", min, "<= 1.1"),
+        ("requests per second", "requests_per_second", max, ">= 1, within noise"),
+        ("one request, CPU ms", "request_cpu_ms", min, "<= 1, within noise"),
     ):
-        theirs, own = (statistics.median(getattr(sample, field) for sample in samples) for samples in (bare, ours))
+        theirs, own = (best(getattr(sample, field) for sample in samples) for samples in (bare, ours))
         print(f"{label:<22}{theirs:>14.2f}{own:>10.2f}{own / theirs:>8.2f}   {agreed}")
 
 

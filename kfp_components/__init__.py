@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines components."""
+"""Kubeflow Pipelines components: still to be built (see CHANGELOG.md); nothing is exported yet."""

@@ -6,6 +6,7 @@ A value comes from the call, else from ``MLFLOW_ISTIO_<OPTION>``, else from the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -100,7 +101,7 @@ class _Connection(_Options):
         default=None,
         description="where the gateway can be reached from here, if that can't be found out (cluster only)",
     )
-    reason: str = Field(default="", description="why, for the ledger")
+    reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
 class _Wishes(_Connection):
@@ -286,12 +287,15 @@ def _first_problem(model: type[_Options], exc: ValidationError, given: Mapping[s
     option, *parts = (str(part) for part in error["loc"])
     source = "" if option in given else f" (from {model.model_config.get('env_prefix')}{option.upper()})"
     where = option + "".join(f"[{part!r}]" for part in parts)
-    said = error["input"]
+    said = repr(error["input"])
+    said = said if len(said) <= 100 else f"{said[:100]}... ({len(said)} characters)"
     if error["type"] == "literal_error":
         choices = [
             choice.strip(" '")
             for choice in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
         ]
-        return f"unknown {option} {said!r}{source}: {nearest(str(said), [choice for choice in choices if choice])}"
-    problem = error["msg"].removeprefix("Value error, ").replace("Input should ", "it must ", 1)
-    return f"option '{where}' can't be {said!r}{source}: {problem}"
+        return (
+            f"unknown {option} {said}{source}: {nearest(str(error['input']), [choice for choice in choices if choice])}"
+        )
+    problem = re.sub(r"^(Input|String) should ", "it must ", error["msg"].removeprefix("Value error, "))
+    return f"option '{where}' can't be {said}{source}: {problem}"

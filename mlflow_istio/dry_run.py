@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.endpoint import Release
@@ -132,7 +133,8 @@ def difference(kind: str, name: str, before: Object | None, after: Object | None
     import yaml
 
     def text(obj: Object | None) -> list[str]:
-        return yaml.safe_dump(_own_fields(obj), sort_keys=True).splitlines() if obj else []
+        # Through JSON, or YAML would write what two routes share as an anchor and an alias.
+        return yaml.safe_dump(json.loads(json.dumps(_own_fields(obj))), sort_keys=True).splitlines() if obj else []
 
     lines = difflib.unified_diff(
         text(before),

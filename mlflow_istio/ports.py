@@ -178,6 +178,8 @@ class Registry(Protocol):
     def publish(self, standing: Standing) -> None:
         """Make the tags and aliases say what stands now; writes only what differs.
 
+        An alias that points to nothing is taken away, and is free for another endpoint once no version of its model is served.
+
         Raises:
             RegistryError: The registry can't be reached.
         """

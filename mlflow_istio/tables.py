@@ -107,6 +107,8 @@ def traffic_text(change: View) -> str:
         return "(deleted)"
     parts = [f"{name} {weight}%" for name, weight in change["after"].items()]
     parts += [f"{name} mirrored {share:g}%" for name, share in change["mirrors"].items()]
+    parts += [f"{name} added" for name in change["added"] if name not in change["after"]]
+    parts += [f"{name} removed" for name in change["removed"]]
     return ", ".join(parts)
 
 

@@ -245,6 +245,8 @@ class InMemoryRegistry:
                 self.owners[key] = standing.owner
             elif self.owners.get(key) == standing.owner:
                 self.aliases.pop(key, None)
+                if key[0] not in standing.models:
+                    del self.owners[key]
 
     def _up(self) -> None:
         if self.down:

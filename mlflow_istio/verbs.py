@@ -19,7 +19,9 @@ from mlflow_istio.config import (
 )
 from mlflow_istio.core import transitions
 from mlflow_istio.core.assignment import assignment_headers
+from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.core.strategies import no_release
 from mlflow_istio.core.target import parse_target
 from mlflow_istio.dry_run import DryCluster, DryRegistry
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -98,6 +100,7 @@ class Verbs:
             replicas=options.replicas,
             env={**place.server_environment(), **only(options.env)},
             env_manager=options.env_manager,
+            from_folder=self.target.kind == "istio-local",
             pod=options.pod() if self.target.kind == "istio" else None,
             settings={
                 role: alias
@@ -147,7 +150,7 @@ class Verbs:
         with_desk = _Dry(desk) if options.dry_run else _Real(desk)
         if endpoint is not None and desk.cluster.get("Deployment", name) is not None:
             views.deployment_view(desk.cluster, name, endpoint)
-        outcome = removal.delete(with_desk.desk, name, timeout=options.timeout)
+        outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.timeout)
         return with_desk.result(outcome or Outcome(endpoint=None, changed=False), {})
 
     def update_endpoint(self, name: str, config: Config | None) -> Result:
@@ -163,7 +166,9 @@ class Verbs:
         options = parse_options(DeleteOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
         with_desk = _Dry(desk) if options.dry_run else _Real(desk)
-        gone = removal.delete_endpoint(with_desk.desk, name, force=options.force)
+        gone = removal.delete_endpoint(
+            with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.timeout
+        )
         return with_desk.result(Outcome(endpoint=None, changed=gone), {})
 
     def endpoint(self, name: str) -> views.View:
@@ -263,14 +268,21 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         return traffic.pause(desk, name) if action == "pause" else traffic.resume(desk, name)
     endpoint = endpoint_of(desk.cluster, name)
     release = endpoint.release
-    if release is not None and not options.supersede:
+    if release is not None:
         same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
-        if not same or (options.release_id and options.release_id != release.id):
+        if same and options.release_id in (None, release.id):
+            if said or options.strategy is None:
+                return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.timeout)
+            candidates = release.candidates
+        elif options.supersede:
+            endpoint = transitions.abort(endpoint, "superseded")
+        else:
             raise StateConflict(transitions.open_release(endpoint))
-        if said or options.strategy is None:
-            return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.timeout)
-    if not (said or options.strategy or candidates):
-        raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
+    elif options.strategy is None and not candidates:
+        if not said:
+            raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
+        # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
+        raise StateConflict(no_release(endpoint))
     if not candidates:
         candidates = _only_candidate(endpoint)
     return traffic.start(
@@ -286,13 +298,17 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
     )
 
 
-def _only_candidate(endpoint: Any) -> tuple[str, ...]:
+def _only_candidate(endpoint: Endpoint) -> tuple[str, ...]:
+    """The one deployment that waits; never the version that the last promotion replaced."""
+    replaced = endpoint.last.previous if endpoint.last else None
     waiting = [pin for pin in endpoint.traffic.pins if endpoint.role_of(pin) == "idle"]
+    waiting = [pin for pin in waiting if endpoint.destination(pin) != replaced]
     if len(waiting) == 1:
         return (waiting[0],)
     if not waiting:
         raise StateConflict(
-            f"endpoint '{endpoint.name}' has no candidate: '{endpoint.stable.name}' is its only deployment; deploy another first"
+            f"endpoint '{endpoint.name}' has no open release and no new deployment to start one with: deploy one first, or name "
+            "the one to release with 'candidate'"
         )
     raise InvalidInput(
         f"endpoint '{endpoint.name}' has {len(waiting)} deployments that could be the candidate: name one with "

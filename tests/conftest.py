@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden import pytest_addoption
 from tests.testbed.guard import pytest_runtest_setup
 
-__all__ = ["pytest_runtest_setup"]
+__all__ = ["pytest_addoption", "pytest_runtest_setup"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
@@ -23,7 +25,7 @@ from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.standing import Standing
-from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 
 _CHANGE = "istio.change."
 _FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
@@ -58,8 +60,15 @@ class MlflowRegistry:
         label = f"models:/{reference.model}/{version}"
         with _mapped(f"read {label}"):
             self._require_version(reference.model, version)
-            flavors = self._flavors(reference.model, version)
-        return ModelVersion(model=reference.model, version=version, alias=reference.alias, flavors=flavors)
+            source = str(self._client.get_model_version_download_uri(reference.model, str(version)))
+            flavors = _flavors(label, source)
+        return ModelVersion(
+            model=reference.model,
+            version=version,
+            alias=reference.alias,
+            flavors=flavors,
+            folder=_folder(source),
+        )
 
     def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
         """See ``ports.Registry``."""
@@ -128,12 +137,14 @@ class MlflowRegistry:
                 return ()
             runs = self._all_runs(experiment.experiment_id)
         changes = [
-            change_from_json(json.loads(value))
+            _read_change(run, key, value)
             for run in runs
             for key, value in run.data.tags.items()
             if key.startswith(_CHANGE)
         ]
-        return sorted(changes, key=lambda change: (change.sequence, change.time))
+        # By id: two processes at once may each have made a run for the release and recorded the change there.
+        once = {change.id: change for change in changes}
+        return sorted(once.values(), key=lambda change: (change.sequence, change.time))
 
     def publish(self, standing: Standing) -> None:
         """See ``ports.Registry``."""
@@ -178,28 +189,6 @@ class MlflowRegistry:
         from mlflow_istio.core.names import nearest
 
         return nearest(name, [model.name for model in self._client.search_registered_models(max_results=100)])
-
-    def _flavors(self, name: str, version: int) -> tuple[str, ...]:
-        """The flavors from the model's own MLmodel file; reading it proves that the files are there."""
-        import mlflow.artifacts
-        import mlflow.models
-
-        uri = f"models:/{name}/{version}"
-        source = self._client.get_model_version_download_uri(name, str(version))
-        try:
-            model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/MLmodel")
-            flavors = mlflow.models.Model.load(model_file).flavors
-            present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
-        except (MlflowException, OSError) as exc:
-            raise NotFound(
-                f"the files of {uri} are gone from {source}: restore them or register the model again"
-            ) from exc
-        for flavor, conf in flavors.items():
-            for field in ("model_path", "pickled_model", "data"):
-                path = str(conf.get(field) or "").split("/", 1)[0]
-                if path and path not in present:
-                    raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
-        return tuple(flavors)
 
     def _experiment(self, scope: str, endpoint: str) -> str:
         name = _experiment_name(scope, endpoint)
@@ -254,7 +243,7 @@ class MlflowRegistry:
             if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return
             raise
-        gone = not standing.served
+        gone = model not in standing.models
         for (its_model, alias), version in standing.aliases.items():
             owner = registered.tags.get(_owner_tag(alias))
             if its_model != model or owner not in (None, standing.owner):
@@ -269,6 +258,43 @@ class MlflowRegistry:
                     self._client.delete_registered_model_alias(model, alias)
                 if gone:
                     self._client.delete_registered_model_tag(model, _owner_tag(alias))
+
+
+def _read_change(run: Run, key: str, value: str) -> RoutingChange:
+    try:
+        return change_from_json(json.loads(value))
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as exc:
+        raise RegistryError(
+            f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc!r}): restore or delete it"
+        ) from exc
+
+
+def _flavors(uri: str, source: str) -> tuple[str, ...]:
+    """The flavors from the model's own MLmodel file; reading it proves that the files are there."""
+    import mlflow.artifacts
+    import mlflow.models
+
+    try:
+        model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/MLmodel")
+        flavors = mlflow.models.Model.load(model_file).flavors
+        present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
+    except (MlflowException, OSError) as exc:
+        raise NotFound(f"the files of {uri} are gone from {source}: restore them or register the model again") from exc
+    for flavor, conf in flavors.items():
+        for field in ("model_path", "pickled_model", "data"):
+            path = str(conf.get(field) or "").split("/", 1)[0]
+            if path and path not in present:
+                raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
+    return tuple(flavors)
+
+
+def _folder(source: str) -> str:
+    """The folder an artifact address names on this machine; empty when it names none."""
+    parsed = urlsplit(source)
+    if parsed.scheme not in ("", "file") or parsed.netloc not in ("", "localhost"):
+        return ""
+    folder = Path(unquote(parsed.path) if parsed.scheme else source)
+    return str(folder.resolve()) if folder.is_dir() else ""
 
 
 def _experiment_name(scope: str, endpoint: str) -> str:

@@ -18,7 +18,8 @@ def choose_arm(user_id: str, weights: Mapping[str, int], salt: str) -> str:
 
     For each arm with weight w, ``u = (h + 0.5) / 2**64`` where ``h`` is the first 8 bytes, big endian, of
     ``SHA-256(salt + "\0" + arm + "\0" + user)``; the arm with the smallest ``-ln(u) / w`` wins. The minimum of exponential
-    variables with rates w falls on each arm with probability w / sum(w). When weights change, users move only to arms that grew.
+    variables with rates w falls on each arm with probability w / sum(w). When weights change, a user leaves an arm only for
+    one that grew in relation to it.
     (Source: Schindelhauer & Schomaker, "Weighted distributed hash tables", SPAA 2005.)
 
     Args:

@@ -18,7 +18,9 @@ from mlflow_istio.core.traffic import Destination, Traffic, destination_from_jso
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 MAX_UNRECORDED = 100
-"""Changes kept on the object while the registry is down; an annotation holds 256 KiB, an entry about 1 KiB."""
+MAX_UNRECORDED_BYTES = 128 * 1024
+"""Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
+rollback, an abort or a deletion may still add its entry, and each of them can do so once or twice at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +124,10 @@ class Endpoint:
         """Whether the destination is one of our deployments, not a foreign service."""
         return destination.host == self.name and destination.subset in self.traffic.pins
 
+    def has_change(self, change_id: str) -> bool:
+        """Whether a change is on the object already: the reply to the write that brought it may have been lost."""
+        return change_id == self.change or any(entry.id == change_id for entry in self.unrecorded)
+
     def role_of(self, deployment: str) -> str:
         """stable, candidate or idle."""
         if self.owns(self.stable) and self.stable.subset == deployment:
@@ -175,13 +181,15 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
     Raises:
         StateConflict: Too many changes wait for the registry, and this one is not urgent.
     """
-    if len(after.unrecorded) >= MAX_UNRECORDED and not stamp.urgent:
+    if not stamp.urgent and _is_full(after.unrecorded):
         raise StateConflict(
             f"endpoint '{after.name}' has {len(after.unrecorded)} routing changes that the MLflow registry does not have yet: "
             "make the registry reachable (MLFLOW_TRACKING_URI) and run 'mlflow-istio history' before changing more; "
             "rollback and abort still work"
         )
-    release = after.release or (before.release if before else None)
+    last = after.last
+    closes = before is not None and last is not None and _closes(before, after)
+    release = last if closes else after.release
     named = {
         share.destination.name for end in (before, after) if end for share in end.traffic.split if share.weight
     } | {name for end in (before, after) if end for name in end.traffic.pins}
@@ -193,7 +201,7 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         action=stamp.action,
         reason=stamp.reason,
         who=stamp.who,
-        release=release.id if release else (after.last.id if _closes(before, after) and after.last else None),
+        release=release.id if release else None,
         run=stamp.run or (release.run if release else None),
         before=before.traffic if before else None,
         after=None if after.deleting else after.traffic,
@@ -201,17 +209,21 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         resource_version=resource_version,
         evidence=stamp.evidence,
     )
-    last = after.last
-    if last is not None and _closes(before, after):
+    if last is not None and closes:
         last = replace(last, sequence=entry.sequence)
     return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
 
 
-def _closes(before: Endpoint | None, after: Endpoint) -> bool:
+def _closes(before: Endpoint, after: Endpoint) -> bool:
     """Whether this change ended a release, or undid its promotion."""
-    if before is None or after.last is None:
-        return False
-    return before.last is None or (before.last.id, before.last.outcome) != (after.last.id, after.last.outcome)
+    ends = [(end.last.id, end.last.outcome) if end.last else None for end in (before, after)]
+    return ends[0] != ends[1]
+
+
+def _is_full(unrecorded: tuple[RoutingChange, ...]) -> bool:
+    if len(unrecorded) >= MAX_UNRECORDED:
+        return True
+    return len(_dumps([change.as_json() for change in unrecorded])) > MAX_UNRECORDED_BYTES
 
 
 def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
@@ -259,25 +271,26 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             traffic=traffic,
             stable=destination_from_json(state["stable"]),
             route=state["route"],
-            sequence=state["sequence"],
+            sequence=int(state["sequence"]),
             change=state["change"],
             release=_release_from_json(release) if release else None,
             last=_closed_from_json(state["last"]) if state.get("last") else None,
-            settings=state.get("settings", {}),
+            settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             deleting=bool(state.get("deleting", False)),
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
         raise InvalidInput(
             f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc!r}); "
-            "restore them from the registry's history or delete the endpoint"
+            "restore them from a backup, or delete the endpoint with -C force=true"
         ) from exc
 
 
 def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
     """Name of the route that carries the endpoint's split, read before its traffic is."""
     state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
-    return str(state["route"]) if state and "route" in state else f"mlflow-istio.{endpoint}.split"
+    named = state.get("route") if isinstance(state, dict) else None
+    return str(named or f"mlflow-istio.{endpoint}.split")
 
 
 def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset[str]) -> Object:
@@ -361,5 +374,5 @@ def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], k
     except ValueError as exc:
         raise InvalidInput(
             f"VirtualService '{name_of(virtual_service)}': annotation {key} is not JSON; "
-            "restore it from the registry's history or delete the endpoint"
+            "restore it from a backup, or delete the endpoint with -C force=true"
         ) from exc

@@ -22,7 +22,6 @@ from mlflow_istio.core.objects import (
     MANAGED_BY_LABEL,
     Object,
     annotations_of,
-    labels_of,
 )
 from mlflow_istio.core.pods import PodSettings, environment, pod_values
 from mlflow_istio.errors import InvalidInput
@@ -42,6 +41,9 @@ FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
 # YAML gives these a meaning, or refuses them, even inside quotes.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
+_OF_EXPRESSIONS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, NameError)
+"""What an expression in somebody's template may raise."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeploymentValues:
@@ -57,6 +59,8 @@ class DeploymentValues:
         port: Port the model server listens on.
         env: Environment beside what the model server needs.
         env_manager: How the model's Python environment is made, in MLflow's words.
+        from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
+            holds no registry client (50 MB on a database), and comes up while the registry is down.
         pod: What pods on a cluster have beside; None on the local mesh.
     """
 
@@ -69,6 +73,7 @@ class DeploymentValues:
     port: int = 8080
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    from_folder: bool = False
     pod: PodSettings | None = None
 
 
@@ -87,7 +92,8 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
         "MLFLOW_ISTIO_PORT": str(values.port),
         "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
     }
-    env, download_env = environment(values.env, server, values.pod, values.model.uri)
+    here = values.from_folder and values.model.folder
+    env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
         "Deployment",
@@ -109,13 +115,13 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "pod": pod_values(values.pod),
         },
     )
-    pod = obj["spec"].get("template") or {}
-    _expect("Deployment", labels_of(pod), {**labels, DEPLOYMENT_LABEL: values.name}, "spec.template.metadata.labels")
+    pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")
+    _expect("Deployment", pod_labels, {**labels, DEPLOYMENT_LABEL: values.name}, "spec.template.metadata.labels")
     _expect("Deployment", annotations_of(obj), annotations, "metadata.annotations")
-    selector = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
-    if not selector or any(labels_of(pod).get(key) != value for key, value in selector.items()):
+    selector = _texts("Deployment", obj, "spec.selector.matchLabels")
+    if not selector or not selector.items() <= pod_labels.items():
         raise _broken("Deployment", "spec.selector.matchLabels must select spec.template.metadata.labels")
-    if not (pod.get("spec") or {}).get("containers"):
+    if not _at(obj, "spec.template.spec.containers"):
         raise _broken("Deployment", "spec.template.spec.containers must name the model server's container")
     return obj
 
@@ -196,32 +202,58 @@ def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Ob
     import jinja2.sandbox
     import yaml
 
-    environment = jinja2.sandbox.SandboxedEnvironment(
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, finalize=_as_data, trim_blocks=True, lstrip_blocks=True
     )
     try:
         text = environment.from_string(template).render(dict(values))
-    except (jinja2.TemplateError, TypeError) as exc:
+    except (jinja2.TemplateError, *_OF_EXPRESSIONS) as exc:
         line = getattr(exc, "lineno", None)
-        raise _broken(kind, f"{exc}" + (f" (line {line})" if line else "")) from exc
+        problem = getattr(exc, "message", None) or str(exc)
+        raise _broken(kind, problem + (f" (line {line})" if line else "")) from exc
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError) as exc:  # ValueError: a literal such as 2024-13-45
         problem = " ".join(str(exc).split())
         raise _broken(kind, f"the result is no YAML ({problem}); write {{{{ expressions }}}} without quotes") from exc
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise _broken(kind, f"the result must be one YAML object, not {len(documents)} documents")
-    obj: Object = documents[0]
+        found = type(documents[0]).__name__ if len(documents) == 1 else f"{len(documents)} documents"
+        raise _broken(kind, f"the result must be one YAML object, not {found}")
+    obj = _as_json(kind, documents[0])
     if obj.get("kind") != kind or not obj.get("apiVersion"):
         raise _broken(kind, f"the result must have kind {kind} and an apiVersion such as {API_VERSIONS[kind]}")
-    metadata = obj.get("metadata")
-    if not isinstance(metadata, dict) or metadata.get("name") != name:
+    if _at(obj, "metadata.name") != name:
         raise _broken(kind, f"metadata.name must be {name!r}")
     if not isinstance(obj.get("spec"), dict):
         raise _broken(kind, "there must be a spec")
-    endpoint = str(values["endpoint"])
-    _expect(kind, labels_of(obj), {ENDPOINT_LABEL: endpoint}, "metadata.labels")
+    _texts(kind, obj, "metadata.annotations")
+    labels = _texts(kind, obj, "metadata.labels")
+    _expect(kind, labels, {ENDPOINT_LABEL: str(values["endpoint"])}, "metadata.labels")
     return obj
+
+
+def _as_json(kind: str, document: Any) -> Object:
+    """The document as JSON has it; YAML knows more: dates, binaries, not-a-number, keys that are no text, shared parts."""
+    try:
+        obj: Object = json.loads(json.dumps(document, allow_nan=False))
+    except (TypeError, ValueError) as exc:
+        raise _broken(kind, f"the result holds a value that JSON does not have ({exc}): put quotes around it") from exc
+    return obj
+
+
+def _at(obj: Any, path: str) -> Any:
+    """What stands at a dotted path; None where a part of it is missing or no mapping."""
+    for key in path.split("."):
+        obj = obj.get(key) if isinstance(obj, dict) else None
+    return obj
+
+
+def _texts(kind: str, obj: Object, path: str) -> dict[str, str]:
+    """The labels or annotations at a path."""
+    found = _at(obj, path) or {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise _broken(kind, f"{path} must hold text only: put quotes around numbers and words such as true")
+    return found
 
 
 def _common(endpoint: str) -> dict[str, str]:

@@ -77,4 +77,6 @@ def _string(wanted: Mapping[str, str], value: str, *, ignore_case: bool = False)
         return value == wanted["exact"]
     if "prefix" in wanted:
         return value.startswith(wanted["prefix"])
-    return re.fullmatch(wanted["regex"], value) is not None
+    if "regex" in wanted:
+        return re.fullmatch(wanted["regex"], value) is not None
+    raise Unsupported(f"match {wanted} can't be evaluated offline: only exact, prefix and regex can")

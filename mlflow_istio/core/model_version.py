@@ -35,12 +35,14 @@ class ModelVersion:
         version: Version number.
         alias: The alias it was asked for by, if it was; kept for the record only.
         flavors: Names of the model's flavors; empty when not read.
+        folder: Folder of its files where they lie on this machine; empty otherwise.
     """
 
     model: str
     version: int
     alias: str | None = None
     flavors: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def label(self) -> str:

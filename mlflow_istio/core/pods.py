@@ -83,7 +83,8 @@ def environment(
     if twice:
         raise InvalidInput(f"environment variable '{twice[0]}' is given twice, by 'env_from_secret' too: give it once")
     home = {"HOME": "/tmp"} if settings and settings.hardened else {}  # the one folder that can be written to
-    shared = _entries({**home, **plain}) + [
+    kept = {name: value for name, value in {**home, **plain}.items() if name not in server}
+    shared = _entries(kept) + [
         {"name": name, "valueFrom": {"secretKeyRef": _key_of(reference)}} for name, reference in secrets.items()
     ]
     where = settings.model_path if settings and settings.source != "registry" else model_uri

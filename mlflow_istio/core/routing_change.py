@@ -78,29 +78,22 @@ class RoutingChange:
     def as_tag(self) -> str:
         """The change as a tag's value, at most ``MAX_TAG`` characters.
 
-        What is too long is cut in the order of its worth: evidence, reason, then the matches of the arms (they stand whole
-        in the artifact). A ``cut`` field says so.
+        What is too long is cut in the order of its worth: evidence, reason, the matches of the arms, all but the split, the
+        split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so.
         """
         obj = self.as_json()
-        text = _compact(obj)
-        if len(text) > MAX_TAG:
-            obj = {**obj, "evidence": {}, "cut": True}
-            text = _compact(obj)
-        if len(text) > MAX_TAG:
-            obj = {**obj, "reason": self.reason[:200], "who": self.who[:200]}
-            text = _compact(obj)
-        if len(text) > MAX_TAG:
-            for side in ("before", "after"):
-                if obj[side]:
-                    obj[side] = {**obj[side], "arms": []}
-            text = _compact(obj)
-        if len(text) > MAX_TAG:
-            for side in ("before", "after"):
-                if obj[side]:
-                    obj[side] = {"split": [share for share in obj[side]["split"] if share["weight"]]}
-            obj["versions"] = {}
-            text = _compact(obj)
-        return text
+        cuts = (
+            {"evidence": {}, "cut": True},
+            {"reason": _cut(self.reason), "who": _cut(self.who)},
+            {side: {**obj[side], "arms": []} for side in ("before", "after") if obj[side]},
+            {side: {"split": _live(obj[side])} for side in ("before", "after") if obj[side]} | {"versions": {}},
+            {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
+        )
+        for cut in cuts:
+            if len(_compact(obj)) <= MAX_TAG:
+                break
+            obj = {**obj, **cut}
+        return _compact(obj)
 
 
 def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
@@ -121,6 +114,26 @@ def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
         resource_version=obj.get("resourceVersion", ""),
         evidence=obj.get("evidence", {}),
     )
+
+
+def _cut(text: str) -> str:
+    """At most 350 characters as JSON writes them; outside ASCII one character takes six or twelve of those."""
+    longest = text[:350]
+    while len(json.dumps(longest)) > 350:
+        longest = longest[: len(longest) * 9 // 10]
+    return longest
+
+
+def _live(traffic: Object) -> list[Object]:
+    return [share for share in traffic["split"] if share["weight"]]
+
+
+def _largest(traffic: Object) -> list[Object]:
+    """The three largest shares, and the rest as one, so that the weights still sum to 100."""
+    shares = sorted(_live(traffic), key=lambda share: -int(share["weight"]))
+    rest = sum(share["weight"] for share in shares[3:])
+    others: Object = {"host": f"({len(shares) - 3} others)", "weight": rest}
+    return [*shares[:3], *([others] if rest else [])]
 
 
 def _compact(obj: Mapping[str, Any]) -> str:

@@ -65,6 +65,11 @@ class Standing:
         """Who owns the aliases: ``SCOPE/ENDPOINT``."""
         return f"{self.scope}/{self.endpoint}"
 
+    @property
+    def models(self) -> frozenset[str]:
+        """Registered models with a version behind the endpoint; only of these does it own aliases."""
+        return frozenset(parse_label(served.version).model for served in self.served)
+
 
 def alias_names(settings: Mapping[str, str]) -> dict[str, str]:
     """Role to alias, as the endpoint's settings have it; an empty name means: no alias."""
@@ -73,22 +78,22 @@ def alias_names(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], removed: Iterable[str] = ()) -> Standing:
-    """Compute the standing from the endpoint as it is.
+    """Compute the standing from the endpoint as it is; behind one that is being deleted stands nothing any more.
 
     Args:
         endpoint: The endpoint.
         scope: Its scope.
         versions: Deployment to ``MODEL/VERSION``, for every deployment there is.
-        removed: ``MODEL/VERSION`` of deployments just removed.
+        removed: ``MODEL/VERSION`` of deployments taken away.
     """
     release = endpoint.release
     served: dict[str, Served] = {}
-    for deployment in endpoint.traffic.pins:
+    for deployment in () if endpoint.deleting else endpoint.traffic.pins:
         version = versions.get(deployment)
-        if version is None:
+        if not version:
             continue
         role = endpoint.role_of(deployment)
-        in_release = release is not None and (role == "candidate" or role == "stable")
+        in_release = release is not None and role != "idle"
         one = Served(
             version=version,
             weight=endpoint.traffic.weights.get(deployment, 0),
@@ -97,7 +102,7 @@ def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], rem
             release=release.id if release and in_release else "",
         )
         served[version] = _joined(served[version], one) if version in served else one
-    gone = tuple(version for version in removed if version not in served)
+    gone = tuple(sorted({version for version in removed if version not in served}))
     aliases: dict[tuple[str, str], int | None] = {}
     for role, alias in alias_names(endpoint.settings).items():
         for label in (*served, *gone):
@@ -107,6 +112,27 @@ def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], rem
             if one.role == role and aliases[key] is None:
                 aliases[key] = parse_label(one.version).version
     return Standing(scope=scope, endpoint=endpoint.name, served=tuple(served.values()), removed=gone, aliases=aliases)
+
+
+def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versions: Iterable[str]) -> Standing:
+    """What the registry should say about an endpoint that is gone.
+
+    Args:
+        scope: Its scope.
+        endpoint: Its name.
+        settings: Its settings, as far as they are known.
+        versions: ``MODEL/VERSION`` of what was behind it.
+    """
+    removed = tuple(sorted(set(versions)))
+    models = sorted({parse_label(label).model for label in removed})
+    names = alias_names(settings).values()
+    return Standing(
+        scope=scope,
+        endpoint=endpoint,
+        served=(),
+        removed=removed,
+        aliases={(model, alias): None for model in models for alias in names},
+    )
 
 
 def _joined(one: Served, other: Served) -> Served:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release
 from mlflow_istio.core.names import nearest
-from mlflow_istio.core.traffic import Arm, Mirror, Share, Sticky, Traffic, check_weight, split_between
+from mlflow_istio.core.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, check_weight, split_between
 from mlflow_istio.core.virtual_service import cookie_match, header_match
 from mlflow_istio.errors import InvalidInput, StateConflict
 
@@ -58,6 +60,11 @@ _WHY_NOT: Mapping[tuple[str, str], str] = {
     ("canary", "mirror"): "copies are what strategy=shadow is for",
 }
 
+_NOT_FOR_ARMS = frozenset({"uri", "scheme", "method", "authority", "host", "cookie", PIN_HEADER, PROBE_HEADER})
+"""Istio ignores the first four as header matches, which would send everybody to the first arm; the others are in use."""
+
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+
 
 def check_strategy(strategy: str) -> str:
     """Return the strategy's name if there is such a one.
@@ -95,7 +102,7 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
         return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
     if release.strategy == "ab":
         return ab(endpoint, release, wish)
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=0))
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish))
 
 
 def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
@@ -108,16 +115,21 @@ def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
     release = endpoint.release
     if release is None:
         raise StateConflict(no_release(endpoint))
-    check_wish(release.strategy, wish, starting=False)
     if not wish.said:
         raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
-    if release.strategy == "shadow":
-        return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=None))
+    wish = _without_known(release, wish)
+    check_wish(release.strategy, wish, starting=False)
+    if not wish.said:
+        return endpoint.traffic
+    if wish.mirror is not None:
+        return shadow(endpoint, release, wish.mirror)
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish))
 
 
 def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
     """Copies of a percentage of the live traffic go to the candidate; users' answers all come from stable."""
+    if not percentage > 0:
+        raise InvalidInput(f"a shadow gets more than 0 and at most 100 percent, not {percentage!r}: abort it to end it")
     mirrors = [m for m in endpoint.traffic.mirrors if m.destination.name not in release.candidates]
     ours = [Mirror(destination=endpoint.destination(name), percentage=percentage) for name in release.candidates]
     return replace(endpoint.traffic, mirrors=(*mirrors, *ours))
@@ -136,7 +148,7 @@ def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
         Arm(deployment=name, match=(matching(assignment.name, value),)) for name, value in assignment.values.items()
     )
     sticky = Sticky(cookie=assignment.name, release=release.id) if assignment.kind == "cookie" else None
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish, default=0), arms=arms, sticky=sticky)
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=arms, sticky=sticky)
 
 
 def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment:
@@ -152,6 +164,10 @@ def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignme
     """
     if (wish.header is None) == (wish.cookie is None):
         raise InvalidInput("strategy=ab needs exactly one of 'header' and 'cookie': how a caller names the arm")
+    if wish.header is not None and wish.header.lower() in _NOT_FOR_ARMS:
+        raise InvalidInput(
+            f"header '{wish.header}' can't name the arm, it has a meaning of its own: use another header"
+        )
     values = {name: f"{release_id}.{name}" for name in arms}
     if wish.values is not None:
         if wish.cookie is not None:
@@ -162,21 +178,29 @@ def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignme
         values = {name: value for name in arms if (value := wish.values.get(name)) is not None}
         if len(set(values.values())) < len(values):
             raise InvalidInput("'values' gives two arms the same value: each arm needs its own")
+        unfit = [value for value in values.values() if not _HEADER_VALUE.fullmatch(value)]
+        if unfit:
+            raise InvalidInput(
+                f"'values' holds {unfit[0]!r}, which no header carries as it is: use visible ASCII characters"
+            )
     name = wish.header if wish.header is not None else str(wish.cookie)
     return Assignment(kind="header" if wish.header is not None else "cookie", name=name, values=values)
 
 
-def settle(endpoint: Endpoint, stable_name: str) -> Traffic:
-    """All live traffic to one destination; no arms, no mirrors and no cookie of ours are left.
+def settle(endpoint: Endpoint, stable: Destination) -> Traffic:
+    """All live traffic of the release to one destination; no arms, no mirrors and no cookie of ours are left.
 
-    Foreign destinations stay in the split at weight 0: they are never removed.
+    Foreign destinations are never removed. One that takes no part in the release keeps its weight; one that was stable
+    gets 0.
     """
-    destinations = [share.destination for share in endpoint.traffic.split]
-    found = [d for d in destinations if d.name == stable_name] or [endpoint.destination(stable_name)]
-    foreign = [d for d in destinations if not endpoint.owns(d) and d != found[0]]
+    foreign = [
+        replace(share, weight=0) if share.destination == endpoint.stable else share
+        for share in endpoint.traffic.split
+        if not endpoint.owns(share.destination) and share.destination != stable
+    ]
     return replace(
         endpoint.traffic,
-        split=(Share(destination=found[0], weight=100), *(Share(destination=d, weight=0) for d in foreign)),
+        split=split_between(stable, foreign),
         arms=(),
         sticky=None,
         mirrors=tuple(m for m in endpoint.traffic.mirrors if not endpoint.owns(m.destination)),
@@ -192,7 +216,15 @@ def no_release(endpoint: Endpoint) -> str:
     return f"endpoint '{endpoint.name}' has no open release, so there is no candidate: {start_one}"
 
 
-def _split(endpoint: Endpoint, release: Release, wish: Wish, *, default: int | None) -> tuple[Share, ...]:
+def _without_known(release: Release, wish: Wish) -> Wish:
+    """The wish without what the release already has: the command that started it may be given again."""
+    if release.assignment is None:
+        return wish
+    known = {release.assignment.kind: release.assignment.name, "values": dict(release.assignment.values)}
+    return replace(wish, **{option: None for option in wish.said if known.get(option) == getattr(wish, option)})
+
+
+def _split(endpoint: Endpoint, release: Release, wish: Wish) -> tuple[Share, ...]:
     candidates = release.candidates
     foreign = [
         share
@@ -206,11 +238,7 @@ def _split(endpoint: Endpoint, release: Release, wish: Wish, *, default: int | N
             f"release '{release.id}' has {len(candidates)} candidates: give 'weights' for every destination, "
             'such as {"' + '": 20, "'.join([endpoint.stable.name, *candidates]) + '": 20}'
         )
-    weights = endpoint.traffic.weights
-    shares = []
-    for name in candidates:
-        weight = wish.weight if wish.weight is not None else (weights.get(name, 0) if default is None else default)
-        shares.append(Share(destination=endpoint.destination(name), weight=weight))
+    shares = [Share(destination=endpoint.destination(name), weight=wish.weight or 0) for name in candidates]
     if release.strategy == "blue-green":
         _check_all_or_nothing({share.destination.name: share.weight for share in shares})
     return split_between(endpoint.stable, [*shares, *foreign])

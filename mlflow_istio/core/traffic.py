@@ -66,14 +66,16 @@ class Mirror:
 
     Attributes:
         destination: Who gets the copies.
-        percentage: Share of the requests copied, above 0 and at most 100.
+        percentage: Share of the requests copied, from 0 (a user's mirror that is switched off) to 100.
     """
 
     destination: Destination
     percentage: float
 
     def __post_init__(self) -> None:
-        check_percentage(self.percentage, "mirror")
+        value = self.percentage
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+            raise InvalidInput(f"mirror percentage must be from 0 to 100, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,17 +210,6 @@ def check_weight(weight: object, name: str) -> int:
     if not 0 <= weight <= 100:
         raise InvalidInput(f"weight of {name!r} must be from 0 to 100, not {weight}")
     return weight
-
-
-def check_percentage(percentage: float, what: str) -> float:
-    """Return the percentage if it is above 0 and at most 100.
-
-    Raises:
-        InvalidInput: It is not.
-    """
-    if isinstance(percentage, bool) or not isinstance(percentage, (int, float)) or not 0 < percentage <= 100:
-        raise InvalidInput(f"{what} percentage must be above 0 and at most 100, not {percentage!r}")
-    return percentage
 
 
 def split_between(stable: Destination, candidates: Iterable[Share]) -> tuple[Share, ...]:

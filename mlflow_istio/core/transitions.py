@@ -43,19 +43,23 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
 
 
 def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
-    """Open a release and give its candidates the traffic asked for.
+    """Open a release and give its candidates the traffic asked for; a release that was opened already is left alone.
 
     Raises:
-        StateConflict: Another release is open, or a candidate is not deployed.
+        StateConflict: Another release is open, the id had another plan, or a candidate is not deployed.
         InvalidInput: A candidate is stable already, or the wish does not fit the strategy.
     """
     _not_deleting(endpoint)
-    if endpoint.release is not None:
-        if endpoint.release.id == release.id or _same_plan(endpoint.release, release):
-            return endpoint
-        raise StateConflict(open_release(endpoint))
-    if endpoint.last is not None and endpoint.last.id == release.id:
+    known = endpoint.release or endpoint.last
+    if known is not None and known.id == release.id:
+        if not same_plan(known, release):
+            raise StateConflict(
+                f"release '{release.id}' of endpoint '{endpoint.name}' is a {known.strategy} of {', '.join(known.candidates)}: "
+                "use another release_id for another plan"
+            )
         return endpoint
+    if endpoint.release is not None:
+        raise StateConflict(open_release(endpoint))
     if not release.candidates:
         raise InvalidInput("a release needs a candidate: name a deployment with 'candidate'")
     if len(release.candidates) > 1 and release.strategy != "ab":
@@ -87,16 +91,17 @@ def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
         StateConflict: No release is open (unless it was promoted just now: then nothing changes).
         InvalidInput: The candidate is none of the release's, or has to be named.
     """
+    _not_deleting(endpoint)
     release = endpoint.release
     if release is None:
         if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
             return endpoint
         raise StateConflict(no_release(endpoint))
-    chosen = _choose(release, candidate)
+    chosen = endpoint.destination(_choose(release, candidate))
     return replace(
         endpoint,
         traffic=settle(endpoint, chosen),
-        stable=endpoint.destination(chosen),
+        stable=chosen,
         release=None,
         last=_close(release, "promoted", previous=endpoint.stable),
     )
@@ -108,13 +113,14 @@ def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
     Raises:
         StateConflict: No release is open, and the last one did not end this way.
     """
+    _not_deleting(endpoint)
     if endpoint.release is None:
         if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
             return endpoint
         raise StateConflict(no_release(endpoint))
     return replace(
         endpoint,
-        traffic=settle(endpoint, endpoint.stable.name),
+        traffic=settle(endpoint, endpoint.stable),
         release=None,
         last=_close(endpoint.release, outcome, previous=None),
     )
@@ -126,6 +132,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     Raises:
         StateConflict: There is nothing to go back to, or it is no longer deployed.
     """
+    _not_deleting(endpoint)
     if endpoint.release is not None:
         return abort(endpoint, "rolled-back")
     last = endpoint.last
@@ -138,17 +145,10 @@ def rollback(endpoint: Endpoint) -> Endpoint:
         )
     return replace(
         endpoint,
-        traffic=settle(endpoint, last.previous.name),
+        traffic=settle(endpoint, last.previous),
         stable=last.previous,
         last=replace(last, outcome="rolled-back", previous=None),
     )
-
-
-def rollback_target(endpoint: Endpoint) -> Destination | None:
-    """Who would get all the traffic after a rollback; None when nothing would change or nothing can."""
-    if endpoint.release is not None:
-        return endpoint.stable
-    return endpoint.last.previous if endpoint.last and endpoint.last.outcome == "promoted" else None
 
 
 def pause(endpoint: Endpoint) -> Endpoint:
@@ -172,19 +172,21 @@ def resume(endpoint: Endpoint) -> Endpoint:
 def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
     """Say on the object that the endpoint is being deleted; nothing else may change it from now on.
 
+    Forced, it aborts an open release, whose traffic goes with the endpoint.
+
     Raises:
         StateConflict: A release is open, and it is not forced.
     """
-    if endpoint.release is not None and not force:
+    if endpoint.release is None:
+        return replace(endpoint, deleting=True)
+    if not force:
         raise StateConflict(f"{open_release(endpoint)} (or -C force=true deletes the endpoint with it)")
-    return replace(endpoint, deleting=True)
+    return replace(endpoint, deleting=True, release=None, last=_close(endpoint.release, "aborted", previous=None))
 
 
-def with_run(endpoint: Endpoint, release_id: str, run: str) -> Endpoint:
-    """Remember the MLflow run of a release that was opened while the registry was down."""
-    if endpoint.release is not None and endpoint.release.id == release_id and endpoint.release.run is None:
-        return replace(endpoint, release=replace(endpoint.release, run=run))
-    return endpoint
+def same_plan(one: Release | ClosedRelease, other: Release) -> bool:
+    """Whether two releases do the same: strategy and candidates."""
+    return one.strategy == other.strategy and one.candidates == other.candidates
 
 
 def open_release(endpoint: Endpoint) -> str:
@@ -230,12 +232,8 @@ def _close(release: Release, outcome: str, previous: Destination | None) -> Clos
     )
 
 
-def _same_plan(one: Release, other: Release) -> bool:
-    """Whether the same command was given again: its first run may have died after the edit."""
-    return one.strategy == other.strategy and one.candidates == other.candidates
-
-
 def _in_state(endpoint: Endpoint, state: str) -> Endpoint:
+    _not_deleting(endpoint)
     if endpoint.release is None:
         raise StateConflict(no_release(endpoint))
     return replace(endpoint, release=replace(endpoint.release, state=state))

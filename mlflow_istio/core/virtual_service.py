@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
@@ -20,7 +21,9 @@ from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 _INHERITED = ("timeout", "retries", "rewrite", "corsPolicy", "headers")
 """Fields that a temporary route takes over from the split's route, so that a pinned or assigned user gets the same treatment."""
 
-_STICKY = re.compile(r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+);.*")
+_STICKY = re.compile(
+    r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+); SameSite=Lax"
+)
 
 
 def prefix(endpoint: str) -> str:
@@ -52,7 +55,14 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     """
     base = _split_route(virtual_service, name)
     own = [route for route in _routes(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
-    return endpoint_from(virtual_service, name, _read_traffic(name, base, own))
+    try:
+        traffic = _read_traffic(name, base, own)
+    except InvalidInput as exc:
+        raise StateConflict(
+            f"VirtualService '{name_of(virtual_service)}': route '{base['name']}' of endpoint '{name}' was edited to something no "
+            f"split can be ({exc.message}): mend it, or delete the endpoint with -C force=true"
+        ) from exc
+    return endpoint_from(virtual_service, name, traffic)
 
 
 def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
@@ -87,15 +97,13 @@ def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp
 def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
     """The VirtualService after a transition, with the change's entry in the same object.
 
-    The same object comes back when the change is already there (a lost reply) or there is nothing to change. A change of
-    state that moves no traffic (pause) writes no entry.
+    The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
+    pauses or resumes the open release writes no entry.
     """
     before = read_endpoint(virtual_service, after.name)
-    if stamp.id == before.change or any(entry.id == stamp.id for entry in before.unrecorded):
+    if before.has_change(stamp.id) or after == before:
         return virtual_service
-    if after == before:
-        return virtual_service
-    if after.traffic == before.traffic and after.deleting == before.deleting and after.stable == before.stable:
+    if after.release and before.release and replace(after, release=before.release) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
     return write_endpoint(virtual_service, stamped(before, after, stamp, version))
@@ -112,7 +120,7 @@ def _split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
     if not found:
         raise NotFound(
             f"{where} has no http route named '{wanted}', which carries the traffic of endpoint '{endpoint}': "
-            "somebody renamed or removed it; restore it (mlflow-istio history shows it) or delete the endpoint"
+            "somebody renamed or removed it; restore it, or delete the endpoint with -C force=true"
         )
     if len(found) > 1:
         raise StateConflict(f"{where} has {len(found)} http routes named '{wanted}': give each its own name")
@@ -123,32 +131,32 @@ def _split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
 
 
 def _read_traffic(endpoint: str, base: Object, own: Sequence[Object]) -> Traffic:
-    shares: list[Share] = []
-    sticky: Sticky | None = None
     entries = base.get("route") or []
-    for entry in entries:
-        weight = entry.get("weight", 100 if len(entries) == 1 else 0)
-        shares.append(Share(destination=destination_from_json(entry["destination"]), weight=weight))
-        sticky = sticky or _read_sticky(entry)
+    cookies = [sticky for entry in entries if (sticky := _read_sticky(entry))]
     pins = [_last(route, endpoint, "pin.") for route in own]
+    outer = _outer(endpoint, own, base)
     arms = [
-        Arm(deployment=name, match=_subtract(base.get("match"), route["match"]))
+        Arm(deployment=name, match=_subtract(outer, route.get("match") or []))
         for route in own
         if (name := _last(route, endpoint, "arm."))
     ]
     return Traffic(
-        split=tuple(shares),
+        split=tuple(_read_share(entry, alone=len(entries) == 1) for entry in entries),
         pins=tuple(sorted(pin for pin in pins if pin)),
         arms=tuple(arms),
-        mirrors=tuple(
-            Mirror(
-                destination=destination_from_json(mirror["destination"]),
-                percentage=mirror.get("percentage", {}).get("value", 100.0),
-            )
-            for mirror in base.get("mirrors") or []
-        ),
-        sticky=sticky,
+        mirrors=tuple(_read_mirror(mirror) for mirror in base.get("mirrors") or []),
+        sticky=cookies[0] if cookies else None,
     )
+
+
+def _read_share(entry: Mapping[str, Any], *, alone: bool) -> Share:
+    weight = 100 if alone else entry.get("weight", 0)  # Istio: an only destination gets all, whatever its weight
+    return Share(destination=destination_from_json(entry["destination"]), weight=weight)
+
+
+def _read_mirror(entry: Mapping[str, Any]) -> Mirror:
+    percentage = entry.get("percentage", {"value": 100.0}).get("value", 0.0)  # Istio: no percentage means all
+    return Mirror(destination=destination_from_json(entry["destination"]), percentage=percentage)
 
 
 def _last(route: Object, endpoint: str, part: str) -> str:
@@ -160,7 +168,7 @@ def _last(route: Object, endpoint: str, part: str) -> str:
 def _read_sticky(entry: Mapping[str, Any]) -> Sticky | None:
     cookie = entry.get("headers", {}).get("response", {}).get("add", {}).get("set-cookie", "")
     found = _STICKY.fullmatch(cookie)
-    if not found:
+    if not found or found["deployment"] != entry["destination"].get("subset"):
         return None
     return Sticky(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
 
@@ -187,16 +195,7 @@ def _render_split(base: Object, endpoint: Endpoint) -> Object:
     traffic = endpoint.traffic
     old_entries = {destination_from_json(entry["destination"]): entry for entry in base.get("route") or []}
     _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
-    entries = [
-        _with_cookie(
-            {
-                **old_entries.get(share.destination, {"destination": share.destination.as_json()}),
-                "weight": share.weight,
-            },
-            traffic.sticky,
-        )
-        for share in traffic.split
-    ]
+    entries = [_render_share(share, old_entries.get(share.destination), endpoint) for share in traffic.split]
     split: Object = {**base, "route": entries}
     old_mirrors = {destination_from_json(mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
     _keep_foreign(old_mirrors, {mirror.destination for mirror in traffic.mirrors}, endpoint, base)
@@ -207,14 +206,25 @@ def _render_split(base: Object, endpoint: Endpoint) -> Object:
         )
     split.pop("mirrors", None)
     if traffic.mirrors:
-        split["mirrors"] = [
-            {
-                **old_mirrors.get(mirror.destination, {"destination": mirror.destination.as_json()}),
-                "percentage": {"value": mirror.percentage},
-            }
-            for mirror in traffic.mirrors
-        ]
+        split["mirrors"] = [_render_mirror(mirror, old_mirrors.get(mirror.destination)) for mirror in traffic.mirrors]
     return split
+
+
+def _render_share(share: Share, old: Object | None, endpoint: Endpoint) -> Object:
+    """A destination of the split; what it says already stays as it is, so that an untouched one is equal."""
+    unsaid = 100 if len(endpoint.traffic.split) == 1 else 0
+    if old is None or old.get("weight", unsaid) != share.weight:
+        old = {**(old or {"destination": share.destination.as_json()}), "weight": share.weight}
+    return _with_cookie(old, endpoint.traffic.sticky if endpoint.owns(share.destination) else None)
+
+
+def _render_mirror(mirror: Mirror, old: Object | None) -> Object:
+    if old is not None and _read_mirror(old) == mirror:
+        return old
+    return {
+        **(old or {"destination": mirror.destination.as_json()}),
+        "percentage": {"value": mirror.percentage},
+    }
 
 
 def _keep_foreign(
@@ -232,16 +242,17 @@ def _with_cookie(entry: Object, sticky: Sticky | None) -> Object:
     headers = entry.get("headers", {})
     response = headers.get("response", {})
     add = dict(response.get("add", {}))
-    ours = _STICKY.fullmatch(add.get("set-cookie", ""))
-    if "set-cookie" in add and not ours:
+    subset = entry["destination"].get("subset")
+    if "set-cookie" in add and not _read_sticky(entry):
         if sticky:
             raise InvalidInput(
-                "a destination already adds a 'set-cookie' header: stickiness by cookie can't add another"
+                f"destination '{subset}' already adds a 'set-cookie' header: stickiness by cookie can't add another"
             )
+        return entry
+    if not sticky and "set-cookie" not in add:
         return entry
     add.pop("set-cookie", None)
     if sticky:
-        subset = entry["destination"].get("subset") or entry["destination"]["host"]
         add["set-cookie"] = f"{sticky.cookie}={sticky.release}.{subset}; Path=/; Max-Age={sticky.max_age}; SameSite=Lax"
     rest = {key: value for key, value in response.items() if key != "add"}
     new_response = {**rest, **({"add": add} if add else {})}
@@ -267,14 +278,30 @@ def _both(outer: Object, inner: Object, route: Object) -> Object:
     return {**outer, **inner, **({"headers": headers} if headers else {})}
 
 
-def _subtract(base: Sequence[Object] | None, combined: Sequence[Object]) -> tuple[Object, ...]:
+def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Object]:
+    """The matches that our routes stand inside of, as of when they were written.
+
+    The probe route tells: its own match is known. The split's route may have got other matches since, from its owner.
+    """
+    for route in own:
+        if route.get("name") == f"{prefix(endpoint)}probe":
+            return [_without_header(match, PROBE_HEADER) for match in route.get("match") or []]
+    return base.get("match") or []
+
+
+def _subtract(outer: Sequence[Object], combined: Sequence[Object]) -> tuple[Object, ...]:
     """Undo ``_combine``: our own matches, read back from each group's first."""
-    if not base:
-        return tuple(combined)
-    outer = base[0]
     own: list[Object] = []
-    for match in combined[:: len(base)]:
-        inner = {key: value for key, value in match.items() if key not in outer and key != "headers"}
-        headers = {k: v for k, v in match.get("headers", {}).items() if k not in outer.get("headers", {})}
-        own.append({**inner, **({"headers": headers} if headers else {})})
+    first = outer[0] if outer else {}
+    for match in combined[:: max(1, len(outer))]:
+        inner = {key: value for key, value in match.items() if key not in first or key == "headers"}
+        for header in first.get("headers", {}):
+            inner = _without_header(inner, header)
+        own.append(inner)
     return tuple(own)
+
+
+def _without_header(match: Object, header: str) -> Object:
+    headers = {name: value for name, value in match.get("headers", {}).items() if name != header}
+    rest = {key: value for key, value in match.items() if key != "headers"}
+    return {**rest, **({"headers": headers} if headers else {})}

@@ -23,7 +23,6 @@ from mlflow_istio.core.model_version import ModelVersion, parse_label, parse_mod
 from mlflow_istio.core.names import check_endpoint_name, check_name, service_name
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
 from mlflow_istio.core.pods import PodSettings
-from mlflow_istio.core.probe import change_probe
 from mlflow_istio.core.standing import alias_names
 from mlflow_istio.core.strategies import Wish, check_strategy, check_wish
 from mlflow_istio.core.traffic import Destination, Share, Traffic
@@ -36,10 +35,13 @@ from mlflow_istio.releases.desk import (
     deployments_of,
     endpoint_of,
     existing_endpoint,
+    is_ours,
     versions_of,
+    warned,
 )
 from mlflow_istio.releases.ledger import catch_up, run_for
-from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move, plan, prove_pinned, start
+from mlflow_istio.releases.proof import prove_change, prove_pinned
+from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move, plan, start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,7 @@ class DeployRequest:
         replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
         env: Environment of the model server.
         env_manager: How the model's Python environment is made.
+        from_folder: Whether the model server may read the model's files where they lie on this machine.
         pod: What pods on a cluster have beside.
         settings: Small settings of the endpoint, such as alias names.
         hosts: Hosts of a new endpoint beside its name.
@@ -82,6 +85,7 @@ class DeployRequest:
     replicas: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    from_folder: bool = False
     pod: PodSettings | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
@@ -113,8 +117,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     before = existing_endpoint(desk.cluster, name)
     standing = _check_before(desk, request, name, model, before)
     if before is not None:
-        for warning in catch_up(desk, name, publish=False):
-            desk.warn(warning)
+        warned(desk, catch_up(desk, name, publish=False))
 
     values = DeploymentValues(
         name=request.name,
@@ -125,6 +128,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
         env=request.env,
         env_manager=request.env_manager,
+        from_folder=request.from_folder,
         pod=request.pod,
     )
     deployment = deployment_manifest(desk.templates["Deployment"], values)
@@ -139,7 +143,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         return Outcome(
             endpoint=before, changed=False, warnings=("not waited for: the same command again does the rest",)
         )
-    _wait_ready(desk, request, name, created=standing is None)
+    _wait_ready(desk, request, name, before)
     desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
     if before is None:
         outcome = _first(desk, request, name, virtual_service, model)
@@ -156,7 +160,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     endpoint = endpoint_of(desk.cluster, name)
     if before is None or request.strategy is None or endpoint.role_of(request.name) == "stable":
         return outcome
-    return start(
+    started = start(
         desk,
         name,
         strategy=request.strategy,
@@ -166,6 +170,11 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         supersede=request.supersede,
         reason=request.reason,
         timeout=request.timeout,
+    )
+    return replace(
+        started,
+        changed=outcome.changed or started.changed,
+        warnings=(*outcome.warnings, *started.warnings),
     )
 
 
@@ -202,9 +211,11 @@ def update(
     elif replicas is None and env is None and image is None:
         raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
     if replicas == 0:
-        endpoint = endpoint_of(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
-        if endpoint.traffic.reaches(name):
-            raise StateConflict(f"deployment '{name}' has traffic: move it away before scaling to 0 replicas")
+        endpoint = existing_endpoint(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
+        if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):
+            raise StateConflict(
+                f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
+            )
 
     def change(obj: Object | None) -> Object:
         if obj is None:
@@ -219,7 +230,8 @@ def update(
 
 def _default_endpoint(desk: Desk, model: ModelVersion) -> str:
     name = service_name(model.model)
-    others = {parse_label(label).model for label in versions_of(deployments_of(desk.cluster, name)).values()}
+    labels = versions_of(deployments_of(desk.cluster, name)).values()
+    others = {parse_label(label).model for label in labels if label}
     if others and model.model not in others:
         raise StateConflict(
             f"model '{model.model}' would use endpoint '{name}', which serves '{sorted(others)[0]}': name one with --endpoint"
@@ -258,19 +270,25 @@ def _check_before(
                 f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
                 f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
             )
-    settings = before.settings if before else request.settings
-    desk.registry.check_aliases(model.model, tuple(alias_names(settings).values()), f"{desk.scope}/{name}")
+    for kind in ("Service", "DestinationRule"):
+        other = desk.cluster.get(kind, name)
+        if other is not None and not is_ours(other, name):
+            raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
+    _check_aliases(desk, request, name, model, before)
     if before is None:
-        if request.wish.said and request.wish.weight not in (None, 100):
+        useless = [option for option in request.wish.said if (option, request.wish.weight) != ("weight", 100)]
+        if request.strategy in ("ab", "shadow"):
+            useless.append("strategy")
+        if useless:
             raise InvalidInput(
                 f"'{request.name}' is the first deployment of endpoint '{name}' and gets all the traffic: leave "
-                f"'{request.wish.said[0]}' out"
+                f"'{useless[0]}' out"
             )
-        return found
-    if request.strategy is not None and before.role_of(request.name) == "idle":
+    elif request.strategy is not None and before.role_of(request.name) == "idle":
         superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
         candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
-        _try_start(desk, candidate, request)
+        release = plan(desk, candidate, request.strategy, (request.name,), request.wish, request.release_id)
+        transitions.start(candidate, release, request.wish)
     return found
 
 
@@ -288,19 +306,27 @@ def _apply(desk: Desk, service: Object, deployment: Object) -> None:
         raise
 
 
-def _try_start(desk: Desk, endpoint: Endpoint, request: DeployRequest) -> None:
-    release = plan(desk, endpoint, str(request.strategy), (request.name,), request.wish, request.release_id)
-    transitions.start(endpoint, release, request.wish)
+def _check_aliases(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> None:
+    if before is not None and any(before.settings.get(key) != value for key, value in request.settings.items()):
+        has = " and ".join(f"'{alias}'" for alias in alias_names(before.settings).values()) or "none"
+        raise StateConflict(
+            f"endpoint '{name}' has had its aliases ({has}) since it was created: leave champion_alias and challenger_alias out"
+        )
+    aliases = tuple(alias_names(before.settings if before else request.settings).values())
+    if len(set(aliases)) < len(aliases):
+        raise InvalidInput(f"champion_alias and challenger_alias are both '{aliases[0]}': give each its own")
+    desk.registry.check_aliases(model.model, aliases, f"{desk.scope}/{name}")
 
 
-def _wait_ready(desk: Desk, request: DeployRequest, name: str, *, created: bool) -> None:
+def _wait_ready(desk: Desk, request: DeployRequest, name: str, before: Endpoint | None) -> None:
+    """Wait for the pods; what nobody can reach yet is taken away again when they don't come up."""
     try:
         desk.cluster.wait_ready(request.name, request.ready_timeout)
     except NotReady as exc:
-        if not created:
+        if before is not None and request.name in before.traffic.pins:
             raise
         desk.cluster.delete("Deployment", request.name)
-        if not deployments_of(desk.cluster, name):
+        if before is None and not deployments_of(desk.cluster, name):
             desk.cluster.delete("Service", name)
         raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
 
@@ -327,19 +353,17 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
     )
 
     def create(found: Object | None) -> Object:
-        if found is not None:
-            if has_endpoint(found, name) and read_endpoint(found, name).change == stamp.id:
-                return found  # the answer to our own write was lost
-            raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
-        return first_endpoint(virtual_service, fresh, stamp)
+        if found is None:
+            return first_endpoint(virtual_service, fresh, stamp)
+        if has_endpoint(found, name) and read_endpoint(found, name).has_change(stamp.id):
+            return found  # a lost reply
+        raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
 
     _, after = desk.cluster.edit("VirtualService", name, create)
     endpoint = read_endpoint(after, name)
-    proxies = desk.cluster.wait_routed(change_probe(name, endpoint.change), request.timeout)
-    warnings += catch_up(desk, name, objects={"after": after})
-    for warning in warnings:
-        desk.warn(warning)
-    return Outcome(endpoint=endpoint, changed=True, proxies=tuple(proxies), warnings=warnings)
+    proxies = prove_change(desk, endpoint, request.timeout)
+    warnings += catch_up(desk, name, objects={stamp.id: {"after": after}})
+    return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=warned(desk, warnings))
 
 
 def _last_sequence(desk: Desk, name: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow_istio.core.endpoint import Endpoint, has_endpoint
@@ -64,6 +64,13 @@ class Outcome:
     warnings: tuple[str, ...] = field(default=())
 
 
+def warned(desk: Desk, warnings: Sequence[str]) -> tuple[str, ...]:
+    """Say warnings as they come up, and return them for the outcome."""
+    for warning in warnings:
+        desk.warn(warning)
+    return tuple(warnings)
+
+
 def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     """The VirtualService that carries an endpoint.
 
@@ -114,6 +121,11 @@ def deployment_of(cluster: Cluster, name: str) -> Object:
         known = [name_of(obj) for obj in deployments_of(cluster)]
         raise NotFound(f"there is no deployment '{name}' in {cluster.scope}: {nearest(name, known)}")
     return found
+
+
+def is_ours(obj: Object, endpoint: str) -> bool:
+    """Whether an object was made for this endpoint; others of the same name are never changed or deleted."""
+    return labels_of(obj).get(ENDPOINT_LABEL) == endpoint
 
 
 def versions_of(deployments: list[Object]) -> dict[str, str]:

@@ -2,75 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mlflow_istio.core.endpoint import Endpoint, Release, without_recorded
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.standing import standing_of
-from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.core.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.releases.desk import Desk, deployments_of, versions_of, virtual_service_of
+from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of
+
+_ROUNDS = 5
+"""How often tags and aliases are written anew because the endpoint changed while they were; the next command does the rest."""
+
+_OUTCOMES: Mapping[str, str] = {
+    "promote": "promoted",
+    "rollback": "rolled-back",
+    "abort": "aborted",
+    "supersede": "superseded",
+    "delete": "aborted",
+}
+"""Action of a change that ends a release to how the release's run ends."""
 
 
 def catch_up(
     desk: Desk,
     name: str,
     *,
-    objects: Mapping[str, Object] | None = None,
-    removed: Sequence[str] = (),
+    objects: Mapping[str, Mapping[str, Object]] | None = None,
     publish: bool = True,
 ) -> tuple[str, ...]:
     """Record what the registry does not have yet, then make its tags and aliases say what stands now.
 
     A registry that is down is a warning here, never an error: the changes wait on the object, and the next command
-    records them.
+    records them. A change that took a deployment away waits until the tags of its version are gone, too: nothing else
+    would know that there are any.
 
     Args:
         desk: The ports.
         name: The endpoint.
-        objects: Artifacts for the newest change, by file stem; older ones have none any more.
-        removed: ``MODEL/VERSION`` of deployments just removed.
+        objects: Change id to the artifacts that are known for it, by file stem.
         publish: Whether to publish even when nothing was left over.
 
     Returns:
         Warnings, one line each.
     """
-    virtual_service = virtual_service_of(desk.cluster, name)
-    endpoint = read_endpoint(virtual_service, name)
+    endpoint = endpoint_of(desk.cluster, name)
     pending = endpoint.unrecorded
-    recorded: set[str] = set()
+    recorded: list[RoutingChange] = []
     try:
         for change in pending:
-            artifacts = objects if objects and change.id == endpoint.change else {}
-            desk.registry.record(desk.scope, _with_run(desk, endpoint, change), artifacts or {})
-            recorded.add(change.id)
+            _record(desk, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
+            recorded.append(change)
     except RegistryError as exc:
-        _forget(desk, name, recorded)
+        _forget(desk, name, (change for change in recorded if not _removed(change, endpoint)))
         left = len(pending) - len(recorded)
         return (
             f"{left} routing change{'s wait' if left > 1 else ' waits'} on endpoint '{name}' itself until the registry is back "
             f"({exc.message})",
         )
-    _forget(desk, name, recorded)
-    if not (publish or recorded or removed):
+    if not (publish or recorded):
         return ()
-    return publish_standing(desk, name, removed)
-
-
-def publish_standing(desk: Desk, name: str, removed: Sequence[str] = ()) -> tuple[str, ...]:
-    """Tags and aliases from the current object; a registry that is down is a warning."""
-    endpoint = read_endpoint(virtual_service_of(desk.cluster, name), name)
-    versions = versions_of(deployments_of(desk.cluster, name))
     try:
-        desk.registry.publish(standing_of(endpoint, desk.scope, versions, removed))
+        _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
     except RegistryError as exc:
+        _forget(desk, name, (change for change in recorded if not _removed(change, endpoint)))
         return (
             f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command mends them",
         )
-    except NotFound as exc:
-        return (f"tags and aliases of endpoint '{name}' could not all be set: {exc.message}",)
+    _forget(desk, name, recorded)
+    return ()
+
+
+def publish_nothing(desk: Desk, name: str, settings: Mapping[str, str], versions: Iterable[str]) -> tuple[str, ...]:
+    """Take tags and aliases of an endpoint away that has no object any more; a registry that is down is a warning."""
+    try:
+        desk.registry.publish(nothing_stands(desk.scope, name, settings, versions))
+    except RegistryError as exc:
+        return (
+            f"tags 'istio.{desk.scope}.{name}.*' and aliases are left over in the registry ({exc.message}): remove them there",
+        )
     return ()
 
 
@@ -82,15 +93,38 @@ def run_for(desk: Desk, name: str, release: Release | None) -> tuple[str | None,
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
 
 
-def close_run(desk: Desk, run: str | None, outcome: str) -> tuple[str, ...]:
-    """End a release's run; a registry that is down is a warning."""
-    if run is None:
-        return ()
-    try:
-        desk.registry.close_run(run, outcome)
-    except RegistryError as exc:
-        return (f"run {run} is still shown as running ({exc.message})",)
-    return ()
+def _record(desk: Desk, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
+    desk.registry.record(desk.scope, change, objects)
+    outcome = _OUTCOMES.get(change.action)
+    if change.run is not None and change.release is not None and outcome is not None:
+        desk.registry.close_run(change.run, outcome)
+
+
+def _publish(desk: Desk, endpoint: Endpoint, removed: set[str]) -> None:
+    """Write tags and aliases, and look whether the endpoint is still the same: the last writer must be right."""
+    for _ in range(_ROUNDS):
+        versions = versions_of(deployments_of(desk.cluster, endpoint.name))
+        gone = removed | set(versions.values()) if endpoint.deleting else removed
+        desk.registry.publish(standing_of(endpoint, desk.scope, versions, gone))
+        before = endpoint
+        try:
+            endpoint = endpoint_of(desk.cluster, endpoint.name)
+        except NotFound:
+            labels = removed | set(versions.values())
+            desk.registry.publish(nothing_stands(desk.scope, endpoint.name, endpoint.settings, labels))
+            return
+        if (endpoint.change, endpoint.release) == (before.change, before.release):
+            return
+
+
+def _removed(change: RoutingChange, endpoint: Endpoint) -> set[str]:
+    """``MODEL/VERSION`` of deployments that a change took away, or that went with the endpoint."""
+    if change.before is None:
+        return set()
+    left = () if endpoint.deleting else endpoint.traffic.pins
+    gone = {pin for pin in change.before.pins if pin not in left}
+    return {version for deployment, version in change.versions.items() if deployment in gone}
 
 
 def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingChange:
@@ -99,18 +133,26 @@ def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingC
         return change
     if change.release is None:
         return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, None))
-    known = endpoint.release if endpoint.release and endpoint.release.id == change.release else None
-    stand_in = known or Release(id=change.release, strategy="", candidates=(), opened=change.time, who=change.who)
-    return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, stand_in))
+    if endpoint.release is not None and endpoint.release.id == change.release:
+        release = endpoint.release
+    elif endpoint.last is not None and endpoint.last.id == change.release:
+        last = endpoint.last
+        release = Release(
+            id=last.id, strategy=last.strategy, candidates=last.candidates, opened=change.time, who=change.who
+        )
+    else:
+        release = Release(id=change.release, strategy="", candidates=(), opened=change.time, who=change.who)
+    return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, release))
 
 
-def _forget(desk: Desk, name: str, recorded: set[str]) -> None:
-    if not recorded:
+def _forget(desk: Desk, name: str, recorded: Iterable[RoutingChange]) -> None:
+    ids = frozenset(change.id for change in recorded)
+    if not ids:
         return
 
     def forget(virtual_service: Object | None) -> Object:
         if virtual_service is None:
             raise NotFound(f"endpoint '{name}' went away while its changes were recorded")
-        return without_recorded(virtual_service, name, frozenset(recorded))
+        return without_recorded(virtual_service, name, ids)
 
     desk.cluster.edit("VirtualService", name, forget)

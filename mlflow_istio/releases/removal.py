@@ -6,23 +6,29 @@ lives to do: the same command again does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from mlflow_istio.core import transitions
 from mlflow_istio.core.destination_rule import without_subset
 from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.model_version import parse_label
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
-from mlflow_istio.core.standing import Standing, alias_names
-from mlflow_istio.errors import NotFound, RegistryError, StateConflict
-from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, existing_endpoint, versions_of
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
+from mlflow_istio.releases.desk import (
+    Desk,
+    Outcome,
+    deployments_of,
+    endpoint_of,
+    existing_endpoint,
+    is_ours,
+    versions_of,
+    warned,
+)
+from mlflow_istio.releases.ledger import catch_up, publish_nothing, run_for
 from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move
 
 
-def delete(desk: Desk, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
+def delete(desk: Desk, name: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
     """Take a deployment away; None when there is none (deleting twice is fine).
+
+    The registry forgets where its version served before the pods go, since afterwards nobody knows which version it was.
 
     Raises:
         StateConflict: It has traffic, is stable, or belongs to the open release.
@@ -31,57 +37,95 @@ def delete(desk: Desk, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Outcom
     found = desk.cluster.get("Deployment", name)
     if found is None or DEPLOYMENT_LABEL not in labels_of(found):
         return None
-    endpoint_name = labels_of(found)[ENDPOINT_LABEL]
-    version = versions_of([found])[name]
-    endpoint = existing_endpoint(desk.cluster, endpoint_name)
-    outcome = Outcome(endpoint=None, changed=False)
-    if endpoint is not None:
+    endpoint = labels_of(found)[ENDPOINT_LABEL]
+    outcome = Outcome(endpoint=None, changed=True)
+    if existing_endpoint(desk.cluster, endpoint) is not None:
         outcome = move(
             desk,
-            endpoint_name,
+            endpoint,
             lambda now: transitions.unpin(now, name),
             action="remove",
+            reason=reason,
             timeout=timeout,
         )
         desk.clock.sleep(desk.removal_delay)
-        _drop_subset(desk, endpoint_name, name)
+        _drop_subset(desk, endpoint, name)
     desk.cluster.delete("Deployment", name)
-    if endpoint is None:
-        return outcome
-    others = set(versions_of(deployments_of(desk.cluster, endpoint_name)).values())
-    removed = () if version in others else (version,)
-    return replace(outcome, warnings=(*outcome.warnings, *catch_up(desk, endpoint_name, removed=removed)))
+    return outcome
 
 
-def delete_endpoint(desk: Desk, name: str, *, force: bool = False) -> bool:
+def delete_endpoint(
+    desk: Desk, name: str, *, force: bool = False, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> bool:
     """Take an endpoint away with all its deployments; False when there is none.
 
-    The registry must have every change first, since the object that holds them goes.
+    The registry must have every change first, since the object that holds them goes. Objects of the same name that were
+    not made for the endpoint stay.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        force: Whether to delete it with a release open, with a registry that is down, or when it can't be read any more.
+        reason: Why, for the ledger.
+        timeout: Seconds for the proxies to confirm that it is being deleted.
 
     Raises:
         StateConflict: A release is open, or changes wait for a registry that is down, and it is not forced.
+        InvalidInput: It can't be read, and it is not forced.
+        NotRouted: A proxy did not take the mark over in time, and it is not forced.
     """
-    endpoint = existing_endpoint(desk.cluster, name)
+    endpoint = _readable(desk, name, force)
+    routes = desk.cluster.get("VirtualService", name)
     deployments = deployments_of(desk.cluster, name)
     if endpoint is not None:
-        _mark_deleting(desk, name, force)
+        _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
+    elif deployments:
+        warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
+    if routes is not None:
         desk.cluster.delete("VirtualService", name)
         desk.clock.sleep(desk.removal_delay)
-    gone = [desk.cluster.delete("DestinationRule", name)]
+    gone = [_delete_ours(desk, "DestinationRule", name)]
     gone += [desk.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
-    gone += [desk.cluster.delete("Service", name)]
-    if deployments:
-        _forget_endpoint(desk, name, endpoint.settings if endpoint else {}, versions_of(deployments))
-    return endpoint is not None or any(gone)
+    gone += [_delete_ours(desk, "Service", name)]
+    return routes is not None or any(gone)
 
 
-def _mark_deleting(desk: Desk, name: str, force: bool) -> None:
+def _readable(desk: Desk, name: str, force: bool) -> Endpoint | None:
+    """The endpoint; None when there is none, or when it is forced and ours but can't be read."""
+    try:
+        return existing_endpoint(desk.cluster, name)
+    except (InvalidInput, NotFound, StateConflict) as exc:
+        found = desk.cluster.get("VirtualService", name)
+        if not force or found is None or not is_ours(found, name):
+            raise
+        warned(desk, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
+        return None
+
+
+def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: float) -> None:
     """From here on nothing else may change the endpoint, and the ledger says who deletes it."""
-
-    def mark(now: Endpoint) -> Endpoint:
-        return transitions.mark_deleting(now, force=force)
-
-    move(desk, name, mark, action="delete", force=True, urgent=True)
+    if not force:
+        _, problems = run_for(desk, name, None)  # before the mark: it would forbid even a rollback
+        if problems:
+            raise StateConflict(
+                f"endpoint '{name}' can't be deleted while the registry is down, which must know of it ({problems[0]}): make it "
+                "reachable, or lose what it does not know with -C force=true"
+            )
+    try:
+        move(
+            desk,
+            name,
+            lambda now: transitions.mark_deleting(now, force=force),
+            action="delete",
+            reason=reason,
+            force=True,
+            urgent=True,
+            timeout=timeout,
+        )
+    except NotRouted as exc:
+        if not force:
+            raise
+        warned(desk, (exc.message, *catch_up(desk, name)))
     waiting = endpoint_of(desk.cluster, name).unrecorded
     if waiting and not force:
         raise StateConflict(
@@ -90,15 +134,9 @@ def _mark_deleting(desk: Desk, name: str, force: bool) -> None:
         )
 
 
-def _forget_endpoint(desk: Desk, name: str, settings: Mapping[str, str], versions: Mapping[str, str]) -> None:
-    """Take tags and aliases away; with no object left, nothing else would."""
-    labels = tuple(sorted(set(versions.values())))
-    names = alias_names(settings).values()
-    aliases = {(parse_label(label).model, alias): None for label in labels for alias in names}
-    try:
-        desk.registry.publish(Standing(scope=desk.scope, endpoint=name, served=(), removed=labels, aliases=aliases))
-    except RegistryError as exc:
-        desk.warn(f"tags and aliases of endpoint '{name}' are left over ({exc.message}): see 'mlflow-istio doctor'")
+def _delete_ours(desk: Desk, kind: str, name: str) -> bool:
+    found = desk.cluster.get(kind, name)
+    return found is not None and is_ours(found, name) and desk.cluster.delete(kind, name)
 
 
 def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:

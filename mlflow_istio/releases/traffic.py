@@ -8,13 +8,13 @@ from typing import Any
 
 from mlflow_istio.core import transitions
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release, Stamp
-from mlflow_istio.core.objects import Object, name_of, ready_replicas
-from mlflow_istio.core.probe import change_probe, pin_probe
+from mlflow_istio.core.objects import Object
 from mlflow_istio.core.strategies import Wish, assignment_for, check_strategy
 from mlflow_istio.core.virtual_service import changed, read_endpoint
-from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict
-from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, versions_of
-from mlflow_istio.releases.ledger import catch_up, close_run, run_for
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
+from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, versions_of, warned
+from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.proof import check_targets, prove_change
 
 Transition = Callable[[Endpoint], Endpoint]
 
@@ -56,15 +56,15 @@ def start(
     check_strategy(strategy)
     endpoint = endpoint_of(desk.cluster, name)
     warnings: tuple[str, ...] = ()
-    if endpoint.release and supersede and endpoint.release.candidates != candidates:
-        aborted = abort(desk, name, action="supersede", reason=reason or "superseded", timeout=timeout)
-        warnings = aborted.warnings
-        endpoint = endpoint_of(desk.cluster, name)
     release = plan(desk, endpoint, strategy, candidates, wish, release_id)
+    if endpoint.release and supersede and endpoint.release.id != release.id:
+        transitions.start(transitions.abort(endpoint, "superseded"), release, wish)
+        warnings = abort(desk, name, action="supersede", reason=reason or "superseded", timeout=timeout).warnings
+        endpoint = endpoint_of(desk.cluster, name)
     transitions.start(endpoint, release, wish)  # refuse what can't work before a run is opened for it
     if endpoint.release is None:
         run, more = run_for(desk, name, release)
-        release, warnings = replace(release, run=run), (*warnings, *more)
+        release, warnings = replace(release, run=run), (*warnings, *warned(desk, more))
     outcome = move(
         desk,
         name,
@@ -234,22 +234,42 @@ def move(
     def edit(virtual_service: Object | None) -> Object:
         if virtual_service is None:
             raise NotFound(f"there is no endpoint '{name}' any more")
-        return changed(virtual_service, transition(read_endpoint(virtual_service, name)), stamp)
+        now = read_endpoint(virtual_service, name)
+        if now.has_change(stamp.id):  # a lost reply: what forbids the change a second time must not be asked
+            return virtual_service
+        wanted = transition(now)
+        _check_same_release(planned, now, wanted)
+        return changed(virtual_service, wanted, stamp)
 
     before, after = desk.cluster.edit("VirtualService", name, edit)
     endpoint = read_endpoint(after, name)
-    proxies = desk.cluster.wait_routed(change_probe(name, endpoint.change), timeout)
+    proxies = prove_change(desk, endpoint, timeout)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
     warnings = (
         *(() if proxies else (unproved,)),
-        *catch_up(desk, name, objects={"before": before or {}, "after": after}),
-        *_close_if_ended(desk, endpoint),
+        *catch_up(desk, name, objects={stamp.id: {"before": before or {}, "after": after}}),
     )
-    for warning in warnings:
-        desk.warn(warning)
-    return Outcome(
-        endpoint=endpoint, changed=after is not before and after != before, proxies=tuple(proxies), warnings=warnings
-    )
+    return Outcome(endpoint=endpoint, changed=after != before, proxies=proxies, warnings=warned(desk, warnings))
+
+
+def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> None:
+    """Targets were checked, and people decided, for the release that was there when the command began.
+
+    Raises:
+        StateConflict: Another one is there by now, and this change would move its traffic.
+    """
+
+    def what(endpoint: Endpoint) -> tuple[object, ...]:
+        traffic = endpoint.traffic
+        return (endpoint.release, endpoint.stable, traffic.split, traffic.arms, traffic.mirrors)
+
+    ends = [end.release or end.last for end in (planned, now)]
+    was, found = (f"'{end.id}'" if end else "none" for end in ends)
+    if was != found and what(wanted) != what(now):
+        raise StateConflict(
+            f"endpoint '{now.name}' was changed by somebody else meanwhile (release was {was}, is {found}): look at "
+            f"'mlflow-istio status {now.name}' and run the command again"
+        )
 
 
 def plan(
@@ -257,9 +277,14 @@ def plan(
 ) -> Release:
     """A release as it would be opened, with its assignment, before it has a run.
 
+    Without an id, one that does the same and is open already is meant: the command that opened it may have died.
+
     Raises:
         InvalidInput: The wish does not fit the strategy.
     """
+    found = endpoint.release
+    if found and release_id in (None, found.id) and (found.strategy, found.candidates) == (strategy, candidates):
+        return found
     chosen = release_id or desk.new_id()
     assignment: Assignment | None = None
     if strategy == "ab":
@@ -276,53 +301,3 @@ def plan(
         who=desk.who,
         assignment=assignment,
     )
-
-
-def check_targets(desk: Desk, deployments: list[Object], before: Endpoint, after: Endpoint, *, timeout: float) -> None:
-    """No weight to a subset without ready endpoints; one that gets its first traffic must answer its pinned route.
-
-    Raises:
-        StateConflict: A deployment that would get traffic is gone.
-        NotReady: It has no ready replica.
-        NotRouted: It does not answer through its pinned route.
-    """
-    if after.traffic == before.traffic:
-        return
-    by_name = {name_of(obj): obj for obj in deployments}
-    versions = versions_of(deployments)
-    for deployment in after.traffic.pins:
-        if not after.traffic.reaches(deployment):
-            continue
-        if deployment not in by_name:
-            raise StateConflict(f"deployment '{deployment}' is gone, so it can't get traffic: deploy it again first")
-        if ready_replicas(by_name[deployment]) == 0:
-            raise NotReady(
-                f"deployment '{deployment}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
-            )
-        if not before.traffic.reaches(deployment):
-            prove_pinned(desk, after.name, deployment, versions[deployment], timeout)
-
-
-def prove_pinned(desk: Desk, name: str, deployment: str, version: str, timeout: float) -> None:
-    """Ask a deployment through its header route whether it answers as the version it should be.
-
-    Raises:
-        NotRouted: It does not, in time.
-    """
-    try:
-        desk.cluster.wait_routed(pin_probe(name, deployment, version), timeout)
-    except NotRouted as exc:
-        raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
-
-
-def _close_if_ended(desk: Desk, endpoint: Endpoint) -> tuple[str, ...]:
-    last = endpoint.last
-    if last is None or endpoint.release is not None:
-        return ()
-    run = last.run
-    if run is None:  # opened while the registry was down; catching up has made its run meanwhile
-        stand_in = Release(id=last.id, strategy=last.strategy, candidates=last.candidates, opened=desk.clock.now())
-        run, warnings = run_for(desk, endpoint.name, stand_in)
-        if run is None:
-            return warnings
-    return close_run(desk, run, last.outcome)

@@ -96,6 +96,7 @@ def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View
 
 def change_view(change: RoutingChange) -> View:
     """One line of a history."""
+    pins = [set(end.pins) if end else set() for end in (change.before, change.after)]
     return {
         "sequence": change.sequence,
         "id": change.id,
@@ -108,6 +109,8 @@ def change_view(change: RoutingChange) -> View:
         "before": change.before.weights if change.before else None,
         "after": change.after.weights if change.after else None,
         "mirrors": {m.destination.name: m.percentage for m in change.after.mirrors} if change.after else {},
+        "added": sorted(pins[1] - pins[0]),
+        "removed": sorted(pins[0] - pins[1]),
         "versions": dict(change.versions),
     }
 

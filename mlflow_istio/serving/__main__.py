@@ -6,6 +6,7 @@ line on standard error says what was wrong.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -33,7 +34,9 @@ def main() -> NoReturn:
 
 
 def _serve(settings: ServingSettings) -> None:
-    # MLflow takes seconds to import, and mistakes in the settings are told before that.
+    # MLflow takes seconds to import, and mistakes in the settings are told before that. What it creates on the way stays
+    # for good: searching it for garbage again and again, now and while serving, costs time and finds nothing.
+    gc.disable()
     try:
         if settings.env_manager != "local":
             from mlflow_istio.serving.environments import replace_process
@@ -44,6 +47,8 @@ def _serve(settings: ServingSettings) -> None:
         raise NotReady(
             f"{sys.executable} can't run a model server ({error}): install mlflow>=3.1 and prometheus-client there"
         ) from error
+    gc.freeze()
+    gc.enable()
     run_server(settings)
 
 

@@ -80,7 +80,7 @@ def deployment(
         name,
         {
             "replicas": replicas,
-            "selector": {"matchLabels": pod_labels},
+            "selector": {"matchLabels": dict(pod_labels)},
             "template": {
                 "metadata": {"labels": pod_labels},
                 "spec": {

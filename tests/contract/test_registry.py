@@ -213,6 +213,10 @@ class TestOnMlflow:
         files = MlflowClient(uri, uri).list_artifacts(run, f"changes/000001-{change.id}")
         assert sorted(file.path.rpartition("/")[2] for file in files) == ["after.json", "before.json"]
 
+    def test_files_on_this_machine_are_found_as_a_folder(self, on_mlflow: Registry) -> None:
+        found = on_mlflow.resolve(ModelReference(model="churn", version=1))
+        assert (Path(found.folder) / "MLmodel").is_file()
+
     def test_a_version_whose_files_are_gone_is_refused(self, on_mlflow: Registry, uri: str, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "artifacts")
         with pytest.raises(NotFound, match=r"files of models:/churn/1 are gone"):

@@ -16,7 +16,7 @@ from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.objects import Object, annotations_of, with_annotations
 from tests.contract.model_server import deployment, virtual_service, with_spec
 
-_STEPS = frozenset({"os.rename", "os.remove", "os.kill", "subprocess.Popen"})
+_STEPS = frozenset({"os.link", "os.rename", "os.remove", "os.kill", "subprocess.Popen"})
 
 
 def die_before(step: int) -> None:

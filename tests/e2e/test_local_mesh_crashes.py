@@ -52,7 +52,7 @@ def check_order(mesh: LocalMesh) -> None:
     """No half-done work is left, and what runs is what the objects want."""
     state = StateDirectory(mesh.status().directory.parent, mesh.name)
     assert list(state.staging.iterdir()) == []
-    assert not state.unfinished.exists()
+    assert state.is_finished()
     assert not state.draining.exists()
     names = {replica.name for replica in state.all_replicas()}
     wanted = sum(int(one["spec"]["replicas"]) for one in mesh.list("Deployment", {}))

@@ -14,9 +14,10 @@ from tests.scenarios.place import Place
 
 
 @pytest.fixture(
-    scope="session",
+    scope="package",  # its addresses stand in the environment, which other tests must not see
     params=[
         pytest.param("istio-local", marks=pytest.mark.e2e),
+        pytest.param("istio:/scenarios", marks=pytest.mark.control_plane),
     ],
 )
 def place(
@@ -47,6 +48,8 @@ def place(
 
 
 def _deployed(target: str, uri: str) -> Iterator[Place]:
+    if target != "istio-local":
+        _make_namespace("scenarios")
     client = IstioDeploymentClient(target)
     place = Place(target=target, client=client, tracking_uri=uri)
     try:
@@ -63,6 +66,14 @@ def _deployed(target: str, uri: str) -> Iterator[Place]:
 
             assert os.environ["MLFLOW_ISTIO_HOME"]
             local_mesh(parse_target(target)).down(purge=True)
+
+
+def _make_namespace(name: str) -> None:
+    """A namespace of the testbed's API server; the testbed, and so the namespace, lives as long as the test session."""
+    from kubernetes import client, config
+
+    with config.new_client_from_config() as api:
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": name}})
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ MLFLOW_CASES = [
     ([*CREATE, "-C", "templates=nowhere"], r"templates folder 'nowhere' does not exist"),
     ([*UPDATE, "-C", "action=promote"], r"'m' has no open release, so there is no candidate"),
     ([*UPDATE, "-C", "action=promot"], r"unknown action 'promot': did you mean 'promote'\?"),
-    ([*UPDATE, "-C", "weight=10"], r"'m' has 2 deployments that could be the candidate: name one"),
+    ([*UPDATE, "-C", "weight=10"], r"'m' has no open release, so there is no candidate: start one with"),
+    ([*UPDATE, "-C", "strategy=canary"], r"'m' has 2 deployments that could be the candidate: name one"),
     ([*UPDATE, "-C", "strategy=canary", "-C", "candidate=m-v9"], r"'m' has no deployment 'm-v9': deploy it first"),
     ([*UPDATE, "-C", "strategy=canary", "-C", "candidate=m-v1"], r"'m-v1' is stable already"),
     (
@@ -67,7 +68,7 @@ MLFLOW_CASES = [
     (["update-endpoint", "--endpoint", "n", "-C", "weight=10"], r"no endpoint 'n' in .*known: m"),
     (["delete", "--name", "m-v1"], r"'m-v1' of endpoint 'm' is stable"),
     (["update", "--name", "m-v1", "-m", "models:/m/2"], r"'m-v1' serves m/1; a deployment never changes its version"),
-    (["update", "--name", "m-v1", "-C", "replicas=0"], r"'m-v1' has traffic.*0 replicas"),
+    (["update", "--name", "m-v1", "-C", "replicas=0"], r"'m-v1' has traffic or is stable.*scaling to 0"),
     (["update", "--name", "m-v1"], r"nothing to update on deployment 'm-v1'"),
     (["update", "--name", "m-v9", "-C", "replicas=2"], r"no deployment 'm-v9'.*did you mean"),
     (["get", "--name", "m-v9"], r"no deployment 'm-v9'"),
@@ -108,6 +109,7 @@ def test_an_alias_that_moved_meanwhile_is_said(settled: Place) -> None:
         ["create", "--endpoint", "m", "--name", "m-v2", "-m", "models:/m@candidate-pick"],
         settled.target,
     )
+    registry.delete_registered_model_alias("m", "candidate-pick")
     assert re.search(r"alias 'candidate-pick' means m/3 now.*'m-v2'.*serves m/2", result.output), result.output
 
 
@@ -170,7 +172,7 @@ def test_a_model_server_that_does_not_come_up_is_taken_away_with_its_last_words(
     before = settled.client.get_endpoint("m")
     result = run(
         mlflow_deployments,
-        [*CREATE, "-C", 'env={"MLFLOW_REGISTRY_URI": "bogus://nowhere"}', "-C", "ready_timeout=60"],
+        [*CREATE, "-C", 'env={"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "soon"}', "-C", "ready_timeout=60"],
         settled.target,
     )
     assert result.exit_code == 1

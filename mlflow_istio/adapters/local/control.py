@@ -48,13 +48,17 @@ class Control:
         self.supervisor = Supervisor(state, name)
         self._files = Files(state=state, supervisor=self.supervisor, mesh=name)
 
+    def is_settled(self) -> bool:
+        """Whether the mesh was up before and no change is half done."""
+        return self._state.ports.exists() and self._state.is_finished()
+
     def ensure_up(self) -> None:
         """Start what does not run, and finish what another process began. The lock must be held."""
         if not self.supervisor.is_alive():
             self.start()
             return
         self._state.clear_staging()
-        if self._state.unfinished.exists():
+        if not self._state.is_finished():
             self.carry_out()
 
     def start(self, *, new_ports: bool = False) -> None:
@@ -69,6 +73,7 @@ class Control:
         """
         self._state.prepare()
         self._state.clear_staging()
+        self._state.restore_torn()
         self.supervisor.end_leftovers()
         new_port = port_source(self._state.promised_ports())
         book = self._free_book(new_port, new_ports=new_ports)
@@ -84,23 +89,32 @@ class Control:
         self._files.stage_programs(batch, book)
         for replica in replicas:
             self._files.stage_replica(batch, replica)
-        self._state.unfinished.touch()
+        self._state.mark(self._state.unfinished)
         batch.carry_out()
         self._state.draining.unlink(missing_ok=True)
         self.carry_out(run=self.supervisor.start)
 
     def change(self, change: Change) -> None:
-        """Store an object and carry out what follows. The lock must be held and the mesh must be up.
+        """Store an object and carry out what follows. The lock must be held.
+
+        A change of nothing but traffic does not look whether the mesh is up: ``ensure_up`` is for the caller.
 
         Raises:
             Unsupported: A field can't be carried out; nothing was stored.
             InvalidInput: A value can't be right; nothing was stored.
             ClusterError: A file can't be written, nothing was stored; or Envoy did not follow, the object is stored.
         """
-        if self._is_only_traffic(change):
-            self._change_traffic(change)
-        else:
-            self.carry_out(change)
+        try:
+            if self._is_only_traffic(change):
+                self._change_traffic(change)
+            else:
+                self.ensure_up()
+                self.carry_out(change)
+        except OSError as exc:
+            raise ClusterError(
+                f"can't change the mesh in {self._state.root}: {exc.strerror}; make room or mend the directory, then run "
+                "the same command again: it finishes what was begun"
+            ) from exc
 
     def carry_out(self, change: Change | None = None, *, run: Callable[[], None] | None = None) -> None:
         """One pass over everything. The lock must be held.
@@ -126,9 +140,9 @@ class Control:
             batch.put_changed(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
         batch.put_changed(self._files.envoy_file(envoy_config.LISTENERS), envoy_config.discovery(plan.listeners))
 
-        self._state.unfinished.touch()
+        self._state.mark(self._state.unfinished)
         if any(replica.phase == DRAINING for replica in plan.replicas):
-            self._state.draining.touch()
+            self._state.mark(self._state.draining)
         batch.carry_out(first)
         if run is None:
             self._run_replicas(plan.replicas)
@@ -141,7 +155,7 @@ class Control:
             self.await_envoy()
             self._await_clusters(plan)
         self._await_listeners(plan)
-        self._state.unfinished.unlink(missing_ok=True)
+        self._state.finish()
 
     def advance(self) -> None:
         """Let a new revision that is ready take over. The lock must be held and the mesh must be up."""
@@ -231,18 +245,20 @@ class Control:
         )
 
     def _change_traffic(self, change: Change) -> None:
-        """The short way, for the change that users wait for: two files, no call to anybody."""
+        """The short way, for the change that users wait for: two files, no call to anybody.
+
+        The disk is waited for when Envoy has its routes already; until then the former object stays beside the new one.
+        """
         assert change.after is not None
-        config = route_configuration(change.after, _ServicePorts(self._state))
-        self._files.check_by_envoy(change, config)
         batch = self._state.batch()
-        self._files.stage_object(batch, change)
-        batch.put_changed(
-            self._files.envoy_file(envoy_config.routes_file(change.name)), envoy_config.discovery([config])
-        )
-        self._state.unfinished.touch()
-        batch.carry_out()
-        self._state.unfinished.unlink(missing_ok=True)
+        self._files.stage_object(batch, change, durable=False)
+        if change.before is None or change.before["spec"] != change.after["spec"]:
+            config = route_configuration(change.after, _ServicePorts(self._state))
+            self._files.check_by_envoy(change, config)
+            routes_file = self._files.envoy_file(envoy_config.routes_file(change.name))
+            batch.put(routes_file, envoy_config.discovery([config]))
+        with self._state.former_kept(change.kind, change.name):
+            batch.carry_out()
 
     def _free_book(self, new_port: Callable[[], int], *, new_ports: bool) -> PortBook:
         """The ports that stay, all of them free now."""
@@ -306,12 +322,15 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
+        self._known: dict[str, tuple[int, ...]] = {}
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
-        found = self._state.object("Service", name)
-        if found is None:
-            raise KeyError(name)
-        return service_ports(found[0])
+        if name not in self._known:
+            found = self._state.object("Service", name)
+            if found is None:
+                raise KeyError(name)
+            self._known[name] = service_ports(found[0])
+        return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state.all_objects("Service"))

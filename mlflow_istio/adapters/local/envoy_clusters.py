@@ -136,7 +136,7 @@ def _by_host(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, Mappin
         host = rule_host(rule)
         if host in found:
             raise StateConflict(
-                f"DestinationRule {rule['metadata']['name']}: host '{host}' already has the DestinationRule "
+                f"DestinationRule {rule['metadata']['name']}: host {host!r} already has the DestinationRule "
                 f"{found[host]['metadata']['name']}: change that one"
             )
         found[host] = rule
@@ -148,14 +148,14 @@ def _rule(destination_rule: Mapping[str, Any]) -> tuple[Mapping[str, Field], dic
     spec = read(destination_rule).member("spec").members("host", "subsets", "trafficPolicy")
     host = spec["host"].name()
     if "." in host:
-        raise spec["host"].unsupported(f"it has no namespaces, so write '{host.split('.')[0]}'")
+        raise spec["host"].unsupported(f"it has no namespaces, so write {host.split('.')[0]!r}")
     whole = _policies(spec["trafficPolicy"])
     subsets: dict[str, Subset] = {}
     for entry in spec["subsets"].each():
         members = entry.members("name", "labels", "trafficPolicy")
         name = members["name"].name()
         if name in subsets:
-            raise members["name"].invalid(f"is the second subset '{name}'")
+            raise members["name"].invalid(f"is the second subset {name!r}")
         own = _policies(members["trafficPolicy"])
         policy = {key: own[key] or whole[key] for key in _POLICIES}
         subsets[name] = Subset(labels=members["labels"].texts(), policy=policy)
@@ -169,7 +169,7 @@ def _policies(field: Field) -> Mapping[str, Field]:
 
 
 def _absent(service: Mapping[str, Any]) -> Field:
-    return Field(owner=f"Service {service['metadata']['name']}", path="", value=None)
+    return read(service).member("trafficPolicy")
 
 
 def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoint]) -> Config:
@@ -204,7 +204,7 @@ def _common_readiness(endpoints: Sequence[Endpoint]) -> Readiness | None:
             raise Unsupported(
                 f"Deployment {deployment}: spec.template.spec.containers[0].readinessProbe.httpGet.path "
                 f"can't be carried out by the local mesh: Deployment {first} behind the same Service has "
-                f"'{common.path}', so use that"
+                f"{common.path!r}, so use that"
             )
     checks = [readiness for _, readiness in checked]
     return Readiness(
@@ -240,7 +240,7 @@ def _settings(policy: Mapping[str, Field]) -> Config:
     if policy["tls"] and policy["tls"].members("mode")["mode"].text() != "DISABLE":
         raise policy["tls"].member("mode").unsupported("replicas on this machine speak plain HTTP")
     balancer = policy["loadBalancer"].members("simple")["simple"]
-    if balancer and balancer.value not in _LOAD_BALANCERS:
+    if balancer and balancer.text() not in _LOAD_BALANCERS:
         raise balancer.unsupported(f"use one of {', '.join(_LOAD_BALANCERS)}")
     pool = policy["connectionPool"].members("tcp", "http")
     tcp = pool["tcp"].members("maxConnections", "connectTimeout", "maxConnectionDuration", "idleTimeout")

@@ -88,7 +88,7 @@ def check_hosts(virtual_services: Sequence[Mapping[str, Any]]) -> None:
         for index, host in enumerate(hosts(virtual_service)):
             if host in owners:
                 raise StateConflict(
-                    f"VirtualService {name}: spec.hosts[{index}] '{host}' already has the VirtualService "
+                    f"VirtualService {name}: spec.hosts[{index}] {host!r} already has the VirtualService "
                     f"{owners[host]}: change that one"
                 )
             owners[host] = name

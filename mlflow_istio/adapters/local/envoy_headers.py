@@ -33,6 +33,8 @@ def header_changes(field: Field) -> HeaderChanges:
     Raises:
         InvalidInput: A name or value that no header can have.
     """
+    if not field:
+        return _NO_CHANGES
     members = field.members("request", "response")
     config: Config = {}
     authority = ""
@@ -55,6 +57,9 @@ def header_changes(field: Field) -> HeaderChanges:
         if removed:
             config[f"{side}_headers_to_remove"] = removed
     return HeaderChanges(config=config, authority=authority)
+
+
+_NO_CHANGES = HeaderChanges(config={}, authority="")
 
 
 def joined(first: Config, second: Config) -> Config:

@@ -7,6 +7,7 @@ host or subset becomes the name of a cluster that does not exist, which Envoy an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlflow_istio.adapters.local.fields import Field, read
 
 DEFAULT_PORT = 80
 _WEIGHT_LIMIT = 2**31 - 1
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _FOR_ALL = ("name", "match", "headers")
 _FOR_ROUTES = ("rewrite", "timeout", "retries", "fault", "mirror", "mirrorPercentage", "mirrors")
 
@@ -80,7 +82,7 @@ def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]]) -> list[C
             route["direct_response"] = actions.direct_response(members["directResponse"])
     name = members["name"].text() if members["name"] else ""
     result = []
-    for condition in members["match"].each() or [Field(owner=http.owner, path=f"{http.path}.match", value=None)]:
+    for condition in members["match"].each() or [http.member("match")]:
         label = condition.member("name")
         full_name = f"{name}.{label.text()}" if label else name
         result.append({**({"name": full_name} if full_name else {}), "match": match(condition), **route})
@@ -174,7 +176,9 @@ def _cluster(destination: Field, service_ports: Mapping[str, tuple[int, ...]]) -
     host = parts["host"].name()
     if "." in host:
         short = host.split(".")[0]
-        raise parts["host"].unsupported(f"it has no namespaces, so write '{short}' for '{host}'")
+        raise parts["host"].unsupported(f"it has no namespaces, so write {short!r} for {host!r}")
+    if not _LABEL.fullmatch(host):
+        raise parts["host"].invalid("is no name of a Service")
     subset = parts["subset"].text() if parts["subset"] else ""
     ports = service_ports.get(host, ())
     port = DEFAULT_PORT

@@ -7,9 +7,8 @@ path. So the list of what the local mesh carries out stands in the code that car
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from mlflow_istio.errors import InvalidInput, Unsupported
 
@@ -18,19 +17,20 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|µs|ns|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Field:
-    """A JSON value and where it stands.
+class Field(NamedTuple):
+    """A JSON value and where it stands. False when the value is absent.
+
+    Its path is worked out when somebody asks: a change of traffic reads hundreds of fields and complains of none.
 
     Attributes:
-        owner: Kind and name of the object, such as ``VirtualService churn``.
-        path: Path inside it, such as ``spec.http[2].timeout``.
         value: The JSON value; None when it is absent.
+        key: Its name or index in the parent; at the root, kind and name of the object.
+        parent: The field that holds it; None at the root.
     """
 
-    owner: str
-    path: str
     value: Any
+    key: str | int
+    parent: Field | None
 
     def __str__(self) -> str:
         return f"{self.owner}: {self.path}"
@@ -38,40 +38,52 @@ class Field:
     def __bool__(self) -> bool:
         return self.value is not None
 
+    @property
+    def owner(self) -> str:
+        """Kind and name of the object, such as ``VirtualService churn``."""
+        return str(self.key) if self.parent is None else self.parent.owner
+
+    @property
+    def path(self) -> str:
+        """Path inside the object, such as ``spec.http[2].timeout``."""
+        if self.parent is None:
+            return ""
+        step = f"[{self.key}]"
+        if isinstance(self.key, str):
+            if _PLAIN_KEY.fullmatch(self.key):
+                step = f".{self.key}"
+            elif not self.key.isprintable():
+                step = f"[{self.key!r}]"
+        return f"{self.parent.path}{step}".removeprefix(".")
+
     def member(self, key: str) -> Field:
         """The member of that name, absent or not."""
-        step = f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{key}]"
-        path = f"{self.path}{step}".removeprefix(".")
-        return Field(owner=self.owner, path=path, value=self._mapping().get(key))
+        return Field(self._mapping().get(key), key, self)
 
-    def members(self, *known: str) -> dict[str, Field]:
+    def members(self, *known: str) -> Members:
         """All known members, absent ones included.
 
         Raises:
             Unsupported: There is another member; names its path.
             InvalidInput: This is no object.
         """
-        for key, value in self._mapping().items():
-            if key not in known and value is not None:
+        mapping = self._mapping()
+        for key in mapping:
+            if key not in known and mapping[key] is not None:
                 raise self.member(key).unsupported()
-        return {key: self.member(key) for key in known}
+        return Members(self, mapping, known)
 
     def each(self) -> list[Field]:
         """The members of an object of free names, or the elements of a list, in their order; empty when absent."""
         if self.value is None:
             return []
-        if isinstance(self.value, Mapping):
-            return [self.member(key) for key in self.value]
         if isinstance(self.value, list):
-            return [
-                Field(owner=self.owner, path=f"{self.path}[{index}]", value=value)
-                for index, value in enumerate(self.value)
-            ]
+            return [Field(value, index, self) for index, value in enumerate(self.value)]
         raise self.invalid("must be a list")
 
     def pairs(self) -> list[tuple[str, Field]]:
         """Name and field of each member of an object of free names; empty when absent."""
-        return [(key, self.member(key)) for key in self._mapping()]
+        return [(key, Field(value, key, self)) for key, value in self._mapping().items()]
 
     def text(self) -> str:
         """A string, as it stands."""
@@ -131,14 +143,39 @@ class Field:
         reason = hint or "remove it, or use a cluster with Istio"
         return Unsupported(f"{self} can't be carried out by the local mesh: {reason}")
 
-    def _mapping(self) -> Mapping[str, Any]:
+    def _mapping(self) -> dict[str, Any]:
         if self.value is None:
-            return {}
-        if not isinstance(self.value, Mapping):
+            return _NOTHING
+        if not isinstance(self.value, dict):
             raise self.invalid("must be an object")
         return self.value
 
 
+class Members(Mapping[str, Field]):
+    """The known members of a field, each made when it is looked at."""
+
+    __slots__ = ("_known", "_mapping", "_parent")
+
+    def __init__(self, parent: Field, mapping: dict[str, Any], known: tuple[str, ...]) -> None:
+        self._parent = parent
+        self._mapping = mapping
+        self._known = known
+
+    def __getitem__(self, key: str) -> Field:
+        if key not in self._known:
+            raise KeyError(key)
+        return Field(self._mapping.get(key), key, self._parent)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+_NOTHING: dict[str, Any] = {}
+
+
 def read(obj: Mapping[str, Any]) -> Field:
     """The root of an object, for reading."""
-    return Field(owner=f"{obj['kind']} {obj['metadata']['name']}", path="", value=obj)
+    return Field(obj, f"{obj['kind']} {obj['metadata']['name']}", None)

@@ -53,13 +53,13 @@ class Files:
     supervisor: Supervisor
     mesh: str
 
-    def stage_object(self, batch: Batch, change: Change) -> None:
-        """The object itself, on the disk before the change counts as made."""
+    def stage_object(self, batch: Batch, change: Change, *, durable: bool = True) -> None:
+        """The object itself, on the disk before it takes the place of the former one if it is to be durable."""
         path = self.state.object_file(change.kind, change.name)
         if change.after is None:
             batch.remove(path)
         else:
-            batch.put(path, encode({"object": change.after, "applied": change.applied}), durable=True)
+            batch.put(path, encode({"object": change.after, "applied": change.applied}), durable=durable)
 
     def stage_replica(self, batch: Batch, replica: Replica) -> None:
         """What a replica is, how its process is launched, and its part of the supervisor's configuration."""
@@ -108,8 +108,8 @@ class Files:
             InvalidInput: Envoy refuses them; ``detail`` has its words.
         """
         assert change.after is not None
-        known = frozenset() if change.before is None else envoy_config.delicate_parts(change.before)
-        if envoy_config.delicate_parts(change.after) <= known:
+        delicate = envoy_config.delicate_parts(change.after)
+        if not delicate or (change.before is not None and delicate <= envoy_config.delicate_parts(change.before)):
             return
         document = self.state.staging / f"check-{change.name}.json"
         batch = self.state.batch()

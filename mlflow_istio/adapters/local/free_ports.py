@@ -11,7 +11,6 @@ from mlflow_istio.errors import ClusterError
 
 # Below what systems give to outgoing connections, so that a restarted server finds its port again.
 _FIRST, _LAST = 20_000, 32_000
-_ATTEMPTS = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +49,10 @@ def port_source(promised: Collection[int]) -> Callable[[], int]:
     choice = random.Random()
 
     def new_port() -> int:
-        for _ in range(_ATTEMPTS):
-            port = choice.randint(_FIRST, _LAST)
+        count = _LAST - _FIRST + 1
+        start = choice.randrange(count)
+        for step in range(count):
+            port = _FIRST + (start + step) % count
             if port not in given and is_free(port):
                 given.add(port)
                 return port

@@ -8,7 +8,6 @@ stored. Processes inherit the environment of the command that brought the mesh u
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 import uuid
@@ -83,7 +82,7 @@ class LocalMesh:
         """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it."""
         wanted = stored.admitted(obj)
         kind, name = wanted["kind"], wanted["metadata"]["name"]
-        with self._changing():
+        with self._changing(kind):
             found = self._state.object(kind, name)
             live, last = (None, {}) if found is None else found
             claimed = stored.ownable(wanted)
@@ -98,15 +97,14 @@ class LocalMesh:
     def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
         """See ``ports.Cluster``. A change of nothing but traffic makes no call to any process."""
         check_name(stored.check_kind(kind), name)
-        with self._changing():
+        with self._changing(kind):
             found = self._state.object(kind, name)
             before, last = (None, {}) if found is None else found
             shown = None if before is None else self._with_status(before)
-            wanted = stored.admitted(change(copy.deepcopy(shown)))
+            wanted = stored.admitted(change(None if shown is None else stored.copied(shown)))
             if shown is not None and stored.same(shown, wanted):
-                return shown, copy.deepcopy(shown)
-            if before is None:
-                stored.check_identity(wanted, kind, name)
+                return shown, stored.copied(shown)
+            stored.check_identity(wanted, kind, name)
             after = self._store(kind, name, before, wanted, last)
         self._control.drain(wait=True)
         return shown, self._with_status(after)
@@ -114,9 +112,10 @@ class LocalMesh:
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``."""
         check_name(stored.check_kind(kind), name)
+        self._state.check()
         if self._state.object(kind, name) is None:
             return False
-        with self._changing():
+        with self._changing(kind):
             found = self._state.object(kind, name)
             if found is not None:
                 self._control.change(Change(kind=kind, name=name, before=found[0], after=None, applied={}))
@@ -125,6 +124,7 @@ class LocalMesh:
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``. A new revision takes over here, once all its replicas are ready."""
+        self._state.check()
         deadline = time.monotonic() + timeout
         supervisor = self._control.supervisor
         while True:
@@ -224,21 +224,29 @@ class LocalMesh:
         return inspection.logs(self._state, name, lines)
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self, kind: str) -> Iterator[None]:
+        """Hold the lock, with the mesh up; a change of traffic comes before looking whether it is."""
         with self._state.locked():
-            self._control.ensure_up()
+            look_later = kind == "VirtualService" and self._control.is_settled()
+            if not look_later:
+                self._control.ensure_up()
             yield
+            if look_later:
+                self._control.ensure_up()
 
     def _store(self, kind: str, name: str, before: Object | None, wanted: Object, applied: Object) -> Object:
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        after = stored.numbered(before, wanted, uid=str(uuid.uuid4()), now=now)
+        if before is None:
+            now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            after = stored.created(wanted, uid=str(uuid.uuid4()), now=now)
+        else:
+            after = stored.updated(before, wanted)
         self._control.change(Change(kind=kind, name=name, before=before, after=after, applied=applied))
         return after
 
     def _with_status(self, obj: Object) -> Object:
         if obj["kind"] != "Deployment":
-            return copy.deepcopy(obj)
-        return inspection.with_status(copy.deepcopy(obj), self._state, self._control.supervisor)
+            return obj
+        return inspection.with_status(obj, self._state, self._control.supervisor)
 
     def _current(self, wanted: Workload) -> Sequence[Replica]:
         """The replicas of a Deployment's current revision that are there to stay."""
@@ -248,7 +256,7 @@ class LocalMesh:
     def _takes_requests(self, wanted: Workload) -> bool:
         """Whether the current revision, all ready, has taken over and Envoy holds none of it back."""
         if any(replica.phase == WAITING for replica in self._current(wanted)):
-            with self._changing():
+            with self._changing("Deployment"):
                 self._control.advance()
             self._control.drain(wait=True)
         current = self._current(wanted)

@@ -11,6 +11,7 @@
     logs/                     of every process
     run/                      who runs now: process ids, the supervisor's socket
     staging/                  files being written
+    former/                   objects before a change that is being made
     unfinished, draining      marks: a change or a drain was begun
 """
 
@@ -22,12 +23,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica, from_json
 from mlflow_istio.core.objects import Object
 from mlflow_istio.errors import ClusterError, EditConflict
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FORMAT = 1
 LOCK_TIMEOUT = 120.0
@@ -44,7 +48,8 @@ class Batch:
 
     def __init__(self, staging: Path) -> None:
         self._staging = staging
-        self._staged: dict[Path, Path] = {}
+        self._staged: dict[Path, str] = {}
+        self._count = 0
         self._removed: list[Path] = []
 
     def put(self, path: Path, content: bytes, *, durable: bool = False) -> None:
@@ -58,10 +63,12 @@ class Batch:
         Raises:
             ClusterError: It can't be written; nothing was changed.
         """
-        temporary = self._staging / f"{os.getpid()}-{id(self):x}-{len(self._staged)}"
+        self._count += 1
+        temporary = f"{self._staging}/{os.getpid()}-{id(self):x}-{self._count}"
         self._staged[path] = temporary
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.isdir(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 view = memoryview(content)
@@ -110,7 +117,7 @@ class Batch:
         """Forget what is left."""
         for temporary in self._staged.values():
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
         self._staged.clear()
         self._removed.clear()
 
@@ -126,6 +133,8 @@ class StateDirectory:
     def __init__(self, home: Path, name: str) -> None:
         self.root = Path(os.path.abspath(home)) / name
         self.lock_file = self.root.parent / f"{name}.lock"
+        self._lock: FileLock | None = None
+        self.format = self.root / "format"
         self.objects = self.root / "objects"
         self.replicas = self.root / "replicas"
         self.programs = self.root / "programs"
@@ -134,6 +143,7 @@ class StateDirectory:
         self.run = self.root / "run"
         self.staging = self.root / "staging"
         self.ports = self.root / "ports.json"
+        self.former = self.root / "former"
         self.unfinished = self.root / "unfinished"
         self.draining = self.root / "draining"
         self.drain_lock = self.root / "drain.lock"
@@ -148,7 +158,8 @@ class StateDirectory:
         if bad:
             raise ClusterError(f"the state directory {self.root} has {bad[0]!r} in its path: set MLFLOW_ISTIO_HOME")
         try:
-            text = (self.root / "format").read_text()
+            with open(self.format, "rb") as file:
+                text = file.read().decode(errors="replace")
         except FileNotFoundError:
             return
         if not text.strip().isdigit() or int(text) > FORMAT:
@@ -161,13 +172,14 @@ class StateDirectory:
         """Make the directory, for its owner only."""
         try:
             for folder in (
-                *(self.root, self.objects, self.replicas, self.programs, self.envoy, self.logs, self.run, self.staging),
+                *(self.root, self.objects, self.replicas, self.programs, self.envoy, self.logs, self.run),
+                *(self.staging, self.former),
             ):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            if not (self.root / "format").exists():
+            if not self.format.exists():
                 batch = self.batch()
-                batch.put(self.root / "format", f"{FORMAT}\n".encode())
+                batch.put(self.format, f"{FORMAT}\n".encode())
                 batch.carry_out()
         except OSError as exc:
             raise ClusterError(
@@ -184,10 +196,12 @@ class StateDirectory:
         """
         import filelock  # 30 ms that readers need not pay
 
-        self.check()
-        lock = filelock.FileLock(self.lock_file, timeout=LOCK_TIMEOUT)
+        if self._lock is None:
+            self._lock = filelock.FileLock(self.lock_file, timeout=LOCK_TIMEOUT)
+        lock = self._lock
         try:
-            self.lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.lock_file.parent.exists():
+                self.lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock.acquire()
         except filelock.Timeout as exc:
             raise EditConflict(
@@ -222,10 +236,52 @@ class StateDirectory:
         """A new batch of changes."""
         return Batch(self.staging)
 
+    @contextmanager
+    def former_kept(self, kind: str, name: str) -> Iterator[None]:
+        """Keep an object's former version until the one put in place inside the block is on the disk.
+
+        It is a mark too: as long as it stands, the change is not finished.
+        """
+        path = self.object_file(kind, name)
+        former = f"{self.former}/{kind}.{name}.json"
+        os.link(path, former)
+        yield
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.unlink(former)
+
+    def is_finished(self) -> bool:
+        """Whether every change that was begun was carried out."""
+        return not self.unfinished.exists() and not os.listdir(self.former)
+
+    def finish(self) -> None:
+        """Everything that the objects say is carried out."""
+        for former in self.former.iterdir():
+            former.unlink()
+        self.unfinished.unlink(missing_ok=True)
+
+    def restore_torn(self) -> None:
+        """Put back the former version of objects whose new one a power cut kept from the disk."""
+        for former in self.former.iterdir():
+            kind, _, file = former.name.partition(".")
+            path = self.objects / kind / file
+            try:
+                json.loads(path.read_bytes())
+            except (FileNotFoundError, ValueError):
+                os.replace(former, path)
+
+    @staticmethod
+    def mark(path: Path) -> None:
+        """Set a mark."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+
     def clear_staging(self) -> None:
         """Remove files that a killed process left half written."""
-        for path in self.staging.glob("*"):
-            path.unlink(missing_ok=True)
+        for name in os.listdir(self.staging):
+            os.unlink(self.staging / name)
 
     def object_file(self, kind: str, name: str) -> Path:
         """Where an object stands."""
@@ -307,5 +363,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(text)
     except ValueError as exc:
-        raise ClusterError(f"{path} is no JSON ({exc}): restore it, or run 'mlflow-istio local down --purge'") from exc
+        raise ClusterError(
+            f"{path} is no JSON ({exc}): run 'mlflow-istio local down' and 'up', which mends it after a power cut, "
+            "or restore it"
+        ) from exc
     return dict(document)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +22,7 @@ def admitted(obj: Mapping[str, Any]) -> Object:
         InvalidInput: It is no object of a kind that a mesh holds.
         Unsupported: Metadata that the local mesh can't carry out.
     """
-    if not isinstance(obj.get("metadata"), Mapping) or not isinstance(obj["metadata"].get("name"), str):
+    if not isinstance(obj.get("metadata"), dict) or not isinstance(obj["metadata"].get("name"), str):
         raise InvalidInput("an object must have metadata.name")
     kind = check_kind(obj.get("kind"))
     name = check_name(kind, obj["metadata"]["name"])
@@ -34,7 +34,21 @@ def admitted(obj: Mapping[str, Any]) -> Object:
     metadata = root.member("metadata").members(*_OWN_METADATA, *_SERVER_METADATA)
     metadata["labels"].texts()
     metadata["annotations"].texts()
-    return {key: copy.deepcopy(value) for key, value in obj.items() if key != "status"}
+    return copied({key: value for key, value in obj.items() if key != "status"})
+
+
+def copied(obj: Mapping[str, Any]) -> Object:
+    """A copy that shares nothing, of JSON values.
+
+    Raises:
+        InvalidInput: A value is none that JSON has.
+    """
+    try:
+        # Several times as fast as copy.deepcopy.
+        return dict(json.loads(json.dumps(obj, allow_nan=False)))
+    except (TypeError, ValueError) as exc:
+        name = obj["metadata"].get("name")
+        raise InvalidInput(f"{obj['kind']} {name}: an object must hold JSON values only: {exc}") from exc
 
 
 def check_kind(kind: object) -> str:
@@ -53,46 +67,49 @@ def with_fields_applied(live: Object | None, last_applied: Mapping[str, Any], wa
 
     Fields that others set stay. Lists are one value, as in most fields of the objects we write.
     """
-    if live is None:
-        return copy.deepcopy(wanted)
-    return _merged(live, last_applied, wanted)
+    return copied(wanted if live is None else _merged(live, last_applied, wanted))
 
 
 def ownable(wanted: Object) -> Object:
     """The fields of an object that applying it claims."""
     metadata = {key: value for key, value in wanted["metadata"].items() if key in _OWN_METADATA}
-    return {**copy.deepcopy(wanted), "metadata": copy.deepcopy(metadata)}
+    return copied({**wanted, "metadata": metadata})
 
 
-def numbered(before: Object | None, after: Object, *, uid: str, now: str) -> Object:
-    """The object with the metadata a server gives: version, generation, identity.
+def created(obj: Object, *, uid: str, now: str) -> Object:
+    """A new object with the metadata that a server gives.
 
     Args:
-        before: As it is stored; None when it is new.
+        obj: As it should be.
+        uid: Its identity.
+        now: Time of its creation.
+    """
+    server = {"uid": uid, "creationTimestamp": now, "resourceVersion": "1", "generation": 1}
+    return {**obj, "metadata": {**_own_metadata(obj), **server}}
+
+
+def updated(before: Object, after: Object) -> Object:
+    """A changed object with the metadata that a server gives: the next version, and generation if the spec changed.
+
+    Args:
+        before: As it is stored.
         after: As it should be.
-        uid: Identity of a new object.
-        now: Time of creation of a new object.
 
     Raises:
         EditConflict: ``after`` was made from another version than the stored one.
-        InvalidInput: ``after`` is another object.
     """
-    metadata = {key: value for key, value in after["metadata"].items() if key in _OWN_METADATA and value}
-    label = f"{after['kind']} {metadata['name']}"
-    if before is None:
-        server = {"uid": uid, "creationTimestamp": now, "resourceVersion": "1", "generation": 1}
-        return {**after, "metadata": {**metadata, **server}}
-    check_identity(after, before["kind"], before["metadata"]["name"])
     for key in ("uid", "resourceVersion"):
         if after["metadata"].get(key, before["metadata"][key]) != before["metadata"][key]:
-            raise EditConflict(f"{label} was changed by another command meanwhile: read it again")
+            raise EditConflict(
+                f"{after['kind']} {after['metadata']['name']} was changed by another command meanwhile: read it again"
+            )
     server = {
         "uid": before["metadata"]["uid"],
         "creationTimestamp": before["metadata"]["creationTimestamp"],
         "resourceVersion": str(int(before["metadata"]["resourceVersion"]) + 1),
         "generation": int(before["metadata"]["generation"]) + (after.get("spec") != before.get("spec")),
     }
-    return {**after, "metadata": {**metadata, **server}}
+    return {**after, "metadata": {**_own_metadata(after), **server}}
 
 
 def check_identity(obj: Object, kind: str, name: str) -> None:
@@ -111,18 +128,21 @@ def same(before: Object, after: Object) -> bool:
 
 
 def _content(obj: Object) -> Object:
-    metadata = {key: value for key, value in obj["metadata"].items() if key in _OWN_METADATA and value}
-    return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": metadata}
+    return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": _own_metadata(obj)}
+
+
+def _own_metadata(obj: Object) -> Object:
+    return {key: value for key, value in obj["metadata"].items() if key in _OWN_METADATA and value}
 
 
 def _merged(live: Mapping[str, Any], last: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    result = {key: copy.deepcopy(value) for key, value in live.items() if key in wanted or key not in last}
+    result = {key: value for key, value in live.items() if key in wanted or key not in last}
     for key, value in wanted.items():
         present, before = live.get(key), last.get(key)
         if isinstance(value, Mapping) and isinstance(present, Mapping):
             result[key] = _merged(present, before if isinstance(before, Mapping) else {}, value)
         else:
-            result[key] = copy.deepcopy(value)
+            result[key] = value
     for key, before in last.items():
         present = live.get(key)
         if key not in wanted and isinstance(before, Mapping) and isinstance(present, Mapping):

@@ -1,0 +1,1 @@
+"""Figures with their baseline in the same run: ``make bench`` prints ratios."""

@@ -1,0 +1,62 @@
+"""Raw counters to interval counts: difference per series, then sum.
+
+Prometheus' `rate` and `increase` extrapolate to the edges of their window, which turns counts into estimates; the tests
+here need counts. So poll the raw counters and subtract. A counter that falls has restarted from 0, and when one
+counter of a source falls then all of that source's did (it is one process). What happened between the last poll and a
+restart is lost, and a restart that has already overtaken the old value can't be seen: poll often.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlflow_istio.errors import InvalidInput
+
+Reading = Mapping[str, Mapping[str, float]]
+"""`{source: {series: value}}`: the source is what restarts as one (a pod, a proxy), the series names the counter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CounterState:
+    """The last value seen of each counter; a plain `{source: {series: value}}`, so it is JSON as it is.
+
+    A series that vanishes (a scrape failed, a pod is gone) keeps its last value, so it isn't counted twice when it
+    comes back.
+
+    Attributes:
+        last: The last values; None before the first reading.
+    """
+
+    last: Reading | None = None
+
+    def advanced(self, reading: Reading) -> tuple["CounterState", dict[str, int]]:
+        """Take in a reading.
+
+        The first reading is the base line and counts nothing, so it must be complete. A series that appears later
+        counts in full: Istio and Envoy create a series (the first 503 of a version) only when it happens.
+
+        Args:
+            reading: The raw counters now.
+
+        Returns:
+            The new state, and how much each series has grown since the last reading, summed over sources.
+
+        Raises:
+            InvalidInput: If a counter isn't a finite number >= 0.
+        """
+        for source, counters in reading.items():
+            for series, value in counters.items():
+                if not (math.isfinite(value) and value >= 0):
+                    raise InvalidInput(f"counter {series} of {source} is {value}: not a finite number >= 0")
+        if self.last is None:
+            return CounterState(last={source: dict(counters) for source, counters in reading.items()}), {}
+        merged = {source: dict(counters) for source, counters in self.last.items()}
+        grown: dict[str, float] = {}
+        for source, counters in reading.items():
+            before = self.last.get(source, {})
+            restarted = any(value < before.get(series, 0.0) for series, value in counters.items())
+            base: Mapping[str, float] = {} if restarted else before
+            for series, value in counters.items():
+                grown[series] = grown.get(series, 0.0) + value - base.get(series, 0.0)
+            merged[source] = dict(counters) if restarted else {**before, **counters}
+        return CounterState(last=merged), {series: round(value) for series, value in grown.items()}

@@ -1,0 +1,104 @@
+"""From guards and bounds to a verdict, the same way at every look."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mlflow_istio.core.analysis.guards import Guard, combine
+from mlflow_istio.core.analysis.interval import check_alpha, finite
+from mlflow_istio.core.analysis.promotion import PromotionBound
+from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.errors import InvalidInput
+
+NoDataPolicy = Literal["hold", "rollback"]
+"""What missing data mean: wait until the deadline, or give traffic back. Never a pass."""
+
+
+def decide(
+    guards: Sequence[Guard],
+    *,
+    alpha: float = 0.05,
+    promotion: Sequence[PromotionBound] | None = None,
+    sample_ratio: SampleRatioTest | None = None,
+    missing: Sequence[str] = (),
+    no_data: NoDataPolicy = "hold",
+    step_complete: bool = True,
+    deadline_reached: bool = False,
+) -> Verdict:
+    """Return the verdict of one look.
+
+    In this order: enough evidence against the candidate rolls back, whatever else is the matter, because giving
+    traffic back is safe; data that are missing follow `no_data`; shares that don't fit the weights, an incomplete step
+    and bounds that aren't met hold, and at the deadline are inconclusive; else advance.
+
+    Args:
+        guards: Every guard of the release, each look with the same weights.
+        alpha: Probability of ever rolling back a candidate within every margin, over all looks.
+        promotion: None at an intermediate step. At the last one, the bounds that must all be met.
+        sample_ratio: The test of the traffic shares; None where traffic isn't randomised by weight.
+        missing: Names of the guards or sources without data at this look.
+        no_data: What missing data mean.
+        step_complete: Whether the step's time or number of requests is reached.
+        deadline_reached: Whether the release's deadline is reached.
+
+    Raises:
+        InvalidInput: If there is no guard, `promotion` is empty (that would be a silent pass), alpha is out of range, or
+            `no_data` is another word.
+    """
+    check_alpha(alpha)
+    if promotion is not None and not promotion:
+        raise InvalidInput("promotion needs at least one bound: name what the candidate may be worse by")
+    if no_data not in ("hold", "rollback"):
+        raise InvalidInput(f'no_data must be "hold" or "rollback", got {no_data!r}')
+    combined = combine(guards)
+    mismatched = sample_ratio is not None and sample_ratio.mismatched()
+    evidence: dict[str, Any] = {
+        "alpha": alpha,
+        "log_e": finite(combined.log_e),
+        "guards": {
+            guard.name: {"log_e": finite(guard.log_e), "weight": guard.weight, **guard.figures} for guard in guards
+        },
+        "missing": list(missing),
+    }
+    if sample_ratio is not None:
+        evidence["sample_ratio"] = {"mismatch": mismatched, "p_value": sample_ratio.p_value}
+    if promotion is not None:
+        evidence["promotion"] = [bound.to_json() for bound in promotion]
+    doubt = " The shares of traffic don't fit the weights." if mismatched else ""
+
+    if combined.reaches(alpha):
+        leading = combined.leading
+        reason = f"The candidate is worse: {leading.name}, {leading.summary or 'see the evidence'}."
+        return Verdict(word="rollback", reason=f"{reason} {_strength(combined.log_e)}{doubt}", evidence=evidence)
+    if missing and no_data == "rollback":
+        return Verdict(word="rollback", reason=f"No data from {', '.join(missing)}.{doubt}", evidence=evidence)
+
+    waiting = _waiting(promotion or (), missing, mismatched=mismatched, step_complete=step_complete)
+    if not waiting:
+        proof = "; ".join(bound.describe() for bound in promotion or ())
+        reason = f"Proven good enough: {proof}." if proof else "Nothing speaks against the candidate at this step."
+        return Verdict(word="advance", reason=reason, evidence=evidence)
+    if deadline_reached:
+        return Verdict(word="inconclusive", reason=f"The deadline has passed: {waiting}.", evidence=evidence)
+    return Verdict(word="hold", reason=f"Waiting: {waiting}.", evidence=evidence)
+
+
+def _waiting(
+    promotion: Sequence[PromotionBound], missing: Sequence[str], *, mismatched: bool, step_complete: bool
+) -> str:
+    """Return what stands in the way of going on, as a clause; empty if nothing does."""
+    reasons = []
+    if mismatched:
+        reasons.append("the shares of traffic don't fit the weights, so the versions can't be compared")
+    if missing:
+        reasons.append(f"no data from {', '.join(missing)}")
+    if not step_complete:
+        reasons.append("the step isn't complete")
+    reasons.extend(bound.describe() for bound in promotion if not bound.met)
+    return "; ".join(reasons)
+
+
+def _strength(log_e: float) -> str:
+    odds = f"{math.exp(log_e):,.0f}" if log_e < math.log(1e6) else "a million or more"
+    return f"Were it not, such evidence would be seen at most once in {odds} releases."

@@ -1,0 +1,97 @@
+"""Intervals, and the two numeric steps every confidence sequence here ends with."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.optimize import brentq
+
+from mlflow_istio.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """What a confidence sequence says now.
+
+    Attributes:
+        lower: Lower end; 0 or minus infinity when the data exclude nothing below.
+        upper: Upper end; 1 or infinity when the data exclude nothing above.
+        estimate: The value the data fit best, or None when there are no data.
+    """
+
+    lower: float
+    upper: float
+    estimate: float | None
+
+    def __post_init__(self) -> None:
+        if not self.lower <= self.upper:
+            raise InvalidInput(f"an interval needs lower <= upper, got {self.lower} and {self.upper}")
+
+    def contains(self, value: float) -> bool:
+        """Tell whether `value` lies inside, ends included."""
+        return self.lower <= value <= self.upper
+
+    def mapped(self, function: Callable[[float], float]) -> "Interval":
+        """Return the interval of `function`, which must be strictly monotone, at every point."""
+        ends = sorted((function(self.lower), function(self.upper)))
+        estimate = None if self.estimate is None else function(self.estimate)
+        return Interval(lower=ends[0], upper=ends[1], estimate=estimate)
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return plain JSON values; an end that isn't finite becomes None."""
+        return {"lower": finite(self.lower), "upper": finite(self.upper), "estimate": finite(self.estimate)}
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value`, or None when it isn't a finite number (JSON has no infinity)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse an error probability outside (0, 1).
+
+    Raises:
+        InvalidInput: If `alpha` isn't strictly between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise InvalidInput(f"alpha is an error probability between 0 and 1, such as 0.05; got {alpha}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a value that isn't a positive finite number.
+
+    Raises:
+        InvalidInput: Naming the value.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidInput(f"{name} must be a positive finite number, got {value}")
+
+
+def check_overdispersion(phi: float) -> None:
+    """Refuse an overdispersion below 1.
+
+    Raises:
+        InvalidInput: If `phi` isn't a finite number of at least 1.
+    """
+    if not (math.isfinite(phi) and phi >= 1):
+        raise InvalidInput(f"phi (overdispersion) must be a finite number of at least 1, got {phi}")
+
+
+def bounded_exp(log_value: float) -> float:
+    """Return `exp(log_value)`, or infinity where a double can't hold it."""
+    return math.exp(log_value) if log_value < 709 else math.inf
+
+
+def crossing(function: Callable[[float], float], inside: float, end: float, *, beyond: float) -> float:
+    """Return where `function`, positive at `inside`, falls to zero on the way to `end`.
+
+    Args:
+        function: Continuous, with one sign change at most between the two points.
+        inside: A point where the function is positive.
+        end: The last point looked at.
+        beyond: What to return when the function is still positive at `end`.
+    """
+    if function(end) >= 0:
+        return beyond
+    return float(brentq(function, inside, end, xtol=1e-12, rtol=1e-12))

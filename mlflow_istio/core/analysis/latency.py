@@ -1,0 +1,143 @@
+"""Is the candidate slower? Evidence from histogram buckets.
+
+"Slower than edge j" is an event like an error, so it gets a `RateTest`. The e-values of a few edges are averaged: the
+average of e-values is an e-value whatever their dependence (Vovk & Wang 2021, Ann. Statist. 49), provided the edges are
+chosen before the data they judge. A shift that moves no answer over a chosen edge can't be seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from mlflow_istio.core.analysis.buckets import Buckets
+from mlflow_istio.core.analysis.evidence import LATE
+from mlflow_istio.core.analysis.interval import Interval, bounded_exp
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.errors import InvalidInput
+
+LATENCY_MARGIN = 1.25
+"""Odds ratio of being slower that is acceptable by default: two deployments are never equally fast."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyTest:
+    """An anytime-valid test that the candidate is slower, over edges fixed at the start.
+
+    Leave warm-up out: a fresh process is slow for reasons that pass. Start with `LatencyTest.at(edges)`.
+
+    Attributes:
+        edges: Bucket edges in milliseconds, rising.
+        tests: One `RateTest` for each edge.
+        max_log_e: The largest log of the averaged e-value so far.
+    """
+
+    edges: tuple[float, ...]
+    tests: tuple[RateTest, ...]
+    max_log_e: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.edges or list(self.edges) != sorted(set(self.edges)):
+            raise InvalidInput(f"latency edges must be given and rise, got {list(self.edges)}")
+        if len(self.edges) != len(self.tests):
+            raise InvalidInput(f"{len(self.edges)} latency edges need as many tests, got {len(self.tests)}")
+
+    @classmethod
+    def at(
+        cls, edges: Sequence[float], *, margin: float = LATENCY_MARGIN, phi: float = 1.0, late: float = LATE
+    ) -> "LatencyTest":
+        """Return a test over `edges` (milliseconds); the rest as in `RateTest`.
+
+        Raises:
+            InvalidInput: If there is no edge, they don't rise, or an option is out of its range.
+        """
+        test = RateTest(margin=margin, phi=phi, late=late)
+        return cls(edges=tuple(edges), tests=(test,) * len(edges))
+
+    def update(self, candidate: Buckets, stable: Buckets) -> "LatencyTest":
+        """Return the test after one more interval's histograms.
+
+        Args:
+            candidate: The interval's answers of the candidate (not since the start).
+            stable: The interval's answers of the stable.
+
+        Raises:
+            InvalidInput: If a histogram lacks one of the edges.
+        """
+        tests = tuple(
+            test.update(candidate.slower_than(edge), candidate.total, stable.slower_than(edge), stable.total)
+            for edge, test in zip(self.edges, self.tests, strict=True)
+        )
+        grown = replace(self, tests=tests)
+        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+
+    @property
+    def log_e_value(self) -> float:
+        """Log of the average e-value over the edges, against "odds ratio of slower <= margin at every edge"."""
+        return float(logsumexp([test.log_e_value for test in self.tests]) - np.log(len(self.tests)))
+
+    @property
+    def e_value(self) -> float:
+        """The averaged evidence now: roll back when it reaches 1/alpha."""
+        return bounded_exp(self.log_e_value)
+
+    @property
+    def p_value(self) -> float:
+        """The anytime-valid p-value, 1 / (largest averaged e-value so far), at most 1."""
+        return float(np.exp(-self.max_log_e))
+
+    def confidence_sequence(self, alpha: float) -> dict[float, Interval]:
+        """Return for each edge the interval of the odds ratio of "slower than the edge", each at `alpha`."""
+        return {edge: test.confidence_sequence(alpha) for edge, test in zip(self.edges, self.tests, strict=True)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values, about 1.3 kB for each edge."""
+        tests = [test.to_json() for test in self.tests]
+        return {"edges": list(self.edges), "tests": tests, "max_log_e": self.max_log_e}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "LatencyTest":
+        """Return the test that `to_json` wrote.
+
+        Raises:
+            InvalidInput: If the state has other fields.
+        """
+        state = read_fields(data, ("edges", "tests", "max_log_e"), kind="LatencyTest")
+        tests = tuple(RateTest.from_json(test) for test in state["tests"])
+        return cls(edges=tuple(state["edges"]), tests=tests, max_log_e=state["max_log_e"])
+
+
+def choose_edges(history: Buckets, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...]:
+    """Return the edges nearest to the given quantiles of the stable's own history.
+
+    Nearest means that the share of answers at most as slow is closest on the log-odds scale. Call it once, on answers
+    from before the release (or its warm-up), and keep the result: edges chosen after looking at the data make the
+    guarantee void.
+
+    Args:
+        history: The stable's answers before the release.
+        quantiles: Shares strictly between 0 and 1.
+
+    Raises:
+        InvalidInput: If a quantile is out of range or no edge parts the answers.
+    """
+    if not quantiles or not all(0 < quantile < 1 for quantile in quantiles):
+        raise InvalidInput(f"quantiles must be strictly between 0 and 1, got {list(quantiles)}")
+    log_odds = {
+        edge: np.log(count) - np.log(history.total - count)
+        for edge, count in zip(history.edges, history.counts, strict=True)
+        if 0 < count < history.total
+    }
+    if not log_odds:
+        raise InvalidInput(
+            f"no bucket edge parts the {history.total} answers of the stable: send it traffic first, or name edges"
+        )
+
+    def nearest(quantile: float) -> float:
+        target = np.log(quantile) - np.log1p(-quantile)
+        return min(log_odds, key=lambda edge: abs(log_odds[edge] - target))
+
+    return tuple(sorted({nearest(quantile) for quantile in quantiles}))

@@ -1,0 +1,255 @@
+r"""Means of numeric KPIs: one version's, and the difference between two.
+
+Asymptotic confidence sequences of Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (Ann. Statist. 2024, arXiv 2103.06476):
+right for large samples whatever the distribution, so don't read them below some hundred observations, or with values so
+skewed that a handful decide the mean.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_positive
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.errors import InvalidInput
+
+Direction = Literal["higher", "lower"]
+"""Which direction of a KPI is the worse one."""
+
+TIGHT_ALPHA = 0.05
+"""The error probability a difference's narrowest point is tuned for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """Count, sum and sum of squares of a KPI.
+
+    Attributes:
+        count: Observations.
+        total: Their sum.
+        squares: The sum of their squares.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or not (math.isfinite(self.total) and math.isfinite(self.squares)):
+            raise InvalidInput(
+                f"moments need a count >= 0 and finite sums, got {self.count}, {self.total}, {self.squares}"
+            )
+        smallest = self.total**2 / self.count if self.count else 0.0
+        if self.squares < smallest * (1 - 1e-9) or (self.count == 0 and (self.total or self.squares)):
+            raise InvalidInput(
+                f"no {self.count} numbers have the sum {self.total} and the sum of squares {self.squares}: "
+                "give (n, sum, sum of squares)"
+            )
+
+    @classmethod
+    def of(cls, values: "np.ndarray[Any, Any] | list[float]") -> "Moments":
+        """Return the moments of plain numbers."""
+        array = np.asarray(values, dtype=np.float64)
+        return cls(count=array.size, total=float(array.sum()), squares=float((array**2).sum()))
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets of observations together."""
+        return Moments(
+            count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
+        )
+
+    @property
+    def mean(self) -> float:
+        """The mean; nan without observations."""
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def variance(self) -> float:
+        """The unbiased sample variance; nan with fewer than two observations."""
+        if self.count < 2:
+            return math.nan
+        return max(0.0, (self.squares - self.total**2 / self.count) / (self.count - 1))
+
+
+NO_MOMENTS = Moments()
+"""No observations."""
+
+
+def tightness(alpha: float, tightest_at: float) -> float:
+    """Return rho^2, which makes a sequence narrowest after about `tightest_at` observations.
+
+    `(-2 log alpha + log(1 - 2 log alpha)) / tightest_at`, the paper's approximation.
+
+    Raises:
+        InvalidInput: If alpha or `tightest_at` is out of range.
+    """
+    check_alpha(alpha)
+    check_positive("tightest_at (observations)", tightest_at)
+    return (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / tightest_at
+
+
+def mean_sequence(moments: Moments, alpha: float, *, tightest_at: float = 5000) -> Interval:
+    """Return the asymptotic confidence sequence of one mean.
+
+    `mean +- s sqrt(2 (n rho^2 + 1) / (n^2 rho^2) log(sqrt(n rho^2 + 1) / alpha))`.
+
+    Args:
+        moments: All observations since the start.
+        alpha: Error probability over all looks.
+        tightest_at: The number of observations at which it is narrowest; fix it beforehand.
+
+    Returns:
+        Unbounded while the variance can't be estimated or is 0 (constant data prove nothing about the next value).
+
+    Raises:
+        InvalidInput: If alpha or `tightest_at` is out of range.
+    """
+    rho2 = tightness(alpha, tightest_at)
+    variance = moments.variance
+    if not variance > 0:
+        return Interval(lower=-math.inf, upper=math.inf, estimate=moments.mean if moments.count else None)
+    spread = moments.count * rho2 + 1
+    radius = math.sqrt(variance * 2 * spread / (moments.count**2 * rho2) * math.log(math.sqrt(spread) / alpha))
+    return Interval(lower=moments.mean - radius, upper=moments.mean + radius, estimate=moments.mean)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanDifference:
+    r"""Candidate mean minus stable mean, stratified by interval.
+
+    Interval k with n_c and n_b observations contributes its own difference of means with the weight
+    `w = n_c n_b / (n_c + n_b)`, which depends on counts only. So a KPI that drifts for both versions while the traffic
+    weight changes is no evidence. With `S = sum w (mean_c - mean_b)`, `W = sum w` and
+    `V = sum w^2 (s_c^2/n_c + s_b^2/n_b)` the sequence is `S/W +- sqrt((V + r) log((V + r)/(r alpha^2))) / W`: the
+    paper's boundary, with `V` in place of `n s^2` and `r` in place of `s^2/rho^2`, for observations that aren't
+    identically distributed. `r` is fixed by the first interval so that the sequence is narrowest near `tightest_at`
+    observations of both versions together, at `TIGHT_ALPHA`.
+
+    An interval with fewer than two observations on a side is kept and joined to the next one.
+
+    Attributes:
+        worse: Which direction is bad: `e_value` is evidence for it.
+        margin: A worsening this large is still acceptable, in the KPI's unit, >= 0.
+        tightest_at: Observations, both versions, at which the sequence is narrowest.
+        weight: W.
+        difference: S.
+        variance: V.
+        prior: r, 0 before the first interval with a varying KPI.
+        candidate: The candidate's observations that wait for an interval to be complete.
+        stable: The stable's.
+        max_log_e: The largest log e-value so far.
+    """
+
+    worse: Direction = "higher"
+    margin: float = 0.0
+    tightest_at: float = 5000.0
+    weight: float = 0.0
+    difference: float = 0.0
+    variance: float = 0.0
+    prior: float = 0.0
+    candidate: Moments = NO_MOMENTS
+    stable: Moments = NO_MOMENTS
+    max_log_e: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.worse not in ("higher", "lower"):
+            raise InvalidInput(f'worse must be "higher" or "lower", got {self.worse!r}')
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise InvalidInput(f"margin must be a finite number >= 0 in the KPI's unit, got {self.margin}")
+        check_positive("tightest_at (observations)", self.tightest_at)
+
+    def update(self, candidate: Moments, stable: Moments) -> "MeanDifference":
+        """Return the difference after one more interval's observations."""
+        candidate, stable = self.candidate.plus(candidate), self.stable.plus(stable)
+        if candidate.count < 2 or stable.count < 2:
+            return replace(self, candidate=candidate, stable=stable)
+        both = candidate.count + stable.count
+        weight = candidate.count * stable.count / both
+        noise = weight**2 * (candidate.variance / candidate.count + stable.variance / stable.count)
+        prior = self.prior
+        if prior == 0:
+            # One observation adds noise/both to V, so V is `tightest_at` times that at the wanted size.
+            prior = noise / both / tightness(TIGHT_ALPHA, self.tightest_at)
+        grown = replace(
+            self,
+            weight=self.weight + weight,
+            difference=self.difference + weight * (candidate.mean - stable.mean),
+            variance=self.variance + noise,
+            prior=prior,
+            candidate=NO_MOMENTS,
+            stable=NO_MOMENTS,
+        )
+        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+
+    @property
+    def log_e_value(self) -> float:
+        """Log of the (asymptotic) evidence that the candidate is worse by more than the margin.
+
+        The one-sided normal mixture `2 sqrt(r/(V+r)) exp(z^2/2) Phi(z)`, `z = S/sqrt(V+r)` (Howard, Ramdas, McAuliffe &
+        Sekhon 2021, Ann. Statist. 49); 0 while nothing varies.
+        """
+        if not self.prior > 0:
+            return 0.0
+        spread = self.variance + self.prior
+        sign = 1 if self.worse == "higher" else -1
+        z = (sign * self.difference - self.margin * self.weight) / math.sqrt(spread)
+        return math.log(2) + 0.5 * math.log(self.prior / spread) + z * z / 2 + float(log_ndtr(z))
+
+    @property
+    def e_value(self) -> float:
+        """Evidence now that the candidate is worse by more than the margin: roll back at 1/alpha."""
+        return bounded_exp(self.log_e_value)
+
+    @property
+    def p_value(self) -> float:
+        """The anytime-valid (asymptotic) p-value, at most 1."""
+        return math.exp(-self.max_log_e)
+
+    def confidence_sequence(self, alpha: float) -> Interval:
+        """Return the interval of "candidate mean minus stable mean", in the KPI's unit.
+
+        Unbounded while nothing varies. The estimate is the weighted difference.
+
+        Raises:
+            InvalidInput: If `alpha` isn't between 0 and 1.
+        """
+        check_alpha(alpha)
+        estimate = self.difference / self.weight if self.weight else None
+        if estimate is None or not self.prior > 0:
+            return Interval(lower=-math.inf, upper=math.inf, estimate=estimate)
+        spread = self.variance + self.prior
+        radius = math.sqrt(spread * math.log(spread / (self.prior * alpha**2))) / self.weight
+        return Interval(lower=estimate - radius, upper=estimate + radius, estimate=estimate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values."""
+        return {
+            "worse": self.worse,
+            "margin": self.margin,
+            "tightest_at": self.tightest_at,
+            "weight": self.weight,
+            "difference": self.difference,
+            "variance": self.variance,
+            "prior": self.prior,
+            "candidate": [self.candidate.count, self.candidate.total, self.candidate.squares],
+            "stable": [self.stable.count, self.stable.total, self.stable.squares],
+            "max_log_e": self.max_log_e,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "MeanDifference":
+        """Return the difference that `to_json` wrote.
+
+        Raises:
+            InvalidInput: If the state has other fields.
+        """
+        state = read_fields(data, tuple(cls().to_json()), kind="MeanDifference")
+        waiting = {
+            side: Moments(count=state[side][0], total=state[side][1], squares=state[side][2])
+            for side in ("candidate", "stable")
+        }
+        return cls(**{**state, **waiting})

@@ -1,0 +1,184 @@
+r"""One proportion against an absolute objective: error rate at most 1%, at most 5% slower than 300 ms.
+
+The evidence against one value `p` is the beta-binomial mixture
+`B(a+s, b+n-s) / B(a,b) / (p^s (1-p)^(n-s))` for `s` events among `n` requests (Robbins 1970, Ann. Math. Statist. 41;
+Howard & Ramdas 2022, Bernoulli 28). It is a martingale while every request is an event with probability `p`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
+
+from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion, crossing
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.rate_test import check_counts
+from mlflow_istio.errors import InvalidInput
+
+_FARTHEST_LOGIT = 700.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proportion:
+    """Events among requests of one version, with a confidence sequence for the rate.
+
+    It assumes one constant rate: with a rate that drifts, the sequence speaks of no single moment's rate. Comparing two
+    versions by their own sequences therefore confuses drift with difference; `RateTest` does not.
+
+    Attributes:
+        events: Events so far.
+        total: Requests so far.
+        phi: Overdispersion, >= 1: both counts are divided by it.
+    """
+
+    events: int = 0
+    total: int = 0
+    phi: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_counts("proportion", self.events, self.total)
+        check_overdispersion(self.phi)
+
+    def update(self, events: int, total: int) -> "Proportion":
+        """Return the proportion after one more interval's counts.
+
+        Raises:
+            InvalidInput: If a count is negative or events exceed the total.
+        """
+        events, total = check_counts("proportion", events, total)
+        return replace(self, events=self.events + events, total=self.total + total)
+
+    @property
+    def rate(self) -> float | None:
+        """Events per request, None without requests."""
+        return self.events / self.total if self.total else None
+
+    def log_e_value(self, rate: float, *, prior: tuple[float, float] = (0.5, 0.5)) -> float:
+        """Return the log evidence against "the rate is exactly `rate`", two-sided, for a beta prior.
+
+        Raises:
+            InvalidInput: If `rate` isn't strictly between 0 and 1.
+        """
+        _check_rate("rate", rate)
+        a, b = prior
+        hits, misses = self._effective()
+        return float(betaln(a + hits, b + misses) - betaln(a, b) - xlogy(hits, rate) - xlog1py(misses, -rate))
+
+    def confidence_sequence(self, alpha: float, *, prior: tuple[float, float] = (0.5, 0.5)) -> Interval:
+        """Return the interval of rates whose evidence is below 1/alpha.
+
+        It holds the true rate at every look with probability 1 - alpha.
+
+        Raises:
+            InvalidInput: If `alpha` isn't between 0 and 1.
+        """
+        check_alpha(alpha)
+        if self.total == 0:
+            return Interval(lower=0.0, upper=1.0, estimate=None)
+        a, b = prior
+        hits, misses = self._effective()
+        limit = float(betaln(a + hits, b + misses) - betaln(a, b) + np.log(alpha))
+
+        def inside(log_odds: float) -> float:
+            # log p = d - log(1 + e^d) and log(1 - p) = -log(1 + e^d), kept apart so tiny rates stay exact.
+            return float(hits * log_odds - (hits + misses) * np.logaddexp(0.0, log_odds)) - limit
+
+        rate = self.events / self.total
+        mode = float(np.clip(logit(rate), -_FARTHEST_LOGIT, _FARTHEST_LOGIT))
+        lower = crossing(inside, mode, -_FARTHEST_LOGIT, beyond=-np.inf)
+        upper = crossing(inside, mode, _FARTHEST_LOGIT, beyond=np.inf)
+        return Interval(lower=float(expit(lower)), upper=float(expit(upper)), estimate=rate)
+
+    def _effective(self) -> tuple[float, float]:
+        return self.events / self.phi, (self.total - self.events) / self.phi
+
+
+NO_REQUESTS = Proportion()
+"""No requests yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveTest:
+    """Evidence that one version's rate of events is above an absolute limit.
+
+    One-sided: the beta prior is cut off below the limit, so the e-value is one for every rate up to the limit
+    (monotone likelihood ratio). The prior has `a = 1/2` and its mean at twice the limit (halfway to 1 above 1/3).
+
+    Attributes:
+        limit: The largest acceptable rate, strictly between 0 and 1.
+        counts: Events and requests so far.
+        max_log_e: The largest log e-value so far.
+    """
+
+    limit: float
+    counts: Proportion = NO_REQUESTS
+    max_log_e: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rate("limit", self.limit)
+
+    def update(self, events: int, total: int) -> "ObjectiveTest":
+        """Return the test after one more interval's counts.
+
+        Raises:
+            InvalidInput: If a count is negative or events exceed the total.
+        """
+        grown = replace(self, counts=self.counts.update(events, total))
+        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+
+    @property
+    def log_e_value(self) -> float:
+        """Log of the evidence now against "rate <= limit"; minus infinity when it is too small for a double."""
+        a, b = self._prior()
+        hits, misses = self.counts._effective()
+        with np.errstate(divide="ignore"):
+            # The mass above p of Beta(a, b) is the mass below 1 - p of Beta(b, a).
+            share_above = np.log(betainc(b + misses, a + hits, 1 - self.limit)) - np.log(betainc(b, a, 1 - self.limit))
+        return self.counts.log_e_value(self.limit, prior=(a, b)) + float(share_above)
+
+    @property
+    def e_value(self) -> float:
+        """Evidence now against "rate <= limit": roll back when it reaches 1/alpha."""
+        return bounded_exp(self.log_e_value)
+
+    @property
+    def p_value(self) -> float:
+        """The anytime-valid p-value, 1 / (largest e-value so far), at most 1."""
+        return float(np.exp(-self.max_log_e))
+
+    def confidence_sequence(self, alpha: float) -> Interval:
+        """Return the interval of rates (see `Proportion.confidence_sequence`)."""
+        return self.counts.confidence_sequence(alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values."""
+        counts = self.counts
+        return {
+            "limit": self.limit,
+            "events": counts.events,
+            "total": counts.total,
+            "phi": counts.phi,
+            "max_log_e": self.max_log_e,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ObjectiveTest":
+        """Return the test that `to_json` wrote.
+
+        Raises:
+            InvalidInput: If the state has other fields.
+        """
+        state = read_fields(data, ("limit", "events", "total", "phi", "max_log_e"), kind="ObjectiveTest")
+        counts = Proportion(events=state["events"], total=state["total"], phi=state["phi"])
+        return cls(limit=state["limit"], counts=counts, max_log_e=state["max_log_e"])
+
+    def _prior(self) -> tuple[float, float]:
+        mean = min(2 * self.limit, (1 + self.limit) / 2)
+        return 0.5, 0.5 * (1 - mean) / mean
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 < rate < 1:
+        raise InvalidInput(f"{name} is a rate strictly between 0 and 1, got {rate}")

@@ -1,0 +1,206 @@
+"""Is an event (an error, a slow answer) more frequent on the candidate than on the stable?"""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mlflow_istio.core.analysis.evidence import ALTERNATIVES, LATE, Floats, bet, log_evidence, opening_stake
+from mlflow_istio.core.analysis.hypergeometric import log_normaliser
+from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion
+from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix
+from mlflow_istio.core.analysis.packing import pack_floats, read_fields, unpack_floats
+from mlflow_istio.errors import InvalidInput
+
+LARGEST_MARGIN = 10.0
+"""Margins from 1/10 to 10 keep every alternative inside the range of `log_likelihood`."""
+
+_FIELDS = ("margin", "phi", "late", "candidate", "stable", "intervals", "max_log_e", "curve", "stake")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateTest:
+    """A stratified, anytime-valid test that the candidate's odds of an event exceed `margin` times the stable's.
+
+    Start with `RateTest()`, then `test = test.update(...)` once per poll interval. Each interval is its own stratum:
+    only the split of its events between the versions counts, so a weight ramp or an incident that hits both versions
+    is no evidence. Look as often as you like.
+
+    Attributes:
+        margin: The odds ratio that is still acceptable, 0.1 to 10. 1 tests "worse at all".
+        phi: Overdispersion, >= 1. The log-likelihood is divided by it. Requests that fail in bursts stuck to one
+            version (retry storms, sticky sessions) are not independent: with phi left at 1, bursts of mean size 2
+            raise the false alarms from 3% to 22% (bursts of equal size) or 59% (geometric sizes). Take the mean of the
+            squared burst size over the mean burst size: b for bursts of b, 2b - 1 for geometric ones of mean b. With
+            phi > 1 the guarantee is approximate.
+        late: The share of the stake kept for a candidate that turns bad later, 0 to 0.9 (see `evidence`).
+        candidate_events: Events on the candidate so far.
+        candidate_total: Requests of the candidate so far.
+        stable_events: Events on the stable so far.
+        stable_total: Requests of the stable so far.
+        intervals: Intervals so far whose split could carry information.
+        max_log_e: The largest log e-value so far.
+        curve: The summed log-normaliser at `log_likelihood.NODE_POINTS`.
+        stake: The log stake on each of `evidence.ALTERNATIVES`; empty before the first informative interval.
+    """
+
+    margin: float = 1.0
+    phi: float = 1.0
+    late: float = LATE
+    candidate_events: int = 0
+    candidate_total: int = 0
+    stable_events: int = 0
+    stable_total: int = 0
+    intervals: int = 0
+    max_log_e: float = 0.0
+    curve: tuple[float, ...] = (0.0,) * NODES
+    stake: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 / LARGEST_MARGIN <= self.margin <= LARGEST_MARGIN:
+            raise InvalidInput(f"margin is an odds ratio from 0.1 to 10, got {self.margin}")
+        check_overdispersion(self.phi)
+        if not 0 <= self.late <= 0.9:
+            raise InvalidInput(f"late (the share of the stake kept for later) must be from 0 to 0.9, got {self.late}")
+
+    def update(self, candidate_events: int, candidate_total: int, stable_events: int, stable_total: int) -> "RateTest":
+        """Return the test after one more interval's counts.
+
+        Args:
+            candidate_events: Events on the candidate in this interval (not since the start).
+            candidate_total: Requests of the candidate in this interval.
+            stable_events: Events on the stable in this interval.
+            stable_total: Requests of the stable in this interval.
+
+        Raises:
+            InvalidInput: If a count is negative or events exceed the total.
+            TypeError: If a count isn't an integer.
+        """
+        events, total = check_counts("candidate", candidate_events, candidate_total)
+        others, other_total = check_counts("stable", stable_events, stable_total)
+        both = events + others
+        totals = replace(
+            self,
+            candidate_events=self.candidate_events + events,
+            candidate_total=self.candidate_total + total,
+            stable_events=self.stable_events + others,
+            stable_total=self.stable_total + other_total,
+        )
+        curve = log_normaliser(total, other_total, both, NODE_POINTS)
+        totals = replace(totals, curve=tuple((np.asarray(self.curve) + curve).tolist()))
+        if not is_informative(total, other_total, both):
+            return totals
+        ratios = log_ratios(curve, events, margin=self.margin, phi=self.phi)
+        stake = bet(self._stake(), ratios, intervals=self.intervals, late=self.late)
+        grown = replace(totals, stake=tuple(stake.tolist()), intervals=self.intervals + 1)
+        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+
+    @property
+    def log_e_value(self) -> float:
+        """Log of the evidence now against "odds ratio <= margin"."""
+        return float(log_evidence(self._stake(), intervals=self.intervals, late=self.late))
+
+    @property
+    def e_value(self) -> float:
+        """Evidence now against "odds ratio <= margin": roll back when it reaches 1/alpha."""
+        return bounded_exp(self.log_e_value)
+
+    @property
+    def p_value(self) -> float:
+        """The anytime-valid p-value, 1 / (largest e-value so far), at most 1."""
+        return float(np.exp(-self.max_log_e))
+
+    def confidence_sequence(self, alpha: float) -> Interval:
+        """Return the interval of odds ratios that holds the true one at every look, with probability 1 - alpha.
+
+        `{d : log integral pi(d') exp L(d') dd' - L(d) < log 1/alpha}`, pi a mixture of normals around odds ratio 1
+        (`log_likelihood.PRIOR_SCALES`). It doesn't depend on `margin` or `late`. It assumes one odds ratio for the
+        whole time; while the true one changes, it speaks of an average. Its estimate is the conditional maximum
+        likelihood estimate. Ends beyond 1/1000 and 1000 are 0 and infinity.
+
+        Raises:
+            InvalidInput: If `alpha` isn't between 0 and 1.
+        """
+        check_alpha(alpha)
+        if self.intervals == 0:
+            return Interval(lower=0.0, upper=float("inf"), estimate=None)
+        return LogLikelihood(self.candidate_events, np.asarray(self.curve), self.phi).interval(alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values, about 1.3 kB."""
+        return {
+            "margin": self.margin,
+            "phi": self.phi,
+            "late": self.late,
+            "candidate": [self.candidate_events, self.candidate_total],
+            "stable": [self.stable_events, self.stable_total],
+            "intervals": self.intervals,
+            "max_log_e": self.max_log_e,
+            "curve": pack_floats(self.curve),
+            "stake": pack_floats(self.stake),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "RateTest":
+        """Return the test that `to_json` wrote.
+
+        Raises:
+            InvalidInput: If the state has other fields or sizes than this version's.
+        """
+        state = read_fields(data, _FIELDS, kind="RateTest")
+        informed = state["intervals"] > 0
+        return cls(
+            margin=state["margin"],
+            phi=state["phi"],
+            late=state["late"],
+            candidate_events=state["candidate"][0],
+            candidate_total=state["candidate"][1],
+            stable_events=state["stable"][0],
+            stable_total=state["stable"][1],
+            intervals=state["intervals"],
+            max_log_e=state["max_log_e"],
+            curve=unpack_floats(state["curve"], count=NODES, field="curve"),
+            stake=unpack_floats(state["stake"], count=len(ALTERNATIVES) if informed else 0, field="stake"),
+        )
+
+    def _stake(self) -> Floats:
+        return np.asarray(self.stake) if self.stake else opening_stake(self.late)
+
+
+def is_informative(candidate_total: int, stable_total: int, events: int) -> bool:
+    """Tell whether the split of `events` between the versions could have gone more than one way."""
+    return min(candidate_total, events) > max(0, events - stable_total)
+
+
+def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, phi: float) -> Floats:
+    """Return an interval's log-likelihood ratio of each alternative to the margin.
+
+    Args:
+        curve: The interval's log-normaliser at the nodes, shape (..., NODES).
+        candidate_events: The candidate's events in it, shape (...).
+        margin: The acceptable odds ratio.
+        phi: Overdispersion.
+
+    Returns:
+        Shape (..., len(ALTERNATIVES)).
+    """
+    null = float(np.log(margin))
+    points = (null, *(null + ALTERNATIVES).tolist())
+    normaliser = curve @ interpolation_matrix(points).T
+    gain = np.asarray(candidate_events)[..., None] * ALTERNATIVES
+    return np.asarray((gain - (normaliser[..., 1:] - normaliser[..., :1])) / phi)
+
+
+def check_counts(version: str, events: int, total: int) -> tuple[int, int]:
+    """Return both as plain integers.
+
+    Raises:
+        InvalidInput: If one is negative or there are more events than requests.
+        TypeError: If one isn't an integer.
+    """
+    events, total = operator.index(events), operator.index(total)
+    if not 0 <= events <= total:
+        raise InvalidInput(f"{version}: events must be from 0 to the total, got {events} of {total}")
+    return events, total

@@ -1,0 +1,254 @@
+"""Shadow comparison: the candidate answers a copy of live requests, and its answers are held against the stable's.
+
+Records of both sides are joined by request id (the mirrored request carries the same `x-request-id`). A tally takes in
+joined records batch by batch and is small enough to keep; `shadow_verdict` turns it into figures and a verdict.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlflow_istio.core.analysis.answers import AnswerRule, Scorer, compare_answers
+from mlflow_istio.core.analysis.means import NO_MOMENTS, Moments
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.errors import InvalidInput
+
+MOST_DIFFERENT = 20
+"""How many of the most different requests are kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowRecord:
+    """What the recorder wrote of one answer.
+
+    Attributes:
+        request_id: The shared `x-request-id`.
+        deployment: The deployment that answered.
+        status: HTTP status.
+        milliseconds: Time to answer.
+        output: The decoded answer: a list of predictions, `{"predictions": [...]}`, or one value; None where the recorder
+            was told to keep no output.
+    """
+
+    request_id: str
+    deployment: str
+    status: int
+    milliseconds: float
+    output: Any = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the status isn't 2xx or 3xx."""
+        return not 200 <= self.status < 400
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ShadowRecord":
+        """Read one line of the recorder: `request_id`, `deployment`, `status`, `ms` and perhaps `output`.
+
+        Raises:
+            InvalidInput: If a field is missing or a number isn't one.
+        """
+        try:
+            return cls(
+                request_id=str(data["request_id"]),
+                deployment=str(data["deployment"]),
+                status=int(data["status"]),
+                milliseconds=float(data["ms"]),
+                output=data.get("output"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"a recorded answer can't be read: {error!r}; is this the recorder's log?") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinedRecords:
+    """Both sides' records, joined.
+
+    Attributes:
+        pairs: (stable, candidate) with the same request id.
+        stable_only: Requests only the stable recorded.
+        candidate_only: Requests only the candidate recorded.
+        repeated: Records dropped because a later one had the same request id (a retry).
+    """
+
+    pairs: tuple[tuple[ShadowRecord, ShadowRecord], ...]
+    stable_only: int = 0
+    candidate_only: int = 0
+    repeated: int = 0
+
+
+def join_records(stable: Iterable[ShadowRecord], candidate: Iterable[ShadowRecord]) -> JoinedRecords:
+    """Join records by request id; of several with one id on a side the last counts, as for the caller.
+
+    Join only complete batches: a request whose other half is still on its way counts as unmatched.
+    """
+    sides = []
+    repeated = 0
+    for records in (stable, candidate):
+        by_id: dict[str, ShadowRecord] = {}
+        for record in records:
+            repeated += record.request_id in by_id
+            by_id[record.request_id] = record
+        sides.append(by_id)
+    ours, theirs = sides
+    pairs = tuple((record, theirs[key]) for key, record in ours.items() if key in theirs)
+    return JoinedRecords(
+        pairs=pairs,
+        stable_only=len(ours) - len(pairs),
+        candidate_only=len(theirs) - len(pairs),
+        repeated=repeated,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DifferentRequest:
+    """A request whose answers differ.
+
+    Attributes:
+        request_id: Its id.
+        difference: How much the answers differ; larger is worse (infinite when they can't be compared).
+        note: What differs, in words.
+    """
+
+    request_id: str
+    difference: float
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShadowTally:
+    """Everything counted so far; start with `ShadowTally(rule=AnswerRule(...))`.
+
+    Attributes:
+        rule: How two answers are compared.
+        stable_only: Requests without the candidate's record.
+        candidate_only: Requests without the stable's record.
+        repeated: Records dropped as retries.
+        both_succeeded: Pairs in which both answered; only their outputs and times are compared.
+        compared: Of these, the pairs whose outputs were recorded on both sides.
+        both_failed: Pairs in which both failed.
+        candidate_failed: Pairs in which only the candidate failed.
+        stable_failed: Pairs in which only the stable failed.
+        agreeing: Pairs whose whole answers agree.
+        rows: Predictions compared, several to a request.
+        rows_agreeing: Predictions that agree.
+        differences: Moments of the signed difference (candidate minus stable), mean over a request, numbers only.
+        log_slowdown: Moments of log(candidate's time / stable's time).
+        most_different: The `MOST_DIFFERENT` most different requests, worst first.
+    """
+
+    rule: AnswerRule
+    stable_only: int = 0
+    candidate_only: int = 0
+    repeated: int = 0
+    both_succeeded: int = 0
+    compared: int = 0
+    both_failed: int = 0
+    candidate_failed: int = 0
+    stable_failed: int = 0
+    agreeing: int = 0
+    rows: int = 0
+    rows_agreeing: int = 0
+    differences: Moments = NO_MOMENTS
+    log_slowdown: Moments = NO_MOMENTS
+    most_different: tuple[DifferentRequest, ...] = ()
+
+    @property
+    def pairs(self) -> int:
+        """Joined requests."""
+        return self.both_succeeded + self.both_failed + self.candidate_failed + self.stable_failed
+
+    @property
+    def unmatched_share(self) -> float:
+        """The share of requests that only one side recorded; 0 without requests."""
+        unmatched = self.stable_only + self.candidate_only
+        return unmatched / (unmatched + self.pairs) if unmatched else 0.0
+
+    def update(self, joined: JoinedRecords) -> "ShadowTally":
+        """Return the tally with one more batch; the order of batches and records doesn't matter."""
+        succeeded = [pair for pair in joined.pairs if not (pair[0].failed or pair[1].failed)]
+        recorded = [(a, b) for a, b in succeeded if a.output is not None and b.output is not None]
+        compared = [compare_answers(stable.output, candidate.output, self.rule) for stable, candidate in recorded]
+        differing = [
+            DifferentRequest(request_id=stable.request_id, difference=result.difference, note=result.note)
+            for (stable, _), result in zip(recorded, compared, strict=True)
+            if not result.agrees
+        ]
+        slowdown = [
+            math.log(candidate.milliseconds) - math.log(stable.milliseconds)
+            for stable, candidate in succeeded
+            if stable.milliseconds > 0 and candidate.milliseconds > 0
+        ]
+        signed = [result.signed for result in compared if result.signed is not None]
+        return replace(
+            self,
+            stable_only=self.stable_only + joined.stable_only,
+            candidate_only=self.candidate_only + joined.candidate_only,
+            repeated=self.repeated + joined.repeated,
+            both_succeeded=self.both_succeeded + len(succeeded),
+            compared=self.compared + len(compared),
+            both_failed=self.both_failed + sum(a.failed and b.failed for a, b in joined.pairs),
+            candidate_failed=self.candidate_failed + sum(b.failed and not a.failed for a, b in joined.pairs),
+            stable_failed=self.stable_failed + sum(a.failed and not b.failed for a, b in joined.pairs),
+            agreeing=self.agreeing + len(compared) - len(differing),
+            rows=self.rows + sum(result.rows for result in compared),
+            rows_agreeing=self.rows_agreeing + sum(result.rows_agreeing for result in compared),
+            differences=self.differences.plus(Moments.of(signed)),
+            log_slowdown=self.log_slowdown.plus(Moments.of(slowdown)),
+            most_different=_worst([*self.most_different, *differing]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values; an infinite difference becomes None."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {
+            **counts,
+            "rule": self.rule.to_json(),
+            "differences": [self.differences.count, self.differences.total, self.differences.squares],
+            "log_slowdown": [self.log_slowdown.count, self.log_slowdown.total, self.log_slowdown.squares],
+            "most_different": [
+                [item.request_id, item.difference if math.isfinite(item.difference) else None, item.note]
+                for item in self.most_different
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, scorer: Scorer | None = None) -> "ShadowTally":
+        """Return the tally that `to_json` wrote, with the scorer of texts, which is code and so isn't stored.
+
+        Raises:
+            InvalidInput: If the state has other fields.
+        """
+        names = (*_COUNTS, "rule", "differences", "log_slowdown", "most_different")
+        state = read_fields(data, names, kind="ShadowTally")
+        moments = {
+            name: Moments(count=state[name][0], total=state[name][1], squares=state[name][2])
+            for name in ("differences", "log_slowdown")
+        }
+        most_different = tuple(
+            DifferentRequest(request_id=key, difference=math.inf if size is None else size, note=note)
+            for key, size, note in state["most_different"]
+        )
+        rule = replace(AnswerRule.from_json(state["rule"]), scorer=scorer)
+        return cls(**{**state, **moments, "rule": rule, "most_different": most_different})
+
+
+_COUNTS = (
+    "stable_only",
+    "candidate_only",
+    "repeated",
+    "both_succeeded",
+    "compared",
+    "both_failed",
+    "candidate_failed",
+    "stable_failed",
+    "agreeing",
+    "rows",
+    "rows_agreeing",
+)
+
+
+def _worst(items: Sequence[DifferentRequest]) -> tuple[DifferentRequest, ...]:
+    ranked = sorted(items, key=lambda item: (-item.difference, item.request_id))
+    return tuple(ranked[:MOST_DIFFERENT])

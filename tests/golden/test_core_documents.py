@@ -1,0 +1,78 @@
+"""Manifests, and the VirtualService of each strategy, as readers and clusters see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from mlflow_istio.core import transitions
+from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.manifests import (
+    DeploymentValues,
+    deployment_manifest,
+    destination_rule_manifest,
+    service_manifest,
+    virtual_service_manifest,
+)
+from mlflow_istio.core.model_version import ModelVersion
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.strategies import Wish
+from tests.golden import FOLDER, OPTION, check_golden
+from tests.values import TEMPLATES, a_release, a_virtual_service, adopted, moved
+
+VALUES = DeploymentValues(
+    name="churn-v2",
+    endpoint="churn",
+    model=ModelVersion(model="Churn Model", version=2, alias="champion"),
+    image="registry.example/serving:1",
+    replicas=2,
+    env={"GREETING": 'says "hello": {{ name }}\n- or not'},
+)
+
+
+def _started(strategy: str, wish: Wish, *candidates: str) -> Callable[[Endpoint], Endpoint]:
+    return lambda now: transitions.start(now, a_release(strategy, *candidates, wish=wish), wish)
+
+
+ARMS = Wish(header="X-Arm", weights={"v1": 60, "v2": 30, "v3": 10})
+DOCUMENTS: dict[str, Callable[[], Object]] = {
+    "deployment": lambda: deployment_manifest(TEMPLATES["Deployment"], VALUES),
+    "service": lambda: service_manifest(TEMPLATES["Service"], "churn"),
+    "destination_rule": lambda: destination_rule_manifest(TEMPLATES["DestinationRule"], "churn"),
+    "virtual_service": lambda: virtual_service_manifest(
+        TEMPLATES["VirtualService"], "churn", ("a.example",), ("ns/gw",)
+    ),
+    "routes_first": a_virtual_service,
+    "routes_canary": lambda: moved(a_virtual_service(), _started("canary", Wish(weight=10)), "c1", "start"),
+    "routes_blue_green": lambda: moved(a_virtual_service(), _started("blue-green", Wish(weight=100)), "c1", "start"),
+    "routes_ab_header": lambda: moved(a_virtual_service(), _started("ab", ARMS, "v2", "v3"), "c1", "start"),
+    "routes_ab_cookie": lambda: moved(
+        a_virtual_service(), _started("ab", Wish(cookie="arm", weight=50)), "c1", "start"
+    ),
+    "routes_shadow": lambda: moved(a_virtual_service(), _started("shadow", Wish(mirror=25)), "c1", "start"),
+    "routes_promoted": lambda: moved(
+        moved(a_virtual_service(), _started("canary", Wish(weight=10)), "c1", "start"),
+        transitions.promote,
+        "c2",
+        "promote",
+    ),
+    "routes_adopted": lambda: moved(adopted(), _started("canary", Wish(weight=10)), "c1", "start"),
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_is_as_its_golden_file_says(name: str, request: pytest.FixtureRequest) -> None:
+    plain = json.loads(json.dumps(DOCUMENTS[name]()))  # parts that two routes share are written twice, as on a cluster
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    check_golden(f"core/{name}.yaml", text, update=request.config.getoption(OPTION))
+
+
+def test_no_golden_file_is_left_over(request: pytest.FixtureRequest) -> None:
+    left = [file for file in (FOLDER / "core").glob("*.yaml") if file.stem not in DOCUMENTS]
+    if request.config.getoption(OPTION):
+        for file in left:
+            file.unlink()
+    assert not [file.name for file in left if file.exists()]

@@ -1,0 +1,73 @@
+"""Raw counters become interval counts, whatever restarts, vanishes or appears."""
+
+import json
+import math
+
+import pytest
+
+from mlflow_istio.core.analysis.counters import CounterState
+from mlflow_istio.errors import InvalidInput
+
+
+def replay(*readings):
+    state, counts = CounterState(), []
+    for reading in readings:
+        state, grown = state.advanced(reading)
+        counts.append(grown)
+    return state, counts
+
+
+@pytest.mark.parametrize(
+    ("readings", "last"),
+    [
+        pytest.param([{"p": {"ok": 5}}], {}, id="the first reading is the base line"),
+        pytest.param([{"p": {"ok": 5}}, {"p": {"ok": 9}}], {"ok": 4}, id="growth"),
+        pytest.param([{"p": {"ok": 5}}, {"p": {"ok": 5}}], {"ok": 0}, id="no growth"),
+        pytest.param([{"p": {"ok": 5}}, {"p": {"ok": 2}}], {"ok": 2}, id="a fall is a restart"),
+        pytest.param(
+            [{"p": {"ok": 5, "err": 3}}, {"p": {"ok": 8, "err": 1}}],
+            {"ok": 8, "err": 1},
+            id="one fall restarts the whole source",
+        ),
+        pytest.param(
+            [{"p": {"ok": 5}, "q": {"ok": 7}}, {"p": {"ok": 1}, "q": {"ok": 9}}],
+            {"ok": 3},
+            id="but not the other sources; series are summed over sources",
+        ),
+        pytest.param(
+            [{"p": {"ok": 5}}, {"p": {"ok": 6, "err": 2}}],
+            {"ok": 1, "err": 2},
+            id="a series that appears counts in full",
+        ),
+        pytest.param([{"p": {"ok": 5}}, {"p": {"ok": 6}, "q": {"ok": 4}}], {"ok": 5}, id="so does a new source"),
+        pytest.param([{"p": {"ok": 5}}, {}, {"p": {"ok": 9}}], {"ok": 4}, id="a gap loses nothing"),
+        pytest.param(
+            [{"p": {"ok": 5, "err": 3}}, {"p": {"ok": 6}}, {"p": {"ok": 7, "err": 4}}],
+            {"ok": 1, "err": 1},
+            id="nor does a gap in one series",
+        ),
+        pytest.param(
+            [{"p": {"ok": 5, "err": 3}}, {"p": {"ok": 1}}, {"p": {"ok": 2, "err": 1}}],
+            {"ok": 1, "err": 1},
+            id="after a restart the unseen series starts at 0",
+        ),
+        pytest.param([{}, {"p": {"ok": 3}}], {"ok": 3}, id="an empty base line is one"),
+        pytest.param([{"p": {"ok": 1e15}}, {"p": {"ok": 1e15 + 1}}], {"ok": 1}, id="large counters stay exact"),
+    ],
+)
+def test_growth_since_the_last_reading(readings, last):
+    assert replay(*readings)[1][-1] == last
+
+
+def test_state_is_plain_json_and_the_argument_is_not_kept():
+    reading = {"p": {"ok": 5.0}}
+    state, _ = CounterState().advanced(reading)
+    reading["p"]["ok"] = 100.0
+    assert state == CounterState(last={"p": {"ok": 5.0}})
+    assert CounterState(last=json.loads(json.dumps(state.last))) == state
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_an_impossible_counter_is_refused_by_name(value):
+    with pytest.raises(InvalidInput, match="counter ok of p is"):
+        CounterState().advanced({"p": {"ok": value}})

@@ -1,0 +1,266 @@
+"""Shadow comparison: joining, comparing, counting, judging."""
+
+import json
+import math
+
+import pytest
+
+from mlflow_istio.core.analysis.answers import AnswerRule, compare_answers
+from mlflow_istio.core.analysis.shadow import MOST_DIFFERENT, ShadowRecord, ShadowTally, join_records
+from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_figures, shadow_metrics
+from mlflow_istio.errors import InvalidInput
+
+NUMBERS = AnswerRule(kind="numbers", absolute=0.1, relative=0.01)
+
+
+def record(key, output=1, status=200, milliseconds=10.0, deployment="churn-v1"):
+    return ShadowRecord(
+        request_id=str(key), deployment=deployment, status=status, milliseconds=milliseconds, output=output
+    )
+
+
+def tally_of(pairs, rule=None):
+    stable = [record(number, *pair[0]) for number, pair in enumerate(pairs)]
+    candidate = [record(number, *pair[1]) for number, pair in enumerate(pairs)]
+    return ShadowTally(rule=rule or AnswerRule()).update(join_records(stable, candidate))
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "rule", "agrees", "difference", "rows"),
+    [
+        pytest.param(["a", "b"], ["a", "b"], AnswerRule(), True, 0.0, (2, 2), id="equal classes"),
+        pytest.param(["a", "b"], ["a", "c"], AnswerRule(), False, 0.5, (2, 1), id="one class of two"),
+        pytest.param({"predictions": [1]}, [1], AnswerRule(), True, 0.0, (1, 1), id="MLflow's envelope is taken off"),
+        pytest.param(3, 3, AnswerRule(), True, 0.0, (1, 1), id="one value"),
+        pytest.param([], [], AnswerRule(), True, 0.0, (0, 0), id="no predictions"),
+        pytest.param([1, 2], [1], AnswerRule(), False, math.inf, (2, 0), id="another number of predictions"),
+        pytest.param([{"x": 1, "y": 2}], [{"y": 2, "x": 1}], AnswerRule(), True, 0.0, (2, 2), id="order of fields"),
+        pytest.param([1.0, 100.0], [1.09, 101.05], NUMBERS, True, 0.0, (2, 2), id="within the tolerance"),
+        pytest.param([1.0, 100.0], [1.2, 100.0], NUMBERS, False, 0.2, (2, 1), id="beyond the absolute tolerance"),
+        pytest.param([0.0, 100.0], [0.0, 101.2], NUMBERS, False, 1.2, (2, 1), id="beyond both"),
+        pytest.param([[0.1, 0.9]], [[0.3, 0.7]], NUMBERS, False, 0.2, (2, 0), id="probabilities, nested"),
+        pytest.param([1.0], ["x"], NUMBERS, False, math.inf, (1, 0), id="not a number"),
+        pytest.param([math.nan], [math.nan], NUMBERS, True, 0.0, (1, 1), id="both say nan"),
+        pytest.param([1.0], [math.nan], NUMBERS, False, math.inf, (1, 0), id="one starts to say nan"),
+        pytest.param([math.inf], [math.inf], NUMBERS, True, 0.0, (1, 1), id="both say infinity"),
+        pytest.param(["ab"], ["ab"], AnswerRule(kind="text"), True, 0.0, (1, 1), id="equal text without a scorer"),
+        pytest.param(
+            ["ab", "cd"],
+            ["ab", "ce"],
+            AnswerRule(kind="text", similarity=0.6, scorer=lambda a, b: sum(map(str.__eq__, a, b)) / len(a)),
+            False,
+            0.5,
+            (2, 1),
+            id="text by a scorer",
+        ),
+    ],
+)
+def test_how_two_answers_differ(stable, candidate, rule, agrees, difference, rows):
+    result = compare_answers(stable, candidate, rule)
+    assert (result.agrees, result.difference) == (agrees, pytest.approx(difference))
+    assert (result.rows, result.rows_agreeing) == rows
+    assert bool(result.note) != agrees
+
+
+def test_numbers_give_a_signed_difference_and_a_note():
+    result = compare_answers([1.0, 2.0], [1.5, 2.1], AnswerRule(kind="numbers"))
+    assert result.signed == pytest.approx(0.3)
+    assert result.note == "prediction 0: 1.0 became 1.5"
+    assert compare_answers([1.0], [math.inf], NUMBERS).signed is None
+
+
+@pytest.mark.parametrize(("stable", "candidate"), [(1e200, 1.0), (-1e308, 1e308)])
+def test_absurdly_large_numbers_are_compared_but_not_summed(stable, candidate):
+    tally = tally_of([(([stable],), ([candidate],))], NUMBERS)
+    assert tally.agreeing == 0
+    assert tally.differences.count == 0
+    assert tally.most_different[0].difference == abs(candidate - stable)
+
+
+def test_times_that_differ_beyond_a_double_are_still_compared():
+    tally = tally_of([((1, 200, 5e-324), (1, 200, 1e300))])
+    assert tally.log_slowdown.total == pytest.approx(math.log(1e300) - math.log(5e-324))
+
+
+def test_records_join_by_id_and_the_last_of_a_retry_counts():
+    stable = [record(1, status=503), record(1), record(2), record(3)]
+    candidate = [record(1, "x"), record(3), record(4), record(4)]
+    joined = join_records(stable, candidate)
+    assert [(a.request_id, a.status, b.output) for a, b in joined.pairs] == [("1", 200, "x"), ("3", 200, 1)]
+    assert (joined.stable_only, joined.candidate_only, joined.repeated) == (1, 1, 2)
+
+
+def test_a_line_of_the_recorder_is_read():
+    line = '{"request_id":"r","time":1.5,"deployment":"churn-v2","model_version":"churn/2","status":200,"ms":2.5,"output":[1]}'
+    assert ShadowRecord.from_json(json.loads(line)) == record("r", [1], 200, 2.5, "churn-v2")
+    assert ShadowRecord.from_json({"request_id": "r", "deployment": "d", "status": 500, "ms": 1}).output is None
+
+
+@pytest.mark.parametrize("change", [{"status": "bad"}, {"ms": None}])
+def test_a_line_that_is_no_record_is_refused(change):
+    with pytest.raises(InvalidInput, match="recorder's log"):
+        ShadowRecord.from_json({"request_id": "r", "deployment": "d", "status": 200, "ms": 1, **change})
+    with pytest.raises(InvalidInput, match="KeyError"):
+        ShadowRecord.from_json({})
+
+
+def test_every_pair_is_counted_once():
+    tally = tally_of(
+        [
+            (([1, 2],), ([1, 3],)),
+            (([1],), ([1],)),
+            ((None,), (None,)),
+            ((1, 500), (1, 500)),
+            ((1, 500), (1, 200)),
+            ((1, 200), (1, 404)),
+            ((1, 302), (1, 200)),
+        ]
+    )
+    assert tally.pairs == 7
+    assert (tally.both_succeeded, tally.both_failed, tally.candidate_failed, tally.stable_failed) == (4, 1, 1, 1)
+    assert (tally.compared, tally.agreeing) == (3, 2)
+    assert (tally.rows, tally.rows_agreeing) == (4, 3)
+    assert [item.request_id for item in tally.most_different] == ["0"]
+
+
+def test_slowdown_is_the_geometric_mean_of_the_paired_times():
+    tally = tally_of(
+        [((1, 200, 10.0), (1, 200, 20.0)), ((1, 200, 10.0), (1, 200, 5.0)), ((1, 200, 0.0), (1, 200, 5.0))]
+    )
+    assert tally.log_slowdown.count == 2
+    assert shadow_figures(tally).slowdown.estimate == pytest.approx(1.0)
+
+
+def test_only_the_most_different_are_kept_worst_first():
+    pairs = [(([0.0],), ([float(size)],)) for size in range(1, 31)]
+    tally = tally_of(pairs, AnswerRule(kind="numbers"))
+    tally = tally.update(join_records([record("text", [0.0])], [record("text", ["?"])]))
+    assert [item.difference for item in tally.most_different] == [math.inf, *map(float, range(30, 11, -1))]
+    assert len(tally.most_different) == MOST_DIFFERENT
+
+
+def test_unmatched_share_counts_both_sides():
+    joined = join_records([record(1), record(2)], [record(2), record(3)])
+    assert ShadowTally(rule=AnswerRule()).update(joined).unmatched_share == pytest.approx(2 / 3)
+    assert ShadowTally(rule=AnswerRule()).unmatched_share == 0.0
+
+
+def test_state_comes_back_equal_but_for_the_scorer():
+    def scorer(a, b):
+        return float(a == b)
+
+    rule = AnswerRule(kind="text", similarity=0.5, scorer=scorer)
+    tally = tally_of([((["a"],), (["b"],)), ((["a"],), (["a", "b"],)), ((["a"],), (["a"],))], rule)
+    assert ShadowTally.from_json(json.loads(json.dumps(tally.to_json(), allow_nan=False)), scorer=scorer) == tally
+    assert ShadowTally.from_json(tally.to_json()).rule.scorer is None
+
+
+def many(agree, differ, *, slowdown=1.0, candidate_failed=0, rule=None):
+    pairs = [((1, 200, 10.0 + number % 3), (1, 200, slowdown * (10.0 + number % 2))) for number in range(agree)]
+    pairs += [((1,), (2,))] * differ
+    pairs += [((1, 200), (1, 500))] * candidate_failed
+    return tally_of(pairs, rule)
+
+
+LIMITS = ShadowLimits(agreement=0.95)
+
+
+@pytest.mark.parametrize(
+    ("tally", "limits", "options", "word", "reason"),
+    [
+        pytest.param(
+            many(1000, 5), LIMITS, {}, "advance", "The shadow answers like the stable: 1,000 of 1,005", id="same"
+        ),
+        pytest.param(many(500, 100), LIMITS, {}, "rollback", "below 0.95", id="other predictions"),
+        pytest.param(many(20, 0), LIMITS, {}, "hold", "not yet proven above 0.95", id="few"),
+        pytest.param(many(20, 0), LIMITS, {"deadline_reached": True}, "inconclusive", "deadline", id="few and no time"),
+        pytest.param(many(0, 0), LIMITS, {}, "hold", "0 of 0 compared requests agree", id="none"),
+        pytest.param(
+            many(1000, 0, candidate_failed=30), LIMITS, {}, "rollback", "alone failed 30 times", id="failures"
+        ),
+        pytest.param(
+            many(1000, 0, slowdown=2.0),
+            ShadowLimits(agreement=0.95, slowdown=1.2),
+            {},
+            "rollback",
+            "more than 1.2",
+            id="slower",
+        ),
+        pytest.param(
+            many(1000, 0, slowdown=1.0), ShadowLimits(agreement=0.95, slowdown=1.2), {}, "advance", "like", id="as fast"
+        ),
+        pytest.param(
+            many(10, 0),
+            ShadowLimits(agreement=0.5, slowdown=1.05),
+            {},
+            "hold",
+            "not yet proven within 1.05",
+            id="unsure",
+        ),
+        pytest.param(
+            many(0, 0),
+            ShadowLimits(agreement=0.5, slowdown=1.05),
+            {},
+            "hold",
+            "an unknown number of times",
+            id="no times",
+        ),
+    ],
+)
+def test_verdict_of_a_comparison(tally, limits, options, word, reason):
+    verdict = judge_shadow(tally, limits, **options)
+    assert verdict.word == word
+    assert reason in verdict.reason
+    json.dumps(verdict.to_json(), allow_nan=False)
+
+
+def test_too_many_unmatched_requests_never_advance():
+    tally = many(1000, 0).update(join_records([record(f"lost{number}") for number in range(100)], []))
+    verdict = judge_shadow(tally, LIMITS)
+    assert verdict.word == "hold"
+    assert "9.1% of the requests were recorded on one side only (at most 5.0% allowed)" in verdict.reason
+
+
+def test_metrics_are_flat_numbers_without_what_is_unknown():
+    metrics = shadow_metrics(many(100, 10))
+    assert metrics["shadow/pairs"] == 110
+    assert metrics["shadow/agreement"] == pytest.approx(100 / 110)
+    assert metrics["shadow/agreement_lower"] < 100 / 110 < metrics["shadow/agreement_upper"]
+    assert metrics["shadow/prediction_agreement"] == pytest.approx(100 / 110)
+    assert "shadow/difference" not in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert set(shadow_metrics(ShadowTally(rule=AnswerRule()))) == {
+        "shadow/pairs",
+        "shadow/compared",
+        "shadow/unmatched_share",
+        "shadow/repeated",
+        "shadow/candidate_failed",
+        "shadow/stable_failed",
+        "shadow/both_failed",
+    }
+
+
+def test_a_mean_that_is_not_bounded_yet_gives_its_estimate_only():
+    metrics = shadow_metrics(tally_of([(([1.0],), ([2.0],))], AnswerRule(kind="numbers")))
+    assert metrics["shadow/difference"] == 1.0
+    assert "shadow/difference_lower" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AnswerRule(kind="poems"), "classes, numbers, text"),
+        (lambda: AnswerRule(absolute=-1.0), "tolerances"),
+        (lambda: AnswerRule(relative=math.nan), "tolerances"),
+        (lambda: AnswerRule(similarity=1.1), "similarity"),
+        (lambda: ShadowLimits(agreement=1.0), "agreement"),
+        (lambda: ShadowLimits(agreement=0.9, slowdown=0.0), "slowdown"),
+        (lambda: ShadowLimits(agreement=0.9, unmatched=2.0), "unmatched"),
+        (lambda: shadow_figures(ShadowTally(rule=AnswerRule()), alpha=0.0), "alpha"),
+        (lambda: judge_shadow(ShadowTally(rule=AnswerRule()), LIMITS, alpha=1.0), "alpha"),
+        (lambda: ShadowTally.from_json({}), "missing fields"),
+    ],
+)
+def test_bad_values_are_refused_by_name(make, message):
+    with pytest.raises(InvalidInput, match=message):
+        make()
