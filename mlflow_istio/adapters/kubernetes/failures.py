@@ -101,7 +101,7 @@ def explained(
         )
     if isinstance(exc, json.JSONDecodeError):
         return ClusterError(f"{connection.server} does not answer like an API server: check the kubeconfig")
-    reason = words.rsplit(": ", 1)[-1].strip(" ')\"") or type(exc).__name__
+    reason = _innermost(exc)
     return ClusterError(
         f"the API server at {connection.server} can't be reached ({reason}): check that it runs and that the kubeconfig's "
         "address is right, then run the same command again"
@@ -154,6 +154,13 @@ def missing_namespace(name: str) -> str:
     return (
         f"namespace '{name}' does not exist: create it (kubectl create namespace {name}), or name another in the target"
     )
+
+
+def _innermost(exc: BaseException) -> str:
+    """The cause in a few words; urllib3 wraps the system's error in its own."""
+    while exc.args and isinstance(exc.args[-1], BaseException):
+        exc = exc.args[-1]
+    return str(exc).rsplit(": ", 1)[-1] or type(exc).__name__
 
 
 def _status(exc: ApiException) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""Lost questions, lost answers, 409, 429 and 5xx from the API server are survived, and every change happens exactly once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_istio.adapters.kubernetes import KubernetesCluster
+from mlflow_istio.adapters.kubernetes.connection import open_connection
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.target import Target
+from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.errors import ClusterError, EditConflict
+from tests.contract.model_server import service
+from tests.control_plane.faulty_proxy import Fault, FaultyProxy, faulty_proxy
+from tests.control_plane.namespaces import kubeconfig
+from tests.control_plane.office import ENDPOINT, Office
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
+
+_PASSING: list[str | int] = ["lose-question", "lose-answer", 429, 500, 503, 504]
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultyProxy]:
+    with faulty_proxy(kubeconfig("least")) as made:
+        yield made
+
+
+@pytest.fixture
+def shaky(office: Office, proxy: FaultyProxy, tmp_path: Path) -> Iterator[Office]:
+    """The office again, with the faulty proxy between it and the API server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", proxy.kubeconfig(kubeconfig("least"), tmp_path / "kubeconfig"))
+        connection = open_connection(Target(kind="istio", place=office.namespace))
+    cluster = KubernetesCluster(connection, gateway=os.environ["MLFLOW_ISTIO_GATEWAY"], patience=5.0)
+    yield Office(namespace=office.namespace, cluster=cluster, registry=office.registry)
+    cluster.close()
+
+
+def counting(obj: Object | None) -> Object:
+    """An edit that is not idempotent: done twice, it counts twice."""
+    found = obj or service("counter")
+    count = int(found["metadata"].get("annotations", {}).get("count", "0"))
+    return {**found, "metadata": {**found["metadata"], "annotations": {"count": str(count + 1)}}}
+
+
+@pytest.mark.parametrize("what", _PASSING)
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_reading_applying_and_deleting_survive(shaky: Office, proxy: FaultyProxy, method: str, what: str | int) -> None:
+    proxy.faults = [Fault(method, "/services", what, times=2)]
+
+    shaky.cluster.apply(service("thing"))
+    assert shaky.cluster.get("Service", "thing") is not None
+    assert [obj["metadata"]["name"] for obj in shaky.cluster.list("Service", {})] == ["thing"]
+    assert shaky.cluster.delete("Service", "thing") is True
+
+    assert shaky.cluster.get("Service", "thing") is None
+    assert proxy.broken == [(method, what)] * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("GET", "lose-answer"),
+        ("GET", 503),
+        ("POST", "lose-question"),
+        ("POST", "lose-answer"),
+        ("POST", 500),
+        ("PUT", "lose-question"),
+        ("PUT", "lose-answer"),
+        ("PUT", 429),
+        ("PUT", 504),
+    ],
+)
+def test_a_whole_canary_survives_and_each_change_is_there_once(
+    office: Office, shaky: Office, proxy: FaultyProxy, method: str, what: str | int
+) -> None:
+    proxy.faults = [Fault(method, "/virtualservices", what)]
+    shaky.deploy(1)
+    proxy.faults.append(Fault(method, "/virtualservices", what))
+
+    shaky.deploy(3)
+    proxy.faults.append(Fault(method, "/virtualservices", what))
+    shaky.canary(3, 30)
+    proxy.faults.append(Fault(method, "/virtualservices", what))
+    shaky.promote()
+
+    assert office.count(10) == {"m/3": 10}
+    history = office.registry.history(office.namespace, ENDPOINT)
+    assert [change.action for change in history] == ["deploy", "deploy", "start", "promote"]
+    assert [change.sequence for change in history] == [1, 2, 3, 4]
+    assert len(proxy.broken) == (1 if method == "POST" else 4)
+
+
+def test_a_write_whose_answer_was_lost_gives_the_object_as_it_was_before(shaky: Office, proxy: FaultyProxy) -> None:
+    shaky.deploy(1)
+    shaky.deploy(2)
+    proxy.faults = [Fault("PUT", "/virtualservices", "lose-answer")]
+
+    outcome = shaky.canary(2, 20)
+
+    assert proxy.broken
+    assert outcome.changed
+    change = shaky.registry.history(shaky.namespace, ENDPOINT)[-1]
+    recorded = shaky.registry.artifacts[change.id]
+    assert read_endpoint(recorded["before"], ENDPOINT).traffic.weights == {"m-v1": 100}
+    assert read_endpoint(recorded["after"], ENDPOINT).traffic.weights == {"m-v1": 80, "m-v2": 20}
+
+
+def test_a_lost_question_is_asked_again_and_counts_once(shaky: Office, proxy: FaultyProxy) -> None:
+    shaky.cluster.edit("Service", "counter", counting)
+    proxy.faults = [Fault("PUT", "/services", "lose-question")]
+
+    _, after = shaky.cluster.edit("Service", "counter", counting)
+
+    assert after["metadata"]["annotations"]["count"] == "2"
+
+
+def test_a_conflict_is_read_and_done_again(shaky: Office, proxy: FaultyProxy) -> None:
+    shaky.cluster.edit("Service", "counter", counting)
+    proxy.faults = [Fault("PUT", "/services", 409, times=3)]
+
+    _, after = shaky.cluster.edit("Service", "counter", counting)
+
+    assert after["metadata"]["annotations"]["count"] == "2"
+    assert len(proxy.broken) == 3
+
+
+def test_conflicts_without_end_are_an_error_that_says_so_and_nothing_is_written(
+    shaky: Office, proxy: FaultyProxy
+) -> None:
+    shaky.cluster.edit("Service", "counter", counting)
+    proxy.faults = [Fault("PUT", "/services", 409, times=10_000)]
+
+    with pytest.raises(EditConflict, match="Service 'counter' kept being changed by others"):
+        shaky.cluster.edit("Service", "counter", counting)
+
+    found = shaky.cluster.get("Service", "counter")
+    assert found is not None
+    assert found["metadata"]["annotations"]["count"] == "1"
+
+
+@pytest.mark.parametrize("what", [429, 503])
+def test_an_overload_without_end_is_an_error_with_the_servers_words(
+    shaky: Office, proxy: FaultyProxy, what: int
+) -> None:
+    proxy.faults = [Fault("PATCH", "/services", what, times=10_000)]
+
+    with pytest.raises(ClusterError, match=f"Service 'thing' could not be applied: .* answered {what}") as caught:
+        shaky.cluster.apply(service("thing"))
+
+    assert caught.value.detail == f"made up {what}"
+
+
+def test_a_line_that_breaks_for_good_in_the_middle_of_a_write_does_not_claim_to_know(
+    shaky: Office, proxy: FaultyProxy
+) -> None:
+    shaky.cluster.edit("Service", "counter", counting)
+    proxy.faults = [Fault("PUT", "/services", "lose-answer"), Fault("GET", "/services", "lose-question", times=10_000)]
+
+    # The read before the write must pass, so the faults of reading begin with the write.
+    proxy.faults[1].times = 0
+
+    def breaking(obj: Object | None) -> Object:
+        proxy.faults[1].times = 10_000
+        return counting(obj)
+
+    with pytest.raises(ClusterError, match="can't be reached.*whether Service 'counter' was changed can't be told"):
+        shaky.cluster.edit("Service", "counter", breaking)
