@@ -218,10 +218,11 @@ def _mesh(target: str) -> Any:
 
 @local.command()
 @_target
-def up(target: str) -> None:
+@click.option("--new-ports", is_flag=True, help="Choose ports anew where somebody else took them meanwhile.")
+def up(target: str, new_ports: bool) -> None:
     """Start the mesh with everything it ran before."""
     mesh = _mesh(target)
-    mesh.up()
+    mesh.up(new_ports=new_ports)
     from mlflow_istio.tables import print_mesh
 
     print_mesh(mesh.status())

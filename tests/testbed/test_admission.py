@@ -9,6 +9,7 @@ import pytest
 from kubernetes import client
 from kubernetes.client.rest import ApiException
 
+from tests.testbed.client import wait_for
 from tests.testbed.workloads import ISTIO, Cluster, Endpoint
 
 pytestmark = pytest.mark.control_plane
@@ -46,7 +47,16 @@ def test_the_least_user_may_do_what_a_role_gives_and_nothing_else(cluster: Clust
     }
     rbac.create_namespaced_role_binding(cluster.namespace, binding)
 
-    assert restricted.list_namespaced_custom_object(*ISTIO, cluster.namespace, "virtualservices")["items"] == []
+    def may_list() -> bool:
+        """The authorizer reads roles from a cache that follows the write a moment later."""
+        try:
+            found = restricted.list_namespaced_custom_object(*ISTIO, cluster.namespace, "virtualservices")
+        except ApiException as exc:
+            assert exc.status == HTTPStatus.FORBIDDEN
+            return False
+        return bool(found["items"] == [])
+
+    wait_for("the role to take effect", may_list, 10)
     with pytest.raises(ApiException) as still_refused:
         restricted.list_namespaced_custom_object(*ISTIO, cluster.namespace, "destinationrules")
     assert still_refused.value.status == HTTPStatus.FORBIDDEN
