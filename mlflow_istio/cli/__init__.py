@@ -1,0 +1,21 @@
+"""The ``mlflow-istio`` command: releases beside what ``mlflow deployments`` can say. Parses, calls a verb, prints.
+
+Start-up matters here: MLflow, pandas and kubernetes are imported by the verbs that need them, never by these modules.
+"""
+
+from __future__ import annotations
+
+import click
+
+from mlflow_istio.cli import local, traffic
+from mlflow_istio.cli.options import Group
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlflow-istio")
+def main() -> None:
+    """Release MLflow model versions through Istio: canary, A/B/n, blue-green, shadow."""
+
+
+for _command in (*traffic.COMMANDS, *local.COMMANDS):
+    main.add_command(_command)

@@ -1,0 +1,87 @@
+"""The mesh on this machine: demo, and local up, down, status, logs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mlflow_istio.cli.options import json_option, target_option
+from mlflow_istio.errors import InvalidInput
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the mesh running.")
+@click.option(
+    "--requests", "count", default=300, show_default=True, type=click.IntRange(20, 5000), help="Requests per round."
+)
+def demo(keep: bool, count: int) -> None:
+    """Train two models and release one over the other on this machine: the whole job in a minute."""
+    from mlflow_istio.demo import run
+
+    run(keep=keep, count=count)
+
+
+@click.group()
+def local() -> None:
+    """The mesh on this machine."""
+
+
+def _mesh(target: str) -> Any:
+    from mlflow_istio.core.target import parse_target
+    from mlflow_istio.wiring import local_mesh
+
+    parsed = parse_target(target)
+    if parsed.kind != "istio-local":
+        raise InvalidInput(f"target '{target}' is no local mesh: use istio-local or istio-local:/MESH")
+    return local_mesh(parsed)
+
+
+@local.command()
+@target_option
+@click.option("--new-ports", is_flag=True, help="Choose ports anew where somebody else took them meanwhile.")
+def up(target: str, new_ports: bool) -> None:
+    """Start the mesh with everything it ran before."""
+    mesh = _mesh(target)
+    mesh.up(new_ports=new_ports)
+    from mlflow_istio.tables import print_mesh
+
+    print_mesh(mesh.status())
+
+
+@local.command()
+@target_option
+@click.option("--purge", is_flag=True, help="Forget all deployments and endpoints, too.")
+def down(target: str, purge: bool) -> None:
+    """End every process of the mesh; 'up' brings them back."""
+    _mesh(target).down(purge=purge)
+    click.echo("down" + (", and forgotten" if purge else ""))
+
+
+@local.command("status")
+@target_option
+@json_option
+def local_status(target: str, as_json: bool) -> None:
+    """Show processes, ports and logs."""
+    state = _mesh(target).status()
+    if as_json:
+        from dataclasses import asdict
+
+        click.echo(json.dumps(asdict(state), indent=2, default=str))
+        return
+    from mlflow_istio.tables import print_mesh
+
+    print_mesh(state)
+
+
+@local.command()
+@click.argument("name")
+@click.option("--lines", "-n", default=50, show_default=True, type=click.IntRange(1, 100000))
+@target_option
+def logs(name: str, lines: int, target: str) -> None:
+    """Print the last log lines of a deployment, or of 'envoy'."""
+    click.echo(_mesh(target).logs(name, lines))
+
+
+COMMANDS = (demo, local)

@@ -1,0 +1,121 @@
+"""An endpoint and its traffic: status, history, create-endpoint, promote, rollback, abort, pause, resume, predict."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
+from mlflow_istio.errors import InvalidInput
+
+
+@click.command()
+@click.argument("endpoint", required=False)
+@target_option
+@json_option
+def status(endpoint: str | None, target: str, as_json: bool) -> None:
+    """Show the split, the release and the health of an endpoint (or of all)."""
+    verbs = verbs_on(target)
+    views = [verbs.endpoint(endpoint)] if endpoint else verbs.endpoints()
+    if as_json:
+        click.echo(json.dumps(views[0] if endpoint else views, indent=2))
+        return
+    from mlflow_istio.tables import print_status
+
+    print_status(views, verbs.target_uri)
+
+
+@click.command()
+@click.argument("endpoint")
+@target_option
+@json_option
+@config_option
+def history(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) -> None:
+    """Show every routing change of an endpoint, from the registry."""
+    changes = verbs_on(target).history(endpoint, read_options(config))
+    if as_json:
+        click.echo(json.dumps(changes, indent=2))
+        return
+    from mlflow_istio.tables import print_history
+
+    print_history(endpoint, changes)
+
+
+@click.command("create-endpoint")
+@click.argument("endpoint")
+@click.option("--name", required=True, help="Name of the endpoint's first deployment.")
+@click.option("--model-uri", "-m", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS.")
+@target_option
+@config_option
+def create_endpoint(endpoint: str, name: str, model_uri: str, target: str, config: tuple[str, ...]) -> None:
+    """Create an endpoint with its first deployment."""
+    report(verbs_on(target).create(name, model_uri, None, endpoint, read_options(config)), f"endpoint {endpoint}")
+
+
+def _traffic_verb(action: str, text: str, *, candidate: bool = False) -> click.Command:
+    """One command per action of ``update-endpoint``."""
+
+    @click.command(action, help=text)
+    @click.argument("endpoint")
+    @target_option
+    @click.option("--reason", default="", help="Why, for the ledger.")
+    @click.option("--force", is_flag=True, help="Even if the target is not ready.")
+    @click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
+    @click.option("--candidate", default=None, hidden=not candidate, help="Which candidate, where there are several.")
+    def command(endpoint: str, target: str, reason: str, force: bool, dry_run: bool, candidate: str | None) -> None:
+        options: dict[str, Any] = {"action": action, "reason": reason, "force": force, "dry_run": dry_run}
+        if candidate is not None:
+            options["candidate"] = candidate
+        report(verbs_on(target).update_endpoint(endpoint, options), f"{action} of {endpoint}")
+
+    return command
+
+
+@click.command()
+@click.option("--name", default=None, help="Deployment to reach whatever the split says.")
+@click.option("--endpoint", default=None, help="Endpoint to go through as users do.")
+@click.option(
+    "--input-path", "-I", required=True, type=click.Path(dir_okay=False), help="JSON file: records, or a scoring body."
+)
+@click.option("--user", default=None, help="User id: go to the arm this user is assigned to.")
+@target_option
+def predict(name: str | None, endpoint: str | None, input_path: str, user: str | None, target: str) -> None:
+    """Send an input to be scored and print the answer."""
+    if (name is None) == (endpoint is None):
+        raise InvalidInput("give exactly one of --name and --endpoint")
+    payload = _read_input(input_path)
+    verbs = verbs_on(target)
+    headers = verbs.assign(endpoint, user) if user and endpoint else {}
+    click.echo(json.dumps(verbs.predict(payload, name=name, endpoint=endpoint, headers=headers)))
+
+
+def _read_input(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            payload = json.load(file)
+    except OSError as exc:
+        raise InvalidInput(f"input file '{path}' can't be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise InvalidInput(f"input file '{path}' is not JSON: {exc}") from exc
+    if isinstance(payload, list):
+        return {"dataframe_records": payload}
+    if isinstance(payload, dict):
+        return payload
+    raise InvalidInput(
+        f"input file '{path}' must hold a list of records or a scoring body, not {type(payload).__name__}"
+    )
+
+
+COMMANDS = (
+    status,
+    history,
+    create_endpoint,
+    _traffic_verb("promote", "Make the candidate stable with all the traffic, in one edit.", candidate=True),
+    _traffic_verb("rollback", "Return to what users had before the release, in one edit; also after a promotion."),
+    _traffic_verb("abort", "Return all traffic to stable and close the release."),
+    _traffic_verb("pause", "Stop the release from advancing by itself."),
+    _traffic_verb("resume", "Let a paused release go on."),
+    predict,
+)

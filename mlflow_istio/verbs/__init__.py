@@ -1,0 +1,15 @@
+"""Every verb on a target, for the CLI, the plugin, notebooks and pipelines alike: options in, use-case, plain values out.
+
+Nothing here imports MLflow; a verb that needs the registry imports it when it runs.
+"""
+
+from mlflow_istio.verbs.base import Config, Result
+from mlflow_istio.verbs.deployments import DeploymentVerbs
+from mlflow_istio.verbs.endpoints import EndpointVerbs
+from mlflow_istio.verbs.reading import ReadingVerbs
+
+__all__ = ["Config", "Result", "Verbs"]
+
+
+class Verbs(DeploymentVerbs, EndpointVerbs, ReadingVerbs):
+    """All verbs on one target; each family stands in a module of its own."""

@@ -1,0 +1,91 @@
+"""The verbs on deployments: create, update, delete."""
+
+from __future__ import annotations
+
+from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateOptions, parse_options
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases import deployments, removal, views
+from mlflow_istio.releases.desk import Outcome
+from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.wiring import only
+
+
+class DeploymentVerbs(Base):
+    """Versions and their pods."""
+
+    def create(
+        self, name: str, model_uri: str, flavor: str | None, endpoint: str | None, config: Config | None
+    ) -> Result:
+        """Deploy a version; see ``releases.deployments.deploy``."""
+        options = parse_options(CreateOptions, config, cluster=self.target.kind)
+        place = self._place(options)
+        server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
+        strategy = options.strategy
+        if strategy is None and options.wish.said:
+            strategy = "canary" if set(options.wish.said) <= {"weight", "weights"} else None
+        request = deployments.DeployRequest(
+            name=name,
+            endpoint=endpoint,
+            model_uri=model_uri,
+            flavor=flavor,
+            strategy=strategy,
+            wish=options.wish,
+            release_id=options.release_id,
+            supersede=options.supersede,
+            reason=options.reason,
+            image=options.image,
+            replicas=options.replicas,
+            env={**server, **only(options.env)},
+            env_manager=options.env_manager,
+            from_folder=self.target.kind == "istio-local",
+            pod=options.pod() if self.target.kind == "istio" else None,
+            settings={
+                role: alias
+                for role, alias, usual in (
+                    ("stable_alias", options.champion_alias, "champion"),
+                    ("candidate_alias", options.challenger_alias, "challenger"),
+                )
+                if alias != usual
+            },
+            hosts=options.host if self.target.kind == "istio" else (),
+            gateways=place.gateways(),
+            ready_timeout=options.ready_timeout,
+            timeout=options.timeout,
+            wait=options.wait,
+        )
+        desk = place.desk(self._tell, self._warn, options.templates)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        outcome = deployments.deploy(with_desk.desk, request)
+        return with_desk.result(outcome, views.deployment_view(with_desk.desk.cluster, name))
+
+    def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:
+        """Change a deployment's pods; see ``releases.deployments.update``."""
+        options = parse_options(UpdateOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        if flavor is not None:
+            has = views.deployment_view(desk.cluster, name)["flavor"]
+            if flavor != has:
+                raise InvalidInput(f"deployment '{name}' has flavor '{has}': create another one with flavor '{flavor}'")
+        deployments.update(
+            with_desk.desk,
+            name,
+            model_uri=model_uri,
+            replicas=options.replicas,
+            env=only(options.env) if options.env is not None else None,
+            image=options.image,
+            ready_timeout=options.ready_timeout,
+            wait=options.wait,
+        )
+        view = views.deployment_view(with_desk.desk.cluster, name)
+        return with_desk.result(Outcome(endpoint=None, changed=True), view)
+
+    def delete(self, name: str, endpoint: str | None, config: Config | None) -> Result:
+        """Take a deployment away; see ``releases.removal.delete``."""
+        options = parse_options(DeleteOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        if endpoint is not None and desk.cluster.get("Deployment", name) is not None:
+            views.deployment_view(desk.cluster, name, endpoint)
+        outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.timeout)
+        return with_desk.result(outcome or Outcome(endpoint=None, changed=False), {})

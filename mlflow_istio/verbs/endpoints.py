@@ -1,0 +1,104 @@
+"""The verbs on endpoints: moving traffic and releases, and deleting."""
+
+from __future__ import annotations
+
+from mlflow_istio.config import DeleteOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.core import transitions
+from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.strategies import no_release
+from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.releases import removal, traffic, views
+from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
+from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+
+
+class EndpointVerbs(Base):
+    """Traffic, releases and whole endpoints."""
+
+    def update_endpoint(self, name: str, config: Config | None) -> Result:
+        """Move traffic or a release; see ``releases.traffic``."""
+        options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        outcome = _move(with_desk.desk, name, options)
+        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+
+    def delete_endpoint(self, name: str, config: Config | None = None) -> Result:
+        """Take an endpoint away; see ``releases.removal.delete_endpoint``."""
+        options = parse_options(DeleteOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        gone = removal.delete_endpoint(
+            with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.timeout
+        )
+        return with_desk.result(Outcome(endpoint=None, changed=gone), {})
+
+
+def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+    action, candidates = options.action, options.candidate or ()
+    wish, said = options.wish, options.wish.said
+    if action is not None:
+        if said or options.strategy:
+            other = said[0] if said else "strategy"
+            raise InvalidInput(f"option '{other}' has no effect with action={action}: give one or the other")
+        if candidates and action != "promote":
+            raise InvalidInput(f"option 'candidate' has no effect with action={action}: leave it out")
+        if len(candidates) > 1:
+            raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
+        reason, force, timeout = options.reason, options.force, options.timeout
+        if action == "promote":
+            chosen = candidates[0] if candidates else None
+            return traffic.promote(desk, name, candidate=chosen, reason=reason, force=force, timeout=timeout)
+        if action == "rollback":
+            return traffic.rollback(desk, name, reason=reason, force=force, timeout=timeout)
+        if action == "abort":
+            return traffic.abort(desk, name, reason=reason, force=force, timeout=timeout)
+        return traffic.pause(desk, name) if action == "pause" else traffic.resume(desk, name)
+    endpoint = endpoint_of(desk.cluster, name)
+    release = endpoint.release
+    if release is not None:
+        same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
+        if same and options.release_id in (None, release.id):
+            if said or options.strategy is None:
+                return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.timeout)
+            candidates = release.candidates
+        elif options.supersede:
+            endpoint = transitions.abort(endpoint, "superseded")
+        else:
+            raise StateConflict(transitions.open_release(endpoint))
+    elif options.strategy is None and not candidates:
+        if not said:
+            raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
+        # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
+        raise StateConflict(no_release(endpoint))
+    if not candidates:
+        candidates = _only_candidate(endpoint)
+    return traffic.start(
+        desk,
+        name,
+        strategy=options.strategy or ("ab" if len(candidates) > 1 else "canary"),
+        candidates=candidates,
+        wish=wish,
+        release_id=options.release_id,
+        supersede=options.supersede,
+        reason=options.reason,
+        timeout=options.timeout,
+    )
+
+
+def _only_candidate(endpoint: Endpoint) -> tuple[str, ...]:
+    """The one deployment that waits; never the version that the last promotion replaced."""
+    replaced = endpoint.last.previous if endpoint.last else None
+    waiting = [pin for pin in endpoint.traffic.pins if endpoint.role_of(pin) == "idle"]
+    waiting = [pin for pin in waiting if endpoint.destination(pin) != replaced]
+    if len(waiting) == 1:
+        return (waiting[0],)
+    if not waiting:
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' has no open release and no new deployment to start one with: deploy one first, or name "
+            "the one to release with 'candidate'"
+        )
+    raise InvalidInput(
+        f"endpoint '{endpoint.name}' has {len(waiting)} deployments that could be the candidate: name one with "
+        f"'candidate' ({', '.join(waiting)})"
+    )

@@ -1,0 +1,82 @@
+"""The verbs that move no traffic: views, history, assignment, prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_istio.config import ReadOptions, parse_options
+from mlflow_istio.core.assignment import assignment_headers
+from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases import views
+from mlflow_istio.releases.desk import endpoint_of
+from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.verbs.base import Base, Config
+
+
+class ReadingVerbs(Base):
+    """What there is, what happened, and what a model answers."""
+
+    def endpoint(self, name: str) -> views.View:
+        """One endpoint; see ``releases.views``."""
+        return views.endpoint_view(self._read().cluster, name)
+
+    def endpoints(self) -> list[views.View]:
+        """All endpoints, by name."""
+        return views.endpoint_views(self._read().cluster)
+
+    def deployment(self, name: str, endpoint: str | None = None) -> views.View:
+        """One deployment."""
+        return views.deployment_view(self._read().cluster, name, endpoint)
+
+    def deployments(self, endpoint: str | None = None) -> list[views.View]:
+        """All deployments, or an endpoint's."""
+        return views.deployment_views(self._read().cluster, endpoint)
+
+    def history(self, name: str, config: Config | None = None) -> list[views.View]:
+        """Every routing change of an endpoint that the registry has, after recording what it did not have yet."""
+        options = parse_options(ReadOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        if desk.cluster.get("VirtualService", name) is not None:
+            for warning in catch_up(desk, name, publish=False):
+                self._warn(warning)
+        changes = desk.registry.history(desk.scope, name)
+        if not changes:
+            endpoint_of(desk.cluster, name)  # says which endpoints there are
+        return views.history_views(changes)
+
+    def assign(self, name: str, user_id: str) -> dict[str, str]:
+        """The headers that send a user to the arm of the open A/B release.
+
+        Raises:
+            StateConflict: No A/B release is open.
+        """
+        return assignment_headers(endpoint_of(self._read().cluster, name), user_id)
+
+    def predict(
+        self,
+        payload: Any,
+        *,
+        name: str | None = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> dict[str, Any]:
+        """Score through the endpoint's split, or through one deployment's header route.
+
+        Raises:
+            InvalidInput: Neither or both of name and endpoint, or an input the model refuses.
+            ClusterError: Nothing answered.
+        """
+        from mlflow_istio.scoring import score
+
+        cluster = self._read().cluster
+        if name is not None:
+            its = self.deployment(name, endpoint)["endpoint"]
+            sent = {**(headers or {}), PIN_HEADER: name}
+            return score(cluster.address(its), payload, headers=sent, timeout=timeout)
+        if endpoint is None:
+            raise InvalidInput("say which: a deployment's name, or an endpoint")
+        endpoint_of(cluster, endpoint)
+        return score(cluster.address(endpoint), payload, headers=headers or {}, timeout=timeout)
