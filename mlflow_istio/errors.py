@@ -12,7 +12,8 @@
     │   ├── Forbidden         a right is missing; names it
     │   ├── NotReady          a deployment or proxy did not come up in time; carries its last log lines
     │   └── NotRouted         the change is stored, but no proxy answered with it in time
-    └── RegistryError         the MLflow registry or tracking server refused or could not be reached
+    ├── RegistryError         the MLflow registry or tracking server refused or could not be reached
+    └── MetricsError          a source of metrics could not be reached, refused, or gave what can't be read
 
 Each message is one line that names the thing and says what to do; ``detail`` may carry more lines
 (the end of a log, a webhook's words). Foreign exceptions are mapped once, in the adapter that met them,
@@ -77,3 +78,7 @@ class NotRouted(ClusterError):
 
 class RegistryError(MlflowIstioError):
     """The MLflow registry or tracking server refused or could not be reached."""
+
+
+class MetricsError(MlflowIstioError):
+    """A source of metrics could not be reached, refused, or gave what can't be read."""

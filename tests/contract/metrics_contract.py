@@ -1,0 +1,148 @@
+"""What every Metrics must do, as tests that any implementation can run.
+
+Each implementation gives the fixture ``traffic``: a ``CountedTraffic``, through which the tests send requests to two
+deployments of an endpoint and do harm to the source.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import pytest
+
+from mlflow_istio.core.analysis.buckets import Buckets
+from mlflow_istio.core.analysis.counters import CounterState
+from mlflow_istio.core.measures import ERRORS, REQUESTS, latency_counts
+from mlflow_istio.errors import MetricsError
+from mlflow_istio.ports import Metrics
+
+PATIENCE = 30.0
+"""Seconds until a source must show what was served."""
+
+
+class CountedTraffic(Protocol):
+    """An endpoint with traffic, and the source that counts it."""
+
+    metrics: Metrics
+    endpoint: str
+    deployments: tuple[str, str]
+
+    def serve(self, deployment: str, requests: int, errors: int = 0) -> None:
+        """Have so many requests answered by the deployment, `errors` of them failing."""
+
+    def restart(self) -> None:
+        """Restart whatever counts, so that the counters begin again at 0; the next `serve` works again."""
+
+    def stop(self) -> None:
+        """Make the source unreachable for good."""
+
+
+class Watch:
+    """Adds up what the source reports, as the engine does."""
+
+    def __init__(self, traffic: CountedTraffic) -> None:
+        self._traffic = traffic
+        self._states: dict[str, CounterState] = {}
+        self.seen: dict[str, dict[str, int]] = {}
+
+    def look(self) -> Mapping[str, Mapping[str, int]]:
+        """Read once more."""
+        for deployment, reading in self._traffic.metrics.read(
+            self._traffic.endpoint, self._traffic.deployments
+        ).items():
+            state, grown = self._states.get(deployment, CounterState()).advanced(reading)
+            self._states[deployment] = state
+            total = self.seen.setdefault(deployment, {})
+            for series, count in grown.items():
+                total[series] = total.get(series, 0) + count
+        return self.seen
+
+    def until(self, condition: Callable[[Mapping[str, Mapping[str, int]]], bool]) -> Mapping[str, Mapping[str, int]]:
+        """Read until the condition holds; fails with what was seen instead."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.look()):
+            assert time.monotonic() < deadline, f"never seen; counted so far: {self.seen}"
+            time.sleep(0.1)
+        return self.seen
+
+
+def counted(seen: Mapping[str, Mapping[str, int]], deployment: str, series: str) -> int:
+    """How much a series grew."""
+    return seen.get(deployment, {}).get(series, 0)
+
+
+class MetricsContract:
+    """Counts are counts: complete, of the right deployment, and never made up."""
+
+    @pytest.fixture
+    def watch(self, traffic: CountedTraffic) -> Watch:
+        """A watch whose base line is taken after both deployments have served one request."""
+        for deployment in traffic.deployments:
+            traffic.serve(deployment, 1)
+        watch = Watch(traffic)
+        deadline = time.monotonic() + PATIENCE
+        while not set(traffic.deployments) <= set(traffic.metrics.read(traffic.endpoint, traffic.deployments)):
+            assert time.monotonic() < deadline, "the source never showed both deployments"
+            time.sleep(0.1)
+        watch.look()
+        return watch
+
+    def test_it_is_a_metrics_with_a_name(self, traffic: CountedTraffic) -> None:
+        assert isinstance(traffic.metrics, Metrics)
+        assert traffic.metrics.name
+
+    def test_a_deployment_without_data_is_absent(self, traffic: CountedTraffic) -> None:
+        traffic.serve(traffic.deployments[0], 1)
+        assert "never-served" not in traffic.metrics.read(traffic.endpoint, [traffic.deployments[0], "never-served"])
+
+    def test_each_deployment_gets_its_own_requests_errors_and_latencies(
+        self, traffic: CountedTraffic, watch: Watch
+    ) -> None:
+        stable, candidate = traffic.deployments
+        traffic.serve(stable, 9)
+        traffic.serve(candidate, 7, errors=3)
+
+        def all_in(seen: Mapping[str, Mapping[str, int]]) -> bool:
+            return all(
+                counted(seen, name, REQUESTS) >= requests and counted(seen, name, "le/+Inf") >= requests
+                for name, requests in ((stable, 9), (candidate, 7))
+            )
+
+        seen = watch.until(all_in)
+        # The base line may have been read before the very first requests were all in, never after later ones.
+        assert 9 <= counted(seen, stable, REQUESTS) <= 10
+        assert 7 <= counted(seen, candidate, REQUESTS) <= 8
+        assert counted(seen, stable, ERRORS) == 0
+        assert counted(seen, candidate, ERRORS) == 3
+        for name in (stable, candidate):
+            buckets = Buckets.from_cumulative(latency_counts(dict(seen[name])))
+            assert buckets.edges[-1] == math.inf
+            assert len(buckets.edges) > 3
+            assert buckets.at_most(buckets.edges[-2]) == buckets.total, "local answers take less than the last edge"
+
+    def test_reading_changes_nothing(self, traffic: CountedTraffic, watch: Watch) -> None:
+        traffic.serve(traffic.deployments[0], 3)
+        watch.until(lambda seen: counted(seen, traffic.deployments[0], REQUESTS) >= 3)
+        before = dict(watch.seen[traffic.deployments[0]])
+        for _ in range(3):
+            watch.look()
+        assert watch.seen[traffic.deployments[0]][REQUESTS] == before[REQUESTS]
+
+    def test_counts_go_on_after_a_restart(self, traffic: CountedTraffic, watch: Watch) -> None:
+        stable = traffic.deployments[0]
+        traffic.serve(stable, 20)
+        watch.until(lambda seen: counted(seen, stable, REQUESTS) >= 20)
+        traffic.restart()
+        traffic.serve(stable, 4)
+        seen = watch.until(lambda seen: counted(seen, stable, REQUESTS) >= 24)
+        assert counted(seen, stable, REQUESTS) <= 25
+
+    def test_a_source_that_is_gone_is_one_clear_line(self, traffic: CountedTraffic) -> None:
+        traffic.stop()
+        with pytest.raises(MetricsError) as caught:
+            traffic.metrics.read(traffic.endpoint, traffic.deployments)
+        assert "\n" not in caught.value.message
+        assert traffic.metrics.name in caught.value.message
