@@ -184,6 +184,23 @@ def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
     return replace(endpoint, deleting=True, release=None, last=_close(endpoint.release, "aborted", previous=None))
 
 
+def check_release(endpoint: Endpoint, release_id: str | None) -> None:
+    """Check that a verb that names a release means the open one or, where none is open, the last.
+
+    A late step of a pipeline must not end somebody else's release.
+
+    Raises:
+        StateConflict: It is another.
+    """
+    known = endpoint.release or endpoint.last
+    if release_id is not None and (known is None or known.id != release_id):
+        found = f"'{known.id}' ({'open' if endpoint.release else 'ended'})" if known else "none"
+        raise StateConflict(
+            f"release '{release_id}' is not the newest of endpoint '{endpoint.name}', which is {found}: leave out 'release_id' to "
+            "mean that one"
+        )
+
+
 def same_plan(one: Release | ClosedRelease, other: Release) -> bool:
     """Whether two releases do the same: strategy and candidates."""
     return one.strategy == other.strategy and one.candidates == other.candidates

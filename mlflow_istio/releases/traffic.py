@@ -99,6 +99,7 @@ def promote(
     candidate: str | None = None,
     reason: str = "",
     force: bool = False,
+    release_id: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Make the candidate stable with all the traffic, in one edit; the old version keeps running at no weight.
@@ -111,7 +112,7 @@ def promote(
     return move(
         desk,
         name,
-        lambda now: transitions.promote(now, candidate),
+        _of(release_id, lambda now: transitions.promote(now, candidate)),
         action="promote",
         reason=reason,
         force=force,
@@ -120,7 +121,13 @@ def promote(
 
 
 def rollback(
-    desk: Desk, name: str, *, reason: str = "", force: bool = False, timeout: float = DEFAULT_TIMEOUT
+    desk: Desk,
+    name: str,
+    *,
+    reason: str = "",
+    force: bool = False,
+    release_id: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Return to what users had before, in one edit: out of an open release, or out of the last promotion.
 
@@ -134,7 +141,7 @@ def rollback(
     return move(
         desk,
         name,
-        transitions.rollback,
+        _of(release_id, transitions.rollback),
         action="rollback",
         reason=reason,
         force=force,
@@ -150,6 +157,7 @@ def abort(
     action: str = "abort",
     reason: str = "",
     force: bool = False,
+    release_id: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
@@ -165,13 +173,23 @@ def abort(
     return move(
         desk,
         name,
-        lambda now: transitions.abort(now, result),
+        _of(release_id, lambda now: transitions.abort(now, result)),
         action=action,
         reason=reason,
         force=force,
         urgent=True,
         timeout=timeout,
     )
+
+
+def _of(release_id: str | None, transition: Transition) -> Transition:
+    """The transition, if the release it means is the endpoint's newest."""
+
+    def checked(now: Endpoint) -> Endpoint:
+        transitions.check_release(now, release_id)
+        return transition(now)
+
+    return checked
 
 
 def pause(desk: Desk, name: str) -> Outcome:

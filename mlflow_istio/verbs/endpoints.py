@@ -45,14 +45,18 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
             raise InvalidInput(f"option 'candidate' has no effect with action={action}: leave it out")
         if len(candidates) > 1:
             raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
-        reason, force, timeout = options.reason, options.force, options.timeout
+        reason, force, timeout, release_id = options.reason, options.force, options.timeout, options.release_id
+        if release_id is not None and action in ("pause", "resume"):
+            raise InvalidInput(f"option 'release_id' has no effect with action={action}: leave it out")
         if action == "promote":
             chosen = candidates[0] if candidates else None
-            return traffic.promote(desk, name, candidate=chosen, reason=reason, force=force, timeout=timeout)
+            return traffic.promote(
+                desk, name, candidate=chosen, reason=reason, force=force, release_id=release_id, timeout=timeout
+            )
         if action == "rollback":
-            return traffic.rollback(desk, name, reason=reason, force=force, timeout=timeout)
+            return traffic.rollback(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
         if action == "abort":
-            return traffic.abort(desk, name, reason=reason, force=force, timeout=timeout)
+            return traffic.abort(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
         return traffic.pause(desk, name) if action == "pause" else traffic.resume(desk, name)
     endpoint = endpoint_of(desk.cluster, name)
     release = endpoint.release

@@ -343,3 +343,22 @@ def test_plans_are_the_same_by_strategy_and_candidates() -> None:
     assert transitions.same_plan(one, a_release(id="b"))
     assert not transitions.same_plan(one, a_release("shadow"))
     assert not transitions.same_plan(one, a_release("canary", "v3"))
+
+
+@pytest.mark.parametrize(
+    ("state", "release_id", "fits"),
+    [
+        ("quiet", None, True),
+        ("quiet", "r1", False),
+        ("canary", "r1", True),
+        ("canary", "r2", False),
+        ("promoted", "r1", True),
+        ("promoted", "r2", False),
+    ],
+)
+def test_a_verb_that_names_a_release_means_the_newest(state: str, release_id: str | None, fits: bool) -> None:
+    if fits:
+        transitions.check_release(STATES[state], release_id)
+    else:
+        with pytest.raises(StateConflict, match=f"release '{release_id}' is not the newest of endpoint 'churn'"):
+            transitions.check_release(STATES[state], release_id)

@@ -1,0 +1,98 @@
+"""From a component's typed parameters to the options of a verb, and their checks.
+
+KFP has no "not given" that every runner knows (``kfp.local`` 2.17 can't pass None for a number), so an empty text and -1 mean it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_istio.config import CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.core.model_version import parse_model_uri
+from mlflow_istio.core.names import check_endpoint_name, check_name, check_release_id
+from mlflow_istio.core.target import parse_target
+from mlflow_istio.errors import InvalidInput
+
+Options = Mapping[str, Any]
+
+
+def given(**named: Any) -> dict[str, Any]:
+    """The parameters that were given: neither an empty text nor -1."""
+    return {name: value for name, value in named.items() if value not in ("", -1, None)}
+
+
+def merged(options: Options | None, named: Options) -> dict[str, Any]:
+    """Named parameters and further options together.
+
+    Raises:
+        InvalidInput: One is given twice.
+    """
+    twice = sorted(set(options or {}) & set(named))
+    if twice:
+        raise InvalidInput(f"option '{twice[0]}' is given twice: as a parameter and in 'options'")
+    return {**(options or {}), **named}
+
+
+def create_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``create`` for a version that gets no traffic yet.
+
+    Raises:
+        InvalidInput: An option would give it traffic: that is another step's work.
+    """
+    options = merged(parameters.get("options"), given(reason=parameters.get("reason", "")))
+    early = sorted(
+        set(options) & {"strategy", "weight", "weights", "mirror", "header", "cookie", "values", "release_id"}
+    )
+    if early:
+        raise InvalidInput(
+            f"option '{early[0]}' moves traffic: give it to set_traffic or release_version, not to deploy_version"
+        )
+    return options
+
+
+def traffic_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``update-endpoint`` for a step that moves traffic."""
+    named = given(
+        **{
+            name: parameters.get(name, "")
+            for name in ("strategy", "candidate", "weight", "mirror", "release_id", "reason")
+        }
+    )
+    options = merged(parameters.get("options"), named)
+    if "action" in options:
+        raise InvalidInput("option 'action' has components of its own: promote_candidate, roll_back_release")
+    return options
+
+
+def check_deploy(constants: Options) -> None:
+    """Check what of ``deploy_version`` is known."""
+    kind = _check_common(constants)
+    if "model_uri" in constants:
+        parse_model_uri(constants["model_uri"])
+    parse_options(CreateOptions, create_config(**constants), cluster=kind)
+
+
+def check_traffic(constants: Options) -> None:
+    """Check what of ``set_traffic`` is known."""
+    kind = _check_common(constants)
+    parse_options(UpdateEndpointOptions, traffic_config(**constants), cluster=kind)
+
+
+def check_names(constants: Options) -> None:
+    """Check target, endpoint and deployment of any component."""
+    _check_common(constants)
+
+
+def _check_common(constants: Options) -> str:
+    """Check what all components have; the target's kind, or ``istio`` where it is not known yet."""
+    for name in ("endpoint", "name", "candidate"):
+        if constants.get(name):
+            for one in str(constants[name]).split(","):
+                if name == "endpoint":
+                    check_endpoint_name(one.strip())
+                else:
+                    check_name(one.strip(), "deployment")
+    if constants.get("release_id"):
+        check_release_id(constants["release_id"])
+    return parse_target(constants["target"]).kind if constants.get("target") else "istio"

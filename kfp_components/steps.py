@@ -1,0 +1,144 @@
+"""What the components do, as plain functions: a verb is called and its result said in plain values.
+
+Each may be given again after it died (KFP retries a step): the verbs finish what is left, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kfp_components.inputs import create_config, given, traffic_config
+from mlflow_istio.errors import MlflowIstioError, NotFound
+from mlflow_istio.verbs import Verbs
+
+View = dict[str, Any]
+Said = TypeVar("Said")
+
+
+def step(work: Callable[[], Said]) -> Said:
+    """Do a step's work; one of our errors ends it with a line in its log instead of a traceback."""
+    try:
+        return work()
+    except MlflowIstioError as exc:
+        sys.exit(f"error: {exc}")
+
+
+def verbs_of(target: str) -> Verbs:
+    """The verbs of a target, which tell the step's log what they do."""
+    return Verbs(target, tell=_say, warn=lambda line: _say(f"warning: {line}"))
+
+
+def deploy(target: str, endpoint: str, name: str, model_uri: str, options: Mapping[str, Any], reason: str) -> View:
+    """Deploy a version at weight 0 (the first of an endpoint gets all the traffic); its view, with the endpoint's url."""
+    verbs = verbs_of(target)
+    view = verbs.create(name, model_uri, None, endpoint, create_config(options=options, reason=reason)).view
+    return {**view, "url": verbs.endpoint(endpoint)["url"]}
+
+
+def move_traffic(target: str, endpoint: str, **parameters: Any) -> View:
+    """Start a release or change the weights of the open one; the endpoint's view."""
+    result = verbs_of(target).update_endpoint(endpoint, traffic_config(**parameters))
+    _say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (nothing to do)"))
+    return result.view
+
+
+def promote(target: str, endpoint: str, release_id: str, candidate: str, reason: str) -> View:
+    """Promote the candidate of this very release; the endpoint's view."""
+    config = {"action": "promote", **given(release_id=release_id, candidate=candidate, reason=reason)}
+    result = verbs_of(target).update_endpoint(endpoint, config)
+    _say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (was promoted already)"))
+    return result.view
+
+
+def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_promotion: bool = True) -> str:
+    """Roll this very release back, if there is anything of it to roll back.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        release_id: The release; one that was never opened, or ended otherwise, leaves nothing to do.
+        reason: Why, for the ledger.
+        undo_promotion: Whether a release that was promoted is undone, too.
+
+    Returns:
+        ``rolled-back``, or why there was nothing to do: ``not opened``, ``promoted``, ``aborted``, ``superseded``.
+    """
+    verbs = verbs_of(target)
+    try:
+        view = verbs.endpoint(endpoint)
+    except NotFound:
+        _say(f"there is no endpoint '{endpoint}': nothing to roll back")
+        return "not opened"
+    is_open = bool(view["release"]) and view["release"]["id"] == release_id
+    last = view["last_release"] or {}
+    if not is_open:
+        outcome = last.get("outcome", "") if last.get("id") == release_id else "not opened"
+        if outcome != "promoted" or not undo_promotion:
+            _say(f"release '{release_id}' of '{endpoint}' is {outcome}: nothing to roll back")
+            return str(outcome)
+    verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
+    _say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
+    return "rolled-back"
+
+
+def read_ledger(target: str, endpoint: str, release_id: str) -> list[View]:
+    """Record what the registry does not have yet, and return the changes of an endpoint, or those of one release."""
+    changes = verbs_of(target).history(endpoint)
+    return [change for change in changes if not release_id or change["release"] == release_id]
+
+
+def as_markdown(endpoint: str, changes: list[View]) -> str:
+    """The changes as a table that the KFP UI shows."""
+    from mlflow_istio.tables import traffic_text
+
+    lines = [
+        f"# {endpoint}: {len(changes)} routing changes",
+        "",
+        "| # | time (UTC) | action | traffic | who | reason |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for change in changes:
+        cells = (
+            str(change["sequence"]),
+            change["time"][:19].replace("T", " "),
+            change["action"],
+            traffic_text(change),
+            change["who"],
+            change["reason"],
+        )
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def describe(artifact: Any, view: View) -> None:
+    """Write what an endpoint or deployment is as an artifact's metadata and content."""
+    artifact.metadata.update({key: _plain(value) for key, value in view.items()})
+    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(artifact.path).write_text(json.dumps(view, indent=2, default=str), encoding="utf-8")
+
+
+def write_text(artifact: Any, text: str) -> None:
+    """Write the content of an HTML or Markdown artifact."""
+    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(artifact.path).write_text(text, encoding="utf-8")
+
+
+def _traffic(view: View) -> str:
+    return ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(value: Any) -> Any:
+    """Artifact metadata are a protobuf struct: numbers, texts, lists and maps."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
