@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update lock clean
+# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update corpus-update lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update lock clean
+.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update corpus-update lock clean
 
 setup: $(READY)
 
@@ -51,6 +51,9 @@ bench: setup
 
 bench-decisions: setup
 	$(BIN)/python -m benchmarks.decisions
+
+corpus-update: setup
+	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) -m control_plane tests/corpus --golden-update
 
 golden-update: setup
 	$(PYTEST) -m "not e2e and not control_plane" --golden-update

@@ -16,6 +16,7 @@ from typing import Any
 from mlflow_istio.adapters.local import envoy_types as types
 from mlflow_istio.adapters.local.envoy_routes import hosts
 from mlflow_istio.adapters.local.envoy_types import Config
+from mlflow_istio.adapters.local.fields import Field, read
 from mlflow_istio.errors import StateConflict
 
 CONNECTION_LIMIT = 20_000
@@ -101,9 +102,9 @@ def discovery(resources: Sequence[Config]) -> bytes:
     return f'{{"version_info":"{version}","resources":{text}}}'.encode()
 
 
-def delicate_parts(virtual_service: Mapping[str, Any]) -> frozenset[str]:
-    """The patterns and header templates of a VirtualService, which only Envoy itself can check."""
-    return frozenset(_delicate(virtual_service.get("spec"), ""))
+def delicate_parts(virtual_service: Mapping[str, Any]) -> dict[str, Field]:
+    """The patterns and header templates of a VirtualService, which only Envoy itself can check, and where they stand."""
+    return dict(_delicate(read(virtual_service).member("spec")))
 
 
 def for_validation(routes: Config) -> Config:
@@ -121,17 +122,17 @@ def for_validation(routes: Config) -> Config:
     }
 
 
-def _delicate(value: object, key: str) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        if key == "uriRegexRewrite":
-            yield json.dumps(value, sort_keys=True)
-        for name, member in value.items():
-            yield from _delicate(member, str(name))
-    elif isinstance(value, list):
-        for member in value:
-            yield from _delicate(member, key)
-    elif isinstance(value, str) and (key == "regex" or "%" in value):
-        yield value
+def _delicate(field: Field) -> Iterator[tuple[str, Field]]:
+    if isinstance(field.value, Mapping):
+        if field.key == "uriRegexRewrite":
+            yield json.dumps(field.value, sort_keys=True), field
+        for _, member in field.pairs():
+            yield from _delicate(member)
+    elif isinstance(field.value, list):
+        for member in field.each():
+            yield from _delicate(member)
+    elif isinstance(field.value, str) and (field.key == "regex" or "%" in field.value):
+        yield field.value, field
 
 
 def _listener(name: str, port: int, folder: PurePosixPath) -> Config:

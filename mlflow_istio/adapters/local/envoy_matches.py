@@ -97,8 +97,6 @@ def _string_match(condition: Field, *, may_be_empty: bool = False) -> tuple[str,
         return "present", ""
     kind, field = given[0]
     value = field.text()
-    if kind == "regex" and value == "*":
-        return "present", ""
     if not value and kind != "exact" and not (kind == "prefix" and may_be_empty):
         raise field.invalid("must not be empty")
     return kind, value

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mlflow_istio.adapters.local import envoy_config
 from mlflow_istio.adapters.local.envoy_types import Config
+from mlflow_istio.adapters.local.fields import Field
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.processes import ENVOY, Supervisor, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process, to_json
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.objects import Object
-from mlflow_istio.errors import ClusterError, InvalidInput
+from mlflow_istio.errors import ClusterError
 
 _ENVOY_THREADS = 4
 _CHECK_TIMEOUT = 30.0
@@ -105,11 +107,14 @@ class Files:
         """Let Envoy itself check patterns and header templates that it has not had yet.
 
         Raises:
-            InvalidInput: Envoy refuses them; ``detail`` has its words.
+            InvalidInput: Envoy refuses one; names its path and has Envoy's words.
         """
         assert change.after is not None
-        delicate = envoy_config.delicate_parts(change.after)
-        if not delicate or (change.before is not None and delicate <= envoy_config.delicate_parts(change.before)):
+        known = {} if change.before is None else envoy_config.delicate_parts(change.before)
+        delicate = {
+            part: field for part, field in envoy_config.delicate_parts(change.after).items() if part not in known
+        }
+        if not delicate:
             return
         document = self.state.staging / f"check-{change.name}.json"
         batch = self.state.batch()
@@ -129,7 +134,13 @@ class Files:
         if answer.returncode != 0:
             words = (answer.stderr or answer.stdout).strip().splitlines()
             reason = words[-1].partition(f"'{document}':")[2].strip() or words[-1] if words else "no reason given"
-            raise InvalidInput(f"VirtualService {change.name}: Envoy refuses its routes: {reason}")
+            raise _blamed(delicate, reason).invalid(f"is refused by Envoy: {reason}")
+
+
+def _blamed(delicate: Mapping[str, Field], reason: str) -> Field:
+    """The part that Envoy complains of: its words end with a piece of it."""
+    piece = reason.rpartition(": ")[2]
+    return next((field for part, field in delicate.items() if piece in part), next(iter(delicate.values())))
 
 
 def _envoy_command() -> list[str]:
