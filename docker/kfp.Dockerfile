@@ -1,0 +1,31 @@
+# The image of every pipeline step: this package with KFP, and nothing else; its tag is the package's version.
+#
+# Not built by the tests: the machine they run on has no container engine. What a step runs in it is what the tests run in a process,
+# `python -m kfp.dsl.executor_main` on a component whose body imports kfp_components.
+#
+#   docker build -f docker/kfp.Dockerfile -t REGISTRY/mlflow-istio-kfp:0.1.0 .
+#
+# A pipeline that trains models builds on it: FROM mlflow-istio-kfp, plus the libraries of its own steps.
+
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+WORKDIR /src
+COPY setup.py pyproject.toml README.md ./
+COPY mlflow_istio mlflow_istio
+COPY kfp_components kfp_components
+COPY templates templates
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON_VERSION}-slim
+COPY requirements/all.txt /requirements.txt
+COPY --from=build /wheels /wheels
+# The lock file pins, with hashes, what the package and its extra [kfp] need; constraints keep the rest of it out.
+RUN sed -e '/^ *--hash=/d' -e 's/ *\\$//' /requirements.txt > /constraints.txt \
+    && pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/*.whl)[kfp]" \
+    && rm -rf /wheels /requirements.txt /constraints.txt
+
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin steps
+USER 10001:10001
+ENV PYTHONUNBUFFERED=1
+WORKDIR /home/steps
