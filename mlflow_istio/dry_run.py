@@ -13,7 +13,7 @@ from mlflow_istio.core.objects import Object, labels_of, name_of
 from mlflow_istio.core.probe import Probe
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import Standing
-from mlflow_istio.ports import Address, Cluster, Edit, Registry
+from mlflow_istio.ports import Address, Cluster, Edit, Figure, Registry, Runs
 
 
 class DryCluster:
@@ -126,6 +126,35 @@ class DryRegistry:
 
     def publish(self, standing: Standing) -> None:
         """Nothing is published."""
+
+
+class DryRuns:
+    """A Runs that only reads."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    def keep(
+        self,
+        run: str,
+        *,
+        figures: Mapping[str, float] | None = None,
+        step: int = 0,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is kept."""
+
+    def figures(self, run: str) -> Mapping[str, Sequence[Figure]]:
+        """See ``ports.Runs``."""
+        return self._runs.figures(run)
+
+    def text(self, run: str, path: str) -> str | None:
+        """See ``ports.Runs``."""
+        return self._runs.text(run, path)
+
+    def tag(self, label: str, key: str) -> str | None:
+        """See ``ports.Runs``."""
+        return self._runs.tag(label, key)
 
 
 def difference(kind: str, name: str, before: Object | None, after: Object | None) -> str:

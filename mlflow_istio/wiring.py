@@ -17,7 +17,7 @@ from mlflow_istio.core.manifests import TEMPLATES
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.target import Target, parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.ports import Cluster, Registry
+from mlflow_istio.ports import Cluster, Registry, Runs
 from mlflow_istio.releases.desk import Desk
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ class Workplace:
 
         return MlflowRegistry(self.tracking_uri, self.registry_uri)
 
+    @cached_property
+    def runs(self) -> Runs:
+        """MLflow's runs."""
+        from mlflow_istio.adapters.mlflow_runs import MlflowRuns
+
+        return MlflowRuns(self.tracking_uri, self.registry_uri)
+
     def desk(self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None) -> Desk:
         """Everything a use-case works with.
 
@@ -92,6 +99,7 @@ class Workplace:
         return Desk(
             cluster=self.cluster,
             registry=self.registry,
+            runs=self.runs,
             clock=SystemClock(),
             who=who(),
             new_id=new_id,

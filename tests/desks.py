@@ -14,7 +14,7 @@ from mlflow_istio.core.objects import Object
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.releases.deployments import DeployRequest, deploy
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
-from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry, StillClock
+from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry, InMemoryRuns, StillClock
 from tests.values import TEMPLATES
 
 KINDS = ("Deployment", "Service", "DestinationRule", "VirtualService")
@@ -27,12 +27,14 @@ class World:
     Attributes:
         cluster: The cluster.
         registry: The registry; knows churn/1..3 and forest/1.
+        runs: What else runs hold.
         warnings: Warnings that were said.
         ids: Makes ids: id1, id2, ...
     """
 
     cluster: InMemoryCluster = field(default_factory=InMemoryCluster)
     registry: InMemoryRegistry = field(default_factory=lambda: InMemoryRegistry({"churn": [1, 2, 3], "forest": [1]}))
+    runs: InMemoryRuns = field(default_factory=InMemoryRuns)
     warnings: list[str] = field(default_factory=list)
     ids: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -42,6 +44,7 @@ class World:
         return Desk(
             cluster=self.cluster,
             registry=self.registry,
+            runs=self.runs,
             clock=StillClock(),
             who="me",
             new_id=lambda: f"id{next(self.ids)}",

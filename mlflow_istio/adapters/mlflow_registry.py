@@ -7,19 +7,16 @@ before and after as artifacts. The tag is written last: where it stands, all of 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
+from mlflow_istio.adapters.mlflow_calls import again, mapped
 from mlflow_istio.core.endpoint import Release
 from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.objects import Object
@@ -28,18 +25,6 @@ from mlflow_istio.core.standing import Standing
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 
 _CHANGE = "istio.change."
-_FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
-"""MLflow's own default keeps a caller waiting for minutes when the server is gone; the change waits on the object anyway."""
-
-
-def _is_unique_clash(exc: BaseException) -> bool:
-    # Two writers that create the same key at once on a database without upsert: safe to try again.
-    return isinstance(exc, MlflowException) and "UNIQUE constraint failed" in str(exc)
-
-
-_again = retry(
-    retry=retry_if_exception(_is_unique_clash), stop=stop_after_attempt(5), wait=wait_random(0.01, 0.1), reraise=True
-)
 
 
 class MlflowRegistry:
@@ -55,10 +40,10 @@ class MlflowRegistry:
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
-        with _mapped("read the registry"):
+        with mapped("read the registry"):
             version = self._version_number(reference)
         label = f"models:/{reference.model}/{version}"
-        with _mapped(f"read {label}"):
+        with mapped(f"read {label}"):
             self._require_version(reference.model, version)
             source = str(self._client.get_model_version_download_uri(reference.model, str(version)))
             flavors = _flavors(label, source)
@@ -72,7 +57,7 @@ class MlflowRegistry:
 
     def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
         """See ``ports.Registry``."""
-        with _mapped(f"read registered model '{model}'"):
+        with mapped(f"read registered model '{model}'"):
             tags = self._client.get_registered_model(model).tags
         for alias in aliases:
             other = tags.get(_owner_tag(alias), owner)
@@ -89,7 +74,7 @@ class MlflowRegistry:
         if release:
             tags["istio.release"] = release.id
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        with _mapped("open the release's run"):
+        with mapped("open the release's run"):
             experiment = self._experiment(scope, endpoint)
             found = self._client.search_runs([experiment], wanted, max_results=1)
             if found:
@@ -102,7 +87,7 @@ class MlflowRegistry:
 
     def close_run(self, run: str, outcome: str) -> None:
         """See ``ports.Registry``."""
-        with _mapped("close the release's run"):
+        with mapped("close the release's run"):
             found = self._client.get_run(run)
             if found.data.tags.get("istio.outcome") == outcome:
                 return
@@ -112,7 +97,7 @@ class MlflowRegistry:
     def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
         """See ``ports.Registry``."""
         run_id = change.run or self.open_run(scope, change.endpoint, None)
-        with _mapped("record a routing change"):
+        with mapped("record a routing change"):
             run = self._client.get_run(run_id)
             if change.tag_key in run.data.tags:
                 return
@@ -131,7 +116,7 @@ class MlflowRegistry:
 
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
-        with _mapped("read the history"):
+        with mapped("read the history"):
             experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
             if experiment is None:
                 return ()
@@ -149,7 +134,7 @@ class MlflowRegistry:
     def publish(self, standing: Standing) -> None:
         """See ``ports.Registry``."""
         wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
-        with _mapped("write tags and aliases"):
+        with mapped("write tags and aliases"):
             for label in (*wanted, *standing.removed):
                 self._tag(label, f"istio.{standing.scope}.{standing.endpoint}.", wanted.get(label, {}))
             for model in sorted({model for model, _ in standing.aliases}):
@@ -215,11 +200,11 @@ class MlflowRegistry:
             if not token:
                 return runs
 
-    @_again
+    @again
     def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
 
-    @_again
+    @again
     def _tag(self, label: str, start: str, wanted: Mapping[str, str]) -> None:
         version = parse_label(label)
         try:
@@ -235,7 +220,7 @@ class MlflowRegistry:
             if key.startswith(start) and key not in wanted:
                 self._client.delete_model_version_tag(version.model, str(version.version), key)
 
-    @_again
+    @again
     def _point(self, model: str, standing: Standing) -> None:
         try:
             registered = self._client.get_registered_model(model)
@@ -307,33 +292,3 @@ def _owner_tag(alias: str) -> str:
 
 def _quoted(name: str) -> str:
     return name.replace("'", "''")
-
-
-@contextlib.contextmanager
-def _mapped(doing: str) -> Iterator[None]:
-    """Map what MLflow and its stores raise, once, and don't let a dead server keep the caller for minutes."""
-    import requests
-
-    unreachable: tuple[type[Exception], ...] = (requests.RequestException, OSError)
-    with contextlib.suppress(ImportError):  # mlflow-skinny talks to servers only and has no SQLAlchemy
-        import sqlalchemy.exc
-
-        unreachable += (sqlalchemy.exc.SQLAlchemyError,)
-    before: dict[str, Any] = {key: os.environ.get(key) for key in _FEW_RETRIES}
-    os.environ.update({key: value for key, value in _FEW_RETRIES.items() if before[key] is None})
-    try:
-        yield
-    except MlflowException as exc:
-        raise RegistryError(f"could not {doing}: {_one_line(exc)}") from exc
-    except unreachable as exc:
-        raise RegistryError(
-            f"could not {doing}: {_one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?"
-        ) from exc
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]

@@ -11,7 +11,7 @@ from mlflow_istio.core.names import nearest
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of
 from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import NotFound, StateConflict
-from mlflow_istio.ports import Clock, Cluster, Registry
+from mlflow_istio.ports import Clock, Cluster, Registry, Runs
 
 
 def _silent(_message: str) -> None:
@@ -25,6 +25,7 @@ class Desk:
     Attributes:
         cluster: Where deployments and routes are.
         registry: Where changes are recorded.
+        runs: What else a release's MLflow run holds.
         clock: Time.
         who: Who works here, for the ledger.
         new_id: Makes an id that nobody else makes.
@@ -37,6 +38,7 @@ class Desk:
 
     cluster: Cluster
     registry: Registry
+    runs: Runs
     clock: Clock
     who: str
     new_id: Callable[[], str]

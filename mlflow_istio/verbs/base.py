@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_istio.config import ReadOptions, parse_options
 from mlflow_istio.core.target import parse_target
-from mlflow_istio.dry_run import DryCluster, DryRegistry
+from mlflow_istio.dry_run import DryCluster, DryRegistry, DryRuns
 from mlflow_istio.releases import views
 from mlflow_istio.releases.desk import Desk, Outcome
 from mlflow_istio.wiring import Workplace, workplace
@@ -88,7 +88,13 @@ class Dry:
 
     def __init__(self, desk: Desk) -> None:
         self._cluster = DryCluster(desk.cluster)
-        self.desk = replace(desk, cluster=self._cluster, registry=DryRegistry(desk.registry), removal_delay=0.0)
+        self.desk = replace(
+            desk,
+            cluster=self._cluster,
+            registry=DryRegistry(desk.registry),
+            runs=DryRuns(desk.runs),
+            removal_delay=0.0,
+        )
 
     def result(self, outcome: Outcome, view: views.View) -> Result:
         """What would have been done."""

@@ -25,7 +25,7 @@ from mlflow_istio.core.target import Target
 from mlflow_istio.releases import deployments, traffic
 from mlflow_istio.releases.deployments import DeployRequest
 from mlflow_istio.releases.desk import Desk, Outcome
-from mlflow_istio.testing import InMemoryRegistry
+from mlflow_istio.testing import InMemoryRegistry, InMemoryRuns
 from mlflow_istio.wiring import SystemClock, load_templates
 from tests.contract.model_server import SOURCE
 from tests.control_plane.namespaces import admin, fresh_namespace, give_least_rights, kubeconfig
@@ -69,6 +69,7 @@ class Office:
         return Desk(
             cluster=self.cluster,
             registry=self.registry,
+            runs=InMemoryRuns(),
             clock=SystemClock(),
             who="tester",
             new_id=lambda: secrets.token_hex(5),

@@ -1,0 +1,15 @@
+"""In-memory ports, for this package's tests and for yours.
+
+Example:
+    >>> from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry
+    >>> cluster, registry = InMemoryCluster(), InMemoryRegistry({"churn": [1, 2]})
+"""
+
+from __future__ import annotations
+
+from mlflow_istio.testing.clock import StillClock
+from mlflow_istio.testing.cluster import InMemoryCluster
+from mlflow_istio.testing.metrics import InMemoryMetrics
+from mlflow_istio.testing.registry import InMemoryRegistry, InMemoryRuns
+
+__all__ = ["InMemoryCluster", "InMemoryMetrics", "InMemoryRegistry", "InMemoryRuns", "StillClock"]

@@ -1,0 +1,173 @@
+"""An in-memory Registry, and what its runs hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+from mlflow_istio.core.endpoint import Release
+from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.core.standing import Standing
+from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+from mlflow_istio.ports import Figure
+
+_RETRIES = 10
+
+
+class InMemoryRegistry:
+    """A Registry in dicts.
+
+    Attributes:
+        down: Whether every call fails as if the server were gone.
+        gone: ``MODEL/VERSION`` whose files are gone.
+        aliases: (model, alias) to version number.
+        tags: ``MODEL/VERSION`` to its tags.
+        owners: (model, alias) to the SCOPE/ENDPOINT that owns it.
+        runs: Run id to outcome ("" while open).
+        artifacts: Change id to the objects recorded with it.
+    """
+
+    def __init__(self, models: Mapping[str, Sequence[int]]) -> None:
+        self._models = {model: list(versions) for model, versions in models.items()}
+        self._changes: dict[tuple[str, str], dict[str, RoutingChange]] = {}
+        self.down = False
+        self.gone: set[str] = set()
+        self.aliases: dict[tuple[str, str], int] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+        self.owners: dict[tuple[str, str], str] = {}
+        self.runs: dict[str, str] = {}
+        self.artifacts: dict[str, dict[str, Object]] = {}
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """See ``ports.Registry``."""
+        self._up()
+        versions = self._models.get(reference.model, [])
+        if reference.alias == "latest" and versions:
+            version = max(versions)
+        elif reference.alias is not None:
+            version = self.aliases.get((reference.model, reference.alias), 0)
+        else:
+            version = reference.version or 0
+        if version not in versions:
+            raise NotFound(f"registered model '{reference.model}' has no version for {reference}")
+        found = ModelVersion(
+            model=reference.model, version=version, alias=reference.alias, flavors=("python_function",)
+        )
+        if found.label in self.gone:
+            raise NotFound(f"the files of {found.uri} are gone")
+        return found
+
+    def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        for alias in aliases:
+            other = self.owners.get((model, alias), owner)
+            if other != owner:
+                raise StateConflict(f"alias '{alias}' of model '{model}' belongs to {other}: set another alias")
+
+    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+        """See ``ports.Registry``."""
+        self._up()
+        run = f"run-{scope}-{endpoint}-{release.id if release else 'standing'}"
+        self.runs.setdefault(run, "")
+        return run
+
+    def close_run(self, run: str, outcome: str) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        self.runs[run] = outcome
+
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        self.artifacts.setdefault(change.id, dict(objects))
+        self._changes.setdefault((scope, change.endpoint), {}).setdefault(change.id, change)
+
+    def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
+        """See ``ports.Registry``."""
+        self._up()
+        return sorted(self._changes.get((scope, endpoint), {}).values(), key=lambda change: change.sequence)
+
+    def publish(self, standing: Standing) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        start = f"istio.{standing.scope}.{standing.endpoint}."
+        for label in (*standing.removed, *(served.version for served in standing.served)):
+            kept = {key: value for key, value in self.tags.get(label, {}).items() if not key.startswith(start)}
+            self.tags[label] = kept
+        for served in standing.served:
+            self.tags[served.version] |= served.tags(standing.scope, standing.endpoint)
+        for key, version in standing.aliases.items():
+            if version is not None:
+                self.aliases[key] = version
+                self.owners[key] = standing.owner
+            elif self.owners.get(key) == standing.owner:
+                self.aliases.pop(key, None)
+                if key[0] not in standing.models:
+                    del self.owners[key]
+
+    def _up(self) -> None:
+        if self.down:
+            raise RegistryError("the registry can't be reached (in-memory, down)")
+
+
+class InMemoryRuns:
+    """A Runs in dicts.
+
+    Attributes:
+        down: Whether every call fails as if the server were gone.
+        kept: Run to metric to its points.
+        texts: (run, path) to text.
+        tags: ``MODEL/VERSION`` to its tags; set them as a person would.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.kept: dict[str, dict[str, list[Figure]]] = {}
+        self.texts: dict[tuple[str, str], str] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+
+    def keep(
+        self,
+        run: str,
+        *,
+        figures: Mapping[str, float] | None = None,
+        step: int = 0,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """See ``ports.Runs``."""
+        self._up()
+        kept = self.kept.setdefault(run, {})
+        for key, value in (figures or {}).items():
+            kept.setdefault(key, []).append(Figure(time=datetime.now(timezone.utc), step=step, value=float(value)))
+        for path, text in (texts or {}).items():
+            self.texts[(run, path)] = text
+
+    def figures(self, run: str) -> Mapping[str, Sequence[Figure]]:
+        """See ``ports.Runs``."""
+        self._up()
+        if run not in self.kept:
+            raise NotFound(f"there is no MLflow run '{run}'")
+        return {
+            key: tuple(sorted(points, key=lambda point: (point.step, point.time)))
+            for key, points in sorted(self.kept[run].items())
+        }
+
+    def text(self, run: str, path: str) -> str | None:
+        """See ``ports.Runs``."""
+        self._up()
+        return self.texts.get((run, path))
+
+    def tag(self, label: str, key: str) -> str | None:
+        """See ``ports.Runs``."""
+        self._up()
+        if label not in self.tags:
+            version = parse_label(label)
+            raise NotFound(f"there is no model version {version.uri} in the registry")
+        return self.tags[label].get(key)
+
+    def _up(self) -> None:
+        if self.down:
+            raise RegistryError("the registry can't be reached (in-memory, down)")
