@@ -159,6 +159,15 @@ class CreateOptions(_Wishes):
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
         "always is one (cluster only)",
     )
+    virtual_service: str | None = Field(
+        default=None, description="VirtualService of yours to take over one route of; with 'route'"
+    )
+    route: str | None = Field(
+        default=None, description="name of that route (http[].name); what it goes to becomes stable"
+    )
+    stable: str | None = Field(
+        default=None, description="which of that route's destinations is stable, if several have weight"
+    )
     model_source: Literal["registry", "image", "init"] = Field(
         default="registry",
         description="how the model gets in: registry (the server pulls it at start), image (it is in there), init (an init "
@@ -207,6 +216,19 @@ class CreateOptions(_Wishes):
             env_from_secret=self.env_from_secret,
             hardened=self.hardened,
         )
+
+
+class AdoptOptions(_Connection):
+    """Options of ``adopt``."""
+
+    virtual_service: str = Field(description="VirtualService of yours, in the target's namespace")
+    route: str = Field(description="name of one of its routes (http[].name)")
+    stable: str | None = Field(
+        default=None, description="which of the route's destinations is stable, if several have weight"
+    )
+    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
+    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
 class UpdateOptions(_Connection):

@@ -70,11 +70,11 @@ class DryCluster:
         del timeout
         return (f"(not asked: {probe.purpose})",)
 
-    def address(self, endpoint: str) -> Address:
-        """The endpoint's address, or a placeholder for one that only the dry run has."""
-        if self._cluster.get("VirtualService", endpoint) is None:
+    def address(self, virtual_service: str) -> Address:
+        """The address, or a placeholder for one that only the dry run has."""
+        if self._cluster.get("VirtualService", virtual_service) is None:
             return Address(url="(known once the endpoint exists)")
-        return self._cluster.address(endpoint)
+        return self._cluster.address(virtual_service)
 
     def difference(self) -> str:
         """What would have been written, as unified differences of YAML; empty when nothing would."""

@@ -31,6 +31,7 @@ def target_help_text() -> str:
     parts = [_HEAD]
     for verb, model in (
         ("create", config.CreateOptions),
+        ("adopt (mlflow-istio)", config.AdoptOptions),
         ("update", config.UpdateOptions),
         ("update-endpoint", config.UpdateEndpointOptions),
         ("delete, delete-endpoint", config.DeleteOptions),

@@ -207,6 +207,11 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return _shown(result) if result.difference is not None else self._verbs.endpoint(name)
 
     @_mapped
+    def adopt(self, endpoint: str, virtual_service: str, route: str, **options: Any) -> dict[str, Any]:
+        """Take over one route of your VirtualService: what it goes to becomes stable; ``delete_endpoint`` gives it back."""
+        return _shown(self._verbs.adopt(endpoint, {"virtual_service": virtual_service, "route": route, **options}))
+
+    @_mapped
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Start a release, move its traffic, or end it: ``weight``, ``strategy``, ``action``, ..."""
         return _shown(self._verbs.update_endpoint(endpoint, config))

@@ -28,12 +28,14 @@ class Address:
     """How a caller reaches an endpoint.
 
     Attributes:
-        url: Base URL; scoring is ``POST {url}/invocations``.
-        headers: Headers to send with every request (empty on the local mesh).
+        url: Base URL; scoring is ``POST {url}{scoring}``.
+        headers: Headers to send with every request (on the local mesh none but those that an endpoint's own match asks for).
+        scoring: Path of scoring below the URL; another one only where an adopted route takes exact paths.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    scoring: str = "/invocations"
 
 
 @runtime_checkable
@@ -115,11 +117,11 @@ class Cluster(Protocol):
             NotRouted: A reachable proxy did not give the answer in time.
         """
 
-    def address(self, endpoint: str) -> Address:
-        """How to reach the endpoint.
+    def address(self, virtual_service: str) -> Address:
+        """How to reach the hosts of a VirtualService; ``desk.address_of`` knows how to reach an endpoint.
 
         Raises:
-            NotFound: There is no such endpoint.
+            NotFound: There is none of that name.
         """
 
 

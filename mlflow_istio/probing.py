@@ -38,7 +38,8 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
                 "the change is stored: run the same command again, or look at 'mlflow-istio status'"
             )
         try:
-            answer = requests.get(
+            answer = requests.request(
+                probe.method,
                 url.rstrip("/") + probe.path,
                 headers={**headers, **probe.headers, "connection": "close"},
                 timeout=max(0.05, min(5.0, remaining)),

@@ -26,7 +26,7 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     """
     import requests
 
-    url = f"{address.url.rstrip('/')}/invocations"
+    url = address.url.rstrip("/") + address.scoring
     try:
         answer = requests.post(
             url,

@@ -12,6 +12,7 @@ from typing import Any
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.strategies import Wish
+from mlflow_istio.releases.adoption import adopt
 from mlflow_istio.releases.deployments import DeployRequest, deploy
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
 from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry, InMemoryRuns, StillClock
@@ -123,6 +124,42 @@ def with_canary(weight: int = 10) -> World:
     """churn-v1 is stable, churn-v2 gets 10% as a canary, churn-v3 waits."""
     world = a_world("churn-v1", "churn-v3", "churn-v2", strategy="canary", wish=Wish(weight=weight))
     world.warnings.clear()
+    return world
+
+
+def a_shop(name: str = "shop") -> Object:
+    """A user's VirtualService, whose route ``main`` sends everything below ``/api`` to the service ``web``."""
+    main: Object = {
+        "name": "main",
+        "match": [{"uri": {"prefix": "/api"}}],
+        "rewrite": {"uri": "/invocations"},
+        "route": [{"destination": {"host": "web"}}],
+    }
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": name},
+        "spec": {
+            "hosts": ["shop.example"],
+            "http": [main, {"name": "rest", "route": [{"destination": {"host": "rest"}}]}],
+        },
+    }
+
+
+def with_shop(obj: Object | None = None, *, deployed: tuple[str, ...] | None = None) -> World:
+    """A world with such a VirtualService.
+
+    Args:
+        obj: Another one.
+        deployed: Deployments behind endpoint ``churn``, which has adopted the route then; None: nothing is adopted.
+    """
+    world = World()
+    world.cluster.apply(obj or a_shop())
+    if deployed is not None:
+        adopt(world.desk, "churn", virtual_service="shop", route="main")
+        for name in deployed:
+            world.deploy(name)
+    world.cluster.writes.clear()
     return world
 
 

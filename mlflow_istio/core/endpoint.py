@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from mlflow_istio.core.adopted import Adopted, adopted_from_json
 from mlflow_istio.core.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.traffic import Destination, Traffic, destination_from_json
@@ -102,6 +103,7 @@ class Endpoint:
         settings: Small settings that later commands need, such as alias names.
         unrecorded: Changes that the registry does not have yet, oldest first.
         deleting: Whether the endpoint is being deleted.
+        adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
     """
 
     name: str
@@ -115,6 +117,12 @@ class Endpoint:
     settings: Mapping[str, str] = field(default_factory=dict)
     unrecorded: tuple[RoutingChange, ...] = ()
     deleting: bool = False
+    adopted: Adopted | None = None
+
+    @property
+    def home(self) -> str:
+        """Name of the VirtualService that carries it."""
+        return self.adopted.virtual_service if self.adopted else self.name
 
     def destination(self, deployment: str) -> Destination:
         """Where a deployment's requests go."""
@@ -236,6 +244,7 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
         "settings": dict(endpoint.settings),
         "last": _closed_as_json(endpoint.last) if endpoint.last else None,
         "deleting": endpoint.deleting,
+        **({"adopted": endpoint.adopted.as_json()} if endpoint.adopted else {}),
     }
     return {
         annotation(endpoint.name, "state"): _dumps(state),
@@ -249,8 +258,17 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
 
 
 def has_endpoint(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
-    """Whether the VirtualService carries this endpoint."""
-    return annotation(endpoint, "state") in annotations_of(virtual_service)
+    """Whether the VirtualService carries this endpoint; a copy of one that does, under another name, does not."""
+    state = annotations_of(virtual_service).get(annotation(endpoint, "state"))
+    if state is None:
+        return False
+    if name_of(virtual_service) == endpoint:
+        return True
+    try:
+        adopted = json.loads(state).get("adopted") or {}
+    except (ValueError, AttributeError):
+        return True  # damaged: whoever reads it is told
+    return bool(adopted.get("virtualService") == name_of(virtual_service))
 
 
 def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffic) -> Endpoint:
@@ -278,6 +296,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             deleting=bool(state.get("deleting", False)),
+            adopted=adopted_from_json(state["adopted"]) if state.get("adopted") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
         raise InvalidInput(

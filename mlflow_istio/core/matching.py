@@ -41,13 +41,18 @@ def answering_route(virtual_service: Mapping[str, Any], request: Request) -> Obj
         Unsupported: A match before it has a field that can't be evaluated offline; names it.
     """
     for route in virtual_service.get("spec", {}).get("http") or []:
-        matches = route.get("match")
-        if not matches or any(_matches(match, request) for match in matches):
+        conditions = route.get("match")
+        if not conditions or any(matches(match, request) for match in conditions):
             return dict(route)
     return None
 
 
-def _matches(match: Mapping[str, Any], request: Request) -> bool:
+def matches(match: Mapping[str, Any], request: Request) -> bool:
+    """Whether one match takes a request: all its fields do.
+
+    Raises:
+        Unsupported: It has a field that can't be evaluated offline; names it.
+    """
     unknown = sorted(set(match) - _KNOWN)
     if unknown:
         raise Unsupported(f"match field '{unknown[0]}' can't be evaluated offline: ask the gateway itself")

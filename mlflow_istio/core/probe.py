@@ -23,24 +23,28 @@ class Probe:
     """One GET request and the answer that proves something.
 
     Attributes:
-        endpoint: The endpoint asked.
-        path: Path below the endpoint's URL.
+        virtual_service: The VirtualService whose proxies are asked, at its hosts.
+        path: Path, with the query if there is one.
         headers: Request headers.
+        method: HTTP method.
+        any_answer: Whether any status below 500 will do: an adopted route may lead to no path that answers a bare request with 200.
         expected_body: The body (stripped) that proves it, if the body does.
         expected_headers: Response headers that must all be there, names in lower case.
         purpose: What an answer proves, for messages.
     """
 
-    endpoint: str
+    virtual_service: str
     path: str
     headers: Mapping[str, str]
+    method: str = "GET"
+    any_answer: bool = False
     expected_body: str | None = None
     expected_headers: Mapping[str, str] = field(default_factory=dict)
     purpose: str
 
     def proved_by(self, status: int, headers: Mapping[str, str], body: str) -> bool:
         """Whether an answer proves it; header names are compared in lower case."""
-        if status != 200:
+        if status != 200 and not (self.any_answer and status < 500):
             return False
         if self.expected_body is not None and body.strip() != self.expected_body:
             return False
@@ -56,10 +60,10 @@ def header_text(text: str) -> str:
     return quote(text, safe=_HEADER_SAFE)
 
 
-def change_probe(endpoint: str, change_id: str) -> Probe:
+def change_probe(virtual_service: str, change_id: str) -> Probe:
     """The probe that a routing change has reached a proxy."""
     return Probe(
-        endpoint=endpoint,
+        virtual_service=virtual_service,
         path="/",
         headers={PROBE_HEADER: "1"},
         expected_body=change_id,
@@ -67,10 +71,10 @@ def change_probe(endpoint: str, change_id: str) -> Probe:
     )
 
 
-def pin_probe(endpoint: str, deployment: str, model_version: str) -> Probe:
+def pin_probe(virtual_service: str, deployment: str, model_version: str) -> Probe:
     """The probe that a deployment answers through its pinned route, as the version it should be."""
     return Probe(
-        endpoint=endpoint,
+        virtual_service=virtual_service,
         path="/ping",
         headers={PIN_HEADER: deployment},
         expected_headers={VERSION_HEADER: header_text(model_version)},

@@ -172,16 +172,22 @@ def resume(endpoint: Endpoint) -> Endpoint:
 def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
     """Say on the object that the endpoint is being deleted; nothing else may change it from now on.
 
-    Forced, it aborts an open release, whose traffic goes with the endpoint.
+    Forced, it aborts an open release, whose traffic goes with the endpoint. Traffic of an adopted route returns to whom it
+    came from, before our routes go.
 
     Raises:
         StateConflict: A release is open, and it is not forced.
     """
-    if endpoint.release is None:
-        return replace(endpoint, deleting=True)
-    if not force:
+    if endpoint.release is not None and not force:
         raise StateConflict(f"{open_release(endpoint)} (or -C force=true deletes the endpoint with it)")
-    return replace(endpoint, deleting=True, release=None, last=_close(endpoint.release, "aborted", previous=None))
+    last = _close(endpoint.release, "aborted", previous=None) if endpoint.release else endpoint.last
+    gone = replace(endpoint, deleting=True, release=None, last=last)
+    if endpoint.adopted is None or endpoint.deleting:
+        return gone
+    theirs = [share.destination for share in endpoint.traffic.split if not endpoint.owns(share.destination)]
+    former = endpoint.adopted.stable
+    stable = former if former in theirs or not theirs else theirs[0]
+    return replace(gone, stable=stable, traffic=settle(endpoint, stable))
 
 
 def check_release(endpoint: Endpoint, release_id: str | None) -> None:

@@ -53,8 +53,8 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
         StateConflict: It is there twice, or holds something no split can.
         InvalidInput: The annotations are damaged.
     """
-    base = _split_route(virtual_service, name)
-    own = [route for route in _routes(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    base = split_route(virtual_service, name)
+    own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
     try:
         traffic = _read_traffic(name, base, own)
     except InvalidInput as exc:
@@ -73,10 +73,10 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
         StateConflict: A foreign destination of that route would be lost.
         InvalidInput: The traffic can't be expressed beside what the route already holds.
     """
-    base = _split_route(virtual_service, endpoint.name)
+    base = split_route(virtual_service, endpoint.name)
     rendered = _render(base, endpoint)
     routes: list[Object] = []
-    for route in _routes(virtual_service):
+    for route in routes_of(virtual_service):
         if route is base:
             routes.extend(rendered)
         elif not str(route.get("name", "")).startswith(prefix(endpoint.name)):
@@ -109,13 +109,20 @@ def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
     return write_endpoint(virtual_service, stamped(before, after, stamp, version))
 
 
-def _routes(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
+def routes_of(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
+    """The http routes, in order."""
     return virtual_service.get("spec", {}).get("http") or []
 
 
-def _split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
+def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
+    """The route that carries an endpoint's split: ours, or an adopted one.
+
+    Raises:
+        NotFound: It is missing.
+        StateConflict: It is there twice, or can't carry a split.
+    """
     wanted = route_name(virtual_service, endpoint)
-    found = [route for route in _routes(virtual_service) if route.get("name") == wanted]
+    found = [route for route in routes_of(virtual_service) if route.get("name") == wanted]
     where = f"VirtualService '{name_of(virtual_service)}'"
     if not found:
         raise NotFound(
@@ -144,7 +151,7 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object]) -> Traffic
         split=tuple(_read_share(entry, alone=len(entries) == 1) for entry in entries),
         pins=tuple(sorted(pin for pin in pins if pin)),
         arms=tuple(arms),
-        mirrors=tuple(_read_mirror(mirror) for mirror in base.get("mirrors") or []),
+        mirrors=tuple(read_mirror(mirror) for mirror in base.get("mirrors") or []),
         sticky=cookies[0] if cookies else None,
     )
 
@@ -154,7 +161,8 @@ def _read_share(entry: Mapping[str, Any], *, alone: bool) -> Share:
     return Share(destination=destination_from_json(entry["destination"]), weight=weight)
 
 
-def _read_mirror(entry: Mapping[str, Any]) -> Mirror:
+def read_mirror(entry: Mapping[str, Any]) -> Mirror:
+    """A mirror as Istio writes it."""
     percentage = entry.get("percentage", {"value": 100.0}).get("value", 0.0)  # Istio: no percentage means all
     return Mirror(destination=destination_from_json(entry["destination"]), percentage=percentage)
 
@@ -219,7 +227,7 @@ def _render_share(share: Share, old: Object | None, endpoint: Endpoint) -> Objec
 
 
 def _render_mirror(mirror: Mirror, old: Object | None) -> Object:
-    if old is not None and _read_mirror(old) == mirror:
+    if old is not None and read_mirror(old) == mirror:
         return old
     return {
         **(old or {"destination": mirror.destination.as_json()}),

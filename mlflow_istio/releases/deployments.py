@@ -340,7 +340,7 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
         stable=_own(name, request.name),
         route=f"mlflow-istio.{name}.split",
         settings=dict(request.settings),
-        sequence=_last_sequence(desk, name),
+        sequence=last_sequence(desk, name),
     )
     stamp = Stamp(
         id=desk.new_id(),
@@ -366,7 +366,7 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
     return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=warned(desk, warnings))
 
 
-def _last_sequence(desk: Desk, name: str) -> int:
+def last_sequence(desk: Desk, name: str) -> int:
     """Where the count stands if an endpoint of this name was deleted before; its history goes on."""
     try:
         return max((change.sequence for change in desk.registry.history(desk.scope, name)), default=0)

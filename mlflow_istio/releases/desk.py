@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mlflow_istio.core.adoption import endpoints_in
 from mlflow_istio.core.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of
-from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.core.virtual_service import read_endpoint, split_route
 from mlflow_istio.errors import NotFound, StateConflict
-from mlflow_istio.ports import Clock, Cluster, Registry, Runs
+from mlflow_istio.ports import Address, Clock, Cluster, Registry, Runs
 
 
 def _silent(_message: str) -> None:
@@ -73,14 +75,25 @@ def warned(desk: Desk, warnings: Sequence[str]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def found_home(cluster: Cluster, endpoint: str) -> Object | None:
+    """The VirtualService that carries an endpoint, or None.
+
+    It has the endpoint's name, unless the endpoint adopted a route: then its annotations tell.
+    """
+    found = cluster.get("VirtualService", endpoint)
+    if found is not None and has_endpoint(found, endpoint):
+        return found
+    return next((obj for obj in cluster.list("VirtualService", {}) if has_endpoint(obj, endpoint)), None)
+
+
 def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     """The VirtualService that carries an endpoint.
 
     Raises:
         NotFound: There is none; names the nearest endpoint.
     """
-    found = cluster.get("VirtualService", endpoint)
-    if found is not None and has_endpoint(found, endpoint):
+    found = found_home(cluster, endpoint)
+    if found is not None:
         return found
     raise NotFound(
         f"there is no endpoint '{endpoint}' in {cluster.scope}: {nearest(endpoint, endpoint_names(cluster))}"
@@ -98,12 +111,35 @@ def endpoint_of(cluster: Cluster, name: str) -> Endpoint:
 
 def endpoint_names(cluster: Cluster) -> list[str]:
     """Names of all endpoints, in order."""
-    names = []
-    for virtual_service in cluster.list("VirtualService", {}):
-        name = labels_of(virtual_service).get(ENDPOINT_LABEL, "")
-        if name and has_endpoint(virtual_service, name):
-            names.append(name)
-    return sorted(names)
+    return sorted({name for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)})
+
+
+def entrance_of(cluster: Cluster, name: str) -> Entrance:
+    """What a request must look like to reach an endpoint.
+
+    Raises:
+        NotFound: There is no such endpoint.
+        InvalidInput: Its route was edited so that no request that we could make up reaches it.
+    """
+    home = virtual_service_of(cluster, name)
+    return entrance_at(home, split_route(home, name))
+
+
+def address_of(cluster: Cluster, name: str) -> Address:
+    """How a caller reaches an endpoint.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    entrance = entrance_of(cluster, name)
+    found = cluster.address(entrance.virtual_service)
+    base = entrance.scoring.removesuffix(SCORING)
+    return replace(
+        found,
+        url=found.url.rstrip("/") + base,
+        headers={**found.headers, **entrance.headers},
+        scoring=entrance.scoring.removeprefix(base),
+    )
 
 
 def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object]:
@@ -141,9 +177,12 @@ def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
     Raises:
         StateConflict: A VirtualService of that name is somebody else's.
     """
-    found = cluster.get("VirtualService", name)
-    if found is None:
-        return None
-    if not has_endpoint(found, name):
-        raise StateConflict(f"VirtualService '{name}' exists and is not ours: use another endpoint name")
-    return read_endpoint(found, name)
+    found = found_home(cluster, name)
+    if found is not None:
+        return read_endpoint(found, name)
+    if cluster.get("VirtualService", name) is not None:
+        raise StateConflict(
+            f"VirtualService '{name}' exists and is not ours: use another endpoint name, or take over one of its routes "
+            f"with 'mlflow-istio adopt NAME --virtual-service {name} --route ROUTE'"
+        )
+    return None

@@ -55,7 +55,7 @@ def catch_up(
             _record(desk, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
             recorded.append(change)
     except RegistryError as exc:
-        _forget(desk, name, (change for change in recorded if not _removed(change, endpoint)))
+        _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         left = len(pending) - len(recorded)
         return (
             f"{left} routing change{'s wait' if left > 1 else ' waits'} on endpoint '{name}' itself until the registry is back "
@@ -66,11 +66,11 @@ def catch_up(
     try:
         _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
     except RegistryError as exc:
-        _forget(desk, name, (change for change in recorded if not _removed(change, endpoint)))
+        _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         return (
             f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command mends them",
         )
-    _forget(desk, name, recorded)
+    _forget(desk, endpoint, recorded)
     return ()
 
 
@@ -145,7 +145,8 @@ def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingC
     return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, release))
 
 
-def _forget(desk: Desk, name: str, recorded: Iterable[RoutingChange]) -> None:
+def _forget(desk: Desk, endpoint: Endpoint, recorded: Iterable[RoutingChange]) -> None:
+    name, home = endpoint.name, endpoint.home
     ids = frozenset(change.id for change in recorded)
     if not ids:
         return
@@ -155,4 +156,4 @@ def _forget(desk: Desk, name: str, recorded: Iterable[RoutingChange]) -> None:
             raise NotFound(f"endpoint '{name}' went away while its changes were recorded")
         return without_recorded(virtual_service, name, ids)
 
-    desk.cluster.edit("VirtualService", name, forget)
+    desk.cluster.edit("VirtualService", home, forget)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.objects import Object, name_of, ready_replicas
-from mlflow_istio.core.probe import change_probe, pin_probe
+from mlflow_istio.core.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.traffic import Traffic
 from mlflow_istio.errors import NotReady, NotRouted, StateConflict
-from mlflow_istio.releases.desk import Desk, endpoint_of, versions_of
+from mlflow_istio.releases.desk import Desk, endpoint_of, entrance_of, versions_of
 
 _FIRST_WAIT = 2.0
 """Seconds before looking whether somebody else has changed the endpoint once more."""
@@ -45,7 +45,7 @@ def prove_pinned(desk: Desk, name: str, deployment: str, version: str, timeout: 
         NotRouted: It does not, in time.
     """
     try:
-        desk.cluster.wait_routed(pin_probe(name, deployment, version), timeout)
+        _asked(desk, pin_probe(name, deployment, version), name, timeout)
     except NotRouted as exc:
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 
@@ -61,10 +61,15 @@ def prove_change(desk: Desk, endpoint: Endpoint, timeout: float) -> tuple[str, .
     """
     first = min(_FIRST_WAIT, timeout / 2)
     try:
-        return tuple(desk.cluster.wait_routed(change_probe(endpoint.name, endpoint.change), first))
+        return _asked(desk, change_probe(endpoint.name, endpoint.change), endpoint.name, first)
     except NotRouted:
         newest = endpoint_of(desk.cluster, endpoint.name).change
-        return tuple(desk.cluster.wait_routed(change_probe(endpoint.name, newest), timeout - first))
+        return _asked(desk, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
+
+
+def _asked(desk: Desk, probe: Probe, name: str, timeout: float) -> tuple[str, ...]:
+    """The proxies that proved it, asked in the way that reaches the endpoint."""
+    return tuple(desk.cluster.wait_routed(entrance_of(desk.cluster, name).through(probe), timeout))
 
 
 def _gains(deployment: str, before: Traffic, after: Traffic) -> bool:

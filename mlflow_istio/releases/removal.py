@@ -7,9 +7,11 @@ lives to do: the same command again does the rest.
 from __future__ import annotations
 
 from mlflow_istio.core import transitions
+from mlflow_istio.core.adoption import given_back, looks_adopted, torn_out
 from mlflow_istio.core.destination_rule import without_subset
-from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
+from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
 from mlflow_istio.releases.desk import (
     Desk,
@@ -17,6 +19,7 @@ from mlflow_istio.releases.desk import (
     deployments_of,
     endpoint_of,
     existing_endpoint,
+    found_home,
     is_ours,
     versions_of,
     warned,
@@ -75,14 +78,17 @@ def delete_endpoint(
         NotRouted: A proxy did not take the mark over in time, and it is not forced.
     """
     endpoint = _readable(desk, name, force)
-    routes = desk.cluster.get("VirtualService", name)
+    routes = found_home(desk.cluster, name) or _named(desk, name)
     deployments = deployments_of(desk.cluster, name)
     if endpoint is not None:
         _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
     elif deployments:
         warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
     if routes is not None:
-        desk.cluster.delete("VirtualService", name)
+        if is_ours(routes, name):
+            desk.cluster.delete("VirtualService", name)
+        else:
+            _give_back(desk, name, name_of(routes), torn=endpoint is None)
         desk.clock.sleep(desk.removal_delay)
     gone = [_delete_ours(desk, "DestinationRule", name)]
     gone += [desk.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
@@ -90,13 +96,40 @@ def delete_endpoint(
     return routes is not None or any(gone)
 
 
+def _give_back(desk: Desk, name: str, home: str, *, torn: bool) -> None:
+    """Take our routes and annotations out of a VirtualService that stays its owner's."""
+
+    def give_back(virtual_service: Object | None) -> Object:
+        if virtual_service is None:
+            raise NotFound(f"VirtualService '{home}' went away meanwhile: run the same command again")
+        if not has_endpoint(virtual_service, name):
+            return virtual_service
+        return torn_out(virtual_service, name) if torn else given_back(virtual_service, name)
+
+    desk.tell(f"giving route back to VirtualService '{home}'")
+    desk.cluster.edit("VirtualService", home, give_back)
+
+
+def _named(desk: Desk, name: str) -> Object | None:
+    """The VirtualService that was made for the endpoint, even if it no longer says that it carries it."""
+    found = desk.cluster.get("VirtualService", name)
+    return found if found is not None and is_ours(found, name) else None
+
+
 def _readable(desk: Desk, name: str, force: bool) -> Endpoint | None:
     """The endpoint; None when there is none, or when it is forced and ours but can't be read."""
+    found = found_home(desk.cluster, name) or _named(desk, name)
+    if found is None:
+        left = deployments_of(desk.cluster, name) or any(
+            (obj := desk.cluster.get(kind, name)) is not None and is_ours(obj, name)
+            for kind in ("Service", "DestinationRule")
+        )
+        # A VirtualService of that name may have been adopted, and given back before the rest was taken away.
+        return None if left else existing_endpoint(desk.cluster, name)
     try:
-        return existing_endpoint(desk.cluster, name)
+        return read_endpoint(found, name) if has_endpoint(found, name) else existing_endpoint(desk.cluster, name)
     except (InvalidInput, NotFound, StateConflict) as exc:
-        found = desk.cluster.get("VirtualService", name)
-        if not force or found is None or not is_ours(found, name):
+        if not force or not (is_ours(found, name) or looks_adopted(found, name)):
             raise
         warned(desk, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
         return None

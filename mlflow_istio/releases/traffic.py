@@ -263,7 +263,7 @@ def move(
         _check_same_release(planned, now, wanted)
         return changed(virtual_service, wanted, stamp)
 
-    before, after = desk.cluster.edit("VirtualService", name, edit)
+    before, after = desk.cluster.edit("VirtualService", planned.home, edit)
     endpoint = read_endpoint(after, name)
     proxies = prove_change(desk, endpoint, timeout)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"

@@ -12,7 +12,14 @@ from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.errors import MlflowIstioError, NotFound
 from mlflow_istio.ports import Cluster
-from mlflow_istio.releases.desk import deployment_of, deployments_of, endpoint_names, endpoint_of, existing_endpoint
+from mlflow_istio.releases.desk import (
+    address_of,
+    deployment_of,
+    deployments_of,
+    endpoint_names,
+    endpoint_of,
+    existing_endpoint,
+)
 
 View = dict[str, Any]
 
@@ -25,11 +32,14 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
     """
     endpoint = endpoint_of(cluster, name)
     deployments = deployments_of(cluster, name)
-    address = cluster.address(name)
+    address = address_of(cluster, name)
     return {
         "name": name,
         "url": address.url,
         "headers": dict(address.headers),
+        "scoring_url": address.url + address.scoring,
+        "virtual_service": endpoint.home,
+        "adopted_route": endpoint.route if endpoint.adopted else None,
         "stable": endpoint.stable.name,
         "candidates": list(endpoint.release.candidates) if endpoint.release else [],
         "traffic": endpoint.traffic.weights,
@@ -71,7 +81,7 @@ def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) ->
     existing = existing_endpoint(cluster, its_endpoint)
     view = _deployment_view(found, existing)
     if existing is not None:
-        address = cluster.address(its_endpoint)
+        address = address_of(cluster, its_endpoint)
         view |= {"url": address.url, "headers": {**address.headers, PIN_HEADER: name}}
     return view
 

@@ -91,11 +91,11 @@ class InMemoryCluster:
             raise NotRouted(f"no proxy confirmed {probe.purpose} within {timeout:g} s")
         return ("in-memory",)
 
-    def address(self, endpoint: str) -> Address:
+    def address(self, virtual_service: str) -> Address:
         """See ``ports.Cluster``."""
-        if self.get("VirtualService", endpoint) is None:
-            raise NotFound(f"there is no endpoint '{endpoint}'")
-        return Address(url=f"http://{endpoint}.invalid")
+        if self.get("VirtualService", virtual_service) is None:
+            raise NotFound(f"there is no endpoint '{virtual_service}'")
+        return Address(url=f"http://{virtual_service}.invalid")
 
     def _store(self, verb: str, obj: Object) -> Object:
         key = (str(obj["kind"]), name_of(obj))
@@ -124,12 +124,12 @@ class InMemoryCluster:
         return None if obj is None else str(obj["metadata"]["resourceVersion"])
 
     def _proves(self, probe: Probe) -> bool:
-        virtual_service = self.get("VirtualService", probe.endpoint)
+        virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
         route = answering_route(
             virtual_service,
-            Request(method="GET", path=probe.path, headers={k.lower(): v for k, v in probe.headers.items()}),
+            Request(method=probe.method, path=probe.path, headers={k.lower(): v for k, v in probe.headers.items()}),
         )
         if route is None:
             return False
@@ -137,7 +137,7 @@ class InMemoryCluster:
             answer = route["directResponse"]
             return probe.proved_by(answer["status"], {}, answer["body"]["string"])
         subset = route["route"][0]["destination"].get("subset", "")
-        rule = self.get("DestinationRule", probe.endpoint)
+        rule = self.get("DestinationRule", route["route"][0]["destination"]["host"])
         known = {entry["name"] for entry in (rule or {}).get("spec", {}).get("subsets", [])}
         deployment = self.get("Deployment", subset)
         if subset not in known or deployment is None or not ready_replicas(deployment):

@@ -3,6 +3,7 @@
 Nothing here imports MLflow; a verb that needs the registry imports it when it runs.
 """
 
+from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
@@ -11,5 +12,5 @@ from mlflow_istio.verbs.reading import ReadingVerbs
 __all__ = ["Config", "Result", "Verbs"]
 
 
-class Verbs(DeploymentVerbs, EndpointVerbs, ReadingVerbs):
+class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ReadingVerbs):
     """All verbs on one target; each family stands in a module of its own."""

@@ -6,6 +6,7 @@ from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateOptions, par
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases import deployments, removal, views
 from mlflow_istio.releases.desk import Outcome
+from mlflow_istio.verbs.adoption import alias_settings, brought_up
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
 from mlflow_istio.wiring import only
 
@@ -39,14 +40,7 @@ class DeploymentVerbs(Base):
             env_manager=options.env_manager,
             from_folder=self.target.kind == "istio-local",
             pod=options.pod() if self.target.kind == "istio" else None,
-            settings={
-                role: alias
-                for role, alias, usual in (
-                    ("stable_alias", options.champion_alias, "champion"),
-                    ("candidate_alias", options.challenger_alias, "challenger"),
-                )
-                if alias != usual
-            },
+            settings=alias_settings(options),
             hosts=options.host if self.target.kind == "istio" else (),
             gateways=place.gateways(),
             ready_timeout=options.ready_timeout,
@@ -55,7 +49,7 @@ class DeploymentVerbs(Base):
         )
         desk = place.desk(self._tell, self._warn, options.templates)
         with_desk = Dry(desk) if options.dry_run else Real(desk)
-        outcome = deployments.deploy(with_desk.desk, request)
+        outcome = brought_up(with_desk.desk, request, options)
         return with_desk.result(outcome, views.deployment_view(with_desk.desk.cluster, name))
 
     def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:

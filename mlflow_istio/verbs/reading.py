@@ -10,7 +10,7 @@ from mlflow_istio.core.assignment import assignment_headers
 from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases import views
-from mlflow_istio.releases.desk import endpoint_of
+from mlflow_istio.releases.desk import address_of, endpoint_of, found_home
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.verbs.base import Base, Config
 
@@ -38,7 +38,7 @@ class ReadingVerbs(Base):
         """Every routing change of an endpoint that the registry has, after recording what it did not have yet."""
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        if desk.cluster.get("VirtualService", name) is not None:
+        if found_home(desk.cluster, name) is not None:
             for warning in catch_up(desk, name, publish=False):
                 self._warn(warning)
         changes = desk.registry.history(desk.scope, name)
@@ -75,8 +75,7 @@ class ReadingVerbs(Base):
         if name is not None:
             its = self.deployment(name, endpoint)["endpoint"]
             sent = {**(headers or {}), PIN_HEADER: name}
-            return score(cluster.address(its), payload, headers=sent, timeout=timeout)
+            return score(address_of(cluster, its), payload, headers=sent, timeout=timeout)
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")
-        endpoint_of(cluster, endpoint)
-        return score(cluster.address(endpoint), payload, headers=headers or {}, timeout=timeout)
+        return score(address_of(cluster, endpoint), payload, headers=headers or {}, timeout=timeout)

@@ -273,7 +273,7 @@ class TrafficContract:
         cluster.apply(deployment(name, f"{name}-a", version="m/better"))
         cluster.wait_ready(f"{name}-a", patience)
         better = Probe(
-            endpoint=name,
+            virtual_service=name,
             path="/ping",
             headers={},
             expected_headers={"x-mlflow-model-version": "m/better"},

@@ -195,12 +195,12 @@ class KubernetesCluster:
             raise
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
-        """See ``ports.Cluster``. Asks every gateway of the endpoint that can be reached from here, and our own sidecar."""
+        """See ``ports.Cluster``. Asks every gateway of the VirtualService that can be reached from here, and our own sidecar."""
         from mlflow_istio.probing import confirm  # it needs requests
 
         deadline = time.monotonic() + timeout
         proved = []
-        for proxy in self._proxies.reachable(self._exposure(probe.endpoint)):
+        for proxy in self._proxies.reachable(self._exposure(probe.virtual_service)):
             left = max(0.1, deadline - time.monotonic())
             try:
                 confirm(probe, url=proxy.address.url, headers=proxy.address.headers, timeout=left)
@@ -209,9 +209,9 @@ class KubernetesCluster:
             proved.append(proxy.name)
         return proved
 
-    def address(self, endpoint: str) -> Address:
+    def address(self, virtual_service: str) -> Address:
         """See ``ports.Cluster``. Through the gateway; without one, the address inside the mesh."""
-        return self._proxies.address(self._exposure(endpoint))
+        return self._proxies.address(self._exposure(virtual_service))
 
     def check_gateway(self, gateway: str) -> None:
         """Refuse a gateway that does not exist, before anything is applied.
@@ -291,11 +291,11 @@ class KubernetesCluster:
         # A list's items of built-in kinds say neither.
         return {"apiVersion": API_VERSIONS[kind], "kind": kind, **obj}
 
-    def _exposure(self, endpoint: str) -> Exposure:
-        """Hosts and gateways of an endpoint, as its VirtualService was last read or written here."""
-        if endpoint not in self._exposures and self.get("VirtualService", endpoint) is None:
-            raise NotFound(f"there is no endpoint '{endpoint}' in namespace '{self._namespace}'")
-        return self._exposures[endpoint]
+    def _exposure(self, virtual_service: str) -> Exposure:
+        """Hosts and gateways of a VirtualService, as it was last read or written here."""
+        if virtual_service not in self._exposures and self.get("VirtualService", virtual_service) is None:
+            raise NotFound(f"there is no endpoint '{virtual_service}' in namespace '{self._namespace}'")
+        return self._exposures[virtual_service]
 
     def _await_gone(self, kind: str, name: str) -> None:
         """Wait for an object that finalizers hold back."""

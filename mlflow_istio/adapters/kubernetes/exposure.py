@@ -18,7 +18,7 @@ class Exposure:
     """Where an endpoint is exposed.
 
     Attributes:
-        endpoint: Name of the endpoint.
+        endpoint: Name of the VirtualService.
         inside: Its host inside the mesh, fully qualified.
         hosts: Full names under which proxies know it, public ones first; a wildcard stands for one name it covers.
         gateways: NAMESPACE/NAME of its gateways.
@@ -54,7 +54,9 @@ def exposure_of(virtual_service: Mapping[str, Any]) -> Exposure:
     metadata, spec = virtual_service["metadata"], virtual_service.get("spec", {})
     name, namespace = str(metadata["name"]), str(metadata.get("namespace", "default"))
     named = [_full(host, name, namespace) for host in spec.get("hosts") or ()]
-    inside = f"{name}.{namespace}.{_DOMAIN}"
+    own = f"{name}.{namespace}.{_DOMAIN}"
+    # A VirtualService that was there before us may be called otherwise than its Service.
+    inside = own if own in named else next((host for host in named if host.endswith(_DOMAIN)), own)
     gateways = spec.get("gateways") or [MESH]
     return Exposure(
         endpoint=name,

@@ -164,17 +164,17 @@ class LocalMesh:
         if not self._control.supervisor.is_alive():
             self.up()
         try:
-            confirm(probe, url=self.address(probe.endpoint).url, headers={}, timeout=timeout)
+            confirm(probe, url=self.address(probe.virtual_service).url, headers={}, timeout=timeout)
         except NotRouted as exc:
             raise NotRouted(exc.message, detail=self._control.envoy.log()) from exc
         return [f"envoy {self.scope}"]
 
-    def address(self, endpoint: str) -> Address:
+    def address(self, virtual_service: str) -> Address:
         """See ``ports.Cluster``."""
         self._state.check()
-        port = inspection.endpoint_ports(self._state).get(endpoint)
+        port = inspection.endpoint_ports(self._state).get(virtual_service)
         if port is None:
-            raise NotFound(f"there is no endpoint '{endpoint}' in mesh '{self.name}'")
+            raise NotFound(f"there is no endpoint '{virtual_service}' in mesh '{self.name}'")
         return Address(url=f"http://127.0.0.1:{port}")
 
     def up(self, *, new_ports: bool = False) -> MeshStatus:

@@ -16,8 +16,9 @@ import pytest
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, NotReady
 from mlflow_istio.releases import deployments, removal, traffic
+from mlflow_istio.releases.adoption import adopt, adopt_and_deploy
 from mlflow_istio.releases.desk import Desk
-from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary
+from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,20 @@ CASES = {
     "deletion of an endpoint": Case(world=two, command=lambda desk: removal.delete_endpoint(desk, "churn")),
     "deletion of an endpoint, with changes that the registry lacks": Case(
         world=owing, command=lambda desk: removal.delete_endpoint(desk, "churn")
+    ),
+    "adoption": Case(world=with_shop, command=lambda desk: adopt(desk, "churn", virtual_service="shop", route="main")),
+    "adoption with a canary": Case(
+        world=with_shop,
+        command=lambda desk: adopt_and_deploy(
+            desk, a_request("churn-v1", **CANARY), virtual_service="shop", route="main"
+        ),
+    ),
+    "promotion over a foreign stable": Case(
+        world=lambda: with_shop(deployed=("churn-v1",)),
+        command=lambda desk: start(desk, candidates=("churn-v1",), wish=Wish(weight=100)),
+    ),
+    "deletion of an adopted endpoint": Case(
+        world=lambda: with_shop(deployed=("churn-v1",)), command=lambda desk: removal.delete_endpoint(desk, "churn")
     ),
     "forced deletion of an endpoint with a release": Case(
         world=with_canary, command=lambda desk: removal.delete_endpoint(desk, "churn", force=True)

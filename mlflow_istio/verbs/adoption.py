@@ -1,0 +1,61 @@
+"""The verb that takes over a route of somebody's VirtualService, and what it shares with ``create``."""
+
+from __future__ import annotations
+
+from mlflow_istio.config import AdoptOptions, CreateOptions, parse_options
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases import adoption, deployments, views
+from mlflow_istio.releases.desk import Desk, Outcome
+from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+
+
+class AdoptionVerbs(Base):
+    """Endpoints in VirtualServices that were there before."""
+
+    def adopt(self, name: str, config: Config | None = None) -> Result:
+        """Make one route of a VirtualService an endpoint; see ``releases.adoption.adopt``."""
+        options = parse_options(AdoptOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        outcome = adoption.adopt(
+            with_desk.desk,
+            name,
+            virtual_service=options.virtual_service,
+            route=options.route,
+            stable=options.stable,
+            settings=alias_settings(options),
+            reason=options.reason,
+            timeout=options.timeout,
+        )
+        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+
+
+def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:
+    """Deploy a version, behind an adopted route where the options name one.
+
+    Raises:
+        InvalidInput: Only one of ``virtual_service`` and ``route``, or an option that has no effect beside them.
+    """
+    if options.virtual_service is None and options.route is None:
+        if options.stable is not None:
+            raise InvalidInput("option 'stable' has no effect without 'virtual_service' and 'route': leave it out")
+        return deployments.deploy(desk, request)
+    if options.virtual_service is None or options.route is None:
+        missing = "route" if options.route is None else "virtual_service"
+        raise InvalidInput(f"to take over a route give both 'virtual_service' and 'route': '{missing}' is missing")
+    if options.host:
+        raise InvalidInput(
+            "option 'host' has no effect with 'virtual_service', whose hosts stay as they are: leave it out"
+        )
+    return adoption.adopt_and_deploy(
+        desk, request, virtual_service=options.virtual_service, route=options.route, stable=options.stable
+    )
+
+
+def alias_settings(options: CreateOptions | AdoptOptions) -> dict[str, str]:
+    """The endpoint's settings for aliases that have other names than usual."""
+    given = (
+        ("stable_alias", options.champion_alias, "champion"),
+        ("candidate_alias", options.challenger_alias, "challenger"),
+    )
+    return {role: alias for role, alias, usual in given if alias != usual}
