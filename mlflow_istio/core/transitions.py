@@ -26,8 +26,10 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     """Take a deployment's header route away, as the first step of its removal.
 
     Raises:
-        StateConflict: It has traffic, is stable, or belongs to the open release.
+        StateConflict: It has traffic, is stable, or belongs to the open release; or the endpoint is being deleted, and the
+            deployment goes with it.
     """
+    _not_deleting(endpoint)
     where = f"deployment '{deployment}' of endpoint '{endpoint.name}'"
     if endpoint.role_of(deployment) == "stable":
         raise StateConflict(f"{where} is stable: promote another first, or delete the whole endpoint")

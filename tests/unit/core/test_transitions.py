@@ -173,8 +173,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "deleting": {
         "delete": SAME,
-        "unpin": ({"v1": 100}, "v1", None, None),
-        **dict.fromkeys(("pin", "start", "shift", "promote", "abort", "rollback", "pause", "resume"), GOING),
+        **dict.fromkeys(("pin", "unpin", "start", "shift", "promote", "abort", "rollback", "pause", "resume"), GOING),
     },
 }
 PINNED = "pinned"
