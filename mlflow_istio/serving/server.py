@@ -20,6 +20,7 @@ from mlflow_istio.errors import InvalidInput, NotReady
 from mlflow_istio.serving.app import ServingApp, identity_headers
 from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.metrics import ServerMetrics
+from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.settings import PREFIX, ServingSettings
@@ -84,7 +85,8 @@ def _open_record_log(settings: ServingSettings) -> RecordLog | None:
 
 def _load_scoring_app(model_uri: str) -> ASGIApp:
     try:
-        app: ASGIApp = scoring_server.init(scoring_server.load_model_with_mlflow_config(model_uri))
+        model = noticing_failures(scoring_server.load_model_with_mlflow_config(model_uri))
+        app: ASGIApp = ModelFailures(scoring_server.init(model))
     except (MlflowException, FileNotFoundError) as error:
         raise NotReady(f"model {model_uri!r} can't be loaded: {_one_line(error)}") from error
     except Exception as error:

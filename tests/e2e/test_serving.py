@@ -236,6 +236,21 @@ def test_every_answer_says_who_gave_it_and_is_counted(models, tmp_path):
     assert '"GET /nowhere HTTP/1.1" 404' in server.log.read_text()
 
 
+def test_a_model_that_raises_has_failed_and_a_request_it_can_not_take_is_refused(models, tmp_path):
+    with running(tmp_path, models / "watched") as server:
+        failed = server.score(json.dumps({"dataframe_records": [{"nothing": 1}]}))
+        assert failed.status_code == 500
+        assert failed.json()["error_code"] == "INTERNAL_ERROR"
+        assert "KeyError" in failed.json()["stack_trace"]
+        assert failed.headers["x-mlflow-model-version"] == "churn/2"
+        assert server.score(watched_input()).status_code == 200
+        assert server.score("{}").status_code == 400
+        assert server.metric('mlflow_istio_requests_total{code="500",path="/invocations"}') == 1
+    with running(tmp_path, models / "sklearn") as server:
+        unfit = server.score(json.dumps({"dataframe_records": [{"nothing": 1}]}))
+        assert (unfit.status_code, unfit.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+
+
 def test_a_registered_version_is_served_by_its_uri_alone(models, tmp_path):
     registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{models}/registry.db", "MLFLOW_ISTIO_MODEL_VERSION": ""}
     with running(tmp_path, "models:/churn/1", **registry) as server:
