@@ -11,6 +11,7 @@ try:
 except ImportError as exc:
     raise ImportError("kfp_components needs Kubeflow Pipelines: pip install 'mlflow-istio[kfp]'") from exc
 
+from kfp_components.approval import wait_for_approval
 from kfp_components.deploy import deploy_version
 from kfp_components.ledger import read_ledger
 from kfp_components.promote import promote_candidate
@@ -24,4 +25,5 @@ __all__ = [
     "roll_back_release",
     "roll_back_unless_succeeded",
     "set_traffic",
+    "wait_for_approval",
 ]

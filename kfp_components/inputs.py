@@ -79,6 +79,16 @@ def check_traffic(constants: Options) -> None:
     parse_options(UpdateEndpointOptions, traffic_config(**constants), cluster=kind)
 
 
+def check_approval(constants: Options) -> None:
+    """Check what of ``wait_for_approval`` is known."""
+    _check_common(constants)
+    if constants.get("default", "reject") not in ("approve", "reject"):
+        raise InvalidInput(f"default must be 'approve' or 'reject', not {constants['default']!r}")
+    for name in ("timeout_minutes", "poll_seconds"):
+        if not constants.get(name, 1.0) > 0:
+            raise InvalidInput(f"{name} must be above 0, not {constants[name]!r}")
+
+
 def check_names(constants: Options) -> None:
     """Check target, endpoint and deployment of any component."""
     _check_common(constants)

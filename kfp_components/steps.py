@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kfp_components.inputs import create_config, given, traffic_config
-from mlflow_istio.errors import MlflowIstioError, NotFound
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from kfp_components.inputs import check_approval, create_config, given, traffic_config
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError
 from mlflow_istio.verbs import Verbs
 
 View = dict[str, Any]
@@ -89,6 +91,54 @@ def read_ledger(target: str, endpoint: str, release_id: str) -> list[View]:
     """Record what the registry does not have yet, and return the changes of an endpoint, or those of one release."""
     changes = verbs_of(target).history(endpoint)
     return [change for change in changes if not release_id or change["release"] == release_id]
+
+
+def wait_for_approval(
+    target: str, endpoint: str, candidate: str, *, tag: str, timeout: float, default: str, interval: float
+) -> tuple[bool, str]:
+    """Wait until a person has set a tag on the candidate's model version.
+
+    A registry that can't be reached for a while is asked again: nobody has answered yet.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        candidate: The deployment.
+        tag: Key of the tag.
+        timeout: Seconds to wait.
+        default: What no answer means: ``approve`` or ``reject``.
+        interval: Seconds between two looks.
+
+    Returns:
+        Whether it was approved, and the answer in words.
+
+    Raises:
+        InvalidInput: The tag says something else, or ``default`` does.
+    """
+    check_approval({"default": default, "timeout_minutes": timeout, "poll_seconds": interval})
+    verbs = verbs_of(target)
+    label = verbs.deployment(candidate, endpoint)["model_version"]
+    _say(f"waiting for tag '{tag}' (approved or rejected) on models:/{label}, at most {timeout:g} s, then: {default}")
+
+    def ask() -> str | None:
+        try:
+            return verbs.version_tag(label, tag)
+        except RegistryError as exc:
+            _say(f"warning: {exc.message}")
+            return None
+
+    asking = Retrying(
+        retry=retry_if_result(lambda said: said is None),
+        wait=wait_fixed(interval),
+        stop=stop_after_delay(timeout),
+        retry_error_callback=lambda _state: None,
+    )
+    said = asking(ask)
+    if said is None:
+        return default == "approve", f"nobody set tag '{tag}' in {timeout:g} s: {default}"
+    if said not in ("approved", "rejected"):
+        raise InvalidInput(f"tag '{tag}' of models:/{label} is {said!r}: set it to approved or rejected")
+    return said == "approved", f"tag '{tag}' of models:/{label} says {said}"
 
 
 def as_markdown(endpoint: str, changes: list[View]) -> str:

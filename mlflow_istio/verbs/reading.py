@@ -46,6 +46,15 @@ class ReadingVerbs(Base):
             endpoint_of(desk.cluster, name)  # says which endpoints there are
         return views.history_views(changes)
 
+    def version_tag(self, label: str, key: str) -> str | None:
+        """A tag of the model version ``MODEL/VERSION``, such as a person's approval; None when it does not have it.
+
+        Raises:
+            NotFound: There is no such version.
+            RegistryError: The registry can't be reached.
+        """
+        return self._read().runs.tag(label, key)
+
     def assign(self, name: str, user_id: str) -> dict[str, str]:
         """The headers that send a user to the arm of the open A/B release.
 
