@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.adopted import Adopted, adopted_from_json
@@ -16,11 +17,12 @@ from mlflow_istio.core.endpoint import Endpoint, Stamp, annotation, has_endpoint
 from mlflow_istio.core.entrance import entrance_at
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.policy import NO_POLICY
 from mlflow_istio.core.traffic import Destination, Share, Traffic, destination_from_json
 from mlflow_istio.core.virtual_service import prefix, read_endpoint, read_mirror, routes_of, split_route, write_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
-PARTS = ("state", "release", "unrecorded", "progress", "deadlines")
+PARTS = ("state", "release", "unrecorded", "progress", "deadlines", "policy")
 """Parts of an endpoint that stand in annotations of their own."""
 
 
@@ -105,6 +107,8 @@ def given_back(virtual_service: Object, name: str) -> Object:
     endpoint = read_endpoint(virtual_service, name)
     if endpoint.adopted is None:
         raise StateConflict(f"endpoint '{name}' adopted no route: there is nothing to give back")
+    plain = replace(endpoint, traffic=replace(endpoint.traffic, policy=NO_POLICY))
+    virtual_service = write_endpoint(virtual_service, plain)  # its owner's fields under ours are back
     base = split_route(virtual_service, name)
     return without_endpoint(virtual_service, name, base, _former(base.get("route") or [], name, endpoint.adopted))
 

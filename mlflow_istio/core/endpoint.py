@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.adopted import Adopted, adopted_from_json
+from mlflow_istio.core.deadlines import Deadline, deadline_from_json
 from mlflow_istio.core.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.traffic import Destination, Traffic, destination_from_json
@@ -104,6 +105,7 @@ class Endpoint:
         unrecorded: Changes that the registry does not have yet, oldest first.
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
+        deadlines: What must end later.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Endpoint:
     settings: Mapping[str, str] = field(default_factory=dict)
     unrecorded: tuple[RoutingChange, ...] = ()
     deleting: bool = False
+    deadlines: tuple[Deadline, ...] = ()
     adopted: Adopted | None = None
 
     @property
@@ -173,7 +176,7 @@ class Stamp:
 
 
 def annotation(endpoint: str, part: str) -> str:
-    """The annotation key of one part of an endpoint: ``state``, ``release`` or ``unrecorded``."""
+    """The annotation key of one part of an endpoint: ``state``, ``release``, ``unrecorded``, ``deadlines``."""
     return f"{DOMAIN}/{part}.{endpoint}"
 
 
@@ -254,6 +257,9 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
         annotation(endpoint.name, "unrecorded"): (
             _dumps([change.as_json() for change in endpoint.unrecorded]) if endpoint.unrecorded else None
         ),
+        annotation(endpoint.name, "deadlines"): (
+            _dumps([deadline.as_json() for deadline in endpoint.deadlines]) if endpoint.deadlines else None
+        ),
     }
 
 
@@ -283,6 +289,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
         raise InvalidInput(f"VirtualService '{name_of(virtual_service)}' does not carry endpoint '{name}'")
     release = _loads(virtual_service, annotations, annotation(name, "release"))
     unrecorded = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
+    deadlines = _loads(virtual_service, annotations, annotation(name, "deadlines")) or []
     try:
         return Endpoint(
             name=name,
@@ -297,6 +304,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             deleting=bool(state.get("deleting", False)),
             adopted=adopted_from_json(state["adopted"]) if state.get("adopted") else None,
+            deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
         raise InvalidInput(

@@ -78,14 +78,14 @@ class RoutingChange:
     def as_tag(self) -> str:
         """The change as a tag's value, at most ``MAX_TAG`` characters.
 
-        What is too long is cut in the order of its worth: evidence, reason, the matches of the arms, all but the split, the
+        What is too long is cut in the order of its worth: evidence, reason, policy and arms, all but the split, the
         split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so.
         """
         obj = self.as_json()
         cuts = (
             {"evidence": {}, "cut": True},
             {"reason": _cut(self.reason), "who": _cut(self.who)},
-            {side: {**obj[side], "arms": []} for side in ("before", "after") if obj[side]},
+            {side: {**_without_policy(obj[side]), "arms": []} for side in ("before", "after") if obj[side]},
             {side: {"split": _live(obj[side])} for side in ("before", "after") if obj[side]} | {"versions": {}},
             {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
         )
@@ -122,6 +122,10 @@ def _cut(text: str) -> str:
     while len(json.dumps(longest)) > 350:
         longest = longest[: len(longest) * 9 // 10]
     return longest
+
+
+def _without_policy(traffic: Object) -> Object:
+    return {key: value for key, value in traffic.items() if key != "policy"}
 
 
 def _live(traffic: Object) -> list[Object]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release
 from mlflow_istio.core.names import nearest
+from mlflow_istio.core.objects import Object
 from mlflow_istio.core.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, check_weight, split_between
 from mlflow_istio.core.virtual_service import cookie_match, header_match
@@ -27,6 +29,8 @@ class Wish:
         header: A/B: request header whose value names the arm.
         cookie: A/B: cookie whose value names the arm; the split sets it.
         values: A/B by header: deployment to the value that means it.
+        match: Canary: requests that the candidate gets whatever the weight; empty: none of their own any more.
+        arms: A/B: deployment to the requests it gets, in place of a header or cookie.
     """
 
     weight: int | None = None
@@ -35,18 +39,19 @@ class Wish:
     header: str | None = None
     cookie: str | None = None
     values: Mapping[str, str] | None = None
+    match: tuple[Object, ...] | None = None
+    arms: Mapping[str, tuple[Object, ...]] | None = None
 
     @property
     def said(self) -> tuple[str, ...]:
         """Names of the options that were given."""
-        return tuple(
-            f for f in ("weight", "weights", "mirror", "header", "cookie", "values") if getattr(self, f) is not None
-        )
+        names = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
+        return tuple(name for name in names if getattr(self, name) is not None)
 
 
 _ALLOWED: Mapping[str, frozenset[str]] = {
-    "canary": frozenset({"weight", "weights"}),
-    "ab": frozenset({"weight", "weights", "header", "cookie", "values"}),
+    "canary": frozenset({"weight", "weights", "match"}),
+    "ab": frozenset({"weight", "weights", "header", "cookie", "values", "arms"}),
     "blue-green": frozenset({"weight", "weights"}),
     "shadow": frozenset({"mirror"}),
 }
@@ -58,6 +63,7 @@ _WHY_NOT: Mapping[tuple[str, str], str] = {
         "weights",
     ): "a shadow gets copies and no live traffic: use 'mirror', or action=promote to make it stable",
     ("canary", "mirror"): "copies are what strategy=shadow is for",
+    ("ab", "match"): "each arm has requests of its own: use 'arms'",
 }
 
 _NOT_FOR_ARMS = frozenset({"uri", "scheme", "method", "authority", "host", "cookie", PIN_HEADER, PROBE_HEADER})
@@ -90,7 +96,7 @@ def check_wish(strategy: str, wish: Wish, *, starting: bool) -> None:
     if wish.weight is not None and wish.weights is not None:
         raise InvalidInput("give either 'weight' (of the candidate) or 'weights' (of every destination), not both")
     if not starting:
-        for option in ("header", "cookie", "values"):
+        for option in ("header", "cookie", "values", "arms"):
             if option in wish.said:
                 raise InvalidInput(f"option '{option}' is fixed when an A/B release starts: abort it and start another")
 
@@ -102,7 +108,7 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
         return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
     if release.strategy == "ab":
         return ab(endpoint, release, wish)
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish))
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=_matched(release, wish.match or ()))
 
 
 def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
@@ -117,13 +123,18 @@ def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
         raise StateConflict(no_release(endpoint))
     if not wish.said:
         raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
-    wish = _without_known(release, wish)
+    wish = _without_known(endpoint, release, wish)
     check_wish(release.strategy, wish, starting=False)
     if not wish.said:
         return endpoint.traffic
     if wish.mirror is not None:
         return shadow(endpoint, release, wish.mirror)
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish))
+    traffic = endpoint.traffic
+    if wish.match is not None:
+        traffic = replace(traffic, arms=_matched(release, wish.match))
+    if wish.weight is None and wish.weights is None:
+        return traffic
+    return replace(traffic, split=_split(endpoint, release, wish))
 
 
 def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
@@ -140,6 +151,10 @@ def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
 
     Sticking stable's users too keeps the candidate's share from growing with every visit.
     """
+    if wish.arms is not None:
+        return replace(
+            endpoint.traffic, split=_split(endpoint, release, wish), arms=_given_arms(endpoint, release, wish.arms)
+        )
     assignment = release.assignment
     if assignment is None:
         raise InvalidInput("strategy=ab needs 'header' or 'cookie': how a caller names the arm")
@@ -151,8 +166,8 @@ def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
     return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=arms, sticky=sticky)
 
 
-def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment:
-    """How callers name the arms of an A/B release.
+def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment | None:
+    """How callers name the arms of an A/B release; None when each arm has matches of its own.
 
     Args:
         release_id: The release's id; part of every value, so that one of an earlier release means nothing.
@@ -162,6 +177,10 @@ def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignme
     Raises:
         InvalidInput: Neither or both of header and cookie, or values that don't fit.
     """
+    if wish.arms is not None:
+        if wish.header is not None or wish.cookie is not None or wish.values is not None:
+            raise InvalidInput("'arms' says which requests each arm gets: leave 'header', 'cookie' and 'values' out")
+        return None
     if (wish.header is None) == (wish.cookie is None):
         raise InvalidInput("strategy=ab needs exactly one of 'header' and 'cookie': how a caller names the arm")
     if wish.header is not None and wish.header.lower() in _NOT_FOR_ARMS:
@@ -191,19 +210,25 @@ def settle(endpoint: Endpoint, stable: Destination) -> Traffic:
     """All live traffic of the release to one destination; no arms, no mirrors and no cookie of ours are left.
 
     Foreign destinations are never removed. One that takes no part in the release keeps its weight; one that was stable
-    gets 0.
+    gets 0. A fault ends, and so do routes of their own that lead to what users are taken away from.
     """
     foreign = [
         replace(share, weight=0) if share.destination == endpoint.stable else share
         for share in endpoint.traffic.split
         if not endpoint.owns(share.destination) and share.destination != stable
     ]
+    left = set(endpoint.release.candidates) if endpoint.release else {endpoint.stable.name}
+    policy = endpoint.traffic.policy
+    rules = tuple(rule for rule in policy.rules if rule.deployment not in left - {stable.name})
+    if policy.fault is not None:
+        policy = replace(policy, fault=None, replaced=tuple(name for name in policy.replaced if name != "fault"))
     return replace(
         endpoint.traffic,
         split=split_between(stable, foreign),
         arms=(),
         sticky=None,
         mirrors=tuple(m for m in endpoint.traffic.mirrors if not endpoint.owns(m.destination)),
+        policy=replace(policy, rules=rules),
     )
 
 
@@ -216,8 +241,37 @@ def no_release(endpoint: Endpoint) -> str:
     return f"endpoint '{endpoint.name}' has no open release, so there is no candidate: {start_one}"
 
 
-def _without_known(release: Release, wish: Wish) -> Wish:
+def _matched(release: Release, match: tuple[Object, ...]) -> tuple[Arm, ...]:
+    """A canary's own requests: exactly the matching ones, whatever the weight."""
+    if match and len(release.candidates) != 1:
+        raise InvalidInput(f"'match' needs one candidate, not {len(release.candidates)}: use strategy=ab with 'arms'")
+    return (Arm(deployment=release.candidates[0], match=match),) if match else ()
+
+
+def _given_arms(endpoint: Endpoint, release: Release, arms: Mapping[str, tuple[Object, ...]]) -> tuple[Arm, ...]:
+    known = (endpoint.stable.name, *release.candidates)
+    unknown = [name for name in arms if name not in known]
+    if unknown:
+        raise InvalidInput(f"'arms' names {unknown[0]!r}, which is no arm: {nearest(unknown[0], known)}")
+    missing = [name for name in release.candidates if name not in arms]
+    if missing:
+        raise InvalidInput(f"'arms' must say which requests every candidate gets: {missing[0]!r} is missing")
+    taken: dict[str, str] = {}
+    for name, match in arms.items():
+        for rule in match:
+            text = json.dumps(rule, sort_keys=True)
+            if text in taken:
+                raise InvalidInput(
+                    f"'arms' gives {taken[text]!r} and {name!r} the same match {text}: each needs its own"
+                )
+            taken[text] = name
+    return tuple(Arm(deployment=name, match=match) for name, match in arms.items())
+
+
+def _without_known(endpoint: Endpoint, release: Release, wish: Wish) -> Wish:
     """The wish without what the release already has: the command that started it may be given again."""
+    if wish.arms is not None and dict(wish.arms) == {arm.deployment: arm.match for arm in endpoint.traffic.arms}:
+        wish = replace(wish, arms=None)
     if release.assignment is None:
         return wish
     known = {release.assignment.kind: release.assignment.name, "values": dict(release.assignment.values)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.objects import Object
+from mlflow_istio.core.policy import NO_POLICY, Policy, policy_from_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -118,6 +119,7 @@ class Traffic:
         arms: Matched routes, in order of precedence.
         mirrors: Who gets copies of the live traffic.
         sticky: How the split's choice is remembered, if it is.
+        policy: What the routes do besides: timeouts, headers, rules, faults, ...
 
     Raises:
         InvalidInput: The weights don't sum to 100, or something is named twice.
@@ -128,6 +130,7 @@ class Traffic:
     arms: tuple[Arm, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
     sticky: Sticky | None = None
+    policy: Policy = NO_POLICY
 
     def __post_init__(self) -> None:
         total = sum(share.weight for share in self.split)
@@ -139,6 +142,7 @@ class Traffic:
             ("pin", list(self.pins)),
             ("mirror", [mirror.destination.name for mirror in self.mirrors]),
             ("arm", [arm.deployment for arm in self.arms]),
+            ("route", [rule.name for rule in self.policy.rules]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -154,6 +158,7 @@ class Traffic:
         return (
             self.weights.get(name, 0) > 0
             or any(arm.deployment == name for arm in self.arms)
+            or any(rule.deployment == name for rule in self.policy.rules)
             or any(mirror.destination.name == name for mirror in self.mirrors)
         )
 
@@ -162,8 +167,12 @@ class Traffic:
         return self if deployment in self.pins else replace(self, pins=tuple(sorted({*self.pins, deployment})))
 
     def without_pin(self, deployment: str) -> Traffic:
-        """This traffic without the deployment's header route."""
-        return replace(self, pins=tuple(pin for pin in self.pins if pin != deployment))
+        """This traffic without the deployment's header route and what is set for it alone."""
+        return replace(
+            self,
+            pins=tuple(pin for pin in self.pins if pin != deployment),
+            policy=self.policy.without_deployment(deployment),
+        )
 
     def as_json(self) -> Object:
         """A JSON form for the ledger; parts that are not there are left out."""
@@ -182,7 +191,8 @@ class Traffic:
                 "release": self.sticky.release,
                 "maxAge": self.sticky.max_age,
             }
-        return obj
+        policy = self.policy.as_json()
+        return {**obj, "policy": policy} if policy else obj
 
 
 def traffic_from_json(obj: Mapping[str, Any]) -> Traffic:
@@ -196,6 +206,7 @@ def traffic_from_json(obj: Mapping[str, Any]) -> Traffic:
             Mirror(destination=destination_from_json(m), percentage=m["percentage"]) for m in obj.get("mirrors", ())
         ),
         sticky=Sticky(cookie=sticky["cookie"], release=sticky["release"], max_age=sticky["maxAge"]) if sticky else None,
+        policy=policy_from_json(obj.get("policy", {})),
     )
 
 

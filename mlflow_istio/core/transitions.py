@@ -7,8 +7,11 @@ returns the endpoint it got.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
+from mlflow_istio.core.deadlines import KEEP, without_deadline
 from mlflow_istio.core.endpoint import ClosedRelease, Endpoint, Release
+from mlflow_istio.core.policy_transitions import opened, settled
 from mlflow_istio.core.strategies import Wish, no_release, settle
 from mlflow_istio.core.strategies import shift as shifted
 from mlflow_istio.core.strategies import start as started
@@ -33,6 +36,10 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     where = f"deployment '{deployment}' of endpoint '{endpoint.name}'"
     if endpoint.role_of(deployment) == "stable":
         raise StateConflict(f"{where} is stable: promote another first, or delete the whole endpoint")
+    leading = [rule.name for rule in endpoint.traffic.policy.rules if rule.deployment == deployment]
+    if leading:
+        command = f"mlflow-istio route {endpoint.name} --remove {leading[0]}"
+        raise StateConflict(f"{where} is where route '{leading[0]}' leads: remove it first ({command})")
     if endpoint.traffic.reaches(deployment):
         weight = endpoint.traffic.weights.get(deployment, 0)
         raise StateConflict(f"{where} has traffic (weight {weight}): abort the release or move its traffic away first")
@@ -41,7 +48,8 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     last = endpoint.last
     if last and last.previous == endpoint.destination(deployment):
         last = replace(last, previous=None)
-    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
+    deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)
+    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last, deadlines=deadlines)
 
 
 def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
@@ -73,7 +81,7 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
             raise InvalidInput(f"deployment '{name}' is stable already: a candidate must be another")
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
-    return replace(endpoint, release=release, traffic=started(endpoint, release, wish))
+    return opened(replace(endpoint, release=release, traffic=started(endpoint, release, wish)))
 
 
 def shift(endpoint: Endpoint, wish: Wish) -> Endpoint:
@@ -82,12 +90,16 @@ def shift(endpoint: Endpoint, wish: Wish) -> Endpoint:
     return replace(endpoint, traffic=shifted(endpoint, wish))
 
 
-def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
+def promote(
+    endpoint: Endpoint, candidate: str | None = None, *, now: datetime | None = None, keep: timedelta | None = None
+) -> Endpoint:
     """Make the candidate stable with all the traffic and close the release; one edit.
 
     Args:
         endpoint: The endpoint.
         candidate: Which one, where there are several.
+        now: The time in UTC, for what must end later.
+        keep: How long the version that is replaced stays; None: until it is deleted.
 
     Raises:
         StateConflict: No release is open (unless it was promoted just now: then nothing changes).
@@ -100,16 +112,17 @@ def promote(endpoint: Endpoint, candidate: str | None = None) -> Endpoint:
             return endpoint
         raise StateConflict(no_release(endpoint))
     chosen = endpoint.destination(_choose(release, candidate))
-    return replace(
+    promoted = replace(
         endpoint,
         traffic=settle(endpoint, chosen),
         stable=chosen,
         release=None,
         last=_close(release, "promoted", previous=endpoint.stable),
     )
+    return settled(endpoint, promoted, now=now, keep=keep)
 
 
-def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
+def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None = None) -> Endpoint:
     """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
 
     Raises:
@@ -120,15 +133,16 @@ def abort(endpoint: Endpoint, outcome: str = "aborted") -> Endpoint:
         if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
             return endpoint
         raise StateConflict(no_release(endpoint))
-    return replace(
+    aborted = replace(
         endpoint,
         traffic=settle(endpoint, endpoint.stable),
         release=None,
         last=_close(endpoint.release, outcome, previous=None),
     )
+    return settled(endpoint, aborted, now=now)
 
 
-def rollback(endpoint: Endpoint) -> Endpoint:
+def rollback(endpoint: Endpoint, *, now: datetime | None = None) -> Endpoint:
     """Go back to what users had before: out of an open release, or out of the last promotion; one edit.
 
     Raises:
@@ -136,7 +150,7 @@ def rollback(endpoint: Endpoint) -> Endpoint:
     """
     _not_deleting(endpoint)
     if endpoint.release is not None:
-        return abort(endpoint, "rolled-back")
+        return abort(endpoint, "rolled-back", now=now)
     last = endpoint.last
     if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
         return endpoint
@@ -145,12 +159,13 @@ def rollback(endpoint: Endpoint) -> Endpoint:
             f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable, no release is open, and "
             "what was stable before is gone or was rolled back to already"
         )
-    return replace(
+    returned = replace(
         endpoint,
         traffic=settle(endpoint, last.previous),
         stable=last.previous,
         last=replace(last, outcome="rolled-back", previous=None),
     )
+    return settled(endpoint, returned, now=now)
 
 
 def pause(endpoint: Endpoint) -> Endpoint:

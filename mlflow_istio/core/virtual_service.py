@@ -1,19 +1,33 @@
 """VirtualService <-> Traffic: reads and rewrites only our own routes and the one that carries the split.
 
 Our routes of endpoint E stand together, right above the route that carries the split, in this order:
-``mlflow-istio.E.probe``, ``.pin.DEPLOYMENT``..., ``.arm.DEPLOYMENT``..., then ``mlflow-istio.E.split`` (or an adopted route).
+``mlflow-istio.E.probe``, ``.pin.DEPLOYMENT``..., ``.answer`` (redirect or maintenance), ``.rule.NAME``..., ``.arm.DEPLOYMENT``...,
+``.expire.RELEASE``... (stale cookies), then ``mlflow-istio.E.split`` (or an adopted route). While a fault is on, each of the last
+four kinds has a faulted copy right above it.
 Every other route, and every field of the split's route that is not ours, stays an equal JSON value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
 from mlflow_istio.core.objects import Object, name_of, with_annotations
+from mlflow_istio.core.policy import Policy
+from mlflow_istio.core.policy_routes import (
+    Written,
+    answer_of,
+    expiring,
+    policy_annotation,
+    rule_action,
+    stale_match,
+    with_entry_headers,
+    with_route_policy,
+    written_policy,
+)
 from mlflow_istio.core.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, destination_from_json
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
@@ -55,8 +69,9 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     """
     base = split_route(virtual_service, name)
     own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    policy = written_policy(virtual_service, name).policy
     try:
-        traffic = _read_traffic(name, base, own)
+        traffic = _read_traffic(name, base, own, policy)
     except InvalidInput as exc:
         raise StateConflict(
             f"VirtualService '{name_of(virtual_service)}': route '{base['name']}' of endpoint '{name}' was edited to something no "
@@ -74,7 +89,7 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
         InvalidInput: The traffic can't be expressed beside what the route already holds.
     """
     base = split_route(virtual_service, endpoint.name)
-    rendered = _render(base, endpoint)
+    rendered, written = _render(base, endpoint, written_policy(virtual_service, endpoint.name))
     routes: list[Object] = []
     for route in routes_of(virtual_service):
         if route is base:
@@ -82,7 +97,7 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
         elif not str(route.get("name", "")).startswith(prefix(endpoint.name)):
             routes.append(route)
     changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
-    return with_annotations(changed, state_annotations(endpoint))
+    return with_annotations(changed, {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)})
 
 
 def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp: Stamp) -> Object:
@@ -137,7 +152,7 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
     return found[0]
 
 
-def _read_traffic(endpoint: str, base: Object, own: Sequence[Object]) -> Traffic:
+def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Policy) -> Traffic:
     entries = base.get("route") or []
     cookies = [sticky for entry in entries if (sticky := _read_sticky(entry))]
     pins = [_last(route, endpoint, "pin.") for route in own]
@@ -153,6 +168,7 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object]) -> Traffic
         arms=tuple(arms),
         mirrors=tuple(read_mirror(mirror) for mirror in base.get("mirrors") or []),
         sticky=cookies[0] if cookies else None,
+        policy=policy,
     )
 
 
@@ -181,29 +197,76 @@ def _read_sticky(entry: Mapping[str, Any]) -> Sticky | None:
     return Sticky(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
 
 
-def _render(base: Object, endpoint: Endpoint) -> list[Object]:
-    traffic = endpoint.traffic
-    inherited = {field: base[field] for field in _INHERITED if field in base}
+def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Object], Written]:
+    """All of the endpoint's routes, and what of the split's route is ours now."""
+    traffic, policy = endpoint.traffic, endpoint.traffic.policy
     base_match = base.get("match")
+    with_policy, under = with_route_policy(base, before, policy)
+    split, under_entries = _render_split(with_policy, endpoint, before)
+    inherited = {field: with_policy[field] for field in _INHERITED if field in with_policy}
 
     def temporary(name: str, match: Sequence[Object], action: Object) -> Object:
-        return {"name": prefix(endpoint.name) + name, "match": _combine(base_match, match, base), **action}
+        combined = _combine(base_match, match or [{}], base)
+        return {"name": prefix(endpoint.name) + name, **({"match": combined} if combined != [{}] else {}), **action}
 
     def to(deployment: str) -> Object:
-        return {"route": [{"destination": endpoint.destination(deployment).as_json()}], **inherited}
+        headers = policy.headers.get(deployment)
+        return {"destination": endpoint.destination(deployment).as_json(), **({"headers": headers} if headers else {})}
 
-    answer = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
-    routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], answer)]
-    routes += [temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], to(pin)) for pin in traffic.pins]
-    routes += [temporary(f"arm.{arm.deployment}", arm.match, to(arm.deployment)) for arm in traffic.arms]
-    return [*routes, _render_split(base, endpoint)]
+    proof = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
+    routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
+    routes += [
+        temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], {"route": [to(pin)], **inherited})
+        for pin in traffic.pins
+    ]
+    answer = answer_of(policy.route)
+    if answer is not None:
+        routes.append(temporary("answer", (), answer))
+    live: list[tuple[str, Sequence[Object], Object]] = [
+        *(
+            (f"rule.{rule.name}", rule.match, rule_action(rule, to(rule.deployment), inherited))
+            for rule in policy.rules
+        ),
+        *((f"arm.{arm.deployment}", arm.match, {"route": [to(arm.deployment)], **inherited}) for arm in traffic.arms),
+        *((f"expire.{stale.release}", [stale_match(stale)], expiring(stale, split)) for stale in policy.stale),
+    ]
+    for name, match, action in live:
+        routes += [*_faulted(policy, name, match, action, temporary), temporary(name, match, action)]
+    same = {key: value for key, value in split.items() if key not in ("name", "match")}
+    routes += [*_faulted(policy, "split", (), same, temporary), split]
+    return routes, Written(policy=policy, originals={"": under, **under_entries})
 
 
-def _render_split(base: Object, endpoint: Endpoint) -> Object:
+def _faulted(
+    policy: Policy,
+    name: str,
+    match: Sequence[Object],
+    action: Object,
+    temporary: Callable[[str, Sequence[Object], Object], Object],
+) -> list[Object]:
+    """The copy of a live route that carries the fault, for the requests that match both."""
+    fault = policy.fault
+    if fault is None or "route" not in action:
+        return []
+    if "fault" in action and "fault" not in policy.replaced:
+        raise StateConflict(
+            f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
+        )
+    both = [_both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+    return [temporary(f"fault.{name}", [one for one in both if one], {**action, "fault": fault.as_istio()})]
+
+
+def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Object, dict[str, Any]]:
     traffic = endpoint.traffic
     old_entries = {destination_from_json(entry["destination"]): entry for entry in base.get("route") or []}
     _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
-    entries = [_render_share(share, old_entries.get(share.destination), endpoint) for share in traffic.split]
+    entries, under = [], {}
+    for share in traffic.split:
+        entry, name = old_entries.get(share.destination), share.destination.name
+        rendered = _with_weight(share, entry, endpoint)
+        if endpoint.owns(share.destination):
+            rendered, under[name] = with_entry_headers(rendered, name, before, traffic.policy, fresh=entry is None)
+        entries.append(_with_cookie(rendered, traffic.sticky if endpoint.owns(share.destination) else None))
     split: Object = {**base, "route": entries}
     old_mirrors = {destination_from_json(mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
     _keep_foreign(old_mirrors, {mirror.destination for mirror in traffic.mirrors}, endpoint, base)
@@ -215,15 +278,15 @@ def _render_split(base: Object, endpoint: Endpoint) -> Object:
     split.pop("mirrors", None)
     if traffic.mirrors:
         split["mirrors"] = [_render_mirror(mirror, old_mirrors.get(mirror.destination)) for mirror in traffic.mirrors]
-    return split
+    return split, under
 
 
-def _render_share(share: Share, old: Object | None, endpoint: Endpoint) -> Object:
+def _with_weight(share: Share, old: Object | None, endpoint: Endpoint) -> Object:
     """A destination of the split; what it says already stays as it is, so that an untouched one is equal."""
     unsaid = 100 if len(endpoint.traffic.split) == 1 else 0
     if old is None or old.get("weight", unsaid) != share.weight:
-        old = {**(old or {"destination": share.destination.as_json()}), "weight": share.weight}
-    return _with_cookie(old, endpoint.traffic.sticky if endpoint.owns(share.destination) else None)
+        return {**(old or {"destination": share.destination.as_json()}), "weight": share.weight}
+    return old
 
 
 def _render_mirror(mirror: Mirror, old: Object | None) -> Object:
@@ -277,9 +340,15 @@ def _combine(base: Sequence[Object] | None, own: Sequence[Object], route: Object
     return [_both(outer, inner, route) for inner in own for outer in base]
 
 
-def _both(outer: Object, inner: Object, route: Object) -> Object:
-    shared = [f"header {h!r}" for h in inner.get("headers", {}) if h in outer.get("headers", {})]
-    shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer]
+def _both(outer: Object, inner: Object, route: Object, *, same: bool = False) -> Object:
+    """One match that asks for both.
+
+    Raises:
+        InvalidInput: Both ask for the same header or field; with ``same``, only if they ask for different values.
+    """
+    ours, theirs = inner.get("headers", {}), outer.get("headers", {})
+    shared = [f"header {h!r}" for h in ours if h in theirs and not (same and ours[h] == theirs[h])]
+    shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer and not (same and inner[f] == outer[f])]
     if shared:
         raise InvalidInput(f"route '{route.get('name')}' already matches on {shared[0]}: our own match can't add to it")
     headers = {**outer.get("headers", {}), **inner.get("headers", {})}

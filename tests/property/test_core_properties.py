@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.core import transitions
+from mlflow_istio.core import policy_transitions, transitions
+from mlflow_istio.core.deadlines import Deadline
 from mlflow_istio.core.endpoint import ClosedRelease, Endpoint
 from mlflow_istio.core.objects import Object
+from mlflow_istio.core.policy import NO_POLICY, Rule
 from mlflow_istio.core.strategies import STRATEGIES, Wish
 from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, traffic_from_json
 from mlflow_istio.core.virtual_service import changed, header_match, read_endpoint, write_endpoint
 from mlflow_istio.errors import MlflowIstioError
-from tests.values import LEGACY, OTHER, a_release, a_stamp, adopted, an_endpoint, carrying, own
+from tests import policies
+from tests.policies import MATCHES
+from tests.values import LEGACY, OTHER, TIME, a_release, a_stamp, adopted, an_endpoint, carrying, own
 
 Verb = Callable[[Endpoint], Endpoint]
 OURS = ("v1", "v2", "v3", "v4")
@@ -47,7 +52,21 @@ def _start(strategy: str, candidates: Sequence[str], wish: Wish, number: int) ->
 @st.composite
 def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
     """Any verb with any arguments."""
-    name = draw(st.sampled_from(("start", "start", "shift", "promote", "abort", "rollback", "pause", "pin", "unpin")))
+    kinds = (
+        "start",
+        "start",
+        "shift",
+        "promote",
+        "abort",
+        "rollback",
+        "pause",
+        "pin",
+        "unpin",
+        "policy",
+        "rule",
+        "fault",
+    )
+    name = draw(st.sampled_from(kinds))
     deployment = draw(st.sampled_from(OURS))
     if name == "start":
         strategy = draw(st.sampled_from(STRATEGIES))
@@ -60,6 +79,19 @@ def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
     if name == "promote":
         chosen = draw(st.none() | st.just(deployment))
         return name, lambda now: transitions.promote(now, chosen)
+    if name == "policy":
+        asked = draw(policies.wishes(OURS))
+        return name, lambda now: policy_transitions.set_policy(now, asked)
+    if name == "rule":
+        rule = Rule(
+            name=draw(st.sampled_from(("r", "s"))), deployment=deployment, match=(draw(st.sampled_from(MATCHES)),)
+        )
+        return name, lambda now: policy_transitions.set_rule(now, rule)
+    if name == "fault":
+        fault = draw(st.none() | st.builds(policies.a_fault, match=st.sampled_from(((), (MATCHES[0],)))))
+        if fault is None:
+            return name, policy_transitions.end_fault
+        return name, lambda now: policy_transitions.start_fault(now, fault)
     if name in ("pin", "unpin"):
         verb = getattr(transitions, name)
         return name, lambda now: verb(now, deployment)
@@ -82,9 +114,15 @@ def carried_out(virtual_service: Object, sequence: Sequence[tuple[str, Verb]]) -
     return states
 
 
+def without_settings(virtual_service: Object) -> Object:
+    """The object after every setting of ours was taken away: what stood under them is back."""
+    endpoint = read_endpoint(virtual_service, "churn")
+    return write_endpoint(virtual_service, replace(endpoint, traffic=replace(endpoint.traffic, policy=NO_POLICY)))
+
+
 def not_ours(virtual_service: Object) -> Any:
-    """What is somebody else's: without our routes, weights and annotations."""
-    rest = copy.deepcopy(virtual_service)
+    """What is somebody else's: without our routes, weights, settings and annotations."""
+    rest = copy.deepcopy(without_settings(virtual_service))
     http = [r for r in rest["spec"].pop("http") if not str(r.get("name", "")).startswith("mlflow-istio.")]
     for route in http:
         if route.get("name") == "main":
@@ -193,6 +231,7 @@ def test_no_weight_and_no_copy_goes_to_what_is_neither_deployed_nor_foreign(
         reached = {share.destination for share in endpoint.traffic.split if share.weight}
         reached |= {mirror.destination for mirror in endpoint.traffic.mirrors}
         reached |= {endpoint.destination(arm.deployment) for arm in endpoint.traffic.arms}
+        reached |= {endpoint.destination(rule.deployment) for rule in endpoint.traffic.policy.rules}
         assert reached <= known | {endpoint.destination(pin) for pin in endpoint.traffic.pins}
 
 
@@ -225,6 +264,7 @@ def traffics(draw: st.DrawFn) -> Traffic:
             for name in draw(st.sets(NAMES))
         ),
         sticky=draw(st.none() | st.just(Sticky(cookie="arm", release="r1", max_age=9))) if sticks else None,
+        policy=draw(policies.policies(OURS)),
     )
 
 
@@ -242,6 +282,9 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
         last=draw(st.none() | st.just(closed)),
         settings=draw(st.dictionaries(TEXTS, TEXTS, max_size=3)),
         deleting=draw(st.booleans()),
+        deadlines=draw(
+            st.sampled_from(((), (Deadline(kind="fault", at=TIME), Deadline(kind="keep", at=TIME, what="v1"))))
+        ),
     )
 
 

@@ -85,7 +85,11 @@ def test_ab_by_cookie_sticks_all_arms_and_carries_the_release() -> None:
 
 REFUSED_AT_START = [
     ("canary", Wish(mirror=5), "option 'mirror' has no effect with strategy=canary: copies are what strategy=shadow"),
-    ("canary", Wish(header="x"), "option 'header' has no effect with strategy=canary: it takes: weight, weights"),
+    (
+        "canary",
+        Wish(header="x"),
+        "option 'header' has no effect with strategy=canary: it takes: match, weight, weights",
+    ),
     ("canary", Wish(cookie="x"), "option 'cookie' has no effect"),
     ("canary", Wish(values={"v2": "x"}), "option 'values' has no effect"),
     ("blue-green", Wish(mirror=5), "option 'mirror' has no effect with strategy=blue-green"),
