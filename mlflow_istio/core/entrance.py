@@ -35,6 +35,7 @@ class Entrance:
         handed_on: Path that the model server gets then; None where that can't be told.
         method: Method that they take.
         headers: Headers that they need.
+        rewritten: Whether the model server may get another path than the one asked for, and not know it.
     """
 
     virtual_service: str
@@ -43,11 +44,12 @@ class Entrance:
     handed_on: str | None = SCORING
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
+    rewritten: bool = False
 
     def through(self, probe: Probe) -> Probe:
         """The probe as it is sent through this entrance."""
         if self.probe_path is None:
-            return replace(probe, virtual_service=self.virtual_service)
+            return replace(probe, virtual_service=self.virtual_service, any_answer=self.rewritten)
         return replace(
             probe,
             virtual_service=self.virtual_service,
@@ -71,7 +73,9 @@ def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:
     name = name_of(virtual_service)
     conditions = route.get("match") or []
     if not conditions:
-        return Entrance(virtual_service=name)
+        return Entrance(
+            virtual_service=name, handed_on=_rewritten(route, {}, SCORING), rewritten=bool(route.get("rewrite"))
+        )
     found = [
         Entrance(
             virtual_service=name,
