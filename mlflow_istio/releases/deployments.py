@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from mlflow_istio.core import transitions
 from mlflow_istio.core.destination_rule import with_subset
 from mlflow_istio.core.endpoint import Endpoint, Stamp, has_endpoint
+from mlflow_istio.core.host_conflict import check_hosts
 from mlflow_istio.core.manifests import (
     DeploymentValues,
     deployment_manifest,
@@ -104,7 +105,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     Raises:
         InvalidInput: A name, option or URI is wrong.
         NotFound: The model version does not exist, or its files are gone.
-        StateConflict: The name serves another version, another release is open, another endpoint owns an alias.
+        StateConflict: The name serves another version, another release is open, an alias or a host belongs to another.
         NotReady: It did not come up.
         NotRouted: A proxy did not take a change over in time.
         RegistryError: The registry can't be reached, so the version can't be resolved.
@@ -137,6 +138,8 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     virtual_service = virtual_service_manifest(
         desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
     )
+    if before is None:
+        check_hosts(virtual_service, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
     _apply(desk, service, deployment)
     if not request.wait:

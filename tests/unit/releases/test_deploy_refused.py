@@ -57,6 +57,14 @@ def deleting() -> World:
     return world
 
 
+def host_taken() -> World:
+    world = World()
+    world.cluster.apply(
+        {"kind": "VirtualService", "metadata": {"name": "shop"}, "spec": {"hosts": ["churn.example.com"]}}
+    )
+    return world
+
+
 V2 = a_request("churn-v2")
 FIRST = a_request("churn-v1")
 REFUSED: list[tuple[Any, Any, type[MlflowIstioError], str]] = [
@@ -127,6 +135,12 @@ REFUSED: list[tuple[Any, Any, type[MlflowIstioError], str]] = [
     ),
     (lambda: a_world("churn-v1"), replace(V2, strategy="ab"), InvalidInput, "exactly one of 'header' and 'cookie'"),
     (deleting, V2, StateConflict, "endpoint 'churn' is being deleted: finish with"),
+    (
+        host_taken,
+        replace(FIRST, hosts=("churn.example.com",)),
+        StateConflict,
+        "host 'churn.example.com' at gateway 'mesh' belongs to VirtualService 'shop' already",
+    ),
 ]
 
 
