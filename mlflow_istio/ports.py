@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.endpoint import Release
+from mlflow_istio.core.model_card import ModelCard
 from mlflow_istio.core.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.probe import Probe
@@ -184,6 +185,19 @@ class Registry(Protocol):
         An alias that points to nothing is taken away, and is free for another endpoint once no version of its model is served.
 
         Raises:
+            RegistryError: The registry can't be reached.
+        """
+
+
+@runtime_checkable
+class Models(Protocol):
+    """What model versions say of themselves."""
+
+    def card(self, label: str) -> ModelCard:
+        """Signature and input example of the model version ``MODEL/VERSION``.
+
+        Raises:
+            NotFound: There is no such version, or its files are gone.
             RegistryError: The registry can't be reached.
         """
 

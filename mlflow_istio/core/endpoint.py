@@ -72,7 +72,7 @@ class ClosedRelease:
     Attributes:
         id: Release id.
         strategy: Its strategy.
-        outcome: promoted, rolled-back, aborted or superseded.
+        outcome: promoted, rolled-back, aborted, superseded or inconclusive.
         candidates: Its candidates.
         run: Id of its MLflow run, or None.
         previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
@@ -103,6 +103,7 @@ class Endpoint:
         last: How the last release ended, or None.
         settings: Small settings that later commands need, such as alias names.
         unrecorded: Changes that the registry does not have yet, oldest first.
+        progress: Where a progressive release stands, as text (``core.release.progress``); None when nothing drives it.
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
@@ -118,6 +119,7 @@ class Endpoint:
     last: ClosedRelease | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     unrecorded: tuple[RoutingChange, ...] = ()
+    progress: str | None = None
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = ()
     adopted: Adopted | None = None
@@ -176,7 +178,7 @@ class Stamp:
 
 
 def annotation(endpoint: str, part: str) -> str:
-    """The annotation key of one part of an endpoint: ``state``, ``release``, ``unrecorded``, ``deadlines``."""
+    """The annotation key of one part of an endpoint: ``state``, ``release``, ``progress``, ``unrecorded``, ``deadlines``."""
     return f"{DOMAIN}/{part}.{endpoint}"
 
 
@@ -260,6 +262,7 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
         annotation(endpoint.name, "deadlines"): (
             _dumps([deadline.as_json() for deadline in endpoint.deadlines]) if endpoint.deadlines else None
         ),
+        annotation(endpoint.name, "progress"): endpoint.progress,
     }
 
 
@@ -302,6 +305,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             last=_closed_from_json(state["last"]) if state.get("last") else None,
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
+            progress=annotations.get(annotation(name, "progress")),
             deleting=bool(state.get("deleting", False)),
             adopted=adopted_from_json(state["adopted"]) if state.get("adopted") else None,
             deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),

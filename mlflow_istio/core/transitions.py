@@ -117,6 +117,7 @@ def promote(
         traffic=settle(endpoint, chosen),
         stable=chosen,
         release=None,
+        progress=None,
         last=_close(release, "promoted", previous=endpoint.stable),
     )
     return settled(endpoint, promoted, now=now, keep=keep)
@@ -130,13 +131,14 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
     """
     _not_deleting(endpoint)
     if endpoint.release is None:
-        if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
+        if _just_ended(endpoint, "aborted", "rolled-back", "superseded", "inconclusive"):
             return endpoint
         raise StateConflict(no_release(endpoint))
     aborted = replace(
         endpoint,
         traffic=settle(endpoint, endpoint.stable),
         release=None,
+        progress=None,
         last=_close(endpoint.release, outcome, previous=None),
     )
     return settled(endpoint, aborted, now=now)
@@ -152,7 +154,7 @@ def rollback(endpoint: Endpoint, *, now: datetime | None = None) -> Endpoint:
     if endpoint.release is not None:
         return abort(endpoint, "rolled-back", now=now)
     last = endpoint.last
-    if _just_ended(endpoint, "aborted", "rolled-back", "superseded"):
+    if _just_ended(endpoint, "aborted", "rolled-back", "superseded", "inconclusive"):
         return endpoint
     if last is None or last.previous is None:
         raise StateConflict(
@@ -198,7 +200,7 @@ def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
     if endpoint.release is not None and not force:
         raise StateConflict(f"{open_release(endpoint)} (or -C force=true deletes the endpoint with it)")
     last = _close(endpoint.release, "aborted", previous=None) if endpoint.release else endpoint.last
-    gone = replace(endpoint, deleting=True, release=None, last=last)
+    gone = replace(endpoint, deleting=True, release=None, progress=None, last=last)
     if endpoint.adopted is None or endpoint.deleting:
         return gone
     theirs = [share.destination for share in endpoint.traffic.split if not endpoint.owns(share.destination)]

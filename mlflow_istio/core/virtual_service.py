@@ -113,12 +113,12 @@ def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
     """The VirtualService after a transition, with the change's entry in the same object.
 
     The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
-    pauses or resumes the open release writes no entry.
+    pauses or resumes the open release, or notes its progress, writes no entry.
     """
     before = read_endpoint(virtual_service, after.name)
     if before.has_change(stamp.id) or after == before:
         return virtual_service
-    if after.release and before.release and replace(after, release=before.release) == before:
+    if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
     return write_endpoint(virtual_service, stamped(before, after, stamp, version))

@@ -21,6 +21,7 @@ _OUTCOMES: Mapping[str, str] = {
     "abort": "aborted",
     "supersede": "superseded",
     "delete": "aborted",
+    "inconclusive": "inconclusive",
 }
 """Action of a change that ends a release to how the release's run ends."""
 

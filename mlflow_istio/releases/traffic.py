@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core import transitions
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release, Stamp
 from mlflow_istio.core.objects import Object
+from mlflow_istio.core.release.driver import course_of
 from mlflow_istio.core.strategies import Wish, assignment_for, check_strategy
 from mlflow_istio.core.virtual_service import changed, read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
@@ -84,12 +86,33 @@ def shift(desk: Desk, name: str, wish: Wish, *, reason: str = "", timeout: float
     """Change the weight of the open release's candidates, or its mirrored share.
 
     Raises:
-        StateConflict: No release is open.
+        StateConflict: No release is open, or a process drives it.
         InvalidInput: The wish does not fit the release.
         NotReady: A deployment that would get traffic has no ready replica.
         NotRouted: A proxy did not take the change over in time.
     """
-    return move(desk, name, lambda now: transitions.shift(now, wish), action="shift", reason=reason, timeout=timeout)
+
+    def by_hand(endpoint: Endpoint) -> Endpoint:
+        wanted = transitions.shift(endpoint, wish)
+        check_not_driven(endpoint, desk.clock.now())
+        return wanted
+
+    return move(desk, name, by_hand, action="shift", reason=reason, timeout=timeout)
+
+
+def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
+    """Refuse a weight by hand while a process drives the release, which would put its own back.
+
+    Raises:
+        StateConflict: Names the process and says how to stop it.
+    """
+    course = course_of(endpoint.progress)
+    driver = course.driven(now) if course else None
+    if endpoint.release and endpoint.release.state != "paused" and driver:
+        raise StateConflict(
+            f"release '{endpoint.release.id}' of endpoint '{endpoint.name}' is driven by {driver.who}: run "
+            f"'mlflow-istio pause {endpoint.name}' first (promote, rollback and abort work at once)"
+        )
 
 
 def promote(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow_istio.core.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
 from mlflow_istio.core.objects import ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of, ready_replicas
 from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.core.release.driver import course_of
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.errors import MlflowIstioError, NotFound
 from mlflow_istio.ports import Cluster
@@ -45,7 +46,7 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
         "traffic": endpoint.traffic.weights,
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
-        "release": _release_view(endpoint.release),
+        "release": _release_view(endpoint),
         "last_release": (
             {"id": endpoint.last.id, "strategy": endpoint.last.strategy, "outcome": endpoint.last.outcome}
             if endpoint.last
@@ -130,7 +131,8 @@ def history_views(changes: Sequence[RoutingChange]) -> list[View]:
     return [change_view(change) for change in changes]
 
 
-def _release_view(release: Release | None) -> View | None:
+def _release_view(endpoint: Endpoint) -> View | None:
+    release = endpoint.release
     if release is None:
         return None
     view: View = {
@@ -148,6 +150,9 @@ def _release_view(release: Release | None) -> View | None:
             "name": release.assignment.name,
             "values": dict(release.assignment.values),
         }
+    course = course_of(endpoint.progress)
+    if course is not None:
+        view["progress"] = course.view()
     return view
 
 

@@ -29,7 +29,7 @@ class CounterState:
 
     last: Reading | None = None
 
-    def advanced(self, reading: Reading) -> tuple["CounterState", dict[str, int]]:
+    def advanced(self, reading: Reading) -> tuple["CounterState", dict[str, float]]:
         """Take in a reading.
 
         The first reading is the base line and counts nothing, so it must be complete. A series that appears later
@@ -39,7 +39,8 @@ class CounterState:
             reading: The raw counters now.
 
         Returns:
-            The new state, and how much each series has grown since the last reading, summed over sources.
+            The new state, and how much each series has grown since the last reading, summed over sources: a whole number
+            for what counts whole things, and any for a sum of values.
 
         Raises:
             InvalidInput: If a counter isn't a finite number >= 0.
@@ -59,4 +60,10 @@ class CounterState:
             for series, value in counters.items():
                 grown[series] = grown.get(series, 0.0) + value - base.get(series, 0.0)
             merged[source] = dict(counters) if restarted else {**before, **counters}
-        return CounterState(last=merged), {series: round(value) for series, value in grown.items()}
+        return CounterState(last=merged), {series: _whole(value) for series, value in grown.items()}
+
+
+def _whole(value: float) -> float:
+    """The value, as the whole number that it is but for the rounding of doubles."""
+    nearest = round(value)
+    return nearest if abs(value - nearest) <= 1e-9 * max(1.0, abs(value)) else value

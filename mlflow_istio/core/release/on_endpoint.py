@@ -1,0 +1,89 @@
+"""The steps of a driven release on its endpoint: each names the state it expects, so that two drivers can't both step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlflow_istio.core import transitions
+from mlflow_istio.core.endpoint import Endpoint, Release
+from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
+from mlflow_istio.core.strategies import Wish
+from mlflow_istio.errors import StateConflict
+
+
+class Overtaken(StateConflict):
+    """The endpoint is not as it was when the step was decided: look again."""
+
+
+def expected(endpoint: Endpoint, release: str, revision: int) -> Progress:
+    """The progress on the endpoint, if it is the one that was looked at.
+
+    Raises:
+        Overtaken: The release has ended, or somebody else wrote its progress.
+    """
+    if endpoint.release is None or endpoint.release.id != release or endpoint.progress is None:
+        raise Overtaken(f"release '{release}' of endpoint '{endpoint.name}' is not open any more")
+    found = progress_from_text(endpoint.progress)
+    if found.revision != revision:
+        raise Overtaken(f"release '{release}' of endpoint '{endpoint.name}' was written by somebody else meanwhile")
+    return found
+
+
+def opened(endpoint: Endpoint, release: Release, wish: Wish, progress: Progress) -> Endpoint:
+    """Open a release that is driven, with no traffic for its candidates yet.
+
+    Raises:
+        StateConflict: Another release is open.
+        InvalidInput: The wish does not fit the strategy.
+    """
+    found = transitions.start(endpoint, release, wish)
+    if found == endpoint:
+        return endpoint
+    if release.strategy == "shadow":  # the only strategy that can't begin with nothing
+        found = replace(found, traffic=endpoint.traffic)
+    return replace(found, progress=progress_to_text(progress))
+
+
+def noted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:
+    """Store where the release stands; its traffic stays."""
+    expected(endpoint, release, revision)
+    return replace(endpoint, progress=progress_to_text(progress))
+
+
+def shifted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:
+    """Give the candidates the traffic of the progress' step, and store it with that."""
+    expected(endpoint, release, revision)
+    return replace(
+        transitions.shift(endpoint, step_wish(progress.plan, progress.weight)), progress=progress_to_text(progress)
+    )
+
+
+def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str) -> Endpoint:
+    """Make the candidate stable and end the release."""
+    expected(endpoint, release, revision)
+    return transitions.promote(endpoint, candidate)
+
+
+def ended(endpoint: Endpoint, release: str, revision: int, outcome: str) -> Endpoint:
+    """Return the traffic to the stable and end the release."""
+    expected(endpoint, release, revision)
+    return transitions.abort(endpoint, outcome)
+
+
+def step_wish(plan: ReleasePlan, weight: float) -> Wish:
+    """What a step asks of the traffic."""
+    if plan.strategy == "shadow":
+        return Wish(mirror=weight)
+    if len(plan.candidates) > 1:
+        rest = 100 - int(weight) * len(plan.candidates)
+        return Wish(weights={plan.stable: rest, **dict.fromkeys(plan.candidates, int(weight))})
+    return Wish(weight=int(weight))
+
+
+def step_weights(endpoint: Endpoint, plan: ReleasePlan) -> dict[str, float]:
+    """Deployment to its percent of the live traffic, or of the mirrored for a shadow's candidates."""
+    weights: dict[str, float] = {name: endpoint.traffic.weights.get(name, 0) for name in plan.deployments}
+    if plan.strategy == "shadow":
+        weights |= {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors}
+    return weights

@@ -1,0 +1,386 @@
+"""What a progressive release is to do: steps, guards, proof, gates and limits. Fixed when it starts, stored with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
+from mlflow_istio.core.analysis.latency import LATENCY_MARGIN
+from mlflow_istio.core.analysis.means import Direction
+from mlflow_istio.core.names import nearest
+from mlflow_istio.core.strategies import STRATEGIES
+from mlflow_istio.errors import InvalidInput
+
+GuardKind = Literal["errors", "latency", "objective", "rate", "mean"]
+"""errors and latency: against the stable. objective: the candidate's own rate. rate, mean: a KPI, yes/no or a number."""
+
+NoData = Literal["hold", "rollback"]
+Undecided = Literal["rollback", "hold"]
+Default = Literal["approve", "reject"]
+Event = Literal["start", "increase", "promotion", "rollback"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """What a candidate may be worse by and still be promoted; with two kinds, either is enough, each at alpha/2.
+
+    Attributes:
+        odds_ratio: Above 1; 1.25 is "a quarter more".
+        rate_difference: Above 0; 0.01 is one percentage point.
+        difference: Of means, in the KPI's unit.
+    """
+
+    odds_ratio: float | None = None
+    rate_difference: float | None = None
+    difference: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.odds_ratio is not None and not self.odds_ratio > 1:
+            raise InvalidInput(f"an allowed odds ratio must be above 1, such as 1.25; got {self.odds_ratio}")
+        if self.rate_difference is not None and not 0 < self.rate_difference < 1:
+            raise InvalidInput(
+                f"an allowed difference of rates must be between 0 and 1, such as 0.01; got {self.rate_difference}"
+            )
+        if self.difference is not None:
+            check_positive("an allowed difference of means", self.difference)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of proof are accepted."""
+        return sum(value is not None for value in (self.odds_ratio, self.rate_difference, self.difference))
+
+    def describe(self) -> str:
+        """Such as ``odds ratio below 1.5 or difference of rates below 0.01``; empty when nothing has to be proven."""
+        parts = [
+            f"{words} below {value:g}"
+            for words, value in (
+                ("odds ratio", self.odds_ratio),
+                ("difference of rates", self.rate_difference),
+                ("difference of means", self.difference),
+            )
+            if value is not None
+        ]
+        return " or ".join(parts)
+
+
+NOTHING_TO_PROVE = Allowed()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardPlan:
+    """One thing that is watched.
+
+    Attributes:
+        name: What people call it: errors, latency, a KPI's name, an objective's name.
+        kind: What it is.
+        margin: errors, latency, rate: the odds ratio that is still acceptable. mean: a worsening in the KPI's unit.
+        weight: Its share of the error probability, relative to the other guards.
+        allowed: What must be proven before promotion.
+        worse: KPIs: which direction is the bad one.
+        limit: objective: the largest acceptable rate.
+        slower_than: objective: of answers slower than so many milliseconds; None: of errors.
+        edges: latency: bucket edges in milliseconds; empty: chosen from the stable's own answers when the release starts.
+    """
+
+    name: str
+    kind: GuardKind
+    margin: float = 1.0
+    weight: float = 1.0
+    allowed: Allowed = NOTHING_TO_PROVE
+    worse: Direction = "higher"
+    limit: float | None = None
+    slower_than: float | None = None
+    edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(GuardKind):
+            raise InvalidInput(f"guard '{self.name}': unknown kind: {nearest(str(self.kind), get_args(GuardKind))}")
+        check_positive(f"guard '{self.name}': weight", self.weight)
+        if (self.kind == "objective") != (self.limit is not None):
+            raise InvalidInput(f"guard '{self.name}': a limit is what an objective has, and nothing else")
+        if self.limit is not None and not 0 < self.limit < 1:
+            raise InvalidInput(f"guard '{self.name}': limit is a rate between 0 and 1, such as 0.01; got {self.limit}")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise InvalidInput(f"guard '{self.name}': edges must rise, got {list(self.edges)}")
+        fitting = {
+            "errors": ("odds_ratio", "rate_difference"),
+            "latency": ("odds_ratio", "rate_difference"),
+            "rate": ("odds_ratio", "rate_difference"),
+            "mean": ("difference",),
+            "objective": (),
+        }[self.kind]
+        for proof in fields(Allowed):
+            if getattr(self.allowed, proof.name) is not None and proof.name not in fitting:
+                raise InvalidInput(
+                    f"guard '{self.name}': '{proof.name}' can't be allowed for {self.kind}; it takes: "
+                    f"{', '.join(fitting) or 'nothing'}"
+                )
+
+    def describe(self) -> str:
+        """One line for people."""
+        text = {
+            "errors": f"odds of a failed request at most {self.margin:g} times the stable's",
+            "latency": f"odds of a slow answer at most {self.margin:g} times the stable's",
+            "rate": f"odds at most {self.margin:g} times the stable's ({self.worse} is worse)",
+            "mean": f"mean worse by at most {self.margin:g} ({self.worse} is worse)",
+            "objective": (
+                f"at most {100 * (self.limit or 0):g}% "
+                + (f"slower than {self.slower_than:g} ms" if self.slower_than else "failed requests")
+            ),
+        }[self.kind]
+        proof = self.allowed.describe()
+        return f"{self.name}: {text}" + (f"; promotion needs {proof}" if proof else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Approval:
+    """Where a person must say yes.
+
+    Attributes:
+        before: Steps' weights, as text, and ``promotion``.
+        tag: Key of the model version's tag that approves (``approved`` or ``true``) or rejects; None: only by command.
+        timeout: Seconds to wait for the answer.
+        default: What no answer means.
+    """
+
+    before: tuple[str, ...]
+    tag: str | None = None
+    timeout: float = 86400.0
+    default: Default = "reject"
+
+    def __post_init__(self) -> None:
+        check_positive("approval_timeout", self.timeout)
+        if self.default not in get_args(Default):
+            raise InvalidInput(f"approval_default is 'approve' or 'reject', not {self.default!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook:
+    """An address that is asked by POST; only a 2xx lets the release go on.
+
+    Attributes:
+        url: The address.
+        events: When it is asked. On ``rollback`` it is only told.
+        timeout: Seconds for one answer.
+    """
+
+    url: str
+    events: tuple[Event, ...] = ("start", "increase", "promotion", "rollback")
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_positive(f"webhook {self.url}: timeout", self.timeout)
+        for event in self.events:
+            if event not in get_args(Event):
+                raise InvalidInput(f"webhook {self.url}: unknown event {event!r}: {nearest(event, get_args(Event))}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleasePlan:
+    """A progressive release.
+
+    Attributes:
+        strategy: canary, ab, blue-green or shadow.
+        stable: Deployment that is stable at the start.
+        candidates: Deployments released; more than one only for ab.
+        steps: Candidate's percent at each step (shadow: percent mirrored); the last is followed by promotion.
+        interval: Seconds between two looks.
+        hold: Seconds a step lasts at least.
+        min_requests: Requests the candidate must have answered in a step.
+        warmup: Seconds after the candidate's first traffic that count for nothing.
+        settle: Seconds after a change of weights that don't enter the check of the traffic's shares.
+        deadline: Seconds for the whole release.
+        guards: What is watched; none: steps go by time alone.
+        alpha: Probability of ever rolling back a candidate within every margin.
+        phi: Overdispersion.
+        alone_limit: Largest acceptable error rate of a candidate whose stable serves nothing.
+        no_data: What missing data mean.
+        undecided: What happens to the traffic when the deadline has passed without proof.
+        promote: Whether to promote by itself; else it stops before.
+        approval: Where a person must agree, or None.
+        webhooks: Who else is asked.
+    """
+
+    strategy: str
+    stable: str
+    candidates: tuple[str, ...]
+    steps: tuple[float, ...]
+    interval: float = 10.0
+    hold: float = 60.0
+    min_requests: int = 100
+    warmup: float = 0.0
+    settle: float = 0.0
+    deadline: float = 86400.0
+    guards: tuple[GuardPlan, ...] = ()
+    alpha: float = 0.05
+    phi: float = 1.0
+    alone_limit: float = 0.05
+    no_data: NoData = "hold"
+    undecided: Undecided = "rollback"
+    promote: bool = True
+    approval: Approval | None = None
+    webhooks: tuple[Webhook, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InvalidInput(f"unknown strategy {self.strategy!r}: {nearest(self.strategy, STRATEGIES)}")
+        if not self.candidates:
+            raise InvalidInput("a release needs a candidate")
+        check_steps(self.strategy, self.steps)
+        check_alpha(self.alpha)
+        check_overdispersion(self.phi)
+        check_positive("interval", self.interval)
+        check_positive("deadline", self.deadline)
+        if min(self.hold, self.warmup, self.settle, self.min_requests) < 0:
+            raise InvalidInput("hold, warmup, settle and min_requests can't be negative")
+        if not 0 < self.alone_limit < 1:
+            raise InvalidInput(f"alone_limit is a rate between 0 and 1, got {self.alone_limit}")
+        names = [guard.name for guard in self.guards]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidInput(f"guard '{twice[0]}' is there twice: give each its own name")
+        known = [*(f"{step:g}" for step in self.steps), "promotion"]
+        for gate in self.approval.before if self.approval else ():
+            if gate not in known:
+                raise InvalidInput(f"approval before {gate!r}: there is no such step; there are {', '.join(known)}")
+
+    @property
+    def candidate(self) -> str:
+        """The first candidate; the only one but for ab."""
+        return self.candidates[0]
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        """Whose figures are read: the stable first."""
+        return (self.stable, *self.candidates)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the verdict comes from the guards; an A/B/n and a shadow have a comparison of their own."""
+        return self.strategy in ("canary", "blue-green")
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds a driver counts as alive after its last sign of life."""
+        return 3 * self.interval + 5
+
+    def webhook_gates(self, event: Event) -> tuple[Webhook, ...]:
+        """Who is asked at an event."""
+        return tuple(hook for hook in self.webhooks if event in hook.events)
+
+
+def check_steps(strategy: str, steps: tuple[float, ...]) -> None:
+    """Refuse steps that the strategy can't take.
+
+    Raises:
+        InvalidInput: Says what it can take.
+    """
+    if not steps:
+        raise InvalidInput("a release needs at least one step, such as 5,25,50")
+    if any(not 0 <= step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
+        raise InvalidInput(f"steps must rise from 0 to 100 percent, got {', '.join(f'{step:g}' for step in steps)}")
+    if strategy == "blue-green" and steps not in ((0, 100), (100,)):
+        raise InvalidInput("strategy=blue-green switches everything at once: leave 'steps' out")
+    if strategy in ("canary", "ab"):
+        if any(step != int(step) for step in steps):
+            raise InvalidInput("steps are whole percents")
+        if steps[0] == 0 or steps[-1] == 100:
+            raise InvalidInput(
+                f"strategy={strategy} compares two versions that both have traffic: steps go from 1 to 99"
+            )
+    if strategy == "shadow" and steps[0] == 0:
+        raise InvalidInput("a shadow gets more than 0 percent")
+
+
+def plan_to_json(plan: ReleasePlan) -> dict[str, Any]:
+    """Plain JSON values; ``plan_from_json`` reads them back. What has its default is left out."""
+    return {
+        **_said(plan),
+        "guards": [{**_said(guard), "allowed": _said(guard.allowed)} for guard in plan.guards],
+        "approval": _said(plan.approval) if plan.approval else None,
+        "webhooks": [_said(hook) for hook in plan.webhooks],
+    }
+
+
+def plan_from_json(data: Mapping[str, Any]) -> ReleasePlan:
+    """Read what ``plan_to_json`` wrote.
+
+    Raises:
+        InvalidInput: It holds what this version does not know.
+    """
+    try:
+        guards = tuple(
+            GuardPlan(**{**_tuples(guard), "allowed": Allowed(**guard.get("allowed", {}))}) for guard in data["guards"]
+        )
+        approval = Approval(**_tuples(data["approval"])) if data["approval"] else None
+        webhooks = tuple(Webhook(**_tuples(hook)) for hook in data["webhooks"])
+        return ReleasePlan(**{**_tuples(data), "guards": guards, "approval": approval, "webhooks": webhooks})
+    except (TypeError, KeyError, AttributeError) as exc:
+        raise InvalidInput(f"the stored plan is of another version of mlflow-istio ({exc})") from exc
+
+
+def _said(value: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, tuples as lists."""
+    said = {}
+    for each in fields(value):
+        its = getattr(value, each.name)
+        if its != each.default and each.name not in ("guards", "allowed", "approval", "webhooks"):
+            said[each.name] = list(its) if isinstance(its, tuple) else its
+    return said
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def auto_guards(margin: float | None = None, allowed: Allowed | None = None) -> tuple[GuardPlan, ...]:
+    """What ``analysis=auto`` watches: errors and latency.
+
+    Args:
+        margin: Odds ratio still acceptable for errors; latency's is never below its own default.
+        allowed: What must be proven of both; None: odds within 1.5, or one percentage point of errors and five of slow answers.
+    """
+    return (
+        GuardPlan(
+            name="errors",
+            kind="errors",
+            margin=1.0 if margin is None else margin,
+            allowed=allowed or Allowed(odds_ratio=1.5, rate_difference=0.01),
+        ),
+        GuardPlan(
+            name="latency",
+            kind="latency",
+            margin=max(LATENCY_MARGIN, margin or 0.0),
+            allowed=allowed or Allowed(odds_ratio=1.5, rate_difference=0.05),
+        ),
+    )
+
+
+def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
+    """The plan in words, one line for each thing."""
+    what = "mirrored" if plan.strategy == "shadow" else "of the traffic"
+    steps = ", ".join(f"{step:g}%" for step in plan.steps)
+    lines = [
+        f"{plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}",
+        f"steps: {steps} {what}, each at least {plan.hold:g} s and {plan.min_requests:,} requests of the candidate",
+        f"looks: every {plan.interval:g} s; the first {plan.warmup:g} s of its traffic don't count",
+        f"deadline: {plan.deadline:g} s; then inconclusive, and traffic "
+        + ("returns to the stable" if plan.undecided == "rollback" else "stays as it is"),
+    ]
+    lines += [f"guard {guard.describe()}" for guard in plan.guards] or ["no guards: steps go by time alone"]
+    if plan.guards:
+        lines.append(
+            f"rollback: at most {100 * plan.alpha:g}% of releases of a candidate within every margin (phi {plan.phi:g}); "
+            f"missing data: {plan.no_data}"
+        )
+    if plan.approval:
+        by = f"tag '{plan.approval.tag}' or " if plan.approval.tag else ""
+        lines.append(
+            f"approval before {', '.join(plan.approval.before)}: by {by}'mlflow-istio approve'; without an answer in "
+            f"{plan.approval.timeout:g} s: {plan.approval.default}"
+        )
+    lines += [f"webhook {hook.url}: {', '.join(hook.events)}" for hook in plan.webhooks]
+    lines.append("then promotion" if plan.promote else "then it stops before promotion")
+    return tuple(lines)

@@ -1,0 +1,200 @@
+"""Where a progressive release stands: everything another process needs to go on with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.release.driver import Driver, Question, driver_from_json, question_from_json
+from mlflow_istio.core.release.evidence import Evidence, evidence_from_json, evidence_to_json, no_evidence
+from mlflow_istio.core.release.plan import ReleasePlan, plan_from_json, plan_to_json
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+MAX_BYTES = 64 * 1024
+"""Of the 256 KiB that all annotations of an object may have together, 128 belong to the unrecorded changes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a release stands.
+
+    Attributes:
+        plan: What it is to do.
+        started: When it started; moved on by pauses.
+        since: When the present step's weights were set; moved on by pauses.
+        step: Index of the present step; -1 before the first.
+        traffic_since: When the candidate got its first traffic; None before.
+        looks: How many looks there were.
+        revision: How many writes there were: each names the one it expects.
+        evidence: What was measured.
+        missing_since: Since when data are missing, or None.
+        paused_since: Since when it is paused, or None.
+        passed: Gates that are passed.
+        question: What a person is asked now, or None.
+        stopped: Whether it has done all it was to do, and waits for a person to promote.
+        driver: Who drives it, or None.
+        verdict: Word and reason of the last look.
+    """
+
+    plan: ReleasePlan
+    started: datetime
+    since: datetime
+    step: int = -1
+    traffic_since: datetime | None = None
+    looks: int = 0
+    revision: int = 0
+    evidence: Evidence
+    missing_since: datetime | None = None
+    paused_since: datetime | None = None
+    passed: tuple[str, ...] = ()
+    question: Question | None = None
+    stopped: bool = False
+    driver: Driver | None = None
+    verdict: Mapping[str, Any] | None = None
+
+    @property
+    def weight(self) -> float:
+        """The candidate's percent at the present step."""
+        return self.plan.steps[self.step] if self.step >= 0 else 0
+
+    @property
+    def last_step(self) -> bool:
+        """Whether promotion comes next."""
+        return self.step == len(self.plan.steps) - 1
+
+    @property
+    def target(self) -> str:
+        """What comes next: a step's weight as text, or ``promotion``."""
+        return "promotion" if self.last_step else f"{self.plan.steps[self.step + 1]:g}"
+
+    def driven_by_another(self, driver: str, now: datetime) -> Driver | None:
+        """The driver that is alive, unless it is this one."""
+        found = self.driver
+        return found if found and found.id != driver and now < found.alive_until else None
+
+
+def first_progress(plan: ReleasePlan, now: datetime) -> Progress:
+    """Where a release stands when it starts."""
+    return Progress(plan=plan, started=now, since=now, evidence=no_evidence(plan))
+
+
+def alive(progress: Progress, driver: str, who: str, now: datetime) -> Progress:
+    """The progress with a sign of life of its driver."""
+    until = now + timedelta(seconds=progress.plan.heartbeat)
+    return replace(progress, driver=Driver(id=driver, who=who, alive_until=until))
+
+
+def answered(progress: Progress | None, endpoint: str, answer: str, who: str) -> Progress:
+    """The progress with a person's answer.
+
+    Raises:
+        StateConflict: Nothing is asked, or it was answered otherwise.
+    """
+    question = progress.question if progress else None
+    if progress is None or question is None:
+        raise StateConflict(
+            f"nothing waits for approval at endpoint '{endpoint}': see 'mlflow-istio status {endpoint}'"
+        )
+    if question.answer == answer:
+        return progress
+    if question.answer:
+        raise StateConflict(f"'{question.gate}' of endpoint '{endpoint}' was answered already: {question.answer}")
+    return replace(progress, question=replace(question, answer=answer, who=who), revision=progress.revision + 1)
+
+
+def progress_to_text(progress: Progress) -> str:
+    """Compact JSON for the annotation.
+
+    Raises:
+        InvalidInput: It would be too large for the object.
+    """
+    question, driver = progress.question, progress.driver
+    text = json.dumps(
+        {
+            "plan": plan_to_json(progress.plan),
+            "started": progress.started.isoformat(),
+            "since": progress.since.isoformat(),
+            "step": progress.step,
+            "traffic_since": _text(progress.traffic_since),
+            "looks": progress.looks,
+            "revision": progress.revision,
+            "evidence": evidence_to_json(progress.evidence),
+            "missing_since": _text(progress.missing_since),
+            "paused_since": _text(progress.paused_since),
+            "passed": list(progress.passed),
+            "question": question.to_json() if question else None,
+            "stopped": progress.stopped,
+            "driver": driver.to_json() if driver else None,
+            "verdict": dict(progress.verdict) if progress.verdict else None,
+        },
+        separators=(",", ":"),
+        sort_keys=True,
+    )
+    if len(text) > MAX_BYTES:
+        raise InvalidInput(
+            f"the state of the release would be {len(text):,} bytes, more than the {MAX_BYTES:,} that fit on the VirtualService: "
+            "watch fewer KPIs, or read metrics that are summed over pods"
+        )
+    return text
+
+
+_FIELDS = (
+    "plan",
+    "started",
+    "since",
+    "step",
+    "traffic_since",
+    "looks",
+    "revision",
+    "evidence",
+    "missing_since",
+    "paused_since",
+    "passed",
+    "question",
+    "stopped",
+    "driver",
+    "verdict",
+)
+
+
+def progress_from_text(text: str) -> Progress:
+    """Read what ``progress_to_text`` wrote.
+
+    Raises:
+        InvalidInput: It is of another version.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise InvalidInput(
+            "the progress of the release is no JSON: abort the release, or restore its annotation"
+        ) from exc
+    state = read_fields(data, _FIELDS, kind="Progress")
+    plan = plan_from_json(state["plan"])
+    times = {
+        key: datetime.fromisoformat(state[key]) if state[key] else None
+        for key in ("traffic_since", "missing_since", "paused_since")
+    }
+    return Progress(
+        plan=plan,
+        started=datetime.fromisoformat(state["started"]),
+        since=datetime.fromisoformat(state["since"]),
+        step=state["step"],
+        looks=state["looks"],
+        revision=state["revision"],
+        evidence=evidence_from_json(state["evidence"], plan),
+        passed=tuple(state["passed"]),
+        question=question_from_json(state["question"]),
+        stopped=state["stopped"],
+        driver=driver_from_json(state["driver"]),
+        verdict=state["verdict"],
+        **times,
+    )
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
