@@ -3,6 +3,7 @@
 =======================  ============================================================================
 ``requests``             answers given, whatever their status
 ``errors``               of these, the failed ones (5xx, or no answer at all)
+``assignments``          of the requests, those that the split's weights gave the deployment (not an arm's header or cookie)
 ``le/EDGE_MS``           answers that took at most so many milliseconds; ``le/+Inf`` is their number
 ``kpi/NAME/n``           observations of the KPI called NAME
 ``kpi/NAME/events``      of a binary KPI, how many of them happened
@@ -11,6 +12,7 @@
 =======================  ============================================================================
 
 All are raw cumulative counters: `core.analysis.counters` differences them. A source may have some and lack others.
+Without ``assignments`` the source can't tell a user who comes back by cookie from a new one.
 Latency has a denominator of its own because a histogram may lag its proxy's request counter.
 """
 
@@ -25,10 +27,11 @@ from mlflow_istio.errors import InvalidInput
 
 REQUESTS = "requests"
 ERRORS = "errors"
+ASSIGNMENTS = "assignments"
 _LATENCY = "le/"
 _KPI = "kpi/"
 _KPI_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-RESERVED_NAMES = frozenset({"errors", "latency", "requests"})
+RESERVED_NAMES = frozenset({"assignments", "errors", "latency", "requests"})
 """Names of the built-in guards and counts, which no KPI may take."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.measures import ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
 
 _RETRIES = 10
@@ -36,7 +36,7 @@ class InMemoryMetrics:
     def serve(self, deployment: str, requests: int, *, errors: int = 0, milliseconds: float = 7.0) -> None:
         """Count answers that all took the same time."""
         slow_enough = [edge for edge in (*self.edges, float("inf")) if milliseconds <= edge]
-        self.count(deployment, {REQUESTS: requests, ERRORS: errors})
+        self.count(deployment, {REQUESTS: requests, ASSIGNMENTS: requests, ERRORS: errors})
         self.count(deployment, {latency_series(edge): 0 for edge in self.edges})
         self.count(deployment, {latency_series(edge): requests for edge in slow_enough})
 

@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             seen.append(self.headers.get("x-request-id"))
             if MODE == "slow":
                 time.sleep(0.2)
-            status = 500 if MODE == "broken" else 200
+            status = 500 if MODE == "broken" or self.path == "/fail" else 200
             body = json.dumps({"deployment": NAME, "version": VERSION, "path": self.path}).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))

@@ -17,6 +17,9 @@ class InMemoryTraffic:
     def serve(self, deployment: str, requests: int, errors: int = 0) -> None:
         self.metrics.serve(deployment, requests, errors=errors)
 
+    def settle(self) -> None:
+        """It shows everything at once."""
+
     def restart(self) -> None:
         for deployment in self.deployments:
             self.metrics.restart(deployment)

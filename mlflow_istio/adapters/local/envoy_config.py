@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from mlflow_istio.adapters.local import envoy_stats
 from mlflow_istio.adapters.local import envoy_types as types
 from mlflow_istio.adapters.local.envoy_routes import hosts
 from mlflow_istio.adapters.local.envoy_types import Config
@@ -53,6 +54,7 @@ def bootstrap(*, mesh: str, admin_port: int, folder: PurePosixPath) -> Config:
         "layered_runtime": {
             "layers": [{"name": "mesh", "static_layer": {"re2.max_program_size.error_level": _REGEX_LIMIT}}]
         },
+        **envoy_stats.stats_settings(),
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -164,6 +166,7 @@ def _connection_manager(name: str) -> Config:
         "stream_idle_timeout": "0s",
         "http_filters": [
             {"name": types.FAULT_FILTER, "typed_config": {"@type": types.FAULT}},
+            envoy_stats.counting_filter(),
             {"name": "envoy.filters.http.router", "typed_config": {"@type": types.ROUTER}},
         ],
     }

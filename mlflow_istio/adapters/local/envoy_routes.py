@@ -14,6 +14,7 @@ from typing import Any
 from mlflow_istio.adapters.local import envoy_actions as actions
 from mlflow_istio.adapters.local.envoy_headers import header_changes, joined
 from mlflow_istio.adapters.local.envoy_matches import match
+from mlflow_istio.adapters.local.envoy_stats import counted_in, live_routes
 from mlflow_istio.adapters.local.envoy_types import FAULT_FILTER, ROUTES, Config, cluster_name, percentage
 from mlflow_istio.adapters.local.fields import Field, read
 
@@ -38,8 +39,9 @@ def route_configuration(virtual_service: Mapping[str, Any], service_ports: Mappi
     hosts(virtual_service)
     name = str(virtual_service["metadata"]["name"])
     routes: list[Config] = []
+    live = live_routes(virtual_service)
     for http in read(virtual_service).member("spec").member("http").each():
-        routes += _routes(http, service_ports)
+        routes += _routes(http, service_ports, live)
     return {
         "@type": ROUTES,
         "name": name,
@@ -63,7 +65,7 @@ def hosts(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     return found
 
 
-def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]]) -> list[Config]:
+def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]], live: Mapping[str, str]) -> list[Config]:
     members = http.members(*_FOR_ALL, *_FOR_ROUTES, "route", "redirect", "directResponse")
     changes = header_changes(members["headers"])
     route: Config = {**changes.config}
@@ -81,6 +83,9 @@ def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]]) -> list[C
         else:
             route["direct_response"] = actions.direct_response(members["directResponse"])
     name = members["name"].text() if members["name"] else ""
+    if name in live and chosen == ["route"]:
+        filters = {**route.get("typed_per_filter_config", {}), **counted_in(live[name])}
+        route = {**route, "typed_per_filter_config": filters}
     result = []
     for condition in members["match"].each() or [http.member("match")]:
         label = condition.member("name")

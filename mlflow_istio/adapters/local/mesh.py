@@ -177,6 +177,11 @@ class LocalMesh:
             raise NotFound(f"there is no endpoint '{virtual_service}' in mesh '{self.name}'")
         return Address(url=f"http://127.0.0.1:{port}")
 
+    def admin_urls(self) -> Sequence[str]:
+        """Where Envoy's admin interface is now, for whoever reads its statistics; empty before the mesh was first up."""
+        book = self._state.port_book()
+        return () if book is None else (f"http://127.0.0.1:{book.admin}",)
+
     def up(self, *, new_ports: bool = False) -> MeshStatus:
         """Start what does not run, and wait until Envoy takes requests.
 
