@@ -1,0 +1,107 @@
+"""KPIs beside another source's counts: from the user's PromQL, or from a Python callable."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.kpi import Kpi, counts_from, filled_query
+from mlflow_istio.errors import InvalidInput, MetricsError
+from mlflow_istio.ports import Metrics
+
+# A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
+_PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")
+
+
+class _Sample(Protocol):
+    @property
+    def source(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+
+
+class _Prometheus(Protocol):
+    @property
+    def name(self) -> str: ...
+    def newest(self, selector: str, max_age: float) -> Sequence[_Sample]: ...
+    def evaluate(self, expression: str, max_age: float) -> Sequence[_Sample]: ...
+
+
+class KpiMetrics:
+    """Implements ``ports.Metrics``: another source's counts, and the counts of KPIs.
+
+    Args:
+        base: The other source, or None for nothing but KPIs.
+        kpis: The KPIs.
+        prometheus: Where their PromQL is asked; None when none has any.
+        namespace: What ``$namespace`` stands for.
+        max_age: Seconds after which a sample is too old.
+    """
+
+    def __init__(
+        self,
+        base: Metrics | None,
+        kpis: Sequence[Kpi],
+        *,
+        prometheus: _Prometheus | None = None,
+        namespace: str = "",
+        max_age: float = 120.0,
+    ) -> None:
+        asking = [kpi.name for kpi in kpis if kpi.queries]
+        if asking and prometheus is None:
+            raise InvalidInput(f"KPI '{asking[0]}' has PromQL: set prometheus_url to the Prometheus that knows it")
+        self._base = base
+        self._kpis = tuple(kpis)
+        self._prometheus = prometheus
+        self._namespace = namespace
+        self._max_age = max_age
+
+    @property
+    def name(self) -> str:
+        """See ``ports.Metrics``."""
+        return self._base.name if self._base is not None else "the KPIs"
+
+    def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
+        """See ``ports.Metrics``."""
+        base = self._base.read(endpoint, deployments) if self._base is not None else {}
+        found = {deployment: {source: dict(c) for source, c in reading.items()} for deployment, reading in base.items()}
+        for kpi in self._kpis:
+            for deployment in deployments:
+                counters = self._called(kpi, deployment) if kpi.call else self._asked(kpi, endpoint, deployment)
+                for source, series in counters.items():
+                    found.setdefault(deployment, {}).setdefault(source, {}).update(series)
+        return found
+
+    def _called(self, kpi: Kpi, deployment: str) -> dict[str, dict[str, float]]:
+        assert kpi.call is not None
+        try:
+            answer = kpi.call(deployment)
+        except Exception as exc:
+            # It is the user's own code: anything can come out.
+            raise MetricsError(
+                f"KPI '{kpi.name}' failed for deployment '{deployment}': {type(exc).__name__}: {' '.join(str(exc).split())}"
+            ) from exc
+        counts = counts_from(kpi.name, answer)
+        return {} if counts is None else {f"kpi {kpi.name}": counts.series(kpi.name)}
+
+    def _asked(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
+        assert self._prometheus is not None
+        values = {"deployment": deployment, "endpoint": endpoint, "namespace": self._namespace}
+        found: dict[str, dict[str, float]] = {}
+        for part, text in kpi.queries.items():
+            query = filled_query(text, values)
+            ask = self._prometheus.newest if _PLAIN_SELECTOR.fullmatch(query) else self._prometheus.evaluate
+            for sample in ask(query, self._max_age):
+                counters = found.setdefault(f"kpi {kpi.name} {sample.source}", {})
+                series = f"kpi/{kpi.name}/{part}"
+                if not (math.isfinite(sample.value) and sample.value >= 0):
+                    raise MetricsError(
+                        f"query '{part}' of KPI '{kpi.name}' gives {sample.value}: it must give raw counters"
+                    )
+                counters[series] = counters.get(series, 0.0) + sample.value
+        # A KPI without observations has none; events alone say nothing.
+        has_n = any(f"kpi/{kpi.name}/n" in counters for counters in found.values())
+        return found if has_n else {}

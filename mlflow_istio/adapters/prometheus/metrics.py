@@ -1,0 +1,78 @@
+"""Counts from Prometheus: Istio's series, or those of the local mesh's Envoy.
+
+Raw counters are read, never ``rate`` or ``increase``, which extrapolate. Istio's series hold **pinned requests** too: nothing in
+them tells those apart. Mirrored copies are not among those that a caller's proxy reports (``reporter="source"``), and the probe
+route has no workload. A proxy that forgets series which are still in use (``statsEvictionInterval``) looks like one that
+restarted: leave that off. A request for a version without any ready pod has no workload either, so nobody is charged with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from mlflow_istio.adapters.prometheus.api import PrometheusApi
+from mlflow_istio.adapters.prometheus.series import Family, envoy_families, istio_families
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.errors import InvalidInput, MetricsError
+
+MAX_AGE = 120.0
+"""Seconds after which the newest sample is too old: two scrapes may fail at the usual interval of at most a minute."""
+
+
+class PrometheusMetrics:
+    """Implements ``ports.Metrics`` on Prometheus.
+
+    Args:
+        api: The Prometheus.
+        dialect: ``istio`` for the series of Istio's proxies, ``envoy`` for those of the local mesh.
+        namespace: Namespace of the workloads; None where there are none.
+        label: Istio's label that names the deployment: ``destination_workload`` or ``destination_version``.
+        max_age: Seconds after which a sample is too old.
+    """
+
+    def __init__(
+        self,
+        api: PrometheusApi,
+        *,
+        dialect: Literal["istio", "envoy"] = "istio",
+        namespace: str | None = None,
+        label: str = "destination_workload",
+        max_age: float = MAX_AGE,
+    ) -> None:
+        if dialect not in ("istio", "envoy"):
+            raise InvalidInput(f"series are Istio's or Envoy's, not {dialect!r}")
+        self._api = api
+        self._dialect = dialect
+        self._namespace = namespace
+        self._label = label
+        self._max_age = max_age
+
+    @property
+    def name(self) -> str:
+        """See ``ports.Metrics``."""
+        return self._api.name
+
+    def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
+        """See ``ports.Metrics``."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for family in self._families(endpoint, deployments):
+            for sample in self._api.newest(family.selector, self._max_age):
+                deployment = family.deployment(sample.labels)
+                if deployment not in deployments:
+                    continue
+                counters = found.setdefault(deployment, {}).setdefault(sample.source, {})
+                for series, counts in self._counters(family, sample.labels).items():
+                    counters[series] = counters.get(series, 0.0) + (sample.value if counts else 0.0)
+        return found
+
+    def _families(self, endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
+        if self._dialect == "envoy":
+            return envoy_families(endpoint, deployments)
+        return istio_families(endpoint, deployments, self._namespace, self._label)
+
+    def _counters(self, family: Family, labels: Mapping[str, str]) -> Mapping[str, bool]:
+        try:
+            return family.counters(labels)
+        except (KeyError, ValueError) as exc:
+            raise MetricsError(f"{self.name} has a series that can't be read: {dict(labels)}") from exc

@@ -1,0 +1,96 @@
+"""What to ask Prometheus for, and which counter of which deployment an answer is. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+
+_SECOND = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """One metric of a dialect.
+
+    Attributes:
+        selector: What to ask for.
+        deployment: The label set's deployment.
+        counters: The label set's counters, in the words of ``core.measures``; each gets the sample's value, or 0 where false.
+    """
+
+    selector: str
+    deployment: Callable[[Mapping[str, str]], str]
+    counters: Callable[[Mapping[str, str]], Mapping[str, bool]]
+
+
+def istio_families(endpoint: str, deployments: Sequence[str], namespace: str | None, label: str) -> tuple[Family, ...]:
+    """Istio's own series, as the callers' proxies report them: those see requests that never reached a pod.
+
+    A caller who went away before the answer (``response_code="0"``) got none: it counts as an error.
+
+    Args:
+        endpoint: The endpoint, which is its Service's name.
+        deployments: The deployments.
+        namespace: Their namespace.
+        label: The label that names the deployment: ``destination_workload`` or ``destination_version``.
+    """
+    chosen = {
+        "reporter": "source",
+        "destination_service_name": endpoint,
+        **({"destination_workload_namespace": namespace} if namespace else {}),
+    }
+    matchers = _matchers(chosen) + f",{label}=~{_quoted('|'.join(deployments))}"
+
+    def deployment(labels: Mapping[str, str]) -> str:
+        return labels.get(label, "")
+
+    def requests(labels: Mapping[str, str]) -> Mapping[str, bool]:
+        code = labels.get("response_code", "")
+        return {REQUESTS: True, ERRORS: code.startswith("5") or code == "0"}
+
+    return (
+        Family(selector=f"istio_requests_total{{{matchers}}}", deployment=deployment, counters=requests),
+        Family(
+            selector=f"istio_request_duration_milliseconds_bucket{{{matchers}}}",
+            deployment=deployment,
+            counters=_bucket,
+        ),
+    )
+
+
+def envoy_families(endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
+    """The series of the local mesh's Envoy, which counts live traffic apart (see ``adapters.envoy_metrics``)."""
+    cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]{endpoint}"
+    matchers = f"envoy_cluster_name=~{_quoted(cluster)}"
+
+    def deployment(labels: Mapping[str, str]) -> str:
+        return labels.get("envoy_cluster_name", "").split("|")[2]
+
+    def counters(labels: Mapping[str, str]) -> Mapping[str, bool]:
+        failed = labels.get("envoy_response_code_class") == "5"
+        assigned = labels["__name__"].startswith("envoy_cluster_split_")
+        return {REQUESTS: True, ERRORS: failed, **({ASSIGNMENTS: True} if assigned else {})}
+
+    # Both in one question each, so that they are of one moment.
+    name = '__name__=~"envoy_cluster_(split|arm)_upstream_rq_'
+    return (
+        Family(selector=f'{{{name}xx",{matchers}}}', deployment=deployment, counters=counters),
+        Family(selector=f'{{{name}time_bucket",{matchers}}}', deployment=deployment, counters=_bucket),
+    )
+
+
+def _bucket(labels: Mapping[str, str]) -> Mapping[str, bool]:
+    edge = float(labels["le"])
+    return {latency_series(edge): True} if not math.isnan(edge) else {}
+
+
+def _matchers(chosen: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={_quoted(value)}" for name, value in chosen.items())
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
