@@ -64,6 +64,7 @@ setup(
     package_dir={"mlflow_istio.templates": "templates"},
     package_data={
         "mlflow_istio": ["py.typed"],
+        "mlflow_istio.report": ["*.j2", "*.css"],
         "mlflow_istio.templates": ["*.j2"],
     },
     install_requires=CORE,

@@ -1,0 +1,96 @@
+"""What a report is made of: plain values, whole or partial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.ports import Figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A shadow comparison.
+
+    Attributes:
+        figures: Names as ``core.analysis.shadow_verdict.shadow_metrics`` writes them, such as ``shadow/agreement``, to value.
+        most_different: Request id, how much the answers differ (None: can't be compared), and what differs.
+    """
+
+    figures: Mapping[str, float]
+    most_different: Sequence[tuple[str, float | None, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportData:
+    """Everything a report says.
+
+    Attributes:
+        endpoint: The endpoint.
+        scope: Where it is: the namespace, or ``local-MESH``.
+        release: Id of the release.
+        strategy: canary, ab, blue-green or shadow; empty where nobody knows any more.
+        candidates: Deployments being released.
+        outcome: promoted, rolled-back, aborted, superseded, inconclusive; empty while the release is open.
+        run: Id of its MLflow run, or None.
+        opened: When it began, in UTC, if known.
+        made: When the report was made, in UTC.
+        changes: Its routing changes, by sequence.
+        figures: Every metric of its run, by step (names: ``look/...`` as in docs/report.md).
+        verdict: ``word``, ``reason`` and ``evidence`` of the look that decided; empty where a person decided.
+        plan: The plan it followed; empty where it was moved by hand.
+        comparison: Of a shadow release.
+        before: The VirtualService before its first change, or None.
+        after: The VirtualService after its last change, or None.
+        missing: What could not be read, one line each.
+    """
+
+    endpoint: str
+    scope: str
+    release: str
+    strategy: str = ""
+    candidates: tuple[str, ...] = ()
+    outcome: str = ""
+    run: str | None = None
+    opened: datetime | None = None
+    made: datetime
+    changes: Sequence[RoutingChange] = ()
+    figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    before: Object | None = None
+    after: Object | None = None
+    missing: tuple[str, ...] = ()
+
+    def series(self, name: str) -> tuple[Figure, ...]:
+        """A metric by step; a step that a resumed release wrote again counts as written last, and what isn't finite not at all."""
+        latest: dict[int, Figure] = {}
+        for point in sorted(self.figures.get(name, ()), key=lambda point: point.time):
+            if abs(point.value) < float("inf"):
+                latest[point.step] = point
+        return tuple(latest[step] for step in sorted(latest))
+
+    def last(self, name: str) -> float | None:
+        """The last value of a metric, or None."""
+        points = self.series(name)
+        return points[-1].value if points else None
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """Names of the guards that have figures: errors and latency first, then KPIs."""
+        names = {
+            name.split("/", 1)[1].rsplit("/", 1)[0]
+            for name in self.figures
+            if name.startswith("look/") and name.count("/") >= 2 and not name.startswith("look/requests/")
+        }
+        return tuple(sorted(names, key=lambda name: (("errors", "latency", name).index(name), name)))
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended, in UTC; None while it is open."""
+        return self.changes[-1].time if self.outcome and self.changes else None
