@@ -262,6 +262,17 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return self._verbs.history(endpoint)
 
     @_mapped
+    def explain_route(self, endpoint: str | None = None, **request: Any) -> dict[str, Any]:
+        """Which route and version answers a request, and why, without sending it.
+
+        Args:
+            endpoint: The endpoint; with ``file``, the VirtualService.
+            request: ``path``, ``method``, ``headers``, ``query``, ``cookies``, ``user``, ``host``, ``port``, ``scheme``; or
+                ``file``, a YAML file that holds the VirtualService.
+        """
+        return self._verbs.explain_route(endpoint, **request)
+
+    @_mapped
     def assign(self, endpoint: str, user_id: str) -> dict[str, str]:
         """The headers that send this user to their arm of the open A/B release, the same in every process."""
         return self._verbs.assign(endpoint, user_id)
