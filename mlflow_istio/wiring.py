@@ -6,18 +6,19 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlflow_istio.core.kpi import Kpi
 from mlflow_istio.core.manifests import TEMPLATES
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.target import Target, parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.ports import Cluster, Registry, Runs
+from mlflow_istio.ports import Cluster, Metrics, Registry, Runs
 from mlflow_istio.releases.desk import Desk
 
 if TYPE_CHECKING:
@@ -107,6 +108,39 @@ class Workplace:
             scope=self.scope or self.cluster.scope,
             tell=tell,
             warn=warn,
+        )
+
+    def metrics(
+        self,
+        source: str = "auto",
+        *,
+        prometheus_url: str | None = None,
+        envoy_url: str | None = None,
+        kpis: Sequence[Kpi] = (),
+        errors: str = "5xx",
+    ) -> Metrics | None:
+        """Where counts come from; None for nowhere.
+
+        Args:
+            source: ``auto`` is the local mesh's own Envoy, or the given Prometheus; ``prometheus``, ``envoy``, ``none``.
+            prometheus_url: The Prometheus.
+            envoy_url: Admin address of a gateway's Envoy, for ``envoy`` on a cluster (default: ``MLFLOW_ISTIO_ENVOY_URL``).
+            kpis: KPIs to count beside.
+            errors: ``5xx``, or ``4xx+5xx``.
+
+        Raises:
+            InvalidInput: An address is missing; says what to set.
+        """
+        from mlflow_istio.sources import metrics_source
+
+        return metrics_source(
+            self.target.kind,
+            self.cluster,
+            source,
+            prometheus_url=prometheus_url,
+            envoy_url=envoy_url or os.environ.get("MLFLOW_ISTIO_ENVOY_URL"),
+            kpis=kpis,
+            errors=errors,
         )
 
     def gateways(self) -> tuple[str, ...]:

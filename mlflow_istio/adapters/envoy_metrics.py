@@ -43,7 +43,7 @@ class EnvoySample:
         host: The Service's host, as the cluster's name has it; with a plain bootstrap without its namespace.
         namespace: The host's namespace, or None where the name has none.
         series: In the words of ``core.measures``; ``requests`` for every class of answers.
-        failed: Whether these are answers of class 5xx.
+        answers: Class of the answers (``2`` to ``5``); nothing for a histogram.
         value: The counter.
     """
 
@@ -52,7 +52,7 @@ class EnvoySample:
     host: str
     namespace: str | None
     series: str
-    failed: bool
+    answers: str
     value: float
 
 
@@ -82,8 +82,7 @@ def read_samples(text: str) -> list[EnvoySample]:
                 host=host,
                 namespace=rest.split(".")[0] if rest else namespace,
                 series=latency_series(float(labels["le"])) if is_time else REQUESTS,
-                failed=not is_time
-                and labels.get("envoy_response_code_class", labels.get("response_code_class")) == "5",
+                answers=labels.get("envoy_response_code_class", labels.get("response_code_class", "")),
                 value=float(match["value"]),
             )
         )
@@ -108,6 +107,7 @@ class EnvoyMetrics:
             again may listen elsewhere.
         live: Whether live traffic is counted apart, as on the local mesh; else the clusters' own counts are read.
         namespace: Namespace of the endpoints, or None where there are none.
+        errors: Classes of answers that count as errors: ``5``, or ``45``.
         timeout: Seconds for each Envoy.
     """
 
@@ -117,11 +117,13 @@ class EnvoyMetrics:
         *,
         live: bool = True,
         namespace: str | None = None,
+        errors: str = "5",
         timeout: float = 5.0,
     ) -> None:
         self._admins = admins
         self._trees = LIVE_TREES if live else (_ANY,)
         self._namespace = namespace
+        self._errors = errors
         self._timeout = timeout
 
     @property
@@ -140,7 +142,7 @@ class EnvoyMetrics:
             for sample in read_samples(self._text(admin, endpoint)):
                 if sample.deployment in wanted and self._is_counted(sample, endpoint):
                     counters = found.setdefault(sample.deployment, {}).setdefault(urlsplit(admin).netloc, {})
-                    _add(counters, sample)
+                    _add(counters, sample, self._errors)
         return found
 
     def _is_counted(self, sample: EnvoySample, endpoint: str) -> bool:
@@ -165,12 +167,12 @@ class EnvoyMetrics:
         return answer.text
 
 
-def _add(counters: dict[str, float], sample: EnvoySample) -> None:
+def _add(counters: dict[str, float], sample: EnvoySample, errors: str) -> None:
     counters[sample.series] = counters.get(sample.series, 0.0) + sample.value
     if sample.series != REQUESTS:
         return
     # A class of answers that never came has no counter: that is a true 0 where others came.
-    counters[ERRORS] = counters.get(ERRORS, 0.0) + (sample.value if sample.failed else 0.0)
+    counters[ERRORS] = counters.get(ERRORS, 0.0) + (sample.value if sample.answers in tuple(errors) else 0.0)
     if sample.tree == "split":
         counters[ASSIGNMENTS] = counters.get(ASSIGNMENTS, 0.0) + sample.value
 

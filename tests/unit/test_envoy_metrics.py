@@ -17,7 +17,7 @@ def sample(**changes: object) -> EnvoySample:
         "host": "m",
         "namespace": None,
         "series": "requests",
-        "failed": False,
+        "answers": "2",
         "value": 7.0,
     }
     return EnvoySample(**{**fields, **changes})  # type: ignore[arg-type]
@@ -27,10 +27,13 @@ def sample(**changes: object) -> EnvoySample:
     ("line", "expected"),
     [
         (f'envoy_cluster_upstream_rq_xx{{envoy_response_code_class="2",{CLUSTER}}} 7', sample()),
-        (f'envoy_cluster_upstream_rq_xx{{envoy_response_code_class="5",{CLUSTER}}} 7', sample(failed=True)),
+        (f'envoy_cluster_upstream_rq_xx{{envoy_response_code_class="5",{CLUSTER}}} 7', sample(answers="5")),
         (f'envoy_cluster_split_upstream_rq_xx{{envoy_response_code_class="2",{CLUSTER}}} 7', sample(tree="split")),
-        (f'envoy_cluster_arm_upstream_rq_time_bucket{{{CLUSTER},le="0.5"}} 7', sample(tree="arm", series="le/0.5")),
-        (f'envoy_cluster_upstream_rq_time_bucket{{{CLUSTER},le="+Inf"}} 7', sample(series="le/+Inf")),
+        (
+            f'envoy_cluster_arm_upstream_rq_time_bucket{{{CLUSTER},le="0.5"}} 7',
+            sample(tree="arm", series="le/0.5", answers=""),
+        ),
+        (f'envoy_cluster_upstream_rq_time_bucket{{{CLUSTER},le="+Inf"}} 7', sample(series="le/+Inf", answers="")),
         # A plain bootstrap cuts the cluster's name at the first dot.
         (
             f'envoy_cluster_team_a_svc_cluster_local__upstream_rq_xx{{envoy_response_code_class="2",{CLUSTER}}} 7',
@@ -39,7 +42,7 @@ def sample(**changes: object) -> EnvoySample:
         # Istio's own bootstrap does not, and has other names for the labels.
         (
             'envoy_cluster_upstream_rq_xx{response_code_class="5",cluster_name="outbound|80|m-v2|m.team-a.svc.cluster.local;"} 7',
-            sample(namespace="team-a", failed=True),
+            sample(namespace="team-a", answers="5"),
         ),
     ],
 )

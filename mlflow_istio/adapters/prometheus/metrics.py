@@ -28,6 +28,7 @@ class PrometheusMetrics:
         dialect: ``istio`` for the series of Istio's proxies, ``envoy`` for those of the local mesh.
         namespace: Namespace of the workloads; None where there are none.
         label: Istio's label that names the deployment: ``destination_workload`` or ``destination_version``.
+        errors: Classes of answers that count as errors: ``5``, or ``45``.
         max_age: Seconds after which a sample is too old.
     """
 
@@ -38,6 +39,7 @@ class PrometheusMetrics:
         dialect: Literal["istio", "envoy"] = "istio",
         namespace: str | None = None,
         label: str = "destination_workload",
+        errors: str = "5",
         max_age: float = MAX_AGE,
     ) -> None:
         if dialect not in ("istio", "envoy"):
@@ -46,6 +48,7 @@ class PrometheusMetrics:
         self._dialect = dialect
         self._namespace = namespace
         self._label = label
+        self._errors = errors
         self._max_age = max_age
 
     @property
@@ -68,8 +71,8 @@ class PrometheusMetrics:
 
     def _families(self, endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
         if self._dialect == "envoy":
-            return envoy_families(endpoint, deployments)
-        return istio_families(endpoint, deployments, self._namespace, self._label)
+            return envoy_families(endpoint, deployments, self._errors)
+        return istio_families(endpoint, deployments, self._namespace, self._label, self._errors)
 
     def _counters(self, family: Family, labels: Mapping[str, str]) -> Mapping[str, bool]:
         try:

@@ -27,7 +27,9 @@ class Family:
     counters: Callable[[Mapping[str, str]], Mapping[str, bool]]
 
 
-def istio_families(endpoint: str, deployments: Sequence[str], namespace: str | None, label: str) -> tuple[Family, ...]:
+def istio_families(
+    endpoint: str, deployments: Sequence[str], namespace: str | None, label: str, errors: str
+) -> tuple[Family, ...]:
     """Istio's own series, as the callers' proxies report them: those see requests that never reached a pod.
 
     A caller who went away before the answer (``response_code="0"``) got none: it counts as an error.
@@ -37,6 +39,7 @@ def istio_families(endpoint: str, deployments: Sequence[str], namespace: str | N
         deployments: The deployments.
         namespace: Their namespace.
         label: The label that names the deployment: ``destination_workload`` or ``destination_version``.
+        errors: Classes of answers that count as errors: ``5``, or ``45``.
     """
     chosen = {
         "reporter": "source",
@@ -50,7 +53,7 @@ def istio_families(endpoint: str, deployments: Sequence[str], namespace: str | N
 
     def requests(labels: Mapping[str, str]) -> Mapping[str, bool]:
         code = labels.get("response_code", "")
-        return {REQUESTS: True, ERRORS: code.startswith("5") or code == "0"}
+        return {REQUESTS: True, ERRORS: code == "0" or code[:1] in tuple(errors)}
 
     return (
         Family(selector=f"istio_requests_total{{{matchers}}}", deployment=deployment, counters=requests),
@@ -62,7 +65,7 @@ def istio_families(endpoint: str, deployments: Sequence[str], namespace: str | N
     )
 
 
-def envoy_families(endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
+def envoy_families(endpoint: str, deployments: Sequence[str], errors: str) -> tuple[Family, ...]:
     """The series of the local mesh's Envoy, which counts live traffic apart (see ``adapters.envoy_metrics``)."""
     cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]{endpoint}"
     matchers = f"envoy_cluster_name=~{_quoted(cluster)}"
@@ -71,7 +74,7 @@ def envoy_families(endpoint: str, deployments: Sequence[str]) -> tuple[Family, .
         return labels.get("envoy_cluster_name", "").split("|")[2]
 
     def counters(labels: Mapping[str, str]) -> Mapping[str, bool]:
-        failed = labels.get("envoy_response_code_class") == "5"
+        failed = labels.get("envoy_response_code_class") in tuple(errors)
         assigned = labels["__name__"].startswith("envoy_cluster_split_")
         return {REQUESTS: True, ERRORS: failed, **({ASSIGNMENTS: True} if assigned else {})}
 
