@@ -26,6 +26,7 @@ from mlflow_istio.core.names import (
 from mlflow_istio.core.pods import PodSettings, check_path, check_resources, check_secret_reference
 from mlflow_istio.core.strategies import STRATEGIES, Wish
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
+from mlflow_istio.policy_settings import Arms, Duration, Match, PolicySettings, json_or_text
 
 ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
 DEFAULT_IMAGE = "mlflow-istio-serving:0.1.0"
@@ -104,7 +105,7 @@ class _Connection(_Options):
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
-class _Wishes(_Connection):
+class _Wishes(_Connection, PolicySettings):
     strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
         default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
     )
@@ -124,11 +125,15 @@ class _Wishes(_Connection):
     values: JsonMap | None = Field(
         default=None, description="ab by header: JSON, deployment to the value that means it"
     )
+    match: Match = Field(
+        default=None, description="canary: JSON, requests that the candidate gets whatever the weight; none: no longer"
+    )
+    arms: Arms = Field(default=None, description="ab: JSON, deployment to the requests it gets, instead of a header")
     release_id: Annotated[str, _checked(check_release_id)] | None = Field(
         default=None, description="id of the release (a pipeline's job id, say); made anew unless given"
     )
     supersede: bool = Field(default=False, description="abort an open release first: its traffic returns to stable")
-    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
     @property
     def wish(self) -> Wish:
@@ -140,6 +145,8 @@ class _Wishes(_Connection):
             header=self.header,
             cookie=self.cookie,
             values=self.values,
+            match=self.match,
+            arms=self.arms,
         )
 
 
@@ -228,7 +235,7 @@ class AdoptOptions(_Connection):
     )
     champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
     challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
-    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
 class UpdateOptions(_Connection):
@@ -251,13 +258,24 @@ class UpdateEndpointOptions(_Wishes):
         default=None, description="deployment to release or promote; several, comma-separated, with strategy=ab"
     )
     force: bool = Field(default=False, description="send traffic even to a deployment that is not ready")
+    keep_old: Duration = Field(
+        default=None, description="action=promote: delete the replaced deployment after this time, such as 1h"
+    )
+    route: str | None = Field(default=None, description="the only route of its own that the settings are for")
+    add_route: Annotated[dict[str, Any], BeforeValidator(_json)] | None = Field(
+        default=None, description='JSON, a route of its own: {"to": DEPLOYMENT, "match": {...}, "name": NAME}'
+    )
+    remove_route: str | None = Field(default=None, description="name of a route of its own to take away")
+    fault: Annotated[Any, BeforeValidator(json_or_text)] = Field(
+        default=None, description='JSON, {"delay": "2s", "abort": 503, "percentage": 10, "ttl": "5m"}; none: ended'
+    )
 
 
 class DeleteOptions(_Connection):
     """Options of ``delete`` and ``delete-endpoint``."""
 
     force: bool = Field(default=False, description="delete the endpoint even with a release open")
-    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
 class ReadOptions(_Connection):

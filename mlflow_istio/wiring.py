@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.core.kpi import Kpi
 from mlflow_istio.core.manifests import TEMPLATES
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.target import Target, parse_target
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, RegistryError
 from mlflow_istio.ports import Cluster, Metrics, Registry, Runs
 from mlflow_istio.releases.desk import Desk
+from mlflow_istio.releases.sweep import enforce
 
 if TYPE_CHECKING:
     from mlflow_istio.adapters.kubernetes import KubernetesCluster
@@ -40,6 +41,16 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """See ``ports.Clock``."""
         time.sleep(seconds)
+
+
+class LaterRegistry:
+    """Stands where nobody may record: whoever does not know the ledger's address must not write into another one."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def later(*_args: object, **_kwargs: object) -> Any:
+            raise RegistryError("it is left to the next command")
+
+        return later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +119,24 @@ class Workplace:
             scope=self.scope or self.cluster.scope,
             tell=tell,
             warn=warn,
+            enforce=enforce,
+        )
+
+    def unrecorded_desk(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Desk:
+        """A desk that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported."""
+        later: Any = LaterRegistry()
+        return Desk(
+            cluster=self.cluster,
+            registry=later,
+            runs=later,
+            clock=SystemClock(),
+            who=who(),
+            new_id=new_id,
+            templates=load_templates(None),
+            scope=self.scope or self.cluster.scope,
+            tell=tell,
+            warn=warn,
+            enforce=enforce,
         )
 
     def metrics(

@@ -22,7 +22,10 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
     """Make a deployment reachable by its header, at no weight."""
     _not_deleting(endpoint)
-    return replace(endpoint, traffic=endpoint.traffic.with_pin(deployment))
+    if deployment in endpoint.traffic.pins:
+        return endpoint
+    deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)  # of one that had this name before
+    return replace(endpoint, traffic=endpoint.traffic.with_pin(deployment), deadlines=deadlines)
 
 
 def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
@@ -48,8 +51,7 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     last = endpoint.last
     if last and last.previous == endpoint.destination(deployment):
         last = replace(last, previous=None)
-    deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)
-    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last, deadlines=deadlines)
+    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
 
 
 def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:

@@ -20,6 +20,10 @@ def _silent(_message: str) -> None:
     """Say nothing."""
 
 
+def _let_be(_desk: Desk, _endpoint: str) -> None:
+    """Enforce nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
     """The ports and the few things that come from outside.
@@ -36,6 +40,7 @@ class Desk:
         tell: Called with one line when something takes a while.
         warn: Called with one line when something went other than hoped, but the work goes on.
         removal_delay: Seconds between the last proxy's confirmation and the end of the pods, for requests in flight.
+        enforce: Carries out the deadlines of an endpoint that have passed; every change of traffic begins with it.
     """
 
     cluster: Cluster
@@ -49,6 +54,7 @@ class Desk:
     tell: Callable[[str], None] = _silent
     warn: Callable[[str], None] = _silent
     removal_delay: float = 0.5
+    enforce: Callable[[Desk, str], None] = _let_be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

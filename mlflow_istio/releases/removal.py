@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from mlflow_istio.core import transitions
 from mlflow_istio.core.adoption import given_back, looks_adopted, torn_out
-from mlflow_istio.core.destination_rule import without_subset
+from mlflow_istio.core.destination_rule import with_policy, without_subset
 from mlflow_istio.core.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
+from mlflow_istio.core.policy_routes import written_policy
 from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
 from mlflow_istio.releases.desk import (
@@ -176,7 +177,9 @@ def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:
     def drop(rule: Object | None) -> Object:
         if rule is None:
             raise NotFound(f"DestinationRule '{endpoint}' is gone")
-        return without_subset(rule, deployment)
+        left = without_subset(rule, deployment)
+        settings = written_policy(left, endpoint).policy.without_deployment(deployment)
+        return with_policy(left, endpoint, settings)
 
     if desk.cluster.get("DestinationRule", endpoint) is not None:
         desk.cluster.edit("DestinationRule", endpoint, drop)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from mlflow_istio.core import transitions
+from mlflow_istio.core.deadlines import due
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release, Stamp
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.release.driver import course_of
@@ -122,20 +123,24 @@ def promote(
     candidate: str | None = None,
     reason: str = "",
     force: bool = False,
+    keep_old: timedelta | None = None,
     release_id: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Make the candidate stable with all the traffic, in one edit; the old version keeps running at no weight.
+
+    With ``keep_old`` a deadline stands on the object, after which ``sweep`` deletes the old version.
 
     Raises:
         StateConflict: No release is open.
         NotReady: The candidate has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
+    time = desk.clock.now()
     return move(
         desk,
         name,
-        _of(release_id, lambda now: transitions.promote(now, candidate)),
+        _of(release_id, lambda now: transitions.promote(now, candidate, now=time, keep=keep_old)),
         action="promote",
         reason=reason,
         force=force,
@@ -161,10 +166,11 @@ def rollback(
         NotReady: The version to go back to has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
+    time = desk.clock.now()
     return move(
         desk,
         name,
-        _of(release_id, transitions.rollback),
+        _of(release_id, lambda now: transitions.rollback(now, now=time)),
         action="rollback",
         reason=reason,
         force=force,
@@ -193,10 +199,11 @@ def abort(
         NotRouted: A proxy did not take the change over in time.
     """
     result = "superseded" if action == "supersede" else "aborted"
+    time = desk.clock.now()
     return move(
         desk,
         name,
-        _of(release_id, lambda now: transitions.abort(now, result)),
+        _of(release_id, lambda now: transitions.abort(now, result, now=time)),
         action=action,
         reason=reason,
         force=force,
@@ -262,6 +269,9 @@ def move(
         timeout: Seconds to wait for the proxies.
     """
     planned = endpoint_of(desk.cluster, name)
+    if not urgent and due(planned.deadlines, desk.clock.now()):
+        desk.enforce(replace(desk, enforce=lambda _desk, _name: None), name)
+        planned = endpoint_of(desk.cluster, name)
     deployments = deployments_of(desk.cluster, name)
     if not force:
         check_targets(desk, deployments, planned, transition(planned), timeout=timeout)

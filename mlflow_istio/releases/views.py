@@ -8,6 +8,7 @@ from typing import Any
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
 from mlflow_istio.core.objects import ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of, ready_replicas
+from mlflow_istio.core.policy import notes
 from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.core.release.driver import course_of
 from mlflow_istio.core.routing_change import RoutingChange
@@ -46,6 +47,8 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
         "traffic": endpoint.traffic.weights,
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
+        "policy": policy_view(endpoint),
+        "deadlines": [deadline.as_json() for deadline in endpoint.deadlines],
         "release": _release_view(endpoint),
         "last_release": (
             {"id": endpoint.last.id, "strategy": endpoint.last.strategy, "outcome": endpoint.last.outcome}
@@ -56,6 +59,14 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
         "unrecorded": len(endpoint.unrecorded),
         "deployments": [_deployment_view(obj, endpoint) for obj in deployments],
     }
+
+
+def policy_view(endpoint: Endpoint) -> View:
+    """What is set besides the split, and what of it acts only partly together."""
+    policy = endpoint.traffic.policy
+    view: View = {key: value for key, value in policy.as_json().items() if key not in ("replaced", "stale")}
+    said = notes(policy, mirrors=bool(endpoint.traffic.mirrors))
+    return {**view, "notes": list(said)} if said else view
 
 
 def endpoint_views(cluster: Cluster) -> list[View]:

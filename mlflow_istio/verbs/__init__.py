@@ -8,10 +8,11 @@ from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
+from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs
 
 __all__ = ["Config", "Result", "Verbs"]
 
 
-class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ExplainingVerbs, ReadingVerbs):
+class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ExplainingVerbs, PolicyVerbs, ReadingVerbs):
     """All verbs on one target; each family stands in a module of its own."""

@@ -25,7 +25,7 @@ class AdoptionVerbs(Base):
             stable=options.stable,
             settings=alias_settings(options),
             reason=options.reason,
-            timeout=options.timeout,
+            timeout=options.confirm_timeout,
         )
         return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
 

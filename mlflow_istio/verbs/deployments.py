@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateOptions, parse_options
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.policy_settings import SETTINGS
 from mlflow_istio.releases import deployments, removal, views
 from mlflow_istio.releases.desk import Outcome
 from mlflow_istio.verbs.adoption import alias_settings, brought_up
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.policy import with_settings
 from mlflow_istio.wiring import only
 
 
@@ -23,7 +25,7 @@ class DeploymentVerbs(Base):
         server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
         strategy = options.strategy
         if strategy is None and options.wish.said:
-            strategy = "canary" if set(options.wish.said) <= {"weight", "weights"} else None
+            strategy = "canary" if set(options.wish.said) <= {"weight", "weights", "match"} else None
         request = deployments.DeployRequest(
             name=name,
             endpoint=endpoint,
@@ -44,12 +46,16 @@ class DeploymentVerbs(Base):
             hosts=options.host if self.target.kind == "istio" else (),
             gateways=place.gateways(),
             ready_timeout=options.ready_timeout,
-            timeout=options.timeout,
+            timeout=options.confirm_timeout,
             wait=options.wait,
         )
         desk = place.desk(self._tell, self._warn, options.templates)
         with_desk = Dry(desk) if options.dry_run else Real(desk)
-        outcome = brought_up(with_desk.desk, request, options)
+        wish = options.settings(SETTINGS)
+        if wish is None:
+            outcome = brought_up(with_desk.desk, request, options)
+        else:
+            outcome = with_settings(with_desk.desk, request, options, wish)
         return with_desk.result(outcome, views.deployment_view(with_desk.desk.cluster, name))
 
     def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:
@@ -81,5 +87,5 @@ class DeploymentVerbs(Base):
         with_desk = Dry(desk) if options.dry_run else Real(desk)
         if endpoint is not None and desk.cluster.get("Deployment", name) is not None:
             views.deployment_view(desk.cluster, name, endpoint)
-        outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.timeout)
+        outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.confirm_timeout)
         return with_desk.result(outcome or Outcome(endpoint=None, changed=False), {})

@@ -9,15 +9,19 @@ from mlflow_istio.core.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.releases import removal, traffic, views
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Config, Dry, Real, Result
+from mlflow_istio.verbs.policy import PolicyVerbs
 
 
-class EndpointVerbs(Base):
+class EndpointVerbs(PolicyVerbs):
     """Traffic, releases and whole endpoints."""
 
     def update_endpoint(self, name: str, config: Config | None) -> Result:
         """Move traffic or a release; see ``releases.traffic``."""
         options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
+        settings = self.settings_of(name, options, config or {})
+        if settings is not None:
+            return settings
         desk = self._place(options).desk(self._tell, self._warn)
         with_desk = Dry(desk) if options.dry_run else Real(desk)
         outcome = _move(with_desk.desk, name, options)
@@ -29,7 +33,7 @@ class EndpointVerbs(Base):
         desk = self._place(options).desk(self._tell, self._warn)
         with_desk = Dry(desk) if options.dry_run else Real(desk)
         gone = removal.delete_endpoint(
-            with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.timeout
+            with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
         )
         return with_desk.result(Outcome(endpoint=None, changed=gone), {})
 
@@ -37,6 +41,8 @@ class EndpointVerbs(Base):
 def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
     action, candidates = options.action, options.candidate or ()
     wish, said = options.wish, options.wish.said
+    if options.keep_old is not None and action != "promote":
+        raise InvalidInput("option 'keep_old' has no effect without action=promote: leave it out")
     if action is not None:
         if said or options.strategy:
             other = said[0] if said else "strategy"
@@ -45,13 +51,20 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
             raise InvalidInput(f"option 'candidate' has no effect with action={action}: leave it out")
         if len(candidates) > 1:
             raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
-        reason, force, timeout, release_id = options.reason, options.force, options.timeout, options.release_id
+        reason, force, timeout, release_id = options.reason, options.force, options.confirm_timeout, options.release_id
         if release_id is not None and action in ("pause", "resume"):
             raise InvalidInput(f"option 'release_id' has no effect with action={action}: leave it out")
         if action == "promote":
             chosen = candidates[0] if candidates else None
             return traffic.promote(
-                desk, name, candidate=chosen, reason=reason, force=force, release_id=release_id, timeout=timeout
+                desk,
+                name,
+                candidate=chosen,
+                reason=reason,
+                force=force,
+                keep_old=options.keep_old,
+                release_id=release_id,
+                timeout=timeout,
             )
         if action == "rollback":
             return traffic.rollback(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
@@ -64,7 +77,7 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
         if same and options.release_id in (None, release.id):
             if said or options.strategy is None:
-                return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.timeout)
+                return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.confirm_timeout)
             candidates = release.candidates
         elif options.supersede:
             endpoint = transitions.abort(endpoint, "superseded")
@@ -86,7 +99,7 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         release_id=options.release_id,
         supersede=options.supersede,
         reason=options.reason,
-        timeout=options.timeout,
+        timeout=options.confirm_timeout,
     )
 
 

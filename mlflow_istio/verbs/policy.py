@@ -1,0 +1,176 @@
+"""The verbs that set what routes do besides splitting: policy, route, fault, and sweep, which ends what is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow_istio.config import CreateOptions, ReadOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.core.deadlines import due
+from mlflow_istio.core.policy import NO_POLICY, PolicyWish, Rule, notes, with_wish
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.policy_options import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.policy_settings import NONE, SETTINGS
+from mlflow_istio.releases import deployments, policy, views
+from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of, existing_endpoint
+from mlflow_istio.releases.sweep import sweep
+from mlflow_istio.verbs.adoption import brought_up
+from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+
+_TRAFFIC = (
+    "action",
+    "strategy",
+    "candidate",
+    "weight",
+    "weights",
+    "mirror",
+    "header",
+    "cookie",
+    "values",
+    "match",
+    "arms",
+)
+_SHARED = ("dry_run", "scope", "tracking_uri", "registry_uri", "gateway", "gateway_url", "reason", "confirm_timeout")
+
+
+class PolicyVerbs(Base):
+    """Settings, routes of their own, faults."""
+
+    def policy(self, name: str, config: Config | None) -> Result:
+        """Make, change or take away settings; see ``releases.policy.set_policy``."""
+        options = parse_options(PolicyOptions, config, cluster=self.target.kind)
+        wish = options.settings(set(config or {}), options.route)
+        if wish is None:
+            raise InvalidInput(f"nothing to set: give one of {', '.join(SETTINGS)}")
+        return self._with(
+            options,
+            name,
+            lambda desk: policy.set_policy(desk, name, wish, reason=options.reason, timeout=options.confirm_timeout),
+        )
+
+    def route(self, name: str, config: Config | None) -> Result:
+        """Make or take away a route of its own; see ``releases.policy.set_rule``."""
+        options = parse_options(RouteOptions, config, cluster=self.target.kind)
+        reason, timeout = options.reason, options.confirm_timeout
+        if options.remove is not None:
+            extra = [option for option in ("to", "match", "name") if getattr(options, option) is not None]
+            if extra:
+                raise InvalidInput(f"option '{extra[0]}' has no effect with 'remove': leave it out")
+            gone = options.remove
+            return self._with(
+                options, name, lambda desk: policy.remove_rule(desk, name, gone, reason=reason, timeout=timeout)
+            )
+        if options.to is None or not options.match:
+            missing = "to" if options.to is None else "match"
+            raise InvalidInput(f"a route of its own needs 'to' (a deployment) and 'match': '{missing}' is missing")
+        rule = Rule(name=options.name or options.to, deployment=options.to, match=options.match)
+        return self._with(options, name, lambda desk: policy.set_rule(desk, name, rule, reason=reason, timeout=timeout))
+
+    def fault(self, name: str, config: Config | None) -> Result:
+        """Put a fault into live traffic for a time, or end it; see ``releases.policy.start_fault``."""
+        options = parse_options(FaultOptions, config, cluster=self.target.kind)
+        reason, timeout = options.reason, options.confirm_timeout
+        if options.end:
+            extra = [option for option in ("delay", "abort", "match") if getattr(options, option) is not None]
+            if extra:
+                raise InvalidInput(f"option '{extra[0]}' has no effect with 'end': leave it out")
+            return self._with(options, name, lambda desk: policy.end_fault(desk, name, reason=reason, timeout=timeout))
+        return self._with(
+            options,
+            name,
+            lambda desk: policy.start_fault(
+                desk,
+                name,
+                options.fault(desk.clock.now()),
+                replace_own=options.replace,
+                reason=reason,
+                timeout=timeout,
+            ),
+        )
+
+    def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
+        """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""
+        options = parse_options(SweepOptions, config, cluster=self.target.kind)
+        place = self._place(options)
+        desk = place.desk(self._tell, self._warn) if options.record else place.unrecorded_desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(with_desk.desk)]
+
+    def enforce(self, name: str) -> None:
+        """Carry out the deadlines of one endpoint that have passed, as far as it has any."""
+        place = self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))
+        endpoint = endpoint_of(place.cluster, name)
+        if endpoint.deadlines:
+            desk = place.desk(self._tell, self._warn)
+            if due(endpoint.deadlines, desk.clock.now()):
+                desk.enforce(desk, name)
+
+    def settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
+        """The part of ``update-endpoint`` that sets no traffic; None where none of it is said.
+
+        Raises:
+            InvalidInput: It is said together with something of another kind.
+        """
+        kinds = {
+            "policy": [key for key in (*SETTINGS, "subset", "route", "replace") if key in config],
+            "route": [key for key in ("add_route", "remove_route") if key in config],
+            "fault": [key for key in ("fault",) if key in config],
+        }
+        said = {kind: keys for kind, keys in kinds.items() if keys}
+        if "policy" in said and set(said["policy"]) <= {"replace"} and "fault" in said:
+            del said["policy"]
+        if not said:
+            return None
+        traffic = [key for key in (*_TRAFFIC, "supersede", "force", "release_id", "keep_old") if key in config]
+        first = next(iter(said.values()))[0]
+        if traffic or len(said) > 1:
+            other = traffic[0] if traffic else list(said.values())[1][0]
+            raise InvalidInput(f"'{first}' and '{other}' are changes of two kinds: give each a call of its own")
+        shared = {key: config[key] for key in _SHARED if key in config}
+        if "policy" in said:
+            return self.policy(name, {**shared, **{key: config[key] for key in said["policy"]}})
+        if "route" in said:
+            if options.remove_route is not None and options.add_route is not None:
+                raise InvalidInput("give either 'add_route' or 'remove_route', not both")
+            given = {"remove": options.remove_route} if options.remove_route else dict(options.add_route or {})
+            return self.route(name, {**shared, **given})
+        own = {"replace": config["replace"]} if "replace" in config else {}
+        if options.fault == NONE:
+            return self.fault(name, {**shared, "end": True})
+        if not isinstance(options.fault, Mapping):
+            raise InvalidInput(f'\'fault\' must be JSON such as {{"abort": 503, "ttl": "5m"}}, not {options.fault!r}')
+        return self.fault(name, {**shared, **own, **options.fault})
+
+    def _with(self, options: Any, name: str, work: Any) -> Result:
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        outcome: Outcome = work(with_desk.desk)
+        for note in _notes(outcome):
+            self._tell(f"note: {note}")
+        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+
+
+def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:
+    """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
+
+    Raises:
+        MlflowIstioError: As for ``brought_up`` and ``set_policy``.
+    """
+    found = existing_endpoint(desk.cluster, request.endpoint) if request.endpoint else None
+    with_wish(found.traffic.policy if found else NO_POLICY, wish)
+    if wish.subset not in (None, request.name) and (found is None or wish.subset not in found.traffic.pins):
+        raise InvalidInput(f"'subset' names '{wish.subset}', which is no deployment of the endpoint")
+    deployed = brought_up(desk, request, options)
+    name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")
+    if not name or (not request.wait and deployed.endpoint is None):
+        raise InvalidInput("settings can't be made before the model servers are ready: leave wait=false out")
+    outcome = policy.set_policy(desk, name, wish, reason=request.reason, timeout=request.timeout)
+    return replace(
+        outcome, changed=deployed.changed or outcome.changed, warnings=(*deployed.warnings, *outcome.warnings)
+    )
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    endpoint = outcome.endpoint
+    return notes(endpoint.traffic.policy, mirrors=bool(endpoint.traffic.mirrors)) if endpoint else ()
