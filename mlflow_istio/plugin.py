@@ -252,6 +252,37 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         """Let a paused release go on."""
         return self.update_endpoint(endpoint, {"action": "resume"})
 
+    @_mapped
+    def policy(self, endpoint: str, **settings: Any) -> dict[str, Any]:
+        """Set what routes do besides splitting: ``timeout``, ``retries``, ``headers``, ``rewrite``, ``connection_pool``, ...
+
+        Example:
+            >>> client.policy("churn", timeout="2s", retries={"attempts": 2, "retryOn": "5xx"})
+            >>> client.policy("churn", subset="churn-v2", headers={"response": {"set": {"x-arm": "b"}}})
+            >>> client.policy("churn", timeout="none")
+        """
+        return _shown(self._verbs.policy(endpoint, settings))
+
+    @_mapped
+    def route(self, endpoint: str, to: str | None = None, match: Any = None, **options: Any) -> dict[str, Any]:
+        """Send matching requests to one deployment whatever the split says; ``remove="NAME"`` takes a route away.
+
+        Example:
+            >>> client.route("churn", to="churn-v2", match={"headers": {"x-user": "staff"}}, name="staff")
+        """
+        given = {name: value for name, value in (("to", to), ("match", match)) if value is not None}
+        return _shown(self._verbs.route(endpoint, {**given, **options}))
+
+    @_mapped
+    def fault(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """Put a ``delay`` or ``abort`` into live traffic until its ``ttl`` is over; ``end=True`` takes it away now."""
+        return _shown(self._verbs.fault(endpoint, options))
+
+    @_mapped
+    def sweep(self, **options: Any) -> list[dict[str, str]]:
+        """End what is over: faults, kept versions, stale cookies."""
+        return self._verbs.sweep(options)
+
     def status(self, endpoint: str) -> dict[str, Any]:
         """The same as ``get_endpoint``."""
         return self.get_endpoint(endpoint)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.config import CreateOptions, ReadOptions, UpdateEndpointOptions, parse_options
-from mlflow_istio.core.deadlines import due
+from mlflow_istio.config import CreateOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.core.policy import NO_POLICY, PolicyWish, Rule, notes, with_wish
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.policy_options import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.policy_settings import NONE, SETTINGS
 from mlflow_istio.releases import deployments, policy, views
-from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of, existing_endpoint
+from mlflow_istio.releases.desk import Desk, Outcome, existing_endpoint
 from mlflow_istio.releases.sweep import sweep
 from mlflow_istio.verbs.adoption import brought_up
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
@@ -96,15 +95,6 @@ class PolicyVerbs(Base):
         desk = place.desk(self._tell, self._warn) if options.record else place.unrecorded_desk(self._tell, self._warn)
         with_desk = Dry(desk) if options.dry_run else Real(desk)
         return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(with_desk.desk)]
-
-    def enforce(self, name: str) -> None:
-        """Carry out the deadlines of one endpoint that have passed, as far as it has any."""
-        place = self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))
-        endpoint = endpoint_of(place.cluster, name)
-        if endpoint.deadlines:
-            desk = place.desk(self._tell, self._warn)
-            if due(endpoint.deadlines, desk.clock.now()):
-                desk.enforce(desk, name)
 
     def settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
         """The part of ``update-endpoint`` that sets no traffic; None where none of it is said.

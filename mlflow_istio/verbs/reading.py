@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from mlflow_istio.config import ReadOptions, parse_options
 from mlflow_istio.core.assignment import assignment_headers
+from mlflow_istio.core.deadlines import deadline_from_json, due
 from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases import views
@@ -19,12 +21,26 @@ class ReadingVerbs(Base):
     """What there is, what happened, and what a model answers."""
 
     def endpoint(self, name: str) -> views.View:
-        """One endpoint; see ``releases.views``."""
-        return views.endpoint_view(self._read().cluster, name)
+        """One endpoint; see ``releases.views``. What of it is over by now is ended first."""
+        view = views.endpoint_view(self._read().cluster, name)
+        return views.endpoint_view(self._read().cluster, name) if self._enforced([view]) else view
 
     def endpoints(self) -> list[views.View]:
         """All endpoints, by name."""
-        return views.endpoint_views(self._read().cluster)
+        found = views.endpoint_views(self._read().cluster)
+        return views.endpoint_views(self._read().cluster) if self._enforced(found) else found
+
+    def _enforced(self, found: list[views.View]) -> bool:
+        """End what is over on these endpoints; whether there was anything."""
+        now = datetime.now(timezone.utc)
+        over = [
+            view["name"] for view in found if due((deadline_from_json(one) for one in view.get("deadlines", ())), now)
+        ]
+        desk = self._read().desk(self._tell, self._warn) if over else None
+        for name in over:
+            if desk is not None:
+                desk.enforce(desk, name)
+        return bool(over)
 
     def deployment(self, name: str, endpoint: str | None = None) -> views.View:
         """One deployment."""
