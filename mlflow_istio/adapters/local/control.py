@@ -22,7 +22,7 @@ from mlflow_istio.adapters.local.envoy_watch import EnvoyWatch
 from mlflow_istio.adapters.local.files import Change, Files
 from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.inspection import ready_names
-from mlflow_istio.adapters.local.processes import ENVOY, Supervisor
+from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor
 from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.objects import API_VERSIONS, Object
@@ -299,6 +299,8 @@ class Control:
     def _run_replicas(self, replicas: Sequence[Replica]) -> None:
         """Start what is missing and end what nobody wants."""
         wanted = {replica.name for replica in replicas} | {ENVOY}
+        if (self._state.programs / f"{SWEEPER}.ini").exists():  # a mesh that an older version started has none
+            wanted.add(SWEEPER)
         running = set(self.supervisor.programs())
         self.supervisor.add(sorted(wanted - running))
         self.supervisor.end(sorted(running - wanted))

@@ -24,7 +24,8 @@ ARM_TREE = "arm"
 COUNTING_FILTER = "envoy.filters.http.header_mutation"
 _TYPES = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3."
 _HEADER = "x-envoy-upstream-alt-stat-name"
-_OWN_ROUTE = re.compile(r"mlflow-istio\.[^.]+\.(?P<part>split|arm)(\..*)?")
+_OWN_ROUTE = re.compile(r"mlflow-istio\.[^.]+\.(?:fault\.)?(?P<part>split|arm|expire)(\..*)?")
+_TREES = {"split": SPLIT_TREE, "arm": ARM_TREE, "expire": SPLIT_TREE}
 _STATE = f"{DOMAIN}/state."
 
 # Two significant digits, which is how exactly Envoy keeps its histograms, about 10% apart: a version that is 20% slower
@@ -50,7 +51,7 @@ def counted_in(tree: str) -> Config:
 def live_routes(virtual_service: Mapping[str, Any]) -> dict[str, str]:
     """The routes of live traffic by name, with the tree that counts them; adopted ones are named by the annotations."""
     names = [str(http.get("name", "")) for http in virtual_service.get("spec", {}).get("http") or ()]
-    found = {name: match["part"] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
+    found = {name: _TREES[match["part"]] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
     endpoints = [key.removeprefix(_STATE) for key in annotations_of(virtual_service) if key.startswith(_STATE)]
     adopted = {route_name(virtual_service, endpoint): SPLIT_TREE for endpoint in endpoints}
     return {**adopted, **found}

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mlflow_istio.adapters.local import envoy_config
+from mlflow_istio.adapters.local import envoy_config, sweeper
 from mlflow_istio.adapters.local.envoy_types import Config
 from mlflow_istio.adapters.local.fields import Field
 from mlflow_istio.adapters.local.free_ports import PortBook
-from mlflow_istio.adapters.local.processes import ENVOY, Supervisor, program_config, supervisor_config
+from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process, to_json
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.objects import Object
@@ -98,6 +98,16 @@ class Files:
         note = self.supervisor.note_file(ENVOY)
         text = program_config(ENVOY, root=root, document=document, note=note, grace=5, start_seconds=1)
         batch.put(self.state.programs / f"{ENVOY}.ini", text.encode())
+        self._stage_sweeper(batch)
+
+    def _stage_sweeper(self, batch: Batch) -> None:
+        """What ends faults and other things whose time is over."""
+        argv = ["python", sweeper.__file__, str(self.state.objects / "VirtualService"), f"istio-local:/{self.mesh}"]
+        document = self.state.root / "sweeper.json"
+        batch.put(document, encode({"argv": argv, "env": {"MLFLOW_ISTIO_HOME": str(self.state.root.parent)}}))
+        note = self.supervisor.note_file(SWEEPER)
+        text = program_config(SWEEPER, root=self.state.root, document=document, note=note, grace=5, start_seconds=1)
+        batch.put(self.state.programs / f"{SWEEPER}.ini", text.encode())
 
     def envoy_file(self, below: PurePosixPath) -> Path:
         """Where a file of Envoy's folder stands."""

@@ -31,6 +31,7 @@ from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.errors import ClusterError, NotReady
 
 ENVOY = "envoy"
+SWEEPER = "sweeper"
 SUPERVISOR = "supervisord"
 _SOCKET_PATH_LIMIT = 100
 _CALL_TIMEOUT = 60.0
