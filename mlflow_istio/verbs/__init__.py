@@ -10,9 +10,10 @@ from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
 from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs
+from mlflow_istio.verbs.release import ReleaseVerbs
 
 __all__ = ["Config", "Result", "Verbs"]
 
 
-class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ExplainingVerbs, PolicyVerbs, ReadingVerbs):
+class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ExplainingVerbs, PolicyVerbs, ReadingVerbs, ReleaseVerbs):
     """All verbs on one target; each family stands in a module of its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateOptions, parse_options
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.policy_settings import SETTINGS
@@ -10,7 +12,33 @@ from mlflow_istio.releases.desk import Outcome
 from mlflow_istio.verbs.adoption import alias_settings, brought_up
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
 from mlflow_istio.verbs.policy import with_settings
-from mlflow_istio.wiring import only
+from mlflow_istio.wiring import Workplace, only
+
+
+def deploy_request(
+    place: Workplace, options: CreateOptions, name: str, endpoint: str | None, model_uri: str
+) -> deployments.DeployRequest:
+    """A request to bring a version up, without a release of its own."""
+    on_cluster = place.target.kind == "istio"
+    server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
+    return deployments.DeployRequest(
+        name=name,
+        endpoint=endpoint,
+        model_uri=model_uri,
+        reason=options.reason,
+        image=options.image,
+        replicas=options.replicas,
+        env={**server, **only(options.env)},
+        env_manager=options.env_manager,
+        from_folder=not on_cluster,
+        pod=options.pod() if on_cluster else None,
+        settings=alias_settings(options),
+        hosts=options.host if on_cluster else (),
+        gateways=place.gateways(),
+        ready_timeout=options.ready_timeout,
+        timeout=options.confirm_timeout,
+        wait=options.wait,
+    )
 
 
 class DeploymentVerbs(Base):
@@ -22,32 +50,16 @@ class DeploymentVerbs(Base):
         """Deploy a version; see ``releases.deployments.deploy``."""
         options = parse_options(CreateOptions, config, cluster=self.target.kind)
         place = self._place(options)
-        server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
         strategy = options.strategy
         if strategy is None and options.wish.said:
             strategy = "canary" if set(options.wish.said) <= {"weight", "weights", "match"} else None
-        request = deployments.DeployRequest(
-            name=name,
-            endpoint=endpoint,
-            model_uri=model_uri,
+        request = replace(
+            deploy_request(place, options, name, endpoint, model_uri),
             flavor=flavor,
             strategy=strategy,
             wish=options.wish,
             release_id=options.release_id,
             supersede=options.supersede,
-            reason=options.reason,
-            image=options.image,
-            replicas=options.replicas,
-            env={**server, **only(options.env)},
-            env_manager=options.env_manager,
-            from_folder=self.target.kind == "istio-local",
-            pod=options.pod() if self.target.kind == "istio" else None,
-            settings=alias_settings(options),
-            hosts=options.host if self.target.kind == "istio" else (),
-            gateways=place.gateways(),
-            ready_timeout=options.ready_timeout,
-            timeout=options.confirm_timeout,
-            wait=options.wait,
         )
         desk = place.desk(self._tell, self._warn, options.templates)
         with_desk = Dry(desk) if options.dry_run else Real(desk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
@@ -201,6 +201,7 @@ class ReleasePlan:
         promote: Whether to promote by itself; else it stops before.
         approval: Where a person must agree, or None.
         webhooks: Who else is asked.
+        source: Where figures come from, as ``resume`` must know it; plain JSON values.
     """
 
     strategy: str
@@ -222,6 +223,7 @@ class ReleasePlan:
     promote: bool = True
     approval: Approval | None = None
     webhooks: tuple[Webhook, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -301,6 +303,7 @@ def plan_to_json(plan: ReleasePlan) -> dict[str, Any]:
         "guards": [{**_said(guard), "allowed": _said(guard.allowed)} for guard in plan.guards],
         "approval": _said(plan.approval) if plan.approval else None,
         "webhooks": [_said(hook) for hook in plan.webhooks],
+        "source": dict(plan.source),
     }
 
 
@@ -326,7 +329,7 @@ def _said(value: Any) -> dict[str, Any]:
     said = {}
     for each in fields(value):
         its = getattr(value, each.name)
-        if its != each.default and each.name not in ("guards", "allowed", "approval", "webhooks"):
+        if its != each.default and each.name not in ("guards", "allowed", "approval", "webhooks", "source"):
             said[each.name] = list(its) if isinstance(its, tuple) else its
     return said
 

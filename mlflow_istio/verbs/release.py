@@ -1,0 +1,195 @@
+"""The verbs of a progressive release: release, resume, approve, reject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlflow_istio import webhooks
+from mlflow_istio.config import ReadOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.core.names import dns_name
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases import views
+from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
+from mlflow_istio.verbs.base import Base, Config, Dry, Result
+from mlflow_istio.verbs.deployments import deploy_request
+from mlflow_istio.wiring import Workplace
+
+if TYPE_CHECKING:
+    from mlflow_istio.release_options import SourceOptions
+    from mlflow_istio.releases.driving import Crew, Ending, Seen
+
+Watch = Callable[["Seen"], None]
+"""Shown every look."""
+
+
+def _nobody(_seen: Seen) -> None:
+    """Nobody watches."""
+
+
+class ReleaseVerbs(Base):
+    """Releases that go on by themselves. What needs numpy is imported when they are used."""
+
+    def release(
+        self, endpoint: str, model_uri: str | None = None, config: Config | None = None, *, watch: Watch = _nobody
+    ) -> Result:
+        """Release a version: deploy it, try it, give it traffic step by step, and promote it or return the traffic.
+
+        Args:
+            endpoint: The endpoint; it has a stable already.
+            model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; None with the option ``candidate``.
+            config: Options of ``release``.
+            watch: Shown every look.
+
+        Returns:
+            The endpoint's view with ``outcome`` (promoted, rolled-back, inconclusive, held, aborted, superseded; ``open`` when
+            detached), ``verdict`` (word and reason) and ``release_id``; after a dry run, ``plan`` in words.
+
+        Raises:
+            MlflowIstioError: What is wrong, in one line.
+        """
+        from mlflow_istio.core.release.plan import describe_plan
+        from mlflow_istio.core.strategies import Wish
+        from mlflow_istio.release_options import ReleaseOptions, check_release_options, plan_of
+        from mlflow_istio.releases.opening import ReleaseRequest, open_release
+        from mlflow_istio.releases.progressive import drive
+
+        options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
+        check_release_options(options)
+        place = self._place(options)
+        desk = place.desk(self._tell, self._warn, options.templates)
+        if (model_uri is None) == (options.candidate is None):
+            raise InvalidInput("say what to release: either a model URI, or the option 'candidate' for what is deployed already")
+        if model_uri is None:
+            candidates, deployments = options.candidate or (), ()
+        else:
+            candidates = (options.name or default_name(desk, model_uri),)
+            deployments = (deploy_request(place, options, candidates[0], endpoint, model_uri),)
+        request = ReleaseRequest(
+            endpoint=endpoint,
+            plan=lambda found: plan_of(options, found, candidates),
+            candidates=candidates,
+            deployments=deployments,
+            strategy=options.strategy or "canary",
+            wish=Wish(header=options.header, cookie=options.cookie, values=options.values),
+            release_id=options.release_id,
+            supersede=options.supersede,
+            reason=options.reason,
+            force=options.force,
+        )
+        plan = plan_of(options, endpoint_of(desk.cluster, endpoint), candidates)
+        if options.dry_run:
+            dry = Dry(desk)
+            open_release(dry.desk, _crew_for(place, options, watch, preflight=False), request)
+            view = {**views.endpoint_view(dry.desk.cluster, endpoint), "plan": list(describe_plan(plan))}
+            return dry.result(Outcome(endpoint=None, changed=False), view)
+        crew = _crew_for(place, options, watch, preflight=True)
+        release_id = open_release(desk, crew, request)
+        if options.detach:
+            view = {**views.endpoint_view(desk.cluster, endpoint), "outcome": "open", "release_id": release_id}
+            return Result(view={**view, "verdict": {"word": "hold", "reason": "opened; 'mlflow-istio resume' drives it"}})
+        return _result(desk, endpoint, drive(desk, crew, endpoint))
+
+    def resume_release(self, endpoint: str, config: Config | None = None, *, watch: Watch = _nobody) -> Result:
+        """Go on with an open release whose driver is gone, or that is paused.
+
+        Args:
+            endpoint: The endpoint.
+            config: Options of ``resume``; what is not said is as it was when the release started.
+            watch: Shown every look.
+
+        Returns:
+            As for ``release``.
+
+        Raises:
+            StateConflict: No release that goes on by itself is open, or a process that is alive drives it.
+        """
+        from mlflow_istio.core.release.progress import progress_from_text
+        from mlflow_istio.release_options import ResumeOptions
+        from mlflow_istio.releases import traffic
+        from mlflow_istio.releases.progressive import drive
+
+        options = parse_options(ResumeOptions, config, cluster=self.target.kind)
+        place = self._place(options)
+        desk = place.desk(self._tell, self._warn)
+        found = endpoint_of(desk.cluster, endpoint)
+        if found.progress is not None:
+            stored = progress_from_text(found.progress).plan.source
+            options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
+        if found.release is not None and found.release.state == "paused":
+            traffic.resume(desk, endpoint)
+        crew = _crew_for(place, options, watch, preflight=False)
+        return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
+
+    def goes_on_by_itself(self, endpoint: str) -> bool:
+        """Whether the endpoint's open release has a plan, so that ``resume`` drives it and does not only unpause it."""
+        return endpoint_of(self._read().cluster, endpoint).progress is not None
+
+    def unpause(self, endpoint: str, config: Config | None = None) -> Result:
+        """Let a paused release go on, without driving it."""
+        from mlflow_istio.releases import traffic
+
+        options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        outcome = traffic.resume(desk, endpoint)
+        return Result(
+            view=views.endpoint_view(desk.cluster, endpoint), changed=outcome.changed, proxies=outcome.proxies
+        )
+
+    def approve(self, endpoint: str, config: Config | None = None) -> str:
+        """Let a release past the gate it waits at; the gate.
+
+        Raises:
+            StateConflict: Nothing waits for approval.
+        """
+        return self._answer(endpoint, "approve", config)
+
+    def reject(self, endpoint: str, config: Config | None = None) -> str:
+        """Refuse the gate a release waits at: its traffic returns to the stable.
+
+        Raises:
+            StateConflict: Nothing waits for approval.
+        """
+        return self._answer(endpoint, "reject", config)
+
+    def _answer(self, endpoint: str, word: str, config: Config | None) -> str:
+        from mlflow_istio.releases.driving import answer
+
+        options = parse_options(ReadOptions, config, cluster=self.target.kind)
+        return answer(self._place(options).desk(self._tell, self._warn), endpoint, word)
+
+
+def default_name(desk: Desk, model_uri: str) -> str:
+    """``MODEL-vN`` of the version that the URI names now."""
+    from mlflow_istio.core.model_version import parse_model_uri
+
+    version = desk.registry.resolve(parse_model_uri(model_uri))
+    return dns_name(f"{version.model}-v{version.version}")
+
+
+def _crew_for(place: Workplace, options: SourceOptions, watch: Watch, *, preflight: bool) -> Crew:
+    from mlflow_istio.releases.driving import Crew
+
+    return Crew(
+        models=place.models if preflight else None,
+        metrics=place.metrics(options.metrics, options.prometheus_url, options.kpi, options.errors),
+        ask=webhooks.ask,
+        watch=watch,
+        timeout=options.timeout,
+    )
+
+
+def _result(desk: Desk, endpoint: str, ending: Ending) -> Result:
+    try:
+        view: Mapping[str, Any] = views.endpoint_view(desk.cluster, endpoint)
+    except MlflowIstioError:
+        view = {}
+    return Result(
+        view={
+            **view,
+            "outcome": ending.outcome,
+            "verdict": {"word": ending.word, "reason": ending.reason},
+            "release_id": ending.release,
+            "by_hand": ending.by_hand,
+        }
+    )
