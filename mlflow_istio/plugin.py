@@ -244,6 +244,35 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         """Return all traffic to stable and close the release."""
         return self.update_endpoint(endpoint, {"action": "abort", **options})
 
+    @_mapped
+    def release(self, endpoint: str, model_uri: str | None = None, **options: Any) -> dict[str, Any]:
+        """Release a version step by step, and return when it is promoted, rolled back or undecided.
+
+        Args:
+            endpoint: The endpoint; it has a stable already.
+            model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; None with ``candidate``.
+            options: Options of ``release``, such as ``steps="5,25,50"``.
+
+        Returns:
+            The endpoint, with ``outcome``, ``verdict`` (word and reason) and ``release_id``.
+        """
+        return _shown(self._verbs.release(endpoint, model_uri, options))
+
+    @_mapped
+    def resume_release(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """Go on with a release whose process is gone, or that is paused, to its end; returns what ``release`` does."""
+        return _shown(self._verbs.resume_release(endpoint, options))
+
+    @_mapped
+    def approve(self, endpoint: str) -> str:
+        """Let a release past the gate it waits at; the gate."""
+        return self._verbs.approve(endpoint)
+
+    @_mapped
+    def reject(self, endpoint: str) -> str:
+        """Refuse the gate a release waits at; the gate."""
+        return self._verbs.reject(endpoint)
+
     def pause(self, endpoint: str) -> dict[str, Any]:
         """Stop the release from advancing by itself."""
         return self.update_endpoint(endpoint, {"action": "pause"})

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field
 
-from mlflow_istio.config import CreateOptions, Names, ReadOptions, Seconds
+from mlflow_istio.config import CreateOptions, Names, ReadOptions, Seconds, checked
 from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.names import nearest
+from mlflow_istio.core.kpi import Kpi
+from mlflow_istio.core.names import check_url, nearest
 from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
 
@@ -42,7 +44,6 @@ def _percents(value: Any) -> Any:
 
 Percents = Annotated[tuple[float, ...], BeforeValidator(_percents)]
 Structured = Annotated[Any, BeforeValidator(_json_or_text)]
-Errors = Literal["5xx", "4xx+5xx"]
 
 
 class SourceOptions(ReadOptions):
@@ -56,9 +57,8 @@ class SourceOptions(ReadOptions):
         default=None,
         description='JSON, name to KPI, such as {"bought": {"queries": {"n": "...", "events": "..."}, "better": "higher"}}',
     )
-    errors: Errors = Field(
-        default="5xx",
-        description="what counts as an error: 5xx, or 4xx+5xx where a model server answers 4xx when the model fails",
+    envoy_url: Annotated[str, checked(check_url)] | None = Field(
+        default=None, description="admin address of the gateway's Envoy, for metrics=envoy (cluster only)"
     )
     timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
     force: bool = Field(
@@ -200,11 +200,22 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
 
 def source_of(options: SourceOptions) -> dict[str, Any]:
     """What ``resume`` needs to find the same figures; KPIs that are Python callables can't be stored."""
-    named = {"metrics": options.metrics, "prometheus_url": options.prometheus_url, "errors": options.errors}
-    found: dict[str, Any] = {name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default}
+    named = {"metrics": options.metrics, "prometheus_url": _without_password(options.prometheus_url)}
+    named["envoy_url"] = options.envoy_url
+    found: dict[str, Any] = {
+        name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default
+    }
     if isinstance(options.kpi, Mapping):
         found["kpi"] = dict(options.kpi)
     return found
+
+
+def _without_password(url: str | None) -> str | None:
+    """The address as everybody may read it on the object; who resumes gives the password again, or has it in the environment."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
 
 
 def _usual_steps(strategy: str, arms: int) -> tuple[float, ...]:
@@ -270,32 +281,45 @@ def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPl
         raise InvalidInput(f"option 'analysis': guard {kind!r} has a value of the wrong kind ({exc})") from exc
 
 
-def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
-    """A guard for every KPI that the analysis does not name itself."""
-    if kpis is None:
+def kpis_of(given: Any) -> tuple[Kpi, ...]:
+    """The option ``kpi``: JSON of names and KPIs, or ``Kpi`` values from Python.
+
+    Raises:
+        InvalidInput: Names the KPI and what is wrong.
+    """
+    if given is None:
         return ()
-    if not isinstance(kpis, Mapping):
-        raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, not {kpis!r}")
-    guards = []
-    for name, kpi in kpis.items():
-        if name in taken:
-            continue
+    if isinstance(given, (list, tuple)) and all(isinstance(kpi, Kpi) for kpi in given):
+        return tuple(given)
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, not {given!r}")
+    known = ("queries", "better", "delta", "margin")
+    kpis = []
+    for name, kpi in given.items():
         if not isinstance(kpi, Mapping):
             raise InvalidInput(f"option 'kpi': '{name}' must be an object with queries, not {kpi!r}")
-        numeric = "sum" in kpi.get("queries", {}) or bool(kpi.get("numeric", False))
-        margin = kpi.get("margin")
-        delta = kpi.get("delta")
+        for key in kpi:
+            if key not in known:
+                raise InvalidInput(f"option 'kpi': '{name}' has the unknown key {key!r}: {nearest(key, known)}")
+        kpis.append(Kpi(name=name, **kpi))
+    return tuple(kpis)
+
+
+def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
+    """A guard for every KPI that the analysis does not name itself; a callable without a kind counts events."""
+    guards = []
+    for kpi in kpis_of(kpis):
+        if kpi.name in taken:
+            continue
+        numeric = "sum" in kpi.queries
+        proof = Allowed(difference=kpi.delta) if numeric else Allowed(odds_ratio=kpi.delta)
         guards.append(
             GuardPlan(
-                name=name,
+                name=kpi.name,
                 kind="mean" if numeric else "rate",
-                margin=margin if margin is not None else (0.0 if numeric else 1.0),
-                worse="lower" if kpi.get("better", "higher") == "higher" else "higher",
-                allowed=Allowed()
-                if delta is None
-                else Allowed(difference=delta)
-                if numeric
-                else Allowed(odds_ratio=delta),
+                margin=kpi.margin if kpi.margin is not None else (0.0 if numeric else 1.0),
+                worse="lower" if kpi.better == "higher" else "higher",
+                allowed=proof,
             )
         )
     return tuple(guards)
@@ -343,7 +367,9 @@ def _webhooks(given: Any) -> tuple[Webhook, ...]:
         given = [part.strip() for part in given.split(",")]
     hooks = []
     for entry in given if isinstance(given, list) else [given]:
-        values: dict[str, Any] = {"url": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+        values: dict[str, Any] = (
+            {"url": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+        )
         unknown = [key for key in values if key not in ("url", "events", "timeout")]
         url = str(values.get("url", ""))
         if unknown or not url.startswith(("http://", "https://")):

@@ -18,7 +18,7 @@ from mlflow_istio.core.manifests import TEMPLATES
 from mlflow_istio.core.names import nearest
 from mlflow_istio.core.target import Target, parse_target
 from mlflow_istio.errors import InvalidInput, RegistryError
-from mlflow_istio.ports import Cluster, Metrics, Registry, Runs
+from mlflow_istio.ports import Cluster, Metrics, Models, Registry, Runs
 from mlflow_istio.releases.desk import Desk
 from mlflow_istio.releases.sweep import enforce
 
@@ -99,6 +99,13 @@ class Workplace:
         from mlflow_istio.adapters.mlflow_runs import MlflowRuns
 
         return MlflowRuns(self.tracking_uri, self.registry_uri)
+
+    @cached_property
+    def models(self) -> Models:
+        """What MLflow's model versions say of themselves."""
+        from mlflow_istio.adapters.mlflow_models import MlflowModels
+
+        return MlflowModels(self.tracking_uri, self.registry_uri)
 
     def desk(self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None) -> Desk:
         """Everything a use-case works with.

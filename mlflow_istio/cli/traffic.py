@@ -116,6 +116,5 @@ COMMANDS = (
     _traffic_verb("rollback", "Return to what users had before the release, in one edit; also after a promotion."),
     _traffic_verb("abort", "Return all traffic to stable and close the release."),
     _traffic_verb("pause", "Stop the release from advancing by itself."),
-    _traffic_verb("resume", "Let a paused release go on."),
     predict,
 )

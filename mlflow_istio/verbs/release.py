@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio import webhooks
 from mlflow_istio.config import ReadOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.core.names import dns_name
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases import views
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
 from mlflow_istio.verbs.base import Base, Config, Dry, Result
@@ -16,6 +17,7 @@ from mlflow_istio.verbs.deployments import deploy_request
 from mlflow_istio.wiring import Workplace
 
 if TYPE_CHECKING:
+    from mlflow_istio.core.release.plan import ReleasePlan
     from mlflow_istio.release_options import SourceOptions
     from mlflow_istio.releases.driving import Crew, Ending, Seen
 
@@ -59,12 +61,11 @@ class ReleaseVerbs(Base):
         place = self._place(options)
         desk = place.desk(self._tell, self._warn, options.templates)
         if (model_uri is None) == (options.candidate is None):
-            raise InvalidInput("say what to release: either a model URI, or the option 'candidate' for what is deployed already")
-        if model_uri is None:
-            candidates, deployments = options.candidate or (), ()
-        else:
-            candidates = (options.name or default_name(desk, model_uri),)
-            deployments = (deploy_request(place, options, candidates[0], endpoint, model_uri),)
+            raise InvalidInput(
+                "say what to release: either a model URI, or the option 'candidate' for what is deployed already"
+            )
+        candidates = options.candidate or (options.name or default_name(desk, str(model_uri)),)
+        deployments = () if model_uri is None else (deploy_request(place, options, candidates[0], endpoint, model_uri),)
         request = ReleaseRequest(
             endpoint=endpoint,
             plan=lambda found: plan_of(options, found, candidates),
@@ -80,14 +81,16 @@ class ReleaseVerbs(Base):
         plan = plan_of(options, endpoint_of(desk.cluster, endpoint), candidates)
         if options.dry_run:
             dry = Dry(desk)
-            open_release(dry.desk, _crew_for(place, options, watch, preflight=False), request)
+            open_release(dry.desk, _crew_for(place, options, plan, watch), request)
             view = {**views.endpoint_view(dry.desk.cluster, endpoint), "plan": list(describe_plan(plan))}
             return dry.result(Outcome(endpoint=None, changed=False), view)
-        crew = _crew_for(place, options, watch, preflight=True)
+        crew = replace(_crew_for(place, options, plan, watch), models=place.models)
         release_id = open_release(desk, crew, request)
         if options.detach:
             view = {**views.endpoint_view(desk.cluster, endpoint), "outcome": "open", "release_id": release_id}
-            return Result(view={**view, "verdict": {"word": "hold", "reason": "opened; 'mlflow-istio resume' drives it"}})
+            return Result(
+                view={**view, "verdict": {"word": "hold", "reason": "opened; 'mlflow-istio resume' drives it"}}
+            )
         return _result(desk, endpoint, drive(desk, crew, endpoint))
 
     def resume_release(self, endpoint: str, config: Config | None = None, *, watch: Watch = _nobody) -> Result:
@@ -113,12 +116,16 @@ class ReleaseVerbs(Base):
         place = self._place(options)
         desk = place.desk(self._tell, self._warn)
         found = endpoint_of(desk.cluster, endpoint)
-        if found.progress is not None:
-            stored = progress_from_text(found.progress).plan.source
-            options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
-        if found.release is not None and found.release.state == "paused":
+        if found.release is None or found.progress is None:
+            raise StateConflict(
+                f"endpoint '{endpoint}' has no release that goes on by itself: start one with 'mlflow-istio release {endpoint} "
+                "models:/...'"
+            )
+        plan = progress_from_text(found.progress).plan
+        options = parse_options(ResumeOptions, {**plan.source, **(config or {})}, cluster=self.target.kind)
+        if found.release.state == "paused":
             traffic.resume(desk, endpoint)
-        crew = _crew_for(place, options, watch, preflight=False)
+        crew = _crew_for(place, options, plan, watch)
         return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
@@ -167,12 +174,16 @@ def default_name(desk: Desk, model_uri: str) -> str:
     return dns_name(f"{version.model}-v{version.version}")
 
 
-def _crew_for(place: Workplace, options: SourceOptions, watch: Watch, *, preflight: bool) -> Crew:
+def _crew_for(place: Workplace, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
+    from mlflow_istio.release_options import kpis_of
     from mlflow_istio.releases.driving import Crew
 
     return Crew(
-        models=place.models if preflight else None,
-        metrics=place.metrics(options.metrics, options.prometheus_url, options.kpi, options.errors),
+        metrics=(
+            place.metrics(options.metrics, options.prometheus_url, kpis_of(options.kpi), options.envoy_url)
+            if plan.guards
+            else None
+        ),
         ask=webhooks.ask,
         watch=watch,
         timeout=options.timeout,

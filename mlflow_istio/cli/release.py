@@ -1,0 +1,180 @@
+"""A release that goes on by itself: release, resume, approve, reject."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
+
+if TYPE_CHECKING:
+    from mlflow_istio.verbs import Result
+
+EXIT = {"promoted": 0, "open": 0, "rolled-back": 3, "aborted": 3, "superseded": 3, "inconclusive": 4, "held": 4}
+"""Outcome to the command's exit status."""
+
+_INTERRUPTED = 130
+
+_FLAGS = (
+    ("--name", "Name of the candidate deployment (default: MODEL-vN)."),
+    ("--candidate", "Deployments that stand there already, instead of a model URI."),
+    ("--strategy", "canary, ab, blue-green or shadow."),
+    ("--steps", "Candidate's percents, such as 5,25,50,100."),
+    ("--analysis", "auto, none, a JSON list of guards, or a file with one."),
+    ("--interval", "Seconds between two looks."),
+    ("--hold", "Seconds a step lasts at least."),
+    ("--min-requests", "Requests the candidate must have answered in a step."),
+    ("--deadline", "Seconds for the whole release."),
+    ("--warmup", "Seconds after the candidate's first traffic that don't count."),
+    ("--metrics", "auto, prometheus, envoy or none."),
+    ("--prometheus-url", "Prometheus that knows the mesh's series."),
+    ("--kpi", "JSON of KPIs."),
+    ("--approval", "Where a person must agree: promotion, a step, several, or JSON."),
+    ("--webhooks", "Addresses to ask, comma-separated or JSON."),
+    ("--reason", "Why, for the ledger."),
+)
+
+
+def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    for flag, text in reversed(_FLAGS):
+        command = click.option(flag, default=None, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("endpoint")
+@click.argument("model_uri", required=False)
+@target_option
+@_flags
+@click.option("--no-promote", is_flag=True, help="Stop before promotion and leave it to a person.")
+@click.option("--supersede", is_flag=True, help="Abort an open release first.")
+@click.option("--force", is_flag=True, help="Take a candidate with another signature.")
+@click.option("--detach", is_flag=True, help="Open the release and return; 'resume' drives it.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and the difference, and change nothing.")
+@json_option
+@config_option
+def release(
+    endpoint: str,
+    model_uri: str | None,
+    target: str,
+    no_promote: bool,
+    as_json: bool,
+    config: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Release a version step by step: it is promoted when proven good enough, and rolled back when it is worse.
+
+    Exit status: 0 promoted, 3 rolled back, 4 inconclusive or held, 1 error. Further options, such as alpha, margin and
+    allowed, go into -C.
+    """
+    options = {**read_options(config), **{name: value for name, value in given.items() if value not in (None, False)}}
+    if no_promote:
+        options["promote"] = "false"
+    verbs = verbs_on(target)
+    with _interruptible(endpoint, target), _watch(as_json) as watch:
+        result = verbs.release(endpoint, model_uri, options, watch=watch)
+    _finish(result, endpoint, as_json)
+
+
+@click.command()
+@click.argument("endpoint")
+@target_option
+@click.option("--metrics", default=None, help="auto, prometheus, envoy or none.")
+@click.option("--prometheus-url", default=None, help="Prometheus that knows the mesh's series.")
+@click.option("--kpi", default=None, help="JSON of KPIs.")
+@click.option("--force", is_flag=True, help="Take over from a process that still counts as alive.")
+@click.option("--unpause", is_flag=True, help="Only end a pause; another process drives the release.")
+@json_option
+@config_option
+def resume(endpoint: str, target: str, unpause: bool, as_json: bool, config: tuple[str, ...], **given: Any) -> None:
+    """Go on with a release: drive one whose process is gone, or let a paused one go on.
+
+    Exit status as for 'release'.
+    """
+    options = {**read_options(config), **{name: value for name, value in given.items() if value not in (None, False)}}
+    verbs = verbs_on(target)
+    if unpause or not verbs.goes_on_by_itself(endpoint):
+        report(verbs.unpause(endpoint, read_options(config)), f"resume of {endpoint}")
+        return
+    with _interruptible(endpoint, target), _watch(as_json) as watch:
+        result = verbs.resume_release(endpoint, options, watch=watch)
+    _finish(result, endpoint, as_json)
+
+
+@click.command()
+@click.argument("endpoint")
+@target_option
+@config_option
+def approve(endpoint: str, target: str, config: tuple[str, ...]) -> None:
+    """Let a release past the gate it waits at."""
+    gate = verbs_on(target).approve(endpoint, read_options(config))
+    click.echo(f"approved '{gate}' of {endpoint}")
+
+
+@click.command()
+@click.argument("endpoint")
+@target_option
+@config_option
+def reject(endpoint: str, target: str, config: tuple[str, ...]) -> None:
+    """Refuse the gate a release waits at: its traffic returns to the stable."""
+    gate = verbs_on(target).reject(endpoint, read_options(config))
+    click.echo(f"rejected '{gate}' of {endpoint}: the traffic returns to the stable")
+
+
+@contextmanager
+def _watch(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    from rich.console import Console
+
+    from mlflow_istio.live import watching
+
+    with watching(Console(stderr=as_json)) as watch:
+        yield watch
+
+
+@contextmanager
+def _interruptible(endpoint: str, target: str) -> Iterator[None]:
+    """End cleanly on Ctrl-C and on SIGTERM: the release stays where it stands."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nstopped driving; the release stands where it is. Go on with: mlflow-istio resume {endpoint} -t {target}",
+            err=True,
+        )
+        raise SystemExit(_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _finish(result: Result, endpoint: str, as_json: bool) -> None:
+    view = result.view
+    if result.difference is not None:
+        if as_json:
+            click.echo(json.dumps({**view, "difference": result.difference}, indent=2))
+            return
+        for line in view["plan"]:
+            click.echo(line)
+        click.echo(result.difference or "nothing would change")
+        click.echo("dry run: nothing was changed")
+        return
+    if as_json:
+        click.echo(json.dumps(view, indent=2))
+    else:
+        traffic = ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
+        click.echo(f"release {view['release_id']} of {endpoint}: {view['outcome']}. {view['verdict']['reason']}")
+        click.echo(f"traffic: {traffic}")
+    raise SystemExit(EXIT[view["outcome"]])
+
+
+COMMANDS = (release, resume, approve, reject)
