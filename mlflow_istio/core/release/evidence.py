@@ -151,12 +151,22 @@ def _with_edges(plan: ReleasePlan, evidence: Evidence, reading: Reading) -> Evid
     for counters in reading.values():
         for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
             total[edge] = total.get(edge, 0) + count
-    try:
-        edges = choose_edges(Buckets.from_cumulative(total))
-    except InvalidInput:  # no answers yet, or none that an edge parts: asked again at the next look
+    edges = _edges(total)
+    if not edges:  # not enough answers yet: asked again at the next look
         return evidence
     chosen = {guard.name: LatencyTest.at(edges, margin=guard.margin, phi=plan.phi) for guard in open_guards}
     return replace(evidence, tests={**evidence.tests, **chosen}, counters={}, read=None)
+
+
+def _edges(history: Mapping[str, int]) -> tuple[float, ...]:
+    """Edges that part the answers; where all lie in one wide bucket, its upper edge. None while there are too few."""
+    if history.get("+Inf", 0) < ENOUGH_TO_SEE:
+        return ()
+    buckets = Buckets.from_cumulative(history)
+    if any(0 < count < buckets.total for count in buckets.counts):
+        return choose_edges(buckets)
+    full = [edge for edge, count in zip(buckets.edges, buckets.counts, strict=True) if count == buckets.total]
+    return (full[0],) if full[0] < float("inf") else ()
 
 
 def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool) -> tuple[Evidence, dict[str, Growth]]:

@@ -1,0 +1,33 @@
+"""A model logged as code: it answers with a number, fails for a share of the requests and takes its time, as its config says.
+
+Which requests fail depends on the request alone (its first value counts requests), so that every run is the same.
+"""
+
+import time
+
+import mlflow.pyfunc
+from mlflow.models import set_model
+
+
+class Faulty(mlflow.pyfunc.PythonModel):
+    """Answers ``answer`` after ``milliseconds``; every ``fails_every``-th request fails."""
+
+    def load_context(self, context):
+        """Read the config that it was logged with."""
+        self.config = dict(context.model_config)
+
+    def predict(self, context, model_input, params=None):
+        """One prediction for each row."""
+        started = time.monotonic()
+        rows = model_input.to_numpy() if hasattr(model_input, "to_numpy") else model_input
+        number = int(rows[0][0])
+        every = int(self.config.get("fails_every", 0))
+        if every and number % every == every // 2:
+            raise RuntimeError(f"request {number} fails on purpose")
+        left = float(self.config.get("milliseconds", 0)) / 1000 - (time.monotonic() - started)
+        if left > 0:
+            time.sleep(left)
+        return [float(self.config["answer"])] * len(rows)
+
+
+set_model(Faulty())
