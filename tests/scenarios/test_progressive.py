@@ -26,6 +26,8 @@ from tests.faulty import register_faulty
 from tests.scenarios.place import VERSION, Place
 from tests.testbed.client import wait_for
 
+pytestmark = pytest.mark.timeout(600)
+
 ENDPOINT = "r"
 MILLISECONDS = 85
 """20% more crosses the bucket edge at 100 ms, which every Envoy has; the rest of a request takes some milliseconds."""
@@ -40,7 +42,7 @@ QUICK = [
     "--warmup",
     "1",
     "--deadline",
-    "180",
+    "300",
     "--steps",
     "20,50",
 ]
@@ -83,11 +85,11 @@ class Users:
 
 @contextmanager
 def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPOINT) -> Iterator[Users]:
-    """Callers who send numbered requests one after the other until the block ends (at most four minutes)."""
+    """Callers who send numbered requests one after the other until the block ends (at most eight minutes)."""
     found = place.client.get_endpoint(endpoint)
     url, headers = found["url"], dict(found["headers"])
     got, lock, stop, numbers = Users(), threading.Lock(), threading.Event(), itertools.count(1)
-    ending = threading.Timer(240, stop.set)
+    ending = threading.Timer(480, stop.set)
     ending.start()
 
     def one(session: requests.Session) -> None:
@@ -161,7 +163,7 @@ def command(place: Place, *arguments: str) -> list[str]:
 
 
 def run(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(place, *arguments), text=True, capture_output=True, timeout=240, check=False)
+    return subprocess.run(command(place, *arguments), text=True, capture_output=True, timeout=400, check=False)
 
 
 def standing(place: Place, endpoint: str = ENDPOINT) -> dict[str, Any]:
@@ -171,15 +173,15 @@ def standing(place: Place, endpoint: str = ENDPOINT) -> dict[str, Any]:
 
 
 @contextmanager
-def killed_on_the_way(place: Place, argv: list[str], log: Path, *, step: int = 0) -> Iterator[None]:
-    """Start a driver, and end it with SIGKILL once the candidate has the traffic of that step."""
+def killed_on_the_way(place: Place, argv: list[str], log: Path) -> Iterator[None]:
+    """Start a driver, and end it with SIGKILL once the candidate has traffic."""
     with log.open("wb") as output:
         driver = subprocess.Popen(argv, stdout=output, stderr=output)
     try:
         wait_for(
-            f"step {step} in\n{log.read_text()}",
-            lambda: standing(place)["step"] >= step or driver.poll() is not None,
-            120,
+            f"traffic for the candidate by a driver that logs to {log}",
+            lambda: standing(place)["step"] >= 0 or driver.poll() is not None,
+            240,
         )
         assert driver.poll() is None, log.read_text()
     finally:
@@ -214,7 +216,7 @@ def test_a_killed_and_resumed_release_ends_as_its_candidate_deserves(
         release = command(
             place, "release", ENDPOINT, f"models:/r/{candidate}", *QUICK, "--analysis", json.dumps(GUARDS)
         )
-        with killed_on_the_way(place, release, tmp_path / "driver.log", step=1 if kind == "good" else 0):
+        with killed_on_the_way(place, release, tmp_path / "driver.log"):
             before = got.answers.total()
             wait_for("users who are served while nobody drives", lambda: got.answers.total() >= before + 10, 60)
         resumed = run(place, "resume", ENDPOINT)
@@ -252,7 +254,7 @@ def test_other_predictions_are_caught_by_what_users_accept(
         "hold": 3,
         "min_requests": 20,
         "warmup": 1,
-        "deadline": 180,
+        "deadline": 300,
         "steps": "20,50",
         "analysis": json.dumps([{"guard": "errors", "allowed": 0.03}]),
         **source(place),
@@ -273,7 +275,7 @@ def test_other_predictions_are_caught_by_what_users_accept(
         wait_for("a history of the stable", lambda: sum(got.seen.values()) >= 40, 60)
         with killed_on_the_way(place, argv("release"), tmp_path / "driver.log"):
             pass
-        subprocess.run(argv("resume"), timeout=240, check=True)
+        subprocess.run(argv("resume"), timeout=400, check=True)
     found = json.loads(out.read_text())
     assert (found["outcome"], found["traffic"]) == ("rolled-back", {stable: 100})
     assert "accepted" in found["verdict"]["reason"]
