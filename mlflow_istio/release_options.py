@@ -10,12 +10,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field
 
-from mlflow_istio.config import CreateOptions, Names, ReadOptions, Seconds, checked
+from mlflow_istio.config import CreateOptions, Names, ReadOptions, Seconds
 from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.kpi import Kpi
-from mlflow_istio.core.names import check_url, nearest
+from mlflow_istio.core.names import nearest
 from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.kpi_options import read_kpis
+from mlflow_istio.policy_settings import SETTINGS
 
 PROMETHEUS_SETTLE = 60.0
 """Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
@@ -57,10 +58,14 @@ class SourceOptions(ReadOptions):
         default=None,
         description='JSON, name to KPI, such as {"bought": {"queries": {"n": "...", "events": "..."}, "better": "higher"}}',
     )
-    envoy_url: Annotated[str, checked(check_url)] | None = Field(
+    envoy_url: str | None = Field(
         default=None, description="admin address of the gateway's Envoy, for metrics=envoy (cluster only)"
     )
-    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    errors: Literal["5xx", "4xx+5xx"] = Field(
+        default="5xx",
+        description="which answers are errors: 5xx, or 4xx+5xx for model servers that answer 4xx when the model fails",
+    )
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
     force: bool = Field(
         default=False, description="release: take another signature; resume: take over from a process that is alive"
     )
@@ -155,6 +160,10 @@ def check_release_options(options: ReleaseOptions) -> None:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', which moves traffic by itself: use '{instead}'"
             )
+    if options.settings(SETTINGS) is not None:
+        raise InvalidInput(
+            "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
+        )
     if not options.wait:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     if options.strategy != "ab" and options.candidate is not None and len(options.candidate) > 1:
@@ -200,13 +209,18 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
 
 def source_of(options: SourceOptions) -> dict[str, Any]:
     """What ``resume`` needs to find the same figures; KPIs that are Python callables can't be stored."""
-    named = {"metrics": options.metrics, "prometheus_url": _without_password(options.prometheus_url)}
-    named["envoy_url"] = options.envoy_url
+    named = {
+        "metrics": options.metrics,
+        "prometheus_url": _without_password(options.prometheus_url),
+        "envoy_url": options.envoy_url,
+        "errors": options.errors,
+    }
     found: dict[str, Any] = {
         name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default
     }
-    if isinstance(options.kpi, Mapping):
-        found["kpi"] = dict(options.kpi)
+    kpi = options.kpi
+    if isinstance(kpi, Mapping) and all(isinstance(entry, Mapping) and "call" not in entry for entry in kpi.values()):
+        found["kpi"] = {name: dict(entry) for name, entry in kpi.items()}
     return found
 
 
@@ -281,34 +295,10 @@ def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPl
         raise InvalidInput(f"option 'analysis': guard {kind!r} has a value of the wrong kind ({exc})") from exc
 
 
-def kpis_of(given: Any) -> tuple[Kpi, ...]:
-    """The option ``kpi``: JSON of names and KPIs, or ``Kpi`` values from Python.
-
-    Raises:
-        InvalidInput: Names the KPI and what is wrong.
-    """
-    if given is None:
-        return ()
-    if isinstance(given, (list, tuple)) and all(isinstance(kpi, Kpi) for kpi in given):
-        return tuple(given)
-    if not isinstance(given, Mapping):
-        raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, not {given!r}")
-    known = ("queries", "better", "delta", "margin")
-    kpis = []
-    for name, kpi in given.items():
-        if not isinstance(kpi, Mapping):
-            raise InvalidInput(f"option 'kpi': '{name}' must be an object with queries, not {kpi!r}")
-        for key in kpi:
-            if key not in known:
-                raise InvalidInput(f"option 'kpi': '{name}' has the unknown key {key!r}: {nearest(key, known)}")
-        kpis.append(Kpi(name=name, **kpi))
-    return tuple(kpis)
-
-
 def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
     """A guard for every KPI that the analysis does not name itself; a callable without a kind counts events."""
     guards = []
-    for kpi in kpis_of(kpis):
+    for kpi in read_kpis(kpis):
         if kpi.name in taken:
             continue
         numeric = "sum" in kpi.queries

@@ -17,5 +17,12 @@ def main() -> None:
     """Release MLflow model versions through Istio: canary, A/B/n, blue-green, shadow."""
 
 
-for _command in (*traffic.COMMANDS, *release.COMMANDS, *gitops.COMMANDS, *explaining.COMMANDS, *policy.COMMANDS, *local.COMMANDS):
+for _command in (
+    *traffic.COMMANDS,
+    *release.COMMANDS,
+    *gitops.COMMANDS,
+    *explaining.COMMANDS,
+    *policy.COMMANDS,
+    *local.COMMANDS,
+):
     main.add_command(_command)

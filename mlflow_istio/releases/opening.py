@@ -99,7 +99,7 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
     if found is not None:
         traffic.abort(desk, name, action="supersede", reason=request.reason or "superseded", timeout=crew.timeout)
     endpoint = endpoint_of(desk.cluster, name)
-    wish = request.wish if request.strategy == "ab" else Wish() if request.strategy == "shadow" else Wish(weight=0)
+    wish = replace(request.wish, weight=None if request.strategy == "shadow" else 0)
     release = traffic.plan(desk, endpoint, request.strategy, request.candidates, wish, request.release_id)
     progress = first_progress(plan, desk.clock.now())
     opened(endpoint, release, wish, progress)  # refuse what can't work before a run is opened for it

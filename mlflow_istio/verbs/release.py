@@ -51,7 +51,6 @@ class ReleaseVerbs(Base):
             MlflowIstioError: What is wrong, in one line.
         """
         from mlflow_istio.core.release.plan import describe_plan
-        from mlflow_istio.core.strategies import Wish
         from mlflow_istio.release_options import ReleaseOptions, check_release_options, plan_of
         from mlflow_istio.releases.opening import ReleaseRequest, open_release
         from mlflow_istio.releases.progressive import drive
@@ -72,7 +71,7 @@ class ReleaseVerbs(Base):
             candidates=candidates,
             deployments=deployments,
             strategy=options.strategy or "canary",
-            wish=Wish(header=options.header, cookie=options.cookie, values=options.values),
+            wish=options.wish,
             release_id=options.release_id,
             supersede=options.supersede,
             reason=options.reason,
@@ -175,18 +174,24 @@ def default_name(desk: Desk, model_uri: str) -> str:
 
 
 def _crew_for(place: Workplace, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
-    from mlflow_istio.release_options import kpis_of
+    from mlflow_istio.kpi_options import read_kpis
     from mlflow_istio.releases.driving import Crew
 
     return Crew(
         metrics=(
-            place.metrics(options.metrics, options.prometheus_url, kpis_of(options.kpi), options.envoy_url)
+            place.metrics(
+                options.metrics,
+                prometheus_url=options.prometheus_url,
+                envoy_url=options.envoy_url,
+                kpis=read_kpis(options.kpi),
+                errors=options.errors,
+            )
             if plan.guards
             else None
         ),
         ask=webhooks.ask,
         watch=watch,
-        timeout=options.timeout,
+        timeout=options.confirm_timeout,
     )
 
 

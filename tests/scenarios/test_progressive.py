@@ -49,7 +49,6 @@ QUICK = [
 
 KPI_SCRIPT = """
 import json, sys
-from mlflow_istio.core.kpi import Kpi
 from mlflow_istio.plugin import IstioDeploymentClient
 
 target, verb, counts, out = sys.argv[1:5]
@@ -63,7 +62,7 @@ def accepted(deployment):
         return None
 
 client = IstioDeploymentClient(target)
-kpi = [Kpi(name="accepted", call=accepted, better="higher")]
+kpi = {"accepted": accepted}
 if verb == "release":
     found = client.release("r", options.pop("model"), kpi=kpi, **options)
 else:
