@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_istio.cli import explaining, gitops, local, policy, release, traffic
+from mlflow_istio.cli import explaining, gitops, local, policy, release, report, traffic
 from mlflow_istio.cli.options import Group
 
 
@@ -17,12 +17,16 @@ def main() -> None:
     """Release MLflow model versions through Istio: canary, A/B/n, blue-green, shadow."""
 
 
-for _command in (
-    *traffic.COMMANDS,
-    *release.COMMANDS,
-    *gitops.COMMANDS,
-    *explaining.COMMANDS,
-    *policy.COMMANDS,
-    *local.COMMANDS,
-):
-    main.add_command(_command)
+_FAMILIES = (
+    traffic,
+    release,
+    gitops,
+    explaining,
+    policy,
+    report,
+    local,
+)
+
+for _family in _FAMILIES:
+    for _command in _family.COMMANDS:
+        main.add_command(_command)

@@ -11,19 +11,10 @@ from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError
 from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.reporting import OUTCOMES, report_ended
 
 _ROUNDS = 5
 """How often tags and aliases are written anew because the endpoint changed while they were; the next command does the rest."""
-
-_OUTCOMES: Mapping[str, str] = {
-    "promote": "promoted",
-    "rollback": "rolled-back",
-    "abort": "aborted",
-    "supersede": "superseded",
-    "delete": "aborted",
-    "inconclusive": "inconclusive",
-}
-"""Action of a change that ends a release to how the release's run ends."""
 
 
 def catch_up(
@@ -64,15 +55,17 @@ def catch_up(
         )
     if not (publish or recorded):
         return ()
+    reported = report_ended(desk, name, recorded)
     try:
         _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
     except RegistryError as exc:
         _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         return (
+            *reported,
             f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command mends them",
         )
     _forget(desk, endpoint, recorded)
-    return ()
+    return reported
 
 
 def publish_nothing(desk: Desk, name: str, settings: Mapping[str, str], versions: Iterable[str]) -> tuple[str, ...]:
@@ -97,7 +90,7 @@ def run_for(desk: Desk, name: str, release: Release | None) -> tuple[str | None,
 def _record(desk: Desk, change: RoutingChange, objects: Mapping[str, Object]) -> None:
     """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
     desk.registry.record(desk.scope, change, objects)
-    outcome = _OUTCOMES.get(change.action)
+    outcome = OUTCOMES.get(change.action)
     if change.run is not None and change.release is not None and outcome is not None:
         desk.registry.close_run(change.run, outcome)
 

@@ -46,6 +46,7 @@ from mlflow_istio.errors import (
 )
 from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of
 from mlflow_istio.releases.driving import Crew, Ending, Seen, Work, claim, leave, note
+from mlflow_istio.releases.reporting import report_release
 from mlflow_istio.releases.traffic import Transition, move
 
 PATIENCE = 300.0
@@ -257,7 +258,7 @@ def _keep(work: Work, release: Release, progress: Progress) -> None:
 
 
 def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict, outcome: str) -> Ending:
-    """The last things: tell the webhooks of a rollback, keep plan and verdict."""
+    """The last things: tell the webhooks of a rollback, keep plan, verdict and report."""
     release, desk = endpoint.release, work.desk
     if release is not None and outcome in ("rolled-back", "inconclusive"):
         for hook in progress.plan.webhook_gates("rollback"):
@@ -280,6 +281,9 @@ def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict
             desk.runs.keep(release.run, texts={"release.json": text})
         except RegistryError as exc:
             work.warn_once(f"plan and verdict could not be kept: {exc.message}")
+        else:
+            for warning in report_release(desk, work.name, release.id):  # once more: now with the plan
+                work.warn_once(warning)
     return Ending(release=work.release, outcome=outcome, word=verdict.word, reason=verdict.reason)
 
 

@@ -11,9 +11,19 @@ from mlflow_istio.verbs.explaining import ExplainingVerbs
 from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs
 from mlflow_istio.verbs.release import ReleaseVerbs
+from mlflow_istio.verbs.report import ReportVerbs
 
 __all__ = ["Config", "Result", "Verbs"]
 
 
-class Verbs(AdoptionVerbs, DeploymentVerbs, EndpointVerbs, ExplainingVerbs, PolicyVerbs, ReadingVerbs, ReleaseVerbs):
+class Verbs(
+    AdoptionVerbs,
+    DeploymentVerbs,
+    EndpointVerbs,
+    ExplainingVerbs,
+    PolicyVerbs,
+    ReadingVerbs,
+    ReleaseVerbs,
+    ReportVerbs,
+):
     """All verbs on one target; each family stands in a module of its own."""

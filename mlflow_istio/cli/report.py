@@ -1,0 +1,41 @@
+"""What a release leaves to look at: report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlflow_istio.cli.options import config_option, read_options, target_option, verbs_on
+from mlflow_istio.errors import InvalidInput
+
+
+@click.command()
+@click.argument("endpoint")
+@click.option("--release", "release", default=None, metavar="ID", help="Release; the open one, else the last.")
+@click.option(
+    "--output",
+    "-o",
+    default=None,
+    metavar="FILE",
+    help="HTML file to write, or - for standard output.  [default: ENDPOINT-RELEASE.html]",
+)
+@target_option
+@config_option
+def report(endpoint: str, release: str | None, output: str | None, target: str, config: tuple[str, ...]) -> None:
+    """Write a release's report as one HTML page, and keep it with its MLflow run."""
+    from mlflow_istio.verbs.report import file_name
+
+    made = verbs_on(target).report(endpoint, release, read_options(config))
+    if output == "-":
+        click.echo(made.page)
+        return
+    file = Path(output or file_name(endpoint, made.release))
+    try:
+        file.write_text(made.page, encoding="utf-8")
+    except OSError as exc:
+        raise InvalidInput(f"the report can't be written to '{file}': {exc.strerror}") from exc
+    click.echo(f"report of release {made.release} of {endpoint}: {file}")
+
+
+COMMANDS = (report,)
