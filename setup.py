@@ -25,6 +25,7 @@ LOCAL = [
     "prometheus-client>=0.20",
     "scikit-learn>=1.4",
 ]
+PLOT = ["matplotlib>=3.8"]
 KFP = ["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"]
 DEV = [
     "build",
@@ -69,7 +70,7 @@ setup(
         "mlflow_istio.templates": ["*.j2"],
     },
     install_requires=CORE,
-    extras_require={"local": LOCAL, "kfp": KFP, "dev": DEV},
+    extras_require={"local": LOCAL, "plot": PLOT, "kfp": KFP, "dev": DEV},
     entry_points={
         "mlflow.deployments": [
             "istio = mlflow_istio",

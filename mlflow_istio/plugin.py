@@ -18,6 +18,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from mlflow_istio import errors
+from mlflow_istio.display import (
+    DeploymentList,
+    DeploymentView,
+    EndpointList,
+    EndpointView,
+    History,
+    ReportPage,
+    view_of,
+)
 
 _log = logging.getLogger("mlflow_istio")
 
@@ -50,6 +59,10 @@ class IstioDeploymentError(MlflowException, click.ClickException):  # type: igno
     def __init__(self, error: errors.MlflowIstioError) -> None:
         click.ClickException.__init__(self, str(error))
         MlflowException.__init__(self, str(error), error_code=error_code_of(error))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: the message, which names the thing and what to do."""
+        return [f"{type(self).__name__}: {self.message}"]
 
 
 def error_code_of(error: errors.MlflowIstioError) -> int:
@@ -148,12 +161,12 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
     @_mapped
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """All deployments of the target, or of one endpoint."""
-        return self._verbs.deployments(endpoint)
+        return DeploymentList(self._verbs.deployments(endpoint))
 
     @_mapped
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """One deployment, with the url and headers that reach it at any weight."""
-        return self._verbs.deployment(name, endpoint)
+        return DeploymentView(self._verbs.deployment(name, endpoint))
 
     @_mapped
     def predict(
@@ -204,7 +217,7 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
                 f"mlflow deployments create --endpoint {name} --name NAME -m models:/MODEL/VERSION"
             )
         result = self._verbs.create(deployment, model_uri, None, name, options)
-        return _shown(result) if result.difference is not None else self._verbs.endpoint(name)
+        return _shown(result) if result.difference is not None else EndpointView(self._verbs.endpoint(name))
 
     @_mapped
     def adopt(self, endpoint: str, virtual_service: str, route: str, **options: Any) -> dict[str, Any]:
@@ -224,12 +237,12 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
     @_mapped
     def list_endpoints(self) -> list[dict[str, Any]]:
         """All endpoints of the target."""
-        return self._verbs.endpoints()
+        return EndpointList(self._verbs.endpoints())
 
     @_mapped
     def get_endpoint(self, endpoint: str) -> dict[str, Any]:
         """One endpoint: name, url, headers, stable, candidates, traffic, release, ..."""
-        return self._verbs.endpoint(endpoint)
+        return EndpointView(self._verbs.endpoint(endpoint))
 
     def promote(self, endpoint: str, candidate: str | None = None, **options: Any) -> dict[str, Any]:
         """Make the candidate stable with all the traffic, in one edit."""
@@ -317,9 +330,21 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return self.get_endpoint(endpoint)
 
     @_mapped
-    def history(self, endpoint: str) -> list[dict[str, Any]]:
-        """Every routing change of an endpoint, oldest first, from the registry."""
-        return self._verbs.history(endpoint)
+    def history(self, endpoint: str) -> History:
+        """Every routing change of an endpoint, oldest first, from the registry: a list with a ``plot()``."""
+        return History(self._verbs.history(endpoint), endpoint)
+
+    @_mapped
+    def report(self, endpoint: str, release: str | None = None, output: str | None = None) -> ReportPage:
+        """A release told as one HTML page, which a notebook shows; it is kept with the release's run, too.
+
+        Args:
+            endpoint: The endpoint.
+            release: Id of the release; the open one, else the last.
+            output: File to write it to as well.
+        """
+        made = self._verbs.report(endpoint, release, output=output)
+        return ReportPage(made.page, made.release)
 
     @_mapped
     def explain_route(self, endpoint: str | None = None, **request: Any) -> dict[str, Any]:
@@ -363,7 +388,7 @@ def target_help() -> str:
 
 def _shown(result: Any) -> dict[str, Any]:
     """The result's view; a dry run prints its difference, and the mlflow command ends there instead of claiming it was done."""
-    view: dict[str, Any] = result.view
+    view: dict[str, Any] = view_of(result.view)
     if result.difference is None:
         return view
     click.echo(result.difference or "nothing would change")

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from mlflow_istio.cli.options import config_option, read_options, target_option, verbs_on
-from mlflow_istio.errors import InvalidInput
 
 
 @click.command()
@@ -24,17 +23,14 @@ from mlflow_istio.errors import InvalidInput
 @config_option
 def report(endpoint: str, release: str | None, output: str | None, target: str, config: tuple[str, ...]) -> None:
     """Write a release's report as one HTML page, and keep it with its MLflow run."""
-    from mlflow_istio.verbs.report import file_name
+    from mlflow_istio.verbs.report import file_name, write_report
 
     made = verbs_on(target).report(endpoint, release, read_options(config))
     if output == "-":
         click.echo(made.page)
         return
     file = Path(output or file_name(endpoint, made.release))
-    try:
-        file.write_text(made.page, encoding="utf-8")
-    except OSError as exc:
-        raise InvalidInput(f"the report can't be written to '{file}': {exc.strerror}") from exc
+    write_report(made, file)
     click.echo(f"report of release {made.release} of {endpoint}: {file}")
 
 

@@ -31,12 +31,22 @@ def status(endpoint: str | None, target: str, as_json: bool) -> None:
 @click.argument("endpoint")
 @target_option
 @json_option
+@click.option("--plot", default=None, metavar="FILE", help="Draw the weights over time into an .svg or .png file.")
 @config_option
-def history(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) -> None:
+def history(endpoint: str, target: str, as_json: bool, plot: str | None, config: tuple[str, ...]) -> None:
     """Show every routing change of an endpoint, from the registry."""
+    if plot is not None:
+        from mlflow_istio.plots import check_plot
+
+        check_plot(plot)  # before anything is asked of the registry
     changes = verbs_on(target).history(endpoint, read_options(config))
+    if plot is not None:
+        from mlflow_istio.plots import plot_history
+
+        click.echo(f"history of {endpoint}: {plot_history(endpoint, changes).save(plot)}", err=as_json)
     if as_json:
         click.echo(json.dumps(changes, indent=2))
+    if as_json or plot is not None:
         return
     from mlflow_istio.tables import print_history
 
