@@ -97,6 +97,10 @@ def _ask(side: Side, case: Case, request: Request, known: Mapping[str, Any]) -> 
         headers = {"host": case.hosts[0], "x-corpus-id": f"{identity}-{number}", **request.headers}
         return send(side.netloc(case.name), request.method, request.path, headers, request.body)
 
+    if request.eventually is not None:
+        wanted = request.eventually
+        wait_for(f"{case.name} to answer {wanted}", lambda: once(0).status == wanted)
+        return {"eventually": wanted}
     if request.together > 1:
         with ThreadPoolExecutor(request.together) as pool:
             replies = list(pool.map(once, range(request.together)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Request:
         together: How often it is sent at the same time.
         slow: Seconds; the answer then says whether it took at least so long.
         copies: Whether to count what reached which subset.
+        eventually: Sent again until the answer has this status, which is all that is kept.
         replicas: Whether to count the replicas that answered.
         shares: Expected share of each subset that answers, in percent; checked within binomial bounds.
     """
@@ -46,6 +47,7 @@ class Request:
     times: int = 1
     together: int = 1
     slow: float | None = None
+    eventually: int | None = None
     copies: bool = False
     replicas: bool = False
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -81,6 +83,11 @@ class Case:
     def service(self) -> str:
         """The Service it routes to."""
         return self.name if self.rule is not None else MODEL
+
+    @property
+    def routes(self) -> bool:
+        """Whether it has a VirtualService at all."""
+        return bool(self.http or self.spec)
 
     def virtual_service(self, *, gateways: Sequence[str] = (), ready_route: bool = True) -> Object:
         """Its VirtualService.
@@ -119,7 +126,7 @@ def service(name: str) -> Object:
 
 def common_rule() -> Object:
     """The DestinationRule of the common Service."""
-    return obj("DestinationRule", MODEL, {"host": MODEL, "subsets": _subsets({})})
+    return obj("DestinationRule", MODEL, {"host": MODEL, "subsets": _subsets(SUBSETS, {})})
 
 
 def deployments() -> Iterator[Object]:
@@ -135,7 +142,7 @@ def deployments() -> Iterator[Object]:
             "command": ["python", "-c", source],
             "env": [{"name": "SUBSET", "value": subset}],
             "ports": [{"name": "http", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/ping", "port": 8080}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/ping", "port": 8080}, "periodSeconds": 30},
         }
         yield obj(
             "Deployment",
@@ -171,9 +178,13 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
         raise ValueError(f"case {name!r} in {family}.yaml is no DNS label or has unknown keys {sorted(unknown)}")
     rule = None
     if entry.keys() & {"policy", "subsetPolicy", "rule"}:
+        policies = entry.get("subsetPolicy", {})
+        named = {
+            subset for subset in SUBSETS if subset in policies or re.search(rf"\b{subset}\b", str(entry.get("http")))
+        }
         rule = {
             "host": name,
-            "subsets": _subsets(entry.get("subsetPolicy", {})),
+            "subsets": _subsets(named, policies),
             **({"trafficPolicy": entry["policy"]} if "policy" in entry else {}),
             **entry.get("rule", {}),
         }
@@ -191,7 +202,7 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
     )
 
 
-def _subsets(policies: Mapping[str, Any]) -> list[Object]:
+def _subsets(named: Collection[str], policies: Mapping[str, Any]) -> list[Object]:
     return [
         {
             "name": subset,
@@ -199,6 +210,7 @@ def _subsets(policies: Mapping[str, Any]) -> list[Object]:
             **({"trafficPolicy": policies[subset]} if subset in policies else {}),
         }
         for subset in SUBSETS
+        if subset in named
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from mlflow_istio.adapters.local import envoy_config
+from mlflow_istio.adapters.local.envoy_balancing import Hashes, hashes
 from mlflow_istio.adapters.local.envoy_clusters import clusters, service_ports
 from mlflow_istio.adapters.local.envoy_routes import route_configuration
 from mlflow_istio.adapters.local.envoy_types import Config
@@ -23,6 +24,7 @@ class Blueprint:
     Attributes:
         replicas: All replicas with their phases.
         ports: The ports that stay.
+        hashes: What routes hash.
         clusters: Envoy's clusters.
         routes: Envoy's routes by VirtualService.
         listeners: Envoy's listeners.
@@ -31,6 +33,7 @@ class Blueprint:
 
     replicas: Sequence[Replica]
     ports: PortBook
+    hashes: Hashes
     clusters: Sequence[Config]
     routes: Mapping[str, Config]
     listeners: Sequence[Config]
@@ -65,16 +68,18 @@ def blueprint(
     virtual_services = objects["VirtualService"]
     envoy_config.check_hosts(list(virtual_services.values()))
     known_ports = {name: service_ports(service) for name, service in objects["Service"].items()}
-    routes = {name: route_configuration(obj, known_ports) for name, obj in virtual_services.items()}
+    destination_rules = list(objects["DestinationRule"].values())
+    made_clusters = clusters(list(objects["Service"].values()), destination_rules, endpoints(next_replicas))
+    hashed = hashes(destination_rules)
+    routes = {name: route_configuration(obj, known_ports, hashed) for name, obj in virtual_services.items()}
     added = {name: new_port() for name in virtual_services if name not in ports.endpoints}
     next_ports = replace(ports, endpoints={**ports.endpoints, **added})
     open_ports = {name: next_ports.endpoints[name] for name in virtual_services}
     return Blueprint(
         replicas=next_replicas,
         ports=next_ports,
-        clusters=clusters(
-            list(objects["Service"].values()), list(objects["DestinationRule"].values()), endpoints(next_replicas)
-        ),
+        hashes=hashed,
+        clusters=made_clusters,
         routes=routes,
         listeners=envoy_config.listeners(open_ports, folder),
         open_ports=open_ports,

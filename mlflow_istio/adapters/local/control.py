@@ -151,6 +151,7 @@ class Control:
                 self._files.check_by_envoy(change, plan.routes[change.name])
         ports = {"admin": plan.ports.admin, "endpoints": dict(plan.ports.endpoints)}
         batch.put_changed(self._state.ports, encode(ports))
+        batch.put_changed(self._state.hashes, encode(plan.hashes))
         for replica in plan.replicas:
             self._files.stage_replica(batch, replica)
         first = batch.staged()
@@ -271,7 +272,7 @@ class Control:
         batch = self._state.batch()
         self._files.stage_object(batch, change, durable=False)
         if change.before is None or change.before["spec"] != change.after["spec"]:
-            config = route_configuration(change.after, _ServicePorts(self._state))
+            config = route_configuration(change.after, _ServicePorts(self._state), self._state.known_hashes())
             self._files.check_by_envoy(change, config)
             routes_file = self._files.envoy_file(envoy_config.routes_file(change.name))
             batch.put(routes_file, envoy_config.discovery([config]))

@@ -91,17 +91,20 @@ def rewrite(field: Field) -> tuple[Config, str]:
     return config, members["authority"].name() if members["authority"] else ""
 
 
-def retry_policy(field: Field) -> Config | None:
-    """Envoy's retry policy: istiod's default when the field is absent, None when it says no attempts."""
+def retry_policy(field: Field, *, hashed: bool) -> Config | None:
+    """Envoy's retry policy: istiod's default when the field is absent, None when it says no attempts.
+
+    Args:
+        field: ``retries``.
+        hashed: Whether a hash chooses the replica, so that a retry may go to the same one.
+    """
     members = field.members("attempts", "perTryTimeout", "retryOn", "backoff", "retryIgnorePreviousHosts")
-    policy: Config = {
-        "retry_on": _DEFAULT_RETRY_ON,
-        "num_retries": 2,
-        "host_selection_retry_max_attempts": 5,
-        "retry_host_predicate": [
+    policy: Config = {"retry_on": _DEFAULT_RETRY_ON, "num_retries": 2, "host_selection_retry_max_attempts": 5}
+    elsewhere = members["retryIgnorePreviousHosts"]
+    if elsewhere.flag() if elsewhere else not hashed:
+        policy["retry_host_predicate"] = [
             {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": PREVIOUS_HOSTS}}
-        ],
-    }
+        ]
     if not field:
         return policy
     attempts = members["attempts"].integer(low=0, high=2**31 - 1) if members["attempts"] else 0
@@ -116,8 +119,6 @@ def retry_policy(field: Field) -> Config | None:
         policy["per_try_timeout"] = members["perTryTimeout"].duration()
     if members["backoff"]:
         policy["retry_back_off"] = {"base_interval": members["backoff"].duration()}
-    if members["retryIgnorePreviousHosts"] and not members["retryIgnorePreviousHosts"].flag():
-        del policy["retry_host_predicate"]
     return policy
 
 
@@ -144,7 +145,7 @@ def _share(field: Field) -> Config:
 
 def _retry_on(field: Field) -> Config:
     conditions, codes = [], []
-    for part in filter(None, (part.strip() for part in field.text().split(","))):
+    for part in field.text().split(","):
         if part in _RETRY_ON:
             conditions.append(part)
         elif part.isdigit() and int(part) in HTTPStatus._value2member_map_:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_istio.adapters.local.envoy_balancing import balancing
 from mlflow_istio.adapters.local.envoy_types import (
     CLUSTER,
     UPSTREAM_HTTP,
@@ -32,13 +33,6 @@ _UNHEALTHY_INTERVAL = "0.25s"
 # Shorter than the 5 s after which uvicorn closes an idle connection: the proxy never sends on one being closed.
 _IDLE_TIMEOUT = "3s"
 _POLICIES = ("connectionPool", "outlierDetection", "loadBalancer", "tls")
-_LOAD_BALANCERS = {
-    "UNSPECIFIED": "LEAST_REQUEST",
-    "LEAST_CONN": "LEAST_REQUEST",
-    "LEAST_REQUEST": "LEAST_REQUEST",
-    "ROUND_ROBIN": "ROUND_ROBIN",
-    "RANDOM": "RANDOM",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,17 +233,15 @@ def _settings(policy: Mapping[str, Field]) -> Config:
     """The members of a cluster that a traffic policy decides, with istiod's defaults."""
     if policy["tls"] and policy["tls"].members("mode")["mode"].text() != "DISABLE":
         raise policy["tls"].member("mode").unsupported("replicas on this machine speak plain HTTP")
-    balancer = policy["loadBalancer"].members("simple")["simple"]
-    if balancer and balancer.text() not in _LOAD_BALANCERS:
-        raise balancer.unsupported(f"use one of {', '.join(_LOAD_BALANCERS)}")
     pool = policy["connectionPool"].members("tcp", "http")
     tcp = pool["tcp"].members("maxConnections", "connectTimeout", "maxConnectionDuration", "idleTimeout")
     http = pool["http"].members(
         *("http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection", "maxRetries", "idleTimeout")
     )
-    idle = http["idleTimeout"] or tcp["idleTimeout"]
+    if policy["connectionPool"] and not pool["tcp"] and not pool["http"]:
+        raise policy["connectionPool"].invalid("must have tcp or http")
     connection = {
-        "idle_timeout": idle.duration() if idle else _IDLE_TIMEOUT,
+        "idle_timeout": _idle_timeout(http["idleTimeout"], tcp["idleTimeout"]),
         "max_requests_per_connection": _positive(http["maxRequestsPerConnection"]),
         "max_connection_duration": tcp["maxConnectionDuration"].duration() if tcp["maxConnectionDuration"] else None,
     }
@@ -263,7 +255,7 @@ def _settings(policy: Mapping[str, Field]) -> Config:
     return filled(
         {
             "connect_timeout": tcp["connectTimeout"].duration() if tcp["connectTimeout"] else _CONNECT_TIMEOUT,
-            "lb_policy": _LOAD_BALANCERS[balancer.text()] if balancer else "LEAST_REQUEST",
+            **balancing(policy["loadBalancer"]),
             "circuit_breakers": {"thresholds": [threshold]},
             "outlier_detection": _outlier_detection(policy["outlierDetection"]),
             # A replica that is not ready gets nothing, even when none is.
@@ -277,6 +269,13 @@ def _settings(policy: Mapping[str, Field]) -> Config:
             },
         }
     )
+
+
+def _idle_timeout(http: Field, tcp: Field) -> str:
+    """How long an unused connection is kept; 0 at ``tcp`` means for ever."""
+    if http:
+        return http.duration()
+    return tcp.duration(low=0) if tcp else _IDLE_TIMEOUT
 
 
 def _positive(field: Field) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_istio.adapters.local import envoy_actions as actions
+from mlflow_istio.adapters.local.envoy_balancing import Hashes, hash_policies
 from mlflow_istio.adapters.local.envoy_headers import header_changes, joined
 from mlflow_istio.adapters.local.envoy_matches import match
 from mlflow_istio.adapters.local.envoy_stats import counted_in, live_routes
@@ -19,18 +20,22 @@ from mlflow_istio.adapters.local.envoy_types import FAULT_FILTER, ROUTES, Config
 from mlflow_istio.adapters.local.fields import Field, read
 
 DEFAULT_PORT = 80
+_NO_HASHES: Hashes = {}
 _WEIGHT_LIMIT = 2**31 - 1
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _FOR_ALL = ("name", "match", "headers")
 _FOR_ROUTES = ("rewrite", "timeout", "retries", "fault", "mirror", "mirrorPercentage", "mirrors")
 
 
-def route_configuration(virtual_service: Mapping[str, Any], service_ports: Mapping[str, tuple[int, ...]]) -> Config:
+def route_configuration(
+    virtual_service: Mapping[str, Any], service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes = _NO_HASHES
+) -> Config:
     """The route configuration that carries out a VirtualService, under its name, for every host.
 
     Args:
         virtual_service: The object.
         service_ports: The ports of each Service, by its name.
+        hashes: What routes hash, by host and subset.
 
     Raises:
         Unsupported: A field that the local mesh can't carry out; names its path.
@@ -41,7 +46,7 @@ def route_configuration(virtual_service: Mapping[str, Any], service_ports: Mappi
     routes: list[Config] = []
     live = live_routes(virtual_service)
     for http in read(virtual_service).member("spec").member("http").each():
-        routes += _routes(http, service_ports, live)
+        routes += _routes(http, service_ports, hashes, live)
     return {
         "@type": ROUTES,
         "name": name,
@@ -65,7 +70,9 @@ def hosts(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     return found
 
 
-def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]], live: Mapping[str, str]) -> list[Config]:
+def _routes(
+    http: Field, service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes, live: Mapping[str, str]
+) -> list[Config]:
     members = http.members(*_FOR_ALL, *_FOR_ROUTES, "route", "redirect", "directResponse")
     changes = header_changes(members["headers"])
     route: Config = {**changes.config}
@@ -73,7 +80,7 @@ def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]], live: Map
     if len(chosen) != 1 or not members[chosen[0]].value:
         raise http.invalid("must have exactly one of route, redirect and directResponse")
     if chosen == ["route"]:
-        route = _forwarded(members, service_ports)
+        route = _forwarded(members, service_ports, hashes)
     else:
         for key in _FOR_ROUTES:
             if members[key]:
@@ -94,7 +101,7 @@ def _routes(http: Field, service_ports: Mapping[str, tuple[int, ...]], live: Map
     return result
 
 
-def _forwarded(members: Mapping[str, Field], service_ports: Mapping[str, tuple[int, ...]]) -> Config:
+def _forwarded(members: Mapping[str, Field], service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes) -> Config:
     """A route to destinations: its action, header changes and fault."""
     changes = header_changes(members["headers"])
     action: Config = {"timeout": members["timeout"].duration() if members["timeout"] else "0s"}
@@ -105,14 +112,17 @@ def _forwarded(members: Mapping[str, Field], service_ports: Mapping[str, tuple[i
         if rewritten and authority:
             raise members["rewrite"].member("authority").invalid("sets the host a second time")
         authority = rewritten or authority
-    retries = actions.retry_policy(members["retries"])
+    destinations = members["route"].each()
+    hashed = hash_policies(destinations, hashes) if hashes else []
+    if hashed:
+        action["hash_policy"] = hashed
+    retries = actions.retry_policy(members["retries"], hashed=bool(hashed) and len(destinations) == 1)
     if retries is not None:
         action["retry_policy"] = retries
     mirrors = _mirrors(members, service_ports)
     if mirrors:
         action["request_mirror_policies"] = mirrors
     headers = changes.config
-    destinations = members["route"].each()
     if len(destinations) == 1:
         (destination,) = destinations
         parts = destination.members("destination", "weight", "headers")

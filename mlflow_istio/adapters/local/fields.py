@@ -125,13 +125,19 @@ class Field(NamedTuple):
         """An object whose members are strings; empty when absent."""
         return {key: field.text() for key, field in self.pairs()}
 
-    def duration(self) -> str:
-        """A duration such as ``1m30s`` or ``250ms``, in Envoy's form: seconds followed by ``s``."""
+    def duration(self, *, low: float = 0.001) -> str:
+        """A duration such as ``1m30s`` or ``250ms``, in Envoy's form: seconds followed by ``s``.
+
+        Args:
+            low: The shortest allowed, in seconds; a millisecond is that of nearly all fields of Istio.
+        """
         text = self.text()
         parts = _DURATION_PART.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise self.invalid(f"must be a duration such as 2s or 250ms, not {text!r}")
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds < low:
+            raise self.invalid(f"must be at least {low * 1000:g}ms, not {text!r}")
         return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
     def invalid(self, problem: str) -> InvalidInput:

@@ -5,6 +5,7 @@
     format                    version of this layout
     objects/KIND/NAME.json    the objects a cluster would hold, and which fields were applied
     ports.json                ports that stay the same over restarts
+    hashes.json               what routes hash, from all DestinationRules, for changes of traffic
     replicas/NAME.json        each process of a Deployment: what runs, where, in which phase
     programs/, supervisord.ini    what the supervisor reads
     envoy/                    what Envoy reads
@@ -144,6 +145,7 @@ class StateDirectory:
         self.run = self.root / "run"
         self.staging = self.root / "staging"
         self.ports = self.root / "ports.json"
+        self.hashes = self.root / "hashes.json"
         self.former = self.root / "former"
         self.unfinished = self.root / "unfinished"
         self.draining = self.root / "draining"
@@ -327,6 +329,10 @@ class StateDirectory:
         """The ports that stay, or None for a new directory."""
         document = _read(self.ports)
         return None if document is None else PortBook(admin=document["admin"], endpoints=document["endpoints"])
+
+    def known_hashes(self) -> dict[str, Any]:
+        """What routes hash, as the last whole pass found it."""
+        return _read(self.hashes) or {}
 
     def promised_ports(self) -> set[int]:
         """All ports that this mesh and its neighbours in the same folder keep for themselves."""

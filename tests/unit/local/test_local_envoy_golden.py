@@ -90,7 +90,7 @@ def everything() -> Object:
             "retries": {
                 "attempts": 4,
                 "perTryTimeout": "250ms",
-                "retryOn": "5xx, 429,connect-failure",
+                "retryOn": "5xx,429,connect-failure",
                 "backoff": "10ms",
                 "retryIgnorePreviousHosts": False,
             },
