@@ -15,7 +15,8 @@ from tests.corpus.answers import recorded
 RECORDED = [
     pytest.param(case, number, id=f"{case.name}-{number}")
     for case in cases.load()
-    if case.istiod == "same"
+    # A case with a DestinationRule of its own may give a subset's name to other replicas, or eject some.
+    if case.istiod == "same" and case.rule is None
     for number, _ in enumerate(case.requests)
     if case.name in recorded(case.family)
 ]
@@ -49,7 +50,7 @@ def test_who_answers_is_who_answered_behind_the_real_istiod(case: cases.Case, nu
     assert seen <= may_answer
     if all("subset" in answer for answer in answers) and not sent.shares:
         assert seen == may_answer, "somebody who should answer never did"
-    if sent.shares:
+    if sent.shares.keys() <= cases.SUBSETS.keys() and sent.shares:  # others are the statuses of faults
         assert {share.destination.subset: share.percent for share in found.shares} == sent.shares
 
 
