@@ -6,11 +6,12 @@ can't change the document's structure. So templates write ``name: {{ name }}`` w
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.core.model_version import ModelVersion
 from mlflow_istio.core.objects import (
@@ -25,6 +26,9 @@ from mlflow_istio.core.objects import (
 )
 from mlflow_istio.core.pods import PodSettings, environment, pod_values
 from mlflow_istio.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES: Mapping[str, str] = {
     "Deployment": "deployment.yaml.j2",
@@ -199,20 +203,16 @@ def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Ob
         InvalidInput: Unknown variable, bad syntax, not one YAML document, or not that kind and name.
     """
     import jinja2  # imported where used: help texts and 'status' render nothing
-    import jinja2.sandbox
     import yaml
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, finalize=_as_data, trim_blocks=True, lstrip_blocks=True
-    )
     try:
-        text = environment.from_string(template).render(dict(values))
+        text = _compiled(template).render(dict(values))
     except (jinja2.TemplateError, *_OF_EXPRESSIONS) as exc:
         line = getattr(exc, "lineno", None)
         problem = getattr(exc, "message", None) or str(exc)
         raise _broken(kind, problem + (f" (line {line})" if line else "")) from exc
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in yaml.load_all(text, _loader()) if document is not None]
     except (yaml.YAMLError, ValueError) as exc:  # ValueError: a literal such as 2024-13-45
         problem = " ".join(str(exc).split())
         raise _broken(kind, f"the result is no YAML ({problem}); write {{{{ expressions }}}} without quotes") from exc
@@ -230,6 +230,24 @@ def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Ob
     labels = _texts(kind, obj, "metadata.labels")
     _expect(kind, labels, {ENDPOINT_LABEL: str(values["endpoint"])}, "metadata.labels")
     return obj
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    """The template, compiled once: a text of a few dozen lines takes Jinja longer than everything else a deployment computes."""
+    import jinja2.sandbox
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, finalize=_as_data, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template)
+
+
+def _loader() -> Any:
+    """YAML's safe loader, the one in C where it is there."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _as_json(kind: str, document: Any) -> Object:

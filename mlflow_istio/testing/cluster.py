@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mlflow_istio.core.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.matching import Request, answering_route
@@ -42,12 +43,12 @@ class InMemoryCluster:
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
         obj = self._objects.get((kind, name))
-        return None if obj is None else self._with_status(copy.deepcopy(obj))
+        return None if obj is None else self._with_status(_copied(obj))
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
         """See ``ports.Cluster``."""
         return [
-            self._with_status(copy.deepcopy(obj))
+            self._with_status(_copied(obj))
             for (its_kind, _), obj in sorted(self._objects.items())
             if its_kind == kind and labels.items() <= labels_of(obj).items()
         ]
@@ -60,7 +61,7 @@ class InMemoryCluster:
         """See ``ports.Cluster``."""
         for _ in range(_RETRIES):
             before = self.get(kind, name)
-            after = change(copy.deepcopy(before))
+            after = change(_copied(before))
             if after == before:
                 return before, after
             self.before_write(kind, name)
@@ -100,17 +101,17 @@ class InMemoryCluster:
     def _store(self, verb: str, obj: Object) -> Object:
         key = (str(obj["kind"]), name_of(obj))
         stored = self._objects.get(key)
-        bare = {name: value for name, value in copy.deepcopy(obj).items() if name != "status"}
+        bare = {name: value for name, value in _copied(obj).items() if name != "status"}
         bare["metadata"].pop("resourceVersion", None)
         if stored is not None:
             without = {name: value for name, value in stored["metadata"].items() if name != "resourceVersion"}
             if {**stored, "metadata": without} == bare:
-                return self._with_status(copy.deepcopy(stored))
+                return self._with_status(_copied(stored))
         self._version += 1
         bare["metadata"]["resourceVersion"] = str(self._version)
         self._objects[key] = bare
         self.writes.append((verb, *key))
-        return self._with_status(copy.deepcopy(bare))
+        return self._with_status(_copied(bare))
 
     def _with_status(self, obj: Object) -> Object:
         if obj["kind"] == "Deployment":
@@ -144,3 +145,8 @@ class InMemoryCluster:
             return False
         version = header_text(annotations_of(deployment).get(VERSION_ANNOTATION, ""))
         return probe.proved_by(200, {VERSION_HEADER: version}, "")
+
+
+def _copied(obj: Any) -> Any:
+    """A copy that shares nothing; by way of JSON, which is what a real API server gets, and much faster than ``deepcopy``."""
+    return json.loads(json.dumps(obj))
