@@ -301,16 +301,21 @@ def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, clus
     if unknown:
         raise InvalidInput(f"unknown option '{unknown[0]}': {nearest(unknown[0], model.model_fields)}")
     if cluster == "istio-local":
-        cluster_only = [name for name, f in model.model_fields.items() if "(cluster only)" in str(f.description)]
-        useless = [name for name in cluster_only if name in given]
+        only_there = cluster_only(model)
+        useless = [name for name in only_there if name in given]
         if useless:
             raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
         # An environment set up for a cluster must not reach the local mesh.
-        given |= {name: model.model_fields[name].default for name in cluster_only}
+        given |= {name: model.model_fields[name].default for name in only_there}
     try:
         return model(**given)
     except ValidationError as exc:
         raise InvalidInput(_first_problem(model, exc, given)) from exc
+
+
+def cluster_only(model: type[_Options]) -> list[str]:
+    """Names of the options that have no effect on the local mesh."""
+    return [name for name, field in model.model_fields.items() if "(cluster only)" in str(field.description)]
 
 
 def describe_options(model: type[_Options]) -> str:

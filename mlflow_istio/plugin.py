@@ -225,6 +225,23 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return _shown(self._verbs.adopt(endpoint, {"virtual_service": virtual_service, "route": route, **options}))
 
     @_mapped
+    def plan(
+        self,
+        endpoint: str,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        model_uri: str | None = None,
+        flavor: str | None = None,
+    ) -> dict[str, Any]:
+        """What ``update_endpoint`` (with ``name`` and ``model_uri``: ``create_deployment``) would do; ``apply_plan`` does it."""
+        return self._verbs.plan(endpoint, config, name=name, model_uri=model_uri, flavor=flavor)
+
+    @_mapped
+    def apply_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a plan, unless the endpoint has moved since it was made."""
+        return _shown(self._verbs.apply_plan(plan))
+
+    @_mapped
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Start a release, move its traffic, or end it: ``weight``, ``strategy``, ``action``, ..."""
         return _shown(self._verbs.update_endpoint(endpoint, config))

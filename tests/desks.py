@@ -207,12 +207,13 @@ class Fate:
     def around(self, work: Callable[[], Any]) -> Any:
         """Do the work, unless it is time to die."""
         self.calls += 1
-        if self.calls == self.call and not self.replied:
+        mine = self.calls  # an edit makes calls of its own while it works
+        if mine == self.call and not self.replied:
             raise Killed
         try:
             return work()
         finally:
-            if self.calls == self.call:
+            if mine == self.call:
                 raise Killed
 
 

@@ -1,10 +1,15 @@
-"""Endpoints beside what other tools own: adopt."""
+"""Endpoints beside what other tools own: adopt, plan, apply."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import click
 
 from mlflow_istio.cli.options import config_option, read_options, report, target_option, verbs_on
+from mlflow_istio.errors import InvalidInput
 
 
 @click.command()
@@ -25,4 +30,52 @@ def adopt(endpoint: str, target: str, config: tuple[str, ...], **given: str | bo
     report(verbs_on(target).adopt(endpoint, {**read_options(config), **options}), f"adopt {endpoint}")
 
 
-COMMANDS = (adopt,)
+@click.command()
+@click.argument("endpoint")
+@click.option(
+    "--name", default=None, help="Name of a deployment to create; without it the options are update-endpoint's."
+)
+@click.option("--model-uri", "-m", default=None, help="Its model: models:/NAME/VERSION or models:/NAME@ALIAS.")
+@click.option("--flavor", "-f", default=None, help="Its flavor.")
+@click.option("--out", default=None, type=click.Path(dir_okay=False), help="File to write the plan to.")
+@target_option
+@config_option
+def plan(endpoint: str, target: str, config: tuple[str, ...], out: str | None, **deployment: str | None) -> None:
+    """Show the exact difference a command would make, and keep it for 'apply'."""
+    made = verbs_on(target).plan(endpoint, read_options(config), **deployment)
+    click.echo(made["difference"] or "nothing would change")
+    where = f"written to {out}: carry it out with 'mlflow-istio apply {out}'" if out else "nothing was changed"
+    if out is not None:
+        _write(out, json.dumps(made, indent=2) + "\n")
+    click.echo(f"plan {made['hash']} of endpoint {endpoint}: {where}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--target", "-t", default=None, help="Another way to the same place than the plan's own target URI.")
+def apply(file: str, target: str | None) -> None:
+    """Carry out a plan, unless the endpoint has moved since it was made."""
+    from mlflow_istio.verbs.plans import read_plan
+
+    document = _read(file)
+    made = read_plan(document)
+    report(verbs_on(target or made.target).apply_plan(document), f"plan {made.hash} of {made.endpoint}")
+
+
+def _read(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InvalidInput(f"plan '{path}' can't be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise InvalidInput(f"plan '{path}' is not JSON: {exc}") from exc
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise InvalidInput(f"'{path}' can't be written: {exc.strerror}") from exc
+
+
+COMMANDS = (adopt, plan, apply)

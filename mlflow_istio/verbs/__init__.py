@@ -6,8 +6,8 @@ Nothing here imports MLflow; a verb that needs the registry imports it when it r
 from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.deployments import DeploymentVerbs
-from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
+from mlflow_istio.verbs.plans import PlanVerbs
 from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs
 from mlflow_istio.verbs.release import ReleaseVerbs
@@ -19,8 +19,8 @@ __all__ = ["Config", "Result", "Verbs"]
 class Verbs(
     AdoptionVerbs,
     DeploymentVerbs,
-    EndpointVerbs,
     ExplainingVerbs,
+    PlanVerbs,
     PolicyVerbs,
     ReadingVerbs,
     ReleaseVerbs,

@@ -6,7 +6,7 @@ from mlflow_istio.config import AdoptOptions, CreateOptions, parse_options
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases import adoption, deployments, views
 from mlflow_istio.releases.desk import Desk, Outcome
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Base, Config, Result
 
 
 class AdoptionVerbs(Base):
@@ -16,7 +16,7 @@ class AdoptionVerbs(Base):
         """Make one route of a VirtualService an endpoint; see ``releases.adoption.adopt``."""
         options = parse_options(AdoptOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         outcome = adoption.adopt(
             with_desk.desk,
             name,

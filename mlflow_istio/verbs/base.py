@@ -71,6 +71,10 @@ class Base:
             self._places[key] = workplace(self.target_uri, **given)
         return self._places[key]
 
+    def _at(self, desk: Desk, *, dry: bool) -> Real | Dry:
+        """The desk that a verb works at."""
+        return Dry(desk) if dry else Real(desk)
+
 
 class Real:
     """A desk whose writes count."""

@@ -10,7 +10,7 @@ from mlflow_istio.policy_settings import SETTINGS
 from mlflow_istio.releases import deployments, removal, views
 from mlflow_istio.releases.desk import Outcome
 from mlflow_istio.verbs.adoption import alias_settings, brought_up
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Base, Config, Result
 from mlflow_istio.verbs.policy import with_settings
 from mlflow_istio.wiring import Workplace, only
 
@@ -62,7 +62,7 @@ class DeploymentVerbs(Base):
             supersede=options.supersede,
         )
         desk = place.desk(self._tell, self._warn, options.templates)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         wish = options.settings(SETTINGS)
         if wish is None:
             outcome = brought_up(with_desk.desk, request, options)
@@ -74,7 +74,7 @@ class DeploymentVerbs(Base):
         """Change a deployment's pods; see ``releases.deployments.update``."""
         options = parse_options(UpdateOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         if flavor is not None:
             has = views.deployment_view(desk.cluster, name)["flavor"]
             if flavor != has:
@@ -96,7 +96,7 @@ class DeploymentVerbs(Base):
         """Take a deployment away; see ``releases.removal.delete``."""
         options = parse_options(DeleteOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         if endpoint is not None and desk.cluster.get("Deployment", name) is not None:
             views.deployment_view(desk.cluster, name, endpoint)
         outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.confirm_timeout)

@@ -9,7 +9,7 @@ from mlflow_istio.core.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.releases import removal, traffic, views
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
-from mlflow_istio.verbs.base import Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.policy import PolicyVerbs
 
 
@@ -23,7 +23,7 @@ class EndpointVerbs(PolicyVerbs):
         if settings is not None:
             return settings
         desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         outcome = _move(with_desk.desk, name, options)
         return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
 
@@ -31,7 +31,7 @@ class EndpointVerbs(PolicyVerbs):
         """Take an endpoint away; see ``releases.removal.delete_endpoint``."""
         options = parse_options(DeleteOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        with_desk = self._at(desk, dry=options.dry_run)
         gone = removal.delete_endpoint(
             with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
         )
