@@ -225,6 +225,11 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return _shown(self._verbs.adopt(endpoint, {"virtual_service": virtual_service, "route": route, **options}))
 
     @_mapped
+    def export(self, endpoint: str, *, with_traffic: bool = True, argocd: bool = False) -> str:
+        """The endpoint's objects as YAML for Git, or with ``argocd`` what an Argo CD Application has to leave alone."""
+        return self._verbs.export(endpoint, with_traffic=with_traffic, argocd=argocd)
+
+    @_mapped
     def plan(
         self,
         endpoint: str,

@@ -1,4 +1,4 @@
-"""Endpoints beside what other tools own: adopt, plan, apply."""
+"""Endpoints beside what other tools own: adopt, plan, apply, export."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def apply(file: str, target: str | None) -> None:
     report(verbs_on(target or made.target).apply_plan(document), f"plan {made.hash} of {made.endpoint}")
 
 
+@click.command()
+@click.argument("endpoint")
+@click.option("--without-traffic", is_flag=True, help="Only what releases don't change: no routes, no subsets.")
+@click.option("--argocd", is_flag=True, help="Print what an Argo CD Application has to leave alone instead.")
+@target_option
+def export(endpoint: str, without_traffic: bool, argocd: bool, target: str) -> None:
+    """Print an endpoint's objects as YAML for Git."""
+    click.echo(verbs_on(target).export(endpoint, with_traffic=not without_traffic, argocd=argocd), nl=False)
+
+
 def _read(path: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -78,4 +88,4 @@ def _write(path: str, text: str) -> None:
         raise InvalidInput(f"'{path}' can't be written: {exc.strerror}") from exc
 
 
-COMMANDS = (adopt, plan, apply)
+COMMANDS = (adopt, plan, apply, export)

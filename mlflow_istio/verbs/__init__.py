@@ -7,6 +7,7 @@ from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
+from mlflow_istio.verbs.exporting import ExportingVerbs
 from mlflow_istio.verbs.plans import PlanVerbs
 from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs
@@ -20,6 +21,7 @@ class Verbs(
     AdoptionVerbs,
     DeploymentVerbs,
     ExplainingVerbs,
+    ExportingVerbs,
     PlanVerbs,
     PolicyVerbs,
     ReadingVerbs,

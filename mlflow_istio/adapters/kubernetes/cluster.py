@@ -15,6 +15,7 @@ from mlflow_istio.adapters.kubernetes import calls, failures
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
 from mlflow_istio.adapters.kubernetes.connection import Connection, open_connection
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of
+from mlflow_istio.adapters.kubernetes.ownership import disown, given_up
 from mlflow_istio.adapters.kubernetes.proxies import Proxies
 from mlflow_istio.adapters.kubernetes.readiness import await_ready
 from mlflow_istio.core.objects import API_VERSIONS, Object, name_of
@@ -157,9 +158,15 @@ class KubernetesCluster:
             return before, self._handed_out(kind, stored)
 
         try:
-            return self._caller.insist(attempt, conflicts=True)
+            before, after = self._caller.insist(attempt, conflicts=True)
         except failures.FOREIGN as exc:
             return self._settled(exc, calls_made[-1], name, change, unanswered)
+        if given_up(before, after):
+            try:
+                disown(self._caller, self._call, kind, name)
+            except failures.FOREIGN as exc:
+                raise self._caller.explained(exc, self._call("update", kind, name)) from exc
+        return before, after
 
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``. Returns once the object is gone; a Deployment's pods then end in their own grace period."""

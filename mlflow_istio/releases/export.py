@@ -1,0 +1,47 @@
+"""Gather an endpoint's objects for Git."""
+
+from __future__ import annotations
+
+from mlflow_istio.core.export import as_in_git, ignore_differences, order_of, without_traffic
+from mlflow_istio.core.objects import Object, name_of
+from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.ports import Cluster
+from mlflow_istio.releases.desk import deployments_of, is_ours, virtual_service_of
+
+
+def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[Object]:
+    """An endpoint's objects as Git should hold them, in an order in which they can be applied.
+
+    Args:
+        cluster: The cluster.
+        name: The endpoint.
+        with_traffic: Whether routes, subsets and the state of releases are in it.
+
+    Raises:
+        NotFound: There is no such endpoint.
+        InvalidInput: Its routes stand in somebody's VirtualService, which is not ours to export.
+    """
+    home = virtual_service_of(cluster, name)
+    found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
+    objects = [obj for obj in found if is_ours(obj, name)] + deployments_of(cluster, name)
+    if with_traffic:
+        if read_endpoint(home, name).adopted is not None:
+            raise InvalidInput(
+                f"endpoint '{name}' has its routes in VirtualService '{name_of(home)}', which stays its owner's, in Git too: "
+                "export the rest with --without-traffic, and let Argo CD leave the routes alone (--argocd)"
+            )
+        objects.append(home)
+    clean = [as_in_git(obj, name) for obj in objects]
+    kept = clean if with_traffic else [obj for one in clean if (obj := without_traffic(one, name)) is not None]
+    return sorted(kept, key=order_of)
+
+
+def argocd(cluster: Cluster, name: str) -> Object:
+    """The part of an Argo CD Application that leaves an endpoint's traffic alone.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    endpoint = read_endpoint(virtual_service_of(cluster, name), name)
+    return ignore_differences(endpoint, cluster.get("DestinationRule", name))
