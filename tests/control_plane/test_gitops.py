@@ -20,7 +20,6 @@ from tests.control_plane.namespaces import fresh_namespace
 from tests.control_plane.office import ENDPOINT, Office
 from tests.scenarios.place import inside_bounds
 
-
 pytestmark = pytest.mark.control_plane
 
 
