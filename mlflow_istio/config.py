@@ -54,6 +54,11 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _number_as_text(value: Any) -> Any:
+    """A sequence number as Python gives it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _names(value: Any) -> Any:
     """Names as a comma-separated text or a list."""
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -268,6 +273,13 @@ class UpdateEndpointOptions(_Wishes):
     remove_route: str | None = Field(default=None, description="name of a route of its own to take away")
     fault: Annotated[Any, BeforeValidator(json_or_text)] = Field(
         default=None, description='JSON, {"delay": "2s", "abort": 503, "percentage": 10, "ttl": "5m"}; none: ended'
+    )
+    to: Annotated[str, BeforeValidator(_number_as_text)] | None = Field(
+        default=None,
+        description="with action=rollback: sequence number or id of the change whose traffic comes back (see history)",
+    )
+    redeploy: Annotated[dict[str, Any], BeforeValidator(_json)] = Field(
+        default={}, description="with to: JSON, options of create for deployments that have to come back"
     )
 
 

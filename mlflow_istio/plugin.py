@@ -271,9 +271,16 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         named = {"candidate": candidate} if candidate else {}
         return self.update_endpoint(endpoint, {"action": "promote", **named, **options})
 
-    def rollback(self, endpoint: str, **options: Any) -> dict[str, Any]:
-        """Return to what users had before the release, in one edit; also after a promotion."""
-        return self.update_endpoint(endpoint, {"action": "rollback", **options})
+    def rollback(self, endpoint: str, to: int | str | None = None, **options: Any) -> dict[str, Any]:
+        """Return to what users had before the release, in one edit; also after a promotion.
+
+        Args:
+            endpoint: The endpoint.
+            to: Sequence number or id of an earlier change (``history``): its traffic comes back, with all that it needs.
+            options: Further options of ``update_endpoint``.
+        """
+        named = {} if to is None else {"to": to}
+        return self.update_endpoint(endpoint, {"action": "rollback", **named, **options})
 
     def abort(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Return all traffic to stable and close the release."""

@@ -64,7 +64,7 @@ def create_endpoint(endpoint: str, name: str, model_uri: str, target: str, confi
     report(verbs_on(target).create(name, model_uri, None, endpoint, read_options(config)), f"endpoint {endpoint}")
 
 
-def _traffic_verb(action: str, text: str, *, candidate: bool = False) -> click.Command:
+def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool = False) -> click.Command:
     """One command per action of ``update-endpoint``."""
 
     @click.command(action, help=text)
@@ -74,10 +74,11 @@ def _traffic_verb(action: str, text: str, *, candidate: bool = False) -> click.C
     @click.option("--force", is_flag=True, help="Even if the target is not ready.")
     @click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
     @click.option("--candidate", default=None, hidden=not candidate, help="Which candidate, where there are several.")
-    def command(endpoint: str, target: str, reason: str, force: bool, dry_run: bool, candidate: str | None) -> None:
+    @click.option("--to", default=None, hidden=not to, help="Number or id of an earlier change, see 'history'.")
+    @click.option("--redeploy", default=None, hidden=not to, help="With --to: JSON, options of create.")
+    def command(endpoint: str, target: str, reason: str, force: bool, dry_run: bool, **given: str | None) -> None:
         options: dict[str, Any] = {"action": action, "reason": reason, "force": force, "dry_run": dry_run}
-        if candidate is not None:
-            options["candidate"] = candidate
+        options |= {name: value for name, value in given.items() if value is not None}
         report(verbs_on(target).update_endpoint(endpoint, options), f"{action} of {endpoint}")
 
     return command
@@ -123,7 +124,9 @@ COMMANDS = (
     history,
     create_endpoint,
     _traffic_verb("promote", "Make the candidate stable with all the traffic, in one edit.", candidate=True),
-    _traffic_verb("rollback", "Return to what users had before the release, in one edit; also after a promotion."),
+    _traffic_verb(
+        "rollback", "Return to what users had before the release, in one edit; also after a promotion.", to=True
+    ),
     _traffic_verb("abort", "Return all traffic to stable and close the release."),
     _traffic_verb("pause", "Stop the release from advancing by itself."),
     predict,

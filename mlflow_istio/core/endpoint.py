@@ -221,6 +221,7 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         versions={name: version for name, version in stamp.versions.items() if name in named},
         resource_version=resource_version,
         evidence=stamp.evidence,
+        stable=None if after.deleting else after.stable,
     )
     if last is not None and closes:
         last = replace(last, sequence=entry.sequence)

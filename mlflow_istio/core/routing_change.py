@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.objects import Object
-from mlflow_istio.core.traffic import Traffic, traffic_from_json
+from mlflow_istio.core.traffic import Destination, Traffic, destination_from_json, traffic_from_json
 
 MAX_TAG = 4900
 """Characters of a tag's value that every MLflow database takes (5,000), with room for a store's own overhead."""
@@ -34,6 +34,8 @@ class RoutingChange:
         versions: Deployment to ``MODEL/VERSION``, for every deployment the traffic names.
         resource_version: The VirtualService's resourceVersion the edit was based on; empty when it was created.
         evidence: What the decision rested on; small, JSON.
+        stable: Who is stable after it; None when the endpoint is deleted, and in entries of earlier versions.
+        whole: Whether ``before`` and ``after`` are all that the traffic was; a tag that was too long holds only the split.
     """
 
     id: str
@@ -50,6 +52,8 @@ class RoutingChange:
     versions: Mapping[str, str] = field(default_factory=dict)
     resource_version: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    stable: Destination | None = None
+    whole: bool = True
 
     @property
     def tag_key(self) -> str:
@@ -73,19 +77,21 @@ class RoutingChange:
             "versions": dict(self.versions),
             "resourceVersion": self.resource_version,
             "evidence": dict(self.evidence),
+            **({"stable": self.stable.as_json()} if self.stable else {}),
         }
 
     def as_tag(self) -> str:
         """The change as a tag's value, at most ``MAX_TAG`` characters.
 
         What is too long is cut in the order of its worth: evidence, reason, policy and arms, all but the split, the
-        split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so.
+        split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so, or which part: ``traffic``.
         """
         obj = self.as_json()
         cuts = (
             {"evidence": {}, "cut": True},
             {"reason": _cut(self.reason), "who": _cut(self.who)},
-            {side: {**_without_policy(obj[side]), "arms": []} for side in ("before", "after") if obj[side]},
+            {side: {**_without_policy(obj[side]), "arms": []} for side in ("before", "after") if obj[side]}
+            | {"cut": "traffic"},
             {side: {"split": _live(obj[side])} for side in ("before", "after") if obj[side]} | {"versions": {}},
             {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
         )
@@ -113,6 +119,8 @@ def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
         versions=obj.get("versions", {}),
         resource_version=obj.get("resourceVersion", ""),
         evidence=obj.get("evidence", {}),
+        stable=destination_from_json(obj["stable"]) if obj.get("stable") else None,
+        whole=obj.get("cut") != "traffic",
     )
 
 

@@ -44,7 +44,7 @@ def catch_up(
     recorded: list[RoutingChange] = []
     try:
         for change in pending:
-            _record(desk, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
+            _record(desk, endpoint, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
             recorded.append(change)
     except RegistryError as exc:
         _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
@@ -87,10 +87,12 @@ def run_for(desk: Desk, name: str, release: Release | None) -> tuple[str | None,
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
 
 
-def _record(desk: Desk, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+def _record(desk: Desk, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]) -> None:
     """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
     desk.registry.record(desk.scope, change, objects)
     outcome = OUTCOMES.get(change.action)
+    if endpoint.release is not None and endpoint.release.id == change.release:
+        return  # a rollback to the middle of a release opened it again
     if change.run is not None and change.release is not None and outcome is not None:
         desk.registry.close_run(change.run, outcome)
 

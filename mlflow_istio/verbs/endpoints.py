@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from mlflow_istio.config import DeleteOptions, UpdateEndpointOptions, parse_options
+from dataclasses import replace
+
+from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.core import transitions
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.releases import removal, traffic, views
+from mlflow_istio.releases.deployments import DeployRequest
 from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.restoring import rollback_to
 from mlflow_istio.verbs.base import Config, Result
+from mlflow_istio.verbs.deployments import deploy_request
 from mlflow_istio.verbs.policy import PolicyVerbs
 
 
@@ -24,8 +29,39 @@ class EndpointVerbs(PolicyVerbs):
             return settings
         desk = self._place(options).desk(self._tell, self._warn)
         with_desk = self._at(desk, dry=options.dry_run)
-        outcome = _move(with_desk.desk, name, options)
+        if options.to is not None or options.redeploy:
+            outcome = self._rollback_to(with_desk.desk, name, options)
+        else:
+            outcome = _move(with_desk.desk, name, options)
         return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+
+    def _rollback_to(self, desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+        if options.to is None:
+            raise InvalidInput("option 'redeploy' has no effect without 'to': leave it out")
+        if options.action != "rollback":
+            raise InvalidInput("option 'to' goes with action=rollback only: it names the change to go back to")
+        others = [*options.wish.said, *(f for f in ("strategy", "candidate", "release_id") if getattr(options, f))]
+        if others:
+            raise InvalidInput(f"option '{others[0]}' has no effect with action=rollback and 'to': leave it out")
+        create = parse_options(
+            CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy}, cluster=self.target.kind
+        )
+        place = self._place(options)
+
+        def as_request(deployment: str, model_uri: str) -> DeployRequest:
+            request = deploy_request(place, create, deployment, name, model_uri)
+            return replace(request, settings={}, reason=f"for a rollback to change {options.to}")
+
+        return rollback_to(
+            desk,
+            name,
+            options.to,
+            as_request=as_request,
+            reason=options.reason,
+            force=options.force,
+            ready_timeout=create.ready_timeout,
+            timeout=options.confirm_timeout,
+        )
 
     def delete_endpoint(self, name: str, config: Config | None = None) -> Result:
         """Take an endpoint away; see ``releases.removal.delete_endpoint``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +23,7 @@ from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.releases import deployments, ledger, removal, traffic
 from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, versions_of
+from mlflow_istio.releases.restoring import rollback_to
 from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary
 
 NAMES = ("churn-v1", "churn-v2", "churn-v3")
@@ -82,6 +83,14 @@ def _end(verb: str) -> Command:
     return verb, lambda desk: getattr(traffic, verb)(desk, "churn")
 
 
+def _rollback_to(number: int) -> Command:
+    return f"rollback to {number}", lambda desk: rollback_to(desk, "churn", str(number), as_request=_as_request)
+
+
+def _as_request(name: str, uri: str) -> deployments.DeployRequest:
+    return replace(a_request(name), model_uri=uri, endpoint="churn")
+
+
 def _scale(name: str, replicas: int) -> Command:
     return f"scale {name} to {replicas}", lambda desk: deployments.update(desk, name, replicas=replicas, wait=False)
 
@@ -105,6 +114,7 @@ COMMANDS = st.one_of(
     st.builds(_shift, WEIGHT),
     st.builds(_end, st.sampled_from(("promote", "rollback", "abort", "pause", "resume"))),
     st.builds(_end, st.just("promote")),
+    st.builds(_rollback_to, st.integers(1, 9)),
     st.builds(_scale, ANY_NAME, st.sampled_from((0, 1, 2))),
     st.builds(_delete_endpoint, st.booleans()),
     DELETE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from mlflow_istio.errors import MlflowIstioError, NotReady
 from mlflow_istio.releases import deployments, removal, traffic
 from mlflow_istio.releases.adoption import adopt, adopt_and_deploy
 from mlflow_istio.releases.desk import Desk
+from mlflow_istio.releases.restoring import rollback_to
 from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
 
@@ -74,6 +75,18 @@ def two() -> World:
     return a_world("churn-v1", "churn-v2")
 
 
+def without_the_first() -> World:
+    world = promoted()
+    removal.delete(world.desk, "churn-v1")
+    return world
+
+
+def back(desk: Desk, to: int) -> Any:
+    return rollback_to(
+        desk, "churn", str(to), as_request=lambda name, uri: replace(a_request(name), model_uri=uri, endpoint="churn")
+    )
+
+
 CANARY = {"strategy": "canary", "wish": Wish(weight=10)}
 CASES = {
     "first deployment": Case(world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
@@ -112,6 +125,10 @@ CASES = {
     "promote": Case(world=with_canary, command=lambda desk: traffic.promote(desk, "churn")),
     "rollback of an open release": Case(world=with_canary, command=lambda desk: traffic.rollback(desk, "churn")),
     "rollback of a promotion": Case(world=promoted, command=lambda desk: traffic.rollback(desk, "churn")),
+    "rollback to an earlier change": Case(world=promoted, command=lambda desk: back(desk, 4)),
+    "rollback to an earlier change whose deployment is gone": Case(
+        world=without_the_first, command=lambda desk: back(desk, 1)
+    ),
     "abort": Case(world=with_canary, command=lambda desk: traffic.abort(desk, "churn")),
     "pause": Case(world=with_canary, command=lambda desk: traffic.pause(desk, "churn")),
     "rollback with changes that the registry lacks": Case(
