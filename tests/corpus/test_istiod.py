@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+from kubernetes import client
 
 from tests.control_plane.namespaces import admin, fresh_namespace
-from tests.corpus import answers
+from tests.corpus import answers, schema
 from tests.corpus.cases import Case, load
 from tests.corpus.found import Found, ask_all
 from tests.corpus.sides import ControlPlaneSide
@@ -24,8 +26,23 @@ def real(request: pytest.FixtureRequest) -> Iterator[Found]:
         if request.config.getoption(OPTION):
             for family in sorted({case.family for case in CASES}):
                 asked = [case for case in CASES if case.family == family and case.name in found.answers]
-                answers.record(family, {case.name: found.of(case) for case in asked})
+                if asked:
+                    answers.record(family, {case.name: found.of(case) for case in asked})
+            schema.FILE.write_text(json.dumps(installed_fields(api), indent=1) + "\n", encoding="utf-8")
         yield found
+
+
+def installed_fields(api: client.ApiClient) -> dict[str, list[str]]:
+    """The fields of VirtualServices and DestinationRules that the API server knows."""
+    names = [f"{plural}.networking.istio.io" for plural in ("virtualservices", "destinationrules")]
+    extensions = client.ApiextensionsV1Api(api)
+    replies = [extensions.read_custom_resource_definition(name, _preload_content=False) for name in names]
+    return schema.from_definitions([json.loads(reply.data) for reply in replies])
+
+
+def test_the_recorded_fields_are_those_that_istio_installs(real: Found) -> None:
+    with admin() as api:
+        assert json.loads(schema.FILE.read_text(encoding="utf-8")) == installed_fields(api)
 
 
 @pytest.mark.parametrize(
