@@ -350,6 +350,11 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return _shown(self._verbs.fault(endpoint, options))
 
     @_mapped
+    def chaos(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """Inject a ``delay`` or ``abort`` for a ``duration``, take it away again, and report what callers saw."""
+        return self._verbs.chaos(endpoint, options)
+
+    @_mapped
     def sweep(self, **options: Any) -> list[dict[str, str]]:
         """End what is over: faults, kept versions, stale cookies."""
         return self._verbs.sweep(options)

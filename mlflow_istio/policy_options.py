@@ -86,6 +86,8 @@ class ChaosOptions(_Confirmed):
     delay: str | None = Field(default=None, description="how long answers are held back, such as 2s")
     abort: Status | None = Field(default=None, description="HTTP status that answers instead of the model")
     percentage: Percentage = Field(default=10.0, description="share of the requests, over 0 and at most 100")
+    metrics: str = Field(default="auto", description="source of the deployments' counts: auto, prometheus, envoy, none")
+    prometheus_url: str | None = Field(default=None, description="the Prometheus that scrapes the mesh")
     duration: Annotated[str, BeforeValidator(_duration_text)] = Field(default="30s", description="how long it lasts")
     match: Match = Field(default=None, description="JSON, only these requests")
     replace: bool = Field(default=False, description="even where the route has a fault that its owner wrote")

@@ -179,6 +179,14 @@ class Workplace:
             errors=errors,
         )
 
+    def callers(self) -> Callable[[str], Mapping[str, float]] | None:
+        """Counts of what callers of an endpoint saw; None where no proxy counts them by endpoint."""
+        if self.target.kind != "istio-local":
+            return None
+        from mlflow_istio.adapters.envoy_callers import EnvoyCallers
+
+        return EnvoyCallers(local_mesh(self.target).admin_urls).read
+
     def gateways(self) -> tuple[str, ...]:
         """Gateways of a new endpoint: the one given, and the mesh itself; none where only the mesh has it.
 

@@ -104,4 +104,48 @@ def sweep(target: str, as_json: bool, dry_run: bool, config: tuple[str, ...]) ->
         raise click.exceptions.Exit(1)
 
 
-COMMANDS = (policy, route, fault, sweep)
+@click.command()
+@click.argument("endpoint")
+@click.option("--delay", default=None, help="How long answers are held back, such as 2s.")
+@click.option("--abort", default=None, help="HTTP status that answers instead of the model.")
+@click.option("--percentage", default=None, help="Share of the requests; 10 unless given.")
+@click.option("--duration", default=None, help="How long it lasts; 30s unless given.")
+@click.option("--match", default=None, help="JSON, only these requests.")
+@click.option("--replace", is_flag=True, help="Even where the route has a fault that its owner wrote.")
+@click.option("--reason", default=None, help="Why, for the ledger.")
+@target_option
+@json_option
+@config_option
+def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **options: Any) -> None:
+    """Inject delays or errors for a time, take them away again, and report what callers saw."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants the traffic back, too
+    found = verbs_on(target).chaos(endpoint, _given(config, **options))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for line in _said(found):
+            click.echo(line)
+    if found["interrupted"]:
+        raise click.exceptions.Exit(130)
+
+
+def _said(found: dict[str, Any]) -> list[str]:
+    """A report, line by line."""
+
+    def answers(name: str, one: dict[str, Any]) -> str:
+        times = "" if one["median_ms"] is None else f", median {one['median_ms']} ms, p99 {one['p99_ms']} ms"
+        return f"{name}: {one['requests']} answers, {one['errors']} errors{times}"
+
+    lines = [f"fault on for {found['seconds']} s" + (", interrupted" if found["interrupted"] else "")]
+    if found["callers"]:
+        lines.append(answers("callers", found["callers"]))
+        lines.append(f"of these the fault aborted {found['aborted']} and delayed {found['delayed']}")
+    lines += [answers(name, one) for name, one in found["deployments"].items()]
+    if not found["callers"] and not found["deployments"]:
+        lines.append("nobody counted what callers saw: give a source of metrics with -C prometheus_url=...")
+    return lines + ([f"not all could be read: {found['problem']}"] if found["problem"] else [])
+
+
+COMMANDS = (policy, route, fault, chaos, sweep)

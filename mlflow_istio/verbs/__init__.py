@@ -5,6 +5,7 @@ Nothing here imports MLflow; a verb that needs the registry imports it when it r
 
 from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Config, Result
+from mlflow_istio.verbs.chaos import ChaosVerbs
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
@@ -20,6 +21,7 @@ __all__ = ["Config", "Result", "Verbs"]
 
 class Verbs(
     AdoptionVerbs,
+    ChaosVerbs,
     DeploymentVerbs,
     EndpointVerbs,
     ExplainingVerbs,

@@ -1,0 +1,54 @@
+"""The verb that injects a fault for a time and reports what callers saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_istio.config import parse_options
+from mlflow_istio.core.durations import seconds_of
+from mlflow_istio.core.policy import Fault
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.policy_options import ChaosOptions
+from mlflow_istio.policy_settings import MAX_TTL
+from mlflow_istio.releases.chaos import chaos
+from mlflow_istio.verbs.base import Base, Config
+
+
+class ChaosVerbs(Base):
+    """Experiments with faults."""
+
+    def chaos(self, name: str, config: Config | None) -> dict[str, Any]:
+        """Inject for a time, restore, and say what was seen; see ``releases.chaos``.
+
+        Returns:
+            The report: seconds, callers, aborted, delayed, deployments, problem.
+        """
+        options = parse_options(ChaosOptions, config, cluster=self.target.kind)
+        seconds = seconds_of(options.duration, "duration")
+        if not 0 < seconds <= MAX_TTL:
+            raise InvalidInput(f"duration {options.duration} is not right: more than 0s and at most 24h")
+        if options.dry_run:
+            raise InvalidInput("option 'dry_run' has no effect with chaos, which measures: see 'fault --dry-run'")
+        place = self._place(options)
+        desk = place.desk(self._tell, self._warn)
+        fault = Fault(
+            delay=options.delay,
+            abort=options.abort,
+            percentage=options.percentage,
+            match=options.match or (),
+            until=desk.clock.now(),
+        )
+        local = self.target.kind == "istio-local"
+        source = options.metrics if options.metrics != "auto" or local or options.prometheus_url else "none"
+        _, report = chaos(
+            desk,
+            name,
+            fault,
+            seconds=seconds,
+            metrics=place.metrics(source, prometheus_url=options.prometheus_url),
+            callers=place.callers(),
+            replace_own=options.replace,
+            reason=options.reason,
+            timeout=options.confirm_timeout,
+        )
+        return report.as_json()
