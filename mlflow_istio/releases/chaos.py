@@ -62,20 +62,20 @@ def chaos(
     before = _read(metrics, name, pins, problems), _called(callers, endpoint.home, problems)
     until = desk.clock.now() + timedelta(seconds=seconds + _GRACE)
     interrupted = False
+    started = desk.clock.monotonic()
     try:
         policy.start_fault(
             desk, name, replace(fault, until=until), replace_own=replace_own, reason=reason or "chaos", timeout=timeout
         )
-        started = desk.clock.monotonic()
         desk.tell(f"fault on endpoint '{name}' for {seconds:g} s; an interrupt ends it at once")
-        try:
-            while (left := started + seconds - desk.clock.monotonic()) > 0:
-                desk.clock.sleep(min(_SLICE, left))
-        except KeyboardInterrupt:
-            interrupted = True
-            desk.tell("interrupted: the fault is being taken away")
-        lasted = desk.clock.monotonic() - started
+        started = desk.clock.monotonic()
+        while (left := started + seconds - desk.clock.monotonic()) > 0:
+            desk.clock.sleep(min(_SLICE, left))
+    except KeyboardInterrupt:
+        interrupted = True
+        desk.tell("interrupted: the fault is being taken away")
     finally:
+        lasted = desk.clock.monotonic() - started
         outcome = policy.end_fault(desk, name, reason="chaos is over", timeout=timeout)
     after = _read(metrics, name, pins, problems), _called(callers, endpoint.home, problems)
     report = ChaosReport(

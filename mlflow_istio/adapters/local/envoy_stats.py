@@ -50,7 +50,8 @@ def counted_in(tree: str) -> Config:
 
 def live_routes(virtual_service: Mapping[str, Any]) -> dict[str, str]:
     """The routes of live traffic by name, with the tree that counts them; adopted ones are named by the annotations."""
-    names = [str(http.get("name", "")) for http in virtual_service.get("spec", {}).get("http") or ()]
+    routes = virtual_service.get("spec", {}).get("http") or ()
+    names = [str(http.get("name", "")) for http in routes if isinstance(http, Mapping)]
     found = {name: _TREES[match["part"]] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
     endpoints = [key.removeprefix(_STATE) for key in annotations_of(virtual_service) if key.startswith(_STATE)]
     adopted = {route_name(virtual_service, endpoint): SPLIT_TREE for endpoint in endpoints}
