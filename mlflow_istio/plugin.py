@@ -381,6 +381,28 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return ReportPage(made.page, made.release)
 
     @_mapped
+    def analyse(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """Look once at an open A/B/n release: every arm with its interval, and the outcome so far.
+
+        Args:
+            endpoint: The endpoint.
+            options: Options of ``analyse``; ``kpi`` may be a callable from a deployment's name to (n, events) or (n, sum, sum of
+                squares) so far.
+        """
+        return self._verbs.analyse(endpoint, options)
+
+    @_mapped
+    def declare(self, endpoint: str, winner: str | None = None, **options: Any) -> dict[str, Any]:
+        """Give the winner of an A/B/n release all the traffic; refused with the reason while there is none."""
+        named = {"winner": winner} if winner else {}
+        return dict(self._verbs.declare(endpoint, {**named, **options}).view)
+
+    @_mapped
+    def compare(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """Compare the answers of an open shadow release with stable's: verdict, figures, most different requests."""
+        return self._verbs.compare(endpoint, options)
+
+    @_mapped
     def explain_route(self, endpoint: str | None = None, **request: Any) -> dict[str, Any]:
         """Which route and version answers a request, and why, without sending it.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.endpoint import Release
@@ -283,6 +283,37 @@ class Runs(Protocol):
         Raises:
             NotFound: There is no such model version.
             RegistryError: The registry can't be reached.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What the recorders of a deployment's servers hold.
+
+    Attributes:
+        records: The records as written: ``request_id``, ``time``, ``deployment``, ``status``, ``ms``, perhaps ``output``,
+            ``input``.
+        complete_since: Unix seconds since which no record was lost to rotation; 0 when none ever was.
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    complete_since: float = 0.0
+
+
+class Records(Protocol):
+    """The recorders of model servers, for shadow comparison."""
+
+    def read(self, endpoint: str, deployment: str, replicas: int) -> Recorded:
+        """All that the servers of a deployment have kept.
+
+        Args:
+            endpoint: The endpoint.
+            deployment: The deployment.
+            replicas: How many servers it has.
+
+        Raises:
+            StateConflict: They record nothing; says which variables to set.
+            ClusterError: They can't be reached, or refuse.
         """
 
 

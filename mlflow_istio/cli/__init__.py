@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_istio.cli import explaining, gitops, local, policy, release, report, traffic
+from mlflow_istio.cli import analysis, explaining, gitops, local, policy, release, report, traffic
 from mlflow_istio.cli.options import Group
 
 
@@ -20,6 +20,7 @@ def main() -> None:
 _FAMILIES = (
     traffic,
     release,
+    analysis,
     gitops,
     explaining,
     policy,

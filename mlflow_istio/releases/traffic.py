@@ -125,6 +125,7 @@ def promote(
     force: bool = False,
     keep_old: timedelta | None = None,
     release_id: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Make the candidate stable with all the traffic, in one edit; the old version keeps running at no weight.
@@ -143,6 +144,7 @@ def promote(
         _of(release_id, lambda now: transitions.promote(now, candidate, now=time, keep=keep_old)),
         action="promote",
         reason=reason,
+        evidence=evidence,
         force=force,
         timeout=timeout,
     )
@@ -187,6 +189,7 @@ def abort(
     reason: str = "",
     force: bool = False,
     release_id: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
@@ -206,6 +209,7 @@ def abort(
         _of(release_id, lambda now: transitions.abort(now, result, now=time)),
         action=action,
         reason=reason,
+        evidence=evidence,
         force=force,
         urgent=True,
         timeout=timeout,

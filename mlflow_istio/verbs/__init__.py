@@ -4,6 +4,7 @@ Nothing here imports MLflow; a verb that needs the registry imports it when it r
 """
 
 from mlflow_istio.verbs.adoption import AdoptionVerbs
+from mlflow_istio.verbs.analysis import AnalysisVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.chaos import ChaosVerbs
 from mlflow_istio.verbs.deployments import DeploymentVerbs
@@ -21,6 +22,7 @@ __all__ = ["Config", "Result", "Verbs"]
 
 class Verbs(
     AdoptionVerbs,
+    AnalysisVerbs,
     ChaosVerbs,
     DeploymentVerbs,
     EndpointVerbs,

@@ -71,3 +71,13 @@ def test_state_is_plain_json_and_the_argument_is_not_kept():
 def test_an_impossible_counter_is_refused_by_name(value):
     with pytest.raises(InvalidInput, match="counter ok of p is"):
         CounterState().advanced({"p": {"ok": value}})
+
+
+def test_sums_of_a_numeric_kpi_keep_their_fractions():
+    state, _ = CounterState().advanced(
+        {"pod": {"kpi/basket/n": 1.0, "kpi/basket/sum": 0.25, "kpi/basket/sum_squares": 0.0625}}
+    )
+    _, grown = state.advanced({"pod": {"kpi/basket/n": 3.0, "kpi/basket/sum": 0.9, "kpi/basket/sum_squares": 0.3}})
+    assert grown["kpi/basket/n"] == 2
+    assert abs(grown["kpi/basket/sum"] - 0.65) < 1e-12
+    assert abs(grown["kpi/basket/sum_squares"] - 0.2375) < 1e-12

@@ -1,0 +1,96 @@
+"""Reads the recorders of model servers through a deployment's pinned route, where a user could ask for them, too.
+
+So nothing more is needed than the endpoint's own address: no right on pods, no port. Which replica answers is the proxy's
+choice; each recorder's cursor carries the id of its log, so pages of several replicas can be told apart and put together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+
+from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.errors import ClusterError, StateConflict
+from mlflow_istio.ports import Address, Recorded
+
+TOKEN_VARIABLE = "MLFLOW_ISTIO_RECORD_TOKEN"
+_TRIES = 30
+_HOW = (
+    'create it with -C env=\'{"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": "/tmp/records"}\' (both versions, with the '
+    "same share)"
+)
+
+
+class PinnedRecords:
+    """Implements ``ports.Records``.
+
+    Args:
+        address: How to reach an endpoint.
+        token: What the recorders ask for; by default that of ``MLFLOW_ISTIO_RECORD_TOKEN``.
+        timeout: Seconds for each page.
+    """
+
+    def __init__(self, address: Callable[[str], Address], *, token: str | None = None, timeout: float = 30.0) -> None:
+        self._address = address
+        self._token = token or os.environ.get(TOKEN_VARIABLE)
+        self._timeout = timeout
+
+    def read(self, endpoint: str, deployment: str, replicas: int) -> Recorded:
+        """See ``ports.Records``."""
+        cursors: dict[str, str] = {}
+        done: set[str] = set()
+        records: list[Mapping[str, Any]] = []
+        first: dict[str, float] = {}
+        lost: set[str] = set()
+        tries = _TRIES * replicas
+        while len(done) < max(1, replicas) and tries > 0:
+            open_logs = [log for log in cursors if log not in done]
+            wanted = open_logs[0] if open_logs else None
+            page = self._page(endpoint, deployment, cursors.get(wanted, "") if wanted else "")
+            log = str(page["next"]).partition("-")[0]
+            if log in cursors and log != wanted:
+                tries -= 1  # another replica's beginning, which is known already
+                continue
+            if log not in cursors and page["lost_bytes"]:
+                lost.add(log)
+            cursors[log] = str(page["next"])
+            if page["records"]:
+                first.setdefault(log, float(page["records"][0]["time"]))
+                records += page["records"]
+            else:
+                done.add(log)
+        if len(done) < replicas:
+            raise ClusterError(
+                f"only {len(done)} of {replicas} replicas of deployment '{deployment}' gave their records: run the command again"
+            )
+        return Recorded(records=records, complete_since=max((first[log] for log in lost if log in first), default=0.0))
+
+    def _page(self, endpoint: str, deployment: str, cursor: str) -> Mapping[str, Any]:
+        address = self._address(endpoint)
+        headers = {**address.headers, PIN_HEADER: deployment}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        where = f"the records of deployment '{deployment}'"
+        try:
+            # Not on a kept connection: the proxy chooses the replica anew for each request either way, and none stays open.
+            answer = requests.get(
+                f"{address.url}/records",
+                params={"after": cursor} if cursor else {},
+                headers=headers,
+                timeout=self._timeout,
+            )
+        except requests.RequestException as exc:
+            raise ClusterError(f"{where} can't be read at {address.url}: {type(exc).__name__}") from exc
+        if answer.status_code == requests.codes.not_found:
+            raise StateConflict(f"deployment '{deployment}' records nothing, so there is nothing to compare: {_HOW}")
+        if answer.status_code == requests.codes.unauthorized:
+            raise ClusterError(f"{where} ask for a token: set {TOKEN_VARIABLE} to that of the deployment")
+        try:
+            page = answer.json()
+            answer.raise_for_status()
+            return dict(page)
+        except (ValueError, requests.RequestException) as exc:
+            raise ClusterError(f"{where} can't be read: the server answered {answer.status_code}") from exc

@@ -1,0 +1,128 @@
+"""The verbs that analyse an open release: the arms of an A/B/n test, and a shadow's answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_istio.config import parse_options
+from mlflow_istio.core.analysis.interval import finite
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
+from mlflow_istio.releases import views
+from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+
+if TYPE_CHECKING:
+    from mlflow_istio.analysis_options import AnalyseOptions
+    from mlflow_istio.releases.arms import Analysed
+    from mlflow_istio.releases.desk import Desk
+
+
+class AnalysisVerbs(Base):
+    """What an open release's data say. Options and statistics are imported when a verb runs: they need scipy."""
+
+    def analyse(self, name: str, config: Config | None = None) -> views.View:
+        """Look at an open A/B/n release once; see ``releases.arms``."""
+        from mlflow_istio.analysis_options import AnalyseOptions
+
+        options = parse_options(AnalyseOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        return arms_view(name, self._look(desk, name, options))
+
+    def declare(self, name: str, config: Config | None = None) -> Result:
+        """Give the winner of an A/B/n release all the traffic; see ``releases.arms``."""
+        from mlflow_istio.analysis_options import DeclareOptions
+        from mlflow_istio.releases import arms
+
+        options = parse_options(DeclareOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        try:
+            analysed = self._look(with_desk.desk, name, options)
+        except MlflowIstioError as exc:
+            if not options.force:
+                raise
+            # Force means: whatever the analysis says, and so whether or not it can be made.
+            self._warn(f"declared without analysis: {exc.message}")
+            analysed = None
+        outcome = arms.declare(
+            with_desk.desk,
+            name,
+            analysed,
+            winner=options.winner,
+            force=options.force,
+            reason=options.reason,
+            timeout=options.timeout,
+        )
+        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+
+    def compare(self, name: str, config: Config | None = None) -> views.View:
+        """Compare the answers of an open shadow release; see ``releases.comparison``."""
+        from mlflow_istio.adapters.records import PinnedRecords
+        from mlflow_istio.analysis_options import CompareOptions
+        from mlflow_istio.core.analysis.shadow_verdict import shadow_metrics
+        from mlflow_istio.releases import comparison
+
+        options = parse_options(CompareOptions, config, cluster=self.target.kind)
+        desk = self._place(options).desk(self._tell, self._warn)
+        found = comparison.compare(
+            desk,
+            PinnedRecords(desk.cluster.address),
+            name,
+            rule=options.rule(),
+            limits=options.limits(),
+            alpha=options.alpha,
+            settle=options.settle,
+            deadline_reached=options.final,
+        )
+        return {
+            "endpoint": name,
+            "release": found.release.id,
+            "stable": found.stable,
+            "candidate": found.candidate,
+            "verdict": {"word": found.verdict.word, "reason": found.verdict.reason},
+            "figures": shadow_metrics(found.comparison.tally, alpha=options.alpha),
+            "partial": found.comparison.partial,
+            "most_different": [dict(row) for row in found.comparison.table],
+            "warnings": list(found.warnings),
+        }
+
+    def _look(self, desk: Desk, name: str, options: AnalyseOptions) -> Analysed:
+        from mlflow_istio.releases import arms
+
+        kpis = options.kpis()
+        metrics = self._place(options).metrics(
+            options.metrics, prometheus_url=options.prometheus_url, kpis=kpis, errors=options.errors
+        )
+        if metrics is None:
+            raise InvalidInput("metrics=none leaves nothing to analyse: give a KPI of your own, or another source")
+        return arms.analyse(desk, metrics, name, options.arms())
+
+
+def arms_view(name: str, analysed: Analysed) -> views.View:
+    """One look at an A/B/n release as plain values."""
+    experiment, result = analysed.experiment, analysed.result
+    arms: list[dict[str, Any]] = []
+    intervals = experiment.intervals()
+    for arm in experiment.plan.arms:
+        interval = intervals.get(arm)
+        arms.append(
+            {
+                "name": arm,
+                "role": "control" if arm == experiment.plan.control else "challenger",
+                "weight": experiment.weights.get(arm, 0),
+                "requests": experiment.requests.get(arm, 0),
+                "estimate": finite(interval.estimate) if interval else None,
+                "lower": finite(interval.lower) if interval else None,
+                "upper": finite(interval.upper) if interval else None,
+            }
+        )
+    return {
+        "endpoint": name,
+        "release": analysed.release.id,
+        "kpi": experiment.plan.kpi,
+        "looks": experiment.looks,
+        "outcome": result.outcome,
+        "winner": result.winner,
+        "reason": result.reason,
+        "arms": arms,
+        "evidence": dict(result.evidence),
+    }
