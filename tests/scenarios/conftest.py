@@ -52,7 +52,9 @@ def place(
             register(uri, "m", answer, None if on_cluster else folder / "artifacts")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            yield from _deployed(request.param, uri)
+            records = Path("/tmp/records") if on_cluster else folder / "records"
+            patch.setenv("MLFLOW_ISTIO_ENVOY_URL", os.environ.get("GATEWAY_ADMIN_URL", ""))
+            yield from _deployed(request.param, uri, records)
         mlflow.set_tracking_uri(before[0])
         mlflow.set_registry_uri(before[1])
 
@@ -84,15 +86,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _deployed(target: str, uri: str) -> Iterator[Place]:
+def _deployed(target: str, uri: str, records: Path) -> Iterator[Place]:
     if target != "istio-local":
         _make_namespace("scenarios")
     client = IstioDeploymentClient(target)
     place = Place(target=target, client=client, tracking_uri=uri)
     try:
         for version in (1, 2, 3):
+            recording = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(records)}
             client.create_deployment(
-                f"m-v{version}", f"models:/m/{version}", endpoint="m", config={"ready_timeout": 120}
+                f"m-v{version}", f"models:/m/{version}", endpoint="m", config={"ready_timeout": 120, "env": recording}
             )
         yield place
     finally:
