@@ -134,6 +134,7 @@ def change_view(change: RoutingChange) -> View:
         "added": sorted(pins[1] - pins[0]),
         "removed": sorted(pins[0] - pins[1]),
         "versions": dict(change.versions),
+        "evidence": dict(change.evidence),
     }
 
 
