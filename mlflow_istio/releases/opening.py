@@ -16,7 +16,7 @@ from mlflow_istio.releases import traffic
 from mlflow_istio.releases.deployments import DeployRequest, deploy
 from mlflow_istio.releases.desk import Desk, endpoint_of, warned
 from mlflow_istio.releases.driving import Crew, Ending
-from mlflow_istio.releases.ledger import run_for
+from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.preflight import preflight
 from mlflow_istio.releases.progressive import drive
 
@@ -63,21 +63,25 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
         InvalidInput: The plan does not fit.
     """
     name = request.endpoint
+    endpoint_of(desk.cluster, name)  # says which endpoints there are
+    warned(desk, catch_up(desk, name, publish=False))
     endpoint = endpoint_of(desk.cluster, name)
     plan = request.plan(endpoint)
     found = endpoint.release
     same = found is not None and (found.strategy, found.candidates) == (request.strategy, request.candidates)
     if found is not None and same and request.release_id in (None, found.id):
         return _known(endpoint, plan)
+    last = endpoint.last
+    if found is None and last is not None and request.release_id == last.id:
+        if (last.strategy, last.candidates) == (request.strategy, request.candidates):
+            return last.id  # a pipeline's step that is run again
+        raise StateConflict(
+            f"release '{last.id}' of endpoint '{name}' was another and has ended ({last.outcome}): use another release_id"
+        )
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
-    last = endpoint.last
-    if found is None and last is not None and request.release_id == last.id:
-        raise StateConflict(
-            f"release '{last.id}' of endpoint '{name}' has ended ({last.outcome}): use another release_id"
-        )
     for deployment in request.deployments:
         deploy(desk, deployment)
     if crew.models is not None:
@@ -99,7 +103,7 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
     if found is not None:
         traffic.abort(desk, name, action="supersede", reason=request.reason or "superseded", timeout=crew.timeout)
     endpoint = endpoint_of(desk.cluster, name)
-    wish = replace(request.wish, weight=None if request.strategy == "shadow" else 0)
+    wish = _without_traffic(request, endpoint)
     release = traffic.plan(desk, endpoint, request.strategy, request.candidates, wish, request.release_id)
     progress = first_progress(plan, desk.clock.now())
     opened(endpoint, release, wish, progress)  # refuse what can't work before a run is opened for it
@@ -115,6 +119,15 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
         timeout=crew.timeout,
     )
     return release.id
+
+
+def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> Wish:
+    """What is asked of the strategy, with no traffic for the candidates yet."""
+    if request.strategy == "shadow":
+        return request.wish
+    if len(request.candidates) > 1:
+        return replace(request.wish, weights={endpoint.stable.name: 100, **dict.fromkeys(request.candidates, 0)})
+    return replace(request.wish, weight=0)
 
 
 def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
@@ -138,5 +151,5 @@ def release(desk: Desk, crew: Crew, request: ReleaseRequest) -> Ending | None:
     Raises:
         MlflowIstioError: As for ``open_release`` and ``drive``.
     """
-    open_release(desk, crew, request)
-    return None if request.detach else drive(desk, crew, request.endpoint)
+    opened_now = open_release(desk, crew, request)
+    return None if request.detach else drive(desk, crew, request.endpoint, release=opened_now)

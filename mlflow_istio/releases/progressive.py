@@ -44,8 +44,9 @@ from mlflow_istio.errors import (
     RegistryError,
     StateConflict,
 )
-from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of, warned
 from mlflow_istio.releases.driving import Crew, Ending, Seen, Work, claim, leave, note
+from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.reporting import report_release
 from mlflow_istio.releases.traffic import Transition, move
 
@@ -53,20 +54,24 @@ PATIENCE = 300.0
 """Seconds for which a cluster that can't be reached is asked again before the driver gives up; `resume` goes on later."""
 
 
-def drive(desk: Desk, crew: Crew, name: str, *, take_over: bool = False) -> Ending:
+def drive(desk: Desk, crew: Crew, name: str, *, release: str | None = None, take_over: bool = False) -> Ending:
     """Drive the open release of an endpoint from where it stands to its end.
 
     Args:
         desk: The ports.
         crew: Who helps.
         name: The endpoint.
+        release: Which release is meant; None: the open one. One that has ended already says how.
         take_over: Whether to take it from a driver that still counts as alive.
 
     Raises:
         StateConflict: No release with a plan is open, or another process drives it.
         ClusterError: The cluster could not be reached for too long; the state stands there, and `resume` goes on.
     """
+    warned(desk, catch_up(desk, name, publish=False))
     endpoint = endpoint_of(desk.cluster, name)
+    if release is not None and endpoint.last is not None and endpoint.last.id == release:
+        return _ended_by_hand(endpoint, release)
     if endpoint.release is None or endpoint.progress is None:
         raise StateConflict(
             f"endpoint '{name}' has no release that goes on by itself: start one with 'mlflow-istio release {name} models:/...'"
@@ -90,6 +95,8 @@ def _to_the_end(work: Work) -> Ending:
         except Overtaken:
             continue
         except NotFound:
+            if desk.cluster.get("VirtualService", work.name) is not None:
+                raise
             return Ending(
                 release=work.release, outcome="aborted", word="hold", reason="The endpoint was deleted.", by_hand=True
             )
@@ -227,7 +234,7 @@ def _tag(work: Work, progress: Progress) -> str | None:
         return work.desk.runs.tag(label, f"{approval.tag}.{progress.question.gate}") or work.desk.runs.tag(
             label, approval.tag
         )
-    except RegistryError as exc:
+    except (RegistryError, NotFound) as exc:
         work.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return None
 
@@ -253,7 +260,7 @@ def _keep(work: Work, release: Release, progress: Progress) -> None:
     try:
         figures = look_figures(progress.plan, progress.evidence, progress.weight)
         work.desk.runs.keep(release.run, figures=figures, step=progress.looks)
-    except RegistryError as exc:
+    except (RegistryError, NotFound) as exc:
         work.warn_once(f"the figures of a look could not be kept: {exc.message}")
 
 
@@ -279,7 +286,7 @@ def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict
         )
         try:
             desk.runs.keep(release.run, texts={"release.json": text})
-        except RegistryError as exc:
+        except (RegistryError, NotFound) as exc:
             work.warn_once(f"plan and verdict could not be kept: {exc.message}")
         else:
             for warning in report_release(desk, work.name, release.id):  # once more: now with the plan
@@ -290,7 +297,9 @@ def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict
 def _ended_by_hand(endpoint: Endpoint, release: str) -> Ending:
     last = endpoint.last
     if last is not None and last.id == release:
-        reason = f"Release '{release}' was ended by somebody else: {last.outcome}."
+        reason = (
+            f"Release '{release}' has ended: {last.outcome}; 'mlflow-istio history {endpoint.name}' tells who and why."
+        )
         return Ending(release=release, outcome=last.outcome, word="hold", reason=reason, by_hand=True)
     reason = f"Release '{release}' is not open any more."
     return Ending(release=release, outcome="aborted", word="hold", reason=reason, by_hand=True)

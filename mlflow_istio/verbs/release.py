@@ -90,7 +90,7 @@ class ReleaseVerbs(Base):
             return Result(
                 view={**view, "verdict": {"word": "hold", "reason": "opened; 'mlflow-istio resume' drives it"}}
             )
-        return _result(desk, endpoint, drive(desk, crew, endpoint))
+        return _result(desk, endpoint, drive(desk, crew, endpoint, release=release_id))
 
     def resume_release(self, endpoint: str, config: Config | None = None, *, watch: Watch = _nobody) -> Result:
         """Go on with an open release whose driver is gone, or that is paused.

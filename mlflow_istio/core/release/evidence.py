@@ -117,6 +117,7 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     silent = tuple(name for name in needed if name not in look.readings)
     if silent:
         return evidence, silent
+    lossless = not _restarted(evidence, look)
     base = evidence.read if all(name in evidence.counters for name in needed) else None
     evidence, grown = _advanced(plan, evidence, look, fresh=base is None)
     if base is None:
@@ -125,13 +126,23 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     if look.counts_from is None or base < look.counts_from:
         return evidence, ()
     broken = serves_nothing(evidence, look.stable_ready)
-    evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and not broken)
+    evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and lossless and not broken)
     if broken or look.weights.get(plan.stable, 0) == 0:
         requests, errors = _requests(_candidates(plan, grown))
         evidence = replace(evidence, alone=evidence.alone.update(errors, requests))
     if broken:
         return evidence, ()
     return _compared(plan, evidence, grown, look.weights)
+
+
+def _restarted(evidence: Evidence, look: Look) -> bool:
+    """Whether a source began to count anew or is gone: some requests of one version were then seen by nobody."""
+    for name, state in evidence.counters.items():
+        now = look.readings.get(name, {})
+        for source, counters in (state.last or {}).items():
+            if source not in now or any(now[source].get(series, 0.0) < value for series, value in counters.items()):
+                return True
+    return False
 
 
 def serves_nothing(evidence: Evidence, stable_ready: bool) -> bool:
