@@ -12,7 +12,7 @@ from mlflow_istio.core.objects import Object, labels_of, name_of
 from mlflow_istio.core.probe import Probe
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import Standing
-from mlflow_istio.ports import Address, Cluster, Edit, Figure, Registry, Runs
+from mlflow_istio.ports import Address, Cluster, Edit, Figure, Registry, Runs, Survey
 
 
 class DryCluster:
@@ -122,6 +122,10 @@ class DryRegistry:
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
         return self._registry.history(scope, endpoint)
+
+    def survey(self, scope: str, models: Sequence[str]) -> Survey:
+        """See ``ports.Registry``."""
+        return self._registry.survey(scope, models)
 
     def publish(self, standing: Standing) -> None:
         """Nothing is published."""

@@ -403,6 +403,11 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
         return self._verbs.compare(endpoint, options)
 
     @_mapped
+    def doctor(self, endpoint: str | None = None, fix: bool = False) -> dict[str, Any]:
+        """What is wrong with an endpoint (or with all), each with the command that mends it; ``fix`` mends what is safe."""
+        return self._verbs.doctor(endpoint, fix=fix)
+
+    @_mapped
     def explain_route(self, endpoint: str | None = None, **request: Any) -> dict[str, Any]:
         """Which route and version answers a request, and why, without sending it.
 

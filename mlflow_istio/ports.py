@@ -126,6 +126,23 @@ class Cluster(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """What the registry says of a scope besides its history, for ``doctor``.
+
+    Attributes:
+        open_runs: Endpoint to (release id to run), for releases whose run has not ended; every endpoint it ever knew is a key.
+        tags: ``MODEL/VERSION`` to those of its tags that are ours in this scope.
+        aliases: (registered model, alias) to version number.
+        owners: (registered model, alias) to the ``SCOPE/ENDPOINT`` that owns it.
+    """
+
+    open_runs: Mapping[str, Mapping[str, str]]
+    tags: Mapping[str, Mapping[str, str]]
+    aliases: Mapping[tuple[str, str], int]
+    owners: Mapping[tuple[str, str], str]
+
+
 @runtime_checkable
 class Registry(Protocol):
     """The MLflow model registry and tracking server: the ledger. It has no compare-and-swap, so it is never the lock."""
@@ -177,6 +194,17 @@ class Registry(Protocol):
 
         Raises:
             RegistryError: The tracking server can't be reached.
+        """
+
+    def survey(self, scope: str, models: Sequence[str]) -> Survey:
+        """What the registry says of a scope now.
+
+        Args:
+            scope: The scope.
+            models: Registered models whose tags and aliases are wanted.
+
+        Raises:
+            RegistryError: The registry can't be reached.
         """
 
     def publish(self, standing: Standing) -> None:

@@ -17,12 +17,14 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from mlflow_istio.adapters.mlflow_calls import again, mapped
+from mlflow_istio.adapters.mlflow_survey import OWNER_TAG, survey
 from mlflow_istio.core.endpoint import Release
 from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.standing import Standing
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
+from mlflow_istio.ports import Survey
 
 _CHANGE = "istio.change."
 
@@ -130,6 +132,11 @@ class MlflowRegistry:
         # By id: two processes at once may each have made a run for the release and recorded the change there.
         once = {change.id: change for change in changes}
         return sorted(once.values(), key=lambda change: (change.sequence, change.time))
+
+    def survey(self, scope: str, models: Sequence[str]) -> Survey:
+        """See ``ports.Registry``."""
+        with mapped("look over the registry"):
+            return survey(self._client, scope, models)
 
     def publish(self, standing: Standing) -> None:
         """See ``ports.Registry``."""
@@ -287,7 +294,7 @@ def _experiment_name(scope: str, endpoint: str) -> str:
 
 
 def _owner_tag(alias: str) -> str:
-    return f"istio.alias.{alias}"
+    return f"{OWNER_TAG}{alias}"
 
 
 def _quoted(name: str) -> str:

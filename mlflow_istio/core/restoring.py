@@ -59,7 +59,7 @@ def needed(change: RoutingChange, changes: Sequence[RoutingChange]) -> dict[str,
     }
 
 
-def restore(endpoint: Endpoint, change: RoutingChange, now: datetime) -> Endpoint:
+def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: Sequence[str] = ()) -> Endpoint:
     """The endpoint with the traffic that an earlier change left: weights, arms, mirrors and stickiness.
 
     Deployments and settings that came since stay. A release whose traffic comes back is open again, but paused; another one
@@ -69,6 +69,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime) -> Endpoin
         endpoint: The endpoint as it is.
         change: The change.
         now: The time in UTC.
+        deployed: Deployments that run: those that had a header route then get it back.
 
     Raises:
         StateConflict: The traffic can't be put back; names what it lacks.
@@ -79,7 +80,8 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime) -> Endpoin
         )
     then = check_restorable(change)
     stable = change.stable or then.split[0].destination
-    missing = [name for name in needed(change, ()) if name not in endpoint.traffic.pins]
+    pins = tuple(sorted({*endpoint.traffic.pins, *(pin for pin in then.pins if pin in deployed)}))
+    missing = [name for name in needed(change, ()) if name not in pins]
     if missing:
         raise StateConflict(
             f"change {change.sequence} needs deployment '{missing[0]}', which endpoint '{endpoint.name}' does not have: deploy "
@@ -88,6 +90,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime) -> Endpoin
     traffic = replace(
         endpoint.traffic,
         split=_split(endpoint, change, then),
+        pins=pins,
         arms=then.arms,
         sticky=then.sticky,
         mirrors=(

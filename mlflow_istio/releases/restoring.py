@@ -59,10 +59,11 @@ def rollback_to(
     versions = needed(change, changes)
     _bring_back(desk, endpoint, change, versions, as_request, force=force, ready_timeout=ready_timeout)
     now = desk.clock.now()
+    deployed = tuple(name_of(obj) for obj in deployments_of(desk.cluster, name))
     return move(
         desk,
         name,
-        lambda found: restore(found, change, now),
+        lambda found: restore(found, change, now, deployed),
         action="rollback",
         reason=reason or f"back to change {change.sequence}",
         evidence={"to": change.sequence, "id": change.id},

@@ -11,7 +11,7 @@ from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import Standing
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
-from mlflow_istio.ports import Figure
+from mlflow_istio.ports import Figure, Survey
 
 _RETRIES = 10
 
@@ -26,6 +26,7 @@ class InMemoryRegistry:
         tags: ``MODEL/VERSION`` to its tags.
         owners: (model, alias) to the SCOPE/ENDPOINT that owns it.
         runs: Run id to outcome ("" while open).
+        release_runs: (scope, endpoint, release id) to run id.
         artifacts: Change id to the objects recorded with it.
     """
 
@@ -38,6 +39,7 @@ class InMemoryRegistry:
         self.tags: dict[str, dict[str, str]] = {}
         self.owners: dict[tuple[str, str], str] = {}
         self.runs: dict[str, str] = {}
+        self.release_runs: dict[tuple[str, str, str], str] = {}
         self.artifacts: dict[str, dict[str, Object]] = {}
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
@@ -72,6 +74,8 @@ class InMemoryRegistry:
         self._up()
         run = f"run-{scope}-{endpoint}-{release.id if release else 'standing'}"
         self.runs.setdefault(run, "")
+        if release:
+            self.release_runs[(scope, endpoint, release.id)] = run
         return run
 
     def close_run(self, run: str, outcome: str) -> None:
@@ -89,6 +93,25 @@ class InMemoryRegistry:
         """See ``ports.Registry``."""
         self._up()
         return sorted(self._changes.get((scope, endpoint), {}).values(), key=lambda change: change.sequence)
+
+    def survey(self, scope: str, models: Sequence[str]) -> Survey:
+        """See ``ports.Registry``."""
+        self._up()
+        known = {endpoint for its_scope, endpoint in self._changes if its_scope == scope}
+        runs: dict[str, dict[str, str]] = {endpoint: {} for endpoint in known}
+        for (its_scope, endpoint, release), run in self.release_runs.items():
+            if its_scope == scope and not self.runs[run]:
+                runs.setdefault(endpoint, {})[release] = run
+        return Survey(
+            open_runs=runs,
+            tags={
+                label: {key: value for key, value in tags.items() if key.startswith(f"istio.{scope}.")}
+                for label, tags in self.tags.items()
+                if label.rpartition("/")[0] in models
+            },
+            aliases={key: version for key, version in self.aliases.items() if key[0] in models},
+            owners={key: owner for key, owner in self.owners.items() if key[0] in models},
+        )
 
     def publish(self, standing: Standing) -> None:
         """See ``ports.Registry``."""

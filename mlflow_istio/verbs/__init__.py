@@ -8,6 +8,7 @@ from mlflow_istio.verbs.analysis import AnalysisVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.chaos import ChaosVerbs
 from mlflow_istio.verbs.deployments import DeploymentVerbs
+from mlflow_istio.verbs.doctoring import DoctorVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.explaining import ExplainingVerbs
 from mlflow_istio.verbs.exporting import ExportingVerbs
@@ -25,6 +26,7 @@ class Verbs(
     AnalysisVerbs,
     ChaosVerbs,
     DeploymentVerbs,
+    DoctorVerbs,
     EndpointVerbs,
     ExplainingVerbs,
     ExportingVerbs,

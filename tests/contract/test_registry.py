@@ -235,3 +235,29 @@ class TestOnMlflow:
         with pytest.raises(RegistryError, match="127.0.0.1") as caught:
             dead.history("test", "churn")
         assert "\n" not in caught.value.message
+
+
+def test_a_survey_says_what_is_open_tagged_and_owned_in_a_scope(registry: Registry) -> None:
+    release = Release(id="r-9", strategy="canary", candidates=("v2",), opened=TIME)
+    empty = registry.survey("prod_1", ("churn", "unknown"))
+    assert (dict(empty.open_runs), dict(empty.aliases), dict(empty.owners)) == ({}, {}, {})
+    run = registry.open_run("prod_1", "churn", release)
+    ended = registry.open_run("prod_1", "churn", Release(id="r-8", strategy="canary", candidates=("v2",), opened=TIME))
+    registry.close_run(ended, "promoted")
+    registry.open_run("prodX1", "other", release)
+    registry.publish(
+        Standing(
+            scope="prod_1",
+            endpoint="churn",
+            served=(Served(version="churn/1", weight=100, role="stable"),),
+            aliases={("churn", "champion"): 1},
+        )
+    )
+    found = registry.survey("prod_1", ("churn", "unknown"))
+    assert found.open_runs == {"churn": {"r-9": run}}
+    assert {label: dict(tags) for label, tags in found.tags.items() if tags} == {
+        "churn/1": {"istio.prod_1.churn.weight": "100", "istio.prod_1.churn.role": "stable"}
+    }
+    assert found.aliases == {("churn", "champion"): 1}
+    assert found.owners == {("churn", "champion"): "prod_1/churn"}
+    assert registry.survey("prod_1", ()).tags == {}
