@@ -37,7 +37,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
 
 
-def run(command: list[str], folder: Path, *, cwd: Path | None = None) -> str:
+def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: float = 280) -> str:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -48,7 +48,7 @@ def run(command: list[str], folder: Path, *, cwd: Path | None = None) -> str:
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_ISTIO_TARGET"):
         environment.pop(name, None)
     done = subprocess.run(
-        command, cwd=cwd or folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=cwd or folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
