@@ -217,7 +217,9 @@ class IstioDeploymentClient(base.BaseDeploymentClient):  # type: ignore[misc]  #
                 f"mlflow deployments create --endpoint {name} --name NAME -m models:/MODEL/VERSION"
             )
         result = self._verbs.create(deployment, model_uri, None, name, options)
-        return _shown(result) if result.difference is not None else EndpointView(self._verbs.endpoint(name))
+        if result.difference is not None or result.pending:
+            return _shown(result)
+        return EndpointView(self._verbs.endpoint(name))
 
     @_mapped
     def adopt(self, endpoint: str, virtual_service: str, route: str, **options: Any) -> dict[str, Any]:
@@ -450,6 +452,8 @@ def target_help() -> str:
 def _shown(result: Any) -> dict[str, Any]:
     """The result's view; a dry run prints its difference, and the mlflow command ends there instead of claiming it was done."""
     view: dict[str, Any] = view_of(result.view)
+    if result.pending and click.get_current_context(silent=True) is not None:
+        click.echo(result.pending)
     if result.difference is None:
         return view
     click.echo(result.difference or "nothing would change")

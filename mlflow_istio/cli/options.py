@@ -97,7 +97,9 @@ def report(result: Result, what: str) -> None:
     view = result.view
     traffic = ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
     proved = f" (confirmed by {', '.join(result.proxies)})" if result.proxies else ""
-    if not result.changed:
+    if result.pending:
+        click.echo(f"{what}: {result.pending}")
+    elif not result.changed:
         click.echo(f"{what}: nothing to do" + (f"; traffic: {traffic}" if traffic else ""))
     else:
         click.echo(f"{what}: done{proved}" + (f"; traffic: {traffic}" if traffic else ""))

@@ -143,9 +143,12 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
     _apply(desk, service, deployment)
     if not request.wait:
-        return Outcome(
-            endpoint=before, changed=False, warnings=("not waited for: the same command again does the rest",)
+        pending = (
+            f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
+            "waits for them and does the rest"
         )
+        desk.tell(pending)
+        return Outcome(endpoint=before, changed=True, pending=pending)
     _wait_ready(desk, request, name, before)
     desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
     if before is None:

@@ -66,12 +66,14 @@ class Outcome:
         changed: Whether traffic or release changed.
         proxies: The proxies that confirmed the newest change; empty when none can be reached.
         warnings: What did not go as hoped, one line each (an unreachable registry, no gateway to ask).
+        pending: What is still going on and which command finishes it, in one line; empty when all is done.
     """
 
     endpoint: Endpoint | None
     changed: bool
     proxies: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    pending: str = ""
 
 
 def warned(desk: Desk, warnings: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ class Result:
         proxies: The proxies that confirmed it.
         warnings: What did not go as hoped, one line each.
         difference: After a dry run: what would have been written; None otherwise.
+        pending: What is still going on and which command finishes it; empty when all is done.
     """
 
     view: views.View
@@ -33,6 +34,7 @@ class Result:
     proxies: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     difference: str | None = None
+    pending: str = ""
 
 
 class Base:
@@ -84,7 +86,13 @@ class Real:
 
     def result(self, outcome: Outcome, view: views.View) -> Result:
         """What was done."""
-        return Result(view=view, changed=outcome.changed, proxies=outcome.proxies, warnings=outcome.warnings)
+        return Result(
+            view=view,
+            changed=outcome.changed,
+            proxies=outcome.proxies,
+            warnings=outcome.warnings,
+            pending=outcome.pending,
+        )
 
 
 class Dry:

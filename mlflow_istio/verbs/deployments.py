@@ -72,6 +72,10 @@ class DeploymentVerbs(Base):
 
     def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:
         """Change a deployment's pods; see ``releases.deployments.update``."""
+        if "reason" in (config or {}):
+            raise InvalidInput(
+                "option 'reason' has no effect on update: it changes pods, and the ledger holds changes of traffic; leave it out"
+            )
         options = parse_options(UpdateOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
         with_desk = self._at(desk, dry=options.dry_run)

@@ -10,7 +10,7 @@ from mlflow_istio.config import ReadOptions, parse_options
 from mlflow_istio.core.assignment import assignment_headers
 from mlflow_istio.core.deadlines import deadline_from_json, due
 from mlflow_istio.core.probe import PIN_HEADER
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.releases import views
 from mlflow_istio.releases.desk import address_of, endpoint_of, found_home
 from mlflow_istio.releases.ledger import catch_up
@@ -55,7 +55,15 @@ class ReadingVerbs(Base):
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
         if found_home(desk.cluster, name) is not None:
-            for warning in catch_up(desk, name, publish=False):
+            try:
+                warnings = catch_up(desk, name, publish=False)
+            except (
+                InvalidInput,
+                NotFound,
+                StateConflict,
+            ) as exc:  # damaged: what is recorded can be shown all the same
+                warnings = (exc.message,)
+            for warning in warnings:
                 self._warn(warning)
         changes = desk.registry.history(desk.scope, name)
         if not changes:
@@ -96,9 +104,14 @@ class ReadingVerbs(Base):
         """
         from mlflow_istio.scoring import score
 
+        if name is not None and endpoint is not None:
+            raise InvalidInput(
+                f"give either the deployment '{name}', which answers whatever the split says, or the endpoint '{endpoint}', "
+                "not both"
+            )
         cluster = self._read().cluster
         if name is not None:
-            its = self.deployment(name, endpoint)["endpoint"]
+            its = self.deployment(name)["endpoint"]
             sent = {**(headers or {}), PIN_HEADER: name}
             return score(address_of(cluster, its), payload, headers=sent, timeout=timeout)
         if endpoint is None:

@@ -153,7 +153,8 @@ def test_not_waited_for_it_is_finished_by_the_same_command() -> None:
     world = a_world("churn-v1")
     world.cluster.unready.add("churn-v2")
     first = world.deploy("churn-v2", wait=False, **CANARY)
-    assert "the same command again does the rest" in first.warnings[0]
+    assert "the pods of 'churn-v2' are starting" in first.pending
+    assert "the same command without wait=false" in first.pending
     assert world.endpoint().traffic.pins == ("churn-v1",)
     world.cluster.unready.clear()
     world.deploy("churn-v2", **CANARY)
