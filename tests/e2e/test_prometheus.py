@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
-from mlflow_istio.core.kpi import Kpi
+from mlflow_istio.core.kpi import Kpi, filled_query
 from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
 from mlflow_istio.errors import InvalidInput, MetricsError
 from tests.contract.metrics_contract import MetricsContract, Watch, counted
@@ -352,3 +353,13 @@ def test_errors_are_counted_in_istios_series(istio: IstioTraffic) -> None:
     istio.serve("m-v2", 5, errors=2)
     seen = watch.until(lambda seen: counted(seen, "m-v2", "le/+Inf") >= 5 and counted(seen, "m-v2", REQUESTS) >= 5)
     assert counted(seen, "m-v2", ERRORS) == 2
+
+
+def test_every_query_of_the_documentation_is_one_that_prometheus_takes(istio: IstioTraffic) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    queries = [line for block in re.findall(r"^```promql\n(.*?)^```", page, re.S | re.M) for line in block.splitlines()]
+    assert len(queries) >= 8
+    api = PrometheusApi(istio.scraped.server.url)
+    values = {"deployment": "m-v1", "endpoint": "m", "namespace": NAMESPACE}
+    answers = {query: api.evaluate(filled_query(query, values), 60) for query in queries}
+    assert [query for query, found in answers.items() if not found and "envoy_" not in query] == []
