@@ -15,7 +15,15 @@ from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
-from mlflow_istio.core.measures import ERRORS, REQUESTS, KpiCounts, kpi_counts, latency_counts, latency_series
+from mlflow_istio.core.measures import (
+    ASSIGNMENTS,
+    ERRORS,
+    REQUESTS,
+    KpiCounts,
+    kpi_counts,
+    latency_counts,
+    latency_series,
+)
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
@@ -197,7 +205,7 @@ def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool)
 
 def _series(plan: ReleasePlan, evidence: Evidence) -> frozenset[str]:
     """The series that the tests need; the others would only make the state on the object larger."""
-    wanted = {REQUESTS, ERRORS}
+    wanted = {REQUESTS, ERRORS, ASSIGNMENTS}
     edges: set[float] = set()
     for guard in plan.guards:
         test = evidence.tests.get(guard.name)
@@ -225,7 +233,11 @@ def _counted(plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth],
     step = evidence.step_requests + sum(requests.get(name, 0) for name in plan.candidates)
     ratio = evidence.ratio
     if ratio is not None and shares:
-        ratio = ratio.update({name: requests.get(name, 0) for name in ratio.shares})
+        # Requests that an arm's match or cookie brought were not dealt out by the weights; where the source can tell, they are left
+        # out.
+        told = any(ASSIGNMENTS in growth for growth in grown.values())
+        dealt = {name: round(growth.get(ASSIGNMENTS, 0)) for name, growth in grown.items()} if told else requests
+        ratio = ratio.update({name: dealt.get(name, 0) for name in ratio.shares})
     return replace(evidence, requests=dict(sorted(summed.items())), step_requests=step, ratio=ratio)
 
 

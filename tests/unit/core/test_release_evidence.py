@@ -312,3 +312,17 @@ def test_every_guard_that_allows_something_has_its_bound() -> None:
         ("slow answers over 100 ms", "difference of rates"),
         ("clicks", "odds ratio"),
     ]
+
+
+def test_requests_that_an_arm_brought_back_are_no_shares_of_the_weights() -> None:
+    start = no_evidence(a_plan()).reweighted({"v1": 50, "v2": 50})
+    base = (counters(0, assignments=0), counters(0, assignments=0))
+    # Three in four requests of v2 came by its cookie; the weights dealt out as many to each.
+    later = (counters(400, assignments=400), counters(1600, assignments=400))
+    found, _ = fed(a_plan(), base, later, evidence=start)
+    assert found.ratio is not None
+    assert found.ratio.counts == {"v1": 400, "v2": 400}
+    assert found.requests == {"v1": 400, "v2": 1600}
+    untold, _ = fed(a_plan(), (counters(0), counters(0)), (counters(400), counters(1600)), evidence=start)
+    assert untold.ratio is not None
+    assert untold.ratio.counts == {"v1": 400, "v2": 1600}
