@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from mlflow_istio.core.manifests import (
 )
 from mlflow_istio.core.model_version import ModelVersion
 from mlflow_istio.core.objects import Object
+from mlflow_istio.core.pods import PodSettings
 from mlflow_istio.core.strategies import Wish
 from tests.golden import FOLDER, OPTION, check_golden
 from tests.values import TEMPLATES, a_release, a_virtual_service, adopted, moved
@@ -31,6 +33,16 @@ VALUES = DeploymentValues(
     replicas=2,
     env={"GREETING": 'says "hello": {{ name }}\n- or not'},
 )
+POD = PodSettings(
+    source="init",
+    resources={"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+    service_account="serving",
+    node_selector={"disk": "ssd"},
+    tolerations=[{"key": "gpu", "operator": "Exists"}],
+    annotations={"prometheus.io/scrape": "true"},
+    image_pull_secrets=("registry",),
+    env_from_secret={"TOKEN": "mlflow/token"},
+)
 
 
 def _started(strategy: str, wish: Wish, *candidates: str) -> Callable[[Endpoint], Endpoint]:
@@ -40,6 +52,7 @@ def _started(strategy: str, wish: Wish, *candidates: str) -> Callable[[Endpoint]
 ARMS = Wish(header="X-Arm", weights={"v1": 60, "v2": 30, "v3": 10})
 DOCUMENTS: dict[str, Callable[[], Object]] = {
     "deployment": lambda: deployment_manifest(TEMPLATES["Deployment"], VALUES),
+    "deployment_pods": lambda: deployment_manifest(TEMPLATES["Deployment"], replace(VALUES, pod=POD)),
     "service": lambda: service_manifest(TEMPLATES["Service"], "churn"),
     "destination_rule": lambda: destination_rule_manifest(TEMPLATES["DestinationRule"], "churn"),
     "virtual_service": lambda: virtual_service_manifest(
