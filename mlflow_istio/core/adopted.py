@@ -33,10 +33,10 @@ class Adopted:
         }
 
 
-def adopted_from_json(obj: Mapping[str, Any]) -> Adopted:
-    """Read what ``Adopted.as_json`` wrote."""
+def adopted_from_json(obj: Mapping[str, Any], endpoint: str) -> Adopted:
+    """Read what ``Adopted.as_json`` wrote of an endpoint."""
     return Adopted(
         virtual_service=str(obj["virtualService"]),
-        stable=destination_from_json(obj["stable"]),
+        stable=destination_from_json(obj["stable"], endpoint),
         route=tuple(dict(entry) for entry in obj["route"]),
     )

@@ -72,7 +72,7 @@ def adopt(
     base = _adoptable(virtual_service, route, where)
     entrance_at(virtual_service, base)
     entries = [dict(entry) for entry in base["route"]]
-    shares = _shares(entries, where, route)
+    shares = _shares(entries, name, where, route)
     chosen = _stable(shares, stable, where, route)
     mine = [share.destination.host for share in shares if share.destination.host.split(".")[0] == name]
     if mine:
@@ -82,7 +82,7 @@ def adopt(
         )
     endpoint = Endpoint(
         name=name,
-        traffic=Traffic(split=shares, mirrors=tuple(read_mirror(mirror) for mirror in base.get("mirrors") or [])),
+        traffic=Traffic(split=shares, mirrors=tuple(read_mirror(mirror, name) for mirror in base.get("mirrors") or [])),
         stable=chosen,
         route=route,
         sequence=sequence,
@@ -136,7 +136,7 @@ def torn_out(virtual_service: Object, name: str) -> Object:
         return without_endpoint(virtual_service, name, None, ())
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # what of the annotation can't be read
         state = json.loads(annotations_of(virtual_service)[annotation(name, "state")])
-        former = _former(base["route"], name, adopted_from_json(state["adopted"]))
+        former = _former(base["route"], name, adopted_from_json(state["adopted"], name))
         return without_endpoint(virtual_service, name, base, former)
     theirs = [entry for entry in base["route"] if not _is_ours(entry, name)]
     if not theirs:
@@ -196,9 +196,9 @@ def _missing(spec: Mapping[str, Any], routes: Sequence[Object], route: str, wher
     return text
 
 
-def _shares(entries: Sequence[Object], where: str, route: str) -> tuple[Share, ...]:
+def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) -> tuple[Share, ...]:
     """The route's destinations with weights that sum to 100, as Istio understands them."""
-    destinations = [destination_from_json(entry["destination"]) for entry in entries]
+    destinations = [destination_from_json(entry["destination"], endpoint) for entry in entries]
     weights = [100 if len(entries) == 1 else int(entry.get("weight", 0)) for entry in entries]
     live = [index for index, weight in enumerate(weights) if weight > 0]
     if len(live) == 1:

@@ -298,17 +298,17 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
         return Endpoint(
             name=name,
             traffic=traffic,
-            stable=destination_from_json(state["stable"]),
+            stable=destination_from_json(state["stable"], name),
             route=state["route"],
             sequence=int(state["sequence"]),
             change=state["change"],
             release=_release_from_json(release) if release else None,
-            last=_closed_from_json(state["last"]) if state.get("last") else None,
+            last=_closed_from_json(state["last"], name) if state.get("last") else None,
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             progress=annotations.get(annotation(name, "progress")),
             deleting=bool(state.get("deleting", False)),
-            adopted=adopted_from_json(state["adopted"]) if state.get("adopted") else None,
+            adopted=adopted_from_json(state["adopted"], name) if state.get("adopted") else None,
             deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
@@ -382,14 +382,14 @@ def _closed_as_json(closed: ClosedRelease) -> Object:
     }
 
 
-def _closed_from_json(obj: Mapping[str, Any]) -> ClosedRelease:
+def _closed_from_json(obj: Mapping[str, Any], endpoint: str) -> ClosedRelease:
     return ClosedRelease(
         id=obj["id"],
         strategy=obj["strategy"],
         outcome=obj["outcome"],
         candidates=tuple(obj.get("candidates", ())),
         run=obj.get("run"),
-        previous=destination_from_json(obj["previous"]) if obj.get("previous") else None,
+        previous=destination_from_json(obj["previous"], endpoint) if obj.get("previous") else None,
         sequence=obj.get("sequence", 0),
     )
 

@@ -7,7 +7,7 @@ overwrite another by the order in which they were set.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.objects import Object
@@ -23,16 +23,22 @@ class Destination:
         host: Service name as the VirtualService writes it.
         subset: Subset of the DestinationRule, or None.
         port: Port number, or None for the service's only port.
+        foreign: Whether its host is not the endpoint's own, so that its subset is no deployment's name. It follows from the
+            host, for whoever knows the endpoint: it decides what people call the destination, not which one it is.
     """
 
     host: str
     subset: str | None = None
     port: int | None = None
+    foreign: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
-        """What people call it: the deployment's name, or the foreign host."""
-        return self.subset or (f"{self.host}:{self.port}" if self.port else self.host)
+        """What people call it: the deployment's name, or ``HOST``, ``HOST/SUBSET``, with ``:PORT``, of a foreign one."""
+        if self.subset is not None and not self.foreign:
+            return self.subset
+        host = self.host if self.subset is None else f"{self.host}/{self.subset}"
+        return f"{host}:{self.port}" if self.port else host
 
     def as_json(self) -> Object:
         """The destination as Istio writes it."""
@@ -44,10 +50,16 @@ class Destination:
         return obj
 
 
-def destination_from_json(obj: Mapping[str, Any]) -> Destination:
-    """Read a destination as Istio writes it."""
-    port = obj.get("port") or {}
-    return Destination(host=str(obj["host"]), subset=obj.get("subset"), port=port.get("number"))
+def destination_from_json(obj: Mapping[str, Any], endpoint: str | None = None) -> Destination:
+    """Read a destination as Istio writes it.
+
+    Args:
+        obj: The destination.
+        endpoint: The endpoint it belongs to, whose name is the host of its own deployments; None where names don't matter.
+    """
+    host, port = str(obj["host"]), obj.get("port") or {}
+    foreign = endpoint is not None and host != endpoint
+    return Destination(host=host, subset=obj.get("subset"), port=port.get("number"), foreign=foreign)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,15 +207,16 @@ class Traffic:
         return {**obj, "policy": policy} if policy else obj
 
 
-def traffic_from_json(obj: Mapping[str, Any]) -> Traffic:
-    """Read what ``Traffic.as_json`` wrote."""
+def traffic_from_json(obj: Mapping[str, Any], endpoint: str | None = None) -> Traffic:
+    """Read what ``Traffic.as_json`` wrote of an endpoint."""
     sticky = obj.get("sticky")
     return Traffic(
-        split=tuple(Share(destination=destination_from_json(s), weight=s["weight"]) for s in obj["split"]),
+        split=tuple(Share(destination=destination_from_json(s, endpoint), weight=s["weight"]) for s in obj["split"]),
         pins=tuple(obj.get("pins", ())),
         arms=tuple(Arm(deployment=a["deployment"], match=tuple(a["match"])) for a in obj.get("arms", ())),
         mirrors=tuple(
-            Mirror(destination=destination_from_json(m), percentage=m["percentage"]) for m in obj.get("mirrors", ())
+            Mirror(destination=destination_from_json(m, endpoint), percentage=m["percentage"])
+            for m in obj.get("mirrors", ())
         ),
         sticky=Sticky(cookie=sticky["cookie"], release=sticky["release"], max_age=sticky["maxAge"]) if sticky else None,
         policy=policy_from_json(obj.get("policy", {})),

@@ -163,24 +163,24 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Po
         if (name := _last(route, endpoint, "arm."))
     ]
     return Traffic(
-        split=tuple(_read_share(entry, alone=len(entries) == 1) for entry in entries),
+        split=tuple(_read_share(entry, endpoint, alone=len(entries) == 1) for entry in entries),
         pins=tuple(sorted(pin for pin in pins if pin)),
         arms=tuple(arms),
-        mirrors=tuple(read_mirror(mirror) for mirror in base.get("mirrors") or []),
+        mirrors=tuple(read_mirror(mirror, endpoint) for mirror in base.get("mirrors") or []),
         sticky=cookies[0] if cookies else None,
         policy=policy,
     )
 
 
-def _read_share(entry: Mapping[str, Any], *, alone: bool) -> Share:
+def _read_share(entry: Mapping[str, Any], endpoint: str, *, alone: bool) -> Share:
     weight = 100 if alone else entry.get("weight", 0)  # Istio: an only destination gets all, whatever its weight
-    return Share(destination=destination_from_json(entry["destination"]), weight=weight)
+    return Share(destination=destination_from_json(entry["destination"], endpoint), weight=weight)
 
 
-def read_mirror(entry: Mapping[str, Any]) -> Mirror:
-    """A mirror as Istio writes it."""
+def read_mirror(entry: Mapping[str, Any], endpoint: str | None = None) -> Mirror:
+    """A mirror of an endpoint as Istio writes it."""
     percentage = entry.get("percentage", {"value": 100.0}).get("value", 0.0)  # Istio: no percentage means all
-    return Mirror(destination=destination_from_json(entry["destination"]), percentage=percentage)
+    return Mirror(destination=destination_from_json(entry["destination"], endpoint), percentage=percentage)
 
 
 def _last(route: Object, endpoint: str, part: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from mlflow_istio.core import transitions
 from mlflow_istio.core.objects import Object, annotations_of, with_annotations
 from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.traffic import Destination
 from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput
 from tests.values import (
@@ -216,3 +217,29 @@ def test_other_headers_of_a_destination_stay_beside_our_cookie() -> None:
     assert found["response"]["add"].pop("set-cookie").startswith("arm=r1.v1")
     assert found == headers
     assert route(moved(after, transitions.abort, "c2"), "main") == route(before, "main")
+
+
+SAME_SUBSET = (Destination(host="legacy", subset="v2"), Destination(host="other", subset="v2", port=80))
+
+
+def test_foreign_destinations_are_told_apart_from_each_other_and_from_a_deployment_that_their_subset_is_called_like() -> (
+    None
+):
+    """All three have a subset ``v2``, and each keeps its own weight under its own name, in every later change and entry."""
+    entries = [
+        {"destination": LEGACY.as_json(), "weight": 70},
+        {"destination": SAME_SUBSET[0].as_json(), "weight": 10},
+        {"destination": SAME_SUBSET[1].as_json(), "weight": 20},
+    ]
+    before = adopted(route=entries)
+
+    after = moved(before, lambda now: transitions.start(now, a_release("canary"), Wish(weight=5)), "c1")
+
+    endpoint = read_endpoint(after, "churn")
+    assert endpoint.traffic.weights == {LEGACY.name: 65, "v2": 5, "legacy/v2": 10, "other/v2:80": 20}
+    assert endpoint.unrecorded[-1].after is not None
+    assert endpoint.unrecorded[-1].after.weights == endpoint.traffic.weights
+    back = moved(after, transitions.abort, "c2")
+    assert read_endpoint(back, "churn").traffic.weights == {LEGACY.name: 70, "legacy/v2": 10, "other/v2:80": 20}
+    kept = [entry for entry in route(back, "main")["route"] if entry["destination"]["host"] in ("legacy", "other")]
+    assert kept == entries[1:]
