@@ -139,7 +139,12 @@ def address_of(cluster: Cluster, name: str) -> Address:
     Raises:
         NotFound: There is no such endpoint.
     """
-    entrance = entrance_of(cluster, name)
+    return address_at(cluster, virtual_service_of(cluster, name), name)
+
+
+def address_at(cluster: Cluster, home: Object, name: str) -> Address:
+    """How a caller reaches an endpoint whose VirtualService has been read."""
+    entrance = entrance_at(home, split_route(home, name))
     found = cluster.address(entrance.virtual_service)
     base = entrance.scoring.removesuffix(SCORING)
     return replace(

@@ -83,8 +83,24 @@ def start(
     return replace(outcome, warnings=(*warnings, *outcome.warnings))
 
 
-def shift(desk: Desk, name: str, wish: Wish, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+def shift(
+    desk: Desk,
+    name: str,
+    wish: Wish,
+    *,
+    reason: str = "",
+    timeout: float = DEFAULT_TIMEOUT,
+    planned: Endpoint | None = None,
+) -> Outcome:
     """Change the weight of the open release's candidates, or its mirrored share.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        wish: Weight or mirrored share.
+        reason: Why, for the ledger.
+        timeout: Seconds to wait for the proxies.
+        planned: The endpoint as the caller has just read it; read here when None.
 
     Raises:
         StateConflict: No release is open, or a process drives it.
@@ -98,7 +114,7 @@ def shift(desk: Desk, name: str, wish: Wish, *, reason: str = "", timeout: float
         check_not_driven(endpoint, desk.clock.now())
         return wanted
 
-    return move(desk, name, by_hand, action="shift", reason=reason, timeout=timeout)
+    return move(desk, name, by_hand, action="shift", reason=reason, timeout=timeout, planned=planned)
 
 
 def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
@@ -255,6 +271,7 @@ def move(
     force: bool = False,
     urgent: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    planned: Endpoint | None = None,
 ) -> Outcome:
     """Do one transition: check its targets, edit once, wait for the proxies, record.
 
@@ -271,8 +288,9 @@ def move(
         force: Whether to send traffic to a deployment that is not ready.
         urgent: Whether the bound of unrecorded changes is waived.
         timeout: Seconds to wait for the proxies.
+        planned: The endpoint as the caller has just read it, for which targets are checked; read here when None.
     """
-    planned = endpoint_of(desk.cluster, name)
+    planned = planned or endpoint_of(desk.cluster, name)
     if not urgent and due(planned.deadlines, desk.clock.now()):
         desk.enforce(replace(desk, enforce=lambda _desk, _name: None), name)
         planned = endpoint_of(desk.cluster, name)

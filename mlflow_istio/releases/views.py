@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlflow_istio.core.adoption import endpoints_in
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
 from mlflow_istio.core.objects import ENDPOINT_LABEL, Object, annotations_of, labels_of, name_of, ready_replicas
@@ -12,15 +13,16 @@ from mlflow_istio.core.policy import notes
 from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.core.release.driver import course_of
 from mlflow_istio.core.routing_change import RoutingChange
+from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import MlflowIstioError, NotFound
 from mlflow_istio.ports import Cluster
 from mlflow_istio.releases.desk import (
+    address_at,
     address_of,
     deployment_of,
     deployments_of,
-    endpoint_names,
-    endpoint_of,
     existing_endpoint,
+    virtual_service_of,
 )
 
 View = dict[str, Any]
@@ -32,9 +34,12 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
     Raises:
         NotFound: There is none.
     """
-    endpoint = endpoint_of(cluster, name)
-    deployments = deployments_of(cluster, name)
-    address = address_of(cluster, name)
+    return _endpoint_view(cluster, name, virtual_service_of(cluster, name), deployments_of(cluster, name))
+
+
+def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Sequence[Object]) -> View:
+    endpoint = read_endpoint(home, name)
+    address = address_at(cluster, home, name)
     return {
         "name": name,
         "url": address.url,
@@ -70,14 +75,23 @@ def policy_view(endpoint: Endpoint) -> View:
 
 
 def endpoint_views(cluster: Cluster) -> list[View]:
-    """All endpoints, by name; one that can't be read says why instead of hiding the others."""
+    """All endpoints, by name; one that can't be read says why instead of hiding the others. Two lists, however many there are."""
     views: list[View] = []
-    for name in endpoint_names(cluster):
+    homes = _homes(cluster)
+    deployments: dict[str, list[Object]] = {}
+    for obj in deployments_of(cluster) if homes else ():
+        deployments.setdefault(labels_of(obj)[ENDPOINT_LABEL], []).append(obj)
+    for name in sorted(homes):
         try:
-            views.append(endpoint_view(cluster, name))
+            views.append(_endpoint_view(cluster, name, homes[name], deployments.get(name, ())))
         except MlflowIstioError as exc:
             views.append({"name": name, "problem": exc.message})
     return views
+
+
+def _homes(cluster: Cluster) -> dict[str, Object]:
+    """Every endpoint's VirtualService, from one list."""
+    return {name: obj for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)}
 
 
 def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) -> View:
@@ -104,14 +118,13 @@ def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View
     Raises:
         NotFound: There is no such endpoint.
     """
-    if endpoint is not None:
-        endpoint_of(cluster, endpoint)
+    homes = {endpoint: virtual_service_of(cluster, endpoint)} if endpoint is not None else _homes(cluster)
     endpoints: dict[str, Endpoint | None] = {}
     views = []
     for obj in deployments_of(cluster, endpoint):
         name = labels_of(obj)[ENDPOINT_LABEL]
         if name not in endpoints:
-            endpoints[name] = existing_endpoint(cluster, name)
+            endpoints[name] = read_endpoint(homes[name], name) if name in homes else None
         views.append(_deployment_view(obj, endpoints[name]))
     return views
 

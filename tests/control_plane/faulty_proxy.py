@@ -42,11 +42,13 @@ class FaultyProxy:
         address: Its own address.
         faults: What is still to go wrong.
         broken: (method, what) of what went wrong.
+        asked: (method, kind in the plural) of every request, in order.
     """
 
     address: str
     faults: list[Fault] = field(default_factory=list)
     broken: list[tuple[str, str | int]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, method: str, path: str) -> str | int | None:
@@ -67,6 +69,12 @@ class FaultyProxy:
         return str(path)
 
 
+def _plural(path: str) -> str:
+    """The kind that a path such as ``/apis/apps/v1/namespaces/n/deployments/d?x=y`` is about."""
+    parts = path.partition("?")[0].split("/")
+    return parts[parts.index("namespaces") + 2] if "namespaces" in parts[:-2] else parts[-1]
+
+
 @contextmanager
 def faulty_proxy(kubeconfig: str) -> Iterator[FaultyProxy]:
     """A proxy before the API server of a kubeconfig."""
@@ -80,6 +88,7 @@ def faulty_proxy(kubeconfig: str) -> Iterator[FaultyProxy]:
 
         def handle_it(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            proxy.asked.append((self.command, _plural(self.path)))
             what = proxy.take(self.command, self.path)
             if what == "lose-question":
                 self.close_connection = True

@@ -96,6 +96,68 @@ def test_a_whole_canary_survives_and_each_change_is_there_once(
     assert len(proxy.broken) == (1 if method == "POST" else 4)
 
 
+def test_a_change_of_weight_makes_a_fixed_number_of_calls(
+    shaky: Office, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three before the gateway hears of it, and so many after it to keep the ledger; no call is repeated for nothing."""
+    # A proxy that takes long makes one more: whether somebody else has changed the endpoint. This machine may be slow.
+    monkeypatch.setattr("mlflow_istio.releases.proof._FIRST_WAIT", 15.0)
+    for version in (1, 2):
+        shaky.deploy(version)
+    shaky.canary(2, 10)
+    routes = "virtualservices"
+    stored = [("GET", routes), ("GET", "deployments"), ("PUT", routes)]
+    recorded = [("GET", routes), ("GET", "deployments"), ("GET", routes), ("PUT", routes)]
+    for weight in (20, 60):
+        proxy.asked.clear()
+        assert shaky.shift(weight).proxies
+        assert proxy.asked == stored + recorded
+    proxy.asked.clear()
+    shaky.cluster.edit("VirtualService", ENDPOINT, lambda obj: obj or {})
+    assert proxy.asked == [("GET", routes)], "nothing to write: found on the object as it is, not on a remembered one"
+
+
+def test_a_remembered_object_that_somebody_changed_is_read_again_and_their_change_stays(
+    office: Office, shaky: Office, proxy: FaultyProxy
+) -> None:
+    shaky.deploy(1)
+    assert shaky.cluster.get("VirtualService", ENDPOINT) is not None
+    theirs = office.raw("virtualservices")
+    theirs["metadata"]["annotations"]["example.com/theirs"] = "yes"
+    office.write_raw("virtualservices", theirs)
+    proxy.asked.clear()
+
+    shaky.cluster.edit("VirtualService", ENDPOINT, labelled)
+
+    assert proxy.asked == [(method, "virtualservices") for method in ("PUT", "GET", "PUT")]
+    found = office.raw("virtualservices")
+    assert found["metadata"]["annotations"]["example.com/theirs"] == "yes"
+    assert found["metadata"]["labels"]["ours"] == "yes"
+
+
+def test_a_remembered_object_that_somebody_deleted_is_made_anew(
+    office: Office, shaky: Office, proxy: FaultyProxy
+) -> None:
+    shaky.deploy(1)
+    rule = shaky.cluster.get("DestinationRule", ENDPOINT)
+    assert rule is not None
+    assert office.cluster.delete("DestinationRule", ENDPOINT)
+    bare = {key: value for key, value in rule["metadata"].items() if key in ("name", "labels")}
+
+    before, after = shaky.cluster.edit(
+        "DestinationRule", ENDPOINT, lambda obj: labelled(obj or {**rule, "metadata": bare})
+    )
+
+    assert before is None
+    assert after["metadata"]["uid"] != rule["metadata"]["uid"]
+
+
+def labelled(obj: Object | None) -> Object:
+    assert obj is not None
+    labels = {**obj["metadata"].get("labels", {}), "ours": "yes"}
+    return {**obj, "metadata": {**obj["metadata"], "labels": labels}}
+
+
 def test_a_write_whose_answer_was_lost_gives_the_object_as_it_was_before(shaky: Office, proxy: FaultyProxy) -> None:
     shaky.deploy(1)
     shaky.deploy(2)

@@ -6,9 +6,10 @@ here; the API server keeps them when a write leaves them out.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.kubernetes import calls, failures
@@ -20,7 +21,7 @@ from mlflow_istio.adapters.kubernetes.proxies import Proxies
 from mlflow_istio.adapters.kubernetes.readiness import await_ready
 from mlflow_istio.core.objects import API_VERSIONS, Object, name_of
 from mlflow_istio.core.target import Target
-from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound, NotRouted
+from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, MlflowIstioError, NotFound, NotRouted
 from mlflow_istio.ports import Address, Edit
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _RESOURCES: Mapping[str, Resource] = {
     resource.kind: resource
     for resource in (calls.DEPLOYMENT, calls.SERVICE, calls.DESTINATION_RULE, calls.VIRTUAL_SERVICE)
 }
+_REMEMBERED = ("VirtualService", "DestinationRule")
+"""Kinds whose objects nobody but a person or we write; a Deployment's status changes all the time."""
 _CERTAIN = 3
 """Server-side apply answers an unknown field with a bare 500; the same words so many times are no passing trouble."""
 _GONE_SECONDS = 60.0
@@ -73,6 +76,7 @@ class KubernetesCluster:
         self._caller = Caller(connection, patience)
         self._proxies = Proxies(self._caller, gateway, gateway_url)
         self._exposures: dict[str, Exposure] = {}
+        self._seen: dict[tuple[str, str], Object] = {}
         self._namespace_seen = False
 
     @property
@@ -91,7 +95,7 @@ class KubernetesCluster:
             self._exposures.pop(name, None)
             self._check_namespace()
             return None
-        return self._handed_out(kind, found)
+        return self._remembered(kind, self._handed_out(kind, found))
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
         """See ``ports.Cluster``. One call, however many there are."""
@@ -132,6 +136,10 @@ class KubernetesCluster:
     def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
         """See ``ports.Cluster``.
 
+        Where this cluster has read the object before, ``change`` is tried on what was read, which saves a round trip: the write
+        carries that object's version, so it is done only where nobody has written since. Anything but a write, an error of
+        ``change`` too, counts only on an object that is read anew.
+
         A write whose answer was lost is looked up, not repeated blindly: when ``change`` finds nothing left to do then, the pair
         begins with the object as it was before that write.
         """
@@ -139,9 +147,7 @@ class KubernetesCluster:
         calls_made: list[Call] = []
 
         def attempt() -> tuple[Object | None, Object]:
-            calls_made.append(self._call("get", kind, name))
-            before = self._read(calls_made[-1])
-            after = change(copy.deepcopy(before))
+            before, after = self._evaluated(kind, name, change, calls_made)
             if before is not None and after == before:
                 return (unanswered[0] if unanswered else before), before
             wanted = self._placed(after)
@@ -152,10 +158,12 @@ class KubernetesCluster:
             try:
                 stored = self._caller.send(calls_made[-1])
             except failures.FOREIGN as exc:
+                if before is not None and failures.is_absent(exc, calls_made[-1].resource.plural):
+                    return attempt()  # deleted since it was read
                 if failures.is_unanswered(exc):
                     unanswered.append(before)
                 raise
-            return before, self._handed_out(kind, stored)
+            return before, self._remembered(kind, self._handed_out(kind, stored))
 
         try:
             before, after = self._caller.insist(attempt, conflicts=True)
@@ -252,6 +260,26 @@ class KubernetesCluster:
             if failures.is_absent(exc, call.resource.plural):
                 return None
             raise
+
+    def _evaluated(
+        self, kind: str, name: str, change: Edit, calls_made: MutableSequence[Call]
+    ) -> tuple[Object | None, Object]:
+        """The object before and after a change: as it was last seen if that makes a write, else as it is."""
+        seen = self._seen.pop((kind, name), None)
+        if seen is not None:
+            with contextlib.suppress(MlflowIstioError):
+                after = change(copy.deepcopy(seen))
+                if after != seen:
+                    return seen, after
+        calls_made.append(self._call("get", kind, name))
+        before = self._read(calls_made[-1])
+        return before, change(copy.deepcopy(before))
+
+    def _remembered(self, kind: str, obj: Object) -> Object:
+        """The object, of which a copy is kept for the next edit."""
+        if kind in _REMEMBERED:
+            self._seen[kind, name_of(obj)] = copy.deepcopy(obj)
+        return obj
 
     def _settled(
         self, exc: Exception, call: Call, name: str, change: Edit, unanswered: Sequence[Object | None]

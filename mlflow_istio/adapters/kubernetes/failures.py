@@ -124,9 +124,10 @@ def _refusal(
         return ClusterError(
             f"the API server at {connection.server} does not know {connection.who} (401): the token may have expired; log in again"
         )
-    if exc.status == _FORBIDDEN and may(verb, resource) is not True:
+    missing = _missing_right(verb, resource, may) if exc.status == _FORBIDDEN else None
+    if missing is not None:
         return Forbidden(
-            f"{connection.who} may not {verb} {resource.full_name} in namespace '{namespace}': grant it (deploy/rbac.yaml has "
+            f"{connection.who} may not {missing} {resource.full_name} in namespace '{namespace}': grant it (deploy/rbac.yaml has "
             "all rights that are needed)",
             detail=words,
         )
@@ -147,6 +148,12 @@ def _refusal(
             detail=words,
         )
     return ClusterError(f"{subject} was not {done}: the cluster refused it ({exc.status})", detail=words)
+
+
+def _missing_right(verb: str, resource: Resource, may: Callable[[str, Resource], bool | None]) -> str | None:
+    """The verb we may not use; None when we may, so that something else refuses. Applying what is not there creates it."""
+    needed = ("patch", "create") if verb == "patch" else (verb,)
+    return next((one for one in needed if may(one, resource) is not True), None)
 
 
 def missing_namespace(name: str) -> str:
