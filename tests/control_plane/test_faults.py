@@ -8,8 +8,10 @@ import pytest
 from kubernetes import client
 
 from mlflow_istio.core.pods import PodSettings
+from mlflow_istio.core.strategies import Wish
 from mlflow_istio.core.virtual_service import read_endpoint
-from mlflow_istio.errors import ClusterError, NotReady
+from mlflow_istio.errors import ClusterError, NotReady, NotRouted
+from mlflow_istio.releases import traffic
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office, open_office
 from tests.testbed.client import Testbed, wait_for
@@ -148,6 +150,37 @@ def test_without_istiod_a_change_is_refused_in_the_webhooks_words_and_the_same_c
         bed.start("istiod")
         assert office.shift(100).proxies
         assert office.count(20) == {"m/2": 20}
+
+
+def test_without_istiod_and_its_webhook_a_change_is_stored_no_success_is_claimed_and_the_same_command_later_finishes(
+    bed: Testbed,
+) -> None:
+    """Some clusters let writes pass while istiod is away: the change is then on the object, and no proxy has it."""
+    with open_office(patience=1.0) as office, admin() as api:
+        office.deploy(1)
+        office.deploy(2)
+        office.canary(2, 0)
+        bed.kill("istiod")
+        hooks = client.AdmissionregistrationV1Api(api)
+        lenient = [{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]
+        hooks.patch_validating_webhook_configuration("istiod-default-validator", lenient)
+
+        with pytest.raises(NotRouted, match="did not confirm routing change .*the change is stored") as caught:
+            traffic.shift(office.desk, ENDPOINT, Wish(weight=100), timeout=2.0)
+
+        assert str(caught.value) == only_line(caught.value)
+        stored = office.cluster.get("VirtualService", ENDPOINT)
+        assert stored is not None
+        assert read_endpoint(stored, ENDPOINT).traffic.weights == {"m-v1": 0, "m-v2": 100}
+        assert len(read_endpoint(stored, ENDPOINT).unrecorded) == 1
+        assert office.count(20) == {"m/1": 20}
+
+        bed.start("istiod")
+        outcome = office.shift(100)
+        assert outcome.proxies
+        assert not outcome.changed
+        assert office.count(20) == {"m/2": 20}
+        assert [change.action for change in office.registry.history(office.namespace, ENDPOINT)].count("shift") == 1
 
 
 def test_without_the_api_server_one_line_says_so_traffic_flows_and_the_same_command_later_finishes(
