@@ -367,7 +367,7 @@ def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Objec
 
     _, after = desk.cluster.edit("VirtualService", name, create)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(desk, endpoint, request.timeout)
+    proxies = prove_change(desk, endpoint, request.timeout, after)
     warnings += catch_up(desk, name, objects={stamp.id: {"after": after}})
     return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=warned(desk, warnings))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.entrance import entrance_at
 from mlflow_istio.core.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.traffic import Traffic
+from mlflow_istio.core.virtual_service import split_route
 from mlflow_istio.errors import NotReady, NotRouted, StateConflict
 from mlflow_istio.releases.desk import Desk, endpoint_of, entrance_of, versions_of
 
@@ -50,10 +52,16 @@ def prove_pinned(desk: Desk, name: str, deployment: str, version: str, timeout: 
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 
 
-def prove_change(desk: Desk, endpoint: Endpoint, timeout: float) -> tuple[str, ...]:
+def prove_change(desk: Desk, endpoint: Endpoint, timeout: float, home: Object | None = None) -> tuple[str, ...]:
     """Wait until every reachable proxy has the endpoint's newest change, and say which those are.
 
     When somebody else changes the endpoint right after us, proxies answer with that change, which contains ours.
+
+    Args:
+        desk: The ports.
+        endpoint: The endpoint after the change.
+        timeout: Seconds.
+        home: The VirtualService that carries it, as just written; read when None.
 
     Raises:
         NotRouted: A proxy did not, in time.
@@ -61,15 +69,16 @@ def prove_change(desk: Desk, endpoint: Endpoint, timeout: float) -> tuple[str, .
     """
     first = min(_FIRST_WAIT, timeout / 2)
     try:
-        return _asked(desk, change_probe(endpoint.name, endpoint.change), endpoint.name, first)
+        return _asked(desk, change_probe(endpoint.name, endpoint.change), endpoint.name, first, home)
     except NotRouted:
         newest = endpoint_of(desk.cluster, endpoint.name).change
         return _asked(desk, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
 
 
-def _asked(desk: Desk, probe: Probe, name: str, timeout: float) -> tuple[str, ...]:
+def _asked(desk: Desk, probe: Probe, name: str, timeout: float, home: Object | None = None) -> tuple[str, ...]:
     """The proxies that proved it, asked in the way that reaches the endpoint."""
-    return tuple(desk.cluster.wait_routed(entrance_of(desk.cluster, name).through(probe), timeout))
+    entrance = entrance_of(desk.cluster, name) if home is None else entrance_at(home, split_route(home, name))
+    return tuple(desk.cluster.wait_routed(entrance.through(probe), timeout))
 
 
 def _gains(deployment: str, before: Traffic, after: Traffic) -> bool:

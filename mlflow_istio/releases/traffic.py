@@ -320,7 +320,7 @@ def move(
 
     before, after = desk.cluster.edit("VirtualService", planned.home, edit)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(desk, endpoint, timeout)
+    proxies = prove_change(desk, endpoint, timeout, after)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
     warnings = (
         *(() if proxies else (unproved,)),

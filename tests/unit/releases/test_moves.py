@@ -294,7 +294,7 @@ def test_ab_beside_a_foreign_stable_is_refused() -> None:
     )
     world.cluster.apply(virtual_service)
     with pytest.raises(
-        InvalidInput, match="strategy=ab needs a stable arm of ours, but 'churn-v1' is a foreign service"
+        InvalidInput, match="strategy=ab needs a stable arm of ours, but 'old/churn-v1' is a foreign service"
     ):
         start(world.desk, strategy="ab", wish=Wish(header="x"))
 
