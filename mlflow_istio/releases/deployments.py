@@ -340,10 +340,11 @@ def _wait_ready(desk: Desk, request: DeployRequest, name: str, before: Endpoint 
 def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Object, model: ModelVersion) -> Outcome:
     """The endpoint's first deployment: its routes come into being with all the traffic on it."""
     run, warnings = run_for(desk, name, None)
+    stable = Destination(host=name, subset=request.name)
     fresh = Endpoint(
         name=name,
-        traffic=Traffic(split=(Share(destination=_own(name, request.name), weight=100),), pins=(request.name,)),
-        stable=_own(name, request.name),
+        traffic=Traffic(split=(Share(destination=stable, weight=100),), pins=(request.name,)),
+        stable=stable,
         route=f"mlflow-istio.{name}.split",
         settings=dict(request.settings),
         sequence=last_sequence(desk, name),
@@ -381,10 +382,6 @@ def last_sequence(desk: Desk, name: str) -> int:
             f"the history of endpoint '{name}' could not be read, so its changes are counted from 1 ({exc.message})"
         )
         return 0
-
-
-def _own(endpoint: str, deployment: str) -> Destination:
-    return Destination(host=endpoint, subset=deployment)
 
 
 def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:

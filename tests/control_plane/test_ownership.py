@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from kubernetes import client
 
+from mlflow_istio.core import transitions
+from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
@@ -33,7 +34,6 @@ from tests.control_plane.foreign import (
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, ISTIO, Office
 from tests.control_plane.standing import edit_as_user, scale
-from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.control_plane
 
@@ -239,17 +239,15 @@ def test_we_write_as_mlflow_istio_and_other_managers_keep_their_fields(settled: 
 
 
 def test_two_writers_at_once_lose_nothing_of_each_others(settled: Office) -> None:
-    settled.canary(2, 0)
-    history = History(settled)
-    stop, written = threading.Event(), []
+    """Somebody writes between our read and our write, again and again: each of our attempts meets a real conflict."""
+    settled.canary(2, 10)
+    history, written = History(settled), []
 
-    def somebody() -> None:
-        """Counts on the same object, with a patch that no version guards, as fast as the API server answers."""
-        with admin() as api:
-            custom = client.CustomObjectsApi(api)
-            while not stop.is_set():
-                written.append(len(written) + 1)
-                custom.patch_namespaced_custom_object(
+    def interrupted(now: Endpoint) -> Endpoint:
+        if len(written) < 5:
+            written.append(len(written) + 1)
+            with admin() as api:
+                client.CustomObjectsApi(api).patch_namespaced_custom_object(
                     *ISTIO,
                     settled.namespace,
                     "virtualservices",
@@ -257,21 +255,16 @@ def test_two_writers_at_once_lose_nothing_of_each_others(settled: Office) -> Non
                     {"metadata": {"annotations": {"example.com/count": str(written[-1])}}},
                     field_manager="somebody-else",
                 )
+        return transitions.shift(now, Wish(weight=30))
 
-    other = threading.Thread(target=somebody)
-    other.start()
-    try:
-        for weight in (10, 20, 30):
-            enough = len(written) + 3
-            wait_for("the other writer to write", lambda enough=enough: len(written) > enough)
-            assert settled.shift(weight).changed
-    finally:
-        stop.set()
-        other.join()
+    outcome = traffic.move(settled.desk, ENDPOINT, interrupted, action="shift")
+
+    assert outcome.changed
+    assert written == [1, 2, 3, 4, 5]
     found = settled.raw("virtualservices")
-    assert found["metadata"]["annotations"]["example.com/count"] == str(written[-1])
+    assert found["metadata"]["annotations"]["example.com/count"] == "5"
     assert weights(settled) == {"m-v1": 70, "m-v2": 30}
-    assert [after["m-v2"] for _, after in history.steps()] == [10, 20, 30]
+    assert history.steps() == [("shift", {"m-v1": 70, "m-v2": 30})]
 
 
 def test_a_host_of_another_virtual_service_is_refused_with_its_name(settled: Office) -> None:

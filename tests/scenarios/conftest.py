@@ -72,7 +72,7 @@ def tracking_server(backend: str, folder: Path) -> Iterator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
     try:
-        wait_for("a tracking server that answers", lambda: _answers(f"{address}/health"), 60)
+        wait_for("a tracking server that answers", lambda: _answers(f"{address}/health"), 180)
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
