@@ -10,8 +10,9 @@ from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
 from mlflow_istio.adapters.local.envoy_clusters import active
 from mlflow_istio.adapters.local.envoy_types import Config
 from mlflow_istio.adapters.local.free_ports import is_free
-from mlflow_istio.adapters.local.processes import ENVOY, Supervisor
-from mlflow_istio.adapters.local.state import StateDirectory, read_tail
+from mlflow_istio.adapters.local.mesh_parts import MeshParts
+from mlflow_istio.adapters.local.processes import ENVOY
+from mlflow_istio.adapters.local.state import read_tail
 from mlflow_istio.errors import ClusterError, NotReady
 
 _TIMEOUT = 30.0
@@ -23,18 +24,8 @@ _ENDS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnvoyWatch:
-    """The Envoy of one mesh, as it can be seen from outside.
-
-    Attributes:
-        state: The mesh's state directory.
-        supervisor: Its supervisor.
-        mesh: Its name.
-    """
-
-    state: StateDirectory
-    supervisor: Supervisor
-    mesh: str
+class EnvoyWatch(MeshParts):
+    """The Envoy of one mesh, as it can be seen from outside."""
 
     def admin(self) -> EnvoyAdmin:
         """Its admin interface."""

@@ -11,9 +11,10 @@ from mlflow_istio.adapters.local import envoy_config, sweeper
 from mlflow_istio.adapters.local.envoy_types import Config
 from mlflow_istio.adapters.local.fields import Field
 from mlflow_istio.adapters.local.free_ports import PortBook
-from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor, program_config, supervisor_config
+from mlflow_istio.adapters.local.mesh_parts import MeshParts
+from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process, to_json
-from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
+from mlflow_istio.adapters.local.state import Batch, encode
 from mlflow_istio.core.objects import Object
 from mlflow_istio.errors import ClusterError
 
@@ -42,18 +43,8 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Files:
-    """The files of one mesh, staged in a batch before they are put in place.
-
-    Attributes:
-        state: The mesh's state directory.
-        supervisor: Its supervisor.
-        mesh: Its name.
-    """
-
-    state: StateDirectory
-    supervisor: Supervisor
-    mesh: str
+class Files(MeshParts):
+    """The files of one mesh, staged in a batch before they are put in place."""
 
     def stage_object(self, batch: Batch, change: Change, *, durable: bool = True) -> None:
         """The object itself, on the disk before it takes the place of the former one if it is to be durable."""

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from mlflow_istio.adapters.local.envoy_clusters import Endpoint
-from mlflow_istio.adapters.local.workloads import Readiness, Workload, resolved
+from mlflow_istio.adapters.local.workloads import Program, Readiness, Workload, resolved
 
 WAITING = "waiting"
 SERVING = "serving"
@@ -21,7 +21,7 @@ DRAINING = "draining"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Replica:
+class Replica(Program):
     """One process of a Deployment, as it is kept in the state directory.
 
     Attributes:
@@ -30,12 +30,6 @@ class Replica:
         revision: The revision of the pod template that it runs.
         phase: ``waiting``, ``serving`` or ``draining``.
         port: Its port on 127.0.0.1.
-        labels: Its labels.
-        command: Command and arguments, references to the environment not yet resolved.
-        environment: Names and values in their order, references not yet resolved.
-        readiness: How it shows that it is ready.
-        grace: Seconds between the request to stop and the kill.
-        pause: Seconds between the last request and the request to stop; None leaves it to the mesh.
     """
 
     name: str
@@ -43,12 +37,6 @@ class Replica:
     revision: str
     phase: str
     port: int
-    labels: Mapping[str, str]
-    command: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...]
-    readiness: Readiness | None
-    grace: int
-    pause: float | None
 
 
 def to_json(replica: Replica) -> dict[str, Any]:

@@ -52,29 +52,38 @@ class Readiness:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """A Deployment as the local mesh runs it.
+class Program:
+    """What one process runs, and how it is known, stopped and seen to be ready.
 
     Attributes:
-        name: Name of the Deployment.
-        replicas: Wanted number of replicas.
-        labels: Labels of its pods.
+        labels: Labels of its pod.
         command: Command and arguments, references to the environment not yet resolved.
         environment: Names and values in their order, references not yet resolved.
         readiness: How it shows that it is ready; None means as soon as it runs.
         grace: Seconds between the request to stop and the kill.
         pause: Seconds between the last request and the request to stop; None leaves it to the mesh.
-        revision: Hash of the pod template; another revision means other processes.
     """
 
-    name: str
-    replicas: int
     labels: Mapping[str, str]
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     readiness: Readiness | None
     grace: int
     pause: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload(Program):
+    """A Deployment as the local mesh runs it.
+
+    Attributes:
+        name: Name of the Deployment.
+        replicas: Wanted number of replicas.
+        revision: Hash of the pod template; another revision means other processes.
+    """
+
+    name: str
+    replicas: int
     revision: str
 
 
