@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -398,3 +399,56 @@ def test_purge_leaves_nothing_but_the_lock(tmp_path: Path) -> None:
     mesh.up()
     mesh.down(purge=True)
     assert [path.name for path in tmp_path.iterdir()] == ["gone.lock"]
+
+
+FEW_WATCHES = """
+import sys
+from pathlib import Path
+from mlflow_istio.adapters.local.mesh import LocalMesh
+from mlflow_istio.core.probe import change_probe
+from mlflow_istio.errors import ClusterError
+from tests.contract.model_server import virtual_service, with_spec
+
+mesh = LocalMesh(Path(sys.argv[1]), "few")
+try:
+    for number in range(9):
+        name = f"e{number}"
+        try:
+            mesh.edit("VirtualService", name, with_spec(virtual_service(name, "first", {"a": 100})))
+        except ClusterError as exc:
+            print(number, exc)
+            break
+    mesh.wait_routed(change_probe("e0", "first"), 10)
+    print(mesh.get("VirtualService", name), "and e0 answers")
+finally:
+    mesh.down(purge=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_an_endpoint_that_envoy_could_not_watch_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    """Envoy aborts, and every endpoint is gone, when the system gives it no further inotify instance."""
+    few = 'echo 7 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    answer = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-c",
+            few,
+            "sh",
+            sys.executable,
+            "-c",
+            FEW_WATCHES,
+            str(tmp_path),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    refused, rest = answer.stdout.splitlines()
+    assert re.match(r"[2-5] Envoy can't watch the routes of another endpoint \(.*max_user_instances=", refused)
+    assert rest == "None and e0 answers"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from mlflow_istio.adapters.local import envoy_config
+from mlflow_istio.adapters.local import envoy_config, watches
 from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
 from mlflow_istio.adapters.local.envoy_clusters import service_ports
 from mlflow_istio.adapters.local.envoy_routes import route_configuration
@@ -87,6 +87,7 @@ class Control:
         self._state.clear_staging()
         self._state.restore_torn()
         self.supervisor.end_leftovers()
+        watches.check_room(watches.ENVOY_OWN + len(self._state.object_names("VirtualService")))
         new_port = port_source(self._state.promised_ports())
         book = self._free_book(new_port, new_ports=new_ports)
         replicas = [
@@ -144,6 +145,8 @@ class Control:
             Why Envoy can't open an endpoint, by its name; what else there was to do is done.
         """
         plan = self._blueprint(change)
+        if change is not None and change.kind == "VirtualService" and change.before is None:
+            watches.check_room(1)
         batch = self._state.batch()
         if change is not None:
             self._files.stage_object(batch, change)
