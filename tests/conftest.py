@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.golden import pytest_addoption
 from tests.testbed.guard import pytest_runtest_setup
 
 __all__ = ["pytest_addoption", "pytest_runtest_setup"]
+
+# A machine that does other work beside must not make a property fail.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

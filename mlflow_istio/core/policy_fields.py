@@ -101,10 +101,11 @@ def _retries(value: Any) -> Any:
         if part in retries:
             check_duration(retries[part], f"retries {part}")
     if "retryOn" in retries:
-        text = _text(retries["retryOn"], "retries retryOn")
-        for condition in (part.strip() for part in text.split(",")):
+        conditions = [part.strip() for part in _text(retries["retryOn"], "retries retryOn").split(",")]
+        for condition in conditions:
             if condition not in _RETRY_ON and not re.fullmatch(r"[1-5]\d\d", condition):
                 raise InvalidInput(f"retries retryOn has no condition {condition!r}: {nearest(condition, _RETRY_ON)}")
+        retries["retryOn"] = ",".join(conditions)  # istiod refuses blanks there
     if not isinstance(retries.get("retryIgnorePreviousHosts", True), bool):
         raise InvalidInput("retries retryIgnorePreviousHosts must be true or false")
     return retries

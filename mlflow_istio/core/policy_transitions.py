@@ -110,7 +110,8 @@ def settled(before: Endpoint, after: Endpoint, *, now: datetime | None, keep: ti
         now: The time in UTC; None: cookies are left to end by themselves.
         keep: How long the version that was replaced stays, None: until it is deleted.
     """
-    deadlines = without_deadline(after.deadlines, FAULT)
+    after = end_fault(after)
+    deadlines = after.deadlines
     if after.owns(after.stable):
         deadlines = without_deadline(deadlines, KEEP, after.stable.name)
     traffic = after.traffic

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mlflow_istio.core import transitions
+from mlflow_istio.core import policy_transitions, transitions
+from mlflow_istio.core.destination_rule import with_policy, with_subset
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.manifests import (
     DeploymentValues,
@@ -21,9 +22,10 @@ from mlflow_istio.core.manifests import (
 from mlflow_istio.core.model_version import ModelVersion
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.pods import PodSettings
+from mlflow_istio.core.policy import DestinationPolicy, Fault, Policy, PolicyWish, Rule, StaleCookie
 from mlflow_istio.core.strategies import Wish
 from tests.golden import FOLDER, OPTION, check_golden
-from tests.values import TEMPLATES, a_release, a_virtual_service, adopted, moved
+from tests.values import TEMPLATES, TIME, a_release, a_virtual_service, adopted, moved
 
 VALUES = DeploymentValues(
     name="churn-v2",
@@ -50,6 +52,32 @@ def _started(strategy: str, wish: Wish, *candidates: str) -> Callable[[Endpoint]
 
 
 ARMS = Wish(header="X-Arm", weights={"v1": 60, "v2": 30, "v3": 10})
+
+
+def _everything(now: Endpoint) -> Endpoint:
+    """Settings, a deployment's headers, a route of its own, a stale cookie and a fault beside an A/B by cookie."""
+    wish = Wish(cookie="arm", weight=50)
+    changes = {"timeout": "2s", "headers": {"request": {"set": {"x-tenant": "a"}}}}
+    now = policy_transitions.set_policy(now, PolicyWish(changes=changes))
+    headers = {"response": {"set": {"x-arm": "b"}}}
+    now = policy_transitions.set_policy(now, PolicyWish(changes={"headers": headers}, subset="v2"))
+    rule = Rule(name="staff", deployment="v3", match=({"headers": {"x-user": {"exact": "staff"}}},))
+    now = policy_transitions.set_rule(now, rule)
+    stale = StaleCookie(cookie="former", release="r0")
+    now = replace(now, traffic=replace(now.traffic, policy=replace(now.traffic.policy, stale=(stale,))))
+    now = transitions.start(now, a_release("ab", wish=wish), wish)
+    return policy_transitions.start_fault(now, Fault(abort=503, percentage=10, until=TIME))
+
+
+def _settings_of_servers() -> Object:
+    policy = Policy(
+        destination=DestinationPolicy(connection_pool={"tcp": {"maxConnections": 10}}),
+        subsets={"v2": DestinationPolicy(load_balancer={"simple": "RANDOM"})},
+    )
+    rule = destination_rule_manifest(TEMPLATES["DestinationRule"], "churn")
+    return with_policy(with_subset(with_subset(rule, "v1"), "v2"), "churn", policy)
+
+
 DOCUMENTS: dict[str, Callable[[], Object]] = {
     "deployment": lambda: deployment_manifest(TEMPLATES["Deployment"], VALUES),
     "deployment_pods": lambda: deployment_manifest(TEMPLATES["Deployment"], replace(VALUES, pod=POD)),
@@ -72,6 +100,14 @@ DOCUMENTS: dict[str, Callable[[], Object]] = {
         "c2",
         "promote",
     ),
+    "routes_everything": lambda: moved(a_virtual_service(), _everything, "c1", "start"),
+    "routes_maintenance": lambda: moved(
+        adopted(),
+        lambda now: policy_transitions.set_policy(now, PolicyWish(changes={"maintenance": "503"})),
+        "c1",
+        "policy",
+    ),
+    "destination_rule_policy": _settings_of_servers,
     "routes_adopted": lambda: moved(adopted(), _started("canary", Wish(weight=10)), "c1", "start"),
 }
 

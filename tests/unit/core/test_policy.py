@@ -375,6 +375,12 @@ def test_the_end_of_a_release_ends_its_fault_and_the_routes_to_what_users_leave(
     assert {rule.name for rule in endpoint.traffic.policy.rules} == left
 
 
+def test_an_earlier_changes_traffic_comes_back_without_a_fault_that_has_no_end() -> None:
+    endpoint = policy_transitions.start_fault(canary(an_endpoint()), a_fault())
+    after = policy_transitions.settled(endpoint, replace(endpoint, release=None), now=TIME)
+    assert (after.traffic.policy.fault, after.deadlines) == (None, ())
+
+
 def test_a_deleted_deployment_takes_its_own_settings_with_it() -> None:
     endpoint = wished(wished(subset="v3", tls="DISABLE"), subset="v3", headers={"response": {"set": {"a": "1"}}})
     assert transitions.unpin(endpoint, "v3").traffic.policy == NO_POLICY
