@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from mlflow_istio.plugin import IstioDeploymentClient
-from tests.models import register
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def client(tmp_path: Path, _fresh_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IstioDeploymentClient]:
+def client(own_mesh: str) -> IstioDeploymentClient:
     """A mesh with v1 stable and v2 waiting."""
-    import mlflow
-
-    database = tmp_path / "mlflow.db"
-    shutil.copy(_fresh_database, database)
-    uri = f"sqlite:///{database}"
-    monkeypatch.setenv("MLFLOW_ISTIO_HOME", str(tmp_path / "meshes"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    client = IstioDeploymentClient("istio-local")
-    try:
-        for version in (1, 2):
-            register(uri, "m", float(version), tmp_path / "artifacts")
-            client.create_deployment(
-                f"m-v{version}", f"models:/m/{version}", endpoint="m", config={"ready_timeout": 120}
-            )
-        yield client
-    finally:
-        command = [sys.executable, "-m", "mlflow_istio.cli", "local", "down", "--purge"]
-        subprocess.run(command, check=True, timeout=120)
-        mlflow.set_tracking_uri(before)
+    client = IstioDeploymentClient(own_mesh)
+    for version in (1, 2):
+        name = f"m-v{version}"
+        client.create_deployment(name, f"models:/churn/{version}", endpoint="m", config={"ready_timeout": 120})
+    return client
 
 
 def test_a_fault_and_a_kept_version_end_though_every_process_that_knew_of_them_is_dead(
