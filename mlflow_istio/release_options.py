@@ -65,6 +65,18 @@ class SourceOptions(ReadOptions):
         default="5xx",
         description="which answers are errors: 5xx, or 4xx+5xx for model servers that answer 4xx when the model fails",
     )
+    compare: Structured = Field(
+        default=None,
+        description='shadow: JSON with options of compare, such as {"answers": "numbers", "relative": 0.01}',
+    )
+    delta: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="ab: largest difference that doesn't matter: an odds ratio above 1, or a difference of means",
+    )
+    randomised: bool | None = Field(
+        default=None,
+        description="ab: whether chance assigned the arms (by header only if its values come from client.assign)",
+    )
     confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
     force: bool = Field(
         default=False, description="release: take another signature; resume: take over from a process that is alive"
@@ -214,6 +226,9 @@ def source_of(options: SourceOptions) -> dict[str, Any]:
         "prometheus_url": _without_password(options.prometheus_url),
         "envoy_url": options.envoy_url,
         "errors": options.errors,
+        "compare": dict(options.compare) if isinstance(options.compare, Mapping) else options.compare,
+        "delta": options.delta,
+        "randomised": options.randomised,
     }
     found: dict[str, Any] = {
         name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default

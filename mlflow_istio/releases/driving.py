@@ -30,7 +30,7 @@ class Score(Protocol):
 class Judge(Protocol):
     """The comparison that an A/B/n or a shadow is decided by."""
 
-    def __call__(self, endpoint: Endpoint, progress: Progress, now: datetime) -> tuple[Verdict | None, str | None]:
+    def __call__(self, endpoint: Endpoint, progress: Progress, now: datetime, /) -> tuple[Verdict | None, str | None]:
         """The verdict so far (None: nothing yet), and the arm that won."""
 
 

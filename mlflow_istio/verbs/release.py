@@ -18,6 +18,7 @@ from mlflow_istio.wiring import Workplace
 
 if TYPE_CHECKING:
     from mlflow_istio.core.release.plan import ReleasePlan
+    from mlflow_istio.ports import Records
     from mlflow_istio.release_options import SourceOptions
     from mlflow_istio.releases.driving import Crew, Ending, Seen
 
@@ -80,10 +81,10 @@ class ReleaseVerbs(Base):
         plan = plan_of(options, endpoint_of(desk.cluster, endpoint), candidates)
         if options.dry_run:
             dry = Dry(desk)
-            open_release(dry.desk, _crew_for(place, options, plan, watch), request)
+            open_release(dry.desk, _crew_for(place, desk, options, plan, watch), request)
             view = {**views.endpoint_view(dry.desk.cluster, endpoint), "plan": list(describe_plan(plan))}
             return dry.result(Outcome(endpoint=None, changed=False), view)
-        crew = replace(_crew_for(place, options, plan, watch), models=place.models)
+        crew = replace(_crew_for(place, desk, options, plan, watch), models=place.models)
         release_id = open_release(desk, crew, request)
         if options.detach:
             view = {**views.endpoint_view(desk.cluster, endpoint), "outcome": "open", "release_id": release_id}
@@ -124,7 +125,7 @@ class ReleaseVerbs(Base):
         options = parse_options(ResumeOptions, {**plan.source, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
             traffic.resume(desk, endpoint)
-        crew = _crew_for(place, options, plan, watch)
+        crew = _crew_for(place, desk, options, plan, watch)
         return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
@@ -173,23 +174,29 @@ def default_name(desk: Desk, model_uri: str) -> str:
     return dns_name(f"{version.model}-v{version.version}")
 
 
-def _crew_for(place: Workplace, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
+def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
     from mlflow_istio.kpi_options import read_kpis
     from mlflow_istio.releases.driving import Crew
+    from mlflow_istio.verbs.judging import judge_for
 
+    def records() -> Records:
+        from mlflow_istio.adapters.records import PinnedRecords
+
+        return PinnedRecords(desk.cluster.address)
+
+    metrics = None
+    if plan.guards and plan.strategy != "shadow":  # a shadow is decided by its answers
+        metrics = place.metrics(
+            options.metrics,
+            prometheus_url=options.prometheus_url,
+            envoy_url=options.envoy_url,
+            kpis=read_kpis(options.kpi),
+            errors=options.errors,
+        )
     return Crew(
-        metrics=(
-            place.metrics(
-                options.metrics,
-                prometheus_url=options.prometheus_url,
-                envoy_url=options.envoy_url,
-                kpis=read_kpis(options.kpi),
-                errors=options.errors,
-            )
-            if plan.guards
-            else None
-        ),
+        metrics=metrics,
         ask=webhooks.ask,
+        judge=judge_for(desk, records, metrics, options, plan),
         watch=watch,
         timeout=options.confirm_timeout,
     )

@@ -284,7 +284,8 @@ def test_other_predictions_are_caught_by_what_users_accept(
 
 def test_a_dead_baseline_does_not_block_the_fix(place: Place, versions: dict[str, int], tmp_path: Path) -> None:
     name = "fix"
-    place.client.create_deployment("fix-dead", f"models:/r/{versions['dead']}", endpoint=name)
+    aliases = {"champion_alias": "", "challenger_alias": ""}  # those of the model belong to the other endpoint
+    place.client.create_deployment("fix-dead", f"models:/r/{versions['dead']}", config=aliases, endpoint=name)
     try:
         with users(place, tmp_path, endpoint=name) as got:
             wait_for("callers who see the stable fail", lambda: got.answers[(f"r/{versions['dead']}", 500)] >= 40, 60)

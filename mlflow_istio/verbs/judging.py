@@ -1,0 +1,113 @@
+"""What decides a release that has a comparison of its own: an A/B/n by its arms, a shadow by its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mlflow_istio.analysis_options import CompareOptions
+from mlflow_istio.config import parse_options
+from mlflow_istio.core.analysis.arms import ArmsResult
+from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.progress import Progress
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
+from mlflow_istio.kpi_options import read_kpis
+from mlflow_istio.ports import Metrics, Records
+from mlflow_istio.releases import arms, comparison
+from mlflow_istio.releases.desk import Desk
+from mlflow_istio.releases.driving import Judge
+
+if TYPE_CHECKING:
+    from mlflow_istio.release_options import SourceOptions
+
+Judged = tuple[Verdict | None, str | None]
+
+
+def judge_for(
+    desk: Desk,
+    records: Callable[[], Records],
+    metrics: Metrics | None,
+    options: SourceOptions,
+    plan: ReleasePlan,
+) -> Judge | None:
+    """The comparison of an A/B/n or a shadow; None for a release that its guards decide.
+
+    Args:
+        desk: The ports.
+        records: Makes the recorders of a shadow.
+        metrics: Where counts come from.
+        options: How answers, or arms, are compared.
+        plan: The release's plan.
+
+    Raises:
+        InvalidInput: An option can't be right, or nothing says where counts come from.
+    """
+    if plan.compares or not plan.guards:
+        return None
+    if plan.strategy == "shadow":
+        return _by_answers(desk, records(), options, plan)
+    if metrics is None:
+        raise InvalidInput("strategy=ab is decided by figures of its arms: give a source of metrics, or analysis=none")
+    return _by_arms(desk, metrics, options, plan)
+
+
+def _by_answers(desk: Desk, records: Records, options: SourceOptions, plan: ReleasePlan) -> Judge:
+    given = parse_options(CompareOptions, options.compare or {}, cluster="istio")
+    rule, limits = given.rule(), given.limits()
+
+    def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
+        found = comparison.compare(
+            desk, records, endpoint.name, rule=rule, limits=limits, alpha=plan.alpha, settle=given.settle
+        )
+        return found.verdict, None
+
+    return _patient(judge)
+
+
+def _by_arms(desk: Desk, metrics: Metrics, options: SourceOptions, plan: ReleasePlan) -> Judge:
+    kpis = read_kpis(options.kpi)
+    if len(kpis) > 1:
+        raise InvalidInput(f"arms are compared by one KPI, not {len(kpis)}: choose one before the first look")
+    asked = arms.ArmsOptions(
+        kpi=kpis[0] if kpis else None,
+        delta=options.delta,
+        alpha=plan.alpha,
+        phi=plan.phi,
+        randomised=options.randomised,
+    )
+
+    def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
+        found = arms.analyse(desk, metrics, endpoint.name, asked).result
+        return verdict_of(found, endpoint.stable.name), found.winner
+
+    return _patient(judge)
+
+
+def verdict_of(found: ArmsResult, control: str) -> Verdict:
+    """What an A/B/n's result means for its release: a challenger that wins is promoted, a control that wins keeps its place.
+
+    Without a difference that matters nobody is promoted: that is a result, though an undecided one.
+    """
+    evidence = {"outcome": found.outcome, "winner": found.winner, **found.evidence}
+    if found.outcome == "winner":
+        word = "rollback" if found.winner == control else "advance"
+        return Verdict(word=word, reason=found.reason, evidence=evidence)  # type: ignore[arg-type]
+    word = "inconclusive" if found.outcome == "no difference" else "hold"
+    return Verdict(word=word, reason=found.reason, evidence=evidence)  # type: ignore[arg-type]
+
+
+def _patient(judge: Judge) -> Judge:
+    """A comparison that can't be made now is waited for, until the deadline."""
+
+    def patient(endpoint: Endpoint, progress: Progress, now: datetime) -> Judged:
+        if progress.step < 0:
+            return None, None
+        try:
+            return judge(endpoint, progress, now)
+        except MlflowIstioError as exc:
+            return Verdict(word="hold", reason=f"Waiting: {exc.message}"), None
+
+    return patient
