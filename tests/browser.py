@@ -9,12 +9,21 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _SECONDS = 120.0
+
+_ON_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3), os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and writes answers to 4; a shell knows only descriptors of one digit."""
 
 
 class Browser:
@@ -133,8 +142,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
     assert program, "chromium is missing: run 'python tests/system_packages.py' as root"
     their_in, to = os.pipe()
     back, their_out = os.pipe()
-    # Chromium reads commands from descriptor 3 and writes answers to 4.
-    command = ["sh", "-c", f'exec "$@" 3<&{their_in} 4>&{their_out}', "sh", program]
+    command = [sys.executable, "-c", _ON_3_AND_4, str(their_in), str(their_out), program]
     command += [
         "--headless=new",
         "--remote-debugging-pipe",

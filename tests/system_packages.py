@@ -26,6 +26,7 @@ NEEDED: dict[str, tuple[Callable[[], bool], str]] = {
     "util-linux": (_command("unshare"), "namespaces of the testbed"),
     "iproute2": (_command("ip"), "the testbed's network"),
     "prometheus": (_command("prometheus"), "a real Prometheus for the tests of its adapter"),
+    "chromium": (_command("chromium"), "the report, in a real browser"),
     "libgomp1": (_library("gomp"), "LightGBM, a model flavor in the tests"),
 }
 
