@@ -23,8 +23,8 @@ ELSEWHERE = {
 pytestmark = pytest.mark.e2e
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.S | re.M)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,17 @@ def test_the_readmes_python_runs(workshop: Path) -> None:
     said = run([sys.executable, "-c", source], workshop)
     assert "{'churn-v2': 100}" in said
     assert "rollback {'churn-v1': 100}" in said
+
+
+def test_the_commands_of_operations_run_in_the_order_they_stand(workshop: Path) -> None:
+    said = run(["bash", "-ec", "\n".join(blocks("bash", "docs/operations.md"))], workshop)
+    (shown,) = blocks("text", "docs/operations.md")
+    assert shown in said
+    assert "answered by: small (not ours) 100%" in said
+    assert "dry run: nothing was changed" in said
+    assert re.search(r"rollback of churn: done.*churn-v1 90%, churn-v2 10%", said)
+    assert '"healthy": true' in said
+    assert said.count("nothing is wrong") == 2
 
 
 @pytest.mark.parametrize("example", [name for name in EXAMPLES if not name.startswith("01_")])
