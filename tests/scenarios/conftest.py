@@ -76,7 +76,7 @@ def tracking_server(backend: str, folder: Path) -> Iterator[str]:
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(120)
 
 
 def _answers(url: str) -> bool:
