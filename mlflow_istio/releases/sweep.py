@@ -18,6 +18,7 @@ from mlflow_istio.core.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.errors import MlflowIstioError, NotFound
 from mlflow_istio.releases import policy, removal
 from mlflow_istio.releases.desk import Desk, endpoint_of, warned
+from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.traffic import move
 
 Enforcer = Callable[[Desk, str, Deadline], None]
@@ -39,13 +40,18 @@ class Swept:
 
 
 def sweep(desk: Desk) -> tuple[Swept, ...]:
-    """Carry out every deadline that has passed, on every endpoint; one that fails does not hold back the others."""
+    """Carry out every deadline that has passed, on every endpoint; one that fails does not hold back the others.
+
+    What the registry does not have yet is recorded, as by every command.
+    """
     done: list[Swept] = []
     rules = {obj["metadata"]["name"]: obj for obj in desk.cluster.list("DestinationRule", {})}
     for virtual_service in desk.cluster.list("VirtualService", {}):
         for name in endpoints_in(virtual_service):
             try:
                 endpoint = read_endpoint(virtual_service, name)
+                if endpoint.unrecorded:
+                    catch_up(desk, name, publish=False)  # what an earlier sweep died over, or had no registry for
                 done += _enforced(desk, endpoint)
                 rule = rules.get(name)
                 if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, desk.clock.now()):

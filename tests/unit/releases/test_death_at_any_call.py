@@ -9,16 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from mlflow_istio.core.policy import Fault, PolicyWish, Rule
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, NotReady
-from mlflow_istio.releases import deployments, removal, traffic
+from mlflow_istio.releases import deployments, policy, removal, traffic
 from mlflow_istio.releases.adoption import adopt, adopt_and_deploy
 from mlflow_istio.releases.desk import Desk
 from mlflow_istio.releases.restoring import rollback_to
+from mlflow_istio.releases.sweep import sweep
 from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
 
@@ -87,6 +90,16 @@ def back(desk: Desk, to: int) -> Any:
     )
 
 
+def overdue() -> World:
+    """A fault and a kept version whose time is over."""
+    world = with_canary()
+    traffic.promote(world.desk, "churn", keep_old=timedelta(seconds=-1))
+    policy.start_fault(world.desk, "churn", Fault(abort=503, until=world.desk.clock.now()))
+    return world
+
+
+SETTINGS = PolicyWish(changes={"timeout": "2s", "connection_pool": {"tcp": {"maxConnections": 1}}})
+STAFF = Rule(name="staff", deployment="churn-v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
 CANARY = {"strategy": "canary", "wish": Wish(weight=10)}
 CASES = {
     "first deployment": Case(world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
@@ -145,6 +158,13 @@ CASES = {
     "deletion of an endpoint, with changes that the registry lacks": Case(
         world=owing, command=lambda desk: removal.delete_endpoint(desk, "churn")
     ),
+    "settings on both objects": Case(world=two, command=lambda desk: policy.set_policy(desk, "churn", SETTINGS)),
+    "route of its own": Case(world=two, command=lambda desk: policy.set_rule(desk, "churn", STAFF)),
+    "fault": Case(
+        world=two,
+        command=lambda desk: policy.start_fault(desk, "churn", Fault(abort=503, until=desk.clock.now())),
+    ),
+    "sweep of what is over": Case(world=overdue, command=sweep),
     "adoption": Case(world=with_shop, command=lambda desk: adopt(desk, "churn", virtual_service="shop", route="main")),
     "adoption with a canary": Case(
         world=with_shop,
