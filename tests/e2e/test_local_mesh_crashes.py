@@ -57,8 +57,8 @@ def check_order(mesh: LocalMesh) -> None:
     names = {replica.name for replica in state.all_replicas()}
     wanted = sum(int(one["spec"]["replicas"]) for one in mesh.list("Deployment", {}))
     assert len(names) == wanted
-    assert set(Supervisor(state, mesh.name).programs()) == {*names, "envoy"}
-    assert {path.stem for path in state.programs.iterdir()} == {*names, "envoy"}
+    assert set(Supervisor(state, mesh.name).programs()) == {*names, "envoy", "sweeper"}
+    assert {path.stem for path in state.programs.iterdir()} == {*names, "envoy", "sweeper"}
 
 
 def test_killed_while_changing_traffic(mesh: LocalMesh) -> None:
