@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.comparison import Comparison, compare_records, table_csv
 from mlflow_istio.core.endpoint import Endpoint, Release
 from mlflow_istio.core.objects import ready_replicas
-from mlflow_istio.errors import RegistryError, StateConflict
+from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports import Records
 from mlflow_istio.releases.desk import Desk, deployment_of, endpoint_of, warned
 from mlflow_istio.releases.ledger import run_for
@@ -130,8 +130,14 @@ def _keep(
         VERDICT_JSON: json.dumps(verdict.to_json(), indent=2),
     }
     try:
-        step = 1 + len(desk.runs.figures(run).get("shadow/pairs", ()))
-        desk.runs.keep(run, figures=figures, step=step, texts=texts)
-    except RegistryError as exc:
+        desk.runs.keep(run, figures=figures, step=_next_step(desk, run), texts=texts)
+    except (RegistryError, NotFound) as exc:
         return (*warnings, f"the comparison is not in MLflow ({exc.message}): run it again later")
     return warnings
+
+
+def _next_step(desk: Desk, run: str) -> int:
+    try:
+        return 1 + len(desk.runs.figures(run).get("shadow/pairs", ()))
+    except NotFound:  # nothing was ever kept there; whether it can be, keeping will tell
+        return 1
