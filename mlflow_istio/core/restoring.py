@@ -155,8 +155,9 @@ def _release(endpoint: Endpoint, change: RoutingChange, traffic: Traffic, candid
         strategy, candidates = last.strategy, last.candidates
     elif any(mirror.destination.subset in candidates for mirror in traffic.mirrors):
         strategy = "shadow"
-    else:
-        strategy = "ab" if traffic.arms else "canary"
+    else:  # a canary may have requests of its own, too; only an A/B release tells users apart
+        told_apart = traffic.arms and (len(candidates) > 1 or _assignment(traffic) is not None)
+        strategy = "ab" if told_apart else "canary"
     return Release(
         id=name,
         strategy=strategy,

@@ -154,6 +154,19 @@ def test_arms_mirrors_and_assignment_come_back(strategy: str, wish: Wish) -> Non
     assert now.traffic.policy.stale == ()
 
 
+def test_a_canary_with_requests_of_its_own_comes_back_as_a_canary() -> None:
+    beta = ({"uri": {"prefix": "/beta"}},)
+    world = a_world("churn-v1", "churn-v3", "churn-v2", strategy="canary", wish=Wish(weight=10, match=beta))
+    traffic.promote(world.desk, "churn")
+    traffic.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=1))
+    traffic.promote(world.desk, "churn")
+    back(world, 4)
+    release = world.endpoint().release
+    assert release is not None
+    assert (release.strategy, release.candidates) == ("canary", ("churn-v2",))
+    assert [(arm.deployment, arm.match) for arm in world.endpoint().traffic.arms] == [("churn-v2", beta)]
+
+
 def gone_version(world: World) -> None:
     removal.delete(world.desk, "churn-v1")
     world.registry.gone.add("churn/1")
