@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ from mlflow_istio.report.data import Comparison, ReportData
 
 ARTIFACT = "report.html"
 PLAN_ARTIFACT = "release.json"
-COMPARISON_ARTIFACT = "comparison.json"
+COMPARISON_ARTIFACT = "comparison/most-different.json"
+"""As ``releases.comparison`` writes it."""
 
 OUTCOMES: Mapping[str, str] = {
     "promote": "promoted",
@@ -143,7 +145,7 @@ def _filled(
         figures=figures,
         verdict=_verdict(own, outcome, told, endpoint if opened else None),
         plan=plan,
-        comparison=_comparison(figures, _document(desk, run, COMPARISON_ARTIFACT, missing)),
+        comparison=_comparison(figures, _json(desk, run, COMPARISON_ARTIFACT, missing)),
         before=_object(desk, own[0], "before", missing) if own else None,
         after=_after(desk, name, endpoint, own, missing),
         missing=tuple(dict.fromkeys(missing)),
@@ -185,15 +187,15 @@ def _verdict(
     return _mapping(told, "verdict")
 
 
-def _comparison(figures: Mapping[str, Sequence[Figure]], told: Mapping[str, Any]) -> Comparison | None:
-    """A shadow's figures, and the requests that differ most, as ``ShadowTally.to_json`` writes them."""
+def _comparison(figures: Mapping[str, Sequence[Figure]], table: Any) -> Comparison | None:
+    """A shadow's figures, and the requests that differ most."""
     shadow = {name: points[-1].value for name, points in figures.items() if name.startswith("shadow/") and points}
-    listed = told.get("most_different")
     different = []
-    for item in listed if isinstance(listed, list) else ():
-        if isinstance(item, list) and len(item) == 3:
-            size = item[1] if isinstance(item[1], (int, float)) else None
-            different.append((str(item[0]), size, str(item[2])))
+    for row in table if isinstance(table, list) else ():
+        if isinstance(row, dict) and "request_id" in row:
+            size = row.get("difference")
+            known = isinstance(size, (int, float)) and math.isfinite(size)
+            different.append((str(row["request_id"]), size if known else None, str(row.get("note", ""))))
     return Comparison(figures=shadow, most_different=different) if shadow or different else None
 
 
@@ -217,18 +219,23 @@ def _object(desk: Desk, change: RoutingChange, side: str, missing: list[str]) ->
 
 
 def _document(desk: Desk, run: str | None, path: str, missing: list[str]) -> dict[str, Any]:
-    """A JSON artifact; empty when there is none."""
+    """A JSON object from an artifact; empty when there is none."""
+    found = _json(desk, run, path, missing)
+    return found if isinstance(found, dict) else {}
+
+
+def _json(desk: Desk, run: str | None, path: str, missing: list[str]) -> Any:
+    """A JSON artifact; None when there is none."""
     if run is None:
-        return {}
+        return None
     text = _read(missing, path, lambda: desk.runs.text(run, path), None)
     if text is None:
-        return {}
+        return None
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except ValueError as exc:
         missing.append(f"artifact '{path}' of run {run} is not JSON any more ({exc})")
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
 
 
 def _mapping(told: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -124,8 +124,12 @@ def test_a_damaged_artifact_is_named_and_left_out() -> None:
 def test_the_comparison_comes_from_the_runs_figures_and_its_table() -> None:
     world = kept(with_canary())
     run = str(gather(world.desk, "churn").run)
-    table = {"most_different": [["id-1", 0.5, "0.1 against 0.6"], ["id-2", None, "a text"], "odd"]}
-    world.runs.keep(run, figures={"shadow/agreement": 0.9}, texts={"comparison.json": json.dumps(table)})
+    rows = [
+        {"request_id": "id-1", "difference": 0.5, "note": "0.1 against 0.6"},
+        {"request_id": "id-2", "difference": None, "note": "a text"},
+        "odd",
+    ]
+    world.runs.keep(run, figures={"shadow/agreement": 0.9}, texts={"comparison/most-different.json": json.dumps(rows)})
     comparison = gather(world.desk, "churn").comparison
     assert comparison is not None
     assert comparison.figures == {"shadow/agreement": 0.9}
