@@ -40,7 +40,7 @@ class ReportData:
         opened: When it began, in UTC, if known.
         made: When the report was made, in UTC.
         changes: Its routing changes, by sequence.
-        figures: Every metric of its run, by step (names: ``look/...`` as in docs/report.md).
+        figures: Every metric of its run, by step (``look/...`` and ``shadow/...``).
         verdict: ``word``, ``reason`` and ``evidence`` of the look that decided; empty where a person decided.
         plan: The plan it followed; empty where it was moved by hand.
         comparison: Of a shadow release.
