@@ -59,6 +59,8 @@ _RESERVED = frozenset(
 )
 _RESERVED_STARTS = ("x-mlflow-", "x-envoy-", "x-istio-", ":")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_COMMAND = re.compile(r"%(?:%|[A-Z_]+(?:\([^)%]*\))?(?::\d+)?%)")
+"""The character itself, or one of Envoy's commands such as ``%REQ(x-user)%``."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BALANCERS = ("LEAST_REQUEST", "ROUND_ROBIN", "RANDOM")
 _TLS_MODES = ("DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL")
@@ -136,7 +138,7 @@ def _header_entries(entries: Any, what: str, operation: str) -> Any:
     for name, text in entries.items():
         if not isinstance(text, str) or not _VALUE.fullmatch(text):
             raise InvalidInput(f"{what} '{name}' must be a text without control characters, not {text!r}")
-        if re.search(r"(?<!%)%(?:%%)*(?![%A-Z])", text):
+        if "%" in _COMMAND.sub("", text):
             raise InvalidInput(f"{what} '{name}' has a lone '%' in {text!r}: write '%%' for the character itself")
         result[_header(name, what)] = text
     return result

@@ -558,3 +558,74 @@ def test_header_rules_join_with_the_second_one_counting() -> None:
 def test_an_owners_case_write_of_everything_reads_back() -> None:
     endpoint = wished(timeout="2s", retries={"attempts": 0}, rewrite="/v2")
     assert read_endpoint(write_endpoint(a_virtual_service(), endpoint), "churn").traffic == endpoint.traffic
+
+
+TAKEN: tuple[tuple[str, Any, Any], ...] = (
+    (
+        "retries",
+        {"attempts": 2, "retryOn": "5xx, 429", "backoff": "1s"},
+        {"attempts": 2, "retryOn": "5xx,429", "backoff": "1s"},
+    ),
+    ("headers", {"request": {"remove": ["X-B", "x-a"]}}, {"request": {"remove": ["x-a", "x-b"]}}),
+    (
+        "headers",
+        {"response": {"set": {"x-p": "50%% of %REQ(x-a)%"}}},
+        {"response": {"set": {"x-p": "50%% of %REQ(x-a)%"}}},
+    ),
+    ("rewrite", "/v2", {"uri": "/v2"}),
+    ("rewrite", {"authority": "a.b:80"}, {"authority": "a.b:80"}),
+    (
+        "rewrite",
+        {"uriRegexRewrite": {"match": "/(a)/(.*)", "rewrite": "/\\2"}},
+        {"uriRegexRewrite": {"match": "/(a)/(.*)", "rewrite": "/\\2"}},
+    ),
+    (
+        "redirect",
+        {"authority": "a", "scheme": "https", "port": 8443},
+        {"authority": "a", "scheme": "https", "port": 8443},
+    ),
+    ("maintenance", "503", {"status": 503}),
+    ("maintenance", {"status": 503, "body": {"string": "x"}}, {"status": 503, "body": {"string": "x"}}),
+    (
+        "outlier_detection",
+        {"splitExternalLocalOriginErrors": True, "consecutiveLocalOriginFailures": 3, "interval": "1s"},
+        {"splitExternalLocalOriginErrors": True, "consecutiveLocalOriginFailures": 3, "interval": "1s"},
+    ),
+    ("connection_pool", {"http": {"idleTimeout": "1s"}}, {"http": {"idleTimeout": "1s"}}),
+    ("load_balancer", "least-request", {"simple": "LEAST_REQUEST"}),
+    (
+        "load_balancer",
+        {"consistentHash": {"httpQueryParameterName": "u", "minimumRingSize": 8}},
+        {"consistentHash": {"httpQueryParameterName": "u", "minimumRingSize": 8}},
+    ),
+    ("load_balancer", {"consistentHash": {"useSourceIp": True}}, {"consistentHash": {"useSourceIp": True}}),
+    (
+        "load_balancer",
+        {"consistentHash": {"httpCookie": {"name": "a", "ttl": "0s", "path": "/"}}},
+        {"consistentHash": {"httpCookie": {"name": "a", "ttl": "0s", "path": "/"}}},
+    ),
+    ("tls", "istio-mutual", {"mode": "ISTIO_MUTUAL"}),
+    ("tls", {"mode": "MUTUAL", "credentialName": "c"}, {"mode": "MUTUAL", "credentialName": "c"}),
+)
+
+
+@pytest.mark.parametrize(("name", "value", "written"), TAKEN)
+def test_a_setting_is_written_in_istios_form_and_checked_again_it_stays(name: str, value: Any, written: Any) -> None:
+    assert check_field(name, value) == written
+    assert check_field(name, written) == written
+
+
+def test_headers_that_we_remove_beside_the_owners_go_alone_when_ours_go() -> None:
+    theirs = adopted(headers={"request": {"remove": ["x-theirs"]}})
+
+    def removing(value: Any, *, replaced: bool = False) -> Any:
+        return lambda now: policy_transitions.set_policy(now, PolicyWish(changes={"headers": value}, replace=replaced))
+
+    ours = moved(theirs, removing({"request": {"remove": ["x-ours"]}}), "c1", "policy")
+    assert route(ours, "main")["headers"] == {"request": {"remove": ["x-theirs", "x-ours"]}}
+    with pytest.raises(StateConflict, match=r"headers.request.remove.x-theirs of its own"):
+        moved(theirs, removing({"request": {"remove": ["x-theirs"]}}), "c1", "policy")
+    assert {**route(moved(ours, removing(None), "c2", "policy"), "main"), "route": 0} == {
+        **route(theirs, "main"),
+        "route": 0,
+    }
