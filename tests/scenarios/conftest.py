@@ -76,7 +76,11 @@ def tracking_server(backend: str, folder: Path) -> Iterator[str]:
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(120)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:  # it waits for connections that this process keeps open
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(30)
 
 
 def _answers(url: str) -> bool:
