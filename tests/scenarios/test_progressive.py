@@ -153,7 +153,7 @@ def versions(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def source(place: Place) -> dict[str, str]:
-    return {} if place.target == "istio-local" else {"envoy_url": os.environ["GATEWAY_ADMIN_URL"]}
+    return {} if place.target == "istio-local" else {"metrics": "envoy", "envoy_url": os.environ["GATEWAY_ADMIN_URL"]}
 
 
 def command(place: Place, *arguments: str) -> list[str]:
