@@ -60,6 +60,15 @@ def test_a_release_is_made_watched_drawn_and_told_in_a_notebook(user: Path) -> N
     assert "id=&quot;chart-evidence&quot;" in report
 
 
+def test_a_shadow_is_compared_in_a_notebook(user: Path) -> None:
+    cells = executed("07_shadow.ipynb", user)
+    assert "reason" in shown(cell_with(cells, "time.sleep(2)"), "text/plain")
+    report = shown(cell_with(cells, "client.report"), "text/html")
+    assert "Shadow comparison" in report
+    assert "agreement" in report
+    assert "It only ever got copies of requests." in report
+
+
 def test_an_error_of_ours_is_one_line_and_names_complete(user: Path) -> None:
     from jupyter_client.manager import start_new_kernel
 
