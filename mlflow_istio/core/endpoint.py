@@ -15,6 +15,14 @@ from typing import Any
 from mlflow_istio.core.adopted import Adopted, adopted_from_json
 from mlflow_istio.core.deadlines import Deadline, deadline_from_json
 from mlflow_istio.core.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.release_state import Assignment as Assignment
+from mlflow_istio.core.release_state import (
+    ClosedRelease as ClosedRelease,
+)
+from mlflow_istio.core.release_state import (
+    Release as Release,
+)
+from mlflow_istio.core.release_state import closed_as_json, closed_from_json, release_as_json, release_from_json
 from mlflow_istio.core.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.traffic import Destination, Traffic, destination_from_json
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -23,69 +31,6 @@ MAX_UNRECORDED = 100
 MAX_UNRECORDED_BYTES = 128 * 1024
 """Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
 rollback, an abort or a deletion may still add its entry, and each of them can do so once or twice at most."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Assignment:
-    """How a caller of an A/B release names a user's arm.
-
-    Attributes:
-        kind: ``header`` or ``cookie``.
-        name: The header's or cookie's name.
-        values: Deployment to the value that means it; stable is an arm too.
-    """
-
-    kind: str
-    name: str
-    values: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Release:
-    """A plan that takes an endpoint from stable to a candidate.
-
-    Attributes:
-        id: Release id.
-        strategy: canary, ab, blue-green or shadow.
-        candidates: Deployments being released; more than one only for ab.
-        state: ``open`` or ``paused``.
-        opened: When it was opened, in UTC.
-        who: Who opened it.
-        run: Id of its MLflow run, or None while the registry has none.
-        assignment: How users are assigned, for ab.
-    """
-
-    id: str
-    strategy: str
-    candidates: tuple[str, ...]
-    state: str = "open"
-    opened: datetime
-    who: str = ""
-    run: str | None = None
-    assignment: Assignment | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClosedRelease:
-    """How the last release ended, and what a rollback would return to.
-
-    Attributes:
-        id: Release id.
-        strategy: Its strategy.
-        outcome: promoted, rolled-back, aborted, superseded or inconclusive.
-        candidates: Its candidates.
-        run: Id of its MLflow run, or None.
-        previous: Who was stable before a promotion; None once rolled back, or where nothing was promoted.
-        sequence: Number of the routing change that ended it: whether anything happened since.
-    """
-
-    id: str
-    strategy: str
-    outcome: str
-    candidates: tuple[str, ...] = ()
-    run: str | None = None
-    previous: Destination | None = None
-    sequence: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,15 +193,13 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
         "sequence": endpoint.sequence,
         "change": endpoint.change,
         "settings": dict(endpoint.settings),
-        "last": _closed_as_json(endpoint.last) if endpoint.last else None,
+        "last": closed_as_json(endpoint.last) if endpoint.last else None,
         "deleting": endpoint.deleting,
         **({"adopted": endpoint.adopted.as_json()} if endpoint.adopted else {}),
     }
     return {
         annotation(endpoint.name, "state"): _dumps(state),
-        annotation(endpoint.name, "release"): (
-            _dumps(_release_as_json(endpoint.release)) if endpoint.release else None
-        ),
+        annotation(endpoint.name, "release"): (_dumps(release_as_json(endpoint.release)) if endpoint.release else None),
         annotation(endpoint.name, "unrecorded"): (
             _dumps([change.as_json() for change in endpoint.unrecorded]) if endpoint.unrecorded else None
         ),
@@ -302,8 +245,8 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             route=state["route"],
             sequence=int(state["sequence"]),
             change=state["change"],
-            release=_release_from_json(release) if release else None,
-            last=_closed_from_json(state["last"], name) if state.get("last") else None,
+            release=release_from_json(release) if release else None,
+            last=closed_from_json(state["last"], name) if state.get("last") else None,
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             progress=annotations.get(annotation(name, "progress")),
@@ -333,65 +276,6 @@ def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset
     if len(left) == len(entries):
         return virtual_service
     return with_annotations(virtual_service, {key: _dumps(left) if left else None})
-
-
-def _release_as_json(release: Release) -> Object:
-    obj: Object = {
-        "id": release.id,
-        "strategy": release.strategy,
-        "candidates": list(release.candidates),
-        "state": release.state,
-        "opened": release.opened.isoformat(),
-        "who": release.who,
-        "run": release.run,
-    }
-    if release.assignment:
-        obj["assignment"] = {
-            "kind": release.assignment.kind,
-            "name": release.assignment.name,
-            "values": dict(release.assignment.values),
-        }
-    return obj
-
-
-def _release_from_json(obj: Mapping[str, Any]) -> Release:
-    assignment = obj.get("assignment")
-    return Release(
-        id=obj["id"],
-        strategy=obj["strategy"],
-        candidates=tuple(obj["candidates"]),
-        state=obj["state"],
-        opened=datetime.fromisoformat(obj["opened"]),
-        who=obj.get("who", ""),
-        run=obj.get("run"),
-        assignment=Assignment(kind=assignment["kind"], name=assignment["name"], values=assignment["values"])
-        if assignment
-        else None,
-    )
-
-
-def _closed_as_json(closed: ClosedRelease) -> Object:
-    return {
-        "id": closed.id,
-        "strategy": closed.strategy,
-        "outcome": closed.outcome,
-        "candidates": list(closed.candidates),
-        "run": closed.run,
-        "previous": closed.previous.as_json() if closed.previous else None,
-        "sequence": closed.sequence,
-    }
-
-
-def _closed_from_json(obj: Mapping[str, Any], endpoint: str) -> ClosedRelease:
-    return ClosedRelease(
-        id=obj["id"],
-        strategy=obj["strategy"],
-        outcome=obj["outcome"],
-        candidates=tuple(obj.get("candidates", ())),
-        run=obj.get("run"),
-        previous=destination_from_json(obj["previous"], endpoint) if obj.get("previous") else None,
-        sequence=obj.get("sequence", 0),
-    )
 
 
 def _dumps(obj: object) -> str:

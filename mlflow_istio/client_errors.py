@@ -1,0 +1,73 @@
+"""Our errors as MLflow and its command line know errors: mapped here and only here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+import click
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+
+from mlflow_istio import errors
+
+_CODES: Mapping[type[errors.MlflowIstioError], int] = {
+    errors.InvalidInput: codes.INVALID_PARAMETER_VALUE,
+    errors.NotFound: codes.RESOURCE_DOES_NOT_EXIST,
+    errors.StateConflict: codes.RESOURCE_CONFLICT,
+    errors.Unsupported: codes.NOT_IMPLEMENTED,
+    errors.EditConflict: codes.RESOURCE_CONFLICT,
+    errors.Forbidden: codes.PERMISSION_DENIED,
+    errors.NotReady: codes.TEMPORARILY_UNAVAILABLE,
+    errors.NotRouted: codes.TEMPORARILY_UNAVAILABLE,
+    errors.ClusterError: codes.INTERNAL_ERROR,
+    errors.RegistryError: codes.TEMPORARILY_UNAVAILABLE,
+    errors.MlflowIstioError: codes.INTERNAL_ERROR,
+}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class IstioDeploymentError(MlflowException, click.ClickException):  # type: ignore[misc]  # MLflow has no types
+    """An error of this package as MLflow and its command line know errors.
+
+    Args:
+        error: The error it stands for.
+    """
+
+    exit_code = 1
+
+    def __init__(self, error: errors.MlflowIstioError) -> None:
+        click.ClickException.__init__(self, str(error))
+        MlflowException.__init__(self, str(error), error_code=error_code_of(error))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: the message, which names the thing and what to do."""
+        return [f"{type(self).__name__}: {self.message}"]
+
+
+def error_code_of(error: errors.MlflowIstioError) -> int:
+    """MLflow's error code for an error of ours: that of the nearest class in the tree."""
+    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+
+
+@contextlib.contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """Let our errors out of the block as ``IstioDeploymentError``."""
+    try:
+        yield
+    except errors.MlflowIstioError as exc:
+        raise IstioDeploymentError(exc) from exc
+
+
+def mapped(function: Function) -> Function:
+    """The function, whose errors of ours come out as ``IstioDeploymentError``."""
+
+    @functools.wraps(function)
+    def with_mlflow_errors(*args: Any, **kwargs: Any) -> Any:
+        with mlflow_errors():
+            return function(*args, **kwargs)
+
+    return cast(Function, with_mlflow_errors)
