@@ -6,24 +6,57 @@ decided here.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 try:
     import kfp  # noqa: F401
 except ImportError as exc:
     raise ImportError("kfp_components needs Kubeflow Pipelines: pip install 'mlflow-istio[kfp]'") from exc
 
-from kfp_components.approval import wait_for_approval
-from kfp_components.deploy import deploy_version
-from kfp_components.ledger import read_ledger
-from kfp_components.promote import promote_candidate
-from kfp_components.rollback import roll_back_release, roll_back_unless_succeeded
-from kfp_components.traffic import set_traffic
+if TYPE_CHECKING:
+    from kfp_components.approval import wait_for_approval
+    from kfp_components.deploy import deploy_version
+    from kfp_components.ledger import read_ledger
+    from kfp_components.promote import promote_candidate
+    from kfp_components.release import release_version
+    from kfp_components.rollback import roll_back_release, roll_back_unless_succeeded
+    from kfp_components.traffic import set_traffic
 
 __all__ = [
     "deploy_version",
     "promote_candidate",
     "read_ledger",
+    "release_version",
     "roll_back_release",
     "roll_back_unless_succeeded",
     "set_traffic",
     "wait_for_approval",
 ]
+
+_MODULES = {
+    "deploy_version": "deploy",
+    "promote_candidate": "promote",
+    "read_ledger": "ledger",
+    "release_version": "release",
+    "roll_back_release": "rollback",
+    "roll_back_unless_succeeded": "rollback",
+    "set_traffic": "traffic",
+    "wait_for_approval": "approval",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A component, imported when it is first asked for.
+
+    A step that runs imports ``kfp_components.steps`` while KFP itself is only half there (its executor leaves out all that declares
+    components), so nothing may be declared by this module.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kfp_components' has no component '{name}'")
+    return getattr(importlib.import_module(f"kfp_components.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The components."""
+    return sorted(__all__)

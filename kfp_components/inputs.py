@@ -65,6 +65,18 @@ def traffic_config(**parameters: Any) -> dict[str, Any]:
     return options
 
 
+def release_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``release``."""
+    named = given(**{key: parameters.get(key, "") for key in ("name", "strategy", "steps", "release_id", "reason")})
+    options = merged(parameters.get("options"), named)
+    for useless in ("detach", "dry_run"):
+        if options.get(useless):
+            raise InvalidInput(
+                f"option '{useless}' has no effect in a pipeline, whose step ends with the release: leave it out"
+            )
+    return options
+
+
 def check_deploy(constants: Options) -> None:
     """Check what of ``deploy_version`` is known."""
     kind = _check_common(constants)
@@ -77,6 +89,16 @@ def check_traffic(constants: Options) -> None:
     """Check what of ``set_traffic`` is known."""
     kind = _check_common(constants)
     parse_options(UpdateEndpointOptions, traffic_config(**constants), cluster=kind)
+
+
+def check_release(constants: Options) -> None:
+    """Check what of ``release_version`` is known; the plan itself is made when it is known who is stable."""
+    from mlflow_istio.release_options import ReleaseOptions, check_release_options
+
+    kind = _check_common(constants)
+    if "model_uri" in constants:
+        parse_model_uri(constants["model_uri"])
+    check_release_options(parse_options(ReleaseOptions, release_config(**constants), cluster=kind))
 
 
 def check_approval(constants: Options) -> None:

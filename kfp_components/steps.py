@@ -5,17 +5,23 @@ Each may be given again after it died (KFP retries a step): the verbs finish wha
 
 from __future__ import annotations
 
+import html
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from kfp_components.inputs import check_approval, create_config, given, traffic_config
+from kfp_components.inputs import check_approval, create_config, given, release_config, traffic_config
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError
+from mlflow_istio.release_options import ResumeOptions
 from mlflow_istio.verbs import Verbs
+
+if TYPE_CHECKING:
+    from mlflow_istio.releases.driving import Seen
 
 View = dict[str, Any]
 Said = TypeVar("Said")
@@ -85,6 +91,60 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
     verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
     _say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
     return "rolled-back"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Released:
+    """How a release ended.
+
+    Attributes:
+        outcome: promoted, rolled-back, inconclusive, held, aborted or superseded.
+        verdict: advance, hold, rollback or inconclusive.
+        reason: The verdict in a sentence.
+        release_id: The release.
+        figures: The last look's figures by name.
+        report: The release as a page of HTML.
+        summary: Outcome, reason and routing changes, as Markdown.
+    """
+
+    outcome: str
+    verdict: str
+    reason: str
+    release_id: str
+    figures: Mapping[str, float]
+    report: str
+    summary: str
+
+
+def release(target: str, endpoint: str, model_uri: str, **parameters: Any) -> Released:
+    """Release a version to its verdict; tried again, go on with the same release or say how it ended.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        model_uri: ``models:/NAME/VERSION``.
+        parameters: name, strategy, steps, release_id, options and reason of ``release_version``.
+    """
+    verbs = verbs_of(target)
+    config = release_config(**parameters)
+    view = verbs.endpoint(endpoint)
+    known, ended = view["release"] or {}, view["last_release"] or {}
+    wanted = config.get("release_id")
+    if wanted and known.get("id") == wanted and "progress" in known:
+        # Only an earlier try of this very step can have been its driver, and that one is dead.
+        _say(f"release '{wanted}' is open already: going on with it")
+        sources = {key: value for key, value in config.items() if key in ResumeOptions.model_fields}
+        result = verbs.resume_release(endpoint, {**sources, "force": True}, watch=_Watch()).view
+    elif wanted and not known and ended.get("id") == wanted:
+        _say(f"release '{wanted}' has ended already: {ended['outcome']}")
+        result = {
+            "outcome": ended["outcome"],
+            "release_id": wanted,
+            "verdict": {"word": _WORDS[ended["outcome"]], "reason": ""},
+        }
+    else:
+        result = verbs.release(endpoint, model_uri, config, watch=_Watch()).view
+    return _told(verbs, endpoint, result)
 
 
 def read_ledger(target: str, endpoint: str, release_id: str) -> list[View]:
@@ -175,6 +235,54 @@ def write_text(artifact: Any, text: str) -> None:
     """Write the content of an HTML or Markdown artifact."""
     Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
     Path(artifact.path).write_text(text, encoding="utf-8")
+
+
+_WORDS = {
+    "promoted": "advance",
+    "rolled-back": "rollback",
+    "inconclusive": "inconclusive",
+    "aborted": "hold",
+    "superseded": "hold",
+}
+"""How a release ended to the verdict it must have had, for a step that comes after the end."""
+
+
+class _Watch:
+    """A line for the step's log whenever something else than the figures changed."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __call__(self, seen: Seen) -> None:
+        line = f"{_traffic({'traffic': seen.endpoint.traffic.weights})}: {seen.verdict.word}: {seen.verdict.reason}"
+        if line != self._said:
+            self._said = line
+            _say(line)
+
+
+def _told(verbs: Verbs, endpoint: str, result: View) -> Released:
+    """The end of a release with what the registry has of it; a registry that is down costs the pictures, not the outcome."""
+    release_id, outcome = str(result["release_id"]), str(result["outcome"])
+    word, reason = result["verdict"]["word"], result["verdict"]["reason"]
+    figures: Mapping[str, float] = {}
+    page, changes = "", []
+    try:
+        changes = [change for change in verbs.history(endpoint) if change["release"] == release_id]
+        figures = verbs.last_figures(endpoint, release_id)
+        page = verbs.report(endpoint, release_id).page
+    except MlflowIstioError as exc:
+        _say(f"warning: {exc.message}")
+    reason = reason or next((change["reason"] for change in reversed(changes) if change["reason"]), outcome)
+    head = f"**{outcome}** ({word}): {_cell(reason)}\n\n"
+    return Released(
+        outcome=outcome,
+        verdict=word,
+        reason=reason,
+        release_id=release_id,
+        figures=figures,
+        report=page or f"<p>{html.escape(outcome)}: {html.escape(reason)}</p>",
+        summary=head + as_markdown(endpoint, changes),
+    )
 
 
 def _traffic(view: View) -> str:

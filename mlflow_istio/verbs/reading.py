@@ -79,6 +79,17 @@ class ReadingVerbs(Base):
         """
         return self._read().runs.tag(label, key)
 
+    def last_figures(self, name: str, release_id: str) -> dict[str, float]:
+        """The newest point of every metric of a release's run; empty while it has no change recorded in one.
+
+        Raises:
+            RegistryError: The tracking server can't be reached.
+        """
+        place = self._read()
+        changes = place.registry.history(place.scope or place.cluster.scope, name)
+        run = next((change.run for change in changes if change.release == release_id and change.run), None)
+        return {key: points[-1].value for key, points in place.runs.figures(run).items()} if run else {}
+
     def assign(self, name: str, user_id: str) -> dict[str, str]:
         """The headers that send a user to the arm of the open A/B release.
 
