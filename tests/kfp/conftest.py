@@ -1,0 +1,139 @@
+"""A mesh with a model in use and people who call it, for pipelines that run for real."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[2]
+VERSION = "x-mlflow-model-version"
+
+
+@dataclass
+class Workshop:
+    """A user's folder, registry and mesh of their own.
+
+    Attributes:
+        folder: Where commands run.
+        environment: What they run in.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str, expect: int = 0, timeout: float = 280) -> str:
+        """Run a command of the environment; what it said."""
+        program = str(Path(sys.executable).parent / command[0])
+        done = subprocess.run(
+            [program, *command[1:]],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout[-6000:]
+        return done.stdout
+
+    def python(self, example: str, *arguments: str, expect: int = 0) -> str:
+        """Run an example."""
+        return self.run("python", str(ROOT / "examples" / example), *arguments, expect=expect)
+
+    def client(self) -> Any:
+        """A client of the mesh, in this process."""
+        from mlflow.deployments import get_deploy_client
+
+        return get_deploy_client("istio-local")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> Iterator[Workshop]:
+    """Version 1 of model ``churn`` serves endpoint ``churn``."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("workshop")
+    shutil.copy(_fresh_database, folder / "mlflow.db")
+    own = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_REGISTRY_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_ISTIO_HOME": str(folder / "home"),
+        "MLFLOW_ISTIO_WHO": "the pipeline",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        mlflow.set_tracking_uri(own["MLFLOW_TRACKING_URI"])
+        mlflow.set_registry_uri(own["MLFLOW_REGISTRY_URI"])
+        shop = Workshop(folder=folder, environment={**os.environ, "PYTHONWARNINGS": "ignore"})
+        shop.python("01_register.py")
+        shop.client().create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
+        try:
+            yield shop
+        finally:
+            shop.run("mlflow-istio", "local", "down", "--purge")
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(before[1])
+
+
+@dataclass
+class Callers:
+    """What people got: (version, status) to how often, and requests that nobody answered."""
+
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def people(
+    endpoint: dict[str, Any], *, workers: int = 2, missing: float = 0.1, seconds: float = 270
+) -> Iterator[Callers]:
+    """Callers who ask one after the other until the block ends; one customer in ten has no ``spend``."""
+    got, lock, stop = Callers(), threading.Lock(), threading.Event()
+    ending = threading.Timer(seconds, stop.set)
+    ending.start()
+
+    def caller(number: int) -> None:
+        dice = random.Random(number)
+        with requests.Session() as session:
+            session.headers.update(endpoint["headers"])
+            for count in itertools.count():
+                if stop.is_set():
+                    return
+                spend = None if dice.random() < missing else 30.5
+                body = {"dataframe_records": [{"tenure": 3.0, "calls": float(count % 20), "spend": spend}]}
+                try:
+                    answer = session.post(f"{endpoint['url']}/invocations", json=body, timeout=20)
+                except requests.RequestException as exc:
+                    with lock:
+                        got.broken.append(type(exc).__name__)
+                    continue
+                with lock:
+                    got.answers[(answer.headers.get(VERSION, "(nobody)"), answer.status_code)] += 1
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield got
+    finally:
+        stop.set()
+        ending.cancel()
+        for thread in threads:
+            thread.join()
