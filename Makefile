@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update corpus-update lock clean
+# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update corpus-update components lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update corpus-update lock clean
+.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update corpus-update components lock clean
 
 setup: $(READY)
 
@@ -69,6 +69,9 @@ corpus-update: setup
 
 golden-update: setup
 	$(PYTEST) -m "not e2e and not control_plane" --golden-update
+
+components: setup
+	$(BIN)/python -m tests.compiled_components
 
 lock: setup
 	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --generate-hashes \

@@ -68,6 +68,7 @@ setup(
         "mlflow_istio": ["py.typed"],
         "mlflow_istio.report": ["*.j2", "*.css"],
         "mlflow_istio.templates": ["*.j2"],
+        "kfp_components": ["compiled/*.yaml"],
     },
     install_requires=CORE,
     extras_require={"local": LOCAL, "plot": PLOT, "kfp": KFP, "dev": DEV},

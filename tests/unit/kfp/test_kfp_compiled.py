@@ -1,0 +1,20 @@
+"""The compiled components in the package are those of the code, and load."""
+
+import pytest
+from kfp import components
+
+import kfp_components
+from tests.compiled_components import FOLDER, compiled
+
+
+def test_the_compiled_components_are_current() -> None:
+    committed = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.yaml")}
+    assert committed == compiled(), "run 'make components'"
+
+
+@pytest.mark.parametrize("name", kfp_components.__all__)
+def test_a_component_loads_from_its_file(name: str) -> None:
+    loaded = components.load_component_from_file(str(FOLDER / f"{name}.yaml"))
+    declared = getattr(kfp_components, name)
+    assert loaded.component_spec.inputs.keys() == declared.component_spec.inputs.keys()
+    assert "kfp_components import steps" in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
