@@ -94,7 +94,7 @@ class PlanVerbs(Base):
         planner.endpoint = endpoint
         kind = CreateOptions if name is not None else UpdateEndpointOptions
         options = parse_options(cast("type[Any]", kind), config, cluster=self.target.kind)
-        said = _all_options(options, self.target.kind)
+        said = _all_options(options, self.target.kind, config)
         deployment: dict[str, str | None] | None = None
         if name is not None and model_uri is not None:
             desk = self._place(options).desk(self._tell, self._warn)
@@ -175,8 +175,17 @@ def _carry_out(
     return worker.create(name, model_uri, deployment.get("flavor"), endpoint, options)
 
 
-def _all_options(options: CreateOptions | UpdateEndpointOptions, target: str) -> dict[str, Any]:
-    """Every option with its value, so that another environment can't change what the plan does."""
+def _all_options(options: CreateOptions | UpdateEndpointOptions, target: str, config: Config | None) -> dict[str, Any]:
+    """Every option that is said, in the call or in the environment, so that another environment can't change what the plan does.
+
+    Only what nobody said is left out: an option that is there with its default would count as said when the plan is applied.
+    """
     useless = cluster_only(type(options)) if target == "istio-local" else ()
+    fields = type(options).model_fields
+    unsaid = {
+        key
+        for key, field in fields.items()
+        if key not in (config or {}) and getattr(options, key) == field.get_default(call_default_factory=True)
+    }
     values = options.model_dump(mode="json")
-    return {key: value for key, value in values.items() if key not in (*useless, "dry_run")}
+    return {key: value for key, value in values.items() if key not in (*useless, *unsaid, "dry_run")}

@@ -202,7 +202,15 @@ def test_an_interrupted_chaos_command_takes_its_fault_away(shared: LocalMesh, en
         "--json",
     ]
     command = [sys.executable, "-m", "mlflow_istio.cli", *words]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # where these tests run as a background job it is ignored
+    ) as process:
         until(lambda: ask(shared, endpoint).status_code == 503, 120)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=120)

@@ -101,7 +101,11 @@ def test_a_signal_ends_the_driving_and_names_the_command_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, what: int
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    done = run(monkeypatch, Verbs(outcome="held", signal=what), "release", "churn", "-t", "istio-local:/x")
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        done = run(monkeypatch, Verbs(outcome="held", signal=what), "release", "churn", "-t", "istio-local:/x")
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     assert done.exit_code == 130
     assert "Go on with: mlflow-istio resume churn -t istio-local:/x" in done.output
     assert signal.getsignal(signal.SIGTERM) is before
