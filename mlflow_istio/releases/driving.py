@@ -205,5 +205,5 @@ def answer(desk: Desk, name: str, word: str) -> str:
             return virtual_service or {}
         return write_endpoint(virtual_service or {}, replace(endpoint, progress=progress_to_text(after)))
 
-    desk.cluster.edit("VirtualService", name, edit)
+    desk.cluster.edit("VirtualService", endpoint_of(desk.cluster, name).home, edit)
     return gate

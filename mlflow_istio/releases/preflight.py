@@ -8,7 +8,7 @@ from mlflow_istio.core.model_card import ModelCard, answer_problem, differences
 from mlflow_istio.core.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, StateConflict
 from mlflow_istio.ports import Models
-from mlflow_istio.releases.desk import Desk, deployments_of, versions_of
+from mlflow_istio.releases.desk import Desk, address_of, deployments_of, versions_of
 from mlflow_istio.releases.driving import Score
 
 
@@ -63,7 +63,7 @@ def _replay(desk: Desk, score: Score, name: str, candidate: str, card: ModelCard
     desk.tell(f"sending the input example to '{candidate}'")
     example = json.loads(card.example or "{}")
     try:
-        answer = score(desk.cluster.address(name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
+        answer = score(address_of(desk.cluster, name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
     except (ClusterError, InvalidInput) as exc:
         raise StateConflict(
             f"'{candidate}' fails on its own input example, so it gets no traffic: {exc.message}"
