@@ -48,8 +48,10 @@ def own_mesh(tmp_path: Path, _fresh_database: Path, monkeypatch: pytest.MonkeyPa
     uri = f"sqlite:///{shutil.copy(_fresh_database, tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_ISTIO_HOME", str(tmp_path / "meshes"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     try:
         for version in (1, 2):
             register(uri, "churn", float(version), tmp_path / "artifacts")
@@ -57,3 +59,4 @@ def own_mesh(tmp_path: Path, _fresh_database: Path, monkeypatch: pytest.MonkeyPa
     finally:
         LocalMesh(tmp_path / "meshes").down(purge=True)
         mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri("")

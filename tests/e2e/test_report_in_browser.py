@@ -109,7 +109,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
     from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
     from mlflow_istio.adapters.mlflow_runs import MlflowRuns
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = mlflow.get_tracking_uri()
     with tracking_server(tmp_path_factory.mktemp("server")) as uri:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
@@ -123,8 +123,8 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
         assert not world.warnings
         run = str(desk.registry.history("prod", "churn")[-1].run)
         yield uri, mlflow.MlflowClient(uri, uri).get_run(run).info.experiment_id, run
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    mlflow.set_tracking_uri(before)
+    mlflow.set_registry_uri("")  # what it was would be pinned from now on
 
 
 def test_mlflows_own_ui_shows_the_report_of_the_release(browser: Browser, released: tuple[str, str, str]) -> None:

@@ -78,7 +78,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(own["MLFLOW_TRACKING_URI"])
         mlflow.set_registry_uri(own["MLFLOW_REGISTRY_URI"])
         shop = Workshop(folder=folder, environment={**os.environ, "PYTHONWARNINGS": "ignore"})
@@ -88,8 +88,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
             yield shop
         finally:
             shop.run("mlflow-istio", "local", "down", "--purge")
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            mlflow.set_tracking_uri(before)
+            mlflow.set_registry_uri("")  # what it was would be pinned from now on
 
 
 @dataclass

@@ -45,7 +45,7 @@ def place(
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.setenv("MLFLOW_REGISTRY_URI", uri)
         patch.chdir(folder)
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         for answer in (1.0, 2.0, 3.0):
@@ -55,8 +55,8 @@ def place(
             records = Path("/tmp/records") if on_cluster else folder / "records"
             patch.setenv("MLFLOW_ISTIO_ENVOY_URL", os.environ.get("GATEWAY_ADMIN_URL", ""))
             yield from _deployed(request.param, uri, records)
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri("")  # what it was would be pinned from now on
 
 
 @contextlib.contextmanager
@@ -94,10 +94,10 @@ def _deployed(target: str, uri: str, records: Path) -> Iterator[Place]:
     if target != "istio-local":
         _make_namespace("scenarios")
     client = IstioDeploymentClient(target)
-    place = Place(target=target, client=client, tracking_uri=uri)
+    recording = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(records)}
+    place = Place(target=target, client=client, tracking_uri=uri, recording=recording)
     try:
         for version in (1, 2, 3):
-            recording = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(records)}
             client.create_deployment(
                 f"m-v{version}", f"models:/m/{version}", endpoint="m", config={"ready_timeout": 120, "env": recording}
             )

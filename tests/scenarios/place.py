@@ -44,6 +44,7 @@ class Place:
     client: IstioDeploymentClient
     tracking_uri: str
     endpoint: str = "m"
+    recording: dict[str, str] = field(default_factory=dict)
 
     def url(self) -> tuple[str, dict[str, str]]:
         found = self.client.get_endpoint(self.endpoint)

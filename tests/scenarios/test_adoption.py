@@ -118,7 +118,9 @@ def test_a_route_is_adopted_released_rolled_back_and_given_back(place: Place, cl
     base = view["scoring_url"].removesuffix("/api/score")
     assert ask(view, 20) == {WEB: 20}
     assert requests.get(f"{base}/docs", headers=view["headers"], timeout=15).text == "docs"
-    actions = [change["action"] for change in place.client.history("chat")]
+    actions = [change["action"] for change in place.client.history("chat")][
+        -8:
+    ]  # a scenario before may have used the name
     assert actions == ["adopt", "deploy", "start", "promote", "rollback", "start", "promote", "delete"]
 
 

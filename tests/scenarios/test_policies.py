@@ -44,6 +44,11 @@ def _clear(place: Place) -> None:
         place.client.policy("m", subset=subset, **dict.fromkeys(settings, "none"))
 
 
+def faults_due(endpoint: dict[str, Any]) -> list[Any]:
+    """Deadlines of faults; an A/B release before may have left that of its cookie, which is days away."""
+    return [deadline for deadline in endpoint["deadlines"] if deadline["kind"] == "fault"]
+
+
 def _ok(result: Result) -> Result:
     assert result.exit_code == 0, result.output
     return result
@@ -190,7 +195,7 @@ def test_a_delay_holds_answers_back(plain: Place) -> None:
     # Envoy counts from when its loop last looked at the clock, on a busy machine some milliseconds before the request came.
     assert time.monotonic() - started >= 0.6
     plain.do(fault="none")
-    assert plain.client.get_endpoint("m")["deadlines"] == []
+    assert not faults_due(plain.client.get_endpoint("m"))
 
 
 def test_a_fault_ends_by_its_time_with_any_verb_and_the_ledger_says_so(plain: Place) -> None:
@@ -210,7 +215,7 @@ def test_a_release_takes_the_fault_with_it(plain: Place) -> None:
     plain.client.fault("m", abort=503, ttl="10m")
     assert len(plain.send(50).failures) == 50
     found = plain.do(action="abort")
-    assert (found["policy"], found["deadlines"]) == ({}, [])
+    assert (found["policy"], faults_due(found)) == ({}, [])
     assert not plain.send(50).failures
 
 
