@@ -203,7 +203,9 @@ def test_temporary_routes_do_as_the_split_does_and_are_gone_after_the_end(
     end(settled)
 
     after = route_named(settled.raw("virtualservices"), SPLIT)
-    assert route_names(settled) == before
+    # A route that expires the cookies of a release that is over stays until its own deadline.
+    left = [name for name in route_names(settled) if not name.startswith("mlflow-istio.m.expire.")]
+    assert left == [name for name in before if not name.startswith("mlflow-istio.m.expire.")]
     assert "mirrors" not in after
     assert "set-cookie" not in str(after)
     assert {entry["destination"].get("subset"): entry["weight"] for entry in after["route"]}[stable] == 100
