@@ -37,11 +37,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Unit tests run in a random order. Those on real parts share a mesh or a cluster and run in the order of their files;
+# make e2e ORDER= shuffles them, too.
+ORDER ?= --randomly-dont-reorganize
+
 unit: setup
 	$(PYTEST) -m "not e2e and not control_plane"
 
 e2e: setup
-	$(PYTEST) -m "e2e and not control_plane"
+	$(PYTEST) $(ORDER) -m "e2e and not control_plane"
 
 # kfp keeps the environment at the oldest Kubernetes client that is supported; what speaks to the API server runs with the
 # newest one, too, which lies beside it.
@@ -49,7 +53,7 @@ NEWEST := $(VENV)/kubernetes-newest
 NEWEST_TESTS := tests/unit/kubernetes tests/contract/test_kubernetes_contract.py tests/control_plane/test_retries.py
 
 control-plane: setup $(NEWEST)/.ready
-	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) -m control_plane
+	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(ORDER) -m control_plane
 	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -c 'import kubernetes; print("the same with Kubernetes client", kubernetes.__version__)'
 	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(NEWEST_TESTS)
 

@@ -38,11 +38,14 @@ def run(*, keep: bool, count: int, console: Console | None = None) -> None:
     """
     out = console or a_console()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or _own_registry()
-    config = {"tracking_uri": tracking_uri}
+    # Without a tracking server of the user's, a registry of the user's isn't touched either.
+    registry_uri = os.environ.get("MLFLOW_REGISTRY_URI") if os.environ.get("MLFLOW_TRACKING_URI") else None
+    registry_uri = registry_uri or tracking_uri
+    config = {"tracking_uri": tracking_uri, "registry_uri": registry_uri}
     verbs = Verbs(TARGET, warn=lambda line: out.print(f"[yellow]warning: {line}"))
 
     with _step(out, "training two classifiers on scikit-learn's wine data and registering them"):
-        first, second = _train(tracking_uri)
+        first, second = _train(tracking_uri, registry_uri)
     out.print(
         f"  models:/{MODEL}/{first} (logistic regression), models:/{MODEL}/{second} (support vectors)", highlight=False
     )
@@ -91,7 +94,7 @@ def _own_registry() -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def _train(tracking_uri: str) -> tuple[int, int]:
+def _train(tracking_uri: str, registry_uri: str) -> tuple[int, int]:
     """Train and register both models; their version numbers."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # advice on logging models, which a demo need not repeat
@@ -104,6 +107,7 @@ def _train(tracking_uri: str) -> tuple[int, int]:
         from sklearn.svm import SVC
 
         mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(registry_uri)
         mlflow.set_experiment("mlflow-istio-demo")
         features, target = load_wine(return_X_y=True, as_frame=True)
         versions = []

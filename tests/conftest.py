@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.golden import pytest_addoption
+from tests.mlflow_addresses import mlflow_at
 from tests.testbed.guard import pytest_runtest_setup
 
 __all__ = ["pytest_addoption", "pytest_runtest_setup"]
@@ -33,18 +34,10 @@ def _fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracking_uri(_fresh_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def tracking_uri(_fresh_database: Path, tmp_path: Path) -> Iterator[str]:
     """A fresh MLflow registry of this test's own, set as MLflow's own for the test."""
-    import mlflow
-
     database = tmp_path / "mlflow.db"
     shutil.copy(_fresh_database, database)
     uri = f"sqlite:///{database}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    yield uri
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri("")  # what it was would be pinned from now on
+    with mlflow_at(uri):
+        yield uri

@@ -1,4 +1,4 @@
-"""MLflow's own tracking server and UI as a process, on this machine's loopback."""
+"""MLflow's own tracking server and UI as a process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SECONDS = 120.0
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path) -> Iterator[str]:
-    """A server with a database and files of its own in the folder; its address."""
+def tracking_server(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """A server with files of its own in the folder, and its database (made where there is none); its address."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    address = f"http://{host}:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "served")]
     log = folder / "server.log"
     with log.open("wb") as output:
@@ -41,7 +41,7 @@ def tracking_server(folder: Path) -> Iterator[str]:
         os.killpg(server.pid, signal.SIGTERM)
         try:
             server.wait(5)
-        except subprocess.TimeoutExpired:  # it waits for connections that a browser keeps open
+        except subprocess.TimeoutExpired:  # it waits for connections that a caller keeps open
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(30)
 

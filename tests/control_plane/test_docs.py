@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.control_plane.namespaces import LEAST, kubeconfig
-from tests.scenarios.conftest import tracking_server
+from tests.tracking_server import tracking_server
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
@@ -33,7 +33,7 @@ def test_the_readmes_quick_start_on_a_cluster_runs(tmp_path: Path, tracking_uri:
     kubectl.chmod(0o755)
     blocks = re.findall(r"^```shell\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
     script = "".join(blocks)
-    with tracking_server(tracking_uri, tmp_path) as server:
+    with tracking_server(tmp_path, "10.244.0.1") as server:
         for theirs, ours in {
             "ada@example.com": LEAST,
             "https://mlflow.example.com": server,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
+from tests.mlflow_addresses import mlflow_at
 from tests.models import register
 
 _numbers = itertools.count()
@@ -43,20 +44,12 @@ def endpoint() -> str:
 @pytest.fixture
 def own_mesh(tmp_path: Path, _fresh_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The target of a mesh of the test's own, with the versions 1 and 2 of model churn in a registry of its own."""
-    import mlflow
-
     uri = f"sqlite:///{shutil.copy(_fresh_database, tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_ISTIO_HOME", str(tmp_path / "meshes"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
-        for version in (1, 2):
-            register(uri, "churn", float(version), tmp_path / "artifacts")
-        yield "istio-local"
-    finally:
-        LocalMesh(tmp_path / "meshes").down(purge=True)
-        mlflow.set_tracking_uri(before)
-        mlflow.set_registry_uri("")
+    with mlflow_at(uri):
+        try:
+            for version in (1, 2):
+                register(uri, "churn", float(version), tmp_path / "artifacts")
+            yield "istio-local"
+        finally:
+            LocalMesh(tmp_path / "meshes").down(purge=True)

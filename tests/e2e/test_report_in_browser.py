@@ -16,6 +16,7 @@ from mlflow_istio.report import ReportData, render
 from tests import reports
 from tests.browser import Browser, chromium
 from tests.desks import World, a_request
+from tests.mlflow_addresses import mlflow_at
 from tests.models import register
 from tests.tracking_server import tracking_server
 
@@ -109,10 +110,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
     from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
     from mlflow_istio.adapters.mlflow_runs import MlflowRuns
 
-    before = mlflow.get_tracking_uri()
-    with tracking_server(tmp_path_factory.mktemp("server")) as uri:
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
+    with tracking_server(tmp_path_factory.mktemp("server")) as uri, mlflow_at(uri):
         for answer in (1.0, 2.0):
             register(uri, "churn", answer, None)
         world = World()
@@ -123,8 +121,6 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
         assert not world.warnings
         run = str(desk.registry.history("prod", "churn")[-1].run)
         yield uri, mlflow.MlflowClient(uri, uri).get_run(run).info.experiment_id, run
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri("")  # what it was would be pinned from now on
 
 
 def test_mlflows_own_ui_shows_the_report_of_the_release(browser: Browser, released: tuple[str, str, str]) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.mlflow_addresses import mlflow_at
+
 ROOT = Path(__file__).parents[2]
 VERSION = "x-mlflow-model-version"
 
@@ -65,8 +67,6 @@ class Workshop:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> Iterator[Workshop]:
     """Version 1 of model ``churn`` serves endpoint ``churn``."""
-    import mlflow
-
     folder = tmp_path_factory.mktemp("workshop")
     shutil.copy(_fresh_database, folder / "mlflow.db")
     own = {
@@ -75,12 +75,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
         "MLFLOW_ISTIO_HOME": str(folder / "home"),
         "MLFLOW_ISTIO_WHO": "the pipeline",
     }
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mlflow_at(own["MLFLOW_TRACKING_URI"]):
         for name, value in own.items():
             patch.setenv(name, value)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(own["MLFLOW_TRACKING_URI"])
-        mlflow.set_registry_uri(own["MLFLOW_REGISTRY_URI"])
         shop = Workshop(folder=folder, environment={**os.environ, "PYTHONWARNINGS": "ignore"})
         shop.python("01_register.py")
         shop.client().create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
@@ -88,8 +85,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
             yield shop
         finally:
             shop.run("mlflow-istio", "local", "down", "--purge")
-            mlflow.set_tracking_uri(before)
-            mlflow.set_registry_uri("")  # what it was would be pinned from now on
 
 
 @dataclass
