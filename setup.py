@@ -17,6 +17,7 @@ CORE = [
     "pandas>=2",
     "filelock>=3.13",
     "tenacity>=8.2",
+    "cachetools>=5",
 ]
 LOCAL = [
     "mlflow>=3.1,<4",

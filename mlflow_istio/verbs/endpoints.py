@@ -113,7 +113,9 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
         if same and options.release_id in (None, release.id):
             if said or options.strategy is None:
-                return traffic.shift(desk, name, wish, reason=options.reason, timeout=options.confirm_timeout)
+                return traffic.shift(
+                    desk, name, wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
+                )
             candidates = release.candidates
         elif options.supersede:
             endpoint = transitions.abort(endpoint, "superseded")

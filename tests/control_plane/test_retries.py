@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_istio import IstioDeploymentClient
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.connection import open_connection
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.target import Target
@@ -18,6 +20,7 @@ from tests.contract.model_server import service
 from tests.control_plane.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.control_plane.namespaces import kubeconfig
 from tests.control_plane.office import ENDPOINT, Office
+from tests.models import register
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 
@@ -115,6 +118,32 @@ def test_a_change_of_weight_makes_a_fixed_number_of_calls(
     proxy.asked.clear()
     shaky.cluster.edit("VirtualService", ENDPOINT, lambda obj: obj or {})
     assert proxy.asked == [("GET", routes)], "nothing to write: found on the object as it is, not on a remembered one"
+
+
+def test_the_clients_verb_adds_nothing_to_that_but_the_view_it_answers_with(
+    office: Office, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_istio.releases.proof._FIRST_WAIT", 15.0)
+    for version in (1, 2):
+        register(tracking_uri, ENDPOINT, float(version), tmp_path / "artifacts")
+        office.deploy(version)
+    client = IstioDeploymentClient(f"istio:/{office.namespace}")
+    client.update_endpoint(ENDPOINT, {"strategy": "canary", "candidate": "m-v2", "weight": 10})
+    made: list[tuple[str, str]] = []
+    send = Caller.send
+
+    def noted(caller: Caller, call: Call) -> object:
+        made.append((call.verb, call.resource.plural))
+        return send(caller, call)
+
+    monkeypatch.setattr(Caller, "send", noted)
+    client.update_endpoint(ENDPOINT, {"weight": 20})
+
+    routes = "virtualservices"
+    stored = [("get", routes), ("list", "deployments"), ("update", routes)]
+    recorded = [("get", routes), ("list", "deployments"), ("get", routes), ("update", routes)]
+    view = [("get", routes), ("list", "deployments")]
+    assert made == stored + recorded + view
 
 
 def test_a_remembered_object_that_somebody_changed_is_read_again_and_their_change_stays(

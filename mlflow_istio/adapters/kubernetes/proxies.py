@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from cachetools import TTLCache
+
 from mlflow_istio.adapters.kubernetes import calls
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, qualified, served_host
@@ -22,6 +24,9 @@ _USUAL = ("istio-system", "istio-ingress")
 
 _SIDECAR = "http://127.0.0.1:15021/healthz/ready"
 _TRY_SECONDS = 1.0
+_REMEMBERED_SECONDS = 5.0
+"""For so long holds what may change at any time, whether an address takes connections and that a gateway is absent: a list of a
+thousand endpoints asks it once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +58,10 @@ class Proxies:
         self._namespace = caller.connection.namespace
         self._preferred = qualified(gateway, self._namespace) if gateway else None
         self._sidecar = sidecar
-        self._gateways: dict[str, Object | None] = {}
+        self._gateways: dict[str, Object] = {}
+        self._absent: TTLCache[str, None] = TTLCache(maxsize=1024, ttl=_REMEMBERED_SECONDS)
         self._known: dict[str, tuple[str, ...]] = {}
-        self._opened: dict[str, bool] = {}
+        self._opened: TTLCache[str, bool] = TTLCache(maxsize=1024, ttl=_REMEMBERED_SECONDS)
 
     def check(self, gateway: str) -> None:
         """Refuse a gateway that does not exist.
@@ -93,7 +99,10 @@ class Proxies:
         """How to reach an endpoint: through a gateway, best one that takes connections from here; else inside the mesh."""
         known = [proxy.address for gateway in self._in_order(exposure) for proxy in self._at_gateway(exposure, gateway)]
         for address in known:
-            if self._opened.setdefault(address.url, _takes_connections(address.url)):
+            opened = self._opened.get(address.url)
+            if opened is None:
+                opened = self._opened[address.url] = _takes_connections(address.url)
+            if opened:
                 return address
         return known[0] if known else Address(url=f"http://{exposure.inside}")
 
@@ -115,26 +124,35 @@ class Proxies:
     def _addresses(self, gateway: str, found: Object | None) -> tuple[str, ...]:
         if self._url is not None and self._preferred in (None, gateway):
             return (self._url.rstrip("/"),)
-        if not self._known.get(gateway):
+        services = f"services of {gateway}"
+        if gateway not in self._known and services not in self._absent:
             namespace = gateway.partition("/")[0]
-            self._known[gateway] = tuple(
+            listed = tuple(
                 _url(address, front.port)
                 for place in dict.fromkeys((namespace, *_USUAL))
                 for front in (fronts(found, self._listed(calls.SERVICE, place)) if found else ())
                 for address in front.addresses
             )
-        return self._known[gateway]
+            if listed:
+                self._known[gateway] = listed
+            else:
+                self._absent[services] = None
+        return self._known.get(gateway, ())
 
     def _gateway(self, gateway: str) -> Object | None:
         """The Gateway object, None where there is none or we may not look; read once."""
-        if self._gateways.get(gateway) is None:
+        if gateway not in self._gateways and gateway not in self._absent:
             namespace, _, name = gateway.partition("/")
             call = Call(verb="get", resource=calls.GATEWAY, namespace=namespace, name=name)
             try:
-                self._gateways[gateway] = self._caller.ask(call)
+                found = self._caller.ask(call)
             except ClusterError:
-                self._gateways[gateway] = None
-        return self._gateways[gateway]
+                found = None
+            if found is None:
+                self._absent[gateway] = None
+            else:
+                self._gateways[gateway] = found
+        return self._gateways.get(gateway)
 
     def _listed(self, resource: calls.Resource, namespace: str, query: Mapping[str, Any] | None = None) -> list[Object]:
         """A list in another namespace; empty where we may not look."""
