@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update corpus-update components lock clean
+# The rest:   setup check unit e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update corpus-update components lock clean
+.PHONY: setup demo test check unit e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -76,6 +76,9 @@ golden-update: setup
 
 components: setup
 	$(BIN)/python -m tests.compiled_components
+
+options: setup
+	$(BIN)/python -m tests.option_tables
 
 lock: setup
 	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --generate-hashes \
