@@ -15,7 +15,10 @@ except ImportError as exc:
     raise ImportError("kfp_components needs Kubeflow Pipelines: pip install 'mlflow-istio[kfp]'") from exc
 
 if TYPE_CHECKING:
+    from kfp_components.analyse import analyse_release
     from kfp_components.approval import wait_for_approval
+    from kfp_components.compare import compare_shadow
+    from kfp_components.declare import declare_winner
     from kfp_components.deploy import deploy_version
     from kfp_components.ledger import read_ledger
     from kfp_components.promote import promote_candidate
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from kfp_components.traffic import set_traffic
 
 __all__ = [
+    "analyse_release",
+    "compare_shadow",
+    "declare_winner",
     "deploy_version",
     "promote_candidate",
     "read_ledger",
@@ -35,6 +41,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "analyse_release": "analyse",
+    "compare_shadow": "compare",
+    "declare_winner": "declare",
     "deploy_version": "deploy",
     "promote_candidate": "promote",
     "read_ledger": "ledger",

@@ -77,6 +77,30 @@ def release_config(**parameters: Any) -> dict[str, Any]:
     return options
 
 
+def analyse_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``analyse``."""
+    return dict(parameters.get("options") or {})
+
+
+def compare_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``compare``.
+
+    Raises:
+        InvalidInput: The step itself says which look is the last.
+    """
+    options = dict(parameters.get("options") or {})
+    if "final" in options:
+        raise InvalidInput("option 'final' is the step's own: its last look is the final one; set wait_minutes")
+    return options
+
+
+def declare_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``declare``."""
+    return merged(
+        parameters.get("options"), given(winner=parameters.get("winner", ""), reason=parameters.get("reason", ""))
+    )
+
+
 def check_deploy(constants: Options) -> None:
     """Check what of ``deploy_version`` is known."""
     kind = _check_common(constants)
@@ -101,6 +125,44 @@ def check_release(constants: Options) -> None:
     check_release_options(parse_options(ReleaseOptions, release_config(**constants), cluster=kind))
 
 
+def check_analyse(constants: Options) -> None:
+    """Check what of ``analyse_release`` is known."""
+    from mlflow_istio.analysis_options import AnalyseOptions
+
+    kind = _check_common(constants)
+    check_waiting(constants)
+    parse_options(AnalyseOptions, analyse_config(**constants), cluster=kind).arms()
+
+
+def check_compare(constants: Options) -> None:
+    """Check what of ``compare_shadow`` is known."""
+    from mlflow_istio.analysis_options import CompareOptions
+
+    kind = _check_common(constants)
+    check_waiting(constants)
+    parse_options(CompareOptions, compare_config(**constants), cluster=kind).rule()
+
+
+def check_declare(constants: Options) -> None:
+    """Check what of ``declare_winner`` is known."""
+    from mlflow_istio.analysis_options import DeclareOptions
+
+    kind = _check_common(constants)
+    parse_options(DeclareOptions, declare_config(**constants), cluster=kind).arms()
+
+
+def check_waiting(constants: Options) -> None:
+    """Check how long a step waits.
+
+    Raises:
+        InvalidInput: It can't wait so long, or look so often.
+    """
+    if constants.get("wait_minutes", 0.0) < 0:
+        raise InvalidInput(f"wait_minutes must be 0 or above, not {constants['wait_minutes']!r}")
+    if not constants.get("poll_seconds", 1.0) > 0:
+        raise InvalidInput(f"poll_seconds must be above 0, not {constants['poll_seconds']!r}")
+
+
 def check_approval(constants: Options) -> None:
     """Check what of ``wait_for_approval`` is known."""
     _check_common(constants)
@@ -118,7 +180,7 @@ def check_names(constants: Options) -> None:
 
 def _check_common(constants: Options) -> str:
     """Check what all components have; the target's kind, or ``istio`` where it is not known yet."""
-    for name in ("endpoint", "name", "candidate"):
+    for name in ("endpoint", "name", "candidate", "winner"):
         if constants.get(name):
             for one in str(constants[name]).split(","):
                 if name == "endpoint":

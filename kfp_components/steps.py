@@ -37,7 +37,7 @@ def step(work: Callable[[], Said]) -> Said:
 
 def verbs_of(target: str) -> Verbs:
     """The verbs of a target, which tell the step's log what they do."""
-    return Verbs(target, tell=_say, warn=lambda line: _say(f"warning: {line}"))
+    return Verbs(target, tell=say, warn=lambda line: say(f"warning: {line}"))
 
 
 def deploy(target: str, endpoint: str, name: str, model_uri: str, options: Mapping[str, Any], reason: str) -> View:
@@ -50,7 +50,7 @@ def deploy(target: str, endpoint: str, name: str, model_uri: str, options: Mappi
 def move_traffic(target: str, endpoint: str, **parameters: Any) -> View:
     """Start a release or change the weights of the open one; the endpoint's view."""
     result = verbs_of(target).update_endpoint(endpoint, traffic_config(**parameters))
-    _say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (nothing to do)"))
+    say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (nothing to do)"))
     return result.view
 
 
@@ -58,7 +58,7 @@ def promote(target: str, endpoint: str, release_id: str, candidate: str, reason:
     """Promote the candidate of this very release; the endpoint's view."""
     config = {"action": "promote", **given(release_id=release_id, candidate=candidate, reason=reason)}
     result = verbs_of(target).update_endpoint(endpoint, config)
-    _say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (was promoted already)"))
+    say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (was promoted already)"))
     return result.view
 
 
@@ -79,17 +79,17 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
     try:
         view = verbs.endpoint(endpoint)
     except NotFound:
-        _say(f"there is no endpoint '{endpoint}': nothing to roll back")
+        say(f"there is no endpoint '{endpoint}': nothing to roll back")
         return "not opened"
     is_open = bool(view["release"]) and view["release"]["id"] == release_id
     last = view["last_release"] or {}
     if not is_open:
         outcome = last.get("outcome", "") if last.get("id") == release_id else "not opened"
         if outcome != "promoted" or not undo_promotion:
-            _say(f"release '{release_id}' of '{endpoint}' is {outcome}: nothing to roll back")
+            say(f"release '{release_id}' of '{endpoint}' is {outcome}: nothing to roll back")
             return str(outcome)
     verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
-    _say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
+    say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
     return "rolled-back"
 
 
@@ -132,11 +132,11 @@ def release(target: str, endpoint: str, model_uri: str, **parameters: Any) -> Re
     wanted = config.get("release_id")
     if wanted and known.get("id") == wanted and "progress" in known:
         # Only an earlier try of this very step can have been its driver, and that one is dead.
-        _say(f"release '{wanted}' is open already: going on with it")
+        say(f"release '{wanted}' is open already: going on with it")
         sources = {key: value for key, value in config.items() if key in ResumeOptions.model_fields}
         result = verbs.resume_release(endpoint, {**sources, "force": True}, watch=_Watch()).view
     elif wanted and not known and ended.get("id") == wanted:
-        _say(f"release '{wanted}' has ended already: {ended['outcome']}")
+        say(f"release '{wanted}' has ended already: {ended['outcome']}")
         result = {
             "outcome": ended["outcome"],
             "release_id": wanted,
@@ -178,13 +178,13 @@ def wait_for_approval(
     check_approval({"default": default, "timeout_minutes": timeout, "poll_seconds": interval})
     verbs = verbs_of(target)
     label = verbs.deployment(candidate, endpoint)["model_version"]
-    _say(f"waiting for tag '{tag}' (approved or rejected) on models:/{label}, at most {timeout:g} s, then: {default}")
+    say(f"waiting for tag '{tag}' (approved or rejected) on models:/{label}, at most {timeout:g} s, then: {default}")
 
     def ask() -> str | None:
         try:
             return verbs.version_tag(label, tag)
         except RegistryError as exc:
-            _say(f"warning: {exc.message}")
+            say(f"warning: {exc.message}")
             return None
 
     asking = Retrying(
@@ -220,7 +220,7 @@ def as_markdown(endpoint: str, changes: list[View]) -> str:
             change["who"],
             change["reason"],
         )
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(as_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -257,7 +257,7 @@ class _Watch:
         line = f"{_traffic({'traffic': seen.endpoint.traffic.weights})}: {seen.verdict.word}: {seen.verdict.reason}"
         if line != self._said:
             self._said = line
-            _say(line)
+            say(line)
 
 
 def _told(verbs: Verbs, endpoint: str, result: View) -> Released:
@@ -271,9 +271,9 @@ def _told(verbs: Verbs, endpoint: str, result: View) -> Released:
         figures = verbs.last_figures(endpoint, release_id)
         page = verbs.report(endpoint, release_id).page
     except MlflowIstioError as exc:
-        _say(f"warning: {exc.message}")
+        say(f"warning: {exc.message}")
     reason = reason or next((change["reason"] for change in reversed(changes) if change["reason"]), outcome)
-    head = f"**{outcome}** ({word}): {_cell(reason)}\n\n"
+    head = f"**{outcome}** ({word}): {as_cell(reason)}\n\n"
     return Released(
         outcome=outcome,
         verdict=word,
@@ -289,7 +289,8 @@ def _traffic(view: View) -> str:
     return ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
+    """A text inside a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -298,5 +299,6 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line for the step's log."""
     print(line, flush=True)

@@ -1,0 +1,195 @@
+"""What the analysing components do, as plain functions: they look at an open release until its data decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from kfp_components.inputs import analyse_config, check_waiting, compare_config, declare_config
+from kfp_components.steps import View, as_cell, say, verbs_of
+from mlflow_istio.errors import ClusterError, MetricsError, MlflowIstioError, RegistryError, StateConflict
+from mlflow_istio.verbs import Verbs
+
+_LINES = 20
+"""Rows of the most different requests that a step shows; the release's run has more."""
+
+
+def analyse(
+    target: str, endpoint: str, *, release_id: str, options: Mapping[str, Any], minutes: float, seconds: float
+) -> View:
+    """Look at an open A/B/n release until it has a winner or shows that there is none, or until the time is over.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        release_id: The release that is meant; empty: the open one.
+        options: Options of ``analyse``.
+        minutes: Time to wait for an outcome; 0: one look.
+        seconds: Time between two looks.
+
+    Returns:
+        The last look, as ``Verbs.analyse`` gives it.
+
+    Raises:
+        StateConflict: Another release is open, or none.
+    """
+    verbs = _of_release(target, endpoint, release_id)
+    config = analyse_config(options=options)
+
+    def look() -> View:
+        return verbs.analyse(endpoint, config)
+
+    def line(view: View) -> str:
+        return f"look {view['looks']}: {view['outcome']}: {view['reason']}"
+
+    return _until(look, lambda view: view["outcome"] != "inconclusive", line, minutes, seconds)
+
+
+def compare(
+    target: str, endpoint: str, *, release_id: str, options: Mapping[str, Any], minutes: float, seconds: float
+) -> View:
+    """Compare an open shadow release's answers until they agree or differ, or until the time is over.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        release_id: The release that is meant; empty: the open one.
+        options: Options of ``compare``.
+        minutes: Time to wait for a verdict; 0: one look, which is the last.
+        seconds: Time between two looks.
+
+    Returns:
+        The last comparison, as ``Verbs.compare`` gives it.
+
+    Raises:
+        StateConflict: Another release is open, or none, or nothing is recorded.
+    """
+    verbs = _of_release(target, endpoint, release_id)
+    config = compare_config(options=options)
+
+    def look() -> View:
+        return verbs.compare(endpoint, config)
+
+    def line(view: View) -> str:
+        return f"{view['verdict']['word']}: {view['verdict']['reason']}"
+
+    found = _until(look, lambda view: view["verdict"]["word"] != "hold", line, minutes, seconds)
+    if found["verdict"]["word"] == "hold":
+        found = verbs.compare(endpoint, {**config, "final": True})
+        say(line(found))
+    return found
+
+
+def declare(
+    target: str, endpoint: str, *, release_id: str, winner: str, options: Mapping[str, Any], reason: str
+) -> View:
+    """Give the winner of an A/B/n release all the traffic; given again after it has, say so and change nothing.
+
+    Returns:
+        The endpoint's view.
+
+    Raises:
+        StateConflict: The analysis names no winner, or another; or another release is open.
+    """
+    verbs = verbs_of(target)
+    view = verbs.endpoint(endpoint)
+    ended = view["last_release"] or {}
+    if release_id and not view["release"] and ended.get("id") == release_id:
+        say(f"release '{release_id}' has ended already: {ended['outcome']}")
+        return view
+    _check_release(view, endpoint, release_id)
+    return verbs.declare(endpoint, declare_config(options=options, winner=winner, reason=reason)).view
+
+
+def arms_table(view: View) -> str:
+    """The arms as Markdown."""
+    lines = [
+        f"**{view['outcome']}**: {as_cell(view['reason'])}",
+        "",
+        f"| arm | weight | requests | {view['kpi']} | interval |",
+    ]
+    lines.append("|---|---|---|---|---|")
+    for arm in view["arms"]:
+        interval = "" if arm["lower"] is None else f"{_number(arm['lower'])} to {_number(arm['upper'])}"
+        estimate = "" if arm["estimate"] is None else _number(arm["estimate"])
+        lines.append(
+            f"| {arm['name']} ({arm['role']}) | {arm['weight']} | {arm['requests']} | {estimate} | {interval} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def differences_table(view: View) -> str:
+    """Verdict, figures and the most different requests as Markdown."""
+    verdict = view["verdict"]
+    lines = [f"**{verdict['word']}**: {as_cell(verdict['reason'])}", ""]
+    rows: Sequence[Mapping[str, Any]] = view["most_different"][:_LINES]
+    if rows:
+        columns = ("request_id", "difference", "note", "stable_output", "candidate_output", "input")
+        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(as_cell(str(row.get(key, "")))[:200] for key in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def arms_figures(view: View) -> dict[str, float]:
+    """Each arm's requests and estimate by name."""
+    figures: dict[str, float] = {}
+    for arm in view["arms"]:
+        figures[f"{arm['name']}/requests"] = float(arm["requests"])
+        for key in ("estimate", "lower", "upper"):
+            if arm[key] is not None:
+                figures[f"{arm['name']}/{key}"] = float(arm[key])
+    return figures
+
+
+def _of_release(target: str, endpoint: str, release_id: str) -> Verbs:
+    verbs = verbs_of(target)
+    _check_release(verbs.endpoint(endpoint), endpoint, release_id)
+    return verbs
+
+
+def _check_release(view: View, endpoint: str, release_id: str) -> None:
+    found = (view["release"] or {}).get("id")
+    if release_id and found != release_id:
+        there = f"'{found}' is" if found else "none is"
+        raise StateConflict(f"release '{release_id}' of endpoint '{endpoint}' is not open: {there}")
+
+
+def _until(
+    look: Callable[[], View],
+    decided: Callable[[View], bool],
+    line: Callable[[View], str],
+    minutes: float,
+    seconds: float,
+) -> View:
+    """Look until it is decided; a source that can't be read for a while is asked again."""
+    check_waiting({"wait_minutes": minutes, "poll_seconds": seconds})
+    said = ""
+
+    def attempt() -> View | MlflowIstioError:
+        nonlocal said
+        try:
+            view = look()
+        except (MetricsError, RegistryError, ClusterError) as exc:
+            say(f"warning: {exc.message}")
+            return exc
+        if line(view) != said:
+            said = line(view)
+            say(said)
+        return view
+
+    looking = Retrying(
+        retry=retry_if_result(lambda found: isinstance(found, MlflowIstioError) or not decided(found)),
+        wait=wait_fixed(seconds),
+        stop=stop_after_delay(minutes * 60),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    found = looking(attempt)
+    if isinstance(found, MlflowIstioError):
+        raise found
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
