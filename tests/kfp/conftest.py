@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import requests
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from tests.mlflow_addresses import mlflow_at
 
@@ -87,6 +93,33 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
             shop.run("mlflow-istio", "local", "down", "--purge")
 
 
+def register(*, whole: bool = True, opposite: bool = False) -> str:
+    """Register a version of ``churn``; its models:/ address. Two calls alike give models that answer alike.
+
+    Args:
+        whole: Whether it fills in what is missing; otherwise it fails on it.
+        opposite: Whether it says stay where the others say leave.
+    """
+    import mlflow
+    import mlflow.sklearn
+
+    dice = np.random.default_rng(3)
+    table = pd.DataFrame(dice.uniform(0, 50, (400, 3)), columns=["tenure", "calls", "spend"])
+    leaves = ((table["calls"] * 3 > table["tenure"]) != opposite).astype(int)
+    steps = [SimpleImputer(), LogisticRegression()] if whole else [LogisticRegression()]
+    with warnings.catch_warnings(), mlflow.start_run():
+        warnings.simplefilter("ignore")  # MLflow's own about pandas
+        info = mlflow.sklearn.log_model(
+            make_pipeline(*steps).fit(table, leaves),
+            name="model",
+            registered_model_name="churn",
+            input_example=table.head(2),
+            pip_requirements=["scikit-learn", "pandas"],
+            skops_trusted_types=["numpy.dtype"],
+        )
+    return f"models:/churn/{info.registered_model_version}"
+
+
 @dataclass
 class Callers:
     """What people got: (version, status) to how often, and requests that nobody answered."""
@@ -97,9 +130,12 @@ class Callers:
 
 @contextmanager
 def people(
-    endpoint: dict[str, Any], *, workers: int = 2, missing: float = 0.1, seconds: float = 270
+    endpoint: dict[str, Any], *, workers: int = 2, missing: float = 0.1, seconds: float = 270, fresh: bool = False
 ) -> Iterator[Callers]:
-    """Callers who ask one after the other until the block ends; one customer in ten has no ``spend``."""
+    """Callers who ask one after the other until the block ends; one customer in ten has no ``spend``.
+
+    With ``fresh`` each request is a new user's, who has no cookie yet.
+    """
     got, lock, stop = Callers(), threading.Lock(), threading.Event()
     ending = threading.Timer(seconds, stop.set)
     ending.start()
@@ -119,6 +155,8 @@ def people(
                     with lock:
                         got.broken.append(type(exc).__name__)
                     continue
+                if fresh:
+                    session.cookies.clear()
                 with lock:
                     got.answers[(answer.headers.get(VERSION, "(nobody)"), answer.status_code)] += 1
 
