@@ -21,7 +21,7 @@ def compare_shadow(
 ) -> NamedTuple("Comparison", [("verdict", str), ("reason", str)]):
     """Compare the shadow's recorded answers with the stable's, request by request, until they agree or differ; moves no traffic.
 
-    Both deployments must record (environment MLFLOW_ISTIO_RECORD=1).
+    Both deployments must record (MLFLOW_ISTIO_RECORD=1 and MLFLOW_ISTIO_RECORD_DIR in their env).
 
     Args:
         target: Target URI.

@@ -7,12 +7,16 @@ import yaml
 from kfp import components
 
 import kfp_components
-from tests.compiled_components import FOLDER, compiled
+from tests.compiled_components import FOLDER, PAGE, compiled, page
 
 
 def test_the_compiled_components_are_current() -> None:
     committed = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.yaml")}
     assert committed == compiled(), "run 'make components'"
+
+
+def test_the_page_of_components_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run 'make components'"
 
 
 @pytest.mark.parametrize("name", kfp_components.__all__)
