@@ -171,6 +171,14 @@ class CreateOptions(_Wishes):
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
         "always is one (cluster only)",
     )
+    under: str | None = Field(
+        default=None,
+        description="endpoint or VirtualService whose host a new one shares (made if there is none), by 'path' or 'match_header'",
+    )
+    path: str | None = Field(default=None, description="path of the endpoint under that host, such as /api/v1/chat")
+    match_header: str | None = Field(
+        default=None, description="NAME=VALUE of a header that the endpoint's requests under that host carry"
+    )
     virtual_service: str | None = Field(
         default=None, description="VirtualService of yours to take over one route of; with 'route'"
     )

@@ -143,7 +143,7 @@ def _reaches(virtual_service: Mapping[str, Any], route: Object, request: Request
     """Whether a request gets to the route; routes above that can't be judged offline are taken not to catch it."""
     for other in virtual_service.get("spec", {}).get("http") or []:
         conditions = other.get("match") or []
-        taken = not conditions or any(_takes(condition, request) for condition in conditions)
+        taken = not conditions or any(takes(condition, request) for condition in conditions)
         if other == route:
             return taken
         if taken and not str(other.get("name", "")).startswith("mlflow-istio."):
@@ -151,7 +151,8 @@ def _reaches(virtual_service: Mapping[str, Any], route: Object, request: Request
     return False
 
 
-def _takes(condition: Mapping[str, Any], request: Request) -> bool:
+def takes(condition: Mapping[str, Any], request: Request) -> bool:
+    """Whether one match takes a request, as far as that can be told offline."""
     try:
         return matches({key: value for key, value in condition.items() if key not in _OUTSIDE}, request)
     except (Unsupported, re.error):

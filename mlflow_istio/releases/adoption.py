@@ -13,8 +13,9 @@ from mlflow_istio.core.names import check_endpoint_name, nearest, service_name
 from mlflow_istio.core.objects import Object, name_of
 from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import MlflowIstioError, NotFound, StateConflict
-from mlflow_istio.releases.deployments import DeployRequest, deploy, last_sequence
+from mlflow_istio.releases.deployments import DeployRequest, deploy
 from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, entrance_of, found_home, is_ours, warned
+from mlflow_istio.releases.first import last_sequence
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.proof import prove_change
 from mlflow_istio.releases.removal import delete_endpoint

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mlflow_istio.core import transitions
 from mlflow_istio.core.destination_rule import with_subset
-from mlflow_istio.core.endpoint import Endpoint, Stamp, has_endpoint
+from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.host_conflict import check_hosts
 from mlflow_istio.core.manifests import (
     DeploymentValues,
@@ -26,9 +26,7 @@ from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, 
 from mlflow_istio.core.pods import PodSettings
 from mlflow_istio.core.standing import alias_names
 from mlflow_istio.core.strategies import Wish, check_strategy, check_wish
-from mlflow_istio.core.traffic import Destination, Share, Traffic
-from mlflow_istio.core.virtual_service import first_endpoint, read_endpoint
-from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, StateConflict
 from mlflow_istio.releases.desk import (
     Desk,
     Outcome,
@@ -40,8 +38,10 @@ from mlflow_istio.releases.desk import (
     versions_of,
     warned,
 )
-from mlflow_istio.releases.ledger import catch_up, run_for
-from mlflow_istio.releases.proof import prove_change, prove_pinned
+from mlflow_istio.releases.first import first
+from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.proof import prove_pinned
+from mlflow_istio.releases.sharing import HostShare, check_share, claim
 from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move, plan, start
 
 
@@ -71,6 +71,7 @@ class DeployRequest:
         ready_timeout: Seconds for the pods to become ready.
         timeout: Seconds for the proxies to confirm.
         wait: Whether to wait for the pods; if not, the same command again does the rest.
+        share: The endpoint's part of a host that it shares with others; None: it has hosts of its own.
     """
 
     name: str
@@ -94,6 +95,7 @@ class DeployRequest:
     ready_timeout: float = 300.0
     timeout: float = DEFAULT_TIMEOUT
     wait: bool = True
+    share: HostShare | None = None
 
 
 def deploy(desk: Desk, request: DeployRequest) -> Outcome:
@@ -115,6 +117,8 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     flavor = _flavor(model, request.flavor)
     name = request.endpoint or _default_endpoint(desk, model)
     check_endpoint_name(name)
+    share = request.share
+    root = check_share(desk, name, share, request.hosts) if share else None
     before = existing_endpoint(desk.cluster, name)
     standing = _check_before(desk, request, name, model, before)
     if before is not None:
@@ -138,7 +142,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     virtual_service = virtual_service_manifest(
         desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
     )
-    if before is None:
+    if before is None and share is None:
         check_hosts(virtual_service, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
     _apply(desk, service, deployment)
@@ -151,8 +155,23 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         return Outcome(endpoint=before, changed=True, pending=pending)
     _wait_ready(desk, request, name, before)
     desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    if share is not None and before is not None:
+        claim(desk, name, share, request.hosts, request.gateways)
     if before is None:
-        outcome = _first(desk, request, name, virtual_service, model)
+        outcome = first(
+            desk,
+            name,
+            request.name,
+            model.label,
+            virtual_service,
+            share=share,
+            root=root,
+            hosts=request.hosts,
+            gateways=request.gateways,
+            settings=request.settings,
+            reason=request.reason,
+            timeout=request.timeout,
+        )
     else:
         outcome = move(
             desk,
@@ -335,53 +354,6 @@ def _wait_ready(desk: Desk, request: DeployRequest, name: str, before: Endpoint 
         if before is None and not deployments_of(desk.cluster, name):
             desk.cluster.delete("Service", name)
         raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
-
-
-def _first(desk: Desk, request: DeployRequest, name: str, virtual_service: Object, model: ModelVersion) -> Outcome:
-    """The endpoint's first deployment: its routes come into being with all the traffic on it."""
-    run, warnings = run_for(desk, name, None)
-    stable = Destination(host=name, subset=request.name)
-    fresh = Endpoint(
-        name=name,
-        traffic=Traffic(split=(Share(destination=stable, weight=100),), pins=(request.name,)),
-        stable=stable,
-        route=f"mlflow-istio.{name}.split",
-        settings=dict(request.settings),
-        sequence=last_sequence(desk, name),
-    )
-    stamp = Stamp(
-        id=desk.new_id(),
-        time=desk.clock.now(),
-        who=desk.who,
-        action="deploy",
-        reason=request.reason,
-        run=run,
-        versions={request.name: model.label},
-    )
-
-    def create(found: Object | None) -> Object:
-        if found is None:
-            return first_endpoint(virtual_service, fresh, stamp)
-        if has_endpoint(found, name) and read_endpoint(found, name).has_change(stamp.id):
-            return found  # a lost reply
-        raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
-
-    _, after = desk.cluster.edit("VirtualService", name, create)
-    endpoint = read_endpoint(after, name)
-    proxies = prove_change(desk, endpoint, request.timeout, after)
-    warnings += catch_up(desk, name, objects={stamp.id: {"after": after}})
-    return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=warned(desk, warnings))
-
-
-def last_sequence(desk: Desk, name: str) -> int:
-    """Where the count stands if an endpoint of this name was deleted before; its history goes on."""
-    try:
-        return max((change.sequence for change in desk.registry.history(desk.scope, name)), default=0)
-    except RegistryError as exc:
-        desk.tell(
-            f"the history of endpoint '{name}' could not be read, so its changes are counted from 1 ({exc.message})"
-        )
-        return 0
 
 
 def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlflow_istio.core.adoption import endpoints_in
+from mlflow_istio.core.delegation import is_delegate, merged
 from mlflow_istio.core.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.manifests import VERSION_ANNOTATION
@@ -14,6 +15,9 @@ from mlflow_istio.core.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, 
 from mlflow_istio.core.virtual_service import read_endpoint, split_route
 from mlflow_istio.errors import NotFound, StateConflict
 from mlflow_istio.ports import Address, Clock, Cluster, Registry, Runs
+
+ROOT = "root"
+"""Setting of an endpoint without hosts of its own: the VirtualService that delegates its requests to it."""
 
 
 def _silent(_message: str) -> None:
@@ -122,15 +126,40 @@ def endpoint_names(cluster: Cluster) -> list[str]:
     return sorted({name for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)})
 
 
-def entrance_of(cluster: Cluster, name: str) -> Entrance:
+def entrance_of(cluster: Cluster, name: str, home: Object | None = None) -> Entrance:
     """What a request must look like to reach an endpoint.
 
+    Args:
+        cluster: Where it is.
+        name: The endpoint.
+        home: The VirtualService that carries it, where it was just read or written; read when None.
+
     Raises:
-        NotFound: There is no such endpoint.
+        NotFound: There is no such endpoint, or the root that delegates to it does not do so any more.
         InvalidInput: Its route was edited so that no request that we could make up reaches it.
     """
-    home = virtual_service_of(cluster, name)
-    return entrance_at(home, split_route(home, name))
+    home = home if home is not None else virtual_service_of(cluster, name)
+    route = split_route(home, name)
+    if not is_delegate(home):
+        return entrance_at(home, route)
+    whole, routes = _through_root(cluster, name, home, str(route["name"]))
+    entrances = [entrance_at(whole, one) for one in routes]
+    return next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0])
+
+
+def _through_root(cluster: Cluster, name: str, home: Object, route: str) -> tuple[Object, list[Object]]:
+    """The root of a delegate as proxies carry it out, and the places where the delegate's route stands in it."""
+    root_name = read_endpoint(home, name).settings.get(ROOT, "")
+    root = cluster.get("VirtualService", root_name) if root_name else None
+    others = {name_of(home): home}
+    whole = merged(root, others.get) if root is not None else {}
+    routes = [one for one in whole.get("spec", {}).get("http") or [] if str(one.get("name", "")).endswith(route)]
+    if not routes:
+        raise NotFound(
+            f"VirtualService '{root_name}' does not delegate to endpoint '{name}': run its create command with 'under' again, or "
+            "delete the endpoint"
+        )
+    return whole, routes
 
 
 def address_of(cluster: Cluster, name: str) -> Address:
@@ -144,7 +173,7 @@ def address_of(cluster: Cluster, name: str) -> Address:
 
 def address_at(cluster: Cluster, home: Object, name: str) -> Address:
     """How a caller reaches an endpoint whose VirtualService has been read."""
-    entrance = entrance_at(home, split_route(home, name))
+    entrance = entrance_of(cluster, name, home)
     found = cluster.address(entrance.virtual_service)
     base = entrance.scoring.removesuffix(SCORING)
     return replace(

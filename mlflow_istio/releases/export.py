@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlflow_istio.core.endpoint import has_endpoint
 from mlflow_istio.core.export import as_in_git, ignore_differences, order_of, without_traffic
 from mlflow_istio.core.objects import Object, name_of
 from mlflow_istio.core.virtual_service import read_endpoint
@@ -15,13 +16,17 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
 
     Args:
         cluster: The cluster.
-        name: The endpoint.
+        name: The endpoint, or the root that several of them share.
         with_traffic: Whether routes, subsets and the state of releases are in it.
 
     Raises:
         NotFound: There is no such endpoint.
         InvalidInput: Its routes stand in somebody's VirtualService, which is not ours to export.
     """
+    named = cluster.get("VirtualService", name)
+    if named is not None and is_ours(named, name) and not has_endpoint(named, name):
+        service = cluster.get("Service", name)  # the root of a shared host: no pods, no release
+        return [as_in_git(obj, name) for obj in (service, named) if obj is not None and with_traffic]
     home = virtual_service_of(cluster, name)
     found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
     objects = [obj for obj in found if is_ours(obj, name)] + deployments_of(cluster, name)

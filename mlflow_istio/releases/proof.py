@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.entrance import entrance_at
 from mlflow_istio.core.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.traffic import Traffic
-from mlflow_istio.core.virtual_service import split_route
 from mlflow_istio.errors import NotReady, NotRouted, StateConflict
 from mlflow_istio.releases.desk import Desk, endpoint_of, entrance_of, versions_of
 
@@ -77,7 +75,7 @@ def prove_change(desk: Desk, endpoint: Endpoint, timeout: float, home: Object | 
 
 def _asked(desk: Desk, probe: Probe, name: str, timeout: float, home: Object | None = None) -> tuple[str, ...]:
     """The proxies that proved it, asked in the way that reaches the endpoint."""
-    entrance = entrance_of(desk.cluster, name) if home is None else entrance_at(home, split_route(home, name))
+    entrance = entrance_of(desk.cluster, name, home)
     return tuple(desk.cluster.wait_routed(entrance.through(probe), timeout))
 
 

@@ -19,6 +19,7 @@ from mlflow_istio.releases.desk import (
     Outcome,
     deployments_of,
     endpoint_of,
+    entrance_of,
     existing_endpoint,
     found_home,
     is_ours,
@@ -26,6 +27,7 @@ from mlflow_istio.releases.desk import (
     warned,
 )
 from mlflow_istio.releases.ledger import catch_up, publish_nothing, run_for
+from mlflow_istio.releases.sharing import check_nothing_under, give_up_claim
 from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move
 
 
@@ -82,7 +84,10 @@ def delete_endpoint(
     routes = found_home(desk.cluster, name) or _named(desk, name)
     deployments = deployments_of(desk.cluster, name)
     if endpoint is not None:
-        _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
+        check_nothing_under(desk, name)
+        if not endpoint.deleting or _is_reached(desk, name):
+            _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
+        give_up_claim(desk, endpoint)
     elif deployments:
         warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
     if routes is not None:
@@ -95,6 +100,15 @@ def delete_endpoint(
     gone += [desk.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
     gone += [_delete_ours(desk, "Service", name)]
     return routes is not None or any(gone)
+
+
+def _is_reached(desk: Desk, name: str) -> bool:
+    """Whether requests still come to an endpoint; the root of one whose deletion was cut short may have let go of it."""
+    try:
+        entrance_of(desk.cluster, name)
+    except NotFound:
+        return False
+    return True
 
 
 def _give_back(desk: Desk, name: str, home: str, *, torn: bool) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlflow_istio.core.delegation import merged
 from mlflow_istio.core.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.matching import Request, answering_route
 from mlflow_istio.core.objects import Object, annotations_of, labels_of, name_of, ready_replicas
@@ -129,7 +130,7 @@ class InMemoryCluster:
         if virtual_service is None or self.unroutable:
             return False
         route = answering_route(
-            virtual_service,
+            merged(virtual_service, lambda name: self.get("VirtualService", name)),
             Request(method=probe.method, path=probe.path, headers={k.lower(): v for k, v in probe.headers.items()}),
         )
         if route is None:

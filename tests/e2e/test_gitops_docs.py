@@ -1,4 +1,4 @@
-"""The commands of docs/gitops.md run as they stand, in order, on the local mesh."""
+"""The commands of docs/gitops.md and docs/many-models.md run as they stand, in order, on the local mesh."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ def test_the_commands_about_git_run_and_leave_the_users_object_as_it_was(worksho
     assert "subsets" not in pods[-1]["spec"]
     application = yaml.safe_load((workshop / "application.yaml").read_text(encoding="utf-8"))
     assert "/spec/http" in json.dumps(application["spec"]["ignoreDifferences"])
+
+
+def test_the_commands_about_many_models_run(workshop: Path) -> None:
+    (commands,) = blocks("many-models.md", "bash")
+    before = (
+        "mlflow-istio abort churn -t istio-local; mlflow deployments delete-endpoint -t istio-local --endpoint churn"
+    )
+    run(["bash", "-ec", before], workshop)
+    said = run(["bash", "-ec", commands], workshop)
+    assert "chat-v2" in said
+    mesh = LocalMesh(workshop / "home")
+    assert mesh.get("VirtualService", "models") is None

@@ -14,6 +14,7 @@ from mlflow_istio.adapters.local.envoy_types import Config
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica, endpoints, planned
 from mlflow_istio.adapters.local.workloads import workload
+from mlflow_istio.core.delegation import delegates_of, is_delegate, merged
 from mlflow_istio.core.objects import Object
 
 
@@ -26,9 +27,9 @@ class Blueprint:
         ports: The ports that stay.
         hashes: What routes hash.
         clusters: Envoy's clusters.
-        routes: Envoy's routes by VirtualService.
+        routes: Envoy's routes by VirtualService that has hosts, those of its delegates included.
         listeners: Envoy's listeners.
-        open_ports: Port of each VirtualService that there is.
+        open_ports: Port of each VirtualService that has hosts.
     """
 
     replicas: Sequence[Replica]
@@ -71,10 +72,15 @@ def blueprint(
     destination_rules = list(objects["DestinationRule"].values())
     made_clusters = clusters(list(objects["Service"].values()), destination_rules, endpoints(next_replicas))
     hashed = hashes(destination_rules)
-    routes = {name: route_configuration(obj, known_ports, hashed) for name, obj in virtual_services.items()}
-    added = {name: new_port() for name in virtual_services if name not in ports.endpoints}
+    routes = {}
+    for name, obj in virtual_services.items():
+        alone = route_configuration(obj, known_ports, hashed)  # a delegate by itself, too: errors name its own fields
+        if not is_delegate(obj):
+            whole = merged(obj, virtual_services.get)
+            routes[name] = route_configuration(whole, known_ports, hashed) if delegates_of(obj) else alone
+    added = {name: new_port() for name in routes if name not in ports.endpoints}
     next_ports = replace(ports, endpoints={**ports.endpoints, **added})
-    open_ports = {name: next_ports.endpoints[name] for name in virtual_services}
+    open_ports = {name: next_ports.endpoints[name] for name in routes}
     return Blueprint(
         replicas=next_replicas,
         ports=next_ports,

@@ -25,6 +25,7 @@ from mlflow_istio.adapters.local.inspection import ready_names
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor
 from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
+from mlflow_istio.core.delegation import delegates_of, is_delegate, merged
 from mlflow_istio.core.objects import API_VERSIONS, Object
 from mlflow_istio.errors import ClusterError
 
@@ -151,7 +152,8 @@ class Control:
         if change is not None:
             self._files.stage_object(batch, change)
             if change.kind == "VirtualService" and change.after is not None:
-                self._files.check_by_envoy(change, plan.routes[change.name])
+                for name in self._carriers(change):
+                    self._files.check_by_envoy(change, plan.routes[name])
         ports = {"admin": plan.ports.admin, "endpoints": dict(plan.ports.endpoints)}
         batch.put_changed(self._state.ports, encode(ports))
         batch.put_changed(self._state.hashes, encode(plan.hashes))
@@ -180,7 +182,8 @@ class Control:
             self.envoy.await_ready()
             self.envoy.await_clusters(plan.clusters)
         refused = self.envoy.await_listeners(plan.open_ports)
-        if change is not None and change.kind == "VirtualService" and change.after is None:
+        closed = change is not None and change.kind == "VirtualService" and change.name not in plan.open_ports
+        if closed and change is not None and change.before is not None and not is_delegate(change.before):
             self.envoy.await_closed(plan.ports.endpoints[change.name])
         self._state.finish()
         return refused
@@ -263,8 +266,16 @@ class Control:
             and change.before is not None
             and change.after is not None
             and change.before["spec"].get("hosts") == change.after.get("spec", {}).get("hosts")
-            and self._files.envoy_file(envoy_config.routes_file(change.name)).exists()
+            and all(self._files.envoy_file(envoy_config.routes_file(name)).exists() for name in self._carriers(change))
         )
+
+    def _carriers(self, change: Change) -> list[str]:
+        """Names of the VirtualServices with hosts in whose routes a changed one stands: itself, or the roots of a delegate."""
+        assert change.after is not None
+        if not is_delegate(change.after):
+            return [change.name]
+        objects = self._state.all_objects("VirtualService")
+        return [name for name, obj in objects.items() if not is_delegate(obj) and change.name in delegates_of(obj)]
 
     def _change_traffic(self, change: Change) -> None:
         """The short way, for the change that users wait for: two files, no call to anybody.
@@ -275,12 +286,27 @@ class Control:
         batch = self._state.batch()
         self._files.stage_object(batch, change, durable=False)
         if change.before is None or change.before["spec"] != change.after["spec"]:
-            config = route_configuration(change.after, _ServicePorts(self._state), self._state.known_hashes())
-            self._files.check_by_envoy(change, config)
-            routes_file = self._files.envoy_file(envoy_config.routes_file(change.name))
-            batch.put(routes_file, envoy_config.discovery([config]))
+            ports, hashes = _ServicePorts(self._state), self._state.known_hashes()
+            alone = route_configuration(change.after, ports, hashes)
+            for name in self._carriers(change):
+                whole = self._merged(name, change)
+                config = alone if whole is change.after else route_configuration(whole, ports, hashes)
+                self._files.check_by_envoy(change, config)
+                batch.put(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
         with self._state.former_kept(change.kind, change.name):
             batch.carry_out()
+
+    def _merged(self, name: str, change: Change) -> Object:
+        """A VirtualService with its delegates, as it is once a change is made."""
+        assert change.after is not None
+
+        def find(other: str) -> Object | None:
+            found = (change.after,) if other == change.name else self._state.object("VirtualService", other)
+            return found[0] if found else None
+
+        root = find(name)
+        assert root is not None
+        return merged(root, find) if delegates_of(root) else root
 
     def _free_book(self, new_port: Callable[[], int], *, new_ports: bool) -> PortBook:
         """The ports that stay, all of them free now."""

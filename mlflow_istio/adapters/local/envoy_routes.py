@@ -57,14 +57,14 @@ def route_configuration(
 
 
 def hosts(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
-    """The hosts of a VirtualService, its other members checked."""
+    """The hosts of a VirtualService, its other members checked; none makes it a delegate, to which another one sends requests."""
     spec = read(virtual_service).member("spec").members("hosts", "gateways", "http")
     for gateway in spec["gateways"].each():
         if gateway.text() != "mesh":
             raise gateway.unsupported("it has no gateways")
     found = tuple(host.name() for host in spec["hosts"].each())
-    if not found:
-        raise spec["hosts"].invalid("must name a host")
+    if not found and spec["gateways"].each():
+        raise spec["gateways"].invalid("has no effect on a delegate, which has no hosts")
     if not spec["http"].each():
         raise spec["http"].invalid("must have a route")
     return found
@@ -73,7 +73,10 @@ def hosts(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
 def _routes(
     http: Field, service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes, live: Mapping[str, str]
 ) -> list[Config]:
-    members = http.members(*_FOR_ALL, *_FOR_ROUTES, "route", "redirect", "directResponse")
+    members = http.members(*_FOR_ALL, *_FOR_ROUTES, "route", "redirect", "directResponse", "delegate")
+    if members["delegate"]:
+        _check_delegating(members)
+        return []
     changes = header_changes(members["headers"])
     route: Config = {**changes.config}
     chosen = [key for key in ("route", "redirect", "directResponse") if members[key]]
@@ -99,6 +102,17 @@ def _routes(
         full_name = f"{name}.{label.text()}" if label else name
         result.append({**({"name": full_name} if full_name else {}), "match": match(condition), **route})
     return result
+
+
+def _check_delegating(members: Mapping[str, Field]) -> None:
+    """A root's route, in whose place its delegate's stand when it is carried out (``core.delegation``)."""
+    delegate = members["delegate"].members("name", "namespace")
+    delegate["name"].name()
+    if delegate["namespace"]:
+        raise delegate["namespace"].unsupported("it has no namespaces, so leave it out")
+    for key in ("route", "redirect"):
+        if members[key]:
+            raise members[key].invalid("must not stand beside delegate")
 
 
 def _forwarded(members: Mapping[str, Field], service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes) -> Config:

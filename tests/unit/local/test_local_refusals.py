@@ -71,7 +71,6 @@ def test_the_objects_of_these_tables_are_right_without_the_bad_field(kind: str) 
         ("VirtualService", "spec.gateways[0]", "istio-system/public"),
         ("VirtualService", "spec.http[0].corsPolicy", {}),
         ("VirtualService", "spec.http[3].corsPolicy", {"allowOrigins": []}),
-        ("VirtualService", "spec.http[3].delegate", {"name": "churn"}),
         ("VirtualService", "spec.http[3].mirrorPercent", 10),
         ("VirtualService", "spec.http[3].websocketUpgrade", True),
         ("VirtualService", "spec.http[0].match[0].sourceLabels", {"app": "web"}),
@@ -153,7 +152,13 @@ def test_a_field_that_cannot_be_carried_out_is_named(kind: str, path: str, value
 @pytest.mark.parametrize(
     ("kind", "path", "value", "problem"),
     [
-        ("VirtualService", "spec.hosts", [], "must name a host"),
+        ("VirtualService", "spec.http[0]", {"delegate": {"name": ""}}, "must not be empty"),
+        (
+            "VirtualService",
+            "spec.http[0]",
+            {"delegate": {"name": "a"}, "redirect": {}},
+            "must not stand beside delegate",
+        ),
         ("VirtualService", "spec.http", [], "must have a route"),
         ("VirtualService", "spec.http[3].route[0].weight", -5, "must be between 0 and"),
         ("VirtualService", "spec.http[3].route[0].weight", 12.5, "must be an integer, not 12.5"),

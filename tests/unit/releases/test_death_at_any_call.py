@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.claims import Claim
 from mlflow_istio.core.policy import Fault, PolicyWish, Rule
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, NotReady
@@ -21,6 +22,7 @@ from mlflow_istio.releases import deployments, policy, removal, traffic
 from mlflow_istio.releases.adoption import adopt, adopt_and_deploy
 from mlflow_istio.releases.desk import Desk
 from mlflow_istio.releases.restoring import rollback_to
+from mlflow_istio.releases.sharing import HostShare
 from mlflow_istio.releases.sweep import sweep
 from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
@@ -100,6 +102,15 @@ def overdue() -> World:
 
 SETTINGS = PolicyWish(changes={"timeout": "2s", "connection_pool": {"tcp": {"maxConnections": 1}}})
 STAFF = Rule(name="staff", deployment="churn-v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
+UNDER = HostShare(under="models", claim=Claim(path="/api"))
+
+
+def under_a_host() -> World:
+    world = World()
+    world.deploy("churn-v1", share=UNDER)
+    return world
+
+
 CANARY = {"strategy": "canary", "wish": Wish(weight=10)}
 CASES = {
     "first deployment": Case(world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
@@ -178,6 +189,12 @@ CASES = {
     ),
     "deletion of an adopted endpoint": Case(
         world=lambda: with_shop(deployed=("churn-v1",)), command=lambda desk: removal.delete_endpoint(desk, "churn")
+    ),
+    "first deployment under a shared host": Case(
+        world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1", share=UNDER))
+    ),
+    "deletion of an endpoint under a shared host": Case(
+        world=under_a_host, command=lambda desk: removal.delete_endpoint(desk, "churn")
     ),
     "forced deletion of an endpoint with a release": Case(
         world=with_canary, command=lambda desk: removal.delete_endpoint(desk, "churn", force=True)

@@ -1,0 +1,170 @@
+"""Several endpoints under one host, on in-memory ports: each with its own release, none in another's way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.claims import Claim
+from mlflow_istio.core.objects import Object
+from mlflow_istio.core.strategies import Wish
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
+from mlflow_istio.releases import traffic
+from mlflow_istio.releases.deployments import DeployRequest
+from mlflow_istio.releases.desk import address_of, entrance_of
+from mlflow_istio.releases.removal import delete_endpoint
+from mlflow_istio.releases.sharing import HostShare
+from mlflow_istio.releases.views import endpoint_view
+from tests.desks import World, a_request
+
+CHAT = HostShare(under="models", claim=Claim(path="/api/v1/chat"))
+RANK = HostShare(under="models", claim=Claim(header=("model-version", "rank")))
+
+
+def request(name: str, endpoint: str, share: HostShare | None = None, **changes: Any) -> DeployRequest:
+    return a_request(name, endpoint=endpoint, share=share, **changes)
+
+
+def a_world() -> World:
+    world = World()
+    world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    world.deploy("forest-v1", endpoint="rank", share=RANK)
+    return world
+
+
+def root_of(world: World, name: str = "models") -> Object:
+    found = world.cluster.get("VirtualService", name)
+    assert found is not None
+    return found
+
+
+def delegates(world: World) -> list[str]:
+    return [route["delegate"]["name"] for route in root_of(world)["spec"]["http"]]
+
+
+def test_endpoints_share_a_host_each_with_a_release_and_a_ledger_of_its_own() -> None:
+    world = a_world()
+    assert root_of(world)["spec"]["hosts"] == ["models"]
+    assert delegates(world) == ["chat", "chat", "rank"]
+    chat = world.cluster.get("VirtualService", "chat")
+    assert chat is not None
+    assert not {"hosts", "gateways"} & set(chat["spec"])
+    world.deploy("churn-v2", endpoint="chat", strategy="canary", wish=Wish(weight=10))
+    assert world.endpoint("chat").traffic.weights == {"churn-v1": 90, "churn-v2": 10}
+    assert world.endpoint("rank").release is None
+    traffic.promote(world.desk, "chat")
+    assert world.history("chat") == [(1, "deploy"), (2, "deploy"), (3, "start"), (4, "promote")]
+    assert world.history("rank") == [(1, "deploy")]
+    assert world.warnings == []
+
+
+def test_the_address_of_each_leads_through_the_root() -> None:
+    world = a_world()
+    view = endpoint_view(world.cluster, "chat")
+    assert view["url"] == "http://models.invalid/api/v1/chat"
+    assert view["scoring_url"] == "http://models.invalid/api/v1/chat/invocations"
+    assert dict(address_of(world.cluster, "rank").headers) == {"model-version": "rank"}
+    assert address_of(world.cluster, "rank").url == "http://models.invalid"
+    assert entrance_of(world.cluster, "chat").handed_on == "/invocations"
+
+
+def test_removing_one_leaves_the_others_and_the_last_takes_the_root_along() -> None:
+    world = a_world()
+    before = root_of(world)["spec"]["http"][2:]
+    assert delete_endpoint(world.desk, "chat")
+    assert root_of(world)["spec"]["http"] == before
+    assert world.endpoint("rank").traffic.weights == {"forest-v1": 100}
+    assert delete_endpoint(world.desk, "rank")
+    assert world.objects() == []
+
+
+def test_a_root_of_somebody_elses_stays_as_it_was() -> None:
+    world = World()
+    theirs: Object = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "models"},
+        "spec": {"hosts": ["models.example"], "http": [{"route": [{"destination": {"host": "web"}}]}]},
+    }
+    world.cluster.apply(theirs)
+    world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
+    delete_endpoint(world.desk, "chat")
+    found = root_of(world)
+    assert (found["spec"], found["metadata"].get("annotations")) == (theirs["spec"], None)
+
+
+def test_another_endpoints_host_can_be_shared_and_is_not_deleted_under_the_others() -> None:
+    world = World()
+    world.deploy("churn-v1", endpoint="models")
+    world.deploy("forest-v1", endpoint="chat", share=CHAT)
+    world.deploy("churn-v2", endpoint="models", strategy="canary", wish=Wish(weight=20))
+    assert world.endpoint("models").traffic.weights == {"churn-v1": 80, "churn-v2": 20}
+    traffic.promote(world.desk, "models")
+    with pytest.raises(StateConflict, match="endpoint chat stand under 'models': delete them first"):
+        delete_endpoint(world.desk, "models")
+    delete_endpoint(world.desk, "chat")
+    assert world.endpoint("models").traffic.weights == {"churn-v2": 100}
+    delete_endpoint(world.desk, "models")
+    assert world.objects() == []
+
+
+@pytest.mark.parametrize(
+    ("deployment", "endpoint", "share", "changes", "error", "words"),
+    [
+        ("churn-v2", "other", CHAT, {}, StateConflict, "belongs to endpoint 'chat' already"),
+        (
+            "churn-v2",
+            "chat",
+            HostShare(under="models", claim=Claim(path="/b")),
+            {},
+            StateConflict,
+            "has /api/v1/chat and can't have",
+        ),
+        ("churn-v2", "models", CHAT, {}, InvalidInput, "can't stand under itself"),
+        (
+            "churn-v2",
+            "other",
+            HostShare(under="chat", claim=Claim(path="/a")),
+            {},
+            StateConflict,
+            "is itself a delegate",
+        ),
+        (
+            "churn-v2",
+            "other",
+            HostShare(under="models", claim=Claim(path="/a")),
+            {"hosts": ("a.b",)},
+            InvalidInput,
+            "'host' has no",
+        ),
+    ],
+)
+def test_what_can_not_be_is_refused_with_nothing_written(
+    deployment: str, endpoint: str, share: HostShare, changes: Any, error: type[MlflowIstioError], words: str
+) -> None:
+    world = a_world()
+    world.cluster.writes.clear()
+    with pytest.raises(error, match=words):
+        world.deploy(deployment, endpoint=endpoint, share=share, **changes)
+    assert world.cluster.writes == []
+
+
+def test_an_endpoint_with_hosts_of_its_own_is_not_moved_under_another() -> None:
+    world = World()
+    world.deploy("churn-v1", endpoint="chat")
+    with pytest.raises(StateConflict, match="exists already and is not under 'models'"):
+        world.deploy("churn-v2", endpoint="chat", share=CHAT)
+
+
+def test_a_root_that_lost_the_endpoint_is_named_and_the_create_command_mends_it() -> None:
+    world = a_world()
+    broken = root_of(world)
+    broken["spec"]["http"] = broken["spec"]["http"][2:]
+    del broken["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"]
+    world.cluster.apply(broken)
+    with pytest.raises(MlflowIstioError, match="does not delegate to endpoint 'chat'"):
+        world.deploy("churn-v2", endpoint="chat")
+    world.deploy("churn-v2", endpoint="chat", share=CHAT)
+    assert delegates(world) == ["chat", "chat", "rank"]
