@@ -66,7 +66,8 @@ class MlflowRegistry:
             if other != owner:
                 raise StateConflict(
                     f"alias '{alias}' of registered model '{model}' belongs to {other}: set champion_alias and challenger_alias "
-                    "to names of your own (empty: no alias)"
+                    "to names of your own (empty: no alias); if that endpoint is gone for good, free the alias: delete the model's "
+                    f"tag '{_owner_tag(alias)}'"
                 )
 
     def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:

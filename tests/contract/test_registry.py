@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -161,6 +162,18 @@ class TestOnMlflow:
         from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
 
         return MlflowRegistry(uri, uri)
+
+    def test_the_tag_that_the_refusal_names_frees_the_alias_of_an_endpoint_that_is_gone(
+        self, on_mlflow: Registry, uri: str
+    ) -> None:
+        on_mlflow.publish(standing({"churn/1": (100, "stable")}))
+        with pytest.raises(StateConflict) as refused:
+            on_mlflow.check_aliases("churn", ["champion"], "test/other")
+        (tag,) = re.findall(r"delete the model's tag '([^']+)'", refused.value.message)
+        from mlflow import MlflowClient
+
+        MlflowClient(uri).delete_registered_model_tag("churn", tag)
+        on_mlflow.check_aliases("churn", ["champion"], "test/other")
 
     def test_tags_say_where_a_version_serves_and_go_when_it_does_not(self, on_mlflow: Registry, uri: str) -> None:
         from mlflow import MlflowClient
