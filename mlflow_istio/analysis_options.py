@@ -71,7 +71,7 @@ class DeclareOptions(AnalyseOptions):
 
     winner: str | None = Field(default=None, description="deployment that is to win (default: whom the analysis names)")
     force: bool = Field(default=False, description="let the named one win whatever the analysis says")
-    timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
 class CompareOptions(ReadOptions):

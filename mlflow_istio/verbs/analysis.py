@@ -50,7 +50,7 @@ class AnalysisVerbs(Base):
             winner=options.winner,
             force=options.force,
             reason=options.reason,
-            timeout=options.timeout,
+            timeout=options.confirm_timeout,
         )
         return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
 
