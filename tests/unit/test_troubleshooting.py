@@ -16,8 +16,8 @@ from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.releases import removal, traffic
 from mlflow_istio.releases.desk import endpoint_of
 from mlflow_istio.releases.ledger import catch_up
+from tests.damages import annotated, edit, weights
 from tests.desks import World, a_world, with_canary
-from tests.unit.releases.test_doctor import annotated, edit, weights
 from tests.unit.releases.test_restoring import back
 
 TEXT = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +9,6 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.diagnosis import INFO, Finding, traffic_difference
-from mlflow_istio.core.endpoint import Release
-from mlflow_istio.core.objects import Object, annotations_of
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.core.traffic import Destination, Mirror, Share, Traffic
 from mlflow_istio.errors import NotFound
@@ -20,147 +16,29 @@ from mlflow_istio.releases import removal, traffic
 from mlflow_istio.releases.deployments import update
 from mlflow_istio.releases.doctor import examine
 from mlflow_istio.releases.mending import mend
+from tests.damages import (
+    another_order,
+    another_subset,
+    damaged,
+    drift,
+    edit,
+    left_tags,
+    lost,
+    marked,
+    no_pin,
+    no_probe,
+    no_subset,
+    orphan,
+    pin_elsewhere,
+    subset_elsewhere,
+    two_hosts,
+    unpinned,
+    unready,
+    weights,
+    with_registry_down,
+)
 from tests.desks import World, a_world, with_canary
 from tests.unit.releases.test_restoring import back
-from tests.values import TIME
-
-
-def edit(world: World, kind: str, change: Callable[[Object], None], name: str = "churn") -> None:
-    """Somebody edits an object by hand."""
-
-    def edited(found: Object | None) -> Object:
-        assert found is not None
-        obj = copy.deepcopy(found)
-        change(obj)
-        return obj
-
-    world.cluster.edit(kind, name, edited)
-
-
-def route(obj: Object, end: str) -> Object:
-    (found,) = [one for one in obj["spec"]["http"] if one["name"].endswith(end)]
-    return found
-
-
-def weights(obj: Object) -> None:
-    first, second = route(obj, ".split")["route"]
-    first["weight"], second["weight"] = 40, 60
-
-
-def no_pin(obj: Object) -> None:
-    obj["spec"]["http"].remove(route(obj, ".pin.churn-v2"))
-
-
-def pin_elsewhere(obj: Object) -> None:
-    route(obj, ".pin.churn-v2")["route"][0]["destination"]["subset"] = "churn-v1"
-
-
-def no_probe(obj: Object) -> None:
-    obj["spec"]["http"].remove(route(obj, ".probe"))
-
-
-def another_order(obj: Object) -> None:
-    first, second, *rest = obj["spec"]["http"]
-    obj["spec"]["http"] = [second, first, *rest]
-
-
-def subset_elsewhere(obj: Object) -> None:
-    (found,) = [one for one in obj["spec"]["subsets"] if one["name"] == "churn-v2"]
-    found["labels"] = {"version": "churn-v1"}
-
-
-def no_subset(obj: Object) -> None:
-    obj["spec"]["subsets"] = [one for one in obj["spec"]["subsets"] if one["name"] != "churn-v2"]
-
-
-def another_subset(obj: Object) -> None:
-    obj["spec"]["subsets"].append({"name": "gone", "labels": {"version": "gone"}})
-    obj["spec"]["subsets"].append({"name": "theirs", "labels": {"app": "theirs"}})
-
-
-def annotated(part: str, text: str | None) -> Callable[[Object], None]:
-    def damage(obj: Object) -> None:
-        annotations_of(obj)
-        annotations = obj["metadata"]["annotations"]
-        if text is None:
-            del annotations[f"mlflow-istio.org/{part}.churn"]
-        else:
-            annotations[f"mlflow-istio.org/{part}.churn"] = text
-
-    return damage
-
-
-def keep_artifacts(world: World) -> None:
-    """The registry's artifacts, where the adapter for runs finds them, too."""
-    for change in world.registry.history("prod", "churn"):
-        after = world.registry.artifacts[change.id].get("after")
-        assert after is not None
-        path = f"changes/{change.sequence:06d}-{change.id}/after.json"
-        world.runs.keep(str(change.run), texts={path: json.dumps(after)})
-
-
-def damaged(part: str, text: str | None, *, kept: bool) -> Callable[[World], None]:
-    def damage(world: World) -> None:
-        if kept:
-            keep_artifacts(world)
-        edit(world, "VirtualService", annotated(part, text))
-
-    return damage
-
-
-def unready(name: str) -> Callable[[World], None]:
-    return lambda world: world.cluster.unready.add(name)
-
-
-def with_registry_down(action: Callable[[World], Any]) -> Callable[[World], None]:
-    def act(world: World) -> None:
-        world.registry.down = True
-        action(world)
-        world.registry.down = False
-
-    return act
-
-
-def drift(world: World) -> None:
-    world.registry.tags["churn/1"]["istio.prod.churn.weight"] = "1"
-    world.registry.aliases[("churn", "champion")] = 3
-
-
-def left_tags(world: World) -> None:
-    """A deployment was removed by hand with its route; its version's tags stay."""
-    removal.delete(world.desk, "churn-v3")
-    world.registry.tags["churn/3"]["istio.prod.churn.role"] = "idle"
-
-
-def orphan(world: World) -> None:
-    release = Release(id="died", strategy="canary", candidates=("churn-v3",), opened=TIME)
-    world.registry.open_run("prod", "churn", release)
-
-
-def lost(world: World) -> None:
-    changes = world.registry._changes[("prod", "churn")]
-    del changes[next(iter(changes))]
-
-
-def marked(world: World) -> None:
-    traffic.abort(world.desk, "churn")
-    removal._mark_deleting(world.desk, "churn", force=False, reason="", timeout=1)
-
-
-def two_hosts(world: World) -> None:
-    other = copy.deepcopy(world.cluster.get("VirtualService", "churn"))
-    assert other is not None
-    other["metadata"] = {"name": "theirs"}
-    world.cluster.apply(other)
-
-
-def unpinned(world: World) -> None:
-    def take_out(now: Any) -> Any:
-        from dataclasses import replace
-
-        return replace(now, traffic=now.traffic.without_pin("churn-v3"))
-
-    traffic.move(world.desk, "churn", take_out, action="remove")
 
 
 @dataclass(frozen=True, kw_only=True)
