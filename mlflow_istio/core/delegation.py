@@ -55,14 +55,14 @@ def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | No
         delegate = find(str(route["delegate"]["name"])) if route["delegate"]["name"] in names else None
         if delegate is not None and is_delegate(delegate):
             for sub in delegate.get("spec", {}).get("http") or []:
-                one = _route(route, sub)
+                one = carried(route, sub)
                 if one is not None:
                     routes.append(one)
     return {**root, "spec": {**root["spec"], "http": routes}}
 
 
-def _route(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
-    """One route of a delegate inside the root's; None where the two contradict each other."""
+def carried(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
+    """A delegate's route as proxies carry it out inside the root's; None where the two contradict each other: it is left out."""
     match = _matches(root.get("match") or [], sub.get("match") or [])
     if match is None:
         return None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
+from mlflow_istio.core.delegation import carried, delegates_of, is_delegate
 from mlflow_istio.core.matching import Finding, Request, conditions_of, evaluate
 from mlflow_istio.core.objects import Object, name_of
 from mlflow_istio.core.traffic import Destination, destination_from_json
 from mlflow_istio.core.virtual_service import read_mirror, routes_of
 
-Delegates = Mapping[tuple[str, str], Object]
-"""(namespace, name) to a VirtualService that others may hand requests on to; the namespace is empty for their own."""
+Delegates = Mapping[tuple[str, str], Object | None]
+"""(namespace, name) to a VirtualService that others may hand requests on to; the namespace is empty for their own.
+
+None in place of one: it is known not to be there.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,14 +26,14 @@ class Place:
     Attributes:
         virtual_service: Name of the VirtualService that holds the route.
         index: Its position there, from 0.
-        route: The route.
-        conditions: Its matches, each with those of the routes that hand on to it; one must take the request whole.
+        route: The route, with what it has from the one that hands on to it.
+        conditions: Its matches inside those of the route that hands on to it; one must take the request.
     """
 
     virtual_service: str
     index: int
     route: Object
-    conditions: tuple[tuple[Object, ...], ...]
+    conditions: tuple[Object, ...]
 
     @property
     def name(self) -> str:
@@ -93,7 +96,7 @@ def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Del
     above: list[Passed] = []
     perhaps: list[Passed] = []
     for place in places(virtual_service, delegates or {}):
-        found = [tuple(chain(*(evaluate(match, request) for match in group))) for group in place.conditions]
+        found = [tuple(evaluate(match, request)) for match in place.conditions]
         missed = [next((one for one in findings if one.holds is False), None) for findings in found]
         taking = [findings for findings, miss in zip(found, missed, strict=True) if miss is None]
         sure = [findings for findings in taking if all(one.holds for one in findings)]
@@ -115,19 +118,36 @@ def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Del
     return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
 
 
+def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any], *, whole: bool) -> Delegates:
+    """Those that a root may hand on to.
+
+    Args:
+        virtual_services: What there is.
+        root: The root.
+        whole: Whether this is all that stands in its namespace, so that one that is not among them is not there.
+    """
+    found: dict[tuple[str, str], Object | None] = {("", name): None for name in delegates_of(root)} if whole else {}
+    for obj in virtual_services:
+        for namespace in ("", str(obj["metadata"].get("namespace", ""))):
+            found[(namespace, name_of(obj))] = obj
+    return found
+
+
 def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator[Place]:
     """All routes in order, with those of delegates in the place of the route that hands on to them."""
     name = name_of(virtual_service)
     for index, route in enumerate(routes_of(virtual_service)):
-        own = tuple((match,) for match in conditions_of(route))
         delegate = route.get("delegate")
-        target = delegates.get((str(delegate.get("namespace", "")), str(delegate["name"]))) if delegate else None
-        if target is None:
-            yield Place(virtual_service=name, index=index, route=dict(route), conditions=own)
+        key = (str(delegate.get("namespace", "")), str(delegate["name"])) if delegate else None
+        if key is None or key not in delegates:
+            yield Place(virtual_service=name, index=index, route=dict(route), conditions=tuple(conditions_of(route)))
             continue
-        for inner, below in enumerate(routes_of(target)):
-            both = tuple((outer, match) for (outer,) in own for match in conditions_of(below))
-            yield Place(virtual_service=name_of(target), index=inner, route=dict(below), conditions=both)
+        target = delegates[key]
+        for inner, below in enumerate(routes_of(target) if target is not None and is_delegate(target) else ()):
+            both = carried(route, below)
+            if both is not None:
+                own = {**both, "name": below.get("name", "")}
+                yield Place(virtual_service=key[1], index=inner, route=own, conditions=tuple(conditions_of(both)))
 
 
 def _shares(route: Mapping[str, Any]) -> tuple[Share, ...]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from mlflow_istio.core.assignment import assignment_headers
 from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.entrance import SCORING
-from mlflow_istio.core.explanation import Delegates, Explanation, Passed, Place, Share, explain
+from mlflow_istio.core.explanation import Explanation, Passed, Place, Share, explain, known_delegates
 from mlflow_istio.core.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.matching import Request, normalized
 from mlflow_istio.core.objects import Object, annotations_of, name_of, ready_replicas
@@ -103,7 +103,7 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
     root = next((obj for obj in known if _hands_on(obj, name_of(home))), home)
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
-    found = explain(root, question.as_request(assigned, path, authority), _by_name(known))
+    found = explain(root, question.as_request(assigned, path, authority), known_delegates(known, root, whole=True))
     return explanation_view(found, endpoint, deployments_of(cluster, name), assigned)
 
 
@@ -137,7 +137,9 @@ def explain_objects(objects: Sequence[Object], name: str | None, question: Quest
         assigned = assignment_headers(endpoint, question.user)
     hosts = [str(host) for host in virtual_service.get("spec", {}).get("hosts") or [] if not str(host).startswith("*")]
     request = question.as_request(assigned, SCORING, hosts[0] if hosts else None)
-    return explanation_view(explain(virtual_service, request, _by_name(known)), endpoint, (), assigned)
+    return explanation_view(
+        explain(virtual_service, request, known_delegates(known, virtual_service, whole=False)), endpoint, (), assigned
+    )
 
 
 def explanation_view(
@@ -219,14 +221,6 @@ def _usual(cluster: Cluster, name: str) -> tuple[str | None, str]:
 
 def _hands_on(virtual_service: Object, name: str) -> bool:
     return any((route.get("delegate") or {}).get("name") == name for route in routes_of(virtual_service))
-
-
-def _by_name(known: Sequence[Object]) -> Delegates:
-    found: dict[tuple[str, str], Object] = {}
-    for obj in known:
-        for namespace in ("", str(obj["metadata"].get("namespace", ""))):
-            found[(namespace, name_of(obj))] = obj
-    return found
 
 
 def _carried(virtual_service: Object) -> tuple[str, ...]:

@@ -19,7 +19,22 @@ DOMAIN = "corpus.example"
 READY_HEADER = "x-corpus-ready"
 # Subsets of the model: a, b and c have one replica, pair has two, empty has none.
 SUBSETS = {"a": 1, "b": 1, "c": 1, "pair": 2, "empty": 0}
-_CASE_KEYS = {"name", "why", "http", "spec", "hosts", "policy", "subsetPolicy", "rule", "requests", "local", "istiod"}
+_CASE_KEYS = {
+    *(
+        "name",
+        "why",
+        "http",
+        "spec",
+        "hosts",
+        "delegates",
+        "policy",
+        "subsetPolicy",
+        "rule",
+        "requests",
+        "local",
+        "istiod",
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +78,7 @@ class Case:
         http: The routes, ``to: SUBSET`` written out.
         spec: Further members of the VirtualService's spec.
         hosts: Its hosts.
+        delegates: Routes of VirtualServices without hosts that it may delegate to, by the end of their names.
         rule: Spec of a DestinationRule of its own, and with it a Service of its own; None routes to the common one.
         requests: Sent in this order.
         local: ``same``, or how the local mesh refuses it: the path of the field.
@@ -74,6 +90,7 @@ class Case:
     http: Sequence[Object]
     spec: Object
     hosts: Sequence[str]
+    delegates: Mapping[str, Sequence[Object]]
     rule: Object | None
     requests: Sequence[Request]
     local: str
@@ -107,6 +124,13 @@ class Case:
             )
         spec = {"hosts": list(self.hosts), **({"gateways": list(gateways)} if gateways else {}), **self.spec}
         return obj("VirtualService", self.name, {**copy.deepcopy(spec), **({"http": http} if self.http else {})})
+
+    def delegate_services(self) -> list[Object]:
+        """The VirtualServices that it delegates to."""
+        return [
+            obj("VirtualService", f"{self.name}-{end}", {"http": copy.deepcopy(list(http))})
+            for end, http in self.delegates.items()
+        ]
 
     def destination_rule(self) -> Object | None:
         """Its own DestinationRule, if it has one."""
@@ -192,9 +216,13 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
     return Case(
         family=family,
         name=name,
-        http=[_written_out(route, target) for route in entry.get("http", ())],
+        http=[_written_out(route, target, name) for route in entry.get("http", ())],
         spec=entry.get("spec", {}),
         hosts=[f"{name}.{DOMAIN}", *(f"{host}.{name}.{DOMAIN}" for host in entry.get("hosts", ()))],
+        delegates={
+            end: [_written_out(route, target, name) for route in http]
+            for end, http in entry.get("delegates", {}).items()
+        },
         rule=rule,
         requests=[Request(**request) for request in entry.get("requests", ())],
         local=entry.get("local", "same"),
@@ -214,10 +242,10 @@ def _subsets(named: Collection[str], policies: Mapping[str, Any]) -> list[Object
     ]
 
 
-def _written_out(value: Any, target: str) -> Any:
-    """``to: a`` is ``route`` to subset a alone; a ``destination`` that is a text is that subset of the Service."""
+def _written_out(value: Any, target: str, case: str) -> Any:
+    """Texts that stand for more: ``to`` and ``destination`` a subset of the Service, ``delegate`` one of the case's own."""
     if isinstance(value, list):
-        return [_written_out(member, target) for member in value]
+        return [_written_out(member, target, case) for member in value]
     if not isinstance(value, dict):
         return value
     result: Object = {}
@@ -226,6 +254,8 @@ def _written_out(value: Any, target: str) -> Any:
             result["route"] = [{"destination": {"host": target, "subset": member}}]
         elif key in ("destination", "mirror") and isinstance(member, str):
             result[key] = {"host": target, "subset": member}
+        elif key == "delegate" and isinstance(member, str):
+            result[key] = {"name": f"{case}-{member}"}
         else:
-            result[key] = _written_out(member, target)
+            result[key] = _written_out(member, target, case)
     return result

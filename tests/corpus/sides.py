@@ -76,6 +76,8 @@ class LocalSide:
                 self._mesh.apply(rule)
             if not case.routes:
                 return ""
+            for delegate in case.delegate_services():
+                self._mesh.apply(delegate)
             wanted = case.virtual_service(ready_route=case.local == "same" and bool(case.http))
             self._mesh.edit("VirtualService", case.name, with_spec(wanted))
         except MlflowIstioError as exc:
@@ -119,6 +121,8 @@ class ControlPlaneSide:
                 return ""
             ready_route = case.istiod == "same" and bool(case.http)
             wanted = case.virtual_service(gateways=[self._gateway], ready_route=ready_route)
+            for delegate in case.delegate_services():
+                self._create("virtualservices", delegate)
             # One that nobody asks is shown to the validator alone: a route that Envoy refuses would stop all others.
             self._create("virtualservices", wanted, **({} if case.requests else {"dry_run": "All"}))
         except client.ApiException as exc:

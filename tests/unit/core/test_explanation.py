@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.explanation import Explanation, explain
+from mlflow_istio.core.explanation import Explanation, explain, known_delegates
 from mlflow_istio.core.matching import Finding, Request, normalized
 from mlflow_istio.core.objects import Object
 from tests.corpus import cases
@@ -39,7 +39,9 @@ def as_request(sent: cases.Request, host: str) -> Request:
 def test_who_answers_is_who_answered_behind_the_real_istiod(case: cases.Case, number: int) -> None:
     sent = case.requests[number]
     answers = recorded(case.family)[case.name][number]["answers"]
-    found = explain(case.virtual_service(ready_route=False), as_request(sent, case.hosts[0]))
+    root = case.virtual_service(ready_route=False)
+    delegates = known_delegates(case.delegate_services(), root, whole=True)
+    found = explain(root, as_request(sent, case.hosts[0]), delegates)
     assert found.perhaps == ()
     seen = {answer["subset"] for answer in answers if "subset" in answer}
     may_answer: set[str | None] = {share.destination.subset for share in found.shares}
