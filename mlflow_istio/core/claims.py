@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_istio.core.delegation import left_out
 from mlflow_istio.core.endpoint import annotation
 from mlflow_istio.core.entrance import takes
 from mlflow_istio.core.matching import Request
@@ -48,6 +49,8 @@ class Claim:
             )
         if self.path and (not _PATH.fullmatch(self.path) or {".", ".."} & set(self.path.split("/"))):
             raise InvalidInput(f"path {self.path!r} is not valid: use one such as /api/v1/chat, without '/' at the end")
+        if self.path == "/invocations":
+            raise InvalidInput("path '/invocations' is where every model is scored: use another, such as /api/v1/chat")
         if self.header is not None:
             name, value = self.header
             check_header_name(name)
@@ -117,10 +120,8 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
         raise StateConflict(f"{where} has no hosts, so it is itself a delegate: use one with hosts")
     claims = claims_in(root)
     for other, its in claims.items():
-        if other != endpoint and its == claim:
-            raise StateConflict(
-                f"{where}: {claim} belongs to endpoint '{other}' already: choose another path or header"
-            )
+        if other != endpoint:
+            _check_apart(claim, endpoint, its, other, where)
     if endpoint in claims and claims[endpoint] != claim:
         raise StateConflict(
             f"{where}: endpoint '{endpoint}' has {claims[endpoint]} and can't have {claim}, too: delete it first"
@@ -149,6 +150,51 @@ def released(root: Object, endpoint: str) -> Object:
         return root
     http = [route for route in routes_of(root) if _delegate(route) != endpoint]
     return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {key: None})
+
+
+def check_carried(root: Mapping[str, Any], before: Object, after: Object, endpoint: str) -> None:
+    """Refuse a change of a delegate that would leave one of its new routes without effect, as Istio does without a word.
+
+    Args:
+        root: What hands requests on to it.
+        before: The delegate.
+        after: The delegate with the change.
+        endpoint: The endpoint that it carries.
+
+    Raises:
+        InvalidInput: A route that was not lost before would be; names it and what it matches on.
+    """
+    known = [route.get("name") for route in left_out(root, before)]
+    lost = [route for route in left_out(root, after) if route.get("name") not in known]
+    if not lost:
+        return
+    fields = sorted({field for match in lost[0].get("match") or [] for field in match})
+    claim = claims_in(root).get(endpoint)
+    raise InvalidInput(
+        f"route '{lost[0].get('name')}' matches on {', '.join(fields)} outside of what '{name_of(root)}' hands on to endpoint "
+        f"'{endpoint}'{f' ({claim})' if claim else ''}, so no request would reach it: match inside that, with exact or prefix, one "
+        "path for each route, or on other fields"
+    )
+
+
+def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str) -> None:
+    """Whichever stands first must leave the other its scoring requests.
+
+    Raises:
+        StateConflict: It would not; names both endpoints.
+    """
+    cant = f"{where}: endpoint '{endpoint}' can't have {claim}"
+    if its == claim:
+        raise StateConflict(f"{cant}, which belongs to endpoint '{other}': choose another path or header")
+    first, second = sorted((claim, its), key=lambda one: one.rank)
+    taken = any(
+        takes(match, one) for route in first.routes("") for match in route["match"] for one in second.requests()
+    )
+    if taken:
+        raise StateConflict(
+            f"{cant} beside endpoint '{other}', which has {its}: {first} takes scoring requests of {second}: choose another "
+            "path or header"
+        )
 
 
 def _is_open(route: Mapping[str, Any]) -> bool:

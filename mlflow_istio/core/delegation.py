@@ -61,6 +61,14 @@ def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | No
     return {**root, "spec": {**root["spec"], "http": routes}}
 
 
+def left_out(root: Mapping[str, Any], delegate: Mapping[str, Any]) -> list[Object]:
+    """The routes of a delegate that proxies carry out nowhere, because their matches lie outside of all that the root hands on."""
+    name, through = delegate["metadata"]["name"], root.get("spec", {}).get("http") or []
+    outer = [route for route in through if (route.get("delegate") or {}).get("name") == name]
+    inner = delegate.get("spec", {}).get("http") or []
+    return [sub for sub in inner if all(carried(route, sub) is None for route in outer)] if outer else []
+
+
 def carried(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
     """A delegate's route as proxies carry it out inside the root's; None where the two contradict each other: it is left out."""
     match = _matches(root.get("match") or [], sub.get("match") or [])

@@ -147,10 +147,16 @@ def entrance_of(cluster: Cluster, name: str, home: Object | None = None) -> Entr
     return next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0])
 
 
+def root_of(cluster: Cluster, endpoint: Endpoint) -> Object | None:
+    """The VirtualService that delegates to an endpoint; None where it has hosts of its own, or the root is gone."""
+    name = endpoint.settings.get(ROOT)
+    return cluster.get("VirtualService", name) if name else None
+
+
 def _through_root(cluster: Cluster, name: str, home: Object, route: str) -> tuple[Object, list[Object]]:
     """The root of a delegate as proxies carry it out, and the places where the delegate's route stands in it."""
     root_name = read_endpoint(home, name).settings.get(ROOT, "")
-    root = cluster.get("VirtualService", root_name) if root_name else None
+    root = root_of(cluster, read_endpoint(home, name))
     others = {name_of(home): home}
     whole = merged(root, others.get) if root is not None else {}
     routes = [one for one in whole.get("spec", {}).get("http") or [] if str(one.get("name", "")).endswith(route)]

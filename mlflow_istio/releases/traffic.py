@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mlflow_istio.core import transitions
+from mlflow_istio.core.claims import check_carried
 from mlflow_istio.core.deadlines import due
 from mlflow_istio.core.endpoint import Assignment, Endpoint, Release, Stamp
 from mlflow_istio.core.objects import Object
@@ -15,7 +16,7 @@ from mlflow_istio.core.release.driver import course_of
 from mlflow_istio.core.strategies import Wish, assignment_for, check_strategy
 from mlflow_istio.core.virtual_service import changed, read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
-from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, versions_of, warned
+from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, endpoint_of, root_of, versions_of, warned
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.proof import check_targets, prove_change
 
@@ -295,6 +296,7 @@ def move(
         desk.enforce(replace(desk, enforce=lambda _desk, _name: None), name)
         planned = endpoint_of(desk.cluster, name)
     deployments = deployments_of(desk.cluster, name)
+    root = root_of(desk.cluster, planned)
     if not force:
         check_targets(desk, deployments, planned, transition(planned), timeout=timeout)
     stamp = Stamp(
@@ -316,7 +318,10 @@ def move(
             return virtual_service
         wanted = transition(now)
         _check_same_release(planned, now, wanted)
-        return changed(virtual_service, wanted, stamp)
+        new = changed(virtual_service, wanted, stamp)
+        if root is not None:
+            check_carried(root, virtual_service, new, name)
+        return new
 
     before, after = desk.cluster.edit("VirtualService", planned.home, edit)
     endpoint = read_endpoint(after, name)

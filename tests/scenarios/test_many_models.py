@@ -66,6 +66,11 @@ def test_models_share_a_host_by_path_and_header_each_with_its_own_release(shared
     assert inside_bounds(seen["m/2"], 500, 0.30)
     assert who(chat, 5, **{"x-mlflow-deployment": "chat-v2"}) == {"m/2": 5}
     assert who(rank, 20) == {"m/3": 20}, "the other one's release is none of its business"
+    shared.client.route("chat", to="chat-v2", name="deep", match={"uri": {"prefix": "/api/v1/chat/deep/"}})
+    assert who(chat, 5, "/api/v1/chat/deep/invocations") == {"m/2": 5}
+    with pytest.raises(MlflowException, match="outside of what 'models' hands on to endpoint 'chat'"):
+        shared.client.route("chat", to="chat-v2", name="lost", match={"uri": {"prefix": "/deep/"}})
+    shared.client.route("chat", remove="deep")
     shared.client.promote("chat")
     assert who(chat, 50) == {"m/2": 50}
     shared.client.rollback("chat")
@@ -73,7 +78,9 @@ def test_models_share_a_host_by_path_and_header_each_with_its_own_release(shared
     assert [change["action"] for change in shared.client.history("rank")][-1] == "deploy"
 
     config = {"under": "models", "path": "/api/v1/chat/long", **ALIASES}
-    with pytest.raises(MlflowException, match="/api/v1/chat belongs to endpoint 'chat' already"):
+    with pytest.raises(
+        MlflowException, match="endpoint 'long' can't have /api/v1/chat, which belongs to endpoint 'chat'"
+    ):
         shared.client.create_deployment(
             "long-v1", "models:/m/2", endpoint="long", config={**config, "path": "/api/v1/chat"}
         )

@@ -96,7 +96,9 @@ def test_claiming_again_and_releasing_twice_change_nothing() -> None:
 
 def test_what_belongs_to_another_is_refused() -> None:
     now = claimed(root(REST), "chat", CHAT)
-    with pytest.raises(StateConflict, match=r"/api/v1/chat belongs to endpoint 'chat' already"):
+    with pytest.raises(
+        StateConflict, match="endpoint 'other' can't have /api/v1/chat, which belongs to endpoint 'chat'"
+    ):
         claimed(now, "other", CHAT)
     with pytest.raises(StateConflict, match="endpoint 'chat' has /api/v1/chat and can't have /b"):
         claimed(now, "chat", Claim(path="/b"))
@@ -107,6 +109,18 @@ def test_what_belongs_to_another_is_refused() -> None:
         claimed(root(REST, hosts=[]), "chat", CHAT)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_that_takes_scoring_requests_of_another_is_refused_naming_both(turned: bool) -> None:
+    claims = {"chat": CHAT, "thief": Claim(path="/api/v1/chat/invocations")}
+    first, second = sorted(claims, reverse=turned)
+    words = (
+        f"endpoint '{second}' can't have {claims[second]} beside endpoint '{first}', which has {claims[first]}: "
+        "/api/v1/chat/invocations takes scoring requests of /api/v1/chat: choose"
+    )
+    with pytest.raises(StateConflict, match=words):
+        claimed(claimed(root(REST), first, claims[first]), second, claims[second])
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -115,6 +129,7 @@ def test_what_belongs_to_another_is_refused() -> None:
         ({"path": "/"}, "is not valid"),
         ({"path": "/a/../b"}, "is not valid"),
         ({"path": "/a?b"}, "is not valid"),
+        ({"path": "/invocations"}, "every model is scored"),
         ({"header": ("model version", "x")}, "is not valid"),
         ({"header": ("x-mlflow-deployment", "x")}, "has a meaning of its own"),
         ({"header": ("cookie", "x")}, "has a meaning of its own"),

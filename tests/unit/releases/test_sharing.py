@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from mlflow_istio.core.claims import Claim
 from mlflow_istio.core.objects import Object
+from mlflow_istio.core.policy import Fault, Rule
 from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
-from mlflow_istio.releases import traffic
+from mlflow_istio.releases import policy, traffic
 from mlflow_istio.releases.deployments import DeployRequest
 from mlflow_istio.releases.desk import address_of, entrance_of
 from mlflow_istio.releases.removal import delete_endpoint
@@ -113,7 +116,14 @@ def test_another_endpoints_host_can_be_shared_and_is_not_deleted_under_the_other
 @pytest.mark.parametrize(
     ("deployment", "endpoint", "share", "changes", "error", "words"),
     [
-        ("churn-v2", "other", CHAT, {}, StateConflict, "belongs to endpoint 'chat' already"),
+        (
+            "churn-v2",
+            "other",
+            CHAT,
+            {},
+            StateConflict,
+            "endpoint 'other' can't have /api/v1/chat, which belongs to endpoint 'chat'",
+        ),
         (
             "churn-v2",
             "chat",
@@ -168,3 +178,51 @@ def test_a_root_that_lost_the_endpoint_is_named_and_the_create_command_mends_it(
         world.deploy("churn-v2", endpoint="chat")
     world.deploy("churn-v2", endpoint="chat", share=CHAT)
     assert delegates(world) == ["chat", "chat", "rank"]
+
+
+@pytest.mark.parametrize(
+    ("match", "reached"),
+    [
+        ({"headers": {"x-user": {"exact": "staff"}}}, True),
+        ({"uri": {"exact": "/api/v1/chat/special"}}, True),
+        ({"uri": {"prefix": "/api/v1/chat/special"}}, True),
+        ({"uri": {"exact": "/special"}}, False),
+        ({"uri": {"regex": "/api/v1/chat/.*"}}, False),
+        ({"uri": {"prefix": "/API/v1/chat/"}, "ignoreUriCase": True}, False),
+    ],
+)
+def test_a_route_that_istio_would_leave_out_without_a_word_is_refused(match: Object, reached: bool) -> None:
+    world = a_world()
+    world.deploy("churn-v2", endpoint="chat")
+    rule = Rule(name="special", deployment="churn-v2", match=(match,))
+    before = world.cluster.get("VirtualService", "chat")
+    if reached:
+        policy.set_rule(world.desk, "chat", rule)
+        assert [one.name for one in world.endpoint("chat").traffic.policy.rules] == ["special"]
+        return
+    fields = ", ".join(sorted(match))
+    words = rf"'mlflow-istio.chat.rule.special' matches on {fields} outside of what 'models' hands on .*/api/v1/chat\)"
+    with pytest.raises(InvalidInput, match=words):
+        policy.set_rule(world.desk, "chat", rule)
+    assert world.cluster.get("VirtualService", "chat") == before
+
+
+def test_a_fault_on_the_header_that_chose_the_endpoint_is_refused_when_it_asks_for_another_value() -> None:
+    world = a_world()
+    until = world.desk.clock.now() + timedelta(seconds=60)
+    other = Fault(abort=503, until=until, match=({"headers": {"model-version": {"exact": "other"}}},))
+    with pytest.raises(InvalidInput, match="would reach it"):
+        policy.start_fault(world.desk, "rank", other)
+    policy.start_fault(world.desk, "rank", replace(other, match=({"headers": {"x-user": {"exact": "staff"}}},)))
+
+
+def test_a_route_that_its_roots_owner_cut_off_does_not_hold_up_a_rollback() -> None:
+    world = a_world()
+    world.deploy("churn-v2", endpoint="chat", strategy="canary", wish=Wish(weight=10))
+    rule = Rule(name="special", deployment="churn-v2", match=({"uri": {"prefix": "/api/v1/chat/special"}},))
+    policy.set_rule(world.desk, "chat", rule)
+    moved = root_of(world)
+    moved["spec"]["http"][1]["match"] = [{"uri": {"prefix": "/api/v2/"}}]
+    world.cluster.apply(moved)
+    traffic.rollback(world.desk, "chat")
+    assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
