@@ -84,8 +84,13 @@ class Users:
 
 
 @contextmanager
-def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPOINT) -> Iterator[Users]:
-    """Callers who send numbered requests one after the other until the block ends (at most eight minutes)."""
+def users(
+    place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPOINT, fresh: bool = False
+) -> Iterator[Users]:
+    """Callers who send numbered requests one after the other until the block ends (at most eight minutes).
+
+    With ``fresh`` each request is a new user's, who has no cookie yet.
+    """
     found = place.client.get_endpoint(endpoint)
     url, headers = found["url"], dict(found["headers"])
     got, lock, stop, numbers = Users(), threading.Lock(), threading.Event(), itertools.count(1)
@@ -112,6 +117,8 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
         with requests.Session() as session:
             while not stop.is_set():
                 one(session)
+                if fresh:
+                    session.cookies.clear()
 
     def recorder() -> None:
         while not stop.wait(0.5):
@@ -173,14 +180,14 @@ def standing(place: Place, endpoint: str = ENDPOINT) -> dict[str, Any]:
 
 
 @contextmanager
-def killed_on_the_way(place: Place, argv: list[str], log: Path) -> Iterator[None]:
+def killed_on_the_way(place: Place, argv: list[str], log: Path, endpoint: str = ENDPOINT) -> Iterator[None]:
     """Start a driver, and end it with SIGKILL once the candidate has traffic."""
     with log.open("wb") as output:
         driver = subprocess.Popen(argv, stdout=output, stderr=output)
     try:
         wait_for(
             f"traffic for the candidate by a driver that logs to {log}",
-            lambda: standing(place)["step"] >= 0 or driver.poll() is not None,
+            lambda: standing(place, endpoint)["step"] >= 0 or driver.poll() is not None,
             240,
         )
         assert driver.poll() is None, log.read_text()
