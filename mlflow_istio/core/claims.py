@@ -109,6 +109,12 @@ def claims_in(root: Mapping[str, Any]) -> dict[str, Claim]:
     return claims
 
 
+def claimants(root: Mapping[str, Any]) -> list[str]:
+    """Names of the endpoints that a VirtualService hands requests on to, in order, even where it can't be read which."""
+    start = annotation("", "delegate")
+    return sorted(key.removeprefix(start) for key in annotations_of(root) if key.startswith(start))
+
+
 def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
     """The root with an endpoint's claim; the same object when it is there.
 
@@ -145,11 +151,10 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
 
 def released(root: Object, endpoint: str) -> Object:
     """The root without an endpoint's claim; the same object when it has none."""
-    key = annotation(endpoint, "delegate")
-    if key not in annotations_of(root):
+    if endpoint not in claimants(root):
         return root
     http = [route for route in routes_of(root) if _delegate(route) != endpoint]
-    return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {key: None})
+    return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {annotation(endpoint, "delegate"): None})
 
 
 def check_carried(root: Mapping[str, Any], before: Object, after: Object, endpoint: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlflow_istio.core.adoption import endpoints_in
+from mlflow_istio.core.claims import claimants
 from mlflow_istio.core.delegation import is_delegate, merged
 from mlflow_istio.core.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.entrance import SCORING, Entrance, entrance_at
@@ -223,12 +224,17 @@ def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
     """The endpoint, or None when there is none yet.
 
     Raises:
-        StateConflict: A VirtualService of that name is somebody else's.
+        StateConflict: A VirtualService of that name is somebody else's, or the root of several endpoints.
     """
     found = found_home(cluster, name)
     if found is not None:
         return read_endpoint(found, name)
-    if cluster.get("VirtualService", name) is not None:
+    other = cluster.get("VirtualService", name)
+    if other is not None and is_ours(other, name) and claimants(other):
+        raise StateConflict(
+            f"'{name}' is the host that {', '.join(claimants(other))} share, not an endpoint: name one of them, or another"
+        )
+    if other is not None:
         raise StateConflict(
             f"VirtualService '{name}' exists and is not ours: use another endpoint name, or take over one of its routes "
             f"with 'mlflow-istio adopt NAME --virtual-service {name} --route ROUTE'"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from mlflow_istio.core.adoption import endpoints_in
+from mlflow_istio.core.claims import claimants, claims_in
 from mlflow_istio.core.diagnosis import (
     ERROR,
     FIX,
@@ -34,7 +36,7 @@ from mlflow_istio.core.probe import change_probe
 from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.core.standing import Standing, nothing_stands, standing_of
 from mlflow_istio.core.virtual_service import prefix, read_endpoint, routes_of
-from mlflow_istio.errors import ClusterError, MlflowIstioError, RegistryError, StateConflict
+from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict
 from mlflow_istio.ports import Survey
 from mlflow_istio.releases.desk import (
     Desk,
@@ -84,10 +86,38 @@ def examine(desk: Desk, name: str | None = None) -> list[Finding]:
         names = sorted({*names, *orphans, *(known.open_runs if known else ())})
     else:
         names = [name]
+    findings += _claim_findings(desk, name)
     for one in names:
         findings += _examined(desk, one, known, must_exist=name is not None)
     rank = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
+
+
+def _claim_findings(desk: Desk, name: str | None) -> Iterator[Finding]:
+    """What roots hand on to endpoints that are not there; of one endpoint, or under one root, if it is named."""
+    known = desk.cluster.list("VirtualService", {})
+    there = {endpoint for obj in known for endpoint in endpoints_in(obj)}
+    for root in known:
+        try:
+            claims = claims_in(root)
+        except InvalidInput as exc:
+            yield Finding(
+                endpoint=name_of(root),
+                code="damaged-claim",
+                severity=ERROR,
+                text=exc.message,
+                command=f"kubectl edit virtualservice {name_of(root)}",
+            )
+            continue
+        for endpoint, claim in claims.items():
+            if endpoint not in there and name in (None, endpoint, name_of(root)):
+                yield Finding(
+                    endpoint=endpoint,
+                    code="stale-claim",
+                    severity=WARNING,
+                    text=f"VirtualService '{name_of(root)}' hands {claim} on to it, but there is no such endpoint: callers get 404",
+                    command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {endpoint}",
+                )
 
 
 def _labelled(desk: Desk, kind: str) -> Iterator[str]:
@@ -150,6 +180,8 @@ def _without_home(
 ) -> Iterator[Finding]:
     """An endpoint whose VirtualService is gone, or no longer says that it carries it."""
     found = desk.cluster.get("VirtualService", name)
+    if found is not None and is_ours(found, name) and claimants(found):
+        return  # the root of a shared host, which is no endpoint
     if found is not None and is_ours(found, name):
         yield _damaged(
             desk, found, name, recorded, f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}"

@@ -15,6 +15,7 @@ from mlflow_istio.core.policy_routes import written_policy
 from mlflow_istio.core.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
 from mlflow_istio.releases.desk import (
+    ROOT,
     Desk,
     Outcome,
     deployments_of,
@@ -27,7 +28,7 @@ from mlflow_istio.releases.desk import (
     warned,
 )
 from mlflow_istio.releases.ledger import catch_up, publish_nothing, run_for
-from mlflow_istio.releases.sharing import check_nothing_under, give_up_claim
+from mlflow_istio.releases.sharing import check_nothing_under, give_up_claims
 from mlflow_istio.releases.traffic import DEFAULT_TIMEOUT, move
 
 
@@ -80,16 +81,16 @@ def delete_endpoint(
         InvalidInput: It can't be read, and it is not forced.
         NotRouted: A proxy did not take the mark over in time, and it is not forced.
     """
+    check_nothing_under(desk, name)
     endpoint = _readable(desk, name, force)
     routes = found_home(desk.cluster, name) or _named(desk, name)
     deployments = deployments_of(desk.cluster, name)
     if endpoint is not None:
-        check_nothing_under(desk, name)
         if not endpoint.deleting or _is_reached(desk, name):
             _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
-        give_up_claim(desk, endpoint)
     elif deployments:
         warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
+    give_up_claims(desk, name, endpoint.settings.get(ROOT, "") if endpoint else None)
     if routes is not None:
         if is_ours(routes, name):
             desk.cluster.delete("VirtualService", name)
@@ -174,6 +175,10 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
         if not force:
             raise
         warned(desk, (exc.message, *catch_up(desk, name)))
+    except NotFound:
+        if _is_reached(desk, name):
+            raise
+        warned(desk, catch_up(desk, name))  # its root lets no request through to it, so there is nothing to prove
     waiting = endpoint_of(desk.cluster, name).unrecorded
     if waiting and not force:
         raise StateConflict(

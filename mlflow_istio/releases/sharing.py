@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlflow_istio.core.claims import Claim, claimed, claims_in, released
+from mlflow_istio.core.claims import Claim, claimants, claimed, released
 from mlflow_istio.core.delegation import is_delegate
-from mlflow_istio.core.endpoint import Endpoint
 from mlflow_istio.core.host_conflict import check_hosts
 from mlflow_istio.core.manifests import service_manifest, virtual_service_manifest
 from mlflow_istio.core.names import check_endpoint_name
@@ -78,13 +77,26 @@ def claim(desk: Desk, name: str, share: HostShare, hosts: tuple[str, ...], gatew
     desk.cluster.edit("VirtualService", root_name, lambda found: claimed(found or empty, name, share.claim))
 
 
-def give_up_claim(desk: Desk, endpoint: Endpoint) -> None:
-    """Take an endpoint's requests away from it; a root of our own that has none left goes, too."""
-    root_name = endpoint.settings.get(ROOT)
-    if root_name is None:
+def give_up_claims(desk: Desk, name: str, root_name: str | None) -> None:
+    """Take an endpoint's requests away from it; a root of our own that has none left goes, too.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        root_name: Its root, empty where it has hosts of its own; None where that can't be read: whichever hands requests on to it.
+    """
+    if root_name == "":
         return
-    root = desk.cluster.get("VirtualService", root_name)
-    if root is None or (is_ours(root, root_name) and not routes_of(released(root, endpoint.name))):
+    if root_name is not None:
+        _give_up(desk, name, root_name, desk.cluster.get("VirtualService", root_name))
+        return
+    for obj in desk.cluster.list("VirtualService", {}):
+        if name in claimants(obj):
+            _give_up(desk, name, name_of(obj), obj)
+
+
+def _give_up(desk: Desk, name: str, root_name: str, root: Object | None) -> None:
+    if root is None or (is_ours(root, root_name) and not routes_of(released(root, name))):
         desk.cluster.delete("VirtualService", root_name)
         service = desk.cluster.get("Service", root_name)
         if service is not None and is_ours(service, root_name):
@@ -94,24 +106,24 @@ def give_up_claim(desk: Desk, endpoint: Endpoint) -> None:
     def release(found: Object | None) -> Object:
         if found is None:
             raise NotFound(f"VirtualService '{root_name}' went away meanwhile: run the same command again")
-        return released(found, endpoint.name)
+        return released(found, name)
 
     desk.cluster.edit("VirtualService", root_name, release)
 
 
 def check_nothing_under(desk: Desk, name: str) -> None:
-    """Refuse to delete an endpoint whose host others share.
+    """Refuse to delete an endpoint whose host others share, or the root that they share.
 
     Raises:
         StateConflict: Some do; names them.
     """
-    home = found_home(desk.cluster, name)
+    home = desk.cluster.get("VirtualService", name)
     if home is None or not is_ours(home, name):
         return
-    others = sorted(claims_in(home))
+    others = claimants(home)
     if others:
         raise StateConflict(
-            f"endpoint{'s' if len(others) > 1 else ''} {', '.join(others)} stand under '{name}': delete them first"
+            f"'{name}' has the host of {', '.join(others)}: delete {'them' if len(others) > 1 else 'that'} first"
         )
 
 

@@ -16,6 +16,7 @@ from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases import policy, traffic
 from mlflow_istio.releases.deployments import DeployRequest
 from mlflow_istio.releases.desk import address_of, entrance_of
+from mlflow_istio.releases.doctor import examine
 from mlflow_istio.releases.removal import delete_endpoint
 from mlflow_istio.releases.sharing import HostShare
 from mlflow_istio.releases.views import endpoint_view
@@ -105,7 +106,7 @@ def test_another_endpoints_host_can_be_shared_and_is_not_deleted_under_the_other
     world.deploy("churn-v2", endpoint="models", strategy="canary", wish=Wish(weight=20))
     assert world.endpoint("models").traffic.weights == {"churn-v1": 80, "churn-v2": 20}
     traffic.promote(world.desk, "models")
-    with pytest.raises(StateConflict, match="endpoint chat stand under 'models': delete them first"):
+    with pytest.raises(StateConflict, match="'models' has the host of chat: delete that first"):
         delete_endpoint(world.desk, "models")
     delete_endpoint(world.desk, "chat")
     assert world.endpoint("models").traffic.weights == {"churn-v2": 100}
@@ -226,3 +227,50 @@ def test_a_route_that_its_roots_owner_cut_off_does_not_hold_up_a_rollback() -> N
     world.cluster.apply(moved)
     traffic.rollback(world.desk, "chat")
     assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_root_is_no_endpoint_and_is_not_deleted_under_those_that_share_it(force: bool) -> None:
+    world = a_world()
+    before = world.objects()
+    with pytest.raises(StateConflict, match="'models' has the host of chat, rank: delete them first"):
+        delete_endpoint(world.desk, "models", force=force)
+    with pytest.raises(StateConflict, match="'models' is the host that chat, rank share, not an endpoint"):
+        world.deploy("churn-v2", endpoint="models")
+    assert world.objects() == before
+
+
+def test_the_doctor_finds_nothing_at_a_healthy_root_and_names_a_claim_without_an_endpoint() -> None:
+    world = a_world()
+    assert examine(world.desk) == []
+    world.cluster.delete("VirtualService", "chat")
+    found = [finding for finding in examine(world.desk) if finding.code == "stale-claim"]
+    assert [(one.endpoint, one.text) for one in found] == [
+        ("chat", "VirtualService 'models' hands /api/v1/chat on to it, but there is no such endpoint: callers get 404")
+    ]
+    delete_endpoint(world.desk, "chat")  # the command it gives
+    assert delegates(world) == ["rank"]
+    assert [one for one in examine(world.desk) if one.code == "stale-claim"] == []
+
+
+def test_the_doctor_names_a_claim_that_can_not_be_read() -> None:
+    world = a_world()
+    broken = root_of(world)
+    broken["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"] = "{"
+    world.cluster.apply(broken)
+    assert ("models", "damaged-claim") in [(one.endpoint, one.code) for one in examine(world.desk)]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_endpoint_that_its_root_no_longer_knows_is_deleted_in_one_go(gone: bool) -> None:
+    world = a_world()
+    cut = root_of(world)
+    cut["spec"]["http"] = cut["spec"]["http"][2:]
+    world.cluster.apply(cut)
+    if gone:
+        world.cluster.delete("VirtualService", "models")
+    assert delete_endpoint(world.desk, "chat")
+    assert world.history("chat") == [(1, "deploy"), (2, "delete")]
+    assert world.cluster.get("VirtualService", "chat") is None
+    assert delete_endpoint(world.desk, "rank")
+    assert world.objects() == []
