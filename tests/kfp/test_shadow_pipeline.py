@@ -20,7 +20,7 @@ def test_other_answers_stay_out_of_sight_and_the_same_go_live(workshop: Workshop
     client.promote("churn")
     before = len(client.history("churn"))
     quick = ("--deployment", json.dumps(record), "--poll-seconds", "2", "--wait-minutes", "2")
-    quick += ("--options", json.dumps({"settle": 1}))
+    quick += ("--options", json.dumps({"settle": 1, "agreement": 0.95}))
     run = ("10_shadow_pipeline.py", "run")
 
     with people(client.get_endpoint("churn"), missing=0.0) as first:

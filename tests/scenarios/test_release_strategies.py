@@ -46,6 +46,7 @@ def versions(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     place.client.delete_endpoint(NAME, {"force": True})
 
 
+# The plan keeps how answers are compared: 'resume' is not told again.
 COMPARED = ["-C", f"compare={json.dumps({'answers': 'numbers', 'agreement': 0.97, 'settle': 1})}"]
 
 
@@ -69,7 +70,7 @@ def test_a_killed_and_resumed_shadow_goes_live_only_if_it_answers_alike(
         argv = command(place, *release, "-C", f"env={json.dumps(place.recording)}")
         with killed_on_the_way(place, argv, tmp_path / "driver.log", NAME):
             pass
-        resumed = run(place, "resume", NAME, *COMPARED)
+        resumed = run(place, "resume", NAME)
     found, told = place.client.get_endpoint(NAME), story(place, NAME)
     alike = kind == "alike"
     assert resumed.returncode == (0 if alike else 3), resumed.stdout + resumed.stderr
