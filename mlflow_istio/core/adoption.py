@@ -22,7 +22,7 @@ from mlflow_istio.core.traffic import Destination, Share, Traffic, destination_f
 from mlflow_istio.core.virtual_service import prefix, read_endpoint, read_mirror, routes_of, split_route, write_endpoint
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
-PARTS = ("state", "release", "unrecorded", "progress", "deadlines", "policy")
+PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy")
 """Parts of an endpoint that stand in annotations of their own."""
 
 

@@ -49,6 +49,7 @@ class Endpoint:
         settings: Small settings that later commands need, such as alias names.
         unrecorded: Changes that the registry does not have yet, oldest first.
         progress: Where a progressive release stands, as text (``core.release.progress``); None when nothing drives it.
+        untold: Whom nobody has told yet that a release was rolled back, as JSON; None when everybody knows.
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
@@ -65,6 +66,7 @@ class Endpoint:
     settings: Mapping[str, str] = field(default_factory=dict)
     unrecorded: tuple[RoutingChange, ...] = ()
     progress: str | None = None
+    untold: str | None = None
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = ()
     adopted: Adopted | None = None
@@ -207,6 +209,7 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
             _dumps([deadline.as_json() for deadline in endpoint.deadlines]) if endpoint.deadlines else None
         ),
         annotation(endpoint.name, "progress"): endpoint.progress,
+        annotation(endpoint.name, "untold"): endpoint.untold,
     }
 
 
@@ -250,6 +253,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             progress=annotations.get(annotation(name, "progress")),
+            untold=annotations.get(annotation(name, "untold")),
             deleting=bool(state.get("deleting", False)),
             adopted=adopted_from_json(state["adopted"], name) if state.get("adopted") else None,
             deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),

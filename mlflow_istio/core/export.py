@@ -15,7 +15,7 @@ _ALLOCATED: Mapping[str, tuple[str, ...]] = {
 }
 """Fields of a spec that a cluster gives out; another cluster would refuse them."""
 
-_FLEETING = ("unrecorded", "progress")
+_FLEETING = ("unrecorded", "progress", "untold")
 """Parts of an endpoint that are of this moment: entries on their way to the registry, a driver's heartbeat."""
 
 _OF_CONTROLLERS = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")

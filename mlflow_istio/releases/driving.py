@@ -109,6 +109,7 @@ class Work:
         desk: The ports.
         crew: Who helps.
         name: The endpoint.
+        home: The VirtualService that carries it: its own, or the adopted route's.
         release: The release's id.
         driver: The driver's id.
         told: Warnings that were said already.
@@ -117,6 +118,7 @@ class Work:
     desk: Desk
     crew: Crew
     name: str
+    home: str
     release: str
     driver: str
     told: set[str] = field(default_factory=set)
@@ -178,7 +180,7 @@ def note(work: Work, progress: Progress, revision: int) -> None:
             return virtual_service or {}
         return write_endpoint(virtual_service or {}, noted(endpoint, work.release, revision, progress))
 
-    work.desk.cluster.edit("VirtualService", work.name, edit)
+    work.desk.cluster.edit("VirtualService", work.home, edit)
 
 
 def _read(virtual_service: Object | None, name: str) -> Endpoint:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.verdict import Verdict
@@ -48,6 +49,7 @@ from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versio
 from mlflow_istio.releases.driving import Crew, Ending, Seen, Work, claim, leave, note
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.reporting import report_release
+from mlflow_istio.releases.telling import tell, to_be_told
 from mlflow_istio.releases.traffic import Transition, move
 
 PATIENCE = 300.0
@@ -69,14 +71,17 @@ def drive(desk: Desk, crew: Crew, name: str, *, release: str | None = None, take
         ClusterError: The cluster could not be reached for too long; the state stands there, and `resume` goes on.
     """
     warned(desk, catch_up(desk, name, publish=False))
+    told = tell(desk, crew.ask, name)
     endpoint = endpoint_of(desk.cluster, name)
+    if told and endpoint.release is None and endpoint.last is not None:
+        return _ended_by_hand(endpoint, endpoint.last.id)  # all that was left to do
     if release is not None and endpoint.last is not None and endpoint.last.id == release:
         return _ended_by_hand(endpoint, release)
     if endpoint.release is None or endpoint.progress is None:
         raise StateConflict(
             f"endpoint '{name}' has no release that goes on by itself: start one with 'mlflow-istio release {name} models:/...'"
         )
-    work = Work(desk=desk, crew=crew, name=name, release=endpoint.release.id, driver=desk.new_id())
+    work = Work(desk=desk, crew=crew, name=name, home=endpoint.home, release=endpoint.release.id, driver=desk.new_id())
     claim(work, take_over)
     try:
         return _to_the_end(work)
@@ -95,7 +100,7 @@ def _to_the_end(work: Work) -> Ending:
         except Overtaken:
             continue
         except NotFound:
-            if desk.cluster.get("VirtualService", work.name) is not None:
+            if desk.cluster.get("VirtualService", work.home) is not None:
                 raise
             return Ending(
                 release=work.release, outcome="aborted", word="hold", reason="The endpoint was deleted.", by_hand=True
@@ -156,13 +161,19 @@ def _act(
             timeout=work.crew.timeout,
         )
 
+    def back(outcome: str, why: Verdict = verdict) -> Ending:
+        hooks = before.plan.webhook_gates("rollback")
+        untold = to_be_told(hooks, _payload(work, endpoint.release, "rollback", "rollback", why))
+        word = "rollback" if outcome == "rolled-back" else outcome
+        moved(lambda now: ended(now, release, revision, outcome, untold), word, urgent=True, why=why)
+        return _ending(work, endpoint, after, why, outcome)
+
     def refused(exc: ClusterError) -> Ending | None:
         if desk.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
             _hold_back(work, before, after, exc)
             return None
         late = Verdict(word="inconclusive", reason=f"The deadline has passed: {exc.message}")
-        moved(lambda now: ended(now, release, revision, "inconclusive"), "inconclusive", urgent=True, why=late)
-        return _ending(work, endpoint, after, late, "inconclusive")
+        return back("inconclusive", late)
 
     if isinstance(action, Shift):
         try:
@@ -177,11 +188,9 @@ def _act(
             return refused(exc)
         return _ending(work, endpoint, after, verdict, "promoted")
     if isinstance(action, RollBack):
-        moved(lambda now: ended(now, release, revision, "rolled-back"), "rollback", urgent=True)
-        return _ending(work, endpoint, after, verdict, "rolled-back")
+        return back("rolled-back")
     if isinstance(action, GiveUp):
-        moved(lambda now: ended(now, release, revision, "inconclusive"), "inconclusive", urgent=True)
-        return _ending(work, endpoint, after, verdict, "inconclusive")
+        return back("inconclusive")
     if isinstance(action, Stop):
         note(work, replace(after, driver=None), revision)
         return _ending(work, endpoint, after, verdict, "inconclusive" if verdict.word == "inconclusive" else "held")
@@ -240,17 +249,20 @@ def _tag(work: Work, progress: Progress) -> str | None:
 
 
 def _asked(work: Work, release: Release, hook: Webhook, event: Event, gate: str, verdict: Verdict) -> str:
-    payload = {
+    return work.crew.ask(hook.url, _payload(work, release, event, gate, verdict), hook.timeout)
+
+
+def _payload(work: Work, release: Release | None, event: Event, gate: str, verdict: Verdict) -> dict[str, Any]:
+    return {
         "event": event,
         "endpoint": work.name,
-        "release": release.id,
-        "strategy": release.strategy,
-        "candidates": list(release.candidates),
+        "release": work.release,
+        "strategy": release.strategy if release else "",
+        "candidates": list(release.candidates) if release else [],
         "gate": gate,
         "verdict": {"word": verdict.word, "reason": verdict.reason},
         "scope": work.desk.scope,
     }
-    return work.crew.ask(hook.url, payload, hook.timeout)
 
 
 def _keep(work: Work, release: Release, progress: Progress) -> None:
@@ -267,11 +279,13 @@ def _keep(work: Work, release: Release, progress: Progress) -> None:
 def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict, outcome: str) -> Ending:
     """The last things: tell the webhooks of a rollback, keep plan, verdict and report."""
     release, desk = endpoint.release, work.desk
-    if release is not None and outcome in ("rolled-back", "inconclusive"):
-        for hook in progress.plan.webhook_gates("rollback"):
-            words = _asked(work, release, hook, "rollback", "rollback", verdict)
-            if words:
-                desk.warn(f"webhook {hook.url} was told of the rollback and said: {words}")
+    if outcome in ("rolled-back", "inconclusive"):
+        try:
+            tell(desk, work.crew.ask, work.name)
+        except (ClusterError, NotFound) as exc:
+            work.warn_once(
+                f"webhooks may not know of the rollback; 'mlflow-istio resume {work.name}' tells them: {exc.message}"
+            )
     if release is not None and release.run is not None:
         text = json.dumps(
             {

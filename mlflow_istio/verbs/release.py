@@ -102,7 +102,7 @@ class ReleaseVerbs(Base):
             watch: Shown every look.
 
         Returns:
-            As for ``release``.
+            As for ``release``. Where the process died after a rollback, webhooks are told of it now.
 
         Raises:
             StateConflict: No release that goes on by itself is open, or a process that is alive drives it.
@@ -110,12 +110,15 @@ class ReleaseVerbs(Base):
         from mlflow_istio.core.release.progress import progress_from_text
         from mlflow_istio.release_options import ResumeOptions
         from mlflow_istio.releases import traffic
+        from mlflow_istio.releases.driving import Crew
         from mlflow_istio.releases.progressive import drive
 
         options = parse_options(ResumeOptions, config, cluster=self.target.kind)
         place = self._place(options)
         desk = place.desk(self._tell, self._warn)
         found = endpoint_of(desk.cluster, endpoint)
+        if found.release is None and found.untold is not None:
+            return _result(desk, endpoint, drive(desk, Crew(ask=webhooks.ask), endpoint))
         if found.release is None or found.progress is None:
             raise StateConflict(
                 f"endpoint '{endpoint}' has no release that goes on by itself: start one with 'mlflow-istio release {endpoint} "
@@ -129,8 +132,9 @@ class ReleaseVerbs(Base):
         return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
-        """Whether the endpoint's open release has a plan, so that ``resume`` drives it and does not only unpause it."""
-        return endpoint_of(self._read().cluster, endpoint).progress is not None
+        """Whether ``resume`` has more to do than to unpause: the open release has a plan, or the last one's end was not told."""
+        found = endpoint_of(self._read().cluster, endpoint)
+        return found.progress is not None or found.untold is not None
 
     def unpause(self, endpoint: str, config: Config | None = None) -> Result:
         """Let a paused release go on, without driving it."""

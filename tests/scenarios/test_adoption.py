@@ -139,3 +139,15 @@ def test_a_version_that_does_not_come_up_leaves_the_users_object_as_it_was(place
         place.client.create_deployment("chat-v1", "models:/m/1", config={**config, "route": "mein"}, endpoint="chat")
     assert own_part(cluster.get("VirtualService", "shop")) == before
     assert cluster.get("Deployment", "chat-v1") is None
+
+
+def test_a_release_goes_on_by_itself_behind_an_adopted_route(place: Place, cluster: Cluster) -> None:
+    view = place.client.adopt("chat", "shop", "main", **NO_ALIASES)
+    by_time = {"steps": "20,50", "analysis": "none", "interval": 1, "hold": 1, "min_requests": 0, "warmup": 0}
+    released = place.client.release("chat", "models:/m/1", name="chat-v1", **by_time, **NO_ALIASES)
+    assert (released["outcome"], released["traffic"]) == ("promoted", {"chat-v1": 100, "web:80": 0})
+    assert ask(view, 30) == {"m/1": 30}
+    changes = place.client.history("chat")
+    assert [change["action"] for change in changes[-4:]] == ["start", "shift", "shift", "promote"]
+    assert place.client.rollback("chat")["traffic"] == {"web:80": 100}
+    assert ask(view, 30) == {WEB: 30}

@@ -65,10 +65,10 @@ def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str) ->
     return transitions.promote(endpoint, candidate)
 
 
-def ended(endpoint: Endpoint, release: str, revision: int, outcome: str) -> Endpoint:
-    """Return the traffic to the stable and end the release."""
+def ended(endpoint: Endpoint, release: str, revision: int, outcome: str, untold: str | None = None) -> Endpoint:
+    """Return the traffic to the stable and end the release; ``untold`` says who is to be told of it afterwards."""
     expected(endpoint, release, revision)
-    return transitions.abort(endpoint, outcome)
+    return replace(transitions.abort(endpoint, outcome), untold=untold or endpoint.untold)
 
 
 def step_wish(plan: ReleasePlan, weight: float) -> Wish:
