@@ -43,11 +43,11 @@ def metrics_source(
         raise InvalidInput(f"unknown errors {errors!r}: {nearest(errors, tuple(ERRORS))}")
     local = kind == "istio-local"
     if source == "auto":
-        source = "prometheus" if prometheus_url or not local else "envoy"
+        source = "prometheus" if prometheus_url or not (local or envoy_url) else "envoy"
     if source == "prometheus" and not prometheus_url:
         raise InvalidInput(
             "no source of metrics: set prometheus_url to the Prometheus that scrapes the mesh (-C prometheus_url=http://... or "
-            "MLFLOW_ISTIO_PROMETHEUS_URL), or metrics=none to decide without"
+            "MLFLOW_ISTIO_PROMETHEUS_URL), envoy_url to the gateway's Envoy, or metrics=none to decide without"
         )
     base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors])
     if not kpis:

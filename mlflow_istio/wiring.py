@@ -158,7 +158,7 @@ class Workplace:
         """Where counts come from; None for nowhere.
 
         Args:
-            source: ``auto`` is the local mesh's own Envoy, or the given Prometheus; ``prometheus``, ``envoy``, ``none``.
+            source: ``auto`` is the given Prometheus, else the local mesh's or the given Envoy; ``prometheus``, ``envoy``, ``none``.
             prometheus_url: The Prometheus.
             envoy_url: Admin address of a gateway's Envoy, for ``envoy`` on a cluster (default: ``MLFLOW_ISTIO_ENVOY_URL``).
             kpis: KPIs to count beside.

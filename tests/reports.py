@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_istio.core.analysis.proportion import Proportion
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.routing_change import RoutingChange
@@ -197,4 +198,40 @@ def shadow() -> ReportData:
             },
             most_different=[("6f0c-11", 0.83, "0.12 against 0.95"), ("6f0c-29", None, "a list against a number")],
         ),
+    )
+
+
+def arms(count: int = 40) -> ReportData:
+    """Three arms by cookie with 5%, 20% and 25% errors: the first challenger wins. Intervals are those of the real sequences."""
+    random = np.random.default_rng(7)
+    rates = {"churn-v1": 0.2, "churn-v2": 0.05, "churn-v3": 0.25}
+    counted = dict.fromkeys(rates, Proportion())
+    figures: dict[str, list[Figure]] = {}
+    for look in range(1, count + 1):
+        for arm, rate in rates.items():
+            counted[arm] = counted[arm].update(int(random.binomial(30, rate)), 30)
+            interval = counted[arm].confidence_sequence(0.05)
+            said = {"": interval.estimate, "_lower": interval.lower, "_upper": interval.upper}
+            for part, value in said.items():
+                if value is not None:
+                    at = Figure(time=START + timedelta(seconds=10 * look), step=look, value=value)
+                    figures.setdefault(f"arms/errors{part}/{arm}", []).append(at)
+    end = count / 6
+    reason = "churn-v2 is better than churn-v1 and churn-v3."
+    changes = [
+        a_change(4, 0, "start", 0, 33),
+        a_change(5, end, "promote", 33, 100, reason=reason, evidence={"outcome": "winner", "winner": "churn-v2"}),
+    ]
+    return ReportData(
+        endpoint="churn",
+        scope="models",
+        release="r2",
+        strategy="ab",
+        candidates=("churn-v2", "churn-v3"),
+        outcome="promoted",
+        opened=START,
+        made=START + timedelta(minutes=end + 1),
+        changes=changes,
+        figures=figures,
+        verdict={"word": "advance", "reason": reason},
     )

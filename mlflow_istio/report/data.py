@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,10 @@ class Comparison:
     most_different: Sequence[tuple[str, float | None, str]] = ()
 
 
+def _is_bound(name: str, kpis: Set[str]) -> bool:
+    return any(name == f"{kpi}{end}" for kpi in kpis for end in ("_lower", "_upper"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportData:
     """Everything a report says.
@@ -40,7 +44,7 @@ class ReportData:
         opened: When it began, in UTC, if known.
         made: When the report was made, in UTC.
         changes: Its routing changes, by sequence.
-        figures: Every metric of its run, by step (``look/...`` and ``shadow/...``).
+        figures: Every metric of its run, by step (``look/...``, ``arms/...`` and ``shadow/...``).
         verdict: ``word``, ``reason`` and ``evidence`` of the look that decided; empty where a person decided.
         plan: The plan it followed; empty where it was moved by hand.
         comparison: Of a shadow release.
@@ -89,6 +93,19 @@ class ReportData:
             if name.startswith("look/") and name.count("/") >= 2 and not name.startswith("look/requests/")
         }
         return tuple(sorted(names, key=lambda name: (("errors", "latency", name).index(name), name)))
+
+    @property
+    def arms_kpis(self) -> tuple[str, ...]:
+        """What the arms of an A/B/n test were compared by."""
+        parts = [name.split("/") for name in self.figures if name.startswith("arms/") and name.count("/") >= 2]
+        kpis = {"/".join(part[1:-1]) for part in parts} - {"requests"}
+        return tuple(sorted(kpi for kpi in kpis if not _is_bound(kpi, kpis)))
+
+    def arms(self, kpi: str) -> tuple[str, ...]:
+        """The arms that have figures, the control first."""
+        start = f"arms/{kpi}/"
+        names = (name.removeprefix(start) for name in self.figures if name.startswith(start))
+        return tuple(sorted(names, key=lambda name: (name in self.candidates, name)))
 
     @property
     def ended(self) -> datetime | None:

@@ -32,7 +32,7 @@ def charts_of(data: ReportData) -> list[Chart]:
     x = _time(data)
     if x is None:
         return []
-    found = [_weights(data, x), _evidence(data, x)]
+    found = [_weights(data, x), _evidence(data, x), *(_arms(data, x, kpi, at) for at, kpi in enumerate(data.arms_kpis))]
     for number_, guard in enumerate(data.guards):
         found += [_rates(data, x, guard, number_), _ratio(data, x, guard, number_)]
     return [chart for chart in found if chart is not None]
@@ -46,7 +46,12 @@ def alpha_of(data: ReportData) -> float:
 
 def _time(data: ReportData) -> Axis | None:
     times_ = [seconds(change.time) for change in data.changes]
-    times_ += [seconds(point.time) for name in data.figures if name.startswith("look/") for point in data.series(name)]
+    times_ += [
+        seconds(point.time)
+        for name in data.figures
+        if name.startswith(("look/", "arms/"))
+        for point in data.series(name)
+    ]
     if not times_:
         return None
     end = seconds(data.made) if not data.outcome else max(times_)
@@ -215,6 +220,47 @@ def _ratio(data: ReportData, x: Axis, guard: str, index: int) -> Chart | None:
         marks=(Mark(at=y.at(1.0), text="as stable"),),
         columns=("time (UTC)", "look", "odds ratio", "lower bound", "upper bound"),
         rows=_table([ratio, lower, upper], times),
+    )
+
+
+def _arms(data: ReportData, x: Axis, kpi: str, index: int) -> Chart | None:
+    """One line for each arm of an A/B/n test, with the confidence sequence of its rate or mean."""
+    ends = {arm: data.series(f"arms/{kpi}/{arm}") for arm in data.arms(kpi)}
+    drawn = {arm: line for arm, line in ends.items() if line}
+    if not drawn:
+        return None
+    bounds = {arm: (data.series(f"arms/{kpi}_lower/{arm}"), data.series(f"arms/{kpi}_upper/{arm}")) for arm in drawn}
+    every = [point.value for line in drawn.values() for point in line]
+    # The first looks' sequences reach far: the scale is that of the later ones.
+    every += [point.value for pair in bounds.values() for line in pair for point in line[len(line) // 3 :]]
+    shown = percent if all(0 <= value <= 1 for value in every) else number
+    y = linear_axis(every, shown, floor=min(0.0, *every), least=max(1e-4, 1.1 * max(every)))
+    what = "Error rate" if kpi == "errors" else kpi
+    confidence = percent(1 - alpha_of(data))
+    last = {arm: shown(line[-1].value) for arm, line in drawn.items()}
+    return Chart(
+        id=f"arms-{index}",
+        wide=True,
+        title=f"{what} of each arm",
+        note=f"Summed up since the first look, with its {confidence} confidence sequence (the shaded range, valid at every look).",
+        summary=(
+            f"Line chart of {what.lower() if kpi == 'errors' else kpi} by arm; at the end "
+            f"{', '.join(f'{arm} {text}' for arm, text in last.items())}."
+        ),
+        lines=tuple(
+            Line(
+                name=arm,
+                style=at % _STYLES,
+                path=line_path(points_of(line), x, y),
+                band=band_path(points_of(bounds[arm][0]), points_of(bounds[arm][1]), x, y),
+                last=last[arm],
+            )
+            for at, (arm, line) in enumerate(drawn.items())
+        ),
+        x=x.ticks,
+        y=y.ticks,
+        columns=("time (UTC)", "look", *drawn),
+        rows=_table(list(drawn.values()), shown),
     )
 
 

@@ -53,6 +53,7 @@ PAGES = {
     "rolled back": reports.rolled_back(),
     "promoted": reports.promoted(60),
     "shadow": reports.shadow(),
+    "arms": reports.arms(),
     "hostile": hostile(),
     "bare": ReportData(endpoint="churn", scope="models", release="r1", made=reports.START),
     "long names": replace(

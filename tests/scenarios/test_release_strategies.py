@@ -15,6 +15,7 @@ import pytest
 
 from tests.faulty import register_faulty
 from tests.scenarios.place import Place
+from tests.scenarios.test_analysis import artifact
 from tests.scenarios.test_progressive import command, killed_on_the_way, run, story, users
 from tests.testbed.client import wait_for
 
@@ -111,6 +112,9 @@ def test_the_best_arm_of_a_killed_and_resumed_test_is_promoted(
     assert failed == {f"s-v{versions['poor']}", worse}, "nothing but the arms' own failures"
     assert (told[0][0], told[-1][0]) == ("start", "promote")
     assert better in told[-1][1]
+    page = artifact(place, place.client.history(NAME)[-1]["run"], "report.html")
+    figure = page[page.index('id="chart-arms-0"') :]
+    assert all(f"<span>s-v{versions[kind]}</span>" in figure for kind in ("poor", "good", "poorer"))
 
 
 def test_arms_without_a_difference_go_back_at_the_deadline(

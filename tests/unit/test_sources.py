@@ -25,6 +25,8 @@ SOLD = Kpi(name="sold", call=lambda _deployment: (1, 1))
         ("istio-local", "auto", {"prometheus_url": URL}, f"Prometheus at {URL}"),
         ("istio", "auto", {"prometheus_url": URL}, f"Prometheus at {URL}"),
         ("istio", "envoy", {"envoy_url": "http://127.0.0.1:15000/"}, "Envoy's statistics"),
+        ("istio", "auto", {"envoy_url": "http://127.0.0.1:15000/"}, "Envoy's statistics"),
+        ("istio", "auto", {"envoy_url": "http://127.0.0.1:15000/", "prometheus_url": URL}, f"Prometheus at {URL}"),
         ("istio", "none", {}, None),
         ("istio", "none", {"kpis": (SOLD,)}, "the KPIs"),
         ("istio-local", "auto", {"kpis": (SOLD,), "errors": "4xx+5xx"}, "Envoy's statistics"),

@@ -11,7 +11,19 @@ import pytest
 
 from mlflow_istio.ports import Figure
 from mlflow_istio.report import Comparison, ReportData, render
-from tests.reports import HOSTILE, START, a_change, a_virtual_service, looks, promoted, rolled_back, shadow, traffic
+from mlflow_istio.report.words import percent
+from tests.reports import (
+    HOSTILE,
+    START,
+    a_change,
+    a_virtual_service,
+    arms,
+    looks,
+    promoted,
+    rolled_back,
+    shadow,
+    traffic,
+)
 
 _VOID = {"meta", "link", "br", "img", "path"}
 
@@ -97,6 +109,20 @@ def test_every_guard_has_its_rate_and_its_ratio_drawn() -> None:
     assert page.charts() == [
         f"chart-{name}" for name in ("weights", "evidence", "rate-0", "ratio-0", "rate-1", "ratio-1")
     ]
+
+
+def test_every_arm_of_a_test_has_its_line_with_its_confidence_sequence() -> None:
+    html = render(arms())
+    page = Page(html)
+    assert page.charts() == ["chart-weights", "chart-arms-0"]
+    figure = html[html.index('id="chart-arms-0"') : html.index("</figure>", html.index('id="chart-arms-0"'))]
+    names = re.findall(r"</svg><span>(.*?)</span>", figure)
+    assert names == ["churn-v1", "churn-v2", "churn-v3"], "the control first"
+    assert figure.count('class="band') == 3
+    assert "Error rate of each arm" in figure
+    assert "No looks" not in page.text
+    estimates = [points[-1].value for name, points in arms().figures.items() if name.startswith("arms/errors/")]
+    assert all(f"<b>{percent(value)}</b>" in figure for value in estimates)
 
 
 def test_every_chart_says_in_words_what_it_shows() -> None:
