@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.release.plan import ReleasePlan, auto_guards
+from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan, auto_guards
 from mlflow_istio.errors import NotFound
 from mlflow_istio.releases.desk import Desk
 from mlflow_istio.releases.driving import Crew, Ending
 from mlflow_istio.releases.opening import ReleaseRequest, open_release
 from mlflow_istio.releases.progressive import drive
 from mlflow_istio.testing import InMemoryMetrics, StillClock
-from tests.desks import World, a_request, a_world
+from tests.desks import Killed, World, a_request, a_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +163,17 @@ def a_release_request(request: dict[str, Any], **plan: Any) -> ReleaseRequest:
         "deployments": (a_request("churn-v2"),),
     }
     return ReleaseRequest(**{**values, **request})
+
+
+ERRORS = (GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.03)),)
+QUICK: dict[str, Any] = {"guards": ERRORS, "hold": 10.0}
+
+
+def a_stage(**behaviours: Behaviour) -> Stage:
+    stage = Stage()
+    stage.users.behaviours = {name.replace("_", "-"): how for name, how in behaviours.items()}
+    return stage
+
+
+def kill() -> None:
+    raise Killed

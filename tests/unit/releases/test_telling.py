@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.release.plan import Allowed, GuardPlan, Webhook
+from mlflow_istio.core.release.plan import Webhook
 from mlflow_istio.errors import ClusterError, StateConflict
 from mlflow_istio.releases.progressive import drive
 from tests.desks import Fate, Killed, mortal, with_shop
-from tests.progressive import Behaviour, Stage
+from tests.progressive import QUICK, Behaviour, Stage
 from tests.unit.test_verbs import verbs_in
 
-QUICK: dict[str, Any] = {
-    "guards": (GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.03)),),
-    "hold": 10.0,
-}
 HOOK = Webhook(url="http://gate", events=("rollback",))
 
 
