@@ -81,7 +81,19 @@ def start(
         reason=reason,
         timeout=timeout,
     )
-    return replace(outcome, warnings=(*warnings, *outcome.warnings))
+    hints = warned(desk, _users_missing(name, release, wish))
+    return replace(outcome, warnings=(*warnings, *outcome.warnings, *hints))
+
+
+def _users_missing(name: str, release: Release, wish: Wish) -> tuple[str, ...]:
+    """A test that nobody takes part in is no mistake, but it never ends either."""
+    given = wish.weight or any((wish.weights or {}).get(candidate) for candidate in release.candidates)
+    if release.strategy != "ab" or wish.header or wish.arms or given:
+        return ()
+    return (
+        f"the arms of release '{release.id}' get no users before they have weight: run 'mlflow deployments update-endpoint "
+        f"--endpoint {name} -C weights=...' with every arm's percent",
+    )
 
 
 def shift(

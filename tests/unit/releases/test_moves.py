@@ -322,3 +322,19 @@ def test_superseding_gives_the_same_candidate_another_strategy() -> None:
     assert endpoint.release is not None
     assert (endpoint.release.strategy, endpoint.traffic.weights) == ("shadow", {"churn-v1": 100})
     assert [action for _, action in world.history()][-2:] == ["supersede", "start"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(cookie="arm"), True),
+        (Wish(cookie="arm", weights={"churn-v1": 100, "churn-v2": 0}), True),
+        (Wish(cookie="arm", weight=50), False),
+        (Wish(header="x-arm"), False),
+    ],
+)
+def test_arms_that_nobody_reaches_are_said_to_need_weight(wish: Wish, said: bool) -> None:
+    world = a_world("churn-v1", "churn-v2")
+    outcome = start(world.desk, strategy="ab", wish=wish)
+    assert any("get no users before they have weight" in line for line in outcome.warnings) is said
+    assert list(outcome.warnings) == world.warnings
