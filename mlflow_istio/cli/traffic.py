@@ -1,4 +1,4 @@
-"""An endpoint and its traffic: status, history, create-endpoint, promote, rollback, abort, pause, resume, predict."""
+"""An endpoint and its traffic: status, history, create-endpoint, delete-endpoint, promote, rollback, abort, pause, predict."""
 
 from __future__ import annotations
 
@@ -64,6 +64,19 @@ def create_endpoint(endpoint: str, name: str, model_uri: str, target: str, confi
     report(verbs_on(target).create(name, model_uri, None, endpoint, read_options(config)), f"endpoint {endpoint}")
 
 
+@click.command("delete-endpoint")
+@click.argument("endpoint")
+@click.option("--force", is_flag=True, help="Even with a release open, a registry that is down, or unread.")
+@click.option("--reason", default="", help="Why, for the ledger.")
+@click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
+@target_option
+@config_option
+def delete_endpoint(endpoint: str, target: str, config: tuple[str, ...], **given: str | bool) -> None:
+    """Take an endpoint away with its deployments; MLflow's own command takes no options."""
+    options = {name: value for name, value in given.items() if value}
+    report(verbs_on(target).delete_endpoint(endpoint, {**read_options(config), **options}), f"delete {endpoint}")
+
+
 def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool = False) -> click.Command:
     """One command per action of ``update-endpoint``."""
 
@@ -123,6 +136,7 @@ COMMANDS = (
     status,
     history,
     create_endpoint,
+    delete_endpoint,
     _traffic_verb("promote", "Make the candidate stable with all the traffic, in one edit.", candidate=True),
     _traffic_verb(
         "rollback", "Return to what users had before the release, in one edit; also after a promotion.", to=True

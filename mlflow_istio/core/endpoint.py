@@ -261,7 +261,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
         raise InvalidInput(
             f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc!r}); "
-            "restore them from a backup, or delete the endpoint with -C force=true"
+            "restore them from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
 
 
@@ -294,5 +294,5 @@ def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], k
     except ValueError as exc:
         raise InvalidInput(
             f"VirtualService '{name_of(virtual_service)}': annotation {key} is not JSON; "
-            "restore it from a backup, or delete the endpoint with -C force=true"
+            "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc

@@ -55,7 +55,7 @@ def written_policy(obj: Mapping[str, Any], endpoint: str) -> Written:
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
         raise InvalidInput(
             f"{obj.get('kind', 'VirtualService')} '{name_of(obj)}': the annotation {policy_key(endpoint)} is damaged ({exc!r}); "
-            "restore it from a backup, or delete the endpoint with -C force=true"
+            "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
 
 

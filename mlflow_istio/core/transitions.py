@@ -200,7 +200,9 @@ def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
         StateConflict: A release is open, and it is not forced.
     """
     if endpoint.release is not None and not force:
-        raise StateConflict(f"{open_release(endpoint)} (or -C force=true deletes the endpoint with it)")
+        raise StateConflict(
+            f"{open_release(endpoint)} (or 'mlflow-istio delete-endpoint --force' deletes the endpoint with it)"
+        )
     last = _close(endpoint.release, "aborted", previous=None) if endpoint.release else endpoint.last
     gone = replace(endpoint, deleting=True, release=None, progress=None, last=last)
     if endpoint.adopted is None or endpoint.deleting:

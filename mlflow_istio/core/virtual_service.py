@@ -75,7 +75,7 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     except InvalidInput as exc:
         raise StateConflict(
             f"VirtualService '{name_of(virtual_service)}': route '{base['name']}' of endpoint '{name}' was edited to something no "
-            f"split can be ({exc.message}): mend it, or delete the endpoint with -C force=true"
+            f"split can be ({exc.message}): mend it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
     return endpoint_from(virtual_service, name, traffic)
 
@@ -142,7 +142,7 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
     if not found:
         raise NotFound(
             f"{where} has no http route named '{wanted}', which carries the traffic of endpoint '{endpoint}': "
-            "somebody renamed or removed it; restore it, or delete the endpoint with -C force=true"
+            "somebody renamed or removed it; restore it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         )
     if len(found) > 1:
         raise StateConflict(f"{where} has {len(found)} http routes named '{wanted}': give each its own name")

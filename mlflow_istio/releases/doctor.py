@@ -224,7 +224,7 @@ def _damaged(desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChan
         code="damaged-for-good",
         severity=ERROR,
         text=why,
-        command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {name} -C force=true",
+        command=f"mlflow-istio delete-endpoint {name} --force -t {{target}}",
     )
 
 

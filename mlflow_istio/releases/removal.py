@@ -158,7 +158,7 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
         if problems:
             raise StateConflict(
                 f"endpoint '{name}' can't be deleted while the registry is down, which must know of it ({problems[0]}): make it "
-                "reachable, or lose what it does not know with -C force=true"
+                "reachable, or lose what it does not know with 'mlflow-istio delete-endpoint --force'"
             )
     try:
         move(
@@ -183,7 +183,7 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
     if waiting and not force:
         raise StateConflict(
             f"endpoint '{name}' holds {len(waiting)} routing changes the registry does not have: make it reachable and delete "
-            "again, or lose them with -C force=true"
+            "again, or lose them with 'mlflow-istio delete-endpoint --force'"
         )
 
 

@@ -103,7 +103,7 @@ def test_damaged_annotations_are_one_error_that_says_what_to_do(key: str, value:
     with pytest.raises(InvalidInput, match=words) as caught:
         read_endpoint(with_annotations(good, {key: value}), "churn")
     assert "VirtualService 'churn'" in caught.value.message
-    assert "delete the endpoint with -C force=true" in caught.value.message
+    assert "delete the endpoint with 'mlflow-istio delete-endpoint --force'" in caught.value.message
     assert "\n" not in caught.value.message
 
 

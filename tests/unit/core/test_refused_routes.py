@@ -34,7 +34,11 @@ def renamed(virtual_service: Object, name: str | None) -> Object:
     ("virtual_service", "error", "words"),
     [
         (renamed(adopted(), "mine"), NotFound, "VirtualService 'shop' has no http route named 'main', which carries"),
-        (renamed(adopted(), None), NotFound, "has no http route named 'main'.*delete the endpoint with -C force=true"),
+        (
+            renamed(adopted(), None),
+            NotFound,
+            "has no http route named 'main'.*delete the endpoint with 'mlflow-istio delete-endpoint --force'",
+        ),
         (
             {**adopted(), "spec": {"tls": [{"route": []}], "tcp": [{"route": []}]}},
             NotFound,

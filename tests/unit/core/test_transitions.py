@@ -98,7 +98,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "rollback": ({"v1": 100}, "v1", None, "rolled-back"),
         "pause": ({"v1": 90, "v2": 10}, "v1", "paused", None),
         "resume": SAME,
-        "delete": OPEN + r" \(or -C force=true deletes the endpoint with it\)",
+        "delete": OPEN + r" \(or 'mlflow-istio delete-endpoint --force' deletes the endpoint with it\)",
     },
     "paused": {
         "start": OPEN,

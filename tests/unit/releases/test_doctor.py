@@ -203,7 +203,7 @@ CASES: dict[str, Case] = {
         damage=damaged("release", "[]]", kept=False),
         found=[("damaged-for-good", "error")],
         text="annotation mlflow-istio.org/release.churn is not JSON",
-        command="mlflow deployments delete-endpoint -t {target} --endpoint churn -C force=true",
+        command="mlflow-istio delete-endpoint churn --force -t {target}",
         by_hand=lambda world: removal.delete_endpoint(world.desk, "churn", force=True),
     ),
     "deletion not finished": Case(

@@ -167,7 +167,10 @@ def test_objects_of_the_name_that_are_not_ours_are_never_deleted() -> None:
 def test_with_a_release_open_deletion_must_be_forced_and_ends_it() -> None:
     world = with_canary()
     before = world.text()
-    with pytest.raises(StateConflict, match=r"has an open release .*\(or -C force=true deletes the endpoint with it\)"):
+    with pytest.raises(
+        StateConflict,
+        match=r"has an open release .*\(or 'mlflow-istio delete-endpoint --force' deletes the endpoint with it\)",
+    ):
         delete_endpoint(world.desk, "churn")
     assert world.text() == before
     assert delete_endpoint(world.desk, "churn", force=True)
