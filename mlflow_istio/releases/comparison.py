@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_metrics
@@ -11,6 +12,7 @@ from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.comparison import Comparison, compare_records, table_csv
 from mlflow_istio.core.endpoint import Endpoint, Release
 from mlflow_istio.core.objects import ready_replicas
+from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports import Records
 from mlflow_istio.releases.desk import Desk, deployment_of, endpoint_of, warned
@@ -55,7 +57,7 @@ def compare(
     settle: float = SETTLE,
     deadline_reached: bool = False,
 ) -> Compared:
-    """Compare what both versions' servers have recorded since the release was opened.
+    """Compare what both versions' servers have recorded since this share of the traffic is mirrored.
 
     Every look takes all records that are still kept, so nothing has to be remembered between looks. Metrics (``shadow/...``), the
     table of the most different requests and the verdict are kept in the release's MLflow run; a registry that is down is a warning.
@@ -86,7 +88,11 @@ def compare(
         stable_side.records,
         candidate_side.records,
         rule=rule,
-        since=max(release.opened.timestamp() + settle, stable_side.complete_since, candidate_side.complete_since),
+        since=max(
+            _mirrored_since(endpoint, release).timestamp() + settle,
+            stable_side.complete_since,
+            candidate_side.complete_since,
+        ),
         until=now - settle,
         partial=percentage < 100,
     )
@@ -115,6 +121,11 @@ def _shadow(endpoint: Endpoint) -> tuple[Release, float]:
         )
     copied = [m.percentage for m in endpoint.traffic.mirrors if m.destination.name == release.candidates[0]]
     return release, copied[0] if copied else 0.0
+
+
+def _mirrored_since(endpoint: Endpoint, release: Release) -> datetime:
+    """When the present share began to be copied: a driven release opens without a mirror, and waits for its gates first."""
+    return progress_from_text(endpoint.progress).since if endpoint.progress else release.opened
 
 
 def _keep(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
+from mlflow_istio.core.release.plan import Approval
+from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
 from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.virtual_service import write_endpoint
 from mlflow_istio.errors import StateConflict
 from mlflow_istio.ports import Recorded
 from mlflow_istio.releases.comparison import TABLE_JSON, VERDICT_JSON, Compared, compare
 from tests.desks import World, a_world
+from tests.progressive import Stage
 
 STABLE, CANDIDATE = "churn-v1", "churn-v2"
 
@@ -67,6 +72,21 @@ def test_where_one_side_has_lost_records_both_begin_later() -> None:
     world = a_shadow()
     found = compared(world, Recorders(world, {STABLE: [1.0] * 100, CANDIDATE: [1.0] * 100}, complete_since=51))
     assert found.comparison.tally.pairs == 50
+
+
+def test_what_came_before_a_driven_release_mirrored_anything_is_not_missed() -> None:
+    stage = Stage()
+    stage.open(request={"strategy": "shadow"}, strategy="shadow", steps=(100.0,), approval=Approval(before=("100",)))
+    recorders = Recorders(stage.world, {STABLE: [1.0] * 3000, CANDIDATE: []})
+    stage.desk.clock.sleep(1200)  # a person took that long to agree to the first step
+    endpoint = stage.world.endpoint()
+    progress = replace(progress_from_text(endpoint.progress or ""), step=0, since=stage.desk.clock.now())
+    stage.world.cluster.edit(
+        "VirtualService",
+        "churn",
+        lambda obj: write_endpoint(obj or {}, replace(endpoint, progress=progress_to_text(progress))),
+    )
+    assert compared(stage.world, recorders).comparison.since == progress.since.timestamp()
 
 
 def test_a_partial_mirror_is_told() -> None:
