@@ -178,6 +178,12 @@ def check_release_options(options: ReleaseOptions) -> None:
         )
     if not options.wait:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
+    several = options.candidate is not None and len(options.candidate) > 1
+    if options.strategy == "ab" and several and options.analysis not in ("auto", "none"):
+        raise InvalidInput(
+            "option 'analysis' has no guards with several arms, each of which is compared with the stable: use auto or none, and "
+            "'kpi' for what decides"
+        )
     if options.strategy != "ab" and options.candidate is not None and len(options.candidate) > 1:
         raise InvalidInput(f"strategy={options.strategy or 'canary'} takes one candidate: use strategy=ab for several")
 

@@ -152,6 +152,7 @@ def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) 
         ({"mirror": 10}, "option 'mirror' has no effect on 'release'"),
         ({"wait": "false"}, "option 'wait' can't be false"),
         ({"candidate": "v2,v3"}, "strategy=canary takes one candidate"),
+        ({"candidate": "v2,v3", "strategy": "ab", "analysis": "[]", "header": "x"}, "no guards with several arms"),
         ({"analysis": "atuo"}, "neither auto nor none, and no file"),
         ({"analysis": "[1]"}, "a guard is an object"),
         ({"analysis": "[{"}, "it is not JSON"),

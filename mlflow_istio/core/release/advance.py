@@ -193,7 +193,7 @@ def _judged(progress: Progress, seen: Observation, missing: tuple[str, ...], now
             broken=_judged_alone(progress, seen),
         ),
     )
-    if not plan.compares and plan.guards and not (plan.strategy == "ab" and verdict.word == "rollback"):
+    if not plan.compares and plan.guards and not (plan.guarded and verdict.word == "rollback"):
         return _compared_elsewhere(seen, complete=complete, late=late)
     if verdict.word == "rollback" and not seen.stable_ready and not late:
         return replace(

@@ -264,6 +264,11 @@ class ReleasePlan:
         return self.strategy in ("canary", "blue-green")
 
     @property
+    def guarded(self) -> bool:
+        """Whether the guards can roll it back: those of several arms would blame the good for what a bad one does."""
+        return bool(self.guards) and (self.compares or (self.strategy == "ab" and len(self.candidates) == 1))
+
+    @property
     def heartbeat(self) -> float:
         """Seconds a driver counts as alive after its last sign of life."""
         return 3 * self.interval + 5
@@ -372,8 +377,13 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
         f"deadline: {plan.deadline:g} s; then inconclusive, and traffic "
         + ("returns to the stable" if plan.undecided == "rollback" else "stays as it is"),
     ]
-    lines += [f"guard {guard.describe()}" for guard in plan.guards] or ["no guards: steps go by time alone"]
-    if plan.guards:
+    if not plan.guards:
+        lines.append("no guards: steps go by time alone")
+    elif not plan.compares:
+        compared = "what it answers" if plan.strategy == "shadow" else "each arm"
+        lines.append(f"decided by comparing {compared} with the stable")
+    if plan.guarded:
+        lines += [f"guard {guard.describe()}" for guard in plan.guards]
         lines.append(
             f"rollback: at most {100 * plan.alpha:g}% of releases of a candidate within every margin (phi {plan.phi:g}); "
             f"missing data: {plan.no_data}"

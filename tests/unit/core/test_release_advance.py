@@ -351,6 +351,14 @@ def test_an_arm_that_fails_is_rolled_back_whatever_its_comparison_says() -> None
     assert isinstance(journey.look(v1=(500, 5), v2=(500, 200), verdict=HOLD), RollBack)
 
 
+def test_several_arms_are_not_sent_away_for_what_one_of_them_does() -> None:
+    journey = Journey(a_plan(strategy="ab", steps=(30.0,), candidates=("v2", "v3"), hold=0.0))
+    weights = {"v1": 40, "v2": 30, "v3": 30}
+    for _ in range(3):
+        action = journey.look(v1=(500, 5), v2=(500, 200), verdict=HOLD, weights=weights)
+    assert isinstance(action, Wait)
+
+
 def test_an_observation_holds_what_was_seen() -> None:
     assert seen(counters(1), None, 10).readings == {"v1": counters(1)}
     assert ERRORS.kind == "errors"
