@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlflow_istio.core.names import (
     check_alias,
+    check_export_to,
     check_gateway,
     check_header_name,
     check_host,
@@ -84,6 +85,7 @@ Resources = Annotated[dict[str, dict[str, Any]], BeforeValidator(_json), _checke
 Secrets = Annotated[dict[str, Annotated[str, _checked(check_secret_reference)]], BeforeValidator(_json)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
+Namespaces = Annotated[tuple[Annotated[str, _checked(check_export_to)], ...], BeforeValidator(_names)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Alias = Annotated[str, _checked(check_alias)]
 
@@ -170,6 +172,11 @@ class CreateOptions(_Wishes):
         default=(),
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
         "always is one (cluster only)",
+    )
+    export_to: Namespaces = Field(
+        default=(),
+        description="namespaces whose proxies see a new endpoint, comma-separated: names, '.' for its own, '*' for all; the "
+        "gateway's must be among them (default: the mesh's) (cluster only)",
     )
     under: str | None = Field(
         default=None,

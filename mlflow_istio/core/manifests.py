@@ -190,6 +190,11 @@ def virtual_service_manifest(
     return obj
 
 
+def exported_to(obj: Object, namespaces: tuple[str, ...]) -> Object:
+    """A VirtualService or DestinationRule that only these namespaces' proxies see; empty: whoever the mesh says."""
+    return {**obj, "spec": {**obj["spec"], "exportTo": list(namespaces)}} if namespaces else obj
+
+
 def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Object:
     """Render one template and check what every kind must have.
 

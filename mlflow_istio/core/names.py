@@ -143,6 +143,19 @@ def check_gateway(gateway: str) -> str:
     raise InvalidInput(f"gateway {gateway!r} is not valid: use NAMESPACE/NAME, such as istio-system/gateway")
 
 
+def check_export_to(namespace: str) -> str:
+    """Return the name if an object can be exported to it: a namespace, ``.`` for its own or ``*`` for all.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if namespace in (".", "*") or (len(namespace) <= 63 and _DNS_LABEL.fullmatch(namespace)):
+        return namespace
+    raise InvalidInput(
+        f"namespace {namespace!r} is not valid: use names of namespaces, '.' for the endpoint's own or '*' for all"
+    )
+
+
 def check_url(url: str) -> str:
     """Return the address if it is one of an HTTP server, without a path.
 

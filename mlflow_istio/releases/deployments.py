@@ -17,6 +17,7 @@ from mlflow_istio.core.manifests import (
     DeploymentValues,
     deployment_manifest,
     destination_rule_manifest,
+    exported_to,
     service_manifest,
     virtual_service_manifest,
 )
@@ -68,6 +69,7 @@ class DeployRequest:
         settings: Small settings of the endpoint, such as alias names.
         hosts: Hosts of a new endpoint beside its name.
         gateways: Gateways of a new endpoint; empty: the mesh alone.
+        export_to: Namespaces whose proxies see a new endpoint; empty: those that the mesh's own settings say.
         ready_timeout: Seconds for the pods to become ready.
         timeout: Seconds for the proxies to confirm.
         wait: Whether to wait for the pods; if not, the same command again does the rest.
@@ -92,6 +94,7 @@ class DeployRequest:
     settings: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
+    export_to: tuple[str, ...] = ()
     ready_timeout: float = 300.0
     timeout: float = DEFAULT_TIMEOUT
     wait: bool = True
@@ -138,10 +141,11 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
     )
     deployment = deployment_manifest(desk.templates["Deployment"], values)
     service = service_manifest(desk.templates["Service"], name)
-    rule = destination_rule_manifest(desk.templates["DestinationRule"], name)
+    rule = exported_to(destination_rule_manifest(desk.templates["DestinationRule"], name), request.export_to)
     virtual_service = virtual_service_manifest(
         desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
     )
+    virtual_service = exported_to(virtual_service, request.export_to)
     if before is None and share is None:
         check_hosts(virtual_service, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
     desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")

@@ -53,6 +53,10 @@ def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOp
         raise InvalidInput(
             "option 'under' has no effect with 'virtual_service', whose hosts and routes stay: leave one out"
         )
+    if options.export_to:
+        raise InvalidInput(
+            "option 'export_to' has no effect with 'virtual_service', whose exportTo stays as it is: leave it out"
+        )
     if options.host:
         raise InvalidInput(
             "option 'host' has no effect with 'virtual_service', whose hosts stay as they are: leave it out"
@@ -75,6 +79,10 @@ def host_share(options: CreateOptions) -> HostShare | None:
                     f"option '{option}' has no effect without 'under': name the host that the endpoint shares"
                 )
         return None
+    if options.export_to:
+        raise InvalidInput(
+            f"option 'export_to' has no effect with 'under': who sees '{options.under}' sees what stands under it; leave it out"
+        )
     header: tuple[str, str] | None = None
     if options.match_header is not None:
         name, equals, value = options.match_header.partition("=")

@@ -35,6 +35,7 @@ def deploy_request(
         settings=alias_settings(options),
         hosts=options.host if on_cluster else (),
         gateways=place.gateways(),
+        export_to=options.export_to,
         ready_timeout=options.ready_timeout,
         timeout=options.confirm_timeout,
         wait=options.wait,

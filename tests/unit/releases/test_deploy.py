@@ -290,3 +290,12 @@ def test_the_lost_reply_to_an_endpoints_creation_is_recognised() -> None:
     world.cluster.edit = twice  # type: ignore[method-assign]
     assert world.deploy("churn-v1").changed
     assert world.history() == [(1, "deploy")]
+
+
+def test_a_new_endpoint_is_exported_where_it_is_asked_to_be_and_says_nothing_of_it_otherwise() -> None:
+    for asked in ((), (".", "gateways")):
+        world = World()
+        world.deploy("churn-v1", export_to=asked)
+        world.deploy("churn-v2", **CANARY)
+        specs = [obj["spec"] for obj in world.objects() if obj["kind"] in ("VirtualService", "DestinationRule")]
+        assert [spec.get("exportTo") for spec in specs] == ([list(asked)] * 2 if asked else [None, None])
