@@ -84,13 +84,8 @@ class Users:
 
 
 @contextmanager
-def users(
-    place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPOINT, fresh: bool = False
-) -> Iterator[Users]:
-    """Callers who send numbered requests one after the other until the block ends (at most eight minutes).
-
-    With ``fresh`` each request is a new user's, who has no cookie yet.
-    """
+def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPOINT) -> Iterator[Users]:
+    """Callers who send numbered requests one after the other until the block ends (at most eight minutes)."""
     found = place.client.get_endpoint(endpoint)
     url, headers = found["url"], dict(found["headers"])
     got, lock, stop, numbers = Users(), threading.Lock(), threading.Event(), itertools.count(1)
@@ -117,8 +112,6 @@ def users(
         with requests.Session() as session:
             while not stop.is_set():
                 one(session)
-                if fresh:
-                    session.cookies.clear()
 
     def recorder() -> None:
         while not stop.wait(0.5):

@@ -1,149 +1,278 @@
-"""Releases by strategy=shadow and strategy=ab go on by themselves under live load, killed with SIGKILL on their way and resumed.
+"""Releases that go on by themselves with ``strategy=shadow`` and ``strategy=ab``, under live load; each driver is killed.
 
-A shadow that answers otherwise never meets a user; one that answers alike is promoted. Of two arms the better one wins and is
-promoted; arms without a difference go back. Users lose no request that the stable would have answered.
+Every caller's request has a number, and which numbers a version fails is known beforehand: so each failure that a user saw
+can be told from one that the stable would have spared them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.faulty import register_faulty
-from tests.scenarios.place import Place
+from tests.scenarios.place import VERSION, Place
 from tests.scenarios.test_analysis import artifact
-from tests.scenarios.test_progressive import command, killed_on_the_way, run, story, users
+from tests.scenarios.test_progressive import command as command_line
+from tests.scenarios.test_progressive import killed_on_the_way, run, story
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
-NAME = "s"
-QUICK = ["--interval", "1", "--hold", "2", "--min-requests", "20", "--warmup", "1"]
+ENDPOINT = "s"
+KINDS: dict[str, dict[str, Any]] = {
+    "stable": {"fails_every": 4},
+    "other": {"fails_every": 4, "answer": 2.0},
+    "same": {"fails_every": 4},
+    "better": {},
+    "failing": {"fails_every": 20},
+}
+QUICK = ["--hold", "2", "--warmup", "0", "--deadline", "200"]
+ERRORS = ["--analysis", '[{"guard": "errors"}]']
+"""No guard of latency: a failure takes less time than an answer, so an arm that never fails looks slow beside one that does."""
+
+
+@dataclass(kw_only=True)
+class Callers:
+    """Users with numbered requests, and what they got.
+
+    Attributes:
+        users: Headers to send, one user's after the other; by default users know of no test.
+        answers: How many answers each version gave with each status.
+        failed: Number, version and status of each request that was not answered with 200.
+    """
+
+    users: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    failed: list[tuple[int, str, int]] = field(default_factory=list)
+
+    def versions(self) -> set[str]:
+        return {version for version, _status in self.answers}
+
+    def more(self, count: int) -> None:
+        """Wait until so many further requests were answered."""
+        before = self.answers.total()
+        wait_for(f"{count} more requests", lambda: self.answers.total() >= before + count, 60)
+
+
+@contextmanager
+def callers(place: Place, workers: int = 3) -> Iterator[Callers]:
+    """Callers who send one request after the other, each as a user who comes for the first time."""
+    found = place.client.get_endpoint(ENDPOINT)
+    url, own = found["url"], dict(found["headers"])
+    got, lock, stop, numbers = Callers(), threading.Lock(), threading.Event(), itertools.count(1)
+    ending = threading.Timer(300, stop.set)
+    ending.start()
+
+    def caller() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                number = next(numbers)
+                headers = {**own, **got.users[number % len(got.users)]}
+                body = {"inputs": [[float(number), 2.0]]}
+                try:
+                    answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=20)
+                    version, status = answer.headers.get(VERSION, "nobody"), answer.status_code
+                except requests.RequestException as exc:
+                    version, status = type(exc).__name__, 0
+                session.cookies.clear()
+                with lock:
+                    got.answers[(version, status)] += 1
+                    if status != 200:
+                        got.failed.append((number, version, status))
+
+    threads = [threading.Thread(target=caller) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield got
+    finally:
+        stop.set()
+        ending.cancel()
+        for thread in threads:
+            thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """The endpoint with its versions.
+
+    Attributes:
+        place: Where it is.
+        numbers: Each kind's version number.
+    """
+
+    place: Place
+    numbers: dict[str, int]
+
+    def name(self, kind: str) -> str:
+        return f"s-v{self.numbers[kind]}"
+
+    def label(self, kind: str) -> str:
+        return f"s/{self.numbers[kind]}"
+
+    def uri(self, kind: str) -> str:
+        return f"models:/s/{self.numbers[kind]}"
+
+    def view(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.place.client.get_endpoint(ENDPOINT)
+        return found
+
+    def deploy(self, kind: str) -> str:
+        config = {"env": self.place.recording}
+        self.place.client.create_deployment(self.name(kind), self.uri(kind), config=config, endpoint=ENDPOINT)
+        return self.name(kind)
+
+    def settle_on(self, kind: str) -> str:
+        """Make this kind the stable, whatever the scenario before has left."""
+        name, client = self.deploy(kind), self.place.client
+        found = self.view()
+        if found["release"]:
+            found = client.update_endpoint(ENDPOINT, {"action": "abort"})
+        if found["stable"] != name:
+            client.update_endpoint(ENDPOINT, {"strategy": "canary", "candidate": name})
+            client.update_endpoint(ENDPOINT, {"action": "promote"})
+        return name
+
+    def lost(self, got: Callers) -> list[tuple[int, str, int]]:
+        """Failures that no version is known to answer with: those that routing is to blame for."""
+        fails = {self.label(kind): KINDS[kind].get("fails_every", 0) for kind in KINDS}
+
+        def its_own(number: int, version: str, status: int) -> bool:
+            every = fails.get(version, 0)
+            return status == 500 and bool(every) and number % every == every // 2
+
+        return [failure for failure in got.failed if not its_own(*failure)]
+
+    def release(self, *what: str) -> list[str]:
+        env = f"env={json.dumps(self.place.recording)}"
+        return command_line(self.place, "release", ENDPOINT, *what, *QUICK, "-C", env)
+
+    def ended(self, resumed: Any, exit_status: int, outcome: str, traffic: str) -> str:
+        """Check how the resumed release ended, everywhere that tells; the ledger's reason."""
+        assert resumed.returncode == exit_status, resumed.stdout + resumed.stderr
+        found, told = self.view(), story(self.place, ENDPOINT)
+        assert found["last_release"]["outcome"] == outcome
+        assert (found["traffic"], found["stable"]) == ({traffic: 100}, traffic)
+        assert (found["mirrors"], found["arms"], found["release"]) == ({}, [], None)
+        words = {"promoted": "promote", "rolled-back": "rollback"}
+        assert [action for action, _ in told] == ["start", "shift", words.get(outcome, outcome)]
+        assert told[-1][1] in resumed.stdout
+        return told[-1][1]
 
 
 @pytest.fixture(scope="module")
-def versions(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """What each version of model ``s`` is like, by its number; the first is deployed and stable, and all record."""
+def shop(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """An endpoint with five versions to choose from, all of which record."""
     artifacts = None if place.target != "istio-local" else tmp_path_factory.mktemp("faulty")
-    kinds: dict[str, dict[str, Any]] = {
-        "stable": {},
-        "other": {"answer": 2.0},
-        "alike": {},
-        "poor": {"fails_every": 5},
-        "good": {},
-        "poorer": {"fails_every": 4},
-        "twin": {},
-    }
     numbers = {
-        kind: register_faulty(place.tracking_uri, NAME, artifacts, milliseconds=5, **how) for kind, how in kinds.items()
+        kind: register_faulty(place.tracking_uri, ENDPOINT, artifacts, **{"milliseconds": 5, **how})
+        for kind, how in KINDS.items()
     }
-    config = {"env": place.recording}
-    place.client.create_deployment(f"s-v{numbers['stable']}", f"models:/s/{numbers['stable']}", None, config, NAME)
-    yield numbers
-    place.client.delete_endpoint(NAME, {"force": True})
+    found = Shop(place=place, numbers=numbers)
+    found.deploy("stable")
+    yield found
+    place.client.delete_endpoint(ENDPOINT, {"force": True})
 
 
-# The plan keeps how answers are compared: 'resume' is not told again.
-COMPARED = ["-C", f"compare={json.dumps({'answers': 'numbers', 'agreement': 0.97, 'settle': 1})}"]
-
-
-@pytest.mark.parametrize("kind", ["other", "alike"])
-def test_a_killed_and_resumed_shadow_goes_live_only_if_it_answers_alike(
-    place: Place, versions: dict[str, int], kind: str, tmp_path: Path
+@pytest.mark.parametrize(("kind", "agrees"), [("other", False), ("same", True)])
+def test_a_shadow_is_promoted_when_its_answers_agree_and_sent_away_when_not(
+    shop: Shop, kind: str, agrees: bool, tmp_path: Path
 ) -> None:
-    candidate, stable = versions[kind], place.client.get_endpoint(NAME)["stable"]
-    release = [
-        "release",
-        NAME,
-        f"models:/s/{candidate}",
-        "--strategy",
-        "shadow",
-        *QUICK,
-        "--deadline",
-        "200",
-        *COMPARED,
-    ]
-    with users(place, tmp_path, endpoint=NAME) as got:
-        argv = command(place, *release, "-C", f"env={json.dumps(place.recording)}")
-        with killed_on_the_way(place, argv, tmp_path / "driver.log", NAME):
-            pass
-        resumed = run(place, "resume", NAME)
-    found, told = place.client.get_endpoint(NAME), story(place, NAME)
-    alike = kind == "alike"
-    assert resumed.returncode == (0 if alike else 3), resumed.stdout + resumed.stderr
-    assert found["last_release"]["outcome"] == ("promoted" if alike else "rolled-back")
-    assert found["traffic"] == {f"s-v{candidate}" if alike else stable: 100}
-    assert found["mirrors"] == {}
-    assert {status for _, status in got.answers} == {200}
-    assert not got.broken
-    if not alike:
-        assert {version.replace("/", "-v") for version, _ in got.answers} == {stable}, "no user ever saw it"
-    assert told[0][0] == "start"
-    assert told[-1][0] == ("promote" if alike else "rollback")
-    assert "agree" in told[-1][1]
-    assert told[-1][1] in resumed.stdout
+    place, stable = shop.place, shop.settle_on("stable")
+    argv = shop.release(
+        *(shop.uri(kind), "--strategy", "shadow", "--interval", "2"),
+        *("-C", 'compare={"answers": "numbers", "agreement": 0.9, "settle": 1}'),
+    )
+    with callers(place) as got:
+        with killed_on_the_way(place, argv, tmp_path / "driver.log", ENDPOINT):
+            assert shop.view()["mirrors"] == {shop.name(kind): 100}
+            got.more(30)
+        assert got.versions() == {shop.label("stable")}, "no user sees a shadow's answer"
+        resumed = run(place, "resume", ENDPOINT, "--force")
+        reason = shop.ended(
+            resumed,
+            0 if agrees else 3,
+            "promoted" if agrees else "rolled-back",
+            shop.name(kind) if agrees else stable,
+        )
+        if agrees:
+            wait_for("answers of the promoted", lambda: got.answers[(shop.label(kind), 200)] >= 20, 60)
+        else:
+            here = replace(place, endpoint=ENDPOINT)
+            seen = [-1.0]
+
+            def no_more() -> bool:
+                seen.append(here.counted(shop.name(kind)))
+                return seen[-1] == seen[-2]
+
+            wait_for("the last copies", no_more, 30)
+            got.more(40)
+            assert here.counted(shop.name(kind)) == seen[-1], "nothing is copied any more"
+            assert got.versions() == {shop.label("stable")}
+    assert not shop.lost(got)
+    assert "compared requests agree" in reason
 
 
-def test_the_best_arm_of_a_killed_and_resumed_test_is_promoted(
-    place: Place, versions: dict[str, int], tmp_path: Path
-) -> None:
-    """The control fails every fifth request, one challenger every fourth, the other none."""
-    for kind in ("poor", "good", "poorer"):
-        deployed(place, versions[kind])
-    make_stable(place, versions["poor"])
-    better, worse = f"s-v{versions['good']}", f"s-v{versions['poorer']}"
-    options = ["--strategy", "ab", "-C", "cookie=arm", "--candidate", f"{better},{worse}", "--steps", "33"]
-    with users(place, tmp_path, endpoint=NAME, fresh=True) as got:
-        argv = command(place, "release", NAME, *options, *QUICK, "--deadline", "200")
-        with killed_on_the_way(place, argv, tmp_path / "driver.log", NAME):
-            before = got.answers.total()
-            wait_for("users who are served while nobody drives", lambda: got.answers.total() >= before + 10, 60)
-        resumed = run(place, "resume", NAME)
-    found, told = place.client.get_endpoint(NAME), story(place, NAME)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert found["last_release"]["outcome"] == "promoted"
-    assert found["traffic"] == {better: 100}
-    assert not got.broken
-    failed = {version.replace("/", "-v") for version, status in got.answers if status != 200}
-    assert failed == {f"s-v{versions['poor']}", worse}, "nothing but the arms' own failures"
-    assert (told[0][0], told[-1][0]) == ("start", "promote")
-    assert better in told[-1][1]
-    page = artifact(place, place.client.history(NAME)[-1]["run"], "report.html")
+def test_an_ab_test_by_header_without_a_difference_ends_inconclusive_on_the_stable(shop: Shop, tmp_path: Path) -> None:
+    place, stable, arm = shop.place, shop.settle_on("stable"), shop.deploy("same")
+    argv = shop.release(
+        *("--candidate", arm, "--strategy", "ab", "--interval", "1"),
+        *("-C", "header=x-arm", "-C", "randomised=true", "-C", "delta=3"),
+    )
+    with callers(place) as got:
+        got.more(20)
+        with killed_on_the_way(place, argv, tmp_path / "driver.log", ENDPOINT):
+            # Callers know to which arm they belong, but those who were never told stay with the stable.
+            got.users = [{}, *(place.client.assign(ENDPOINT, f"user-{number}") for number in range(30))]
+            wait_for("users of the other arm", lambda: got.answers[(shop.label("same"), 200)] >= 20, 60)
+        resumed = run(place, "resume", ENDPOINT, "--force")
+        reason = shop.ended(resumed, 4, "inconclusive", stable)
+    assert reason.startswith("No difference larger than 3 between")
+    assert got.versions() == {shop.label("same"), shop.label("stable")}
+    assert not shop.lost(got)
+
+
+def test_of_three_arms_by_cookie_the_best_is_promoted(shop: Shop, tmp_path: Path) -> None:
+    place, control = shop.place, shop.settle_on("stable")
+    worse, better = shop.deploy("same"), shop.deploy("better")
+    argv = shop.release(
+        *("--candidate", f"{worse},{better}", "--strategy", "ab", "--interval", "1", "-C", "cookie=arm")
+    )
+    with callers(place) as got:
+        with killed_on_the_way(place, argv, tmp_path / "driver.log", ENDPOINT):
+            got.more(30)
+        resumed = run(place, "resume", ENDPOINT, "--force")
+        reason = shop.ended(resumed, 0, "promoted", better)
+    assert reason.startswith(f"{better} is better than {control}")
+    assert got.versions() == {shop.label("same"), shop.label("stable"), shop.label("better")}
+    assert not shop.lost(got)
+    page = artifact(place, place.client.history(ENDPOINT)[-1]["run"], "report.html")
     figure = page[page.index('id="chart-arms-0"') :]
-    assert all(f"<span>s-v{versions[kind]}</span>" in figure for kind in ("poor", "good", "poorer"))
+    assert all(f"<span>{arm}</span>" in figure for arm in (control, worse, better))
+    winning = place.client.history(ENDPOINT)[-1]["evidence"]["evidence"]
+    assert winning["winner"] == better
+    assert winning["arms"][worse]["lower"] > winning["arms"][better]["upper"]
 
 
-def test_arms_without_a_difference_go_back_at_the_deadline(
-    place: Place, versions: dict[str, int], tmp_path: Path
-) -> None:
-    deployed(place, versions["good"])
-    deployed(place, versions["twin"])
-    make_stable(place, versions["good"])
-    options = ["--strategy", "ab", "-C", "cookie=arm", "--candidate", f"s-v{versions['twin']}", "--steps", "50"]
-    with users(place, tmp_path, endpoint=NAME, fresh=True) as got:
-        ended = run(place, "release", NAME, *options, *QUICK, "--deadline", "12")
-    found, told = place.client.get_endpoint(NAME), story(place, NAME)
-    assert ended.returncode == 4, ended.stdout + ended.stderr
-    assert found["traffic"] == {f"s-v{versions['good']}": 100}
-    assert found["last_release"]["outcome"] == "inconclusive"
-    assert not got.broken
-    assert {status for _, status in got.answers} == {200}
-    assert len({version for version, _ in got.answers}) == 2, "both had users"
-    assert told[-1][0] == "inconclusive"
-
-
-def deployed(place: Place, version: int) -> None:
-    """Deployed, if it is not yet; it records, since a shadow may be compared with it afterwards."""
-    config = {"env": place.recording}
-    place.client.create_deployment(f"s-v{version}", f"models:/s/{version}", None, config, NAME)
-
-
-def make_stable(place: Place, version: int) -> None:
-    name = f"s-v{version}"
-    if place.client.get_endpoint(NAME)["stable"] != name:
-        place.client.update_endpoint(NAME, {"strategy": "blue-green", "candidate": name})
-        place.client.promote(NAME)
+def test_an_arm_that_fails_every_twentieth_request_loses_to_the_control(shop: Shop, tmp_path: Path) -> None:
+    place, control = shop.place, shop.settle_on("better")
+    argv = shop.release(shop.uri("failing"), "--strategy", "ab", "--interval", "1", "-C", "cookie=arm", *ERRORS)
+    with callers(place) as got:
+        with killed_on_the_way(place, argv, tmp_path / "driver.log", ENDPOINT):
+            got.more(30)
+        resumed = run(place, "resume", ENDPOINT, "--force")
+        reason = shop.ended(resumed, 3, "rolled-back", control)
+    # The guard and the comparison count the same errors: which of them is sure first is chance.
+    assert reason.startswith(("The candidate is worse: errors", f"{control} is better than every challenger"))
+    assert not shop.lost(got)
+    assert {version for _number, version, _status in got.failed} == {shop.label("failing")}
