@@ -232,7 +232,7 @@ def test_an_ab_test_by_header_without_a_difference_ends_inconclusive_on_the_stab
     with callers(place) as got:
         got.more(20)
         with killed_on_the_way(place, argv, tmp_path / "driver.log", ENDPOINT):
-            # Callers know to which arm they belong, but those who were never told stay with the stable.
+            # Callers know to which arm they belong; who was never told is split by the weights, at each request anew.
             got.users = [{}, *(place.client.assign(ENDPOINT, f"user-{number}") for number in range(30))]
             wait_for("users of the other arm", lambda: got.answers[(shop.label("same"), 200)] >= 20, 60)
         resumed = run(place, "resume", ENDPOINT, "--force")
