@@ -81,6 +81,10 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
     for name in release.candidates:
         if endpoint.owns(endpoint.stable) and endpoint.stable.subset == name:
             raise InvalidInput(f"deployment '{name}' is stable already: a candidate must be another")
+    arms = (
+        release.assignment.values if release.assignment else {}
+    )  # those of the endpoint as it was when it was planned
+    for name in (*release.candidates, *arms):
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
     return opened(replace(endpoint, release=release, traffic=started(endpoint, release, wish)))

@@ -14,7 +14,7 @@ from mlflow_istio.core.strategies import Wish
 from mlflow_istio.core.traffic import Traffic
 from mlflow_istio.core.virtual_service import changed, read_endpoint
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
-from tests.values import LEGACY, a_release, a_stamp, an_endpoint, carrying, own, split, started
+from tests.values import LEGACY, a_release, a_stamp, adopted, an_endpoint, carrying, own, split, started
 
 Verb = Callable[[Endpoint], Endpoint]
 
@@ -361,3 +361,11 @@ def test_a_verb_that_names_a_release_means_the_newest(state: str, release_id: st
     else:
         with pytest.raises(StateConflict, match=f"release '{release_id}' is not the newest of endpoint 'churn'"):
             transitions.check_release(STATES[state], release_id)
+
+
+def test_an_arm_that_is_gone_since_the_test_was_planned_is_refused() -> None:
+    """Else its users would be sent where nothing stands; found by the property tests on an adopted route."""
+    planned = a_release("ab", "v2", wish=Wish(header="x-arm"))
+    gone = transitions.unpin(read_endpoint(adopted(), "churn"), "v1")
+    with pytest.raises(StateConflict, match="has no deployment 'v1': deploy it first"):
+        transitions.start(gone, planned, Wish(header="x-arm"))
