@@ -81,9 +81,8 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
     for name in release.candidates:
         if endpoint.owns(endpoint.stable) and endpoint.stable.subset == name:
             raise InvalidInput(f"deployment '{name}' is stable already: a candidate must be another")
-    arms = (
-        release.assignment.values if release.assignment else {}
-    )  # those of the endpoint as it was when it was planned
+    # The arms are those of the endpoint as it was planned for; one may have been taken away since.
+    arms = release.assignment.values if release.assignment else {}
     for name in (*release.candidates, *arms):
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mlflow_istio.core.endpoint import annotation
 from mlflow_istio.core.objects import Object
 from mlflow_istio.core.release.plan import Webhook
 from mlflow_istio.core.virtual_service import read_endpoint, write_endpoint
@@ -45,11 +46,10 @@ def tell(desk: Desk, ask: Ask, name: str) -> bool:
     untold = endpoint.untold
     if untold is None:
         return False
-    note = json.loads(untold)
-    for hook in note["hooks"]:
-        words = ask(hook["url"], note["payload"], hook["timeout"])
+    for url, payload, timeout in _noted(desk, name, untold):
+        words = ask(url, payload, timeout)
         if words:
-            desk.warn(f"webhook {hook['url']} was told of the rollback and said: {words}")
+            desk.warn(f"webhook {url} was told of the rollback and said: {words}")
 
     def told(virtual_service: Object | None) -> Object:
         found = read_endpoint(virtual_service or {}, name)
@@ -59,3 +59,16 @@ def tell(desk: Desk, ask: Ask, name: str) -> bool:
 
     desk.cluster.edit("VirtualService", endpoint.home, told)
     return True
+
+
+def _noted(desk: Desk, name: str, untold: str) -> list[tuple[str, Mapping[str, Any], float]]:
+    """Whom to tell what; nobody where somebody damaged the note: no release may wait for that."""
+    try:
+        note = json.loads(untold)
+        return [(str(hook["url"]), dict(note["payload"]), float(hook["timeout"])) for hook in note["hooks"]]
+    except (ValueError, TypeError, KeyError) as exc:
+        key = annotation(name, "untold")
+        desk.warn(
+            f"annotation {key} can't be read ({exc!r}), so its webhooks are not told of a rollback; it is taken away"
+        )
+        return []

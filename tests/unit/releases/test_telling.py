@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.objects import Object, with_annotations
 from mlflow_istio.core.release.plan import Webhook
 from mlflow_istio.errors import ClusterError, StateConflict
 from mlflow_istio.releases.progressive import drive
@@ -75,6 +76,20 @@ def test_killed_at_any_call_of_the_rollback_somebody_is_told_at_least_once() -> 
             assert stage.outcome() == "rolled-back"
             assert ("rollback", "rollback", "") in stage.asked, f"killed at call {call} of {fate.calls}"
             assert stage.world.endpoint().untold is None
+
+
+@pytest.mark.parametrize("damage", ["", "no JSON", "[]", '{"hooks": [{"url": "http://gate"}], "payload": {}}'])
+def test_a_note_that_somebody_damaged_is_said_and_holds_nothing_up(damage: str) -> None:
+    stage = Stage()
+
+    def edited(found: Object | None) -> Object:
+        return with_annotations(found or {}, {"mlflow-istio.org/untold.churn": damage})
+
+    stage.world.cluster.edit("VirtualService", "churn", edited)
+    assert stage.release(**QUICK).outcome == "promoted"
+    assert any("mlflow-istio.org/untold.churn can't be read" in warning for warning in stage.world.warnings)
+    assert stage.world.endpoint().untold is None
+    assert stage.asked == []
 
 
 def test_where_nobody_wants_to_know_nothing_is_noted() -> None:
