@@ -29,6 +29,15 @@ from tests.mlflow_addresses import mlflow_at
 
 ROOT = Path(__file__).parents[2]
 VERSION = "x-mlflow-model-version"
+QUICK: dict[str, Any] = {
+    "interval": 1,
+    "hold": 3,
+    "min_requests": 40,
+    "warmup": 1,
+    "deadline": 150,
+    "analysis": [{"guard": "errors", "allowed": 0.03}],
+}
+"""Options of a release that decides within seconds."""
 
 
 @dataclass

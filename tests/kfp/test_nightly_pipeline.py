@@ -6,20 +6,9 @@ import json
 
 import pytest
 
-from tests.kfp.conftest import Workshop, people, register
+from tests.kfp.conftest import QUICK, Workshop, people, register
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-OPTIONS = json.dumps(
-    {
-        "interval": 1,
-        "hold": 3,
-        "min_requests": 40,
-        "warmup": 1,
-        "deadline": 150,
-        "analysis": [{"guard": "errors", "allowed": 0.03}],
-    }
-)
 
 
 def test_each_night_tries_what_is_new_and_nothing_twice(workshop: Workshop) -> None:
@@ -28,7 +17,7 @@ def test_each_night_tries_what_is_new_and_nothing_twice(workshop: Workshop) -> N
     def night() -> list[str]:
         """A run of the pipeline; the ledger's new lines."""
         before = len(client.history("churn"))
-        workshop.python("11_nightly_pipeline.py", "run", "--steps", "50", "--options", OPTIONS)
+        workshop.python("11_nightly_pipeline.py", "run", "--steps", "50", "--options", json.dumps(QUICK))
         return [change["action"] for change in client.history("churn")[before:]]
 
     register()

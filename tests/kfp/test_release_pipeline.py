@@ -6,18 +6,9 @@ import json
 
 import pytest
 
-from tests.kfp.conftest import Workshop, people
+from tests.kfp.conftest import QUICK, Workshop, people
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-QUICK = {
-    "interval": 1,
-    "hold": 3,
-    "min_requests": 40,
-    "warmup": 1,
-    "deadline": 150,
-    "analysis": [{"guard": "errors", "allowed": 0.03}],
-}
 
 
 def test_a_candidate_that_fails_is_rolled_back_and_a_good_one_promoted(workshop: Workshop) -> None:
