@@ -34,6 +34,9 @@ def roll_back_unless_succeeded(
 ) -> str:
     """Exit handler: when a step failed or the run was cancelled, the release it opened is rolled back.
 
+    A state that says neither success nor failure undoes no promotion and no release that nobody drives; only a release whose
+    step died on the way is rolled back then.
+
     Args:
         status: How the guarded steps ended; KFP gives it.
         target: Target URI.
@@ -42,11 +45,17 @@ def roll_back_unless_succeeded(
         undo_promotion: Whether a failure after the promotion undoes it, too.
 
     Returns:
-        succeeded, rolled-back, or how the release stood that there was nothing to do.
+        succeeded, rolled-back, left open, or how the release stood that there was nothing to do.
     """
     from kfp_components import steps
 
-    if status.state == "SUCCEEDED":
-        return "succeeded"
-    reason = f"the pipeline ended as {status.state}: {status.error_message or 'no message'}"
-    return steps.step(lambda: steps.roll_back(target, endpoint, release_id, reason, undo_promotion=undo_promotion))
+    return steps.step(
+        lambda: steps.end_pipeline(
+            target,
+            endpoint,
+            release_id,
+            state=status.state,
+            message=status.error_message,
+            undo_promotion=undo_promotion,
+        )
+    )

@@ -8,13 +8,16 @@ from __future__ import annotations
 import html
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from kfp_components.final_state import final_state
 from kfp_components.inputs import check_approval, create_config, given, release_config, traffic_config
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError
 from mlflow_istio.release_options import ResumeOptions
@@ -91,6 +94,67 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
     verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
     say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
     return "rolled-back"
+
+
+def end_pipeline(
+    target: str, endpoint: str, release_id: str, *, state: str | None, message: str | None, undo_promotion: bool
+) -> str:
+    """Undo a pipeline's release if its steps failed or were cancelled.
+
+    Args:
+        target: Target URI.
+        endpoint: The endpoint.
+        release_id: The pipeline's release.
+        state: The word that KFP has for how the guarded steps ended, as it came.
+        message: KFP's message, where there is one.
+        undo_promotion: Whether a failure undoes a promotion, too; a state that is unclear never does.
+
+    Returns:
+        ``succeeded``, ``left open``, or what ``roll_back`` says.
+    """
+    ended = final_state(state)
+    if ended == "succeeded":
+        return "succeeded"
+    reason = f"the pipeline ended as {state}: {message or 'no message'}"
+    if ended != "unclear":
+        return roll_back(target, endpoint, release_id, reason, undo_promotion=undo_promotion)
+    say(f"warning: KFP says '{state}' of the guarded steps, which is neither success nor failure: the release decides")
+    if _left_open(verbs_of(target), endpoint, release_id):
+        return "left open"
+    return roll_back(target, endpoint, release_id, f"{reason}; its step died", undo_promotion=False)
+
+
+def _left_open(verbs: Verbs, endpoint: str, release_id: str) -> bool:
+    """Whether a release is open because somebody wants it so, and not because the step that drove it has died.
+
+    A dead driver leaves a sign of life that runs out; a live one renews it.
+    """
+
+    def look() -> View | None:
+        try:
+            release: View | None = verbs.endpoint(endpoint)["release"]
+        except NotFound:
+            return None
+        return release if release and release["id"] == release_id else None
+
+    release = look()
+    progress = (release or {}).get("progress")
+    if release is None:
+        return False
+    if progress is None or progress["stopped"]:
+        say(f"warning: release '{release_id}' of '{endpoint}' is left open: promote it or roll it back")
+        return True
+    driver = progress["driver"]
+    if driver is None:
+        return False
+    remaining = datetime.fromisoformat(driver["alive_until"]) - datetime.now(timezone.utc)
+    say(f"waiting until the driver of release '{release_id}' must have shown that it lives")
+    time.sleep(max(0.0, remaining.total_seconds()))
+    now = ((look() or {}).get("progress") or {}).get("driver")
+    if now is None or now == driver:
+        return False
+    say(f"warning: release '{release_id}' of '{endpoint}' is driven by {now['who']}: left open")
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
