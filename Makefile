@@ -26,7 +26,7 @@ demo: setup
 
 # The first three share no process, address or file, and none of them fills two cores.
 test: setup
-	$(BIN)/python tests/system_packages.py
+	$(BIN)/python tests/support/system_packages.py
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target check unit newest
 	$(MAKE) --no-print-directory e2e
 	$(MAKE) --no-print-directory control-plane
@@ -50,7 +50,7 @@ e2e: setup
 # kfp keeps the environment at the oldest Kubernetes client that is supported; what speaks to the API server runs with the
 # newest one, too, which lies beside it.
 NEWEST := $(VENV)/kubernetes-newest
-NEWEST_TESTS := tests/unit/kubernetes tests/contract/test_kubernetes_contract.py tests/control_plane/test_retries.py
+NEWEST_TESTS := tests/unit/adapters/kubernetes tests/contract/test_kubernetes_contract.py tests/control_plane/test_retries.py
 
 control-plane: setup
 	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(ORDER) -m control_plane
@@ -77,10 +77,10 @@ golden-update: setup
 	$(PYTEST) -m "not e2e and not control_plane" --golden-update
 
 components: setup
-	$(BIN)/python -m tests.compiled_components
+	$(BIN)/python -m tests.support.compiled_components
 
 options: setup
-	$(BIN)/python -m tests.option_tables
+	$(BIN)/python -m tests.support.option_tables
 
 lock: setup
 	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --generate-hashes \

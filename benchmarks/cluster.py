@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 
 from mlflow_istio import IstioDeploymentClient
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.probe import PROBE_HEADER
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import PROBE_HEADER
 
 ENDPOINT = "m"
 GROUP = ("networking.istio.io", "v1")
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     from tests.control_plane.namespaces import admin
     from tests.control_plane.office import open_office
-    from tests.models import register
+    from tests.support.registered_models import register
 
     with open_office("admin") as office, tempfile.TemporaryDirectory() as folder, admin() as api:
         os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{folder}/mlflow.db"

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from mlflow_istio.core.analysis import evidence, log_likelihood
+from mlflow_istio.core.analysis import betting, log_likelihood
 from mlflow_istio.core.analysis.hypergeometric import log_normaliser
 from mlflow_istio.core.analysis.rate_test import log_ratios
 
@@ -230,15 +230,15 @@ def our_rule(traffic: Traffic) -> Alarms:
     table, rows = curves(traffic)
     events = traffic.candidate_events + traffic.stable_events
     informative = np.minimum(traffic.candidate_total, events) > np.maximum(0, events - traffic.stable_total)
-    stake = np.tile(evidence.opening_stake(evidence.LATE), (len(rows), 1))
+    stake = np.tile(betting.opening_stake(betting.LATE), (len(rows), 1))
     intervals = np.zeros(len(rows), dtype=np.int64)
     alarms = np.zeros(rows.shape, dtype=np.bool_)
     for look in range(LOOKS):
         ratios = log_ratios(table[rows[:, look]], traffic.candidate_events[:, look], margin=1.0, phi=1.0)
-        updated = evidence.bet(stake, ratios, intervals=intervals, late=evidence.LATE)
+        updated = betting.bet(stake, ratios, intervals=intervals, late=betting.LATE)
         stake = np.where(informative[:, look, None], updated, stake)
         intervals = intervals + informative[:, look]
-        alarms[:, look] = evidence.log_evidence(stake, intervals=intervals, late=evidence.LATE) >= -np.log(ALPHA)
+        alarms[:, look] = betting.log_evidence(stake, intervals=intervals, late=betting.LATE) >= -np.log(ALPHA)
     return alarms
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import API_VERSIONS, Object
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
+from mlflow_istio.core.matching.probe import change_probe
 
 MODEL, QUICK = "model", "quick"
 EDIT, BY_HAND = "LocalMesh.edit", "route file by hand"

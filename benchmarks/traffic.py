@@ -30,8 +30,8 @@ def main() -> None:
     import mlflow
 
     from mlflow_istio import IstioDeploymentClient
-    from tests.models import register
     from tests.scenarios.place import Place
+    from tests.support.registered_models import register
 
     mlflow.set_tracking_uri(uri)
     client = IstioDeploymentClient("istio-local")
@@ -44,8 +44,8 @@ def main() -> None:
         splits(place)
     finally:
         client.delete_endpoint("m", {"force": True})
-        from mlflow_istio.core.target import parse_target
-        from mlflow_istio.wiring import local_mesh
+        from mlflow_istio.core.basics.target import parse_target
+        from mlflow_istio.wiring.connection import local_mesh
 
         local_mesh(parse_target("istio-local")).down(purge=True)
         shutil.rmtree(folder)

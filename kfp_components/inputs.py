@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_istio.config import CreateOptions, UpdateEndpointOptions, parse_options
-from mlflow_istio.core.model_version import parse_model_uri
-from mlflow_istio.core.names import check_endpoint_name, check_name, check_release_id
-from mlflow_istio.core.target import parse_target
+from mlflow_istio.core.basics.model_version import parse_model_uri
+from mlflow_istio.core.basics.names import check_endpoint_name, check_name, check_release_id
+from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, parse_options
 
 Options = Mapping[str, Any]
 
@@ -117,7 +117,7 @@ def check_traffic(constants: Options) -> None:
 
 def check_release(constants: Options) -> None:
     """Check what of ``release_version`` is known; the plan itself is made when it is known who is stable."""
-    from mlflow_istio.release_options import ReleaseOptions, check_release_options
+    from mlflow_istio.options.release import ReleaseOptions, check_release_options
 
     kind = _check_common(constants)
     if "model_uri" in constants:
@@ -127,7 +127,7 @@ def check_release(constants: Options) -> None:
 
 def check_analyse(constants: Options) -> None:
     """Check what of ``analyse_release`` is known."""
-    from mlflow_istio.analysis_options import AnalyseOptions
+    from mlflow_istio.options.analysis import AnalyseOptions
 
     kind = _check_common(constants)
     check_waiting(constants)
@@ -136,7 +136,7 @@ def check_analyse(constants: Options) -> None:
 
 def check_compare(constants: Options) -> None:
     """Check what of ``compare_shadow`` is known."""
-    from mlflow_istio.analysis_options import CompareOptions
+    from mlflow_istio.options.analysis import CompareOptions
 
     kind = _check_common(constants)
     check_waiting(constants)
@@ -145,7 +145,7 @@ def check_compare(constants: Options) -> None:
 
 def check_declare(constants: Options) -> None:
     """Check what of ``declare_winner`` is known."""
-    from mlflow_istio.analysis_options import DeclareOptions
+    from mlflow_istio.options.analysis import DeclareOptions
 
     kind = _check_common(constants)
     parse_options(DeclareOptions, declare_config(**constants), cluster=kind).arms()

@@ -20,11 +20,11 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from kfp_components.final_state import final_state
 from kfp_components.inputs import check_approval, create_config, given, release_config, traffic_config
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError
-from mlflow_istio.release_options import ResumeOptions
+from mlflow_istio.options.release import ResumeOptions
 from mlflow_istio.verbs import Verbs
 
 if TYPE_CHECKING:
-    from mlflow_istio.releases.driving import Seen
+    from mlflow_istio.releases.driving.drive import Seen
 
 View = dict[str, Any]
 Said = TypeVar("Said")
@@ -267,7 +267,7 @@ def wait_for_approval(
 
 def as_markdown(endpoint: str, changes: list[View]) -> str:
     """The changes as a table that the KFP UI shows."""
-    from mlflow_istio.tables import traffic_text
+    from mlflow_istio.showing.tables import traffic_text
 
     lines = [
         f"# {endpoint}: {len(changes)} routing changes",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow_istio.plugin import IstioDeploymentClient, run_local, target_help
+    from mlflow_istio.client.plugin import IstioDeploymentClient, run_local, target_help
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ __all__ = ["IstioDeploymentClient", "run_local", "target_help"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from mlflow_istio import plugin
+        from mlflow_istio.client import plugin
 
         return getattr(plugin, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.golden import pytest_addoption
-from tests.mlflow_addresses import mlflow_at
+from tests.support.mlflow_addresses import mlflow_at
 from tests.testbed.guard import pytest_runtest_setup
 
 __all__ = ["pytest_addoption", "pytest_runtest_setup"]

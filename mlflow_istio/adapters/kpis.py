@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.kpi import Kpi, counts_from, filled_query
+from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
-from mlflow_istio.ports import Metrics
+from mlflow_istio.ports.metrics import Metrics
 
 # A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
 _PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")

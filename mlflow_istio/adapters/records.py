@@ -12,9 +12,10 @@ from typing import Any
 
 import requests
 
-from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, StateConflict
-from mlflow_istio.ports import Address, Recorded
+from mlflow_istio.ports.cluster import Address
+from mlflow_istio.ports.records import Recorded
 
 TOKEN_VARIABLE = "MLFLOW_ISTIO_RECORD_TOKEN"
 _TRIES = 30

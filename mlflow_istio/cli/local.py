@@ -18,7 +18,7 @@ from mlflow_istio.errors import InvalidInput
 )
 def demo(keep: bool, count: int) -> None:
     """Train two models and release one over the other on this machine: the whole job in a minute."""
-    from mlflow_istio.demo import run
+    from mlflow_istio.cli.demo import run
 
     run(keep=keep, count=count)
 
@@ -29,8 +29,8 @@ def local() -> None:
 
 
 def _mesh(target: str) -> Any:
-    from mlflow_istio.core.target import parse_target
-    from mlflow_istio.wiring import local_mesh
+    from mlflow_istio.core.basics.target import parse_target
+    from mlflow_istio.wiring.connection import local_mesh
 
     parsed = parse_target(target)
     if parsed.kind != "istio-local":
@@ -45,7 +45,7 @@ def up(target: str, new_ports: bool) -> None:
     """Start the mesh with everything it ran before."""
     mesh = _mesh(target)
     mesh.up(new_ports=new_ports)
-    from mlflow_istio.tables import print_mesh
+    from mlflow_istio.showing.tables import print_mesh
 
     print_mesh(mesh.status())
 
@@ -70,7 +70,7 @@ def local_status(target: str, as_json: bool) -> None:
 
         click.echo(json.dumps(asdict(state), indent=2, default=str))
         return
-    from mlflow_istio.tables import print_mesh
+    from mlflow_istio.showing.tables import print_mesh
 
     print_mesh(state)
 

@@ -30,7 +30,7 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
-            from mlflow_istio.core.names import nearest
+            from mlflow_istio.core.basics.names import nearest
 
             known = nearest(args[0], self.list_commands(ctx))
             raise click.UsageError(f"no such command '{args[0]}': {known}", ctx) from exc

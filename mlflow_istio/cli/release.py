@@ -131,7 +131,7 @@ def reject(endpoint: str, target: str, config: tuple[str, ...]) -> None:
 def _watch(as_json: bool) -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
 
-    from mlflow_istio.live import watching
+    from mlflow_istio.showing.live import watching
 
     with watching(Console(stderr=as_json)) as watch:
         yield watch

@@ -22,7 +22,7 @@ def status(endpoint: str | None, target: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(views[0] if endpoint else views, indent=2))
         return
-    from mlflow_istio.tables import print_status
+    from mlflow_istio.showing.tables import print_status
 
     print_status(views, verbs.target_uri)
 
@@ -36,19 +36,19 @@ def status(endpoint: str | None, target: str, as_json: bool) -> None:
 def history(endpoint: str, target: str, as_json: bool, plot: str | None, config: tuple[str, ...]) -> None:
     """Show every routing change of an endpoint, from the registry."""
     if plot is not None:
-        from mlflow_istio.plots import check_plot
+        from mlflow_istio.showing.plots import check_plot
 
         check_plot(plot)  # before anything is asked of the registry
     changes = verbs_on(target).history(endpoint, read_options(config))
     if plot is not None:
-        from mlflow_istio.plots import plot_history
+        from mlflow_istio.showing.plots import plot_history
 
         click.echo(f"history of {endpoint}: {plot_history(endpoint, changes).save(plot)}", err=as_json)
     if as_json:
         click.echo(json.dumps(changes, indent=2))
     if as_json or plot is not None:
         return
-    from mlflow_istio.tables import print_history
+    from mlflow_istio.showing.tables import print_history
 
     print_history(endpoint, changes)
 

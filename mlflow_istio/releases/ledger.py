@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from mlflow_istio.core.endpoint import Endpoint, Release, without_recorded
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.standing import nothing_stands, standing_of
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Release, without_recorded
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.releases.desk import Desk, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of
 from mlflow_istio.releases.reporting import OUTCOMES, report_ended
 
 _ROUNDS = 5

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.names import nearest
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.release.driver import course_of
-from mlflow_istio.core.routing_change import RoutingChange
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError
-from mlflow_istio.ports import Figure
-from mlflow_istio.releases.desk import Desk, endpoint_of, virtual_service_of
+from mlflow_istio.ports.runs import Figure
+from mlflow_istio.releases.context import Desk, endpoint_of, virtual_service_of
 from mlflow_istio.report.data import Comparison, ReportData
 
 ARTIFACT = "report.html"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from mlflow_istio.ports import Figure
+from mlflow_istio.ports.runs import Figure
 from mlflow_istio.report.axes import Axis, Tick
 
 MOST_POINTS = 300

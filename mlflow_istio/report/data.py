@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.ports import Figure
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.ports.runs import Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

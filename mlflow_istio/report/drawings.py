@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from mlflow_istio.ports import Figure
+from mlflow_istio.ports.runs import Figure
 from mlflow_istio.report.axes import Axis, linear_axis, log_axis, time_axis
 from mlflow_istio.report.charts import (
     Chart,

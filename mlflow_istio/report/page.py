@@ -12,8 +12,8 @@ from typing import Any
 
 import jinja2
 
-from mlflow_istio.core.difference import difference
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.inspection.difference import difference
 from mlflow_istio.report import words
 from mlflow_istio.report.data import ReportData
 from mlflow_istio.report.drawings import alpha_of, charts_of

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.traffic import Traffic
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.report.data import ReportData
 
 _STRATEGIES = {"canary": "canary", "ab": "A/B", "blue-green": "blue-green", "shadow": "shadow"}

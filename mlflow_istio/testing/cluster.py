@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlflow_istio.core.delegation import merged
-from mlflow_istio.core.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.matching import Request, answering_route
-from mlflow_istio.core.objects import Object, annotations_of, labels_of, name_of, ready_replicas
-from mlflow_istio.core.probe import VERSION_HEADER, Probe, header_text
+from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of, ready_replicas
+from mlflow_istio.core.matching.probe import VERSION_HEADER, Probe, header_text
+from mlflow_istio.core.matching.requests import Request, answering_route
+from mlflow_istio.core.mesh.delegation import merged
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted
-from mlflow_istio.ports import Address, Edit
+from mlflow_istio.ports.cluster import Address, Edit
 
 _RETRIES = 10
 

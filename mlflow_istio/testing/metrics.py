@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
 
 _RETRIES = 10

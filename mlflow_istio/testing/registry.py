@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from mlflow_istio.core.endpoint import Release
-from mlflow_istio.core.model_version import ModelReference, ModelVersion, parse_label
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.standing import Standing
+from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
-from mlflow_istio.ports import Figure, Survey
+from mlflow_istio.ports.registry import Survey
+from mlflow_istio.ports.runs import Figure
 
 _RETRIES = 10
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.config import AdoptOptions, CreateOptions, parse_options
-from mlflow_istio.core.claims import Claim
+from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.releases import adoption, deployments, views
-from mlflow_istio.releases.desk import Desk, Outcome
-from mlflow_istio.releases.sharing import HostShare
+from mlflow_istio.options.base import AdoptOptions, CreateOptions, parse_options
+from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.deploying import adoption, deployments
+from mlflow_istio.releases.deploying.sharing import HostShare
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_istio.config import parse_options
 from mlflow_istio.core.analysis.interval import finite
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
-from mlflow_istio.releases import views
+from mlflow_istio.options.base import parse_options
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
 
 if TYPE_CHECKING:
-    from mlflow_istio.analysis_options import AnalyseOptions
-    from mlflow_istio.releases.arms import Analysed
-    from mlflow_istio.releases.desk import Desk
+    from mlflow_istio.options.analysis import AnalyseOptions
+    from mlflow_istio.releases.context import Desk
+    from mlflow_istio.releases.driving.arms import Analysed
 
 
 class AnalysisVerbs(Base):
@@ -21,7 +21,7 @@ class AnalysisVerbs(Base):
 
     def analyse(self, name: str, config: Config | None = None) -> views.View:
         """Look at an open A/B/n release once; see ``releases.arms``."""
-        from mlflow_istio.analysis_options import AnalyseOptions
+        from mlflow_istio.options.analysis import AnalyseOptions
 
         options = parse_options(AnalyseOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
@@ -29,8 +29,8 @@ class AnalysisVerbs(Base):
 
     def declare(self, name: str, config: Config | None = None) -> Result:
         """Give the winner of an A/B/n release all the traffic; see ``releases.arms``."""
-        from mlflow_istio.analysis_options import DeclareOptions
-        from mlflow_istio.releases import arms
+        from mlflow_istio.options.analysis import DeclareOptions
+        from mlflow_istio.releases.driving import arms
 
         options = parse_options(DeclareOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
@@ -57,9 +57,9 @@ class AnalysisVerbs(Base):
     def compare(self, name: str, config: Config | None = None) -> views.View:
         """Compare the answers of an open shadow release; see ``releases.comparison``."""
         from mlflow_istio.adapters.records import PinnedRecords
-        from mlflow_istio.analysis_options import CompareOptions
         from mlflow_istio.core.analysis.shadow_verdict import shadow_metrics
-        from mlflow_istio.releases import comparison
+        from mlflow_istio.options.analysis import CompareOptions
+        from mlflow_istio.releases.driving import comparison
 
         options = parse_options(CompareOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
@@ -86,7 +86,7 @@ class AnalysisVerbs(Base):
         }
 
     def _look(self, desk: Desk, name: str, options: AnalyseOptions) -> Analysed:
-        from mlflow_istio.releases import arms
+        from mlflow_istio.releases.driving import arms
 
         kpis = options.kpis()
         metrics = self._place(options).metrics(

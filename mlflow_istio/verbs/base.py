@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow_istio.config import ReadOptions, parse_options
-from mlflow_istio.core.target import parse_target
-from mlflow_istio.dry_run import DryCluster, DryRegistry, DryRuns
-from mlflow_istio.releases import views
-from mlflow_istio.releases.desk import Desk, Outcome
-from mlflow_istio.wiring import Workplace, workplace
+from mlflow_istio.core.basics.target import parse_target
+from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, DryRuns
+from mlflow_istio.releases.reading import views
+from mlflow_istio.wiring.connection import Workplace, workplace
 
 Config = Mapping[str, Any]
 

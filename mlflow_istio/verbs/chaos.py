@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_istio.config import parse_options
-from mlflow_istio.core.durations import seconds_of
-from mlflow_istio.core.policy import Fault
+from mlflow_istio.core.basics.durations import seconds_of
+from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.policy_options import ChaosOptions
-from mlflow_istio.policy_settings import MAX_TTL
-from mlflow_istio.releases.chaos import chaos
+from mlflow_istio.options.base import parse_options
+from mlflow_istio.options.routes import ChaosOptions
+from mlflow_istio.options.settings import MAX_TTL
+from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.verbs.base import Base, Config
 
 

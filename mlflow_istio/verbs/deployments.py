@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateOptions, parse_options
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.policy_settings import SETTINGS
-from mlflow_istio.releases import deployments, removal, views
-from mlflow_istio.releases.desk import Outcome
+from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateOptions, parse_options
+from mlflow_istio.options.settings import SETTINGS
+from mlflow_istio.releases.context import Outcome
+from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.adoption import alias_settings, brought_up
 from mlflow_istio.verbs.base import Base, Config, Result
 from mlflow_istio.verbs.policy import with_settings
-from mlflow_istio.wiring import Workplace, only
+from mlflow_istio.wiring.connection import Workplace, only
 
 
 def deploy_request(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mlflow_istio.config import ReadOptions, parse_options
-from mlflow_istio.core.diagnosis import INFO, Finding
-from mlflow_istio.releases import views
-from mlflow_istio.releases.doctor import examine
-from mlflow_istio.releases.mending import mend
+from mlflow_istio.core.inspection.diagnosis import INFO, Finding
+from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.releases.deploying.mending import mend
+from mlflow_istio.releases.reading import views
+from mlflow_istio.releases.reading.doctor import examine
 from mlflow_istio.verbs.base import Base, Config
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.config import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
-from mlflow_istio.core import transitions
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.strategies import no_release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.releases import removal, traffic, views
-from mlflow_istio.releases.deployments import DeployRequest
-from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
-from mlflow_istio.releases.restoring import rollback_to
+from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.restoring import rollback_to
+from mlflow_istio.releases.moving import shifting
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.deployments import deploy_request
 from mlflow_istio.verbs.policy import PolicyVerbs
@@ -92,7 +94,7 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
             raise InvalidInput(f"option 'release_id' has no effect with action={action}: leave it out")
         if action == "promote":
             chosen = candidates[0] if candidates else None
-            return traffic.promote(
+            return shifting.promote(
                 desk,
                 name,
                 candidate=chosen,
@@ -103,17 +105,17 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
                 timeout=timeout,
             )
         if action == "rollback":
-            return traffic.rollback(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
+            return shifting.rollback(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
         if action == "abort":
-            return traffic.abort(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
-        return traffic.pause(desk, name) if action == "pause" else traffic.resume(desk, name)
+            return shifting.abort(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
+        return shifting.pause(desk, name) if action == "pause" else shifting.resume(desk, name)
     endpoint = endpoint_of(desk.cluster, name)
     release = endpoint.release
     if release is not None:
         same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
         if same and options.release_id in (None, release.id):
             if said or options.strategy is None:
-                return traffic.shift(
+                return shifting.shift(
                     desk, name, wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
                 )
             candidates = release.candidates
@@ -128,7 +130,7 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         raise StateConflict(no_release(endpoint))
     if not candidates:
         candidates = _only_candidate(endpoint)
-    return traffic.start(
+    return shifting.start(
         desk,
         name,
         strategy=options.strategy or ("ab" if len(candidates) > 1 else "canary"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.releases import export
+from mlflow_istio.releases.reading import export
 from mlflow_istio.verbs.base import Base
 
 

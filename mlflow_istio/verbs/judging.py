@@ -6,22 +6,23 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mlflow_istio.analysis_options import CompareOptions
-from mlflow_istio.config import parse_options
 from mlflow_istio.core.analysis.arms import ArmsResult
 from mlflow_istio.core.analysis.verdict import Verdict
-from mlflow_istio.core.endpoint import Endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
-from mlflow_istio.kpi_options import read_kpis
-from mlflow_istio.ports import Metrics, Records
-from mlflow_istio.releases import arms, comparison
-from mlflow_istio.releases.desk import Desk
-from mlflow_istio.releases.driving import Judge
+from mlflow_istio.options.analysis import CompareOptions
+from mlflow_istio.options.base import parse_options
+from mlflow_istio.options.kpi import read_kpis
+from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.ports.records import Records
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.driving import arms, comparison
+from mlflow_istio.releases.driving.drive import Judge
 
 if TYPE_CHECKING:
-    from mlflow_istio.release_options import SourceOptions
+    from mlflow_istio.options.release import SourceOptions
 
 Judged = tuple[Verdict | None, str | None]
 

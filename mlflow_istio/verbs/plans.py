@@ -8,13 +8,13 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlflow_istio.config import CreateOptions, UpdateEndpointOptions, cluster_only, parse_options
-from mlflow_istio.core.fingerprint import digest
-from mlflow_istio.core.model_version import parse_model_uri
-from mlflow_istio.core.names import check_endpoint_name
+from mlflow_istio.core.basics.model_version import parse_model_uri
+from mlflow_istio.core.basics.names import check_endpoint_name
+from mlflow_istio.core.inspection.fingerprint import digest
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.guarded import GuardedCluster
-from mlflow_istio.releases.desk import Desk, existing_endpoint
+from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, cluster_only, parse_options
+from mlflow_istio.releases.context import Desk, existing_endpoint
+from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
 from mlflow_istio.verbs.deployments import DeploymentVerbs

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.config import CreateOptions, UpdateEndpointOptions, parse_options
-from mlflow_istio.core.policy import NO_POLICY, PolicyWish, Rule, notes, with_wish
+from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule, notes, with_wish
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.policy_options import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
-from mlflow_istio.policy_settings import NONE, SETTINGS
-from mlflow_istio.releases import deployments, policy, views
-from mlflow_istio.releases.desk import Desk, Outcome, existing_endpoint
-from mlflow_istio.releases.sweep import sweep
+from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.options.settings import NONE, SETTINGS
+from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
+from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.deploying.sweeping import sweep
+from mlflow_istio.releases.moving import policy
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.adoption import brought_up
 from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from mlflow_istio.config import ReadOptions, parse_options
-from mlflow_istio.core.assignment import assignment_headers
-from mlflow_istio.core.deadlines import deadline_from_json, due
-from mlflow_istio.core.probe import PIN_HEADER
+from mlflow_istio.core.endpoint.assignment import assignment_headers
+from mlflow_istio.core.endpoint.deadlines import deadline_from_json, due
+from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
-from mlflow_istio.releases import views
-from mlflow_istio.releases.desk import address_of, endpoint_of, found_home
+from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.releases.context import address_of, endpoint_of, found_home
 from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config
 
 
@@ -113,7 +113,7 @@ class ReadingVerbs(Base):
             InvalidInput: Neither or both of name and endpoint, or an input the model refuses.
             ClusterError: Nothing answered.
         """
-        from mlflow_istio.scoring import score
+        from mlflow_istio.calls.scoring import score
 
         if name is not None and endpoint is not None:
             raise InvalidInput(

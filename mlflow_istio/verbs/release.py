@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlflow_istio import webhooks
-from mlflow_istio.config import ReadOptions, UpdateEndpointOptions, parse_options
-from mlflow_istio.core.names import dns_name
+from mlflow_istio.calls import webhooks
+from mlflow_istio.core.basics.names import dns_name
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
-from mlflow_istio.releases import views
-from mlflow_istio.releases.desk import Desk, Outcome, endpoint_of
+from mlflow_istio.options.base import ReadOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Dry, Result
 from mlflow_istio.verbs.deployments import deploy_request
-from mlflow_istio.wiring import Workplace
+from mlflow_istio.wiring.connection import Workplace
 
 if TYPE_CHECKING:
     from mlflow_istio.core.release.plan import ReleasePlan
-    from mlflow_istio.ports import Records
-    from mlflow_istio.release_options import SourceOptions
-    from mlflow_istio.releases.driving import Crew, Ending, Seen
+    from mlflow_istio.options.release import SourceOptions
+    from mlflow_istio.ports.records import Records
+    from mlflow_istio.releases.driving.drive import Crew, Ending, Seen
 
 Watch = Callable[["Seen"], None]
 """Shown every look."""
@@ -52,9 +52,9 @@ class ReleaseVerbs(Base):
             MlflowIstioError: What is wrong, in one line.
         """
         from mlflow_istio.core.release.plan import describe_plan
-        from mlflow_istio.release_options import ReleaseOptions, check_release_options, plan_of
-        from mlflow_istio.releases.opening import ReleaseRequest, open_release
-        from mlflow_istio.releases.progressive import drive
+        from mlflow_istio.options.release import ReleaseOptions, check_release_options, plan_of
+        from mlflow_istio.releases.driving.opening import ReleaseRequest, open_release
+        from mlflow_istio.releases.driving.progressive import drive
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
         check_release_options(options)
@@ -108,10 +108,10 @@ class ReleaseVerbs(Base):
             StateConflict: No release that goes on by itself is open, or a process that is alive drives it.
         """
         from mlflow_istio.core.release.progress import progress_from_text
-        from mlflow_istio.release_options import ResumeOptions
-        from mlflow_istio.releases import traffic
-        from mlflow_istio.releases.driving import Crew
-        from mlflow_istio.releases.progressive import drive
+        from mlflow_istio.options.release import ResumeOptions
+        from mlflow_istio.releases.driving.drive import Crew
+        from mlflow_istio.releases.driving.progressive import drive
+        from mlflow_istio.releases.moving import shifting
 
         options = parse_options(ResumeOptions, config, cluster=self.target.kind)
         place = self._place(options)
@@ -127,7 +127,7 @@ class ReleaseVerbs(Base):
         plan = progress_from_text(found.progress).plan
         options = parse_options(ResumeOptions, {**plan.source, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
-            traffic.resume(desk, endpoint)
+            shifting.resume(desk, endpoint)
         crew = _crew_for(place, desk, options, plan, watch)
         return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
 
@@ -138,11 +138,11 @@ class ReleaseVerbs(Base):
 
     def unpause(self, endpoint: str, config: Config | None = None) -> Result:
         """Let a paused release go on, without driving it."""
-        from mlflow_istio.releases import traffic
+        from mlflow_istio.releases.moving import shifting
 
         options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
         desk = self._place(options).desk(self._tell, self._warn)
-        outcome = traffic.resume(desk, endpoint)
+        outcome = shifting.resume(desk, endpoint)
         return Result(
             view=views.endpoint_view(desk.cluster, endpoint), changed=outcome.changed, proxies=outcome.proxies
         )
@@ -164,7 +164,7 @@ class ReleaseVerbs(Base):
         return self._answer(endpoint, "reject", config)
 
     def _answer(self, endpoint: str, word: str, config: Config | None) -> str:
-        from mlflow_istio.releases.driving import answer
+        from mlflow_istio.releases.driving.drive import answer
 
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
         return answer(self._place(options).desk(self._tell, self._warn), endpoint, word)
@@ -172,15 +172,15 @@ class ReleaseVerbs(Base):
 
 def default_name(desk: Desk, model_uri: str) -> str:
     """``MODEL-vN`` of the version that the URI names now."""
-    from mlflow_istio.core.model_version import parse_model_uri
+    from mlflow_istio.core.basics.model_version import parse_model_uri
 
     version = desk.registry.resolve(parse_model_uri(model_uri))
     return dns_name(f"{version.model}-v{version.version}")
 
 
 def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
-    from mlflow_istio.kpi_options import read_kpis
-    from mlflow_istio.releases.driving import Crew
+    from mlflow_istio.options.kpi import read_kpis
+    from mlflow_istio.releases.driving.drive import Crew
     from mlflow_istio.verbs.judging import judge_for
 
     def records() -> Records:

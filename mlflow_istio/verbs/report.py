@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_istio.config import ReadOptions, parse_options
 from mlflow_istio.errors import InvalidInput, NotFound
-from mlflow_istio.releases.desk import endpoint_of
+from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.releases.context import endpoint_of
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.reporting import gather, keep_report
 from mlflow_istio.verbs.base import Base, Config

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.probe import Probe, change_probe, pin_probe
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
 from mlflow_istio.errors import NotFound, NotReady, NotRouted
-from mlflow_istio.ports import Cluster
+from mlflow_istio.ports.cluster import Cluster
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service, with_spec
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import CounterState
-from mlflow_istio.core.measures import ERRORS, REQUESTS, latency_counts
+from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_counts
 from mlflow_istio.errors import MetricsError
-from mlflow_istio.ports import Metrics
+from mlflow_istio.ports.metrics import Metrics
 
 PATIENCE = 30.0
 """Seconds until a source must show what was served."""

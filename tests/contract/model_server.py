@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 
 SOURCE = """
 import http.server, json, os, socket, sys, time

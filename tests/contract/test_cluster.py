@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.ports import Cluster
+from mlflow_istio.ports.cluster import Cluster
 from tests.contract.cluster_contract import DeploymentContract, ObjectContract, TrafficContract
 
 _numbers = itertools.count()

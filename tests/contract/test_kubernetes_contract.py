@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from mlflow_istio.adapters.kubernetes import connect
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.target import Target
-from mlflow_istio.ports import Cluster, Edit
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.target import Target
+from mlflow_istio.ports.cluster import Cluster, Edit
 from tests.contract.cluster_contract import DeploymentContract, ObjectContract, TrafficContract
 from tests.control_plane.namespaces import fresh_namespace, give_least_rights, kubeconfig
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.core.endpoint import Release
-from mlflow_istio.core.model_version import ModelReference
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.standing import Served, Standing
-from mlflow_istio.core.traffic import Destination, Share, Traffic
+from mlflow_istio.core.basics.model_version import ModelReference
+from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import Served, Standing
+from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
-from mlflow_istio.ports import Registry
+from mlflow_istio.ports.registry import Registry
 from mlflow_istio.testing import InMemoryRegistry
-from tests.models import register
+from tests.support.registered_models import register
 
 TIME = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=timezone.utc)
 
@@ -30,7 +30,7 @@ def registry(request: pytest.FixtureRequest) -> Registry:
     artifacts = request.getfixturevalue("tmp_path") / "artifacts"
     for answer in (1.0, 2.0):
         register(uri, "churn", answer, artifacts)
-    from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+    from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 
     return MlflowRegistry(uri, uri)
 
@@ -159,7 +159,7 @@ class TestOnMlflow:
 
     @pytest.fixture
     def on_mlflow(self, uri: str) -> Registry:
-        from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 
         return MlflowRegistry(uri, uri)
 
@@ -242,7 +242,7 @@ class TestOnMlflow:
             on_mlflow.resolve(ModelReference(model="churn", version=1))
 
     def test_a_dead_server_is_one_line_and_no_long_wait(self) -> None:
-        from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 
         dead = MlflowRegistry("http://127.0.0.1:9", "http://127.0.0.1:9")
         with pytest.raises(RegistryError, match="127.0.0.1") as caught:

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.ports import Runs
+from mlflow_istio.ports.runs import Runs
 from mlflow_istio.testing import InMemoryRuns
-from tests.models import register
+from tests.support.registered_models import register
 
 
 @pytest.fixture(params=["in-memory", "mlflow"])
@@ -24,8 +24,8 @@ def place(request: pytest.FixtureRequest) -> tuple[Runs, str]:
     register(uri, "churn", 1.0, request.getfixturevalue("tmp_path") / "artifacts")
     from mlflow import MlflowClient
 
-    from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
-    from mlflow_istio.adapters.mlflow_runs import MlflowRuns
+    from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
 
     MlflowClient(uri).set_model_version_tag("churn", "1", "approved", "yes")
     return MlflowRuns(uri, uri), MlflowRegistry(uri, uri).open_run("test", "churn", None)
@@ -67,7 +67,7 @@ def test_a_run_that_is_not_there_is_named(place: tuple[Runs, str]) -> None:
 
 
 def test_a_server_that_is_gone_is_one_error() -> None:
-    from mlflow_istio.adapters.mlflow_runs import MlflowRuns
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
 
     runs = MlflowRuns("http://127.0.0.1:9", "http://127.0.0.1:9")
     for call in (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.core.virtual_service import read_endpoint
-from mlflow_istio.releases import traffic
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.releases.moving import shifting
 from tests.control_plane.office import ENDPOINT, Office
 
 SPLIT = "mlflow-istio.m.split"
@@ -128,6 +128,6 @@ class History:
 
 def start(office: Office, strategy: str, *versions: int, supersede: bool = False, **wish: Any) -> None:
     names = tuple(f"m-v{version}" for version in versions)
-    traffic.start(
+    shifting.start(
         office.desk, ENDPOINT, strategy=strategy, candidates=names, wish=Wish(**wish), supersede=supersede, timeout=20
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubernetes.dynamic import DynamicClient
 
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from tests.control_plane.namespaces import admin
 
 

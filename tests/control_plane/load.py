@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from scipy import stats
 
-from mlflow_istio.ports import Address
+from mlflow_istio.ports.cluster import Address
 
 CONNECTIONS = 8
 MOVING = "moving"

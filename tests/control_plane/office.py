@@ -18,15 +18,16 @@ from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
 from mlflow_istio.adapters.kubernetes.connection import open_connection
-from mlflow_istio.core.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.pods import PodSettings
-from mlflow_istio.core.target import Target
-from mlflow_istio.releases import deployments, traffic
-from mlflow_istio.releases.deployments import DeployRequest
-from mlflow_istio.releases.desk import Desk, Outcome
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.target import Target
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
+from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.moving import shifting
 from mlflow_istio.testing import InMemoryRegistry, InMemoryRuns
-from mlflow_istio.wiring import SystemClock, load_templates
+from mlflow_istio.wiring.connection import SystemClock, load_templates
 from tests.contract.model_server import SOURCE
 from tests.control_plane.namespaces import admin, fresh_namespace, give_least_rights, kubeconfig
 from tests.testbed.client import wait_for
@@ -97,20 +98,20 @@ class Office:
 
     def canary(self, version: int, weight: int) -> Outcome:
         """Open a canary of a version that is deployed."""
-        wish = traffic.Wish(weight=weight)
-        return traffic.start(self.desk, ENDPOINT, strategy="canary", candidates=(f"m-v{version}",), wish=wish)
+        wish = shifting.Wish(weight=weight)
+        return shifting.start(self.desk, ENDPOINT, strategy="canary", candidates=(f"m-v{version}",), wish=wish)
 
     def shift(self, weight: int) -> Outcome:
         """Give the candidate another weight."""
-        return traffic.shift(self.desk, ENDPOINT, traffic.Wish(weight=weight))
+        return shifting.shift(self.desk, ENDPOINT, shifting.Wish(weight=weight))
 
     def promote(self) -> Outcome:
         """Promote the candidate."""
-        return traffic.promote(self.desk, ENDPOINT)
+        return shifting.promote(self.desk, ENDPOINT)
 
     def rollback(self) -> Outcome:
         """Roll back."""
-        return traffic.rollback(self.desk, ENDPOINT)
+        return shifting.rollback(self.desk, ENDPOINT)
 
     def ask(self, headers: Mapping[str, str] | None = None, path: str = "/invocations") -> tuple[int, str]:
         """Status and model version of one request through the gateway."""

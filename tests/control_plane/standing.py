@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from kubernetes import client
 
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.probe import change_probe
-from mlflow_istio.releases.desk import endpoint_of
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import change_probe
+from mlflow_istio.releases.context import endpoint_of
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office, open_office
 

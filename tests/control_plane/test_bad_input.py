@@ -14,7 +14,7 @@ import yaml
 from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster, connect
-from mlflow_istio.core.target import Target
+from mlflow_istio.core.basics.target import Target
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound
 from mlflow_istio.verbs import Verbs
 from tests.control_plane.namespaces import admin, kubeconfig

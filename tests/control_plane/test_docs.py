@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.control_plane.namespaces import LEAST, kubeconfig
-from tests.tracking_server import tracking_server
+from tests.support.mlflow_server import tracking_server
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 

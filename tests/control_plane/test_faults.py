@@ -7,11 +7,11 @@ import threading
 import pytest
 from kubernetes import client
 
-from mlflow_istio.core.pods import PodSettings
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import ClusterError, NotReady, NotRouted
-from mlflow_istio.releases import traffic
+from mlflow_istio.releases.moving import shifting
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office, open_office
 from tests.testbed.client import Testbed, wait_for
@@ -59,7 +59,7 @@ def test_a_server_that_never_gets_ready_is_reported_when_the_time_is_up(office: 
 
 
 def test_a_broken_update_leaves_the_old_pods_serving(office: Office) -> None:
-    from mlflow_istio.releases.deployments import update
+    from mlflow_istio.releases.deploying.deployments import update
 
     office.deploy(1)
 
@@ -166,7 +166,7 @@ def test_without_istiod_and_its_webhook_a_change_is_stored_no_success_is_claimed
         hooks.patch_validating_webhook_configuration("istiod-default-validator", lenient)
 
         with pytest.raises(NotRouted, match="did not confirm routing change .*the change is stored") as caught:
-            traffic.shift(office.desk, ENDPOINT, Wish(weight=100), timeout=2.0)
+            shifting.shift(office.desk, ENDPOINT, Wish(weight=100), timeout=2.0)
 
         assert str(caught.value) == only_line(caught.value)
         stored = office.cluster.get("VirtualService", ENDPOINT)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlflow_istio.adapters.envoy_metrics import EnvoyMetrics
-from mlflow_istio.core.measures import REQUESTS
+from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
+from mlflow_istio.core.analysis.measures import REQUESTS
 from tests.contract.metrics_contract import MetricsContract, Watch, counted
 from tests.control_plane.office import ENDPOINT, Office, open_office
 from tests.testbed.client import Testbed, wait_for

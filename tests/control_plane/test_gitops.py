@@ -10,10 +10,11 @@ from kubernetes.dynamic.exceptions import ConflictError
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
 from mlflow_istio.adapters.kubernetes.connection import open_connection
-from mlflow_istio.core.objects import FIELD_MANAGER, Object
-from mlflow_istio.core.target import Target
-from mlflow_istio.releases import export, removal, views
-from mlflow_istio.releases.adoption import adopt
+from mlflow_istio.core.basics.objects import FIELD_MANAGER, Object
+from mlflow_istio.core.basics.target import Target
+from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.deploying.adoption import adopt
+from mlflow_istio.releases.reading import export, views
 from tests.contract.model_server import deployment, service
 from tests.control_plane.gitops import argo_self_heal, live, server_side_apply
 from tests.control_plane.namespaces import fresh_namespace

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from mlflow_istio.core import transitions
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
-from mlflow_istio.releases import deployments, traffic
+from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.moving import shifting
 from tests.control_plane.foreign import (
     FOREIGN_ROUTE_BELOW,
     FOREIGN_ROUTES_ABOVE,
@@ -55,11 +56,11 @@ def test_what_is_not_ours_stays_equal_through_canary_promotion_rollback_ab_blue_
         settled.promote,
         settled.rollback,
         lambda: start(settled, "shadow", 2, mirror=100),
-        lambda: traffic.abort(settled.desk, ENDPOINT),
+        lambda: shifting.abort(settled.desk, ENDPOINT),
         lambda: start(
             settled, "ab", 2, 3, header="x-arm", weights={"m-v1": 40, "m-v2": 30, "m-v3": 30, "legacy:80": 0}
         ),
-        lambda: traffic.abort(settled.desk, ENDPOINT),
+        lambda: shifting.abort(settled.desk, ENDPOINT),
         lambda: start(settled, "blue-green", 3),
         settled.promote,
         lambda: settled.deploy(4),
@@ -71,7 +72,7 @@ def test_what_is_not_ours_stays_equal_through_canary_promotion_rollback_ab_blue_
         assert foreign_parts(settled) == before, f"after step {number}"
         assert settled.ask(path="/docs")[0] == 200
     assert settled.count(20) == {"m/1": 20}
-    from mlflow_istio.releases.removal import delete
+    from mlflow_istio.releases.deploying.removal import delete
 
     delete(settled.desk, "m-v4")
     assert foreign_parts(settled) == before
@@ -97,12 +98,12 @@ def test_a_foreign_destination_with_weight_keeps_it_and_its_requests_until_someb
         (Wish(weights={"m-v1": 0, "m-v2": 0, "legacy:80": 0}), "weights must sum to 100, not 0"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            traffic.shift(settled.desk, ENDPOINT, wish)
+            shifting.shift(settled.desk, ENDPOINT, wish)
     assert settled.raw("virtualservices") == stored
 
     settled.promote()
     assert weights(settled) == {"m-v2": 80, "legacy:80": 20}
-    traffic.rollback(settled.desk, ENDPOINT)
+    shifting.rollback(settled.desk, ENDPOINT)
     assert weights(settled) == {"m-v1": 80, "legacy:80": 20}
     assert foreign_parts(settled)["destinations"] == [{**FOREIGN_SHARE, "weight": 20}]
 
@@ -166,7 +167,7 @@ def test_a_route_that_is_not_clear_is_named_and_nothing_is_changed(
     [
         (lambda office: office.promote(), "m-v2"),
         (lambda office: office.rollback(), "m-v1"),
-        (lambda office: traffic.abort(office.desk, ENDPOINT), "m-v1"),
+        (lambda office: shifting.abort(office.desk, ENDPOINT), "m-v1"),
     ],
     ids=["promote", "rollback", "abort"],
 )
@@ -259,7 +260,7 @@ def test_two_writers_at_once_lose_nothing_of_each_others(settled: Office) -> Non
                 )
         return transitions.shift(now, Wish(weight=30))
 
-    outcome = traffic.move(settled.desk, ENDPOINT, interrupted, action="shift")
+    outcome = shifting.move(settled.desk, ENDPOINT, interrupted, action="shift")
 
     assert outcome.changed
     assert written == [1, 2, 3, 4, 5]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from mlflow_istio.core.policy import PolicyWish
-from mlflow_istio.releases.policy import set_policy
+from mlflow_istio.core.policy.settings import PolicyWish
+from mlflow_istio.releases.moving.policy import set_policy
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office
 from tests.testbed.client import Testbed

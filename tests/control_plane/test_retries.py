@@ -12,15 +12,15 @@ from mlflow_istio import IstioDeploymentClient
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.connection import open_connection
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.target import Target
-from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.target import Target
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.errors import ClusterError, EditConflict
 from tests.contract.model_server import service
 from tests.control_plane.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.control_plane.namespaces import kubeconfig
 from tests.control_plane.office import ENDPOINT, Office
-from tests.models import register
+from tests.support.registered_models import register
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 
@@ -104,7 +104,7 @@ def test_a_change_of_weight_makes_a_fixed_number_of_calls(
 ) -> None:
     """Three before the gateway hears of it, and so many after it to keep the ledger; no call is repeated for nothing."""
     # A proxy that takes long makes one more: whether somebody else has changed the endpoint. This machine may be slow.
-    monkeypatch.setattr("mlflow_istio.releases.proof._FIRST_WAIT", 15.0)
+    monkeypatch.setattr("mlflow_istio.releases.moving.proof._FIRST_WAIT", 15.0)
     for version in (1, 2):
         shaky.deploy(version)
     shaky.canary(2, 10)
@@ -123,7 +123,7 @@ def test_a_change_of_weight_makes_a_fixed_number_of_calls(
 def test_the_clients_verb_adds_nothing_to_that_but_the_view_it_answers_with(
     office: Office, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_istio.releases.proof._FIRST_WAIT", 15.0)
+    monkeypatch.setattr("mlflow_istio.releases.moving.proof._FIRST_WAIT", 15.0)
     for version in (1, 2):
         register(tracking_uri, ENDPOINT, float(version), tmp_path / "artifacts")
         office.deploy(version)

@@ -9,7 +9,7 @@ import yaml
 from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
-from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 from mlflow_istio.errors import Forbidden
 from tests.contract.model_server import service
 from tests.control_plane.namespaces import RBAC, admin

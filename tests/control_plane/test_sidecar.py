@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.match_rules import read_match
-from mlflow_istio.core.policy import Rule
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.releases import policy, traffic
+from mlflow_istio.core.matching.rules import read_match
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.policy.settings import Rule
+from mlflow_istio.releases.moving import policy, shifting
 from tests.control_plane.namespaces import fresh_namespace
 from tests.control_plane.office import ENDPOINT, Office, open_office
 from tests.control_plane.sidecar import Sidecar, sidecar
@@ -112,7 +112,7 @@ def test_a_canary_splits_the_callers_inside_the_mesh_and_moves_without_losing_on
     desk = serving.desk
     with sidecar(serving.namespace, BASIC, tmp_path) as caller:
         assert answers(caller, ENDPOINT) == OLD, "called by its short name"
-        traffic.start(desk, ENDPOINT, strategy="canary", candidates=("m-v2",), wish=Wish(weight=30))
+        shifting.start(desk, ENDPOINT, strategy="canary", candidates=("m-v2",), wish=Wish(weight=30))
         seen: Counter[str] = Counter()
         while not seen[
             NEW

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from kubernetes import client, utils
 
-from mlflow_istio.core.match_rules import read_match
-from mlflow_istio.core.policy import Fault, PolicyWish, Rule
-from mlflow_istio.releases import policy
-from mlflow_istio.releases.desk import endpoint_of
+from mlflow_istio.core.matching.rules import read_match
+from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
+from mlflow_istio.releases.context import endpoint_of
+from mlflow_istio.releases.moving import policy
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office, open_office
 from tests.testbed.client import wait_for

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 
 FOLDER = Path(__file__).parent / "cases"
 MODEL = "model"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from kubernetes import client
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import MlflowIstioError
 from tests.contract.model_server import with_spec
 from tests.corpus.cases import DOMAIN, MODEL, SUBSETS, Case, common_rule, deployments, obj, service

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.adapters.local.envoy_clusters import clusters
-from mlflow_istio.adapters.local.envoy_routes import route_configuration
+from mlflow_istio.adapters.local.envoy.clusters import clusters
+from mlflow_istio.adapters.local.envoy.routes import route_configuration
 from mlflow_istio.adapters.local.fields import Field
 from mlflow_istio.adapters.local.fields import read as reader
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import MlflowIstioError
 from tests.corpus.cases import Case, load
 from tests.corpus.schema import KINDS, ApiField, api_fields

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from tests.mlflow_addresses import mlflow_at
-from tests.models import register
+from tests.support.mlflow_addresses import mlflow_at
+from tests.support.registered_models import register
 
 _numbers = itertools.count()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
+from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import change_probe
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service, with_spec
 
 

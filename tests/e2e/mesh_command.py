@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object, annotations_of, with_annotations
+from mlflow_istio.core.basics.objects import Object, annotations_of, with_annotations
 from mlflow_istio.errors import ClusterError
 from tests.contract.model_server import deployment, virtual_service, with_spec
 

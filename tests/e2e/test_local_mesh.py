@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import deployment
 from tests.e2e.mesh_calls import admin, answers, serve, shift, until

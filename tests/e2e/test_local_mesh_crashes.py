@@ -15,7 +15,7 @@ from mlflow_istio.adapters.local.launch import identity
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.local.processes import Supervisor
 from mlflow_istio.adapters.local.state import StateDirectory
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.matching.probe import change_probe
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import deployment, destination_rule, service
 from tests.e2e import mesh_command

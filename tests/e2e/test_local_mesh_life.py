@@ -14,7 +14,7 @@ import pytest
 from mlflow_istio.adapters.local.free_ports import is_free
 from mlflow_istio.adapters.local.launch import identity
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import ClusterError
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import deployment, destination_rule, service

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.errors import InvalidInput, NotReady, NotRouted, Unsupported
 from tests.contract.model_server import deployment, service, virtual_service, with_spec
 from tests.e2e.mesh_calls import serve, shift

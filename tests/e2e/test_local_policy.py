@@ -21,22 +21,22 @@ from typing import Any
 import pytest
 import requests
 
-from mlflow_istio.adapters.envoy_callers import EnvoyCallers
-from mlflow_istio.adapters.envoy_metrics import EnvoyMetrics
+from mlflow_istio.adapters.envoy.callers import EnvoyCallers
+from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.manifests import virtual_service_manifest
-from mlflow_istio.core.policy import Fault, PolicyWish
-from mlflow_istio.core.traffic import Destination, Share, Traffic
-from mlflow_istio.core.virtual_service import first_endpoint
-from mlflow_istio.releases.chaos import chaos
-from mlflow_istio.releases.desk import Desk
-from mlflow_istio.releases.policy import set_policy
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.mesh.manifests import virtual_service_manifest
+from mlflow_istio.core.mesh.virtual_service import first_endpoint
+from mlflow_istio.core.policy.settings import Fault, PolicyWish
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.moving.chaos import chaos
+from mlflow_istio.releases.moving.policy import set_policy
 from mlflow_istio.testing import InMemoryRegistry
-from mlflow_istio.wiring import SystemClock
+from mlflow_istio.wiring.connection import SystemClock
 from tests.contract.model_server import deployment, destination_rule, service
 from tests.e2e.mesh_calls import until
-from tests.values import TEMPLATES, a_stamp
+from tests.support.endpoint_values import TEMPLATES, a_stamp
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from mlflow_istio.plugin import IstioDeploymentClient
+from mlflow_istio.client.plugin import IstioDeploymentClient
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +35,7 @@ def test_a_fault_and_a_kept_version_end_though_every_process_that_knew_of_them_i
     client.update_endpoint("m", {"action": "promote", "keep_old": "3s"})
     code = (
         "import os, signal\n"
-        "from mlflow_istio.plugin import IstioDeploymentClient\n"
+        "from mlflow_istio.client.plugin import IstioDeploymentClient\n"
         "IstioDeploymentClient('istio-local').fault('m', abort=503, ttl='6s')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -14,14 +14,14 @@ import pytest
 from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
-from mlflow_istio.core.kpi import Kpi, filled_query
-from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
+from mlflow_istio.core.release.kpi import Kpi, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
 from tests.contract.metrics_contract import MetricsContract, Watch, counted
 from tests.e2e.mesh_calls import serve
 from tests.e2e.test_envoy_metrics import MeshTraffic, base_line
-from tests.istio_exporter import NAMESPACE
-from tests.prometheus_server import IstioExporter, PrometheusServer, free_port, until
+from tests.support.istio_exporter import NAMESPACE
+from tests.support.prometheus_server import IstioExporter, PrometheusServer, free_port, until
 
 pytestmark = pytest.mark.e2e
 BOTH = ("m-v1", "m-v2")

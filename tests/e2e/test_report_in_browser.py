@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.releases import traffic
-from mlflow_istio.releases.deployments import deploy
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.releases.deploying.deployments import deploy
+from mlflow_istio.releases.moving import shifting
 from mlflow_istio.report import ReportData, render
-from tests import reports
-from tests.browser import Browser, chromium
-from tests.desks import World, a_request
-from tests.mlflow_addresses import mlflow_at
-from tests.models import register
-from tests.tracking_server import tracking_server
+from tests.support import report_data
+from tests.support.chromium import Browser, chromium
+from tests.support.in_memory import World, a_request
+from tests.support.mlflow_addresses import mlflow_at
+from tests.support.mlflow_server import tracking_server
+from tests.support.registered_models import register
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -44,23 +44,23 @@ def shown(browser: Browser, data: ReportData, folder: Path, *, phone: bool = Fal
 
 def hostile() -> ReportData:
     """A report whose names and reasons try to break out."""
-    bad = reports.HOSTILE
-    changes = [replace(change, reason=bad, who=bad) for change in reports.rolled_back().changes]
-    return replace(reports.rolled_back(), endpoint=bad, candidates=(bad,), changes=changes, missing=(bad,))
+    bad = report_data.HOSTILE
+    changes = [replace(change, reason=bad, who=bad) for change in report_data.rolled_back().changes]
+    return replace(report_data.rolled_back(), endpoint=bad, candidates=(bad,), changes=changes, missing=(bad,))
 
 
 PAGES = {
-    "rolled back": reports.rolled_back(),
-    "promoted": reports.promoted(60),
-    "shadow": reports.shadow(),
-    "arms": reports.arms(),
+    "rolled back": report_data.rolled_back(),
+    "promoted": report_data.promoted(60),
+    "shadow": report_data.shadow(),
+    "arms": report_data.arms(),
     "hostile": hostile(),
-    "bare": ReportData(endpoint="churn", scope="models", release="r1", made=reports.START),
+    "bare": ReportData(endpoint="churn", scope="models", release="r1", made=report_data.START),
     "long names": replace(
-        reports.rolled_back(),
+        report_data.rolled_back(),
         endpoint="e" * 63,
         candidates=("c" * 63,),
-        changes=[replace(c, who="w" * 300, reason="r" * 300) for c in reports.rolled_back().changes],
+        changes=[replace(c, who="w" * 300, reason="r" * 300) for c in report_data.rolled_back().changes],
     ),
 }
 
@@ -108,8 +108,8 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
     """A tracking server with a release that was rolled back: its address, the experiment, the run."""
     import mlflow
 
-    from mlflow_istio.adapters.mlflow_registry import MlflowRegistry
-    from mlflow_istio.adapters.mlflow_runs import MlflowRuns
+    from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
 
     with tracking_server(tmp_path_factory.mktemp("server")) as uri, mlflow_at(uri):
         for answer in (1.0, 2.0):
@@ -118,7 +118,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
         desk = replace(world.desk, registry=MlflowRegistry(uri, uri), runs=MlflowRuns(uri, uri))
         deploy(desk, a_request("churn-v1"))
         deploy(desk, a_request("churn-v2", strategy="canary", wish=Wish(weight=10)))
-        traffic.rollback(desk, "churn", reason="seen <b>errors</b>")
+        shifting.rollback(desk, "churn", reason="seen <b>errors</b>")
         assert not world.warnings
         run = str(desk.registry.history("prod", "churn")[-1].run)
         yield uri, mlflow.MlflowClient(uri, uri).get_run(run).info.experiment_id, run
@@ -137,7 +137,7 @@ def test_mlflows_own_ui_shows_the_report_of_the_release(browser: Browser, releas
 
 
 def test_the_difference_of_a_real_object_is_in_the_report(released: tuple[str, str, str]) -> None:
-    from mlflow_istio.adapters.mlflow_runs import MlflowRuns
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
 
     uri, _, run = released
     page = str(MlflowRuns(uri, uri).text(run, "report.html"))

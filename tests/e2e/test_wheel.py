@@ -60,7 +60,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_templates_are_inside_the_wheel(python: Path, tmp_path: Path) -> None:
-    code = "import mlflow_istio, mlflow_istio.wiring as w; print(mlflow_istio.__file__, sorted(w.load_templates(None)))"
+    code = "import mlflow_istio, mlflow_istio.wiring.connection as w; print(mlflow_istio.__file__, sorted(w.load_templates(None)))"
     said = run(python, "-c", code, cwd=tmp_path)
     assert str(python.parents[1]) in said
     assert "['Deployment', 'DestinationRule', 'Service', 'VirtualService']" in said

@@ -9,23 +9,23 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mlflow_istio.core import policy_transitions, transitions
-from mlflow_istio.core.destination_rule import with_policy, with_subset
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.manifests import (
+from mlflow_istio.core.basics.model_version import ModelVersion
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.mesh.destination_rule import with_policy, with_subset
+from mlflow_istio.core.mesh.manifests import (
     DeploymentValues,
     deployment_manifest,
     destination_rule_manifest,
     service_manifest,
     virtual_service_manifest,
 )
-from mlflow_istio.core.model_version import ModelVersion
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.pods import PodSettings
-from mlflow_istio.core.policy import DestinationPolicy, Fault, Policy, PolicyWish, Rule, StaleCookie
-from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.moves import policies, transitions
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.policy.settings import DestinationPolicy, Fault, Policy, PolicyWish, Rule, StaleCookie
 from tests.golden import FOLDER, OPTION, check_golden
-from tests.values import TEMPLATES, TIME, a_release, a_virtual_service, adopted, moved
+from tests.support.endpoint_values import TEMPLATES, TIME, a_release, a_virtual_service, adopted, moved
 
 VALUES = DeploymentValues(
     name="churn-v2",
@@ -58,15 +58,15 @@ def _everything(now: Endpoint) -> Endpoint:
     """Settings, a deployment's headers, a route of its own, a stale cookie and a fault beside an A/B by cookie."""
     wish = Wish(cookie="arm", weight=50)
     changes = {"timeout": "2s", "headers": {"request": {"set": {"x-tenant": "a"}}}}
-    now = policy_transitions.set_policy(now, PolicyWish(changes=changes))
+    now = policies.set_policy(now, PolicyWish(changes=changes))
     headers = {"response": {"set": {"x-arm": "b"}}}
-    now = policy_transitions.set_policy(now, PolicyWish(changes={"headers": headers}, subset="v2"))
+    now = policies.set_policy(now, PolicyWish(changes={"headers": headers}, subset="v2"))
     rule = Rule(name="staff", deployment="v3", match=({"headers": {"x-user": {"exact": "staff"}}},))
-    now = policy_transitions.set_rule(now, rule)
+    now = policies.set_rule(now, rule)
     stale = StaleCookie(cookie="former", release="r0")
     now = replace(now, traffic=replace(now.traffic, policy=replace(now.traffic.policy, stale=(stale,))))
     now = transitions.start(now, a_release("ab", wish=wish), wish)
-    return policy_transitions.start_fault(now, Fault(abort=503, percentage=10, until=TIME))
+    return policies.start_fault(now, Fault(abort=503, percentage=10, until=TIME))
 
 
 def _settings_of_servers() -> Object:
@@ -103,7 +103,7 @@ DOCUMENTS: dict[str, Callable[[], Object]] = {
     "routes_everything": lambda: moved(a_virtual_service(), _everything, "c1", "start"),
     "routes_maintenance": lambda: moved(
         adopted(),
-        lambda now: policy_transitions.set_policy(now, PolicyWish(changes={"maintenance": "503"})),
+        lambda now: policies.set_policy(now, PolicyWish(changes={"maintenance": "503"})),
         "c1",
         "policy",
     ),

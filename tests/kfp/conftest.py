@@ -25,7 +25,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from tests.mlflow_addresses import mlflow_at
+from tests.support.mlflow_addresses import mlflow_at
 
 ROOT = Path(__file__).parents[2]
 VERSION = "x-mlflow-model-version"

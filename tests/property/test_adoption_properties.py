@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.core import transitions
-from mlflow_istio.core.adoption import adopt, given_back
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.virtual_service import changed, read_endpoint
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.adoption import adopt, given_back
 from mlflow_istio.errors import MlflowIstioError
 from tests.property.test_core_properties import verbs
-from tests.values import a_stamp
+from tests.support.endpoint_values import a_stamp
 
 _WORDS = st.sampled_from(("a", "b", "web", "audit"))
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | _WORDS, lambda inner: st.lists(inner, max_size=2))

@@ -11,18 +11,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.core import policy_transitions, transitions
-from mlflow_istio.core.deadlines import Deadline
-from mlflow_istio.core.endpoint import ClosedRelease, Endpoint
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.policy import NO_POLICY, Rule
-from mlflow_istio.core.strategies import STRATEGIES, Wish
-from mlflow_istio.core.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, traffic_from_json
-from mlflow_istio.core.virtual_service import changed, header_match, read_endpoint, write_endpoint
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.deadlines import Deadline
+from mlflow_istio.core.endpoint.endpoint import ClosedRelease, Endpoint
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, traffic_from_json
+from mlflow_istio.core.mesh.virtual_service import changed, header_match, read_endpoint, write_endpoint
+from mlflow_istio.core.moves import policies, transitions
+from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
+from mlflow_istio.core.policy.settings import NO_POLICY, Rule
 from mlflow_istio.errors import MlflowIstioError
-from tests import policies
-from tests.policies import MATCHES
-from tests.values import LEGACY, OTHER, TIME, a_release, a_stamp, adopted, an_endpoint, carrying, own
+from tests.support import policy_values
+from tests.support.endpoint_values import LEGACY, OTHER, TIME, a_release, a_stamp, adopted, an_endpoint, carrying, own
+from tests.support.policy_values import MATCHES
 
 Verb = Callable[[Endpoint], Endpoint]
 OURS = ("v1", "v2", "v3", "v4")
@@ -80,18 +80,18 @@ def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
         chosen = draw(st.none() | st.just(deployment))
         return name, lambda now: transitions.promote(now, chosen)
     if name == "policy":
-        asked = draw(policies.wishes(OURS))
-        return name, lambda now: policy_transitions.set_policy(now, asked)
+        asked = draw(policy_values.wishes(OURS))
+        return name, lambda now: policies.set_policy(now, asked)
     if name == "rule":
         rule = Rule(
             name=draw(st.sampled_from(("r", "s"))), deployment=deployment, match=(draw(st.sampled_from(MATCHES)),)
         )
-        return name, lambda now: policy_transitions.set_rule(now, rule)
+        return name, lambda now: policies.set_rule(now, rule)
     if name == "fault":
-        fault = draw(st.none() | st.builds(policies.a_fault, match=st.sampled_from(((), (MATCHES[0],)))))
+        fault = draw(st.none() | st.builds(policy_values.a_fault, match=st.sampled_from(((), (MATCHES[0],)))))
         if fault is None:
-            return name, policy_transitions.end_fault
-        return name, lambda now: policy_transitions.start_fault(now, fault)
+            return name, policies.end_fault
+        return name, lambda now: policies.start_fault(now, fault)
     if name in ("pin", "unpin"):
         verb = getattr(transitions, name)
         return name, lambda now: verb(now, deployment)
@@ -264,7 +264,7 @@ def traffics(draw: st.DrawFn) -> Traffic:
             for name in draw(st.sets(NAMES))
         ),
         sticky=draw(st.none() | st.just(Sticky(cookie="arm", release="r1", max_age=9))) if sticks else None,
-        policy=draw(policies.policies(OURS)),
+        policy=draw(policy_values.policies(OURS)),
     )
 
 

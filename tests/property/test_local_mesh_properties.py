@@ -9,14 +9,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.adapters.local.envoy_clusters import clusters
-from mlflow_istio.adapters.local.envoy_routes import route_configuration
+from mlflow_istio.adapters.local.envoy.clusters import clusters
+from mlflow_istio.adapters.local.envoy.routes import route_configuration
 from mlflow_istio.adapters.local.stored import admitted, with_fields_applied
 from mlflow_istio.adapters.local.workloads import workload
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict, Unsupported
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service
-from tests.unit.local.test_local_envoy_golden import everything
+from tests.unit.adapters.local.test_envoy_golden import everything
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 10**10) | st.floats(allow_nan=False) | st.text(max_size=5),

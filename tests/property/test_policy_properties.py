@@ -7,12 +7,12 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.core.destination_rule import with_policy, with_subset, without_subset
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.policy import NO_POLICY, Policy, policy_from_json
-from mlflow_istio.core.policy_routes import written_policy
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.mesh.destination_rule import with_policy, with_subset, without_subset
+from mlflow_istio.core.policy.routes import written_policy
+from mlflow_istio.core.policy.settings import NO_POLICY, Policy, policy_from_json
 from mlflow_istio.errors import StateConflict
-from tests import policies
+from tests.support import policy_values
 
 NAMES = ("v1", "v2")
 
@@ -37,7 +37,7 @@ def a_rule(own: Object | None = None) -> Object:
 RULES = st.sampled_from((a_rule(), a_rule({"warmup": {"duration": "1s"}}), a_rule({"tls": {"mode": "ISTIO_MUTUAL"}})))
 
 
-@given(rule=RULES, steps=st.lists(policies.policies(NAMES), max_size=5))
+@given(rule=RULES, steps=st.lists(policy_values.policies(NAMES), max_size=5))
 def test_every_setting_can_be_taken_away_again_and_leaves_the_rule_as_it_was(rule: Object, steps: list[Policy]) -> None:
     state, kept = rule, copy.deepcopy(rule)
     for policy in steps:
@@ -56,7 +56,7 @@ def test_an_owners_setting_is_refused_by_name_and_comes_back_after_a_replacement
     import pytest
 
     rule = a_rule({"tls": {"mode": "ISTIO_MUTUAL"}})
-    ours = Policy(destination=policies.DestinationPolicy(tls={"mode": "DISABLE"}))
+    ours = Policy(destination=policy_values.DestinationPolicy(tls={"mode": "DISABLE"}))
     with pytest.raises(StateConflict, match=r"DestinationRule 'churn' has tls of its own .*replace=true"):
         with_policy(rule, "churn", ours)
     import dataclasses
@@ -67,12 +67,12 @@ def test_an_owners_setting_is_refused_by_name_and_comes_back_after_a_replacement
 
 
 def test_a_subset_that_went_and_came_back_gets_its_settings_anew() -> None:
-    policy = Policy(subsets={"v1": policies.DestinationPolicy(tls={"mode": "DISABLE"})})
+    policy = Policy(subsets={"v1": policy_values.DestinationPolicy(tls={"mode": "DISABLE"})})
     state = without_subset(with_policy(a_rule(), "churn", policy), "v1")
     state = with_policy(with_subset(state, "v1"), "churn", policy)
     assert state["spec"]["subsets"][-1]["trafficPolicy"] == {"tls": {"mode": "DISABLE"}}
 
 
-@given(policy=policies.policies(NAMES))
+@given(policy=policy_values.policies(NAMES))
 def test_a_policy_is_read_as_it_was_written(policy: Policy) -> None:
     assert policy_from_json(policy.as_json()) == policy

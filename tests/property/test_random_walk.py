@@ -13,18 +13,20 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlflow_istio.core.destination_rule import subsets_of
-from mlflow_istio.core.endpoint import Endpoint, has_endpoint
-from mlflow_istio.core.objects import name_of, ready_replicas
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.standing import nothing_stands, standing_of
-from mlflow_istio.core.strategies import STRATEGIES, Wish
-from mlflow_istio.core.virtual_service import read_endpoint
+from mlflow_istio.core.basics.objects import name_of, ready_replicas
+from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
+from mlflow_istio.core.mesh.destination_rule import subsets_of
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
 from mlflow_istio.errors import MlflowIstioError
-from mlflow_istio.releases import deployments, ledger, removal, traffic
-from mlflow_istio.releases.desk import Desk, Outcome, deployments_of, versions_of
-from mlflow_istio.releases.restoring import rollback_to
-from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary
+from mlflow_istio.releases import ledger
+from mlflow_istio.releases.context import Desk, Outcome, deployments_of, versions_of
+from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.deploying.restoring import rollback_to
+from mlflow_istio.releases.moving import shifting
+from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary
 
 NAMES = ("churn-v1", "churn-v2", "churn-v3")
 Command = tuple[str, Callable[[Desk], Any]]
@@ -70,17 +72,17 @@ def _deploy_as(name: str, strategy: str, weight: int, supersede: bool) -> Comman
 
 def _start(name: str, strategy: str, weight: int, supersede: bool) -> Command:
     options: dict[str, Any] = {"strategy": strategy, "candidates": (name,), "wish": _wish(strategy, weight)}
-    return f"start {strategy} {weight} of {name}", lambda desk: traffic.start(
+    return f"start {strategy} {weight} of {name}", lambda desk: shifting.start(
         desk, "churn", supersede=supersede, **options
     )
 
 
 def _shift(weight: int) -> Command:
-    return f"shift to {weight}", lambda desk: traffic.shift(desk, "churn", Wish(weight=weight))
+    return f"shift to {weight}", lambda desk: shifting.shift(desk, "churn", Wish(weight=weight))
 
 
 def _end(verb: str) -> Command:
-    return verb, lambda desk: getattr(traffic, verb)(desk, "churn")
+    return verb, lambda desk: getattr(shifting, verb)(desk, "churn")
 
 
 def _rollback_to(number: int) -> Command:
@@ -206,7 +208,7 @@ def check_tags(world: World) -> None:
 
 def _promoted() -> World:
     world = with_canary()
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     return world
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mlflow_istio.core.release.advance import Observation, advance
 from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan, plan_from_json, plan_to_json
 from mlflow_istio.core.release.progress import Progress, first_progress, progress_from_text, progress_to_text
-from tests.releases_in_core import a_plan, at, counters, seen
-from tests.values import TIME
+from tests.support.endpoint_values import TIME
+from tests.support.release_values import a_plan, at, counters, seen
 
 PLANS = (
     a_plan(guards=(GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.05)),), warmup=15.0),

@@ -10,15 +10,15 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlflow_istio.core import transitions
-from mlflow_istio.core.adoption import adopt, given_back
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.objects import API_VERSIONS, Object
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.core.virtual_service import changed, read_endpoint
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.adoption import adopt, given_back
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError
 from tests.corpus.cases import load
-from tests.values import a_release, a_stamp
+from tests.support.endpoint_values import a_release, a_stamp
 
 Step = Callable[[Endpoint], Endpoint]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.plugin import IstioDeploymentClient
-from tests.mlflow_addresses import mlflow_at
-from tests.models import register
+from mlflow_istio.client.plugin import IstioDeploymentClient
 from tests.scenarios.place import Place
-from tests.tracking_server import tracking_server
+from tests.support.mlflow_addresses import mlflow_at
+from tests.support.mlflow_server import tracking_server
+from tests.support.registered_models import register
 
 
 @pytest.fixture(
@@ -62,8 +62,8 @@ def _deployed(target: str, uri: str, records: Path) -> Iterator[Place]:
     finally:
         client.delete_endpoint("m", {"force": True})
         if target == "istio-local":
-            from mlflow_istio.core.target import parse_target
-            from mlflow_istio.wiring import local_mesh
+            from mlflow_istio.core.basics.target import parse_target
+            from mlflow_istio.wiring.connection import local_mesh
 
             assert os.environ["MLFLOW_ISTIO_HOME"]
             local_mesh(parse_target(target)).down(purge=True)

@@ -13,7 +13,7 @@ from typing import Any
 import requests
 from scipy import stats
 
-from mlflow_istio.plugin import IstioDeploymentClient
+from mlflow_istio.client.plugin import IstioDeploymentClient
 
 VERSION = "x-mlflow-model-version"
 BODY = {"inputs": [[1.0, 2.0]]}

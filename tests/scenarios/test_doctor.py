@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.deployments.cli import commands as mlflow_deployments
 
 from mlflow_istio.cli import main
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from tests.scenarios.place import Place
 
 SPLIT, PIN = "mlflow-istio.m.split", "mlflow-istio.m.pin.m-v3"

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from mlflow_istio.core.objects import Object
-from mlflow_istio.ports import Cluster
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.verbs import Verbs
 from tests.contract.model_server import deployment, service
-from tests.models import register
 from tests.scenarios.place import Place
 from tests.scenarios.test_adoption import ask, own_part
+from tests.support.registered_models import register
 
 PREDICTOR = "churn-predictor"
 OURS, THEIRS = "churn/2", "kserve/1"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from mlflow_istio.core.objects import API_VERSIONS, Object
-from mlflow_istio.ports import Cluster
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
+from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.verbs import Verbs
 from tests.contract.model_server import deployment, service
 from tests.scenarios.place import BODY, VERSION, Place

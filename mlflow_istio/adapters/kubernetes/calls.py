@@ -18,7 +18,8 @@ from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import failures
 from mlflow_istio.adapters.kubernetes.connection import Connection
-from mlflow_istio.core.objects import FIELD_MANAGER, Object
+from mlflow_istio.adapters.kubernetes.resources import NAMESPACE, POD_LOG, Resource
+from mlflow_istio.core.basics.objects import FIELD_MANAGER, Object
 from mlflow_istio.errors import MlflowIstioError
 
 Answer = TypeVar("Answer")
@@ -28,42 +29,6 @@ PATIENCE = 8.0
 
 _CONNECT, _READ = 3.0, 30.0
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resource:
-    """A kind as its path has it.
-
-    Attributes:
-        kind: Kind.
-        group: API group; empty for the core group.
-        version: Version of the API.
-        plural: Plural, as paths and RBAC rules have it.
-        singular: As the client's method names have it (core group only).
-    """
-
-    kind: str
-    group: str
-    version: str
-    plural: str
-    singular: str = ""
-
-    @property
-    def full_name(self) -> str:
-        """As RBAC and error messages have it, such as ``deployments.apps``."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-
-_ISTIO = "networking.istio.io"
-DEPLOYMENT = Resource(kind="Deployment", group="apps", version="v1", plural="deployments")
-REPLICA_SET = Resource(kind="ReplicaSet", group="apps", version="v1", plural="replicasets")
-SERVICE = Resource(kind="Service", group="", version="v1", plural="services", singular="service")
-POD = Resource(kind="Pod", group="", version="v1", plural="pods", singular="pod")
-POD_LOG = Resource(kind="Pod", group="", version="v1", plural="pods/log", singular="pod_log")
-EVENT = Resource(kind="Event", group="", version="v1", plural="events", singular="event")
-NAMESPACE = Resource(kind="Namespace", group="", version="v1", plural="namespaces", singular="namespace")
-DESTINATION_RULE = Resource(kind="DestinationRule", group=_ISTIO, version="v1", plural="destinationrules")
-VIRTUAL_SERVICE = Resource(kind="VirtualService", group=_ISTIO, version="v1", plural="virtualservices")
-GATEWAY = Resource(kind="Gateway", group=_ISTIO, version="v1", plural="gateways")
 
 _VERBS = {
     "get": "read",

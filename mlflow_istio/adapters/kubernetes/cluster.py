@@ -13,23 +13,30 @@ from collections.abc import Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.kubernetes import calls, failures
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.connection import Connection, open_connection
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of
 from mlflow_istio.adapters.kubernetes.ownership import disown, given_up
 from mlflow_istio.adapters.kubernetes.proxies import Proxies
 from mlflow_istio.adapters.kubernetes.readiness import await_ready
-from mlflow_istio.core.objects import API_VERSIONS, Object, name_of
-from mlflow_istio.core.target import Target
+from mlflow_istio.adapters.kubernetes.resources import (
+    DEPLOYMENT,
+    DESTINATION_RULE,
+    NAMESPACE,
+    SERVICE,
+    VIRTUAL_SERVICE,
+    Resource,
+)
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object, name_of
+from mlflow_istio.core.basics.target import Target
 from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, MlflowIstioError, NotFound, NotRouted
-from mlflow_istio.ports import Address, Edit
+from mlflow_istio.ports.cluster import Address, Edit
 
 if TYPE_CHECKING:
-    from mlflow_istio.core.probe import Probe
+    from mlflow_istio.core.matching.probe import Probe
 
 _RESOURCES: Mapping[str, Resource] = {
-    resource.kind: resource
-    for resource in (calls.DEPLOYMENT, calls.SERVICE, calls.DESTINATION_RULE, calls.VIRTUAL_SERVICE)
+    resource.kind: resource for resource in (DEPLOYMENT, SERVICE, DESTINATION_RULE, VIRTUAL_SERVICE)
 }
 _REMEMBERED = ("VirtualService", "DestinationRule")
 """Kinds whose objects nobody but a person or we write; a Deployment's status changes all the time."""
@@ -211,7 +218,7 @@ class KubernetesCluster:
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
         """See ``ports.Cluster``. Asks every gateway of the VirtualService that can be reached from here, and our own sidecar."""
-        from mlflow_istio.probing import confirm  # it needs requests
+        from mlflow_istio.calls.probing import confirm  # it needs requests
 
         deadline = time.monotonic() + timeout
         proved = []
@@ -349,11 +356,11 @@ class KubernetesCluster:
         """Where nothing was found, the namespace may be what is missing; asked once."""
         if self._namespace_seen:
             return
-        call = Call(verb="get", resource=calls.NAMESPACE, namespace=self._namespace, name=self._namespace)
+        call = Call(verb="get", resource=NAMESPACE, namespace=self._namespace, name=self._namespace)
         try:
             self._caller.insist(lambda: self._caller.send(call))
         except failures.FOREIGN as exc:
-            if failures.is_absent(exc, calls.NAMESPACE.plural):
+            if failures.is_absent(exc, NAMESPACE.plural):
                 raise NotFound(failures.missing_namespace(self._namespace)) from exc
             # Whoever may not read namespaces gets rights inside one only where it exists.
         self._namespace_seen = True

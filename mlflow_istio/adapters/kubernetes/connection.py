@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 
-from mlflow_istio.core.names import nearest
-from mlflow_istio.core.target import Target
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.target import Target
 from mlflow_istio.errors import ClusterError, InvalidInput
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

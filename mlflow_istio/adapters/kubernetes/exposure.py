@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_istio.core.objects import Object, name_of
+from mlflow_istio.core.basics.objects import Object, name_of
 
 MESH = "mesh"
 _DOMAIN = "svc.cluster.local"

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
+from mlflow_istio.adapters.kubernetes.connection import Connection
+from mlflow_istio.adapters.kubernetes.resources import Resource
 from mlflow_istio.errors import ClusterError, Forbidden, MlflowIstioError, NotFound
-
-if TYPE_CHECKING:
-    from mlflow_istio.adapters.kubernetes.calls import Resource
-    from mlflow_istio.adapters.kubernetes.connection import Connection
 
 FOREIGN = (ApiException, urllib3.exceptions.HTTPError, json.JSONDecodeError)
 """What the client raises."""

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller
-from mlflow_istio.core.objects import DOMAIN, FIELD_MANAGER, MANAGED_BY_LABEL, Object, annotations_of, labels_of
+from mlflow_istio.core.basics.objects import (
+    DOMAIN,
+    FIELD_MANAGER,
+    MANAGED_BY_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+)
 
 
 def given_up(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:

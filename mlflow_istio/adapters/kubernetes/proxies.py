@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from cachetools import TTLCache
 
-from mlflow_istio.adapters.kubernetes import calls
 from mlflow_istio.adapters.kubernetes.calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, qualified, served_host
-from mlflow_istio.core.names import nearest
-from mlflow_istio.core.objects import Object, name_of
+from mlflow_istio.adapters.kubernetes.resources import GATEWAY, SERVICE, Resource
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.errors import ClusterError, Forbidden, InvalidInput, NotFound
-from mlflow_istio.ports import Address
+from mlflow_istio.ports.cluster import Address
 
 _USUAL = ("istio-system", "istio-ingress")
 """Namespaces where Istio's own charts put a gateway's Service; a Gateway may select proxies of any namespace."""
@@ -74,10 +74,10 @@ class Proxies:
         if not namespace or not name or "/" in name:
             raise InvalidInput(f"gateway {gateway!r} can't be read: write NAMESPACE/NAME")
         try:
-            found = self._caller.ask(Call(verb="get", resource=calls.GATEWAY, namespace=namespace, name=name))
+            found = self._caller.ask(Call(verb="get", resource=GATEWAY, namespace=namespace, name=name))
             if found is not None:
                 return
-            listed = self._caller.ask(Call(verb="list", resource=calls.GATEWAY, namespace=namespace))
+            listed = self._caller.ask(Call(verb="list", resource=GATEWAY, namespace=namespace))
         except Forbidden:
             return  # who may not look can't tell; the proof of routing will
         known = [f"{namespace}/{name_of(obj)}" for obj in listed["items"]]
@@ -130,7 +130,7 @@ class Proxies:
             listed = tuple(
                 _url(address, front.port)
                 for place in dict.fromkeys((namespace, *_USUAL))
-                for front in (fronts(found, self._listed(calls.SERVICE, place)) if found else ())
+                for front in (fronts(found, self._listed(SERVICE, place)) if found else ())
                 for address in front.addresses
             )
             if listed:
@@ -143,7 +143,7 @@ class Proxies:
         """The Gateway object, None where there is none or we may not look; read once."""
         if gateway not in self._gateways and gateway not in self._absent:
             namespace, _, name = gateway.partition("/")
-            call = Call(verb="get", resource=calls.GATEWAY, namespace=namespace, name=name)
+            call = Call(verb="get", resource=GATEWAY, namespace=namespace, name=name)
             try:
                 found = self._caller.ask(call)
             except ClusterError:
@@ -154,7 +154,7 @@ class Proxies:
                 self._gateways[gateway] = found
         return self._gateways.get(gateway)
 
-    def _listed(self, resource: calls.Resource, namespace: str, query: Mapping[str, Any] | None = None) -> list[Object]:
+    def _listed(self, resource: Resource, namespace: str, query: Mapping[str, Any] | None = None) -> list[Object]:
         """A list in another namespace; empty where we may not look."""
         call = Call(verb="list", resource=resource, namespace=namespace, query=query or {})
         try:

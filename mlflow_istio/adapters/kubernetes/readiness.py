@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_istio.adapters.kubernetes import calls, rollout
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller, Resource
-from mlflow_istio.core.objects import Object, name_of
+from mlflow_istio.adapters.kubernetes import rollout
+from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.resources import DEPLOYMENT, EVENT, POD, POD_LOG, REPLICA_SET, Resource
+from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 
 _POLL = 0.1
@@ -48,7 +49,7 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
 
 
 def _read(caller: Caller, name: str) -> Object:
-    found = caller.ask(_call(caller, "get", calls.DEPLOYMENT, name=name))
+    found = caller.ask(_call(caller, "get", DEPLOYMENT, name=name))
     if found is None:
         raise NotFound(f"there is no deployment '{name}' in namespace '{caller.connection.namespace}'")
     return dict(found)
@@ -58,8 +59,8 @@ def _pods(caller: Caller, deployment: Object) -> list[Object]:
     """The current revision's pods, as far as we may see them."""
     query = {"label_selector": rollout.pod_selector(deployment)}
     try:
-        replica_sets = caller.ask(_call(caller, "list", calls.REPLICA_SET, query=query))["items"]
-        pods = caller.ask(_call(caller, "list", calls.POD, query=query))["items"]
+        replica_sets = caller.ask(_call(caller, "list", REPLICA_SET, query=query))["items"]
+        pods = caller.ask(_call(caller, "list", POD, query=query))["items"]
     except Forbidden:
         return []
     return rollout.current_pods(deployment, replica_sets, pods)
@@ -84,7 +85,7 @@ def _last_words(caller: Caller, pod: str, container: str) -> list[str]:
     lines: list[str] = []
     try:
         query = {"field_selector": f"involvedObject.name={pod},type=Warning"}
-        events = caller.ask(_call(caller, "list", calls.EVENT, query=query))["items"]
+        events = caller.ask(_call(caller, "list", EVENT, query=query))["items"]
         newest = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         lines += [f"event: {event.get('reason')}: {event.get('message')}" for event in newest[-_EVENTS:]]
     except ClusterError as exc:
@@ -92,7 +93,7 @@ def _last_words(caller: Caller, pod: str, container: str) -> list[str]:
     if container:
         try:
             tail: dict[str, Any] = {"container": container, "tail_lines": _LOG_LINES}
-            log = str(caller.ask(_call(caller, "get", calls.POD_LOG, name=pod, query=tail)) or "")
+            log = str(caller.ask(_call(caller, "get", POD_LOG, name=pod, query=tail)) or "")
             lines += [f"last log lines of {pod}:", *log.splitlines()[-_LOG_LINES:]] if log.strip() else []
         except (ClusterError, NotFound) as exc:
             lines.append(f"(its log can't be read: {exc.message})")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_istio.core.objects import Object, annotations_of, labels_of, name_of
+from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of
 
 _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"

@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from mlflow_istio.adapters.local import envoy_config
-from mlflow_istio.adapters.local.envoy_balancing import Hashes, hashes
-from mlflow_istio.adapters.local.envoy_clusters import clusters, service_ports
-from mlflow_istio.adapters.local.envoy_routes import route_configuration
-from mlflow_istio.adapters.local.envoy_types import Config
+from mlflow_istio.adapters.local.envoy import documents
+from mlflow_istio.adapters.local.envoy.balancing import Hashes, hashes
+from mlflow_istio.adapters.local.envoy.clusters import clusters, service_ports
+from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica, endpoints, planned
 from mlflow_istio.adapters.local.workloads import workload
-from mlflow_istio.core.delegation import delegates_of, is_delegate, merged
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, merged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def blueprint(
     """
     next_replicas = _replicas(objects["Deployment"], replicas, ready, new_port)
     virtual_services = objects["VirtualService"]
-    envoy_config.check_hosts(list(virtual_services.values()))
+    documents.check_hosts(list(virtual_services.values()))
     known_ports = {name: service_ports(service) for name, service in objects["Service"].items()}
     destination_rules = list(objects["DestinationRule"].values())
     made_clusters = clusters(list(objects["Service"].values()), destination_rules, endpoints(next_replicas))
@@ -87,7 +87,7 @@ def blueprint(
         hashes=hashed,
         clusters=made_clusters,
         routes=routes,
-        listeners=envoy_config.listeners(open_ports, folder),
+        listeners=documents.listeners(open_ports, folder),
         open_ports=open_ports,
     )
 

@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from mlflow_istio.adapters.local import envoy_config, watches
+from mlflow_istio.adapters.local import watches
 from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
-from mlflow_istio.adapters.local.envoy_clusters import service_ports
-from mlflow_istio.adapters.local.envoy_routes import route_configuration
-from mlflow_istio.adapters.local.envoy_watch import EnvoyWatch
+from mlflow_istio.adapters.local.envoy import documents
+from mlflow_istio.adapters.local.envoy.clusters import service_ports
+from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.proxy_watch import EnvoyWatch
 from mlflow_istio.adapters.local.files import Change, Files
 from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.inspection import ready_names
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor
 from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
-from mlflow_istio.core.delegation import delegates_of, is_delegate, merged
-from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
+from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, merged
 from mlflow_istio.errors import ClusterError
 
 
@@ -160,12 +161,12 @@ class Control:
         for replica in plan.replicas:
             self._files.stage_replica(batch, replica)
         first = batch.staged()
-        clusters_file = self._files.envoy_file(envoy_config.CLUSTERS)
-        batch.put_changed(clusters_file, envoy_config.discovery(plan.clusters))
+        clusters_file = self._files.envoy_file(documents.CLUSTERS)
+        batch.put_changed(clusters_file, documents.discovery(plan.clusters))
         for name, config in plan.routes.items():
-            batch.put_changed(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
+            batch.put_changed(self._files.envoy_file(documents.routes_file(name)), documents.discovery([config]))
         put = batch.put if reopen else batch.put_changed
-        put(self._files.envoy_file(envoy_config.LISTENERS), envoy_config.discovery(plan.listeners))
+        put(self._files.envoy_file(documents.LISTENERS), documents.discovery(plan.listeners))
 
         self._state.mark(self._state.unfinished)
         if any(replica.phase == DRAINING for replica in plan.replicas):
@@ -266,7 +267,7 @@ class Control:
             and change.before is not None
             and change.after is not None
             and change.before["spec"].get("hosts") == change.after.get("spec", {}).get("hosts")
-            and all(self._files.envoy_file(envoy_config.routes_file(name)).exists() for name in self._carriers(change))
+            and all(self._files.envoy_file(documents.routes_file(name)).exists() for name in self._carriers(change))
         )
 
     def _carriers(self, change: Change) -> list[str]:
@@ -292,7 +293,7 @@ class Control:
                 whole = self._merged(name, change)
                 config = alone if whole is change.after else route_configuration(whole, ports, hashes)
                 self._files.check_by_envoy(change, config)
-                batch.put(self._files.envoy_file(envoy_config.routes_file(name)), envoy_config.discovery([config]))
+                batch.put(self._files.envoy_file(documents.routes_file(name)), documents.discovery([config]))
         with self._state.former_kept(change.kind, change.name):
             batch.carry_out()
 

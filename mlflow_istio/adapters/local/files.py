@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mlflow_istio.adapters.local import envoy_config, sweeper
-from mlflow_istio.adapters.local.envoy_types import Config
+from mlflow_istio.adapters.local import sweeper
+from mlflow_istio.adapters.local.envoy import documents
+from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.fields import Field
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process, to_json
 from mlflow_istio.adapters.local.state import Batch, encode
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import ClusterError
 
 _ENVOY_THREADS = 4
@@ -79,9 +80,9 @@ class Files(MeshParts):
         socket_path = self.supervisor.socket_path
         text = supervisor_config(mesh=self.mesh, root=root, socket_path=socket_path)
         batch.put(root / "supervisord.ini", text.encode())
-        bootstrap_file = self.envoy_file(envoy_config.BOOTSTRAP)
+        bootstrap_file = self.envoy_file(documents.BOOTSTRAP)
         folder = PurePosixPath(self.state.envoy)
-        batch.put(bootstrap_file, encode(envoy_config.bootstrap(mesh=self.mesh, admin_port=book.admin, folder=folder)))
+        batch.put(bootstrap_file, encode(documents.bootstrap(mesh=self.mesh, admin_port=book.admin, folder=folder)))
         argv = [*_envoy_command(), "-c", str(bootstrap_file), "--disable-hot-restart", "--log-level", "warning"]
         argv += ["--concurrency", str(_ENVOY_THREADS), "--drain-time-s", "1", "--drain-strategy", "immediate"]
         document = self.state.envoy / "process.json"
@@ -111,15 +112,13 @@ class Files(MeshParts):
             InvalidInput: Envoy refuses one; names its path and has Envoy's words.
         """
         assert change.after is not None
-        known = {} if change.before is None else envoy_config.delicate_parts(change.before)
-        delicate = {
-            part: field for part, field in envoy_config.delicate_parts(change.after).items() if part not in known
-        }
+        known = {} if change.before is None else documents.delicate_parts(change.before)
+        delicate = {part: field for part, field in documents.delicate_parts(change.after).items() if part not in known}
         if not delicate:
             return
         document = self.state.staging / f"check-{change.name}.json"
         batch = self.state.batch()
-        batch.put(document, encode(envoy_config.for_validation(config)))
+        batch.put(document, encode(documents.for_validation(config)))
         batch.carry_out()
         try:
             answer = subprocess.run(

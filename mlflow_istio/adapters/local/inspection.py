@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_istio.adapters.local.envoy_admin import EnvoyAdmin
+from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
 from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Supervisor
 from mlflow_istio.adapters.local.replicas import DRAINING, SERVING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.adapters.local.workloads import workload
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import NotFound
 
 _THREADS = 8

@@ -24,12 +24,12 @@ from mlflow_istio.adapters.local.inspection import MeshStatus
 from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
-from mlflow_istio.core.objects import Object, labels_of
+from mlflow_istio.core.basics.objects import Object, labels_of
 from mlflow_istio.errors import ClusterError, NotFound, NotReady, NotRouted
-from mlflow_istio.ports import Address, Edit
+from mlflow_istio.ports.cluster import Address, Edit
 
 if TYPE_CHECKING:
-    from mlflow_istio.core.probe import Probe
+    from mlflow_istio.core.matching.probe import Probe
 
 PAUSE = 0.3
 _POLL = 0.05
@@ -159,7 +159,7 @@ class LocalMesh:
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
         """See ``ports.Cluster``. There is one proxy."""
-        from mlflow_istio.probing import confirm  # it needs requests
+        from mlflow_istio.calls.probing import confirm  # it needs requests
 
         if not self._control.supervisor.is_alive():
             self.up()

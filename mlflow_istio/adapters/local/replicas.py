@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from mlflow_istio.adapters.local.envoy_clusters import Endpoint
+from mlflow_istio.adapters.local.envoy.clusters import Endpoint
 from mlflow_istio.adapters.local.workloads import Program, Readiness, Workload, resolved
 
 WAITING = "waiting"

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica, from_json
-from mlflow_istio.core.objects import Object
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import ClusterError, EditConflict
 
 if TYPE_CHECKING:

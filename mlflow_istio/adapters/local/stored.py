@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_istio.adapters.local.fields import read
 from mlflow_istio.adapters.local.workloads import check_name
-from mlflow_istio.core.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 from mlflow_istio.errors import EditConflict, InvalidInput
 
 _OWN_METADATA = ("name", "labels", "annotations")

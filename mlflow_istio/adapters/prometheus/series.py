@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlflow_istio.core.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 
 _SECOND = 1000.0
 

@@ -1,1 +1,4 @@
-"""Release decisions: valid under watching (see docs/analysis)."""
+"""The statistics: tests that stay valid however often one looks, intervals, shadow comparison. Numbers in, numbers out.
+
+May import errors, numpy and scipy. Never in here: an endpoint, a deployment or a source of metrics.
+"""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
+from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
-from mlflow_istio.core.analysis.evidence import LATE
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.rate_test import RateTest

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_istio.core.analysis.evidence import ALTERNATIVES, LATE, Floats, bet, log_evidence, opening_stake
+from mlflow_istio.core.analysis.betting import ALTERNATIVES, LATE, Floats, bet, log_evidence, opening_stake
 from mlflow_istio.core.analysis.hypergeometric import log_normaliser
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion
 from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix

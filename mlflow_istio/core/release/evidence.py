@@ -11,11 +11,7 @@ from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import CounterState, Reading
 from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
 from mlflow_istio.core.analysis.means import MeanDifference, Moments
-from mlflow_istio.core.analysis.packing import read_fields
-from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
-from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
-from mlflow_istio.core.measures import (
+from mlflow_istio.core.analysis.measures import (
     ASSIGNMENTS,
     ERRORS,
     REQUESTS,
@@ -24,6 +20,10 @@ from mlflow_istio.core.measures import (
     latency_counts,
     latency_series,
 )
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
+from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 

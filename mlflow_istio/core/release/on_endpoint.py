@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.core import transitions
-from mlflow_istio.core.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
-from mlflow_istio.core.strategies import Wish
 from mlflow_istio.errors import StateConflict
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
 from mlflow_istio.core.analysis.latency import LATENCY_MARGIN
 from mlflow_istio.core.analysis.means import Direction
-from mlflow_istio.core.names import nearest
-from mlflow_istio.core.strategies import STRATEGIES
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.errors import InvalidInput
 
 GuardKind = Literal["errors", "latency", "objective", "rate", "mean"]

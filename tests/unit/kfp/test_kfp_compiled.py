@@ -7,7 +7,7 @@ import yaml
 from kfp import components
 
 import kfp_components
-from tests.compiled_components import FOLDER, PAGE, compiled, page
+from tests.support.compiled_components import FOLDER, PAGE, compiled, page
 
 
 def test_the_compiled_components_are_current() -> None:

@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.claims import Claim
-from mlflow_istio.core.policy import Fault, PolicyWish, Rule
-from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.moves.claims import Claim
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
 from mlflow_istio.errors import MlflowIstioError, NotReady
-from mlflow_istio.releases import deployments, policy, removal, traffic
-from mlflow_istio.releases.adoption import adopt, adopt_and_deploy
-from mlflow_istio.releases.desk import Desk
-from mlflow_istio.releases.restoring import rollback_to
-from mlflow_istio.releases.sharing import HostShare
-from mlflow_istio.releases.sweep import sweep
-from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.deploying.adoption import adopt, adopt_and_deploy
+from mlflow_istio.releases.deploying.restoring import rollback_to
+from mlflow_istio.releases.deploying.sharing import HostShare
+from mlflow_istio.releases.deploying.sweeping import sweep
+from mlflow_istio.releases.moving import policy, shifting
+from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,12 @@ class Case:
 
 def start(desk: Desk, **changes: Any) -> Any:
     options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    return traffic.start(desk, "churn", **{**options, **changes})
+    return shifting.start(desk, "churn", **{**options, **changes})
 
 
 def promoted() -> World:
     world = with_canary()
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     return world
 
 
@@ -58,8 +59,8 @@ def owing() -> World:
     world = with_canary()
     world.registry.down = True
     for weight in (20, 30):
-        traffic.shift(world.desk, "churn", Wish(weight=weight))
-    traffic.promote(world.desk, "churn")
+        shifting.shift(world.desk, "churn", Wish(weight=weight))
+    shifting.promote(world.desk, "churn")
     world.registry.down = False
     return world
 
@@ -95,7 +96,7 @@ def back(desk: Desk, to: int) -> Any:
 def overdue() -> World:
     """A fault and a kept version whose time is over."""
     world = with_canary()
-    traffic.promote(world.desk, "churn", keep_old=timedelta(seconds=-1))
+    shifting.promote(world.desk, "churn", keep_old=timedelta(seconds=-1))
     policy.start_fault(world.desk, "churn", Fault(abort=503, until=world.desk.clock.now()))
     return world
 
@@ -145,18 +146,18 @@ CASES = {
     "superseding release": Case(
         world=with_canary, command=lambda desk: start(desk, candidates=("churn-v3",), supersede=True)
     ),
-    "shift": Case(world=with_canary, command=lambda desk: traffic.shift(desk, "churn", Wish(weight=50))),
-    "promote": Case(world=with_canary, command=lambda desk: traffic.promote(desk, "churn")),
-    "rollback of an open release": Case(world=with_canary, command=lambda desk: traffic.rollback(desk, "churn")),
-    "rollback of a promotion": Case(world=promoted, command=lambda desk: traffic.rollback(desk, "churn")),
+    "shift": Case(world=with_canary, command=lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
+    "promote": Case(world=with_canary, command=lambda desk: shifting.promote(desk, "churn")),
+    "rollback of an open release": Case(world=with_canary, command=lambda desk: shifting.rollback(desk, "churn")),
+    "rollback of a promotion": Case(world=promoted, command=lambda desk: shifting.rollback(desk, "churn")),
     "rollback to an earlier change": Case(world=promoted, command=lambda desk: back(desk, 4)),
     "rollback to an earlier change whose deployment is gone": Case(
         world=without_the_first, command=lambda desk: back(desk, 1)
     ),
-    "abort": Case(world=with_canary, command=lambda desk: traffic.abort(desk, "churn")),
-    "pause": Case(world=with_canary, command=lambda desk: traffic.pause(desk, "churn")),
+    "abort": Case(world=with_canary, command=lambda desk: shifting.abort(desk, "churn")),
+    "pause": Case(world=with_canary, command=lambda desk: shifting.pause(desk, "churn")),
     "rollback with changes that the registry lacks": Case(
-        world=owing, command=lambda desk: traffic.rollback(desk, "churn")
+        world=owing, command=lambda desk: shifting.rollback(desk, "churn")
     ),
     "removal of a deployment": Case(world=with_canary, command=lambda desk: removal.delete(desk, "churn-v3")),
     "removal of a deployment, with changes that the registry lacks": Case(

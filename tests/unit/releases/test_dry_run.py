@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.endpoint import Release
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.dry_run import DryCluster, DryRegistry, difference
+from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, NotReady, StateConflict
-from mlflow_istio.releases import deployments, removal, traffic
-from mlflow_istio.releases.desk import Desk
-from tests.desks import KINDS, World, a_request, a_world, with_canary
-from tests.values import a_release
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, difference
+from mlflow_istio.releases.moving import shifting
+from tests.support.endpoint_values import a_release
+from tests.support.in_memory import KINDS, World, a_request, a_world, with_canary
 
 COMMANDS: dict[str, tuple[Callable[[], World], Callable[[Desk], Any]]] = {
     "first deployment": (World, lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
@@ -25,19 +26,19 @@ COMMANDS: dict[str, tuple[Callable[[], World], Callable[[Desk], Any]]] = {
         lambda desk: deployments.deploy(desk, a_request("churn-v2", strategy="canary", wish=Wish(weight=10))),
     ),
     "more replicas": (with_canary, lambda desk: deployments.update(desk, "churn-v2", replicas=3)),
-    "shift": (with_canary, lambda desk: traffic.shift(desk, "churn", Wish(weight=50))),
-    "pause": (with_canary, lambda desk: traffic.pause(desk, "churn")),
-    "promote": (with_canary, lambda desk: traffic.promote(desk, "churn")),
-    "rollback": (with_canary, lambda desk: traffic.rollback(desk, "churn")),
+    "shift": (with_canary, lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
+    "pause": (with_canary, lambda desk: shifting.pause(desk, "churn")),
+    "promote": (with_canary, lambda desk: shifting.promote(desk, "churn")),
+    "rollback": (with_canary, lambda desk: shifting.rollback(desk, "churn")),
     "supersede": (
         with_canary,
-        lambda desk: traffic.start(
+        lambda desk: shifting.start(
             desk, "churn", strategy="shadow", candidates=("churn-v3",), wish=Wish(mirror=5), supersede=True
         ),
     ),
     "removal": (with_canary, lambda desk: removal.delete(desk, "churn-v3")),
     "deletion": (with_canary, lambda desk: removal.delete_endpoint(desk, "churn", force=True)),
-    "nothing to do": (with_canary, lambda desk: traffic.resume(desk, "churn")),
+    "nothing to do": (with_canary, lambda desk: shifting.resume(desk, "churn")),
 }
 
 
@@ -69,13 +70,13 @@ def test_a_dry_run_writes_nothing_and_shows_what_the_real_run_writes(
 
 def test_nothing_to_change_shows_nothing() -> None:
     cluster, desk = dry(with_canary().desk)
-    traffic.resume(desk, "churn")
+    shifting.resume(desk, "churn")
     assert cluster.difference() == ""
 
 
 def test_a_difference_reads_as_one_of_files() -> None:
     cluster, desk = dry(with_canary().desk)
-    traffic.shift(desk, "churn", Wish(weight=50))
+    shifting.shift(desk, "churn", Wish(weight=50))
     lines = cluster.difference().splitlines()
     assert lines[:2] == ["--- VirtualService/churn", "+++ VirtualService/churn"]
     assert {"-      weight: 90", "+      weight: 50"} <= set(lines)
@@ -94,7 +95,7 @@ def test_what_comes_and_what_goes_is_shown_whole() -> None:
     ("unready", "command", "error"),
     [
         ((), lambda desk: removal.delete(desk, "churn-v1"), StateConflict),
-        (("churn-v2",), lambda desk: traffic.promote(desk, "churn"), NotReady),
+        (("churn-v2",), lambda desk: shifting.promote(desk, "churn"), NotReady),
         ((), lambda desk: deployments.deploy(desk, a_request("churn-v9")), MlflowIstioError),
     ],
 )

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.fingerprint import fingerprint, moved
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.strategies import Wish
-from mlflow_istio.dry_run import DryCluster, DryRegistry
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.inspection.fingerprint import fingerprint, moved
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, StateConflict
-from mlflow_istio.guarded import GuardedCluster
-from mlflow_istio.releases import deployments, traffic
-from mlflow_istio.releases.desk import Desk
-from tests.desks import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.dry_run import DryCluster, DryRegistry
+from mlflow_istio.releases.guarded import GuardedCluster
+from mlflow_istio.releases.moving import shifting
+from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
 Command = Callable[[Desk], Any]
 
@@ -36,7 +37,7 @@ def carry_out(world: World, plan: list[dict[str, str]], command: Command, desk: 
 
 def start(desk: Desk, **changes: Any) -> Any:
     options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    return traffic.start(desk, "churn", **{**options, "release_id": "r-planned", **changes})
+    return shifting.start(desk, "churn", **{**options, "release_id": "r-planned", **changes})
 
 
 def create(desk: Desk) -> Any:
@@ -46,9 +47,9 @@ def create(desk: Desk) -> Any:
 
 COMMANDS: dict[str, tuple[Callable[[], World], Command]] = {
     "start": (lambda: a_world("churn-v1", "churn-v2"), start),
-    "shift": (with_canary, lambda desk: traffic.shift(desk, "churn", Wish(weight=50))),
-    "promote": (with_canary, lambda desk: traffic.promote(desk, "churn")),
-    "rollback": (with_canary, lambda desk: traffic.rollback(desk, "churn")),
+    "shift": (with_canary, lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
+    "promote": (with_canary, lambda desk: shifting.promote(desk, "churn")),
+    "rollback": (with_canary, lambda desk: shifting.rollback(desk, "churn")),
     "supersede": (with_canary, lambda desk: start(desk, candidates=("churn-v3",), supersede=True)),
     "first": (World, lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
     "create": (lambda: a_world("churn-v1"), create),
@@ -106,11 +107,11 @@ def edit_routes(world: World) -> None:
 
 MOVES: dict[str, tuple[Callable[[World], Any], str]] = {
     "weights": (
-        lambda w: traffic.shift(w.desk, "churn", Wish(weight=20)),
+        lambda w: shifting.shift(w.desk, "churn", Wish(weight=20)),
         "its traffic was churn-v1 90%, churn-v2 10%, is",
     ),
-    "release": (lambda w: traffic.pause(w.desk, "churn"), r"its release was 'id.*open\), is 'id.*paused\)"),
-    "promotion": (lambda w: traffic.promote(w.desk, "churn"), "its stable was churn-v1, is churn-v2"),
+    "release": (lambda w: shifting.pause(w.desk, "churn"), r"its release was 'id.*open\), is 'id.*paused\)"),
+    "promotion": (lambda w: shifting.promote(w.desk, "churn"), "its stable was churn-v1, is churn-v2"),
     "deployment": (lambda w: deployments.deploy(w.desk, a_request("forest-v1", endpoint="churn")), "its subsets was"),
     "routes": (edit_routes, "its routes were edited"),
 }
@@ -122,7 +123,7 @@ def test_what_moved_since_is_named_and_nothing_is_written(when: str, move: Calla
     world = with_canary()
 
     def shift(desk: Desk) -> Any:
-        return traffic.shift(desk, "churn", Wish(weight=50))
+        return shifting.shift(desk, "churn", Wish(weight=50))
 
     plan = planned(world, shift)
     if when == "before":
@@ -144,11 +145,11 @@ def test_what_moved_since_is_named_and_nothing_is_written(when: str, move: Calla
 def test_what_nobody_decided_does_not_spoil_a_plan() -> None:
     world = with_canary()
     world.registry.down = True
-    traffic.shift(world.desk, "churn", Wish(weight=20))
+    shifting.shift(world.desk, "churn", Wish(weight=20))
     world.registry.down = False
 
     def shift(desk: Desk) -> Any:
-        return traffic.shift(desk, "churn", Wish(weight=50))
+        return shifting.shift(desk, "churn", Wish(weight=50))
 
     plan = planned(world, shift)
     assert world.endpoint().unrecorded

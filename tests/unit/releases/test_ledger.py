@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.routing_change import RoutingChange
-from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import RegistryError
-from mlflow_istio.releases import ledger, removal, traffic
+from mlflow_istio.releases import ledger
+from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import catch_up
-from tests.desks import World, a_request, a_world, deploy, with_canary
+from mlflow_istio.releases.moving import shifting
+from tests.support.in_memory import World, a_request, a_world, deploy, with_canary
 
 
 def ids(changes: Any) -> list[str]:
@@ -22,8 +24,8 @@ def ids(changes: Any) -> list[str]:
 def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> None:
     world = with_canary()
     world.registry.down = True
-    traffic.shift(world.desk, "churn", Wish(weight=30))
-    outcome = traffic.rollback(world.desk, "churn", reason="errors")
+    shifting.shift(world.desk, "churn", Wish(weight=30))
+    outcome = shifting.rollback(world.desk, "churn", reason="errors")
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert any(
         "2 routing changes wait on endpoint 'churn' itself until the registry is back" in w for w in outcome.warnings
@@ -43,7 +45,7 @@ def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> 
 def test_one_change_that_waits_is_said_in_the_singular() -> None:
     world = with_canary()
     world.registry.down = True
-    outcome = traffic.shift(world.desk, "churn", Wish(weight=30))
+    outcome = shifting.shift(world.desk, "churn", Wish(weight=30))
     assert outcome.warnings[0].startswith("1 routing change waits on endpoint 'churn' itself")
     assert world.warnings == list(outcome.warnings)
 
@@ -51,9 +53,9 @@ def test_one_change_that_waits_is_said_in_the_singular() -> None:
 def test_any_later_command_records_what_was_left_over_first() -> None:
     world = with_canary()
     world.registry.down = True
-    traffic.shift(world.desk, "churn", Wish(weight=30))
+    shifting.shift(world.desk, "churn", Wish(weight=30))
     world.registry.down = False
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     assert world.history()[-2:] == [(5, "shift"), (6, "promote")]
 
 
@@ -61,10 +63,10 @@ def test_a_release_that_was_opened_and_ended_while_the_registry_was_down_gets_on
     world = a_world("churn-v1", "churn-v2")
     world.registry.down = True
     options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    started = traffic.start(world.desk, "churn", release_id="r7", **options)
+    started = shifting.start(world.desk, "churn", release_id="r7", **options)
     assert "no run could be opened yet" in started.warnings[0]
     assert world.warnings == list(started.warnings)
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     world.registry.down = False
     catch_up(world.desk, "churn")
     assert world.registry.runs == {"run-prod-churn-standing": "", "run-prod-churn-r7": "promoted"}
@@ -76,9 +78,9 @@ def test_an_older_release_than_the_last_gets_its_run_too() -> None:
     world.registry.down = True
     options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
     for release in ("r7", "r8"):
-        traffic.start(world.desk, "churn", release_id=release, **options)
-        traffic.abort(world.desk, "churn")
-    traffic.start(world.desk, "churn", release_id="r9", **options)
+        shifting.start(world.desk, "churn", release_id=release, **options)
+        shifting.abort(world.desk, "churn")
+    shifting.start(world.desk, "churn", release_id="r9", **options)
     world.registry.down = False
     catch_up(world.desk, "churn")
     assert world.registry.runs == {
@@ -108,7 +110,7 @@ def owing(count: int) -> World:
     world = with_canary()
     world.registry.down = True
     for weight in range(20, 20 + count):
-        traffic.shift(world.desk, "churn", Wish(weight=weight))
+        shifting.shift(world.desk, "churn", Wish(weight=weight))
     world.registry.down = False
     return world
 
@@ -127,7 +129,7 @@ def test_what_was_recorded_before_the_registry_fails_again_leaves_the_object(fai
 def test_the_end_of_a_release_is_not_recorded_before_its_run_is_ended() -> None:
     world = with_canary()
     Failing(world, "close_run", 1)
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     assert [change.action for change in world.endpoint().unrecorded] == ["promote"]
     catch_up(world.desk, "churn")
     assert world.history()[-1] == (5, "promote")
@@ -138,11 +140,11 @@ def test_the_end_of_a_release_is_not_recorded_before_its_run_is_ended() -> None:
 def test_tags_that_could_not_be_written_are_mended_by_any_later_command() -> None:
     world = with_canary()
     Failing(world, "publish", 1)
-    outcome = traffic.promote(world.desk, "churn")
+    outcome = shifting.promote(world.desk, "churn")
     assert "tags and aliases of endpoint 'churn' are not up to date" in outcome.warnings[0]
     assert world.endpoint().unrecorded == (), "it is recorded all the same"
     assert world.registry.aliases[("churn", "champion")] == 1
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     assert world.registry.aliases == {("churn", "champion"): 2}
 
 
@@ -163,8 +165,8 @@ def test_only_the_removal_is_owed_when_recording_fails_after_it() -> None:
     world = with_canary()
     world.registry.down = True
     removal.delete(world.desk, "churn-v3")
-    traffic.shift(world.desk, "churn", Wish(weight=30))
-    traffic.shift(world.desk, "churn", Wish(weight=40))
+    shifting.shift(world.desk, "churn", Wish(weight=30))
+    shifting.shift(world.desk, "churn", Wish(weight=40))
     world.registry.down = False
     Failing(world, "record", 3)
     catch_up(world.desk, "churn")
@@ -198,7 +200,7 @@ def test_nothing_left_over_and_nothing_to_publish_asks_the_registry_nothing() ->
 
 def test_artifacts_are_kept_for_the_change_they_belong_to() -> None:
     world = owing(2)
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     changes = world.registry.history("prod", "churn")[-3:]
     assert [set(world.registry.artifacts[change.id]) for change in changes] == [set(), set(), {"before", "after"}]
 
@@ -218,7 +220,7 @@ def test_an_endpoint_whose_versions_are_unknown_is_published_without_them() -> N
     assert found is not None
     del found["metadata"]["annotations"]["mlflow-istio.org/model-version"]
     world.cluster.apply(found)
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     assert world.registry.aliases == {("churn", "champion"): 2}
 
 

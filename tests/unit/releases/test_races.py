@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core import transitions
-from mlflow_istio.core.endpoint import Endpoint
-from mlflow_istio.core.objects import Object
-from mlflow_istio.core.strategies import Wish
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import EditConflict, NotFound, StateConflict
-from mlflow_istio.releases import removal, traffic
-from mlflow_istio.releases.desk import Desk
-from tests.desks import World, a_world, with_canary
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.moving import shifting
+from tests.support.in_memory import World, a_world, with_canary
 
 
 def meanwhile(world: World, other: Callable[[Desk], Any], kind: str = "VirtualService") -> None:
@@ -29,19 +30,19 @@ def meanwhile(world: World, other: Callable[[Desk], Any], kind: str = "VirtualSe
 
 
 def shift(weight: int) -> Callable[[Desk], Any]:
-    return lambda desk: traffic.shift(desk, "churn", Wish(weight=weight))
+    return lambda desk: shifting.shift(desk, "churn", Wish(weight=weight))
 
 
 def start(candidate: str, **changes: Any) -> Callable[[Desk], Any]:
     options: dict[str, Any] = {"strategy": "canary", "wish": Wish(weight=10), **changes}
-    return lambda desk: traffic.start(desk, "churn", candidates=(candidate,), **options)
+    return lambda desk: shifting.start(desk, "churn", candidates=(candidate,), **options)
 
 
 def end(verb: Callable[..., Any]) -> Callable[[Desk], Any]:
     return lambda desk: verb(desk, "churn")
 
 
-promote, rollback, abort = (end(verb) for verb in (traffic.promote, traffic.rollback, traffic.abort))
+promote, rollback, abort = (end(verb) for verb in (shifting.promote, shifting.rollback, shifting.abort))
 supersede = start("churn-v3", supersede=True)
 
 
@@ -60,7 +61,7 @@ def quiet() -> World:
         (with_canary, rollback, rollback, {"churn-v1": 100}, ["rollback"]),
         (with_canary, abort, rollback, {"churn-v1": 100}, ["rollback"]),
         (with_canary, rollback, abort, {"churn-v1": 100}, ["abort"]),
-        (with_canary, shift(20), end(traffic.pause), {"churn-v1": 80, "churn-v2": 20}, ["shift"]),
+        (with_canary, shift(20), end(shifting.pause), {"churn-v1": 80, "churn-v2": 20}, ["shift"]),
     ],
 )
 def test_commands_that_can_both_be_are_both_carried_out_and_recorded_in_order(
@@ -142,7 +143,7 @@ def test_a_first_release_that_appears_meanwhile_is_named() -> None:
 
     world.cluster.get = appearing  # type: ignore[method-assign]
     with pytest.raises(StateConflict, match=r"meanwhile \(release was none, is 'id\d+'\)"):
-        traffic.move(world.desk, "churn", raise_what_is_open, action="shift")
+        shifting.move(world.desk, "churn", raise_what_is_open, action="shift")
     assert world.endpoint().traffic.weights["churn-v2"] == 10
 
 
@@ -202,7 +203,7 @@ def test_a_lost_reply_is_recognised_where_the_verb_would_refuse_a_second_time() 
         return transitions.shift(now, Wish(weight=77))
 
     world.cluster.edit = twice  # type: ignore[method-assign]
-    traffic.move(world.desk, "churn", once, action="shift")
+    shifting.move(world.desk, "churn", once, action="shift")
     assert world.history()[-1] == (5, "shift")
 
 

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from mlflow_istio.core.analysis.verdict import Verdict
-from mlflow_istio.core.transitions import rollback as rolled_back
+from mlflow_istio.core.moves.transitions import rollback as rolled_back
 from mlflow_istio.errors import NotFound
-from mlflow_istio.releases import traffic
 from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.reporting import ARTIFACT, PLAN_ARTIFACT, gather, keep_report
-from tests.desks import World, a_world, with_canary
+from tests.support.in_memory import World, a_world, with_canary
 
 
 def reports(world: World) -> dict[str, str]:
@@ -30,9 +30,9 @@ def kept(world: World) -> World:
 @pytest.mark.parametrize(
     ("end", "sentence"),
     [
-        (traffic.promote, "churn-v2 was promoted and answers users instead of churn-v1."),
-        (traffic.rollback, "churn-v2 was rolled back: users are back on churn-v1. It had reached 10% of the traffic."),
-        (traffic.abort, "The release of churn-v2 was aborted by a person."),
+        (shifting.promote, "churn-v2 was promoted and answers users instead of churn-v1."),
+        (shifting.rollback, "churn-v2 was rolled back: users are back on churn-v1. It had reached 10% of the traffic."),
+        (shifting.abort, "The release of churn-v2 was aborted by a person."),
     ],
 )
 def test_every_way_a_release_ends_leaves_its_report(end: object, sentence: str) -> None:
@@ -46,8 +46,8 @@ def test_every_way_a_release_ends_leaves_its_report(end: object, sentence: str) 
 
 def test_a_rollback_after_promotion_replaces_the_report() -> None:
     world = kept(with_canary())
-    traffic.promote(world.desk, "churn")
-    traffic.rollback(world.desk, "churn", reason="complaints")
+    shifting.promote(world.desk, "churn")
+    shifting.rollback(world.desk, "churn", reason="complaints")
     (page,) = reports(world).values()
     assert "churn-v2 was rolled back after its promotion: users are back on churn-v1." in page
 
@@ -62,7 +62,7 @@ def test_the_changes_before_the_release_are_not_told_as_its_own() -> None:
 def test_runs_that_cant_be_written_cost_the_report_and_nothing_else() -> None:
     world = with_canary()
     world.runs.down = True
-    traffic.rollback(world.desk, "churn")
+    shifting.rollback(world.desk, "churn")
     assert world.endpoint().traffic.weights["churn-v1"] == 100
     assert not world.endpoint().unrecorded
     (warning,) = world.warnings
@@ -76,7 +76,7 @@ def test_runs_that_cant_be_written_cost_the_report_and_nothing_else() -> None:
 def test_a_registry_that_was_down_gets_the_report_with_the_changes() -> None:
     world = kept(with_canary())
     world.registry.down = world.runs.down = True
-    traffic.rollback(world.desk, "churn")
+    shifting.rollback(world.desk, "churn")
     assert not reports(world)
     world.registry.down = world.runs.down = False
     catch_up(world.desk, "churn")
@@ -86,7 +86,7 @@ def test_a_registry_that_was_down_gets_the_report_with_the_changes() -> None:
 def test_a_report_of_changes_that_the_registry_does_not_have_yet() -> None:
     world = kept(with_canary())
     world.registry.down = world.runs.down = True
-    traffic.rollback(world.desk, "churn")
+    shifting.rollback(world.desk, "churn")
     data = gather(world.desk, "churn")
     assert [change.action for change in data.changes] == ["rollback"]
     assert any("the changes: " in line for line in data.missing)
@@ -96,7 +96,7 @@ def test_a_report_of_changes_that_the_registry_does_not_have_yet() -> None:
 def test_the_verdict_that_closed_it_is_quoted_and_an_older_one_is_not() -> None:
     world = kept(with_canary())
     verdict = Verdict(word="rollback", reason="5% against 1%.", evidence={"p": 0.01})
-    traffic.move(
+    shifting.move(
         world.desk,
         "churn",
         lambda now: rolled_back(now),
@@ -139,18 +139,18 @@ def test_the_comparison_comes_from_the_runs_figures_and_its_table() -> None:
 def test_an_older_release_is_told_when_asked_for() -> None:
     world = kept(with_canary())
     first = gather(world.desk, "churn").release
-    traffic.rollback(world.desk, "churn")
-    traffic.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=traffic.Wish(weight=20))
+    shifting.rollback(world.desk, "churn")
+    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=shifting.Wish(weight=20))
     data = gather(world.desk, "churn", first)
     assert (data.outcome, data.candidates) == ("rolled-back", ("churn-v2",))
     assert gather(world.desk, "churn").candidates == ("churn-v3",)
-    traffic.promote(world.desk, "churn")
+    shifting.promote(world.desk, "churn")
     older = gather(world.desk, "churn", first)  # the object remembers only the newest
     assert (older.outcome, older.candidates) == ("rolled-back", ("churn-v2",))
 
 
 def test_a_deleted_endpoint_is_told_from_the_registry() -> None:
-    from mlflow_istio.releases.removal import delete_endpoint
+    from mlflow_istio.releases.deploying.removal import delete_endpoint
 
     world = kept(with_canary())
     delete_endpoint(world.desk, "churn", force=True)

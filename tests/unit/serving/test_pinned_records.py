@@ -16,7 +16,7 @@ import pytest
 
 from mlflow_istio.adapters.records import PinnedRecords
 from mlflow_istio.errors import ClusterError, StateConflict
-from mlflow_istio.ports import Address
+from mlflow_istio.ports.cluster import Address
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.records_app import RecordsApp
 

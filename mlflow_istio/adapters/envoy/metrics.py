@@ -1,0 +1,181 @@
+"""Counts from Envoy's own statistics, read at its admin interface (``/stats/prometheus``).
+
+On the local mesh Envoy counts live traffic apart (see ``adapters.local.envoy_stats``), so only requests that the weights
+or an arm gave a deployment are read. An Envoy that istiod configures has one count for each subset's cluster: **pinned
+and mirrored requests are in it**, and nothing there tells them apart; requests of the probe route never are, since
+Envoy answers them itself. Neither are requests that found no cluster, or that a fault ended before a version was asked.
+
+Envoy doubles its counters for internal and external callers and for retries; those are left out. A retried request counts
+once, with the answer the caller got. One whose caller went away before the answer isn't counted by Envoy at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.errors import MetricsError
+
+LIVE_TREES = ("split", "arm")
+"""The trees of ``adapters.local.envoy_stats``: what the weights gave a deployment, and what an arm brought back."""
+
+_ANY = ""
+_SAMPLE = re.compile(
+    r"envoy_cluster_(?P<middle>\w*?)upstream_rq_(?P<what>xx|time_bucket)\{(?P<labels>[^}]*)\} (?P<value>\S+)"
+)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_CLUSTER = re.compile(r"outbound\|\d+\|(?P<subset>[^|]+)\|(?P<host>[^|;]+);?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvoySample:
+    """One counter of one subset's cluster.
+
+    Attributes:
+        tree: ``split``, ``arm``, or nothing for the cluster's own count of everything.
+        deployment: The subset.
+        host: The Service's host, as the cluster's name has it; with a plain bootstrap without its namespace.
+        namespace: The host's namespace, or None where the name has none.
+        series: In the words of ``core.measures``; ``requests`` for every class of answers.
+        answers: Class of the answers (``2`` to ``5``); nothing for a histogram.
+        value: The counter.
+    """
+
+    tree: str
+    deployment: str
+    host: str
+    namespace: str | None
+    series: str
+    answers: str
+    value: float
+
+
+def read_samples(text: str) -> list[EnvoySample]:
+    """The counters of subsets among Envoy's statistics. Pure.
+
+    Envoy cuts a cluster's name at its first dot unless told otherwise, as Istio's own bootstrap does; then the host's namespace
+    stands in the metric's name: ``envoy_cluster_NAMESPACE_svc_cluster_local__upstream_rq_xx``.
+    """
+    found = []
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match is None:
+            continue
+        labels: dict[str, str] = dict(_LABEL.findall(match["labels"]))
+        cluster = _CLUSTER.fullmatch(labels.get("envoy_cluster_name", labels.get("cluster_name", "")))
+        place = _place(match["middle"])
+        if cluster is None or place is None:
+            continue
+        tree, namespace = place
+        host, _, rest = cluster["host"].partition(".")
+        is_time = match["what"] == "time_bucket"
+        found.append(
+            EnvoySample(
+                tree=tree,
+                deployment=cluster["subset"],
+                host=host,
+                namespace=rest.split(".")[0] if rest else namespace,
+                series=latency_series(float(labels["le"])) if is_time else REQUESTS,
+                answers=labels.get("envoy_response_code_class", labels.get("response_code_class", "")),
+                value=float(match["value"]),
+            )
+        )
+    return found
+
+
+def _place(middle: str) -> tuple[str, str | None] | None:
+    """Tree and namespace in the middle of a metric's name; None for a double that must not be counted."""
+    if middle == "":
+        return _ANY, None
+    if middle.endswith("_svc_cluster_local__"):
+        return _ANY, middle.removesuffix("_svc_cluster_local__")
+    tree = middle.removesuffix("_")
+    return (tree, None) if tree in LIVE_TREES else None
+
+
+class EnvoyMetrics:
+    """Implements ``ports.Metrics`` on the admin interfaces of Envoys.
+
+    Args:
+        admins: Where the admin interfaces are now (``http://127.0.0.1:20010``); asked at each read, for an Envoy that starts
+            again may listen elsewhere.
+        live: Whether live traffic is counted apart, as on the local mesh; else the clusters' own counts are read.
+        namespace: Namespace of the endpoints, or None where there are none.
+        errors: Classes of answers that count as errors: ``5``, or ``45``.
+        timeout: Seconds for each Envoy.
+    """
+
+    def __init__(
+        self,
+        admins: Callable[[], Sequence[str]],
+        *,
+        live: bool = True,
+        namespace: str | None = None,
+        errors: str = "5",
+        timeout: float = 5.0,
+    ) -> None:
+        self._admins = admins
+        self._trees = LIVE_TREES if live else (_ANY,)
+        self._namespace = namespace
+        self._errors = errors
+        self._timeout = timeout
+
+    @property
+    def name(self) -> str:
+        """See ``ports.Metrics``."""
+        return "Envoy's statistics"
+
+    def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
+        """See ``ports.Metrics``."""
+        admins = self._admins()
+        if not admins:
+            raise MetricsError(f"{self.name} can't be read: no Envoy runs; bring the mesh up first")
+        wanted = frozenset(deployments)
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for admin in admins:
+            for sample in read_samples(self._text(admin, endpoint)):
+                if sample.deployment in wanted and self._is_counted(sample, endpoint):
+                    counters = found.setdefault(sample.deployment, {}).setdefault(urlsplit(admin).netloc, {})
+                    _add(counters, sample, self._errors)
+        return found
+
+    def _is_counted(self, sample: EnvoySample, endpoint: str) -> bool:
+        if sample.tree not in self._trees or sample.host != endpoint:
+            return False
+        # In a metric's name a dash is written as an underscore.
+        return None in (self._namespace, sample.namespace) or _flat(str(sample.namespace)) == _flat(
+            str(self._namespace)
+        )
+
+    def _text(self, admin: str, endpoint: str) -> str:
+        pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time)"
+        url = f"{admin}/stats/prometheus?filter={quote(pattern)}"
+        try:
+            answer = requests.get(url, timeout=self._timeout)
+        except requests.RequestException as exc:
+            raise MetricsError(
+                f"{self.name} can't be read at {admin}: {type(exc).__name__}; is that Envoy running?"
+            ) from exc
+        if answer.status_code != requests.codes.ok:
+            raise MetricsError(f"{self.name} can't be read at {admin}: it answered {answer.status_code}")
+        return answer.text
+
+
+def _add(counters: dict[str, float], sample: EnvoySample, errors: str) -> None:
+    counters[sample.series] = counters.get(sample.series, 0.0) + sample.value
+    if sample.series != REQUESTS:
+        return
+    # A class of answers that never came has no counter: that is a true 0 where others came.
+    counters[ERRORS] = counters.get(ERRORS, 0.0) + (sample.value if sample.answers in tuple(errors) else 0.0)
+    if sample.tree == "split":
+        counters[ASSIGNMENTS] = counters.get(ASSIGNMENTS, 0.0) + sample.value
+
+
+def _flat(namespace: str) -> str:
+    return namespace.replace("-", "_")

@@ -1,0 +1,322 @@
+"""What answers requests: Services, DestinationRules and replicas become Envoy clusters.
+
+One cluster per Service port, and one more per subset, under istiod's names. The replicas stand in the cluster itself:
+Envoy warms a changed cluster up (its first health checks run) before it takes the place of the old one, whose open
+requests end in their own time. That makes the replacement of a set of replicas one step without a gap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_istio.adapters.local.envoy.balancing import balancing
+from mlflow_istio.adapters.local.envoy.types import (
+    CLUSTER,
+    UPSTREAM_HTTP,
+    UPSTREAM_HTTP_KEY,
+    Config,
+    cluster_name,
+    filled,
+)
+from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.workloads import Readiness
+from mlflow_istio.errors import StateConflict, Unsupported
+
+CONTENT_KEY = "mlflow-istio"
+_UNLIMITED = 2**32 - 1
+_CONNECT_TIMEOUT = "10s"
+_UNHEALTHY_INTERVAL = "0.25s"
+# Shorter than the 5 s after which uvicorn closes an idle connection: the proxy never sends on one being closed.
+_IDLE_TIMEOUT = "3s"
+_POLICIES = ("connectionPool", "outlierDetection", "loadBalancer", "tls")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """One replica that may get requests.
+
+    Attributes:
+        deployment: Its Deployment.
+        labels: Its labels.
+        port: Its port on 127.0.0.1.
+        readiness: How it shows that it is ready; None means that it always is.
+    """
+
+    deployment: str
+    labels: Mapping[str, str]
+    port: int
+    readiness: Readiness | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subset:
+    """One subset of a DestinationRule: the labels that choose and the policies as they stand."""
+
+    labels: Mapping[str, str]
+    policy: Mapping[str, Field]
+
+
+def clusters(
+    services: Sequence[Mapping[str, Any]],
+    destination_rules: Sequence[Mapping[str, Any]],
+    endpoints: Sequence[Endpoint],
+) -> list[Config]:
+    """All clusters, ordered by name.
+
+    Raises:
+        Unsupported: A field that the local mesh can't carry out; names its path.
+        InvalidInput: A value that can't be right.
+        StateConflict: Two DestinationRules for one host.
+    """
+    rules = _by_host(destination_rules)
+    result = []
+    for service in services:
+        host = str(service["metadata"]["name"])
+        selector = _selector(service)
+        behind = [endpoint for endpoint in endpoints if selector and selector.items() <= endpoint.labels.items()]
+        whole, subsets = _rule(rules[host]) if host in rules else (_policies(_absent(service)), {})
+        for port in service_ports(service):
+            result.append(_cluster(cluster_name(host, port), whole, behind))
+            for name, subset in subsets.items():
+                chosen = [endpoint for endpoint in behind if subset.labels.items() <= endpoint.labels.items()]
+                result.append(_cluster(cluster_name(host, port, name), subset.policy, chosen))
+    return sorted(result, key=lambda cluster: str(cluster["name"]))
+
+
+def service_ports(service: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ports of a Service, the Service checked."""
+    spec = read(service).member("spec").members("selector", "ports", "type")
+    if spec["type"] and spec["type"].text() != "ClusterIP":
+        raise spec["type"].unsupported("use ClusterIP")
+    numbers, targets = [], set()
+    for port in spec["ports"].each():
+        members = port.members("name", "port", "targetPort", "appProtocol", "protocol")
+        if members["protocol"] and members["protocol"].text() != "TCP":
+            raise members["protocol"].unsupported("use TCP")
+        if members["appProtocol"] and members["appProtocol"].text() != "http":
+            raise members["appProtocol"].unsupported("use http")
+        numbers.append(members["port"].integer(low=1, high=65535))
+        targets.add(str(members["targetPort"].value or numbers[-1]))
+        if len(targets) > 1:
+            raise members["targetPort"].unsupported("a replica has one port")
+    if not numbers:
+        raise spec["ports"].invalid("must have a port")
+    return tuple(numbers)
+
+
+def rule_host(destination_rule: Mapping[str, Any]) -> str:
+    """The host of a DestinationRule, the rule checked."""
+    _rule(destination_rule)
+    return str(destination_rule["spec"]["host"])
+
+
+def active(cluster: Config) -> tuple[str, str]:
+    """Name of a cluster and the hash of its content that it carries."""
+    content = cluster.get("metadata", {}).get("filter_metadata", {}).get(CONTENT_KEY, {}).get("content", "")
+    return str(cluster["name"]), str(content)
+
+
+def _selector(service: Mapping[str, Any]) -> dict[str, str]:
+    return read(service).member("spec").member("selector").texts()
+
+
+def _by_host(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    for rule in destination_rules:
+        host = rule_host(rule)
+        if host in found:
+            raise StateConflict(
+                f"DestinationRule {rule['metadata']['name']}: host {host!r} already has the DestinationRule "
+                f"{found[host]['metadata']['name']}: change that one"
+            )
+        found[host] = rule
+    return found
+
+
+def _rule(destination_rule: Mapping[str, Any]) -> tuple[Mapping[str, Field], dict[str, Subset]]:
+    """Policies of the whole host, and the subsets by name with the policies that hold for them."""
+    spec = read(destination_rule).member("spec").members("host", "subsets", "trafficPolicy")
+    host = spec["host"].name()
+    if "." in host:
+        raise spec["host"].unsupported(f"it has no namespaces, so write {host.split('.')[0]!r}")
+    whole = _policies(spec["trafficPolicy"])
+    subsets: dict[str, Subset] = {}
+    for entry in spec["subsets"].each():
+        members = entry.members("name", "labels", "trafficPolicy")
+        name = members["name"].name()
+        if name in subsets:
+            raise members["name"].invalid(f"is the second subset {name!r}")
+        own = _policies(members["trafficPolicy"])
+        policy = {key: own[key] or whole[key] for key in _POLICIES}
+        subsets[name] = Subset(labels=members["labels"].texts(), policy=policy)
+        _settings(policy)
+    _settings(whole)
+    return whole, subsets
+
+
+def _policies(field: Field) -> Mapping[str, Field]:
+    return field.members(*_POLICIES)
+
+
+def _absent(service: Mapping[str, Any]) -> Field:
+    return read(service).member("trafficPolicy")
+
+
+def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoint]) -> Config:
+    readiness = _common_readiness(endpoints)
+    hosts = []
+    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.port):
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": endpoint.port}}
+        unchecked = readiness is not None and endpoint.readiness is None
+        check = {"health_check_config": {"disable_active_health_check": True}} if unchecked else {}
+        hosts.append({"endpoint": {"address": address, **check}})
+    config: Config = {
+        "@type": CLUSTER,
+        "name": name,
+        "type": "STATIC",
+        **_settings(policy),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}] if hosts else []},
+    }
+    if readiness is not None:
+        config["health_checks"] = [_health_check(readiness)]
+    content = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return {**config, "metadata": {"filter_metadata": {CONTENT_KEY: {"content": content}}}}
+
+
+def _common_readiness(endpoints: Sequence[Endpoint]) -> Readiness | None:
+    """One check for a whole cluster: Envoy knows no other."""
+    checked = [(endpoint.deployment, endpoint.readiness) for endpoint in endpoints if endpoint.readiness is not None]
+    if not checked:
+        return None
+    first, common = checked[0]
+    for deployment, readiness in checked:
+        if readiness.path != common.path:
+            raise Unsupported(
+                f"Deployment {deployment}: spec.template.spec.containers[0].readinessProbe.httpGet.path "
+                f"can't be carried out by the local mesh: Deployment {first} behind the same Service has "
+                f"{common.path!r}, so use that"
+            )
+    checks = [readiness for _, readiness in checked]
+    return Readiness(
+        path=common.path,
+        period=min(check.period for check in checks),
+        timeout=max(check.timeout for check in checks),
+        failures=max(check.failures for check in checks),
+        successes=max(check.successes for check in checks),
+    )
+
+
+def _health_check(readiness: Readiness) -> Config:
+    period = f"{readiness.period}s"
+    return {
+        "timeout": f"{readiness.timeout}s",
+        "interval": period,
+        # Both intervals of a replica that is not ready: before and after the cluster had its first request.
+        "no_traffic_interval": _UNHEALTHY_INTERVAL,
+        "no_traffic_healthy_interval": period,
+        "unhealthy_interval": _UNHEALTHY_INTERVAL,
+        "unhealthy_threshold": readiness.failures,
+        "healthy_threshold": readiness.successes,
+        "http_health_check": {
+            "host": "127.0.0.1",
+            "path": readiness.path,
+            "expected_statuses": [{"start": 200, "end": 400}],
+        },
+    }
+
+
+def _settings(policy: Mapping[str, Field]) -> Config:
+    """The members of a cluster that a traffic policy decides, with istiod's defaults."""
+    if policy["tls"] and policy["tls"].members("mode")["mode"].text() != "DISABLE":
+        raise policy["tls"].member("mode").unsupported("replicas on this machine speak plain HTTP")
+    pool = policy["connectionPool"].members("tcp", "http")
+    tcp = pool["tcp"].members("maxConnections", "connectTimeout", "maxConnectionDuration", "idleTimeout")
+    http = pool["http"].members(
+        *("http1MaxPendingRequests", "http2MaxRequests", "maxRequestsPerConnection", "maxRetries", "idleTimeout")
+    )
+    if policy["connectionPool"] and not pool["tcp"] and not pool["http"]:
+        raise policy["connectionPool"].invalid("must have tcp or http")
+    connection = {
+        "idle_timeout": _idle_timeout(http["idleTimeout"], tcp["idleTimeout"]),
+        "max_requests_per_connection": _positive(http["maxRequestsPerConnection"]),
+        "max_connection_duration": tcp["maxConnectionDuration"].duration() if tcp["maxConnectionDuration"] else None,
+    }
+    threshold = {
+        "max_connections": _positive(tcp["maxConnections"]) or _UNLIMITED,
+        "max_pending_requests": _positive(http["http1MaxPendingRequests"]) or _UNLIMITED,
+        "max_requests": _positive(http["http2MaxRequests"]) or _UNLIMITED,
+        "max_retries": _positive(http["maxRetries"]) or _UNLIMITED,
+        "track_remaining": True,
+    }
+    return filled(
+        {
+            "connect_timeout": tcp["connectTimeout"].duration() if tcp["connectTimeout"] else _CONNECT_TIMEOUT,
+            **balancing(policy["loadBalancer"]),
+            "circuit_breakers": {"thresholds": [threshold]},
+            "outlier_detection": _outlier_detection(policy["outlierDetection"]),
+            # A replica that is not ready gets nothing, even when none is.
+            "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+            "typed_extension_protocol_options": {
+                UPSTREAM_HTTP_KEY: {
+                    "@type": UPSTREAM_HTTP,
+                    "explicit_http_config": {"http_protocol_options": {}},
+                    "common_http_protocol_options": filled(connection),
+                }
+            },
+        }
+    )
+
+
+def _idle_timeout(http: Field, tcp: Field) -> str:
+    """How long an unused connection is kept; 0 at ``tcp`` means for ever."""
+    if http:
+        return http.duration()
+    return tcp.duration(low=0) if tcp else _IDLE_TIMEOUT
+
+
+def _positive(field: Field) -> int | None:
+    """A limit; 0 and absent both mean none, as in Istio."""
+    return field.integer(low=0, high=_UNLIMITED) or None if field else None
+
+
+def _outlier_detection(field: Field) -> Config | None:
+    if not field:
+        return None
+    members = field.members(
+        *("consecutive5xxErrors", "consecutiveGatewayErrors", "interval", "baseEjectionTime", "maxEjectionPercent"),
+        *("minHealthPercent", "splitExternalLocalOriginErrors", "consecutiveLocalOriginFailures"),
+    )
+    if members["minHealthPercent"] and members["minHealthPercent"].integer(low=0, high=100):
+        raise members["minHealthPercent"].unsupported("replicas that are not ready get no requests here")
+    result: Config = {
+        "enforcing_success_rate": 0,
+        # An ejected replica comes back after its time, not with the next readiness check.
+        "successful_active_health_check_uneject_host": False,
+    }
+    for key, envoy in (
+        ("consecutive5xxErrors", "consecutive_5xx"),
+        ("consecutiveGatewayErrors", "consecutive_gateway_failure"),
+    ):
+        if members[key]:
+            count = members[key].integer(low=0, high=_UNLIMITED)
+            result[envoy] = count
+            result[f"enforcing_{envoy}"] = 100 if count else 0
+    for key, envoy in (("interval", "interval"), ("baseEjectionTime", "base_ejection_time")):
+        if members[key]:
+            result[envoy] = members[key].duration()
+    if members["maxEjectionPercent"]:
+        result["max_ejection_percent"] = members["maxEjectionPercent"].integer(low=0, high=100)
+    if members["splitExternalLocalOriginErrors"].flag():
+        result["split_external_local_origin_errors"] = True
+        result["enforcing_local_origin_success_rate"] = 0
+        if members["consecutiveLocalOriginFailures"]:
+            count = members["consecutiveLocalOriginFailures"].integer(low=0, high=_UNLIMITED)
+            result["consecutive_local_origin_failure"] = count
+            result["enforcing_consecutive_local_origin_failure"] = 100
+    elif members["consecutiveLocalOriginFailures"]:
+        raise members["consecutiveLocalOriginFailures"].invalid("has no effect without splitExternalLocalOriginErrors")
+    return result

@@ -1,0 +1,302 @@
+"""The MLflow registry and tracking server as the ledger; the only user of MlflowClient.
+
+One run per release and one standing run per endpoint, in the experiment ``mlflow-istio/SCOPE/ENDPOINT``. A change is one tag
+``istio.change.SEQUENCE.ID`` (its JSON), one metric ``weight/DEPLOYMENT`` per deployment with the sequence as step, and the objects
+before and after as artifacts. The tag is written last: where it stands, all of the change is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from mlflow_istio.adapters.mlflow.calls import again, mapped
+from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
+from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
+from mlflow_istio.core.endpoint.standing import Standing
+from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
+from mlflow_istio.ports.registry import Survey
+
+_CHANGE = "istio.change."
+
+
+class MlflowRegistry:
+    """``ports.Registry`` on MLflow.
+
+    Args:
+        tracking_uri: Tracking server; None: MLflow's own setting.
+        registry_uri: Model registry; None: MLflow's own setting.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """See ``ports.Registry``."""
+        with mapped("read the registry"):
+            version = self._version_number(reference)
+        label = f"models:/{reference.model}/{version}"
+        with mapped(f"read {label}"):
+            self._require_version(reference.model, version)
+            source = str(self._client.get_model_version_download_uri(reference.model, str(version)))
+            flavors = _flavors(label, source)
+        return ModelVersion(
+            model=reference.model,
+            version=version,
+            alias=reference.alias,
+            flavors=flavors,
+            folder=_folder(source),
+        )
+
+    def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
+        """See ``ports.Registry``."""
+        with mapped(f"read registered model '{model}'"):
+            tags = self._client.get_registered_model(model).tags
+        for alias in aliases:
+            other = tags.get(_owner_tag(alias), owner)
+            if other != owner:
+                raise StateConflict(
+                    f"alias '{alias}' of registered model '{model}' belongs to {other}: set champion_alias and challenger_alias "
+                    "to names of your own (empty: no alias); if that endpoint is gone for good, free the alias: delete the model's "
+                    f"tag '{_owner_tag(alias)}'"
+                )
+
+    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+        """See ``ports.Registry``."""
+        kind = "release" if release else "standing"
+        tags = {"istio.scope": scope, "istio.endpoint": endpoint, "istio.kind": kind}
+        if release:
+            tags["istio.release"] = release.id
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        with mapped("open the release's run"):
+            experiment = self._experiment(scope, endpoint)
+            found = self._client.search_runs([experiment], wanted, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            if release:
+                tags |= {"istio.strategy": release.strategy, "istio.candidates": ",".join(release.candidates)}
+            name = f"{release.strategy or 'release'} {release.id}" if release else "standing changes"
+            run = self._client.create_run(experiment, run_name=name, tags=tags)
+            return str(run.info.run_id)
+
+    def close_run(self, run: str, outcome: str) -> None:
+        """See ``ports.Registry``."""
+        with mapped("close the release's run"):
+            found = self._client.get_run(run)
+            if found.data.tags.get("istio.outcome") == outcome:
+                return
+            self._client.set_tag(run, "istio.outcome", outcome)
+            self._client.set_terminated(run, status="FINISHED" if outcome == "promoted" else "KILLED")
+
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+        """See ``ports.Registry``."""
+        run_id = change.run or self.open_run(scope, change.endpoint, None)
+        with mapped("record a routing change"):
+            run = self._client.get_run(run_id)
+            if change.tag_key in run.data.tags:
+                return
+            for stem, obj in objects.items():
+                if obj:
+                    file = f"changes/{change.sequence:06d}-{change.id}/{stem}.json"
+                    self._client.log_text(run_id, json.dumps(obj, indent=2, sort_keys=True), file)
+            timestamp = int(change.time.timestamp() * 1000)
+            weights = change.after.weights if change.after else {}
+            metrics = [
+                # The same (key, value, time, step) again is one point to MLflow, so a second try adds nothing.
+                Metric(key=f"weight/{name}", value=float(weight), timestamp=timestamp, step=change.sequence)
+                for name, weight in weights.items()
+            ]
+            self._log_batch(run_id, metrics, [RunTag(change.tag_key, change.as_tag())])
+
+    def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
+        """See ``ports.Registry``."""
+        with mapped("read the history"):
+            experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
+            if experiment is None:
+                return ()
+            runs = self._all_runs(experiment.experiment_id)
+        changes = [
+            _read_change(run, key, value)
+            for run in runs
+            for key, value in run.data.tags.items()
+            if key.startswith(_CHANGE)
+        ]
+        # By id: two processes at once may each have made a run for the release and recorded the change there.
+        once = {change.id: change for change in changes}
+        return sorted(once.values(), key=lambda change: (change.sequence, change.time))
+
+    def survey(self, scope: str, models: Sequence[str]) -> Survey:
+        """See ``ports.Registry``."""
+        with mapped("look over the registry"):
+            return survey(self._client, scope, models)
+
+    def publish(self, standing: Standing) -> None:
+        """See ``ports.Registry``."""
+        wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
+        with mapped("write tags and aliases"):
+            for label in (*wanted, *standing.removed):
+                self._tag(label, f"istio.{standing.scope}.{standing.endpoint}.", wanted.get(label, {}))
+            for model in sorted({model for model, _ in standing.aliases}):
+                self._point(model, standing)
+
+    def _version_number(self, reference: ModelReference) -> int:
+        name = reference.model
+        if reference.version is not None:
+            return reference.version
+        if reference.alias == "latest":
+            found = self._client.search_model_versions(f"name = '{_quoted(name)}'")
+            if not found:
+                raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)}")
+            return max(int(version.version) for version in found)
+        try:
+            return int(self._client.get_model_version_by_alias(name, str(reference.alias)).version)
+        except MlflowException as exc:
+            if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise NotFound(
+                f"registered model '{name}' has no alias '{reference.alias}': {self._known_models(name)}"
+            ) from exc
+
+    def _require_version(self, name: str, version: int) -> None:
+        try:
+            self._client.get_model_version(name, str(version))
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            versions = sorted(int(v.version) for v in self._client.search_model_versions(f"name = '{_quoted(name)}'"))
+            if versions:
+                has = ", ".join(str(v) for v in versions[-10:])
+                raise NotFound(f"registered model '{name}' has no version {version}: it has {has}") from exc
+            raise NotFound(f"there is no registered model '{name}': {self._known_models(name)}") from exc
+
+    def _known_models(self, name: str) -> str:
+        from mlflow_istio.core.basics.names import nearest
+
+        return nearest(name, [model.name for model in self._client.search_registered_models(max_results=100)])
+
+    def _experiment(self, scope: str, endpoint: str) -> str:
+        name = _experiment_name(scope, endpoint)
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                raise RegistryError(f"experiment '{name}' was deleted: restore it with 'mlflow experiments restore'")
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _all_runs(self, experiment: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment], max_results=1000, page_token=token)
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    @again
+    def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
+        self._client.log_batch(run_id, metrics=metrics, tags=tags)
+
+    @again
+    def _tag(self, label: str, start: str, wanted: Mapping[str, str]) -> None:
+        version = parse_label(label)
+        try:
+            found = self._client.get_model_version(version.model, str(version.version)).tags
+        except MlflowException as exc:
+            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return  # the version was deleted from the registry: nothing is left to tag
+            raise
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                self._client.set_model_version_tag(version.model, str(version.version), key, value)
+        for key in found:
+            if key.startswith(start) and key not in wanted:
+                self._client.delete_model_version_tag(version.model, str(version.version), key)
+
+    @again
+    def _point(self, model: str, standing: Standing) -> None:
+        try:
+            registered = self._client.get_registered_model(model)
+        except MlflowException as exc:
+            if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return
+            raise
+        gone = model not in standing.models
+        for (its_model, alias), version in standing.aliases.items():
+            owner = registered.tags.get(_owner_tag(alias))
+            if its_model != model or owner not in (None, standing.owner):
+                continue
+            if version is not None:
+                if owner is None:
+                    self._client.set_registered_model_tag(model, _owner_tag(alias), standing.owner)
+                if str(registered.aliases.get(alias)) != str(version):
+                    self._client.set_registered_model_alias(model, alias, str(version))
+            elif owner == standing.owner:
+                if alias in registered.aliases:
+                    self._client.delete_registered_model_alias(model, alias)
+                if gone:
+                    self._client.delete_registered_model_tag(model, _owner_tag(alias))
+
+
+def _read_change(run: Run, key: str, value: str) -> RoutingChange:
+    try:
+        return change_from_json(json.loads(value))
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as exc:
+        raise RegistryError(
+            f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc!r}): restore or delete it"
+        ) from exc
+
+
+def _flavors(uri: str, source: str) -> tuple[str, ...]:
+    """The flavors from the model's own MLmodel file; reading it proves that the files are there."""
+    import mlflow.artifacts
+    import mlflow.models
+
+    try:
+        model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/MLmodel")
+        flavors = mlflow.models.Model.load(model_file).flavors
+        present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
+    except (MlflowException, OSError) as exc:
+        raise NotFound(f"the files of {uri} are gone from {source}: restore them or register the model again") from exc
+    for flavor, conf in flavors.items():
+        for field in ("model_path", "pickled_model", "data"):
+            path = str(conf.get(field) or "").split("/", 1)[0]
+            if path and path not in present:
+                raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
+    return tuple(flavors)
+
+
+def _folder(source: str) -> str:
+    """The folder an artifact address names on this machine; empty when it names none."""
+    parsed = urlsplit(source)
+    if parsed.scheme not in ("", "file") or parsed.netloc not in ("", "localhost"):
+        return ""
+    folder = Path(unquote(parsed.path) if parsed.scheme else source)
+    return str(folder.resolve()) if folder.is_dir() else ""
+
+
+def _experiment_name(scope: str, endpoint: str) -> str:
+    return f"mlflow-istio/{scope}/{endpoint}"
+
+
+def _owner_tag(alias: str) -> str:
+    return f"{OWNER_TAG}{alias}"
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "''")

@@ -1,0 +1,55 @@
+"""Send a probe to one address until its answer proves it. The only place that sends probes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from mlflow_istio.core.matching.probe import Probe
+from mlflow_istio.errors import NotRouted
+
+_PAUSES = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
+
+
+def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: float) -> None:
+    """Ask ``url`` until the answer proves the probe.
+
+    A fresh connection is used for each attempt, so that no long-lived connection to one worker hides the others.
+
+    Args:
+        probe: What to ask and what to expect.
+        url: Base URL of the endpoint.
+        headers: Headers every request to this endpoint needs; the probe's own win.
+        timeout: Seconds in all.
+
+    Raises:
+        NotRouted: The answer did not come in time; names what was seen last.
+    """
+    import requests  # kept out of start-up: 60 ms that help texts need not pay
+
+    deadline = time.monotonic() + timeout
+    seen = "no answer"
+    attempt = 0
+    while True:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 and attempt:
+            raise NotRouted(
+                f"{url} did not confirm {probe.purpose} within {timeout:g} s (last seen: {seen}); "
+                "the change is stored: run the same command again, or look at 'mlflow-istio status'"
+            )
+        try:
+            answer = requests.request(
+                probe.method,
+                url.rstrip("/") + probe.path,
+                headers={**headers, **probe.headers, "connection": "close"},
+                timeout=max(0.05, min(5.0, remaining)),
+                allow_redirects=False,
+            )
+        except requests.RequestException as exc:
+            seen = f"{type(exc).__name__}"
+        else:
+            if probe.proved_by(answer.status_code, answer.headers, answer.text):
+                return
+            seen = f"status {answer.status_code}, body {answer.text.strip()[:80]!r}"
+        time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+        attempt += 1

@@ -1,0 +1,55 @@
+"""What must end later, as deadlines that stand on the object: they are kept even when the process that set them is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+
+FAULT = "fault"
+KEEP = "keep"
+COOKIE = "cookie"
+APPROVAL = "approval"
+"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring; a release's approval is decided."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadline:
+    """Something that ends at a time.
+
+    Attributes:
+        kind: ``fault``, ``keep``, ``cookie`` or ``approval``.
+        at: When, in UTC.
+        what: Which one: a deployment for ``keep``, a release for ``cookie`` and ``approval``; empty for the fault.
+    """
+
+    kind: str
+    at: datetime
+    what: str = ""
+
+    def as_json(self) -> Object:
+        """A JSON form; ``deadline_from_json`` reads it back."""
+        return {"kind": self.kind, "at": self.at.isoformat(), **({"what": self.what} if self.what else {})}
+
+
+def deadline_from_json(obj: Mapping[str, Any]) -> Deadline:
+    """Read what ``Deadline.as_json`` wrote."""
+    return Deadline(kind=obj["kind"], at=datetime.fromisoformat(obj["at"]), what=obj.get("what", ""))
+
+
+def due(deadlines: Iterable[Deadline], now: datetime) -> tuple[Deadline, ...]:
+    """Those that have passed, the earliest first."""
+    return tuple(sorted((one for one in deadlines if one.at <= now), key=lambda one: one.at))
+
+
+def with_deadline(deadlines: tuple[Deadline, ...], new: Deadline) -> tuple[Deadline, ...]:
+    """With a deadline, which takes the place of an older one for the same thing."""
+    return (*without_deadline(deadlines, new.kind, new.what), new)
+
+
+def without_deadline(deadlines: tuple[Deadline, ...], kind: str, *what: str) -> tuple[Deadline, ...]:
+    """Without the deadlines of a kind; of these things only, where some are named."""
+    return tuple(one for one in deadlines if one.kind != kind or (what and one.what not in what))

@@ -1,0 +1,302 @@
+"""What an endpoint's VirtualService says, as one value: its traffic, its release, and what the registry still has to learn.
+
+All of it stands on one object, so one write under one resourceVersion changes all of it or nothing. Annotations are keyed
+by endpoint, because several endpoints may share one VirtualService.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.endpoint.adopted import Adopted, adopted_from_json
+from mlflow_istio.core.endpoint.deadlines import Deadline, deadline_from_json
+from mlflow_istio.core.endpoint.release_state import Assignment as Assignment
+from mlflow_istio.core.endpoint.release_state import ClosedRelease as ClosedRelease
+from mlflow_istio.core.endpoint.release_state import Release as Release
+from mlflow_istio.core.endpoint.release_state import (
+    closed_as_json,
+    closed_from_json,
+    release_as_json,
+    release_from_json,
+)
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, destination_from_json
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy")
+"""Parts of an endpoint that stand in annotations of their own."""
+
+MAX_UNRECORDED = 100
+MAX_UNRECORDED_BYTES = 128 * 1024
+"""Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
+rollback, an abort or a deletion may still add its entry, and each of them can do so once or twice at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Everything the VirtualService says about one endpoint.
+
+    Attributes:
+        name: The endpoint; also the host of its own destinations.
+        traffic: What it does with a request.
+        stable: What users get today.
+        route: Name of the route that carries the split: ours, or an adopted one.
+        sequence: How many routing changes there were.
+        change: Id of the newest change; the probe route answers with it.
+        release: The open release, or None.
+        last: How the last release ended, or None.
+        settings: Small settings that later commands need, such as alias names.
+        unrecorded: Changes that the registry does not have yet, oldest first.
+        progress: Where a progressive release stands, as text (``core.release.progress``); None when nothing drives it.
+        untold: Whom nobody has told yet that a release was rolled back, as JSON; None when everybody knows.
+        deleting: Whether the endpoint is being deleted.
+        adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
+        deadlines: What must end later.
+    """
+
+    name: str
+    traffic: Traffic
+    stable: Destination
+    route: str
+    sequence: int = 0
+    change: str = ""
+    release: Release | None = None
+    last: ClosedRelease | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    unrecorded: tuple[RoutingChange, ...] = ()
+    progress: str | None = None
+    untold: str | None = None
+    deleting: bool = False
+    deadlines: tuple[Deadline, ...] = ()
+    adopted: Adopted | None = None
+
+    @property
+    def home(self) -> str:
+        """Name of the VirtualService that carries it."""
+        return self.adopted.virtual_service if self.adopted else self.name
+
+    def destination(self, deployment: str) -> Destination:
+        """Where a deployment's requests go."""
+        return Destination(host=self.name, subset=deployment)
+
+    def owns(self, destination: Destination) -> bool:
+        """Whether the destination is one of our deployments, not a foreign service."""
+        return destination.host == self.name and destination.subset in self.traffic.pins
+
+    def has_change(self, change_id: str) -> bool:
+        """Whether a change is on the object already: the reply to the write that brought it may have been lost."""
+        return change_id == self.change or any(entry.id == change_id for entry in self.unrecorded)
+
+    def role_of(self, deployment: str) -> str:
+        """stable, candidate or idle."""
+        if self.owns(self.stable) and self.stable.subset == deployment:
+            return "stable"
+        if self.release and deployment in self.release.candidates:
+            return "candidate"
+        return "idle"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stamp:
+    """Who changes traffic, when and why; made outside the pure core.
+
+    Attributes:
+        id: The change's id.
+        time: Now, in UTC.
+        who: Who makes it.
+        action: The verb.
+        reason: Why.
+        run: Run to record it in, if known.
+        versions: Deployment to ``MODEL/VERSION``.
+        evidence: What the decision rested on.
+        urgent: Whether it may exceed the bound of unrecorded changes: a rollback is never refused for a registry that is down.
+    """
+
+    id: str
+    time: datetime
+    who: str
+    action: str
+    reason: str = ""
+    run: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    urgent: bool = False
+
+
+def annotation(endpoint: str, part: str) -> str:
+    """The annotation key of one part of an endpoint: ``state``, ``release``, ``progress``, ``unrecorded``, ``deadlines``."""
+    return f"{DOMAIN}/{part}.{endpoint}"
+
+
+def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_version: str) -> Endpoint:
+    """The endpoint after a change, with the change's entry waiting for the registry.
+
+    Args:
+        before: The endpoint before; None when it comes into being.
+        after: The endpoint after, still without the entry.
+        stamp: Who, when, why.
+        resource_version: The version of the object the change is based on.
+
+    Raises:
+        StateConflict: Too many changes wait for the registry, and this one is not urgent.
+    """
+    if not stamp.urgent and _is_full(after.unrecorded):
+        raise StateConflict(
+            f"endpoint '{after.name}' has {len(after.unrecorded)} routing changes that the MLflow registry does not have yet: "
+            "make the registry reachable (MLFLOW_TRACKING_URI) and run 'mlflow-istio history' before changing more; "
+            "rollback and abort still work"
+        )
+    last = after.last
+    closes = before is not None and last is not None and _closes(before, after)
+    release = last if closes else after.release
+    named = {
+        share.destination.name for end in (before, after) if end for share in end.traffic.split if share.weight
+    } | {name for end in (before, after) if end for name in end.traffic.pins}
+    entry = RoutingChange(
+        id=stamp.id,
+        sequence=after.sequence + 1,
+        time=stamp.time,
+        endpoint=after.name,
+        action=stamp.action,
+        reason=stamp.reason,
+        who=stamp.who,
+        release=release.id if release else None,
+        run=stamp.run or (release.run if release else None),
+        before=before.traffic if before else None,
+        after=None if after.deleting else after.traffic,
+        versions={name: version for name, version in stamp.versions.items() if name in named},
+        resource_version=resource_version,
+        evidence=stamp.evidence,
+        stable=None if after.deleting else after.stable,
+    )
+    if last is not None and closes:
+        last = replace(last, sequence=entry.sequence)
+    return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
+
+
+def _closes(before: Endpoint, after: Endpoint) -> bool:
+    """Whether this change ended a release, or undid its promotion."""
+    ends = [(end.last.id, end.last.outcome) if end.last else None for end in (before, after)]
+    return ends[0] != ends[1]
+
+
+def _is_full(unrecorded: tuple[RoutingChange, ...]) -> bool:
+    if len(unrecorded) >= MAX_UNRECORDED:
+        return True
+    return len(_dumps([change.as_json() for change in unrecorded])) > MAX_UNRECORDED_BYTES
+
+
+def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
+    """The annotations that hold the endpoint's state (None: not there)."""
+    state = {
+        "stable": endpoint.stable.as_json(),
+        "route": endpoint.route,
+        "sequence": endpoint.sequence,
+        "change": endpoint.change,
+        "settings": dict(endpoint.settings),
+        "last": closed_as_json(endpoint.last) if endpoint.last else None,
+        "deleting": endpoint.deleting,
+        **({"adopted": endpoint.adopted.as_json()} if endpoint.adopted else {}),
+    }
+    return {
+        annotation(endpoint.name, "state"): _dumps(state),
+        annotation(endpoint.name, "release"): (_dumps(release_as_json(endpoint.release)) if endpoint.release else None),
+        annotation(endpoint.name, "unrecorded"): (
+            _dumps([change.as_json() for change in endpoint.unrecorded]) if endpoint.unrecorded else None
+        ),
+        annotation(endpoint.name, "deadlines"): (
+            _dumps([deadline.as_json() for deadline in endpoint.deadlines]) if endpoint.deadlines else None
+        ),
+        annotation(endpoint.name, "progress"): endpoint.progress,
+        annotation(endpoint.name, "untold"): endpoint.untold,
+    }
+
+
+def has_endpoint(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
+    """Whether the VirtualService carries this endpoint; a copy of one that does, under another name, does not."""
+    state = annotations_of(virtual_service).get(annotation(endpoint, "state"))
+    if state is None:
+        return False
+    if name_of(virtual_service) == endpoint:
+        return True
+    try:
+        adopted = json.loads(state).get("adopted") or {}
+    except (ValueError, AttributeError):
+        return True  # damaged: whoever reads it is told
+    return bool(adopted.get("virtualService") == name_of(virtual_service))
+
+
+def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffic) -> Endpoint:
+    """Join the annotations of a VirtualService with the traffic read from its routes.
+
+    Raises:
+        InvalidInput: The annotations were damaged; names the object and the key.
+    """
+    annotations = annotations_of(virtual_service)
+    state = _loads(virtual_service, annotations, annotation(name, "state"))
+    if state is None:
+        raise InvalidInput(f"VirtualService '{name_of(virtual_service)}' does not carry endpoint '{name}'")
+    release = _loads(virtual_service, annotations, annotation(name, "release"))
+    unrecorded = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
+    deadlines = _loads(virtual_service, annotations, annotation(name, "deadlines")) or []
+    try:
+        return Endpoint(
+            name=name,
+            traffic=traffic,
+            stable=destination_from_json(state["stable"], name),
+            route=state["route"],
+            sequence=int(state["sequence"]),
+            change=state["change"],
+            release=release_from_json(release) if release else None,
+            last=closed_from_json(state["last"], name) if state.get("last") else None,
+            settings=dict(state.get("settings", {})),
+            unrecorded=tuple(change_from_json(change) for change in unrecorded),
+            progress=annotations.get(annotation(name, "progress")),
+            untold=annotations.get(annotation(name, "untold")),
+            deleting=bool(state.get("deleting", False)),
+            adopted=adopted_from_json(state["adopted"], name) if state.get("adopted") else None,
+            deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
+        raise InvalidInput(
+            f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc!r}); "
+            "restore them from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
+        ) from exc
+
+
+def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
+    """Name of the route that carries the endpoint's split, read before its traffic is."""
+    state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
+    named = state.get("route") if isinstance(state, dict) else None
+    return str(named or f"mlflow-istio.{endpoint}.split")
+
+
+def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset[str]) -> Object:
+    """The VirtualService without the entries that the registry now has; the same object when there are none."""
+    key = annotation(endpoint, "unrecorded")
+    entries = _loads(virtual_service, annotations_of(virtual_service), key) or []
+    left = [entry for entry in entries if entry["id"] not in recorded]
+    if len(left) == len(entries):
+        return virtual_service
+    return with_annotations(virtual_service, {key: _dumps(left) if left else None})
+
+
+def _dumps(obj: object) -> str:
+    return json.dumps(obj, separators=(",", ":"), sort_keys=True)
+
+
+def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], key: str) -> Any:
+    if key not in annotations:
+        return None
+    try:
+        return json.loads(annotations[key])
+    except ValueError as exc:
+        raise InvalidInput(
+            f"VirtualService '{name_of(virtual_service)}': annotation {key} is not JSON; "
+            "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
+        ) from exc

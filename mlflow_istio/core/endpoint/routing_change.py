@@ -1,0 +1,152 @@
+"""The unit of the ledger: one change of an endpoint's traffic, with who, why, when and what it was before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, destination_from_json, traffic_from_json
+
+MAX_TAG = 4900
+"""Characters of a tag's value that every MLflow database takes (5,000), with room for a store's own overhead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingChange:
+    """One change of traffic.
+
+    Attributes:
+        id: Unique id; the probe route answers with it.
+        sequence: Position in the endpoint's history, counted from 1.
+        time: When the edit was made, in UTC.
+        endpoint: The endpoint.
+        action: The verb: deploy, start, shift, promote, rollback, abort, remove, delete.
+        reason: Why, in a person's words; may be empty.
+        who: Who or what made it.
+        release: Id of the release it belongs to, or None.
+        run: Id of the MLflow run it is recorded in, or None when it is not known yet.
+        before: Traffic before; None when the endpoint came into being.
+        after: Traffic after; None when the endpoint is deleted.
+        versions: Deployment to ``MODEL/VERSION``, for every deployment the traffic names.
+        resource_version: The VirtualService's resourceVersion the edit was based on; empty when it was created.
+        evidence: What the decision rested on; small, JSON.
+        stable: Who is stable after it; None when the endpoint is deleted, and in entries of earlier versions.
+        whole: Whether ``before`` and ``after`` are all that the traffic was; a tag that was too long holds only the split.
+    """
+
+    id: str
+    sequence: int
+    time: datetime
+    endpoint: str
+    action: str
+    reason: str = ""
+    who: str = ""
+    release: str | None = None
+    run: str | None = None
+    before: Traffic | None
+    after: Traffic | None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    resource_version: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    stable: Destination | None = None
+    whole: bool = True
+
+    @property
+    def tag_key(self) -> str:
+        """The run tag that holds this change; sorts by sequence, and no other change has it."""
+        return f"istio.change.{self.sequence:06d}.{self.id}"
+
+    def as_json(self) -> Object:
+        """A JSON form; ``change_from_json`` reads it back."""
+        return {
+            "id": self.id,
+            "sequence": self.sequence,
+            "time": self.time.isoformat(),
+            "endpoint": self.endpoint,
+            "action": self.action,
+            "reason": self.reason,
+            "who": self.who,
+            "release": self.release,
+            "run": self.run,
+            "before": self.before.as_json() if self.before else None,
+            "after": self.after.as_json() if self.after else None,
+            "versions": dict(self.versions),
+            "resourceVersion": self.resource_version,
+            "evidence": dict(self.evidence),
+            **({"stable": self.stable.as_json()} if self.stable else {}),
+        }
+
+    def as_tag(self) -> str:
+        """The change as a tag's value, at most ``MAX_TAG`` characters.
+
+        What is too long is cut in the order of its worth: evidence, reason, policy and arms, all but the split, the
+        split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so, or which part: ``traffic``.
+        """
+        obj = self.as_json()
+        cuts = (
+            {"evidence": {}, "cut": True},
+            {"reason": _cut(self.reason), "who": _cut(self.who)},
+            {side: {**_without_policy(obj[side]), "arms": []} for side in ("before", "after") if obj[side]}
+            | {"cut": "traffic"},
+            {side: {"split": _live(obj[side])} for side in ("before", "after") if obj[side]} | {"versions": {}},
+            {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
+        )
+        for cut in cuts:
+            if len(_compact(obj)) <= MAX_TAG:
+                break
+            obj = {**obj, **cut}
+        return _compact(obj)
+
+
+def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
+    """Read what ``RoutingChange.as_json`` wrote."""
+    return RoutingChange(
+        id=obj["id"],
+        sequence=obj["sequence"],
+        time=datetime.fromisoformat(obj["time"]),
+        endpoint=obj["endpoint"],
+        action=obj["action"],
+        reason=obj.get("reason", ""),
+        who=obj.get("who", ""),
+        release=obj.get("release"),
+        run=obj.get("run"),
+        before=traffic_from_json(obj["before"], obj["endpoint"]) if obj.get("before") else None,
+        after=traffic_from_json(obj["after"], obj["endpoint"]) if obj.get("after") else None,
+        versions=obj.get("versions", {}),
+        resource_version=obj.get("resourceVersion", ""),
+        evidence=obj.get("evidence", {}),
+        stable=destination_from_json(obj["stable"]) if obj.get("stable") else None,
+        whole=obj.get("cut") != "traffic",
+    )
+
+
+def _cut(text: str) -> str:
+    """At most 350 characters as JSON writes them; outside ASCII one character takes six or twelve of those."""
+    longest = text[:350]
+    while len(json.dumps(longest)) > 350:
+        longest = longest[: len(longest) * 9 // 10]
+    return longest
+
+
+def _without_policy(traffic: Object) -> Object:
+    return {key: value for key, value in traffic.items() if key != "policy"}
+
+
+def _live(traffic: Object) -> list[Object]:
+    return [share for share in traffic["split"] if share["weight"]]
+
+
+def _largest(traffic: Object) -> list[Object]:
+    """The three largest shares, and the rest as one, so that the weights still sum to 100."""
+    shares = sorted(_live(traffic), key=lambda share: -int(share["weight"]))
+    rest = sum(share["weight"] for share in shares[3:])
+    others: Object = {"host": f"({len(shares) - 3} others)", "weight": rest}
+    return [*shares[:3], *([others] if rest else [])]
+
+
+def _compact(obj: Mapping[str, Any]) -> str:
+    return json.dumps(obj, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,147 @@
+"""What the registry should say about an endpoint right now: tags per version, and aliases.
+
+Always computed from the current object, never from an old entry of the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mlflow_istio.core.basics.model_version import parse_label
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+
+DEFAULT_ALIASES: Mapping[str, str] = {"stable": "champion", "candidate": "challenger"}
+_RANK = {"stable": 0, "candidate": 1, "idle": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """How one model version stands at one endpoint.
+
+    Attributes:
+        version: ``MODEL/VERSION``.
+        weight: Percent of the live traffic.
+        role: stable, candidate or idle.
+        strategy: Strategy of the open release it belongs to; empty when none.
+        release: Id of that release; empty when none.
+    """
+
+    version: str
+    weight: int
+    role: str
+    strategy: str = ""
+    release: str = ""
+
+    def tags(self, scope: str, endpoint: str) -> dict[str, str]:
+        """The model version's tags; keys are under 250 characters."""
+        start = f"istio.{scope}.{endpoint}."
+        tags = {f"{start}weight": str(self.weight), f"{start}role": self.role}
+        if self.strategy:
+            tags |= {f"{start}strategy": self.strategy, f"{start}release": self.release}
+        return tags
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Everything the registry should say about an endpoint besides its history.
+
+    Attributes:
+        scope: Namespace, or ``local-MESH``.
+        endpoint: The endpoint.
+        served: Versions behind the endpoint.
+        removed: ``MODEL/VERSION`` of versions that are behind it no longer.
+        aliases: (registered model, alias) to the version number it points to; None: it points to nothing of ours.
+    """
+
+    scope: str
+    endpoint: str
+    served: tuple[Served, ...]
+    removed: tuple[str, ...] = ()
+    aliases: Mapping[tuple[str, str], int | None]
+
+    @property
+    def owner(self) -> str:
+        """Who owns the aliases: ``SCOPE/ENDPOINT``."""
+        return f"{self.scope}/{self.endpoint}"
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Registered models with a version behind the endpoint; only of these does it own aliases."""
+        return frozenset(parse_label(served.version).model for served in self.served)
+
+
+def alias_names(settings: Mapping[str, str]) -> dict[str, str]:
+    """Role to alias, as the endpoint's settings have it; an empty name means: no alias."""
+    names = {role: settings.get(f"{role}_alias", default) for role, default in DEFAULT_ALIASES.items()}
+    return {role: name for role, name in names.items() if name}
+
+
+def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], removed: Iterable[str] = ()) -> Standing:
+    """Compute the standing from the endpoint as it is; behind one that is being deleted stands nothing any more.
+
+    Args:
+        endpoint: The endpoint.
+        scope: Its scope.
+        versions: Deployment to ``MODEL/VERSION``, for every deployment there is.
+        removed: ``MODEL/VERSION`` of deployments taken away.
+    """
+    release = endpoint.release
+    served: dict[str, Served] = {}
+    for deployment in () if endpoint.deleting else endpoint.traffic.pins:
+        version = versions.get(deployment)
+        if not version:
+            continue
+        role = endpoint.role_of(deployment)
+        in_release = release is not None and role != "idle"
+        one = Served(
+            version=version,
+            weight=endpoint.traffic.weights.get(deployment, 0),
+            role=role,
+            strategy=release.strategy if release and in_release else "",
+            release=release.id if release and in_release else "",
+        )
+        served[version] = _joined(served[version], one) if version in served else one
+    gone = tuple(sorted({version for version in removed if version not in served}))
+    aliases: dict[tuple[str, str], int | None] = {}
+    for role, alias in alias_names(endpoint.settings).items():
+        for label in (*served, *gone):
+            aliases.setdefault((parse_label(label).model, alias), None)
+        for one in served.values():
+            key = (parse_label(one.version).model, alias)
+            if one.role == role and aliases[key] is None:
+                aliases[key] = parse_label(one.version).version
+    return Standing(scope=scope, endpoint=endpoint.name, served=tuple(served.values()), removed=gone, aliases=aliases)
+
+
+def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versions: Iterable[str]) -> Standing:
+    """What the registry should say about an endpoint that is gone.
+
+    Args:
+        scope: Its scope.
+        endpoint: Its name.
+        settings: Its settings, as far as they are known.
+        versions: ``MODEL/VERSION`` of what was behind it.
+    """
+    removed = tuple(sorted(set(versions)))
+    models = sorted({parse_label(label).model for label in removed})
+    names = alias_names(settings).values()
+    return Standing(
+        scope=scope,
+        endpoint=endpoint,
+        served=(),
+        removed=removed,
+        aliases={(model, alias): None for model in models for alias in names},
+    )
+
+
+def _joined(one: Served, other: Served) -> Served:
+    """The same version behind two deployments of one endpoint: shares add up, the higher role counts."""
+    higher = min(one, other, key=lambda served: _RANK[served.role])
+    return Served(
+        version=one.version,
+        weight=one.weight + other.weight,
+        role=higher.role,
+        strategy=higher.strategy,
+        release=higher.release,
+    )

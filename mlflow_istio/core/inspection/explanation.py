@@ -1,0 +1,175 @@
+"""Why a request gets the answer it gets: the route that takes it, what that route does, and why none above it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.endpoint.traffic import Destination, destination_from_json
+from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
+from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate
+from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
+
+Delegates = Mapping[tuple[str, str], Object | None]
+"""(namespace, name) to a VirtualService that others may hand requests on to; the namespace is empty for their own.
+
+None in place of one: it is known not to be there.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One route of a VirtualService, or of one that it hands requests on to.
+
+    Attributes:
+        virtual_service: Name of the VirtualService that holds the route.
+        index: Its position there, from 0.
+        route: The route, with what it has from the one that hands on to it.
+        conditions: Its matches inside those of the route that hands on to it; one must take the request.
+    """
+
+    virtual_service: str
+    index: int
+    route: Object
+    conditions: tuple[Object, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it: its name, or where it stands."""
+        return str(self.route.get("name") or f"spec.http[{self.index}] of VirtualService {self.virtual_service}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passed:
+    """A route that did not take the request, or may not have.
+
+    Attributes:
+        place: The route.
+        because: The first field of each of its matches that did not hold; of one that may take it: what can't be told.
+    """
+
+    place: Place
+    because: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """A destination and its percent of the requests that its route takes."""
+
+    destination: Destination
+    percent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Who answers a request.
+
+    Attributes:
+        request: The request.
+        place: The route that takes it; None: none does, and the proxy answers 404.
+        why: What held, for the first of its matches that takes the request.
+        above: Routes above it that did not take it, in order.
+        perhaps: Routes above it that would take it, if what can't be told here holds.
+        shares: Who answers with what probability; empty for a redirect or a direct response.
+        mirrors: Who gets copies, with the percentage copied.
+    """
+
+    request: Request
+    place: Place | None
+    why: tuple[Finding, ...] = ()
+    above: tuple[Passed, ...] = ()
+    perhaps: tuple[Passed, ...] = ()
+    shares: tuple[Share, ...] = ()
+    mirrors: tuple[Share, ...] = ()
+
+
+def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Delegates | None = None) -> Explanation:
+    """Find the route that takes a request, as Istio and Envoy do: the first that matches.
+
+    Args:
+        virtual_service: The object.
+        request: The request.
+        delegates: VirtualServices that routes with ``delegate`` may hand on to; one that is not here stays a ``delegate``.
+    """
+    above: list[Passed] = []
+    perhaps: list[Passed] = []
+    for place in places(virtual_service, delegates or {}):
+        found = [tuple(evaluate(match, request)) for match in place.conditions]
+        missed = [next((one for one in findings if one.holds is False), None) for findings in found]
+        taking = [findings for findings, miss in zip(found, missed, strict=True) if miss is None]
+        sure = [findings for findings in taking if all(one.holds for one in findings)]
+        if sure:
+            return Explanation(
+                request=request,
+                place=place,
+                why=sure[0],
+                above=tuple(above),
+                perhaps=tuple(perhaps),
+                shares=_shares(place.route),
+                mirrors=_mirrors(place.route),
+            )
+        if taking:
+            untold = tuple(one for one in taking[0] if one.holds is None)
+            perhaps.append(Passed(place=place, because=untold))
+        else:
+            above.append(Passed(place=place, because=tuple(one for one in missed if one is not None)))
+    return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
+
+
+def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any], *, whole: bool) -> Delegates:
+    """Those that a root may hand on to.
+
+    Args:
+        virtual_services: What there is.
+        root: The root.
+        whole: Whether this is all that stands in its namespace, so that one that is not among them is not there.
+    """
+    found: dict[tuple[str, str], Object | None] = {("", name): None for name in delegates_of(root)} if whole else {}
+    for obj in virtual_services:
+        for namespace in ("", str(obj["metadata"].get("namespace", ""))):
+            found[(namespace, name_of(obj))] = obj
+    return found
+
+
+def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator[Place]:
+    """All routes in order, with those of delegates in the place of the route that hands on to them."""
+    name = name_of(virtual_service)
+    for index, route in enumerate(routes_of(virtual_service)):
+        delegate = route.get("delegate")
+        key = (str(delegate.get("namespace", "")), str(delegate["name"])) if delegate else None
+        if key is None or key not in delegates:
+            yield Place(virtual_service=name, index=index, route=dict(route), conditions=tuple(conditions_of(route)))
+            continue
+        target = delegates[key]
+        for inner, below in enumerate(routes_of(target) if target is not None and is_delegate(target) else ()):
+            both = carried(route, below)
+            if both is not None:
+                own = {**both, "name": below.get("name", "")}
+                yield Place(virtual_service=key[1], index=inner, route=own, conditions=tuple(conditions_of(both)))
+
+
+def _shares(route: Mapping[str, Any]) -> tuple[Share, ...]:
+    """Destinations that can answer; weights count in relation to their sum, and an only destination gets all."""
+    entries: Sequence[Mapping[str, Any]] = route.get("route") or []
+    weights = [1] if len(entries) == 1 else [entry.get("weight", 0) for entry in entries]
+    total = sum(weights)
+    return tuple(
+        Share(destination=destination_from_json(entry["destination"]), percent=round(100.0 * weight / total, 4))
+        for entry, weight in zip(entries, weights, strict=True)
+        if weight > 0
+    )
+
+
+def _mirrors(route: Mapping[str, Any]) -> tuple[Share, ...]:
+    entries = [
+        *(
+            {"destination": route[key], "percentage": route.get("mirrorPercentage", {"value": 100.0})}
+            for key in ("mirror",)
+            if key in route
+        ),
+        *(route.get("mirrors") or []),
+    ]
+    found = [read_mirror(entry) for entry in entries]
+    return tuple(Share(destination=one.destination, percent=one.percentage) for one in found if one.percentage > 0)

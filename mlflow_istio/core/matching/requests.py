@@ -1,0 +1,231 @@
+"""Which route of a VirtualService answers a request, evaluated offline.
+
+Every field of ``HTTPMatchRequest`` that a request itself decides: uri, method, scheme, authority, port, headers, withoutHeaders
+and queryParams with exact, prefix and regex; AND inside a match, OR between matches; the first route that matches wins. What the
+caller's pod or the proxy decides (sourceLabels, sourceNamespace, gateways) can't be told, and is said, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.errors import Unsupported
+
+_LABELS = frozenset({"name", "statPrefix", "ignoreUriCase"})
+"""Members of a match that ask for nothing."""
+
+_UNKNOWABLE: Mapping[str, str] = {
+    "sourceLabels": "it depends on the labels of the caller's pod",
+    "sourceNamespace": "it depends on the namespace of the caller's pod",
+    "gateways": "it depends on the proxy that the request arrives at",
+}
+
+_NO_RE2 = re.compile(r"\(\?(?:[=!>#(]|<[=!]|P=)|\\[1-9]|\[\[:|[*+?}]\+")
+"""What Python's and RE2's regular expressions don't share: lookarounds, back references, POSIX classes, possessive counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A request as the routes see it.
+
+    Attributes:
+        path: Path without the query.
+        method: HTTP method.
+        headers: Headers; names in lower case.
+        query: Query parameters; the first of each name counts.
+        authority: Host it is sent to; None: not known.
+        port: Port of the gateway's or proxy's listener; None: not known.
+        scheme: ``http`` or ``https``, as the proxy gets it.
+    """
+
+    path: str = "/invocations"
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    authority: str | None = None
+    port: int | None = None
+    scheme: str = "http"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One field of a match, held against a request.
+
+    Attributes:
+        field: Path of the field inside the match, such as ``headers[x-arm]``.
+        wanted: What it asks for, such as ``exact 'blue'``.
+        found: What the request has; None: nothing.
+        holds: Whether the request has it; None: that can't be told offline.
+        reason: Why it can't be told; empty otherwise.
+    """
+
+    field: str
+    wanted: str
+    found: str | None
+    holds: bool | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.holds is None:
+            return f"{self.field} ({self.wanted}) can't be evaluated offline: {self.reason}"
+        has = "is not there" if self.found is None else f"is {self.found!r}"
+        return f"{self.field} {has}, wanted: {self.wanted}"
+
+
+def answering_route(virtual_service: Mapping[str, Any], request: Request) -> Object | None:
+    """The first http route that matches, or None.
+
+    Raises:
+        Unsupported: A match before it has a field that can't be evaluated offline; names it.
+    """
+    for route in virtual_service.get("spec", {}).get("http") or []:
+        conditions = route.get("match")
+        if not conditions or any(matches(match, request) for match in conditions):
+            return dict(route)
+    return None
+
+
+def matches(match: Mapping[str, Any], request: Request) -> bool:
+    """Whether one match takes a request: all its fields do.
+
+    Raises:
+        Unsupported: That rests on a field that can't be evaluated offline; names it.
+    """
+    findings = list(evaluate(match, request))
+    if any(finding.holds is False for finding in findings):
+        return False
+    for finding in findings:
+        if finding.holds is None:
+            raise Unsupported(f"match field {finding}")
+    return True
+
+
+def evaluate(match: Mapping[str, Any], request: Request) -> Iterator[Finding]:
+    """Hold every field of one match against a request, in a fixed order: path first, what can't be told last."""
+    if "uri" in match:
+        yield _uri(match, request.path)
+    for name, value in (("method", request.method), ("scheme", request.scheme)):
+        if name in match:
+            yield _checked(name, match[name], value)
+    if "authority" in match:
+        yield _asked_for("authority", match["authority"], request.authority, "say which host with authority")
+    for name, wanted in (match.get("headers") or {}).items():
+        yield _header(name, wanted, request)
+    for name, unwanted in (match.get("withoutHeaders") or {}).items():
+        yield _without(name, unwanted, request.headers.get(name.lower()))
+    for name, wanted in (match.get("queryParams") or {}).items():
+        yield _checked(f"queryParams[{name}]", wanted, request.query.get(name))
+    if "port" in match:
+        yield _port(match["port"], request.port)
+    known = {*_LABELS, "uri", "method", "scheme", "authority", "headers", "withoutHeaders", "queryParams", "port"}
+    for name in sorted(set(match) - known):
+        reason = _UNKNOWABLE.get(name, "this version does not know it; ask the gateway itself")
+        yield Finding(field=name, wanted=str(match[name]), found=None, holds=None, reason=reason)
+
+
+def normalized(path: str) -> str:
+    """A path as the routes see it: ``.`` and ``..`` are resolved (RFC 3986, 5.2.4), doubled and encoded slashes stay."""
+    result: list[str] = []
+    segments = path.split("/")[1:]
+    for number, segment in enumerate(segments):
+        last = number == len(segments) - 1
+        if segment == "..":
+            del result[-1:]
+        if segment in (".", ".."):
+            if last:
+                result.append("")
+            continue
+        result.append(segment)
+    return "/" + "/".join(result)
+
+
+def conditions_of(route: Mapping[str, Any]) -> Sequence[Object]:
+    """The matches of a route; one that asks for nothing where it has none."""
+    return route.get("match") or [{}]
+
+
+def _uri(match: Mapping[str, Any], path: str) -> Finding:
+    wanted = match["uri"]
+    if match.get("ignoreUriCase") and "regex" not in wanted:
+        found = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
+        said = f"{_said(wanted)}, ignoring case"
+        return Finding(field="uri", wanted=said, found=path, holds=found.holds, reason=found.reason)
+    return _checked("uri", wanted, path)
+
+
+def _header(name: str, wanted: Mapping[str, str], request: Request) -> Finding:
+    where = f"headers[{name}]"
+    if name.startswith("@"):
+        reason = "it depends on a verified token"
+        return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
+    if name.lower() in ("uri", "scheme", "method", "authority"):
+        reason = "Istio gives this name another meaning than a header's"
+        return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
+    if name.lower() in ("host", ":authority"):
+        return _asked_for(where, wanted, request.authority, "say which host with authority")
+    return _checked(where, wanted, request.headers.get(name.lower()))
+
+
+def _without(name: str, unwanted: Mapping[str, str], value: str | None) -> Finding:
+    """A header that must not be so; to Envoy one that is not there is empty, unless its mere presence is unwanted."""
+    where = f"withoutHeaders[{name}]"
+    found = _checked(where, unwanted, value if value is not None or not unwanted else "")
+    holds = None if found.holds is None else not found.holds
+    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=value, holds=holds, reason=found.reason)
+
+
+def _port(wanted: int, port: int | None) -> Finding:
+    found = None if port is None else str(port)
+    reason = "" if port is not None else "say which with port"
+    holds = None if port is None else port == wanted
+    return Finding(field="port", wanted=str(wanted), found=found, holds=holds, reason=reason)
+
+
+def _asked_for(field: str, wanted: Mapping[str, str], value: str | None, hint: str) -> Finding:
+    if value is None:
+        return Finding(field=field, wanted=_said(wanted), found=None, holds=None, reason=hint)
+    return _checked(field, wanted, value)
+
+
+def _checked(field: str, wanted: Mapping[str, str], value: str | None) -> Finding:
+    holds: bool | None = False
+    reason = ""
+    if value is not None:
+        holds, reason = _string(wanted, value)
+    return Finding(field=field, wanted=_said(wanted), found=value, holds=holds, reason=reason)
+
+
+def _string(wanted: Mapping[str, str], value: str) -> tuple[bool | None, str]:
+    if not wanted:
+        return True, ""
+    if "exact" in wanted:
+        return value == wanted["exact"], ""
+    if "prefix" in wanted:
+        return value.startswith(wanted["prefix"]), ""
+    if "regex" in wanted:
+        return _regex(wanted["regex"], value)
+    return None, "only exact, prefix and regex can"
+
+
+def _regex(pattern: str, value: str) -> tuple[bool | None, str]:
+    """Whether an RE2 expression matches all of a value, as far as Python's expressions mean the same."""
+    if _NO_RE2.search(pattern):
+        return None, "its regular expression means something else outside of Envoy"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            return re.fullmatch(pattern, value, re.ASCII) is not None, ""
+    except (re.error, FutureWarning) as exc:
+        return None, f"its regular expression can't be read ({exc})"
+
+
+def _said(wanted: Mapping[str, str]) -> str:
+    """``exact 'blue'``; an empty match asks for presence only."""
+    if not wanted:
+        return "any value"
+    return " and ".join(f"{kind} {text!r}" for kind, text in wanted.items())

@@ -1,0 +1,142 @@
+"""Several VirtualServices under one host: a root's ``delegate`` routes with their delegates' routes put in their place.
+
+Follows istiod (``pilot/pkg/model/virtualservice.go``, ``MergeHTTPRoutes``): a delegate's match must lie inside the root's, headers
+and query parameters are joined, and what a delegate's route does not say (rewrite, timeout, retries, ...) the root's does. One that
+is missing, or has hosts of its own, leaves nothing in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+
+_INHERITED = (
+    *("rewrite", "directResponse", "timeout", "retries", "fault", "mirror", "mirrorPercent", "mirrorPercentage"),
+    *("corsPolicy", "mirrors", "headers"),
+)
+_STRINGS = ("uri", "scheme", "method", "authority")
+_MAPS = ("headers", "withoutHeaders", "queryParams", "sourceLabels")
+_SCALARS = ("port", "sourceNamespace", "gateways", "statPrefix")
+
+
+def is_delegate(virtual_service: Mapping[str, Any]) -> bool:
+    """Whether a VirtualService has no hosts of its own, so that another one chooses its requests."""
+    return not virtual_service.get("spec", {}).get("hosts")
+
+
+def delegates_of(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the VirtualServices beside it that a root delegates to, in order, each once."""
+    namespace = virtual_service["metadata"].get("namespace", "")
+    found = [
+        str(delegate["name"])
+        for route in virtual_service.get("spec", {}).get("http") or []
+        if (delegate := route.get("delegate")) and delegate.get("namespace", namespace) == namespace
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | None]) -> Object:
+    """The root as proxies carry it out; itself when it delegates nothing.
+
+    Args:
+        root: A VirtualService with hosts.
+        find: Gives a VirtualService of the root's namespace by its name.
+    """
+    names = delegates_of(root)
+    if not names:
+        return dict(root)
+    routes: list[Object] = []
+    for route in root["spec"]["http"]:
+        if "delegate" not in route:
+            routes.append(route)
+            continue
+        delegate = find(str(route["delegate"]["name"])) if route["delegate"]["name"] in names else None
+        if delegate is not None and is_delegate(delegate):
+            for sub in delegate.get("spec", {}).get("http") or []:
+                one = carried(route, sub)
+                if one is not None:
+                    routes.append(one)
+    return {**root, "spec": {**root["spec"], "http": routes}}
+
+
+def left_out(root: Mapping[str, Any], delegate: Mapping[str, Any]) -> list[Object]:
+    """The routes of a delegate that proxies carry out nowhere, because their matches lie outside of all that the root hands on."""
+    name, through = delegate["metadata"]["name"], root.get("spec", {}).get("http") or []
+    outer = [route for route in through if (route.get("delegate") or {}).get("name") == name]
+    inner = delegate.get("spec", {}).get("http") or []
+    return [sub for sub in inner if all(carried(route, sub) is None for route in outer)] if outer else []
+
+
+def carried(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
+    """A delegate's route as proxies carry it out inside the root's; None where the two contradict each other: it is left out."""
+    match = _matches(root.get("match") or [], sub.get("match") or [])
+    if match is None:
+        return None
+    name = "-".join(part for part in (root.get("name"), sub.get("name")) if part)
+    said = {field: root[field] for field in _INHERITED if field in root and field not in sub}
+    if "redirect" in sub or "directResponse" in sub:
+        # istiod carries these along, and Envoy has no use for them beside an answer of its own.
+        said = {field: value for field, value in said.items() if field == "headers"}
+    rest = {key: value for key, value in sub.items() if key not in ("name", "match")}
+    return {**({"name": name} if name else {}), **({"match": match} if match else {}), **said, **rest}
+
+
+def _matches(root: Sequence[Object], sub: Sequence[Object]) -> list[Object] | None:
+    if not root or not sub:
+        return list(sub or root)
+    found: list[Object] = []
+    for inner in sub:
+        inside = [_both(outer, inner) for outer in root if not _conflict(outer, inner)]
+        if not inside:
+            return None
+        found += inside
+    return found
+
+
+def _both(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object:
+    both: Object = {**sub}
+    for field in (*_STRINGS, *_SCALARS):
+        if not both.get(field) and field in root:
+            both[field] = root[field]
+    for field in _MAPS:
+        joined = {**root.get(field, {}), **sub.get(field, {})}
+        if joined:
+            both[field] = joined
+    name = "-".join(part for part in (root.get("name"), sub.get("name")) if part)
+    return {**both, **({"name": name} if name else {})}
+
+
+def _conflict(root: Mapping[str, Any], sub: Mapping[str, Any]) -> bool:
+    if any(_strings_conflict(root.get(field), sub.get(field)) for field in _STRINGS):
+        return True
+    for field in ("headers", "withoutHeaders", "queryParams"):
+        outer, inner = root.get(field, {}), sub.get(field, {})
+        if any(_strings_conflict(outer.get(key), value) for key, value in inner.items()):
+            return True
+    if bool(root.get("ignoreUriCase")) != bool(sub.get("ignoreUriCase")):
+        return True
+    if root.get("port") and sub.get("port") and root["port"] != sub["port"]:
+        return True
+    if root.get("sourceNamespace") and sub.get("sourceNamespace") != root["sourceNamespace"]:
+        return True
+    labels = root.get("sourceLabels", {})
+    if any(labels.get(key, value) != value for key, value in sub.get("sourceLabels", {}).items()):
+        return True
+    outer_gateways, inner_gateways = root.get("gateways") or [], sub.get("gateways") or []
+    return bool(outer_gateways and inner_gateways and not set(inner_gateways) <= set(outer_gateways))
+
+
+def _strings_conflict(root: Mapping[str, str] | None, sub: Mapping[str, str] | None) -> bool:
+    """Whether a string match of the delegate does not lie inside the root's."""
+    if root is None or sub is None:
+        return False
+    if root.get("regex") or sub.get("regex"):
+        return True
+    if root.get("exact"):
+        return bool(sub.get("prefix")) or sub.get("exact") != root["exact"]
+    value = sub.get("prefix") or sub.get("exact")
+    if root.get("prefix") and value:
+        return not value.startswith(root["prefix"])
+    return True

@@ -1,0 +1,306 @@
+"""Templates and values -> Kubernetes objects, checked before anybody uses them.
+
+Every ``{{ expression }}`` of a template is written as JSON, which YAML reads as data: a value with quotes, newlines or braces
+can't change the document's structure. So templates write ``name: {{ name }}`` without quotes, and ``{{ a ~ "-b" }}`` to join.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_istio.core.basics.model_version import ModelVersion
+from mlflow_istio.core.basics.objects import (
+    API_VERSIONS,
+    DEPLOYMENT_LABEL,
+    DOMAIN,
+    ENDPOINT_LABEL,
+    FIELD_MANAGER,
+    MANAGED_BY_LABEL,
+    Object,
+    annotations_of,
+)
+from mlflow_istio.core.mesh.pods import PodSettings, environment, pod_values
+from mlflow_istio.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES: Mapping[str, str] = {
+    "Deployment": "deployment.yaml.j2",
+    "Service": "service.yaml.j2",
+    "DestinationRule": "destination_rule.yaml.j2",
+    "VirtualService": "virtual_service.yaml.j2",
+}
+"""Kind to the file name of its template; a user's folder overrides each by the same name."""
+
+VERSION_ANNOTATION = f"{DOMAIN}/model-version"
+ALIAS_ANNOTATION = f"{DOMAIN}/model-alias"
+FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
+
+# YAML gives these a meaning, or refuses them, even inside quotes.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
+
+_OF_EXPRESSIONS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, NameError)
+"""What an expression in somebody's template may raise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeploymentValues:
+    """What the Deployment template gets.
+
+    Attributes:
+        name: Deployment, subset and ``version`` label.
+        endpoint: Endpoint and ``app`` label.
+        model: The model version it serves.
+        flavor: Flavor that was asked for.
+        image: Container image.
+        replicas: Desired replicas, at least 1.
+        port: Port the model server listens on.
+        env: Environment beside what the model server needs.
+        env_manager: How the model's Python environment is made, in MLflow's words.
+        from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
+            holds no registry client (50 MB on a database), and comes up while the registry is down.
+        pod: What pods on a cluster have beside; None on the local mesh.
+    """
+
+    name: str
+    endpoint: str
+    model: ModelVersion
+    flavor: str = "python_function"
+    image: str
+    replicas: int = 1
+    port: int = 8080
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_manager: str = "local"
+    from_folder: bool = False
+    pod: PodSettings | None = None
+
+
+def deployment_manifest(template: str, values: DeploymentValues) -> Object:
+    """Render and check a Deployment.
+
+    Raises:
+        InvalidInput: The template can't be rendered, or its result is not the Deployment it must be.
+    """
+    annotations = {VERSION_ANNOTATION: values.model.label, FLAVOR_ANNOTATION: values.flavor}
+    if values.model.alias:
+        annotations[ALIAS_ANNOTATION] = values.model.alias
+    server = {
+        "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
+        "MLFLOW_ISTIO_DEPLOYMENT": values.name,
+        "MLFLOW_ISTIO_PORT": str(values.port),
+        "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
+    }
+    here = values.from_folder and values.model.folder
+    env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
+    labels = {"app": values.endpoint, "version": values.name}
+    obj = render(
+        "Deployment",
+        template,
+        values.name,
+        {
+            "name": values.name,
+            "endpoint": values.endpoint,
+            "model": {"name": values.model.model, "version": values.model.version, "uri": values.model.uri},
+            "image": values.image,
+            "replicas": values.replicas,
+            "port": values.port,
+            "selector": labels,
+            "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
+            "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
+            "annotations": annotations,
+            "env": env,
+            "download_env": download_env,
+            "pod": pod_values(values.pod),
+        },
+    )
+    pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")
+    _expect("Deployment", pod_labels, {**labels, DEPLOYMENT_LABEL: values.name}, "spec.template.metadata.labels")
+    _expect("Deployment", annotations_of(obj), annotations, "metadata.annotations")
+    selector = _texts("Deployment", obj, "spec.selector.matchLabels")
+    if not selector or not selector.items() <= pod_labels.items():
+        raise _broken("Deployment", "spec.selector.matchLabels must select spec.template.metadata.labels")
+    if not _at(obj, "spec.template.spec.containers"):
+        raise _broken("Deployment", "spec.template.spec.containers must name the model server's container")
+    return obj
+
+
+def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int = 8080) -> Object:
+    """Render and check the endpoint's Service.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    obj = render(
+        "Service",
+        template,
+        endpoint,
+        {
+            "name": endpoint,
+            "endpoint": endpoint,
+            "labels": _common(endpoint),
+            "selector": {"app": endpoint},
+            "port": port,
+            "target_port": target_port,
+        },
+    )
+    if not obj["spec"].get("ports"):
+        raise _broken("Service", "spec.ports must name a port")
+    return obj
+
+
+def destination_rule_manifest(template: str, endpoint: str) -> Object:
+    """Render and check the endpoint's DestinationRule, without subsets.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    values = {"name": endpoint, "endpoint": endpoint, "labels": _common(endpoint)}
+    obj = render("DestinationRule", template, endpoint, values)
+    if obj["spec"].get("host") != endpoint:
+        raise _broken("DestinationRule", f"spec.host must be {endpoint!r}")
+    return obj
+
+
+def virtual_service_manifest(
+    template: str, endpoint: str, hosts: tuple[str, ...] = (), gateways: tuple[str, ...] = ()
+) -> Object:
+    """Render and check the endpoint's VirtualService, without routes.
+
+    Raises:
+        InvalidInput: As for a Deployment.
+    """
+    values = {
+        "name": endpoint,
+        "endpoint": endpoint,
+        "labels": _common(endpoint),
+        "hosts": list(hosts or (endpoint,)),
+        "gateways": list(gateways),
+    }
+    obj = render("VirtualService", template, endpoint, values)
+    if not obj["spec"].get("hosts"):
+        raise _broken("VirtualService", "spec.hosts must name a host")
+    if "http" in obj["spec"]:
+        raise _broken("VirtualService", "spec.http is written by the strategies, not by the template")
+    return obj
+
+
+def exported_to(obj: Object, namespaces: tuple[str, ...]) -> Object:
+    """A VirtualService or DestinationRule that only these namespaces' proxies see; empty: whoever the mesh says."""
+    return {**obj, "spec": {**obj["spec"], "exportTo": list(namespaces)}} if namespaces else obj
+
+
+def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Object:
+    """Render one template and check what every kind must have.
+
+    Args:
+        kind: The kind it must produce.
+        template: Jinja2 text.
+        name: The ``metadata.name`` it must produce.
+        values: JSON values by name.
+
+    Raises:
+        InvalidInput: Unknown variable, bad syntax, not one YAML document, or not that kind and name.
+    """
+    import jinja2  # imported where used: help texts and 'status' render nothing
+    import yaml
+
+    try:
+        text = _compiled(template).render(dict(values))
+    except (jinja2.TemplateError, *_OF_EXPRESSIONS) as exc:
+        line = getattr(exc, "lineno", None)
+        problem = getattr(exc, "message", None) or str(exc)
+        raise _broken(kind, problem + (f" (line {line})" if line else "")) from exc
+    try:
+        documents = [document for document in yaml.load_all(text, _loader()) if document is not None]
+    except (yaml.YAMLError, ValueError) as exc:  # ValueError: a literal such as 2024-13-45
+        problem = " ".join(str(exc).split())
+        raise _broken(kind, f"the result is no YAML ({problem}); write {{{{ expressions }}}} without quotes") from exc
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        found = type(documents[0]).__name__ if len(documents) == 1 else f"{len(documents)} documents"
+        raise _broken(kind, f"the result must be one YAML object, not {found}")
+    obj = _as_json(kind, documents[0])
+    if obj.get("kind") != kind or not obj.get("apiVersion"):
+        raise _broken(kind, f"the result must have kind {kind} and an apiVersion such as {API_VERSIONS[kind]}")
+    if _at(obj, "metadata.name") != name:
+        raise _broken(kind, f"metadata.name must be {name!r}")
+    if not isinstance(obj.get("spec"), dict):
+        raise _broken(kind, "there must be a spec")
+    _texts(kind, obj, "metadata.annotations")
+    labels = _texts(kind, obj, "metadata.labels")
+    _expect(kind, labels, {ENDPOINT_LABEL: str(values["endpoint"])}, "metadata.labels")
+    return obj
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    """The template, compiled once: a text of a few dozen lines takes Jinja longer than everything else a deployment computes."""
+    import jinja2.sandbox
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, finalize=_as_data, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template)
+
+
+def _loader() -> Any:
+    """YAML's safe loader, the one in C where it is there."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _as_json(kind: str, document: Any) -> Object:
+    """The document as JSON has it; YAML knows more: dates, binaries, not-a-number, keys that are no text, shared parts."""
+    try:
+        obj: Object = json.loads(json.dumps(document, allow_nan=False))
+    except (TypeError, ValueError) as exc:
+        raise _broken(kind, f"the result holds a value that JSON does not have ({exc}): put quotes around it") from exc
+    return obj
+
+
+def _at(obj: Any, path: str) -> Any:
+    """What stands at a dotted path; None where a part of it is missing or no mapping."""
+    for key in path.split("."):
+        obj = obj.get(key) if isinstance(obj, dict) else None
+    return obj
+
+
+def _texts(kind: str, obj: Object, path: str) -> dict[str, str]:
+    """The labels or annotations at a path."""
+    found = _at(obj, path) or {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise _broken(kind, f"{path} must hold text only: put quotes around numbers and words such as true")
+    return found
+
+
+def _common(endpoint: str) -> dict[str, str]:
+    return {ENDPOINT_LABEL: endpoint, MANAGED_BY_LABEL: FIELD_MANAGER}
+
+
+def _expect(kind: str, found: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise _broken(kind, f"{where} must have {key}: {value}")
+
+
+def _broken(kind: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"template {TEMPLATES[kind]}: {problem}")
+
+
+def _as_data(value: Any) -> str:
+    """One expression's value as JSON that YAML reads back as the same value."""
+    import jinja2
+    import markupsafe
+
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # StrictUndefined raises here and names the variable
+    if isinstance(value, markupsafe.Markup):
+        return str(value)  # the author's own '| tojson' is JSON already
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

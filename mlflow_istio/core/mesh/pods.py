@@ -1,0 +1,144 @@
+"""What only pods on a cluster have: resources, accounts, placement, secrets, a security context, and how the model gets in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.errors import InvalidInput
+
+SOURCES = ("registry", "image", "init")
+"""How the model gets in: pulled by the server at start, in the image already, or downloaded by an init container."""
+
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[0-9]+)?")
+_SECRET = re.compile(r"(?P<secret>[a-z0-9]([-.a-z0-9]*[a-z0-9])?)/(?P<key>[-._a-zA-Z0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodSettings:
+    """Settings of a deployment's pods.
+
+    Attributes:
+        source: One of :data:`SOURCES`.
+        model_path: Folder of the model in the container; for ``image`` and ``init``.
+        resources: ``requests`` and ``limits`` of the model server's container.
+        service_account: Service account of the pods; None: the namespace's default.
+        node_selector: Labels a node must have.
+        tolerations: Kubernetes' own objects.
+        annotations: Annotations of the pods.
+        image_pull_secrets: Names of Secrets that open the image's registry.
+        env_from_secret: Variable to ``SECRET/KEY``.
+        hardened: Whether the pods run as a user other than root, with a read-only root and a writable /tmp.
+    """
+
+    source: str = "registry"
+    model_path: str = "/model"
+    resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    service_account: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    image_pull_secrets: tuple[str, ...] = ()
+    env_from_secret: Mapping[str, str] = field(default_factory=dict)
+    hardened: bool = True
+
+
+def pod_values(settings: PodSettings | None) -> Object | None:
+    """What the Deployment template gets as ``pod``; None on the local mesh, which has no pods."""
+    if settings is None:
+        return None
+    return {
+        "source": settings.source,
+        "model_path": settings.model_path,
+        "resources": {part: dict(amounts) for part, amounts in settings.resources.items()},
+        "service_account": settings.service_account,
+        "node_selector": dict(settings.node_selector),
+        "tolerations": [dict(toleration) for toleration in settings.tolerations],
+        "annotations": dict(settings.annotations),
+        "image_pull_secrets": [{"name": name} for name in settings.image_pull_secrets],
+        "hardened": settings.hardened,
+    }
+
+
+def environment(
+    plain: Mapping[str, str], server: Mapping[str, str], settings: PodSettings | None, model_uri: str
+) -> tuple[list[Object], list[Object]]:
+    """The environment of the model server and of the container that downloads its model.
+
+    Args:
+        plain: The user's variables.
+        server: What the server needs, which nobody overrides.
+        settings: The pods' settings.
+        model_uri: Where the model is in the registry.
+
+    Raises:
+        InvalidInput: A variable is given twice, in plain and from a secret.
+    """
+    where = settings.model_path if settings and settings.source != "registry" else model_uri
+    server = {**server, "MLFLOW_ISTIO_MODEL_URI": where}
+    secrets = settings.env_from_secret if settings else {}
+    twice = sorted(set(secrets) & (set(plain) | set(server)))
+    if twice:
+        raise InvalidInput(f"environment variable '{twice[0]}' is given twice, by 'env_from_secret' too: give it once")
+    home = {"HOME": "/tmp"} if settings and settings.hardened else {}  # the one folder that can be written to
+    taken = {*server, *secrets}
+    shared = _entries({name: value for name, value in {**home, **plain}.items() if name not in taken}) + [
+        {"name": name, "valueFrom": {"secretKeyRef": _key_of(reference)}} for name, reference in secrets.items()
+    ]
+    return [*shared, *_entries(server)], shared
+
+
+def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, str]]:
+    """Return requests and limits if Kubernetes can read them; numbers become text.
+
+    Raises:
+        InvalidInput: It can't; names the part.
+    """
+    checked: dict[str, dict[str, str]] = {}
+    for part, amounts in resources.items():
+        if part not in ("requests", "limits"):
+            raise InvalidInput(f"resources can't have '{part}': {nearest(part, ('requests', 'limits'))}")
+        if not isinstance(amounts, Mapping):
+            raise InvalidInput(f'resources: \'{part}\' must be a JSON object such as {{"cpu": "500m"}}')
+        checked[part] = {name: str(amount) for name, amount in amounts.items()}
+        for name, amount in checked[part].items():
+            if not _QUANTITY.fullmatch(amount):
+                raise InvalidInput(
+                    f"resources: '{part}.{name}' can't be {amount!r}: use a quantity such as 500m or 2Gi"
+                )
+    return checked
+
+
+def check_secret_reference(reference: str) -> str:
+    """Return the reference if it is written as ``SECRET/KEY``.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if _SECRET.fullmatch(reference):
+        return reference
+    raise InvalidInput(f"secret {reference!r} can't be read: write SECRET/KEY")
+
+
+def check_path(path: str) -> str:
+    """Return the path if it is absolute and not the root.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if re.fullmatch(r"(/[^/\0]+)+/?", path) and ".." not in path.split("/"):
+        return path
+    raise InvalidInput(f"path {path!r} is not absolute: use one such as /model")
+
+
+def _entries(variables: Mapping[str, str]) -> list[Object]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _key_of(reference: str) -> Object:
+    secret, _, key = reference.partition("/")
+    return {"name": secret, "key": key}

@@ -1,0 +1,384 @@
+"""VirtualService <-> Traffic: reads and rewrites only our own routes and the one that carries the split.
+
+Our routes of endpoint E stand together, right above the route that carries the split, in this order:
+``mlflow-istio.E.probe``, ``.pin.DEPLOYMENT``..., ``.answer`` (redirect or maintenance), ``.rule.NAME``..., ``.arm.DEPLOYMENT``...,
+``.expire.RELEASE``... (stale cookies), then ``mlflow-istio.E.split`` (or an adopted route). While a fault is on, each of the last
+four kinds has a faulted copy right above it.
+Every other route, and every field of the split's route that is not ours, stays an equal JSON value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object, name_of, with_annotations
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, destination_from_json
+from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.policy.routes import (
+    Written,
+    answer_of,
+    expiring,
+    policy_annotation,
+    rule_action,
+    stale_match,
+    with_entry_headers,
+    with_route_policy,
+    written_policy,
+)
+from mlflow_istio.core.policy.settings import Policy
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
+
+_INHERITED = ("timeout", "retries", "rewrite", "corsPolicy", "headers")
+"""Fields that a temporary route takes over from the split's route, so that a pinned or assigned user gets the same treatment."""
+
+_STICKY = re.compile(
+    r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+); SameSite=Lax"
+)
+
+
+def prefix(endpoint: str) -> str:
+    """What the names of an endpoint's own routes start with."""
+    return f"mlflow-istio.{endpoint}."
+
+
+def header_match(name: str, value: str) -> Object:
+    """The match of requests that carry a header with exactly this value."""
+    return {"headers": {name.lower(): {"exact": value}}}
+
+
+def cookie_match(name: str, value: str) -> Object:
+    """The match of requests whose ``cookie`` header holds this cookie; anchored, so no other cookie's end can match."""
+    return {"headers": {"cookie": {"regex": f"(.*; ?)?{re.escape(name)}={re.escape(value)}(;.*)?"}}}
+
+
+def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
+    """Read one endpoint from its VirtualService.
+
+    Args:
+        virtual_service: The raw object.
+        name: The endpoint.
+
+    Raises:
+        NotFound: The route that carries the split is missing.
+        StateConflict: It is there twice, or holds something no split can.
+        InvalidInput: The annotations are damaged.
+    """
+    base = split_route(virtual_service, name)
+    own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    policy = written_policy(virtual_service, name).policy
+    try:
+        traffic = _read_traffic(name, base, own, policy)
+    except InvalidInput as exc:
+        raise StateConflict(
+            f"VirtualService '{name_of(virtual_service)}': route '{base['name']}' of endpoint '{name}' was edited to something no "
+            f"split can be ({exc.message}): mend it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
+        ) from exc
+    return endpoint_from(virtual_service, name, traffic)
+
+
+def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
+    """A copy of the VirtualService in which one endpoint is as given; everything else is equal to what it was.
+
+    Raises:
+        NotFound: The route that carries the split is missing.
+        StateConflict: A foreign destination of that route would be lost.
+        InvalidInput: The traffic can't be expressed beside what the route already holds.
+    """
+    base = split_route(virtual_service, endpoint.name)
+    rendered, written = _render(base, endpoint, written_policy(virtual_service, endpoint.name))
+    routes: list[Object] = []
+    for route in routes_of(virtual_service):
+        if route is base:
+            routes.extend(rendered)
+        elif not str(route.get("name", "")).startswith(prefix(endpoint.name)):
+            routes.append(route)
+    changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
+    return with_annotations(changed, {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)})
+
+
+def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp: Stamp) -> Object:
+    """A fresh VirtualService (rendered from its template, without routes) that carries a new endpoint."""
+    bare: Object = {
+        **virtual_service,
+        "spec": {**virtual_service["spec"], "http": [{"name": endpoint.route, "route": []}]},
+    }
+    return write_endpoint(bare, stamped(None, endpoint, stamp, ""))
+
+
+def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
+    """The VirtualService after a transition, with the change's entry in the same object.
+
+    The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
+    pauses or resumes the open release, or notes its progress, writes no entry.
+    """
+    before = read_endpoint(virtual_service, after.name)
+    if before.has_change(stamp.id) or after == before:
+        return virtual_service
+    if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
+        return write_endpoint(virtual_service, after)
+    version = str(virtual_service["metadata"].get("resourceVersion", ""))
+    return write_endpoint(virtual_service, stamped(before, after, stamp, version))
+
+
+def routes_of(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
+    """The http routes, in order."""
+    return virtual_service.get("spec", {}).get("http") or []
+
+
+def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
+    """The route that carries an endpoint's split: ours, or an adopted one.
+
+    Raises:
+        NotFound: It is missing.
+        StateConflict: It is there twice, or can't carry a split.
+    """
+    wanted = route_name(virtual_service, endpoint)
+    found = [route for route in routes_of(virtual_service) if route.get("name") == wanted]
+    where = f"VirtualService '{name_of(virtual_service)}'"
+    if not found:
+        raise NotFound(
+            f"{where} has no http route named '{wanted}', which carries the traffic of endpoint '{endpoint}': "
+            "somebody renamed or removed it; restore it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
+        )
+    if len(found) > 1:
+        raise StateConflict(f"{where} has {len(found)} http routes named '{wanted}': give each its own name")
+    for field in ("redirect", "directResponse", "delegate"):
+        if field in found[0]:
+            raise StateConflict(f"{where}: route '{wanted}' is a {field}, which carries no split: name another route")
+    return found[0]
+
+
+def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Policy) -> Traffic:
+    entries = base.get("route") or []
+    cookies = [sticky for entry in entries if (sticky := _read_sticky(entry))]
+    pins = [_last(route, endpoint, "pin.") for route in own]
+    outer = _outer(endpoint, own, base)
+    arms = [
+        Arm(deployment=name, match=_subtract(outer, route.get("match") or []))
+        for route in own
+        if (name := _last(route, endpoint, "arm."))
+    ]
+    return Traffic(
+        split=tuple(_read_share(entry, endpoint, alone=len(entries) == 1) for entry in entries),
+        pins=tuple(sorted(pin for pin in pins if pin)),
+        arms=tuple(arms),
+        mirrors=tuple(read_mirror(mirror, endpoint) for mirror in base.get("mirrors") or []),
+        sticky=cookies[0] if cookies else None,
+        policy=policy,
+    )
+
+
+def _read_share(entry: Mapping[str, Any], endpoint: str, *, alone: bool) -> Share:
+    weight = 100 if alone else entry.get("weight", 0)  # Istio: an only destination gets all, whatever its weight
+    return Share(destination=destination_from_json(entry["destination"], endpoint), weight=weight)
+
+
+def read_mirror(entry: Mapping[str, Any], endpoint: str | None = None) -> Mirror:
+    """A mirror of an endpoint as Istio writes it."""
+    percentage = entry.get("percentage", {"value": 100.0}).get("value", 0.0)  # Istio: no percentage means all
+    return Mirror(destination=destination_from_json(entry["destination"], endpoint), percentage=percentage)
+
+
+def _last(route: Object, endpoint: str, part: str) -> str:
+    start = prefix(endpoint) + part
+    name = str(route.get("name", ""))
+    return name[len(start) :] if name.startswith(start) else ""
+
+
+def _read_sticky(entry: Mapping[str, Any]) -> Sticky | None:
+    cookie = entry.get("headers", {}).get("response", {}).get("add", {}).get("set-cookie", "")
+    found = _STICKY.fullmatch(cookie)
+    if not found or found["deployment"] != entry["destination"].get("subset"):
+        return None
+    return Sticky(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
+
+
+def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Object], Written]:
+    """All of the endpoint's routes, and what of the split's route is ours now."""
+    traffic, policy = endpoint.traffic, endpoint.traffic.policy
+    base_match = base.get("match")
+    with_policy, under = with_route_policy(base, before, policy)
+    split, under_entries = _render_split(with_policy, endpoint, before)
+    inherited = {field: with_policy[field] for field in _INHERITED if field in with_policy}
+
+    def temporary(name: str, match: Sequence[Object], action: Object) -> Object:
+        combined = _combine(base_match, match or [{}], base)
+        return {"name": prefix(endpoint.name) + name, **({"match": combined} if combined != [{}] else {}), **action}
+
+    def to(deployment: str) -> Object:
+        headers = policy.headers.get(deployment)
+        return {"destination": endpoint.destination(deployment).as_json(), **({"headers": headers} if headers else {})}
+
+    proof = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
+    routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
+    routes += [
+        temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], {"route": [to(pin)], **inherited})
+        for pin in traffic.pins
+    ]
+    answer = answer_of(policy.route)
+    if answer is not None:
+        routes.append(temporary("answer", (), answer))
+    live: list[tuple[str, Sequence[Object], Object]] = [
+        *(
+            (f"rule.{rule.name}", rule.match, rule_action(rule, to(rule.deployment), inherited))
+            for rule in policy.rules
+        ),
+        *((f"arm.{arm.deployment}", arm.match, {"route": [to(arm.deployment)], **inherited}) for arm in traffic.arms),
+        *((f"expire.{stale.release}", [stale_match(stale)], expiring(stale, split)) for stale in policy.stale),
+    ]
+    for name, match, action in live:
+        routes += [*_faulted(policy, name, match, action, temporary), temporary(name, match, action)]
+    same = {key: value for key, value in split.items() if key not in ("name", "match")}
+    routes += [*_faulted(policy, "split", (), same, temporary), split]
+    return routes, Written(policy=policy, originals={"": under, **under_entries})
+
+
+def _faulted(
+    policy: Policy,
+    name: str,
+    match: Sequence[Object],
+    action: Object,
+    temporary: Callable[[str, Sequence[Object], Object], Object],
+) -> list[Object]:
+    """The copy of a live route that carries the fault, for the requests that match both."""
+    fault = policy.fault
+    if fault is None or "route" not in action:
+        return []
+    if "fault" in action and "fault" not in policy.replaced:
+        raise StateConflict(
+            f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
+        )
+    both = [_both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+    return [temporary(f"fault.{name}", [one for one in both if one], {**action, "fault": fault.as_istio()})]
+
+
+def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Object, dict[str, Any]]:
+    traffic = endpoint.traffic
+    old_entries = {destination_from_json(entry["destination"]): entry for entry in base.get("route") or []}
+    _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
+    entries, under = [], {}
+    for share in traffic.split:
+        entry, name = old_entries.get(share.destination), share.destination.name
+        rendered = _with_weight(share, entry, endpoint)
+        if endpoint.owns(share.destination):
+            rendered, under[name] = with_entry_headers(rendered, name, before, traffic.policy, fresh=entry is None)
+        entries.append(_with_cookie(rendered, traffic.sticky if endpoint.owns(share.destination) else None))
+    split: Object = {**base, "route": entries}
+    old_mirrors = {destination_from_json(mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
+    _keep_foreign(old_mirrors, {mirror.destination for mirror in traffic.mirrors}, endpoint, base)
+    if traffic.mirrors and "mirror" in base:
+        raise InvalidInput(
+            f"route '{base.get('name')}' has a 'mirror' of its own, which Istio does not allow beside 'mirrors': "
+            "write yours as an entry of 'mirrors'"
+        )
+    split.pop("mirrors", None)
+    if traffic.mirrors:
+        split["mirrors"] = [_render_mirror(mirror, old_mirrors.get(mirror.destination)) for mirror in traffic.mirrors]
+    return split, under
+
+
+def _with_weight(share: Share, old: Object | None, endpoint: Endpoint) -> Object:
+    """A destination of the split; what it says already stays as it is, so that an untouched one is equal."""
+    unsaid = 100 if len(endpoint.traffic.split) == 1 else 0
+    if old is None or old.get("weight", unsaid) != share.weight:
+        return {**(old or {"destination": share.destination.as_json()}), "weight": share.weight}
+    return old
+
+
+def _render_mirror(mirror: Mirror, old: Object | None) -> Object:
+    if old is not None and read_mirror(old) == mirror:
+        return old
+    return {
+        **(old or {"destination": mirror.destination.as_json()}),
+        "percentage": {"value": mirror.percentage},
+    }
+
+
+def _keep_foreign(
+    old: Mapping[Destination, Object], wanted: set[Destination], endpoint: Endpoint, base: Object
+) -> None:
+    lost = [d.name for d in old if d not in wanted and not endpoint.owns(d)]
+    if lost:
+        raise StateConflict(
+            f"route '{base.get('name')}' has destination '{lost[0]}', which endpoint '{endpoint.name}' does not own: "
+            "it is never removed; give it a weight (0 will do)"
+        )
+
+
+def _with_cookie(entry: Object, sticky: Sticky | None) -> Object:
+    headers = entry.get("headers", {})
+    response = headers.get("response", {})
+    add = dict(response.get("add", {}))
+    subset = entry["destination"].get("subset")
+    if "set-cookie" in add and not _read_sticky(entry):
+        if sticky:
+            raise InvalidInput(
+                f"destination '{subset}' already adds a 'set-cookie' header: stickiness by cookie can't add another"
+            )
+        return entry
+    if not sticky and "set-cookie" not in add:
+        return entry
+    add.pop("set-cookie", None)
+    if sticky:
+        add["set-cookie"] = f"{sticky.cookie}={sticky.release}.{subset}; Path=/; Max-Age={sticky.max_age}; SameSite=Lax"
+    rest = {key: value for key, value in response.items() if key != "add"}
+    new_response = {**rest, **({"add": add} if add else {})}
+    other = {key: value for key, value in headers.items() if key != "response"}
+    new_headers = {**other, **({"response": new_response} if new_response else {})}
+    bare = {key: value for key, value in entry.items() if key != "headers"}
+    return {**bare, **({"headers": new_headers} if new_headers else {})}
+
+
+def _combine(base: Sequence[Object] | None, own: Sequence[Object], route: Object) -> list[Object]:
+    """Every own match inside every match of the split's route: (a OR b) AND (c OR d)."""
+    if not base:
+        return list(own)
+    return [_both(outer, inner, route) for inner in own for outer in base]
+
+
+def _both(outer: Object, inner: Object, route: Object, *, same: bool = False) -> Object:
+    """One match that asks for both.
+
+    Raises:
+        InvalidInput: Both ask for the same header or field; with ``same``, only if they ask for different values.
+    """
+    ours, theirs = inner.get("headers", {}), outer.get("headers", {})
+    shared = [f"header {h!r}" for h in ours if h in theirs and not (same and ours[h] == theirs[h])]
+    shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer and not (same and inner[f] == outer[f])]
+    if shared:
+        raise InvalidInput(f"route '{route.get('name')}' already matches on {shared[0]}: our own match can't add to it")
+    headers = {**outer.get("headers", {}), **inner.get("headers", {})}
+    return {**outer, **inner, **({"headers": headers} if headers else {})}
+
+
+def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Object]:
+    """The matches that our routes stand inside of, as of when they were written.
+
+    The probe route tells: its own match is known. The split's route may have got other matches since, from its owner.
+    """
+    for route in own:
+        if route.get("name") == f"{prefix(endpoint)}probe":
+            return [_without_header(match, PROBE_HEADER) for match in route.get("match") or []]
+    return base.get("match") or []
+
+
+def _subtract(outer: Sequence[Object], combined: Sequence[Object]) -> tuple[Object, ...]:
+    """Undo ``_combine``: our own matches, read back from each group's first."""
+    own: list[Object] = []
+    first = outer[0] if outer else {}
+    for match in combined[:: max(1, len(outer))]:
+        inner = {key: value for key, value in match.items() if key not in first or key == "headers"}
+        for header in first.get("headers", {}):
+            inner = _without_header(inner, header)
+        own.append(inner)
+    return tuple(own)
+
+
+def _without_header(match: Object, header: str) -> Object:
+    headers = {name: value for name, value in match.get("headers", {}).items() if name != header}
+    rest = {key: value for key, value in match.items() if key != "headers"}
+    return {**rest, **({"headers": headers} if headers else {})}

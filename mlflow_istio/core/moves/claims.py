@@ -1,0 +1,228 @@
+"""Which requests under a shared host belong to which endpoint, and the root's routes that say so.
+
+Each claim stands in an annotation of the root, and as ``delegate`` routes in a block of their own: right above the first route that
+takes every request, most specific first. Routes of others, and other endpoints' routes, stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_istio.core.basics.names import check_header_name
+from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.endpoint.endpoint import annotation
+from mlflow_istio.core.matching.entrance import takes
+from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.matching.requests import Request
+from mlflow_istio.core.mesh.delegation import left_out
+from mlflow_istio.core.mesh.virtual_service import routes_of
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
+_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+_TAKEN = frozenset({"cookie", "host", "uri", "scheme", "method", "authority", PIN_HEADER, PROBE_HEADER})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The requests of one endpoint under a shared host.
+
+    Attributes:
+        path: The path and everything below it; empty: any.
+        header: Name (in lower case) and value of a header they carry, or None: any.
+
+    Raises:
+        InvalidInput: Neither is given, or one can't be matched.
+    """
+
+    path: str = ""
+    header: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path and self.header is None:
+            raise InvalidInput(
+                "say which requests under the shared host are the endpoint's: give 'path' or 'match_header'"
+            )
+        if self.path and (not _PATH.fullmatch(self.path) or {".", ".."} & set(self.path.split("/"))):
+            raise InvalidInput(f"path {self.path!r} is not valid: use one such as /api/v1/chat, without '/' at the end")
+        if self.path == "/invocations":
+            raise InvalidInput("path '/invocations' is where every model is scored: use another, such as /api/v1/chat")
+        if self.header is not None:
+            name, value = self.header
+            check_header_name(name)
+            if name != name.lower() or name in _TAKEN:
+                raise InvalidInput(
+                    f"header '{name}' can't choose an endpoint, it has a meaning of its own: use another"
+                )
+            if not _VALUE.fullmatch(value):
+                raise InvalidInput(
+                    f"value {value!r} of header '{name}' is not one that a header carries: use visible characters"
+                )
+
+    def __str__(self) -> str:
+        parts = [self.path] if self.path else []
+        return " with ".join([*parts, *([f"header {self.header[0]}: {self.header[1]}"] if self.header else [])])
+
+    @property
+    def rank(self) -> tuple[int, int, int, str, str]:
+        """The smaller, the more specific: more path segments, a longer path, with a header; then by name."""
+        name, value = self.header or ("", "")
+        return (-self.path.count("/"), -len(self.path), 0 if self.header else 1, name, value)
+
+    def as_text(self) -> str:
+        """The claim as an annotation holds it."""
+        return json.dumps({"path": self.path, "header": list(self.header) if self.header else None}, sort_keys=True)
+
+    def routes(self, endpoint: str) -> list[Object]:
+        """The root's routes: the path alone is scoring, what is below it keeps its own path."""
+        headers: Object = {"headers": {self.header[0]: {"exact": self.header[1]}}} if self.header else {}
+        delegate = {"delegate": {"name": endpoint}}
+        if not self.path:
+            return [{"match": [headers], **delegate}]
+        return [
+            {"match": [{"uri": {"exact": self.path}, **headers}], "rewrite": {"uri": "/invocations"}, **delegate},
+            {"match": [{"uri": {"prefix": f"{self.path}/"}, **headers}], "rewrite": {"uri": "/"}, **delegate},
+        ]
+
+    def requests(self) -> list[Request]:
+        """Requests that it means."""
+        headers = dict([self.header]) if self.header else {}
+        paths = [self.path, f"{self.path}/invocations"] if self.path else ["/invocations"]
+        return [Request(path=path, method=method, headers=headers) for path in paths for method in ("GET", "POST")]
+
+
+def claims_in(root: Mapping[str, Any]) -> dict[str, Claim]:
+    """Endpoint to its claim.
+
+    Raises:
+        InvalidInput: An annotation was damaged.
+    """
+    start = annotation("", "delegate")
+    claims = {}
+    for key, text in annotations_of(root).items():
+        if key.startswith(start):
+            claims[key.removeprefix(start)] = _from_text(text, key, name_of(root))
+    return claims
+
+
+def claimants(root: Mapping[str, Any]) -> list[str]:
+    """Names of the endpoints that a VirtualService hands requests on to, in order, even where it can't be read which."""
+    start = annotation("", "delegate")
+    return sorted(key.removeprefix(start) for key in annotations_of(root) if key.startswith(start))
+
+
+def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
+    """The root with an endpoint's claim; the same object when it is there.
+
+    Raises:
+        StateConflict: The requests belong to another endpoint or route already, or the root is itself a delegate.
+    """
+    where = f"VirtualService '{name_of(root)}'"
+    if not root.get("spec", {}).get("hosts"):
+        raise StateConflict(f"{where} has no hosts, so it is itself a delegate: use one with hosts")
+    claims = claims_in(root)
+    for other, its in claims.items():
+        if other != endpoint:
+            _check_apart(claim, endpoint, its, other, where)
+    if endpoint in claims and claims[endpoint] != claim:
+        raise StateConflict(
+            f"{where}: endpoint '{endpoint}' has {claims[endpoint]} and can't have {claim}, too: delete it first"
+        )
+    if any(_delegate(route) == endpoint and endpoint in claims for route in routes_of(root)):
+        return root
+    block = [(claims[_delegate(route)], route) for route in routes_of(root) if _delegate(route) in claims]
+    rest = [route for route in routes_of(root) if _delegate(route) not in claims]
+    for route in rest:
+        if not _is_open(route) and any(takes(match, one) for match in route["match"] for one in claim.requests()):
+            name = route.get("name") or "(without a name)"
+            raise StateConflict(f"{where}: route '{name}' takes {claim} already: choose another path or header")
+    block += [(claim, route) for route in claim.routes(endpoint)]
+    block.sort(key=lambda pair: pair[0].rank)  # stable: the routes of one claim keep their order
+    open_ones = [index for index, route in enumerate(rest) if _is_open(route)]
+    at = _above_own(rest, open_ones[0]) if open_ones else len(rest)
+    http = [*rest[:at], *(route for _, route in block), *rest[at:]]
+    changed = {**root, "spec": {**root["spec"], "http": http}}
+    return with_annotations(changed, {annotation(endpoint, "delegate"): claim.as_text()})
+
+
+def released(root: Object, endpoint: str) -> Object:
+    """The root without an endpoint's claim; the same object when it has none."""
+    if endpoint not in claimants(root):
+        return root
+    http = [route for route in routes_of(root) if _delegate(route) != endpoint]
+    return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {annotation(endpoint, "delegate"): None})
+
+
+def check_carried(root: Mapping[str, Any], before: Object, after: Object, endpoint: str) -> None:
+    """Refuse a change of a delegate that would leave one of its new routes without effect, as Istio does without a word.
+
+    Args:
+        root: What hands requests on to it.
+        before: The delegate.
+        after: The delegate with the change.
+        endpoint: The endpoint that it carries.
+
+    Raises:
+        InvalidInput: A route that was not lost before would be; names it and what it matches on.
+    """
+    known = [route.get("name") for route in left_out(root, before)]
+    lost = [route for route in left_out(root, after) if route.get("name") not in known]
+    if not lost:
+        return
+    fields = sorted({field for match in lost[0].get("match") or [] for field in match})
+    claim = claims_in(root).get(endpoint)
+    raise InvalidInput(
+        f"route '{lost[0].get('name')}' matches on {', '.join(fields)} outside of what '{name_of(root)}' hands on to endpoint "
+        f"'{endpoint}'{f' ({claim})' if claim else ''}, so no request would reach it: match inside that, with exact or prefix, one "
+        "path for each route, or on other fields"
+    )
+
+
+def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str) -> None:
+    """Whichever stands first must leave the other its scoring requests.
+
+    Raises:
+        StateConflict: It would not; names both endpoints.
+    """
+    cant = f"{where}: endpoint '{endpoint}' can't have {claim}"
+    if its == claim:
+        raise StateConflict(f"{cant}, which belongs to endpoint '{other}': choose another path or header")
+    first, second = sorted((claim, its), key=lambda one: one.rank)
+    taken = any(
+        takes(match, one) for route in first.routes("") for match in route["match"] for one in second.requests()
+    )
+    if taken:
+        raise StateConflict(
+            f"{cant} beside endpoint '{other}', which has {its}: {first} takes scoring requests of {second}: choose another "
+            "path or header"
+        )
+
+
+def _is_open(route: Mapping[str, Any]) -> bool:
+    """Whether a route takes every request."""
+    conditions = route.get("match") or []
+    return not conditions or any(condition in ({}, {"uri": {"prefix": "/"}}) for condition in conditions)
+
+
+def _above_own(routes: Sequence[Object], index: int) -> int:
+    """Where an endpoint's own routes (proof, pins, arms) stand right above its split, the place above all of them."""
+    while index > 0 and str(routes[index - 1].get("name", "")).startswith("mlflow-istio."):
+        index -= 1
+    return index
+
+
+def _delegate(route: Mapping[str, Any]) -> str:
+    return str((route.get("delegate") or {}).get("name", ""))
+
+
+def _from_text(text: str, key: str, root: str) -> Claim:
+    try:
+        obj = json.loads(text)
+        header = obj["header"]
+        return Claim(path=obj["path"], header=(header[0], header[1]) if header else None)
+    except (ValueError, KeyError, TypeError, IndexError, InvalidInput) as exc:
+        raise InvalidInput(f"VirtualService '{root}': annotation {key} is damaged: restore it from a backup") from exc

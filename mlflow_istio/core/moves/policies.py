@@ -1,0 +1,160 @@
+"""What the policy verbs do to an endpoint, purely: Endpoint -> Endpoint. Done again, each returns the endpoint it got."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from mlflow_istio.core.basics.names import check_name, nearest
+from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, with_deadline, without_deadline
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.policy.settings import Fault, Policy, PolicyWish, Rule, StaleCookie, with_wish
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
+
+
+def set_policy(endpoint: Endpoint, wish: PolicyWish) -> Endpoint:
+    """Make, change or take away settings.
+
+    Raises:
+        InvalidInput: A setting can't be right, or can't go with another.
+        StateConflict: A deployment that is meant is not there.
+    """
+    _not_deleting(endpoint)
+    if wish.subset is not None:
+        _deployed(endpoint, wish.subset)
+    return _with_policy(endpoint, with_wish(endpoint.traffic.policy, wish))
+
+
+def set_rule(endpoint: Endpoint, rule: Rule) -> Endpoint:
+    """Make a route of its own, or change the one of that name; what is set for it stays.
+
+    Raises:
+        InvalidInput: Another route has the same match, or the name is no name.
+        StateConflict: The deployment is not there.
+    """
+    _not_deleting(endpoint)
+    check_name(rule.name, "route")
+    _deployed(endpoint, rule.deployment)
+    policy = endpoint.traffic.policy
+    for other in policy.rules:
+        if other.name != rule.name and any(match in other.match for match in rule.match):
+            raise InvalidInput(
+                f"route '{other.name}' has a rule of the same match already and leads to '{other.deployment}': no request would "
+                f"reach '{rule.name}'"
+            )
+    known = {one.name: one for one in policy.rules}
+    if rule.name in known:
+        rule = replace(rule, policy=known[rule.name].policy)
+        rules = tuple(rule if one.name == rule.name else one for one in policy.rules)
+    else:
+        rules = (*policy.rules, rule)
+    return _with_policy(endpoint, replace(policy, rules=rules))
+
+
+def remove_rule(endpoint: Endpoint, name: str) -> Endpoint:
+    """Take a route of its own away.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    policy = endpoint.traffic.policy
+    left = tuple(rule for rule in policy.rules if rule.name != name)
+    if len(left) == len(policy.rules):
+        known = nearest(name, [rule.name for rule in policy.rules])
+        raise NotFound(f"endpoint '{endpoint.name}' has no route '{name}': {known}")
+    return _with_policy(endpoint, replace(policy, rules=left))
+
+
+def start_fault(endpoint: Endpoint, fault: Fault, *, replace_own: bool = False) -> Endpoint:
+    """Put a fault into live traffic until its deadline; one that is on already gives way.
+
+    Raises:
+        InvalidInput: It can't go with the endpoint's other settings.
+    """
+    _not_deleting(endpoint)
+    policy = endpoint.traffic.policy
+    names = {*policy.replaced, "fault"} if replace_own else {*policy.replaced} - {"fault"}
+    after = _with_policy(endpoint, replace(policy, fault=fault, replaced=tuple(sorted(names))))
+    return replace(after, deadlines=with_deadline(after.deadlines, Deadline(kind=FAULT, at=fault.until)))
+
+
+def end_fault(endpoint: Endpoint) -> Endpoint:
+    """Take the fault away, if there is one."""
+    policy = endpoint.traffic.policy
+    after = _with_policy(
+        endpoint,
+        replace(policy, fault=None, replaced=tuple(name for name in policy.replaced if name != "fault")),
+    )
+    return replace(after, deadlines=without_deadline(after.deadlines, FAULT))
+
+
+def end_cookie(endpoint: Endpoint, release: str) -> Endpoint:
+    """Stop expiring the cookies of a release that is over."""
+    policy = endpoint.traffic.policy
+    stale = tuple(one for one in policy.stale if one.release != release)
+    after = _with_policy(endpoint, replace(policy, stale=stale))
+    return replace(after, deadlines=without_deadline(after.deadlines, COOKIE, release))
+
+
+def drop_deadline(endpoint: Endpoint, deadline: Deadline) -> Endpoint:
+    """Forget a deadline whose work is done, or has become pointless."""
+    return replace(endpoint, deadlines=tuple(one for one in endpoint.deadlines if one != deadline))
+
+
+def settled(before: Endpoint, after: Endpoint, *, now: datetime | None, keep: timedelta | None = None) -> Endpoint:
+    """The endpoint after a release ended, with the deadlines that follow from it.
+
+    Args:
+        before: The endpoint before.
+        after: The endpoint with its new traffic, stable and release.
+        now: The time in UTC; None: cookies are left to end by themselves.
+        keep: How long the version that was replaced stays, None: until it is deleted.
+    """
+    after = end_fault(after)
+    deadlines = after.deadlines
+    if after.owns(after.stable):
+        deadlines = without_deadline(deadlines, KEEP, after.stable.name)
+    traffic = after.traffic
+    sticky = before.traffic.sticky
+    if sticky is not None and now is not None:
+        stale = StaleCookie(cookie=sticky.cookie, release=sticky.release)
+        others = tuple(one for one in traffic.policy.stale if one.cookie != sticky.cookie)
+        deadlines = without_deadline(
+            deadlines, COOKIE, *(one.release for one in traffic.policy.stale if one.cookie == sticky.cookie)
+        )
+        at = now + timedelta(seconds=sticky.max_age)
+        deadlines = with_deadline(deadlines, Deadline(kind=COOKIE, at=at, what=sticky.release))
+        traffic = replace(traffic, policy=replace(traffic.policy, stale=(*others, stale)))
+    if keep is not None and now is not None and before.owns(before.stable) and before.stable != after.stable:
+        deadlines = with_deadline(deadlines, Deadline(kind=KEEP, at=now + keep, what=before.stable.name))
+    return replace(after, traffic=traffic, deadlines=deadlines)
+
+
+def opened(after: Endpoint) -> Endpoint:
+    """The endpoint after a release was opened: what is released is kept, and its own cookie is not expired."""
+    release, policy = after.release, after.traffic.policy
+    deadlines = without_deadline(after.deadlines, KEEP, *(release.candidates if release else ()))
+    sticky = after.traffic.sticky
+    if sticky is not None:
+        gone = tuple(one.release for one in policy.stale if one.cookie == sticky.cookie)
+        if gone:
+            deadlines = without_deadline(deadlines, COOKIE, *gone)
+            policy = replace(policy, stale=tuple(one for one in policy.stale if one.cookie != sticky.cookie))
+    return replace(after, traffic=replace(after.traffic, policy=policy), deadlines=deadlines)
+
+
+def _with_policy(endpoint: Endpoint, policy: Policy) -> Endpoint:
+    return replace(endpoint, traffic=replace(endpoint.traffic, policy=policy))
+
+
+def _deployed(endpoint: Endpoint, name: str) -> None:
+    if name not in endpoint.traffic.pins:
+        known = nearest(name, endpoint.traffic.pins)
+        raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': {known}")
+
+
+def _not_deleting(endpoint: Endpoint) -> None:
+    if endpoint.deleting:
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
+        )

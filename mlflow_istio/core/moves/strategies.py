@@ -1,0 +1,343 @@
+"""The four strategies as pure functions from Traffic to Traffic, and what to ask each of them for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Assignment, Endpoint, Release
+from mlflow_istio.core.endpoint.traffic import (
+    Arm,
+    Destination,
+    Mirror,
+    Share,
+    Sticky,
+    Traffic,
+    check_weight,
+    split_between,
+)
+from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.mesh.virtual_service import cookie_match, header_match
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+STRATEGIES = ("canary", "ab", "blue-green", "shadow")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a user asks of the split, the arms and the mirrors; None means: not said.
+
+    Attributes:
+        weight: Weight of the only candidate, in percent; stable gets the rest.
+        weights: Weight of every destination; replaces the split, so it must name them all and sum to 100.
+        mirror: Percentage of the live traffic copied to the candidate.
+        header: A/B: request header whose value names the arm.
+        cookie: A/B: cookie whose value names the arm; the split sets it.
+        values: A/B by header: deployment to the value that means it.
+        match: Canary: requests that the candidate gets whatever the weight; empty: none of their own any more.
+        arms: A/B: deployment to the requests it gets, in place of a header or cookie.
+    """
+
+    weight: int | None = None
+    weights: Mapping[str, int] | None = None
+    mirror: float | None = None
+    header: str | None = None
+    cookie: str | None = None
+    values: Mapping[str, str] | None = None
+    match: tuple[Object, ...] | None = None
+    arms: Mapping[str, tuple[Object, ...]] | None = None
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Names of the options that were given."""
+        names = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+
+_ALLOWED: Mapping[str, frozenset[str]] = {
+    "canary": frozenset({"weight", "weights", "match"}),
+    "ab": frozenset({"weight", "weights", "header", "cookie", "values", "arms"}),
+    "blue-green": frozenset({"weight", "weights"}),
+    "shadow": frozenset({"mirror"}),
+}
+
+_WHY_NOT: Mapping[tuple[str, str], str] = {
+    ("shadow", "weight"): "a shadow gets copies and no live traffic: use 'mirror', or action=promote to make it stable",
+    (
+        "shadow",
+        "weights",
+    ): "a shadow gets copies and no live traffic: use 'mirror', or action=promote to make it stable",
+    ("canary", "mirror"): "copies are what strategy=shadow is for",
+    ("ab", "match"): "each arm has requests of its own: use 'arms'",
+}
+
+_NOT_FOR_ARMS = frozenset({"uri", "scheme", "method", "authority", "host", "cookie", PIN_HEADER, PROBE_HEADER})
+"""Istio ignores the first four as header matches, which would send everybody to the first arm; the others are in use."""
+
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+
+def check_strategy(strategy: str) -> str:
+    """Return the strategy's name if there is such a one.
+
+    Raises:
+        InvalidInput: There is not; names the nearest.
+    """
+    if strategy in STRATEGIES:
+        return strategy
+    raise InvalidInput(f"unknown strategy {strategy!r}: {nearest(strategy, STRATEGIES)}")
+
+
+def check_wish(strategy: str, wish: Wish, *, starting: bool) -> None:
+    """Refuse options that would have no effect under the strategy.
+
+    Raises:
+        InvalidInput: Names the option, the strategy and what to use instead.
+    """
+    for option in wish.said:
+        if option not in _ALLOWED[strategy]:
+            why = _WHY_NOT.get((strategy, option), f"it takes: {', '.join(sorted(_ALLOWED[strategy]))}")
+            raise InvalidInput(f"option '{option}' has no effect with strategy={strategy}: {why}")
+    if wish.weight is not None and wish.weights is not None:
+        raise InvalidInput("give either 'weight' (of the candidate) or 'weights' (of every destination), not both")
+    if not starting:
+        for option in ("header", "cookie", "values", "arms"):
+            if option in wish.said:
+                raise InvalidInput(f"option '{option}' is fixed when an A/B release starts: abort it and start another")
+
+
+def start(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+    """Traffic at the start of a release: candidates get the weight asked for, 0 unless given."""
+    check_wish(release.strategy, wish, starting=True)
+    if release.strategy == "shadow":
+        return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
+    if release.strategy == "ab":
+        return ab(endpoint, release, wish)
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=_matched(release, wish.match or ()))
+
+
+def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
+    """Traffic after the candidates' weight, or the mirrored share, of the open release is changed.
+
+    Raises:
+        StateConflict: No release is open.
+        InvalidInput: The wish does not fit the release's strategy, or the weights don't fit.
+    """
+    release = endpoint.release
+    if release is None:
+        raise StateConflict(no_release(endpoint))
+    if not wish.said:
+        raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
+    wish = _without_known(endpoint, release, wish)
+    check_wish(release.strategy, wish, starting=False)
+    if not wish.said:
+        return endpoint.traffic
+    if wish.mirror is not None:
+        return shadow(endpoint, release, wish.mirror)
+    traffic = endpoint.traffic
+    if wish.match is not None:
+        traffic = replace(traffic, arms=_matched(release, wish.match))
+    if wish.weight is None and wish.weights is None:
+        return traffic
+    return replace(traffic, split=_split(endpoint, release, wish))
+
+
+def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
+    """Copies of a percentage of the live traffic go to the candidate; users' answers all come from stable."""
+    if not percentage > 0:
+        raise InvalidInput(f"a shadow gets more than 0 and at most 100 percent, not {percentage!r}: abort it to end it")
+    mirrors = [m for m in endpoint.traffic.mirrors if m.destination.name not in release.candidates]
+    ours = [Mirror(destination=endpoint.destination(name), percentage=percentage) for name in release.candidates]
+    return replace(endpoint.traffic, mirrors=(*mirrors, *ours))
+
+
+def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+    """Every arm, stable included, is reached by its header's or cookie's value; the rest is split by weight.
+
+    Sticking stable's users too keeps the candidate's share from growing with every visit.
+    """
+    if wish.arms is not None:
+        return replace(
+            endpoint.traffic, split=_split(endpoint, release, wish), arms=_given_arms(endpoint, release, wish.arms)
+        )
+    assignment = release.assignment
+    if assignment is None:
+        raise InvalidInput("strategy=ab needs 'header' or 'cookie': how a caller names the arm")
+    matching = header_match if assignment.kind == "header" else cookie_match
+    arms = tuple(
+        Arm(deployment=name, match=(matching(assignment.name, value),)) for name, value in assignment.values.items()
+    )
+    sticky = Sticky(cookie=assignment.name, release=release.id) if assignment.kind == "cookie" else None
+    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=arms, sticky=sticky)
+
+
+def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment | None:
+    """How callers name the arms of an A/B release; None when each arm has matches of its own.
+
+    Args:
+        release_id: The release's id; part of every value, so that one of an earlier release means nothing.
+        arms: Deployments, stable first.
+        wish: The header or cookie, and values if the caller has its own (header only).
+
+    Raises:
+        InvalidInput: Neither or both of header and cookie, or values that don't fit.
+    """
+    if wish.arms is not None:
+        if wish.header is not None or wish.cookie is not None or wish.values is not None:
+            raise InvalidInput("'arms' says which requests each arm gets: leave 'header', 'cookie' and 'values' out")
+        return None
+    if (wish.header is None) == (wish.cookie is None):
+        raise InvalidInput("strategy=ab needs exactly one of 'header' and 'cookie': how a caller names the arm")
+    if wish.header is not None and wish.header.lower() in _NOT_FOR_ARMS:
+        raise InvalidInput(
+            f"header '{wish.header}' can't name the arm, it has a meaning of its own: use another header"
+        )
+    values = {name: f"{release_id}.{name}" for name in arms}
+    if wish.values is not None:
+        if wish.cookie is not None:
+            raise InvalidInput("option 'values' goes with 'header'; a cookie's values carry the release id")
+        unknown = [name for name in wish.values if name not in arms]
+        if unknown:
+            raise InvalidInput(f"'values' names {unknown[0]!r}, which is no arm: {nearest(unknown[0], arms)}")
+        values = {name: value for name in arms if (value := wish.values.get(name)) is not None}
+        if len(set(values.values())) < len(values):
+            raise InvalidInput("'values' gives two arms the same value: each arm needs its own")
+        unfit = [value for value in values.values() if not _HEADER_VALUE.fullmatch(value)]
+        if unfit:
+            raise InvalidInput(
+                f"'values' holds {unfit[0]!r}, which no header carries as it is: use visible ASCII characters"
+            )
+    name = wish.header if wish.header is not None else str(wish.cookie)
+    return Assignment(kind="header" if wish.header is not None else "cookie", name=name, values=values)
+
+
+def settle(endpoint: Endpoint, stable: Destination) -> Traffic:
+    """All live traffic of the release to one destination; no arms, no mirrors and no cookie of ours are left.
+
+    Foreign destinations are never removed. One that takes no part in the release keeps its weight; one that was stable
+    gets 0. A fault ends, and so do routes of their own that lead to what users are taken away from.
+    """
+    foreign = [
+        replace(share, weight=0) if share.destination == endpoint.stable else share
+        for share in endpoint.traffic.split
+        if not endpoint.owns(share.destination) and share.destination != stable
+    ]
+    left = set(endpoint.release.candidates) if endpoint.release else {endpoint.stable.name}
+    policy = endpoint.traffic.policy
+    rules = tuple(rule for rule in policy.rules if rule.deployment not in left - {stable.name})
+    if policy.fault is not None:
+        policy = replace(policy, fault=None, replaced=tuple(name for name in policy.replaced if name != "fault"))
+    return replace(
+        endpoint.traffic,
+        split=split_between(stable, foreign),
+        arms=(),
+        sticky=None,
+        mirrors=tuple(m for m in endpoint.traffic.mirrors if not endpoint.owns(m.destination)),
+        policy=replace(policy, rules=rules),
+    )
+
+
+def no_release(endpoint: Endpoint) -> str:
+    """The message for a verb that needs an open release."""
+    waiting = [pin for pin in endpoint.traffic.pins if endpoint.role_of(pin) == "idle"]
+    start_one = (
+        f"start one with -C strategy=canary -C candidate={waiting[0]}" if waiting else "deploy a candidate first"
+    )
+    return f"endpoint '{endpoint.name}' has no open release, so there is no candidate: {start_one}"
+
+
+def _matched(release: Release, match: tuple[Object, ...]) -> tuple[Arm, ...]:
+    """A canary's own requests: exactly the matching ones, whatever the weight."""
+    if match and len(release.candidates) != 1:
+        raise InvalidInput(f"'match' needs one candidate, not {len(release.candidates)}: use strategy=ab with 'arms'")
+    return (Arm(deployment=release.candidates[0], match=match),) if match else ()
+
+
+def _given_arms(endpoint: Endpoint, release: Release, arms: Mapping[str, tuple[Object, ...]]) -> tuple[Arm, ...]:
+    known = (endpoint.stable.name, *release.candidates)
+    unknown = [name for name in arms if name not in known]
+    if unknown:
+        raise InvalidInput(f"'arms' names {unknown[0]!r}, which is no arm: {nearest(unknown[0], known)}")
+    missing = [name for name in release.candidates if name not in arms]
+    if missing:
+        raise InvalidInput(f"'arms' must say which requests every candidate gets: {missing[0]!r} is missing")
+    taken: dict[str, str] = {}
+    for name, match in arms.items():
+        for rule in match:
+            text = json.dumps(rule, sort_keys=True)
+            if text in taken:
+                raise InvalidInput(
+                    f"'arms' gives {taken[text]!r} and {name!r} the same match {text}: each needs its own"
+                )
+            taken[text] = name
+    return tuple(Arm(deployment=name, match=match) for name, match in arms.items())
+
+
+def _without_known(endpoint: Endpoint, release: Release, wish: Wish) -> Wish:
+    """The wish without what the release already has: the command that started it may be given again."""
+    if wish.arms is not None and dict(wish.arms) == {arm.deployment: arm.match for arm in endpoint.traffic.arms}:
+        wish = replace(wish, arms=None)
+    if release.assignment is None:
+        return wish
+    known = {release.assignment.kind: release.assignment.name, "values": dict(release.assignment.values)}
+    return replace(wish, **{option: None for option in wish.said if known.get(option) == getattr(wish, option)})
+
+
+def _split(endpoint: Endpoint, release: Release, wish: Wish) -> tuple[Share, ...]:
+    candidates = release.candidates
+    foreign = [
+        share
+        for share in endpoint.traffic.split
+        if not endpoint.owns(share.destination) and share.destination != endpoint.stable
+    ]
+    if wish.weights is not None:
+        return _replaced(endpoint, release, wish.weights, foreign)
+    if wish.weight is not None and len(candidates) > 1:
+        raise InvalidInput(
+            f"release '{release.id}' has {len(candidates)} candidates: give 'weights' for every destination, "
+            'such as {"' + '": 20, "'.join([endpoint.stable.name, *candidates]) + '": 20}'
+        )
+    shares = [Share(destination=endpoint.destination(name), weight=wish.weight or 0) for name in candidates]
+    if release.strategy == "blue-green":
+        _check_all_or_nothing({share.destination.name: share.weight for share in shares})
+    return split_between(endpoint.stable, [*shares, *foreign])
+
+
+def _replaced(
+    endpoint: Endpoint, release: Release, weights: Mapping[str, int], foreign: Sequence[Share]
+) -> tuple[Share, ...]:
+    destinations = {
+        d.name: d
+        for d in (
+            endpoint.stable,
+            *(endpoint.destination(name) for name in release.candidates),
+            *(share.destination for share in foreign),
+        )
+    }
+    unknown = [name for name in weights if name not in destinations]
+    if unknown:
+        raise InvalidInput(
+            f"'weights' names {unknown[0]!r}, which is no part of release '{release.id}': {nearest(unknown[0], destinations)}"
+        )
+    missing = [name for name in destinations if name not in weights]
+    if missing:
+        raise InvalidInput(
+            f"'weights' replaces the split, so it must name every destination: {missing[0]!r} is missing"
+        )
+    for name, weight in weights.items():
+        check_weight(weight, name)
+    if release.strategy == "blue-green":
+        _check_all_or_nothing(weights)
+    return tuple(Share(destination=destinations[name], weight=weights[name]) for name in destinations)
+
+
+def _check_all_or_nothing(weights: Mapping[str, int]) -> None:
+    for name, weight in weights.items():
+        if weight not in (0, 100):
+            raise InvalidInput(
+                f"weight {weight} of {name!r} has no place in strategy=blue-green: it moves 0 or 100 at once"
+            )

@@ -1,0 +1,316 @@
+"""An A/B/n release under analysis: what was counted so far, one look after the other, and what it says. Pure.
+
+The state is plain JSON, because whoever looks next may be another process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mlflow_istio.core.analysis.arms import ArmsResult, compare_means, compare_rates, judge_arms
+from mlflow_istio.core.analysis.counters import CounterState, Reading
+from mlflow_istio.core.analysis.interval import Interval, finite
+from mlflow_istio.core.analysis.means import NO_MOMENTS, MeanDifference, Moments, mean_sequence
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
+from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.proportion import NO_REQUESTS, Proportion
+from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.errors import InvalidInput
+
+ERRORS_KPI = "errors"
+"""The KPI where no other is given: failed requests, fewer are better."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentPlan:
+    """What an A/B/n release is judged by; fixed by the first look.
+
+    Attributes:
+        release: The release's id.
+        control: The control's deployment: the stable.
+        challengers: The other arms.
+        kpi: Name of the KPI, or ``errors``.
+        better: Which direction is good.
+        delta: The largest difference that doesn't matter: an odds ratio above 1, or a difference of means.
+        alpha: Error probability over all arms and looks.
+        phi: Overdispersion of a binary KPI (see ``RateTest``).
+        randomised: Whether chance decided who came to which arm.
+        returning: Whether an arm's cookie or header brings requests to it, so that requests are no assignments.
+    """
+
+    release: str
+    control: str
+    challengers: tuple[str, ...]
+    kpi: str = ERRORS_KPI
+    better: Literal["higher", "lower"] = "lower"
+    delta: float | None = None
+    alpha: float = 0.05
+    phi: float = 1.0
+    randomised: bool = True
+    returning: bool = False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms, the control first."""
+        return (self.control, *self.challengers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {name: getattr(self, name) for name in _PLAN} | {"challengers": list(self.challengers)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExperimentPlan:
+        """Return the plan that ``to_json`` wrote.
+
+        Raises:
+            InvalidInput: It has other fields.
+        """
+        fields = read_fields(data, _PLAN, kind="ExperimentPlan")
+        return cls(**{**fields, "challengers": tuple(fields["challengers"])})
+
+
+_PLAN = (*("release", "control", "challengers", "kpi", "better", "delta", "alpha", "phi", "randomised", "returning"),)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """An A/B/n release as far as it has been looked at; starts with ``Experiment(plan=...)``.
+
+    Attributes:
+        plan: What it is judged by.
+        looks: How often it was looked at; the first look is the base line and counts nothing.
+        counters: The last values of each arm's counters.
+        rates: For a binary KPI, each challenger's test against the control.
+        means: For a numeric KPI, each challenger's difference from the control.
+        events: For a binary KPI, each arm's counts.
+        moments: For a numeric KPI, each arm's moments.
+        requests: Requests of each arm.
+        weights: Weight of each arm since the last look.
+        ratio: The test of the shares; None until the source has told assignments.
+        missing: Arms without data at the last look.
+    """
+
+    plan: ExperimentPlan
+    looks: int = 0
+    counters: Mapping[str, CounterState] = field(default_factory=dict)
+    rates: Mapping[str, RateTest] = field(default_factory=dict)
+    means: Mapping[str, MeanDifference] = field(default_factory=dict)
+    events: Mapping[str, Proportion] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    requests: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
+    ratio: SampleRatioTest | None = None
+    missing: tuple[str, ...] = ()
+
+    def look(self, readings: Mapping[str, Reading], weights: Mapping[str, int]) -> Experiment:
+        """Take in one look.
+
+        All arms are counted over the same intervals: while one has no data, the others wait.
+
+        Args:
+            readings: What the source of metrics gave; the arms without data are absent.
+            weights: Each arm's weight now.
+        """
+        plan = self.plan
+        missing = tuple(arm for arm in plan.arms if not _has(readings.get(arm, {}), plan.kpi))
+        if missing:
+            return replace(self, looks=self.looks + 1, missing=missing)
+        states, grown = {}, {}
+        for arm in plan.arms:
+            states[arm], grown[arm] = self.counters.get(arm, CounterState()).advanced(_needed(readings[arm], plan.kpi))
+        seen = replace(self, looks=self.looks + 1, counters=states, weights=dict(weights), missing=())
+        if not self.counters:
+            return seen
+        requests = {arm: self.requests.get(arm, 0) + round(grown[arm].get(REQUESTS, 0)) for arm in plan.arms}
+        return replace(seen, requests=requests)._with_ratio(self, grown)._with_kpi(grown)
+
+    def result(self) -> ArmsResult:
+        """What can be said now."""
+        plan = self.plan
+        if self.missing:
+            return self._inconclusive(f"No data from {', '.join(self.missing)}.")
+        if not self.rates and not self.means:
+            return self._inconclusive(
+                "This look is the base line: counting begins with it."
+                if not self.requests
+                else f"The source of metrics has no counts of '{plan.kpi}'."
+            )
+        if self.means:
+            comparisons = compare_means(self.means, alpha=plan.alpha)
+        else:
+            comparisons = compare_rates(self.rates, alpha=plan.alpha, higher_is_better=plan.better == "higher")
+        # Without a delta nobody can say that there is no difference: one that nothing fits inside.
+        delta = plan.delta if plan.delta is not None else (math.ulp(0.0) if self.means else 1 + 1e-12)
+        result = judge_arms(
+            comparisons, control=plan.control, delta=delta, sample_ratio=self.ratio, randomised=plan.randomised
+        )
+        unchecked = self.ratio is None and plan.randomised
+        note = " The arms' shares could not be checked: the source can't tell who is new." if unchecked else ""
+        evidence = {**result.evidence, **self._evidence(), "delta": plan.delta}
+        return replace(result, reason=result.reason + note, evidence=evidence)
+
+    def intervals(self) -> Mapping[str, Interval]:
+        """Each arm's rate or mean with its confidence sequence, each at alpha."""
+        if self.moments:
+            return {arm: mean_sequence(self.moments[arm], self.plan.alpha) for arm in self.plan.arms}
+        return {
+            arm: self.events.get(arm, NO_REQUESTS).confidence_sequence(self.plan.alpha)
+            for arm in self.plan.arms
+            if self.events
+        }
+
+    def figures(self) -> dict[str, float]:
+        """The figures of this look as flat metrics for MLflow; what isn't known yet is left out."""
+        found: dict[str, float | None] = {f"arms/requests/{arm}": n for arm, n in self.requests.items()}
+        for arm, interval in self.intervals().items():
+            for part, value in (("", interval.estimate), ("_lower", interval.lower), ("_upper", interval.upper)):
+                found[f"arms/{self.plan.kpi}{part}/{arm}"] = finite(value)
+        if self.ratio is not None:
+            found["arms/sample_ratio_p"] = self.ratio.p_value
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values."""
+        return {
+            "plan": self.plan.to_json(),
+            "looks": self.looks,
+            "counters": {arm: state.last for arm, state in self.counters.items()},
+            "rates": {arm: test.to_json() for arm, test in self.rates.items()},
+            "means": {arm: test.to_json() for arm, test in self.means.items()},
+            "events": {arm: [counts.events, counts.total] for arm, counts in self.events.items()},
+            "moments": {arm: [m.count, m.total, m.squares] for arm, m in self.moments.items()},
+            "requests": dict(self.requests),
+            "weights": dict(self.weights),
+            "ratio": self.ratio.to_json() if self.ratio else None,
+            "missing": list(self.missing),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Experiment:
+        """Return the experiment that ``to_json`` wrote.
+
+        Raises:
+            InvalidInput: It has other fields.
+        """
+        state = read_fields(data, _STATE, kind="Experiment")
+        plan = ExperimentPlan.from_json(state["plan"])
+        return cls(
+            plan=plan,
+            looks=state["looks"],
+            counters={arm: CounterState(last=last) for arm, last in state["counters"].items()},
+            rates={arm: RateTest.from_json(test) for arm, test in state["rates"].items()},
+            means={arm: MeanDifference.from_json(test) for arm, test in state["means"].items()},
+            events={arm: Proportion(events=e, total=n, phi=plan.phi) for arm, (e, n) in state["events"].items()},
+            moments={arm: Moments(count=n, total=t, squares=q) for arm, (n, t, q) in state["moments"].items()},
+            requests=state["requests"],
+            weights=state["weights"],
+            ratio=SampleRatioTest.from_json(state["ratio"]) if state["ratio"] else None,
+            missing=tuple(state["missing"]),
+        )
+
+    def _with_ratio(self, before: Experiment, grown: Mapping[str, Mapping[str, float]]) -> Experiment:
+        """Count assignments; requests stand for them where no arm brings anybody back."""
+        series = ASSIGNMENTS if any(ASSIGNMENTS in growth for growth in grown.values()) else REQUESTS
+        if series == REQUESTS and self.plan.returning:
+            return self
+        weights = {arm: self.weights.get(arm, 0) for arm in self.plan.arms}
+        if not any(weights.values()):
+            return self
+        ratio = self.ratio or SampleRatioTest.of(weights)
+        if weights != {arm: before.weights.get(arm, 0) for arm in self.plan.arms}:
+            # Nobody knows how much of this interval came before the change.
+            return replace(self, ratio=ratio.reweighted(weights))
+        counts = {arm: round(grown[arm].get(series, 0)) for arm in ratio.shares}
+        return replace(self, ratio=ratio.update(counts))
+
+    def _with_kpi(self, grown: Mapping[str, Mapping[str, float]]) -> Experiment:
+        plan = self.plan
+        if plan.kpi == ERRORS_KPI:
+            counts = {
+                arm: (round(growth.get(ERRORS, 0)), round(growth.get(REQUESTS, 0))) for arm, growth in grown.items()
+            }
+            return self._with_rates({arm: (min(events, n), n) for arm, (events, n) in counts.items()})
+        kpis = {arm: kpi_counts(growth, plan.kpi) for arm, growth in grown.items()}
+        found = {arm: kpi for arm, kpi in kpis.items() if kpi is not None}
+        if len(found) < len(kpis):
+            return replace(self, missing=tuple(arm for arm, kpi in kpis.items() if kpi is None))
+        if all(kpi.events is not None for kpi in found.values()):
+            return self._with_rates(
+                {arm: (min(round(kpi.events or 0), round(kpi.n)), round(kpi.n)) for arm, kpi in found.items()}
+            )
+        try:
+            moments = {
+                arm: Moments(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)
+                for arm, kpi in found.items()
+            }
+        except InvalidInput:  # the sums are of two different instants: this interval can't be used
+            return self
+        return self._with_means(moments)
+
+    def _with_rates(self, counts: Mapping[str, tuple[int, int]]) -> Experiment:
+        plan = self.plan
+        control = counts[plan.control]
+        empty = RateTest(phi=plan.phi)
+        return replace(
+            self,
+            rates={arm: self.rates.get(arm, empty).update(*counts[arm], *control) for arm in plan.challengers},
+            events={arm: self.events.get(arm, Proportion(phi=plan.phi)).update(*counts[arm]) for arm in plan.arms},
+        )
+
+    def _with_means(self, moments: Mapping[str, Moments]) -> Experiment:
+        plan = self.plan
+        empty = MeanDifference(worse="lower" if plan.better == "higher" else "higher")
+        return replace(
+            self,
+            means={
+                arm: self.means.get(arm, empty).update(moments[arm], moments[plan.control]) for arm in plan.challengers
+            },
+            moments={arm: self.moments.get(arm, NO_MOMENTS).plus(moments[arm]) for arm in plan.arms},
+        )
+
+    def _inconclusive(self, reason: str) -> ArmsResult:
+        return ArmsResult(outcome="inconclusive", winner=None, reason=reason, evidence=self._evidence())
+
+    def _evidence(self) -> dict[str, Any]:
+        ratio: dict[str, Any] = {"checked": self.ratio is not None}
+        if self.ratio is not None:
+            ratio |= {
+                "mismatch": self.ratio.mismatched(),
+                "p_value": self.ratio.p_value,
+                "shares": dict(self.ratio.shares),
+                "counts": dict(self.ratio.counts),
+            }
+        return {
+            "kpi": self.plan.kpi,
+            "better": self.plan.better,
+            "alpha": self.plan.alpha,
+            "looks": self.looks,
+            "requests": dict(self.requests),
+            "arms": {arm: interval.to_json() for arm, interval in self.intervals().items()},
+            "sample_ratio": ratio,
+        }
+
+
+_STATE = (
+    *("plan", "looks", "counters", "rates", "means", "events", "moments", "requests", "weights", "ratio", "missing"),
+)
+
+
+def _has(reading: Reading, kpi: str) -> bool:
+    """Whether a reading holds the KPI's number of observations."""
+    wanted = REQUESTS if kpi == ERRORS_KPI else f"kpi/{kpi}/n"
+    return any(wanted in counters for counters in reading.values())
+
+
+def _needed(reading: Reading, kpi: str) -> dict[str, dict[str, float]]:
+    """The series that are looked at; the rest would only make the state larger."""
+    wanted = {REQUESTS, ERRORS, ASSIGNMENTS, *(f"kpi/{kpi}/{part}" for part in ("n", "events", "sum", "sum_squares"))}
+    return {
+        source: kept
+        for source, counters in reading.items()
+        if (kept := {series: value for series, value in counters.items() if series in wanted})
+    }

@@ -1,0 +1,373 @@
+"""Options at the edge: every ``-C name=value``, its type, its default in the environment, and what an error says.
+
+A value comes from the call, else from ``MLFLOW_ISTIO_<OPTION>``, else from the default here. Unknown options are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mlflow_istio.core.basics.names import (
+    check_alias,
+    check_export_to,
+    check_gateway,
+    check_header_name,
+    check_host,
+    check_release_id,
+    check_scope,
+    check_url,
+    nearest,
+)
+from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_resources, check_secret_reference
+from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
+from mlflow_istio.options.settings import Arms, Duration, Match, PolicySettings, json_or_text
+
+ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
+DEFAULT_IMAGE = "mlflow-istio-serving:0.1.0"
+
+
+def _json(value: Any) -> Any:
+    """Structured values arrive as JSON text from the command line."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as exc:
+        raise ValueError(f"it is not JSON ({exc.msg} at character {exc.pos})") from exc
+
+
+def _whole(value: Any) -> Any:
+    """A weight as the command line or Python gives it; ``true`` and 10.5 are no weights."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError("it must be a whole number from 0 to 100")
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError as exc:
+            raise ValueError("it must be a whole number from 0 to 100") from exc
+    return value
+
+
+def _number_as_text(value: Any) -> Any:
+    """A sequence number as Python gives it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _names(value: Any) -> Any:
+    """Names as a comma-separated text or a list."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _checked(check: Any) -> Any:
+    """A check of ours as a validator of a text; its message stands as it is."""
+
+    def validate(value: str) -> Any:
+        try:
+            return check(value)
+        except MlflowIstioError as exc:
+            raise ValueError(exc.message) from exc
+
+    return AfterValidator(validate)
+
+
+Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
+Weights = Annotated[dict[str, Weight], BeforeValidator(_json)]
+JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
+JsonList = Annotated[list[dict[str, Any]], BeforeValidator(_json)]
+Resources = Annotated[dict[str, dict[str, Any]], BeforeValidator(_json), _checked(check_resources)]
+Secrets = Annotated[dict[str, Annotated[str, _checked(check_secret_reference)]], BeforeValidator(_json)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
+Namespaces = Annotated[tuple[Annotated[str, _checked(check_export_to)], ...], BeforeValidator(_names)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Alias = Annotated[str, _checked(check_alias)]
+
+
+class _Options(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="MLFLOW_ISTIO_", extra="forbid", enable_decoding=False, frozen=True)
+
+    dry_run: bool = Field(default=False, description="print the difference the command would make and change nothing")
+
+
+class _Connection(_Options):
+    scope: Annotated[str, _checked(check_scope)] | None = Field(
+        default=None, description="name of this place in the registry (default: namespace or local-MESH)"
+    )
+    tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
+    registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
+    gateway: Annotated[str, _checked(check_gateway)] | None = Field(
+        default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)"
+    )
+    gateway_url: Annotated[str, _checked(check_url)] | None = Field(
+        default=None,
+        description="where the gateway can be reached from here, if that can't be found out (cluster only)",
+    )
+    reason: str = Field(default="", max_length=1000, description="why, for the ledger")
+
+
+class _Wishes(_Connection, PolicySettings):
+    strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
+        default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
+    )
+    weight: Weight | None = Field(default=None, description="percent of the traffic for the candidate; 0 unless given")
+    weights: Weights | None = Field(
+        default=None, description="JSON, percent for every destination; replaces the split and sums to 100"
+    )
+    mirror: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None, description="shadow: percent of the live traffic copied to the candidate; 100 unless given"
+    )
+    header: Annotated[str, _checked(check_header_name)] | None = Field(
+        default=None, description="ab: request header whose value names the arm"
+    )
+    cookie: Annotated[str, _checked(lambda name: check_header_name(name, "cookie"))] | None = Field(
+        default=None, description="ab: cookie that keeps a user on the arm the split chose"
+    )
+    values: JsonMap | None = Field(
+        default=None, description="ab by header: JSON, deployment to the value that means it"
+    )
+    match: Match = Field(
+        default=None, description="canary: JSON, requests that the candidate gets whatever the weight; none: no longer"
+    )
+    arms: Arms = Field(default=None, description="ab: JSON, deployment to the requests it gets, instead of a header")
+    release_id: Annotated[str, _checked(check_release_id)] | None = Field(
+        default=None, description="id of the release (a pipeline's job id, say); made anew unless given"
+    )
+    supersede: bool = Field(default=False, description="abort an open release first: its traffic returns to stable")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+
+    @property
+    def wish(self) -> Wish:
+        """The part the strategies take."""
+        return Wish(
+            weight=self.weight,
+            weights=self.weights,
+            mirror=self.mirror,
+            header=self.header,
+            cookie=self.cookie,
+            values=self.values,
+            match=self.match,
+            arms=self.arms,
+        )
+
+
+class CreateOptions(_Wishes):
+    """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
+
+    replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="how many model servers (default: 1, or as many as there are)"
+    )
+    env: JsonMap = Field(default={}, description="JSON, environment of the model server")
+    env_manager: Literal["local", "virtualenv", "uv", "conda"] = Field(
+        default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
+    )
+    image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    host: Hosts = Field(
+        default=(),
+        description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
+        "always is one (cluster only)",
+    )
+    export_to: Namespaces = Field(
+        default=(),
+        description="namespaces whose proxies see a new endpoint, comma-separated: names, '.' for its own, '*' for all; the "
+        "gateway's must be among them (default: the mesh's) (cluster only)",
+    )
+    under: str | None = Field(
+        default=None,
+        description="endpoint or VirtualService whose host a new one shares (made if there is none), by 'path' or 'match_header'",
+    )
+    path: str | None = Field(default=None, description="path of the endpoint under that host, such as /api/v1/chat")
+    match_header: str | None = Field(
+        default=None, description="NAME=VALUE of a header that the endpoint's requests under that host carry"
+    )
+    virtual_service: str | None = Field(
+        default=None, description="VirtualService of yours to take over one route of; with 'route'"
+    )
+    route: str | None = Field(
+        default=None, description="name of that route (http[].name); what it goes to becomes stable"
+    )
+    stable: str | None = Field(
+        default=None, description="which of that route's destinations is stable, if several have weight"
+    )
+    model_source: Literal["registry", "image", "init"] = Field(
+        default="registry",
+        description="how the model gets in: registry (the server pulls it at start), image (it is in there), init (an init "
+        "container downloads it) (cluster only)",
+    )
+    model_path: Annotated[str, _checked(check_path)] = Field(
+        default="/model", description="folder of the model in the container, for image and init (cluster only)"
+    )
+    resources: Resources = Field(
+        default={},
+        description='JSON, such as {"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}} (cluster only)',
+    )
+    service_account: str | None = Field(default=None, description="service account of the pods (cluster only)")
+    node_selector: JsonMap = Field(default={}, description="JSON, labels a node must have (cluster only)")
+    tolerations: JsonList = Field(default=[], description="JSON list of Kubernetes' tolerations (cluster only)")
+    annotations: JsonMap = Field(default={}, description="JSON, annotations of the pods (cluster only)")
+    image_pull_secrets: Names = Field(
+        default=(), description="Secrets that open the image's registry, comma-separated (cluster only)"
+    )
+    env_from_secret: Secrets = Field(
+        default={}, description="JSON, variable of the model server to SECRET/KEY (cluster only)"
+    )
+    hardened: bool = Field(
+        default=True,
+        description="non-root user, read-only root and a writable /tmp; false for an image that can't (cluster only)",
+    )
+    templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
+    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
+    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
+    wait: bool = Field(
+        default=True, description="false: return before the model servers are ready; run it again to finish"
+    )
+
+    def pod(self) -> PodSettings:
+        """The part that only pods on a cluster have."""
+        return PodSettings(
+            source=self.model_source,
+            model_path=self.model_path,
+            resources=self.resources,
+            service_account=self.service_account,
+            node_selector=self.node_selector,
+            tolerations=tuple(self.tolerations),
+            annotations=self.annotations,
+            image_pull_secrets=self.image_pull_secrets,
+            env_from_secret=self.env_from_secret,
+            hardened=self.hardened,
+        )
+
+
+class AdoptOptions(_Connection):
+    """Options of ``adopt``."""
+
+    virtual_service: str = Field(description="VirtualService of yours, in the target's namespace")
+    route: str = Field(description="name of one of its routes (http[].name)")
+    stable: str | None = Field(
+        default=None, description="which of the route's destinations is stable, if several have weight"
+    )
+    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
+    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+
+
+class UpdateOptions(_Connection):
+    """Options of ``update``: a deployment's pods."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
+    env: JsonMap | None = Field(default=None, description="JSON, environment to set on the model server")
+    image: str | None = Field(default=None, description="container image (cluster only)")
+    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
+    wait: bool = Field(default=True, description="false: return before the model servers are ready")
+
+
+class UpdateEndpointOptions(_Wishes):
+    """Options of ``update-endpoint``: traffic and releases."""
+
+    action: Literal["promote", "rollback", "abort", "pause", "resume"] | None = Field(
+        default=None, description="verb on the open release: " + ", ".join(ACTIONS)
+    )
+    candidate: Names | None = Field(
+        default=None, description="deployment to release or promote; several, comma-separated, with strategy=ab"
+    )
+    force: bool = Field(default=False, description="send traffic even to a deployment that is not ready")
+    keep_old: Duration = Field(
+        default=None, description="action=promote: delete the replaced deployment after this time, such as 1h"
+    )
+    route: str | None = Field(default=None, description="the only route of its own that the settings are for")
+    add_route: Annotated[dict[str, Any], BeforeValidator(_json)] | None = Field(
+        default=None, description='JSON, a route of its own: {"to": DEPLOYMENT, "match": {...}, "name": NAME}'
+    )
+    remove_route: str | None = Field(default=None, description="name of a route of its own to take away")
+    fault: Annotated[Any, BeforeValidator(json_or_text)] = Field(
+        default=None, description='JSON, {"delay": "2s", "abort": 503, "percentage": 10, "ttl": "5m"}; none: ended'
+    )
+    to: Annotated[str, BeforeValidator(_number_as_text)] | None = Field(
+        default=None,
+        description="with action=rollback: sequence number or id of the change whose traffic comes back (see history)",
+    )
+    redeploy: Annotated[dict[str, Any], BeforeValidator(_json)] = Field(
+        default={}, description="with to: JSON, options of create for deployments that have to come back"
+    )
+
+
+class DeleteOptions(_Connection):
+    """Options of ``delete`` and ``delete-endpoint``."""
+
+    force: bool = Field(default=False, description="delete the endpoint even with a release open")
+    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+
+
+class ReadOptions(_Connection):
+    """Options of verbs that change nothing."""
+
+
+Parsed = TypeVar("Parsed", bound=_Options)
+
+
+def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str) -> Parsed:
+    """Read options, or say in one line what is wrong with the first that is.
+
+    Args:
+        model: Which verb's options.
+        config: Names and values as MLflow hands them over; values are text or Python values.
+        cluster: Kind of the target; options that have no effect there are refused.
+
+    Raises:
+        InvalidInput: Names the option and what to do.
+    """
+    given = dict(config or {})
+    unknown = [name for name in given if name not in model.model_fields]
+    if unknown:
+        raise InvalidInput(f"unknown option '{unknown[0]}': {nearest(unknown[0], model.model_fields)}")
+    if cluster == "istio-local":
+        only_there = cluster_only(model)
+        useless = [name for name in only_there if name in given]
+        if useless:
+            raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
+        # An environment set up for a cluster must not reach the local mesh.
+        given |= {name: model.model_fields[name].default for name in only_there}
+    try:
+        return model(**given)
+    except ValidationError as exc:
+        raise InvalidInput(_first_problem(model, exc, given)) from exc
+
+
+def cluster_only(model: type[_Options]) -> list[str]:
+    """Names of the options that have no effect on the local mesh."""
+    return [name for name, field in model.model_fields.items() if "(cluster only)" in str(field.description)]
+
+
+def describe_options(model: type[_Options]) -> str:
+    """One line per option, for help texts: name, default in the environment, description."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = "" if field.default in (None, "", {}) else f" [default: {field.default}]"
+        lines.append(f"  {name:<17} {field.description}{default}")
+    return "\n".join(lines)
+
+
+def _first_problem(model: type[_Options], exc: ValidationError, given: Mapping[str, Any]) -> str:
+    error = exc.errors(include_url=False)[0]
+    option, *parts = (str(part) for part in error["loc"])
+    source = "" if option in given else f" (from {model.model_config.get('env_prefix')}{option.upper()})"
+    where = option + "".join(f"[{part!r}]" for part in parts)
+    said = repr(error["input"])
+    said = said if len(said) <= 100 else f"{said[:100]}... ({len(said)} characters)"
+    if error["type"] == "literal_error":
+        choices = [
+            choice.strip(" '")
+            for choice in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
+        ]
+        return (
+            f"unknown {option} {said}{source}: {nearest(str(error['input']), [choice for choice in choices if choice])}"
+        )
+    problem = re.sub(r"^(Input|String) should ", "it must ", error["msg"].removeprefix("Value error, "))
+    return f"option '{where}' can't be {said}{source}: {problem}"

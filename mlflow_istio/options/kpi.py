@@ -1,0 +1,74 @@
+"""The option ``kpi``: JSON with PromQL from the command line, callables from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.errors import InvalidInput
+
+_KEYS = ("queries", "call", "better", "delta", "margin", "numeric")
+_EXAMPLE = '{"bought": {"queries": {"n": "visits_total{version=\\"$deployment\\"}", "events": "..."}}}'
+
+
+def read_kpis(value: Any) -> tuple[Kpi, ...]:
+    """The KPIs that an option gives.
+
+    Args:
+        value: None, JSON text, a callable (called ``kpi``), or names with callables or objects: ``queries`` (PromQL by part) or
+            ``call``, and perhaps ``better``, ``delta``, ``margin``.
+
+    Raises:
+        InvalidInput: Names the KPI and the key.
+    """
+    if value is None:
+        return ()
+    if callable(value):
+        return (Kpi(name="kpi", call=value),)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as exc:
+            raise InvalidInput(
+                f"option 'kpi' is not JSON ({exc.msg} at character {exc.pos}), such as {_EXAMPLE}"
+            ) from exc
+    if not isinstance(value, Mapping) or not value:
+        raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, such as {_EXAMPLE}, not {value!r}")
+    return tuple(_kpi(str(name), entry) for name, entry in value.items())
+
+
+def _kpi(name: str, entry: Any) -> Kpi:
+    if callable(entry):
+        return Kpi(name=name, call=entry)
+    if not isinstance(entry, Mapping):
+        raise InvalidInput(
+            f"option 'kpi': '{name}' must be an object with queries, or a Python callable, not {entry!r}"
+        )
+    for key in entry:
+        if key not in _KEYS:
+            raise InvalidInput(f"option 'kpi': '{name}' has the unknown key {key!r}: {nearest(str(key), _KEYS)}")
+    queries = entry.get("queries", {})
+    if not isinstance(queries, Mapping) or not all(isinstance(query, str) for query in queries.values()):
+        raise InvalidInput(f"option 'kpi': queries of '{name}' must be PromQL texts by part, not {queries!r}")
+    better = entry.get("better", "higher")
+    if better not in ("higher", "lower"):
+        raise InvalidInput(f"option 'kpi': better of '{name}' is higher or lower, not {better!r}")
+    return Kpi(
+        name=name,
+        queries=dict(queries),
+        call=entry.get("call"),
+        better=better,
+        delta=_number(name, "delta", entry.get("delta")),
+        margin=_number(name, "margin", entry.get("margin")),
+    )
+
+
+def _number(name: str, key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise InvalidInput(f"option 'kpi': {key} of '{name}' must be a number of at least 0, not {value!r}")
+    return float(value)

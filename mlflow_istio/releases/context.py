@@ -1,0 +1,252 @@
+"""What every use-case works with, and what every one returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.objects import (
+    DEPLOYMENT_LABEL,
+    ENDPOINT_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+)
+from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
+from mlflow_istio.core.mesh.delegation import is_delegate, merged
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route
+from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.core.moves.claims import claimants
+from mlflow_istio.errors import NotFound, StateConflict
+from mlflow_istio.ports.clock import Clock
+from mlflow_istio.ports.cluster import Address, Cluster
+from mlflow_istio.ports.registry import Registry
+from mlflow_istio.ports.runs import Runs
+
+ROOT = "root"
+"""Setting of an endpoint without hosts of its own: the VirtualService that delegates its requests to it."""
+
+
+def _silent(_message: str) -> None:
+    """Say nothing."""
+
+
+def _let_be(_desk: Desk, _endpoint: str) -> None:
+    """Enforce nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """The ports and the few things that come from outside.
+
+    Attributes:
+        cluster: Where deployments and routes are.
+        registry: Where changes are recorded.
+        runs: What else a release's MLflow run holds.
+        clock: Time.
+        who: Who works here, for the ledger.
+        new_id: Makes an id that nobody else makes.
+        templates: Kind to Jinja2 text.
+        scope: The registry's name for where this is.
+        tell: Called with one line when something takes a while.
+        warn: Called with one line when something went other than hoped, but the work goes on.
+        removal_delay: Seconds between the last proxy's confirmation and the end of the pods, for requests in flight.
+        enforce: Carries out the deadlines of an endpoint that have passed; every change of traffic begins with it.
+    """
+
+    cluster: Cluster
+    registry: Registry
+    runs: Runs
+    clock: Clock
+    who: str
+    new_id: Callable[[], str]
+    templates: Mapping[str, str]
+    scope: str
+    tell: Callable[[str], None] = _silent
+    warn: Callable[[str], None] = _silent
+    removal_delay: float = 0.5
+    enforce: Callable[[Desk, str], None] = _let_be
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a use-case did.
+
+    Attributes:
+        endpoint: The endpoint as it is now; None when it is gone.
+        changed: Whether traffic or release changed.
+        proxies: The proxies that confirmed the newest change; empty when none can be reached.
+        warnings: What did not go as hoped, one line each (an unreachable registry, no gateway to ask).
+        pending: What is still going on and which command finishes it, in one line; empty when all is done.
+    """
+
+    endpoint: Endpoint | None
+    changed: bool
+    proxies: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+    pending: str = ""
+
+
+def warned(desk: Desk, warnings: Sequence[str]) -> tuple[str, ...]:
+    """Say warnings as they come up, and return them for the outcome."""
+    for warning in warnings:
+        desk.warn(warning)
+    return tuple(warnings)
+
+
+def found_home(cluster: Cluster, endpoint: str) -> Object | None:
+    """The VirtualService that carries an endpoint, or None.
+
+    It has the endpoint's name, unless the endpoint adopted a route: then its annotations tell.
+    """
+    found = cluster.get("VirtualService", endpoint)
+    if found is not None and has_endpoint(found, endpoint):
+        return found
+    return next((obj for obj in cluster.list("VirtualService", {}) if has_endpoint(obj, endpoint)), None)
+
+
+def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
+    """The VirtualService that carries an endpoint.
+
+    Raises:
+        NotFound: There is none; names the nearest endpoint.
+    """
+    found = found_home(cluster, endpoint)
+    if found is not None:
+        return found
+    raise NotFound(
+        f"there is no endpoint '{endpoint}' in {cluster.scope}: {nearest(endpoint, endpoint_names(cluster))}"
+    )
+
+
+def endpoint_of(cluster: Cluster, name: str) -> Endpoint:
+    """Read an endpoint.
+
+    Raises:
+        NotFound: There is none.
+    """
+    return read_endpoint(virtual_service_of(cluster, name), name)
+
+
+def endpoint_names(cluster: Cluster) -> list[str]:
+    """Names of all endpoints, in order."""
+    return sorted({name for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)})
+
+
+def entrance_of(cluster: Cluster, name: str, home: Object | None = None) -> Entrance:
+    """What a request must look like to reach an endpoint.
+
+    Args:
+        cluster: Where it is.
+        name: The endpoint.
+        home: The VirtualService that carries it, where it was just read or written; read when None.
+
+    Raises:
+        NotFound: There is no such endpoint, or the root that delegates to it does not do so any more.
+        InvalidInput: Its route was edited so that no request that we could make up reaches it.
+    """
+    home = home if home is not None else virtual_service_of(cluster, name)
+    route = split_route(home, name)
+    if not is_delegate(home):
+        return entrance_at(home, route)
+    whole, routes = _through_root(cluster, name, home, str(route["name"]))
+    entrances = [entrance_at(whole, one) for one in routes]
+    return next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0])
+
+
+def root_of(cluster: Cluster, endpoint: Endpoint) -> Object | None:
+    """The VirtualService that delegates to an endpoint; None where it has hosts of its own, or the root is gone."""
+    name = endpoint.settings.get(ROOT)
+    return cluster.get("VirtualService", name) if name else None
+
+
+def _through_root(cluster: Cluster, name: str, home: Object, route: str) -> tuple[Object, list[Object]]:
+    """The root of a delegate as proxies carry it out, and the places where the delegate's route stands in it."""
+    root_name = read_endpoint(home, name).settings.get(ROOT, "")
+    root = root_of(cluster, read_endpoint(home, name))
+    others = {name_of(home): home}
+    whole = merged(root, others.get) if root is not None else {}
+    routes = [one for one in whole.get("spec", {}).get("http") or [] if str(one.get("name", "")).endswith(route)]
+    if not routes:
+        raise NotFound(
+            f"VirtualService '{root_name}' does not delegate to endpoint '{name}': run its create command with 'under' again, or "
+            "delete the endpoint"
+        )
+    return whole, routes
+
+
+def address_of(cluster: Cluster, name: str) -> Address:
+    """How a caller reaches an endpoint.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    return address_at(cluster, virtual_service_of(cluster, name), name)
+
+
+def address_at(cluster: Cluster, home: Object, name: str) -> Address:
+    """How a caller reaches an endpoint whose VirtualService has been read."""
+    entrance = entrance_of(cluster, name, home)
+    found = cluster.address(entrance.virtual_service)
+    base = entrance.scoring.removesuffix(SCORING)
+    return replace(
+        found,
+        url=found.url.rstrip("/") + base,
+        headers={**found.headers, **entrance.headers},
+        scoring=entrance.scoring.removeprefix(base),
+    )
+
+
+def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object]:
+    """The Deployments of an endpoint, or all of ours."""
+    labels = {ENDPOINT_LABEL: endpoint} if endpoint else {}
+    return [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+
+
+def deployment_of(cluster: Cluster, name: str) -> Object:
+    """One of our Deployments.
+
+    Raises:
+        NotFound: There is none; names the nearest.
+    """
+    found = cluster.get("Deployment", name)
+    if found is None or DEPLOYMENT_LABEL not in labels_of(found):
+        known = [name_of(obj) for obj in deployments_of(cluster)]
+        raise NotFound(f"there is no deployment '{name}' in {cluster.scope}: {nearest(name, known)}")
+    return found
+
+
+def is_ours(obj: Object, endpoint: str) -> bool:
+    """Whether an object was made for this endpoint; others of the same name are never changed or deleted."""
+    return labels_of(obj).get(ENDPOINT_LABEL) == endpoint
+
+
+def versions_of(deployments: list[Object]) -> dict[str, str]:
+    """Deployment to ``MODEL/VERSION``."""
+    return {name_of(obj): annotations_of(obj).get(VERSION_ANNOTATION, "") for obj in deployments}
+
+
+def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
+    """The endpoint, or None when there is none yet.
+
+    Raises:
+        StateConflict: A VirtualService of that name is somebody else's, or the root of several endpoints.
+    """
+    found = found_home(cluster, name)
+    if found is not None:
+        return read_endpoint(found, name)
+    other = cluster.get("VirtualService", name)
+    if other is not None and is_ours(other, name) and claimants(other):
+        raise StateConflict(
+            f"'{name}' is the host that {', '.join(claimants(other))} share, not an endpoint: name one of them, or another"
+        )
+    if other is not None:
+        raise StateConflict(
+            f"VirtualService '{name}' exists and is not ours: use another endpoint name, or take over one of its routes "
+            f"with 'mlflow-istio adopt NAME --virtual-service {name} --route ROUTE'"
+        )
+    return None

@@ -1,0 +1,376 @@
+"""Deployments and endpoints: bring a version up beside the others, change its pods, take it away.
+
+Adding: pods ready -> subset -> header route answers -> weight. Removing: weight away -> proxies confirm -> a moment for requests in
+flight -> subset -> pods. Every step may be the last one a process lives to do: the same command again does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mlflow_istio.core.basics.model_version import ModelVersion, parse_label, parse_model_uri
+from mlflow_istio.core.basics.names import check_endpoint_name, check_name, service_name
+from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.standing import alias_names
+from mlflow_istio.core.mesh.destination_rule import with_subset
+from mlflow_istio.core.mesh.host_conflict import check_hosts
+from mlflow_istio.core.mesh.manifests import (
+    DeploymentValues,
+    deployment_manifest,
+    destination_rule_manifest,
+    exported_to,
+    service_manifest,
+    virtual_service_manifest,
+)
+from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import Wish, check_strategy, check_wish
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, StateConflict
+from mlflow_istio.releases.context import (
+    Desk,
+    Outcome,
+    deployment_of,
+    deployments_of,
+    endpoint_of,
+    existing_endpoint,
+    is_ours,
+    versions_of,
+    warned,
+)
+from mlflow_istio.releases.deploying.first import first
+from mlflow_istio.releases.deploying.sharing import HostShare, check_share, claim
+from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.moving.proof import prove_pinned
+from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, plan, start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeployRequest:
+    """One version to bring up behind an endpoint.
+
+    Attributes:
+        name: Deployment's name.
+        endpoint: Endpoint; None: the registered model's name.
+        model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        flavor: Flavor; only ones with python_function can be served.
+        strategy: Strategy of the release it opens; None: it gets no traffic, unless it is the endpoint's first.
+        wish: Weight, mirror, header, cookie of that release.
+        release_id: Id of that release; None: made anew.
+        supersede: Whether to abort an open release first.
+        reason: Why, for the ledger.
+        image: Container image.
+        replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
+        env: Environment of the model server.
+        env_manager: How the model's Python environment is made.
+        from_folder: Whether the model server may read the model's files where they lie on this machine.
+        pod: What pods on a cluster have beside.
+        settings: Small settings of the endpoint, such as alias names.
+        hosts: Hosts of a new endpoint beside its name.
+        gateways: Gateways of a new endpoint; empty: the mesh alone.
+        export_to: Namespaces whose proxies see a new endpoint; empty: those that the mesh's own settings say.
+        ready_timeout: Seconds for the pods to become ready.
+        timeout: Seconds for the proxies to confirm.
+        wait: Whether to wait for the pods; if not, the same command again does the rest.
+        share: The endpoint's part of a host that it shares with others; None: it has hosts of its own.
+    """
+
+    name: str
+    endpoint: str | None = None
+    model_uri: str
+    flavor: str | None = None
+    strategy: str | None = None
+    wish: Wish = field(default_factory=Wish)
+    release_id: str | None = None
+    supersede: bool = False
+    reason: str = ""
+    image: str
+    replicas: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_manager: str = "local"
+    from_folder: bool = False
+    pod: PodSettings | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    export_to: tuple[str, ...] = ()
+    ready_timeout: float = 300.0
+    timeout: float = DEFAULT_TIMEOUT
+    wait: bool = True
+    share: HostShare | None = None
+
+
+def deploy(desk: Desk, request: DeployRequest) -> Outcome:
+    """Bring a version up and, if asked, open its release.
+
+    The endpoint comes into being with its first deployment, which gets all the traffic. A deployment that does not come up
+    is taken away again, with its last log lines in the error.
+
+    Raises:
+        InvalidInput: A name, option or URI is wrong.
+        NotFound: The model version does not exist, or its files are gone.
+        StateConflict: The name serves another version, another release is open, an alias or a host belongs to another.
+        NotReady: It did not come up.
+        NotRouted: A proxy did not take a change over in time.
+        RegistryError: The registry can't be reached, so the version can't be resolved.
+    """
+    check_name(request.name, "deployment")
+    model = desk.registry.resolve(parse_model_uri(request.model_uri))
+    flavor = _flavor(model, request.flavor)
+    name = request.endpoint or _default_endpoint(desk, model)
+    check_endpoint_name(name)
+    share = request.share
+    root = check_share(desk, name, share, request.hosts) if share else None
+    before = existing_endpoint(desk.cluster, name)
+    standing = _check_before(desk, request, name, model, before)
+    if before is not None:
+        warned(desk, catch_up(desk, name, publish=False))
+
+    values = DeploymentValues(
+        name=request.name,
+        endpoint=name,
+        model=model,
+        flavor=flavor,
+        image=request.image,
+        replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
+        env=request.env,
+        env_manager=request.env_manager,
+        from_folder=request.from_folder,
+        pod=request.pod,
+    )
+    deployment = deployment_manifest(desk.templates["Deployment"], values)
+    service = service_manifest(desk.templates["Service"], name)
+    rule = exported_to(destination_rule_manifest(desk.templates["DestinationRule"], name), request.export_to)
+    virtual_service = virtual_service_manifest(
+        desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
+    )
+    virtual_service = exported_to(virtual_service, request.export_to)
+    if before is None and share is None:
+        check_hosts(virtual_service, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
+    desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
+    _apply(desk, service, deployment)
+    if not request.wait:
+        pending = (
+            f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
+            "waits for them and does the rest"
+        )
+        desk.tell(pending)
+        return Outcome(endpoint=before, changed=True, pending=pending)
+    _wait_ready(desk, request, name, before)
+    desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    if share is not None and before is not None:
+        claim(desk, name, share, request.hosts, request.gateways)
+    if before is None:
+        outcome = first(
+            desk,
+            name,
+            request.name,
+            model.label,
+            virtual_service,
+            share=share,
+            root=root,
+            hosts=request.hosts,
+            gateways=request.gateways,
+            settings=request.settings,
+            reason=request.reason,
+            timeout=request.timeout,
+        )
+    else:
+        outcome = move(
+            desk,
+            name,
+            lambda now: transitions.pin(now, request.name),
+            action="deploy",
+            reason=request.reason,
+            timeout=request.timeout,
+        )
+    prove_pinned(desk, name, request.name, model.label, request.timeout)
+    endpoint = endpoint_of(desk.cluster, name)
+    if before is None or request.strategy is None or endpoint.role_of(request.name) == "stable":
+        return outcome
+    started = start(
+        desk,
+        name,
+        strategy=request.strategy,
+        candidates=(request.name,),
+        wish=request.wish,
+        release_id=request.release_id,
+        supersede=request.supersede,
+        reason=request.reason,
+        timeout=request.timeout,
+    )
+    return replace(
+        started,
+        changed=outcome.changed or started.changed,
+        warnings=(*outcome.warnings, *started.warnings),
+    )
+
+
+def update(
+    desk: Desk,
+    name: str,
+    *,
+    model_uri: str | None = None,
+    replicas: int | None = None,
+    env: Mapping[str, str] | None = None,
+    image: str | None = None,
+    ready_timeout: float = 300.0,
+    wait: bool = True,
+) -> Object:
+    """Change a deployment's pods, never its traffic and never its version.
+
+    Returns:
+        The Deployment as stored.
+
+    Raises:
+        NotFound: There is no such deployment.
+        StateConflict: Another version is asked for, or pods that have traffic would go.
+        InvalidInput: An option is wrong, or none was given.
+        NotReady: The new pods did not come up; the old ones keep serving.
+    """
+    found = deployment_of(desk.cluster, name)
+    if model_uri is not None:
+        asked = desk.registry.resolve(parse_model_uri(model_uri)).label
+        serves = versions_of([found])[name]
+        if asked != serves:
+            raise StateConflict(
+                f"deployment '{name}' serves {serves}; a deployment never changes its version: create another one with {asked}"
+            )
+    elif replicas is None and env is None and image is None:
+        raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
+    if replicas == 0:
+        endpoint = existing_endpoint(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
+        if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):
+            raise StateConflict(
+                f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
+            )
+
+    def change(obj: Object | None) -> Object:
+        if obj is None:
+            raise NotFound(f"there is no deployment '{name}' any more")
+        return _with_pods(obj, replicas, env, image)
+
+    _, after = desk.cluster.edit("Deployment", name, change)
+    if wait and replicas != 0:
+        desk.cluster.wait_ready(name, ready_timeout)
+    return after
+
+
+def _default_endpoint(desk: Desk, model: ModelVersion) -> str:
+    name = service_name(model.model)
+    labels = versions_of(deployments_of(desk.cluster, name)).values()
+    others = {parse_label(label).model for label in labels if label}
+    if others and model.model not in others:
+        raise StateConflict(
+            f"model '{model.model}' would use endpoint '{name}', which serves '{sorted(others)[0]}': name one with --endpoint"
+        )
+    return name
+
+
+def _flavor(model: ModelVersion, flavor: str | None) -> str:
+    if "python_function" not in model.flavors:
+        has = ", ".join(model.flavors) or "none"
+        raise InvalidInput(
+            f"{model.uri} has no python_function flavor (it has: {has}): log the model with one to serve it"
+        )
+    if flavor is not None and flavor not in model.flavors:
+        raise InvalidInput(f"{model.uri} has no flavor '{flavor}': it has {', '.join(model.flavors)}")
+    return flavor or "python_function"
+
+
+def _check_before(
+    desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
+) -> Object | None:
+    """Refuse what can't end well before anything is applied; the Deployment if it stands already."""
+    if request.strategy is not None:
+        check_strategy(request.strategy)
+        check_wish(request.strategy, request.wish, starting=True)
+    elif request.wish.said:
+        raise InvalidInput(f"option '{request.wish.said[0]}' needs a strategy")
+    if before is not None and before.deleting:
+        raise StateConflict(f"endpoint '{name}' is being deleted: finish with mlflow deployments delete-endpoint")
+    found = desk.cluster.get("Deployment", request.name)
+    if found is not None:
+        serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
+        if labels_of(found).get(ENDPOINT_LABEL) != name or serves != model.label:
+            moved = f"alias '{model.alias}' means {model.label} now, but " if model.alias else ""
+            raise StateConflict(
+                f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
+                f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
+            )
+    for kind in ("Service", "DestinationRule"):
+        other = desk.cluster.get(kind, name)
+        if other is not None and not is_ours(other, name):
+            raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
+    _check_aliases(desk, request, name, model, before)
+    if before is None:
+        useless = [option for option in request.wish.said if (option, request.wish.weight) != ("weight", 100)]
+        if request.strategy in ("ab", "shadow"):
+            useless.append("strategy")
+        if useless:
+            raise InvalidInput(
+                f"'{request.name}' is the first deployment of endpoint '{name}' and gets all the traffic: leave "
+                f"'{useless[0]}' out"
+            )
+    elif request.strategy is not None and before.role_of(request.name) == "idle":
+        superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
+        candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
+        release = plan(desk, candidate, request.strategy, (request.name,), request.wish, request.release_id)
+        transitions.start(candidate, release, request.wish)
+    return found
+
+
+def _apply(desk: Desk, service: Object, deployment: Object) -> None:
+    """Service and Deployment; a Deployment that is refused leaves no Service behind."""
+    name = name_of(service)
+    there = desk.cluster.get("Service", name) is not None
+    if not there:
+        desk.cluster.apply(service)
+    try:
+        desk.cluster.apply(deployment)
+    except MlflowIstioError:
+        if not there and not deployments_of(desk.cluster, name):
+            desk.cluster.delete("Service", name)
+        raise
+
+
+def _check_aliases(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> None:
+    if before is not None and any(before.settings.get(key) != value for key, value in request.settings.items()):
+        has = " and ".join(f"'{alias}'" for alias in alias_names(before.settings).values()) or "none"
+        raise StateConflict(
+            f"endpoint '{name}' has had its aliases ({has}) since it was created: leave champion_alias and challenger_alias out"
+        )
+    aliases = tuple(alias_names(before.settings if before else request.settings).values())
+    if len(set(aliases)) < len(aliases):
+        raise InvalidInput(f"champion_alias and challenger_alias are both '{aliases[0]}': give each its own")
+    desk.registry.check_aliases(model.model, aliases, f"{desk.scope}/{name}")
+
+
+def _wait_ready(desk: Desk, request: DeployRequest, name: str, before: Endpoint | None) -> None:
+    """Wait for the pods; what nobody can reach yet is taken away again when they don't come up."""
+    try:
+        desk.cluster.wait_ready(request.name, request.ready_timeout)
+    except NotReady as exc:
+        if before is not None and request.name in before.traffic.pins:
+            raise
+        desk.cluster.delete("Deployment", request.name)
+        if before is None and not deployments_of(desk.cluster, name):
+            desk.cluster.delete("Service", name)
+        raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
+
+
+def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:
+    spec = dict(obj["spec"])
+    if replicas is not None:
+        spec["replicas"] = replicas
+    if env is not None or image is not None:
+        template = spec["template"]
+        first, *rest = template["spec"]["containers"]
+        if image is not None:
+            first = {**first, "image": image}
+        if env is not None:
+            kept = [entry for entry in first.get("env", []) if entry["name"] not in env]
+            first = {**first, "env": [*({"name": key, "value": value} for key, value in env.items()), *kept]}
+        spec["template"] = {**template, "spec": {**template["spec"], "containers": [first, *rest]}}
+    return {**obj, "spec": spec}

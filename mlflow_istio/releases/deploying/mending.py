@@ -1,0 +1,154 @@
+"""Mend what ``doctor`` found, where that does not change what users get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlflow_istio.core.basics.objects import Object, name_of, with_annotations
+from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
+from mlflow_istio.core.inspection.diagnosis import Finding
+from mlflow_istio.core.mesh.destination_rule import subset_labels, with_subset, without_subset
+from mlflow_istio.core.mesh.manifests import destination_rule_manifest
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
+from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, found_home, versions_of
+from mlflow_istio.releases.deploying.sweeping import enforce
+from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.moving.policy import follow
+from mlflow_istio.releases.moving.proof import prove_change
+from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
+from mlflow_istio.releases.reading.doctor import kept_annotations, labels_in
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mended:
+    """What became of a finding.
+
+    Attributes:
+        finding: The finding.
+        problem: Why it could not be mended; empty when it was.
+    """
+
+    finding: Finding
+    problem: str = ""
+
+
+def mend(desk: Desk, findings: Sequence[Finding]) -> list[Mended]:
+    """Mend what is safe to mend; one that fails does not hold back the others."""
+    done = []
+    for finding in findings:
+        if not finding.safe:
+            continue
+        try:
+            _MENDERS[finding.code](desk, finding)
+        except MlflowIstioError as exc:
+            done.append(Mended(finding=finding, problem=exc.message))
+        else:
+            done.append(Mended(finding=finding))
+    return done
+
+
+def _mend_annotations(desk: Desk, finding: Finding) -> None:
+    name = finding.endpoint
+    home = found_home(desk.cluster, name) or desk.cluster.get("VirtualService", name)
+    if home is None:
+        raise NotFound(f"VirtualService '{name}' is gone")
+    recorded = desk.registry.history(desk.scope, name)
+
+    def restore(found: Object | None) -> Object:
+        kept = kept_annotations(desk, found, name, recorded) if found is not None else None
+        if found is None or kept is None:
+            raise StateConflict(f"VirtualService '{name_of(home)}' was changed meanwhile: run the same command again")
+        return with_annotations(found, kept)
+
+    desk.cluster.edit("VirtualService", name_of(home), restore)
+    catch_up(desk, name)
+
+
+def _mend_routes(desk: Desk, finding: Finding) -> None:
+    name = finding.endpoint
+    endpoint = endpoint_of(desk.cluster, name)
+
+    def render(found: Object | None) -> Object:
+        if found is None:
+            raise NotFound(f"VirtualService '{endpoint.home}' is gone")
+        return write_endpoint(found, read_endpoint(found, name))
+
+    desk.cluster.edit("VirtualService", endpoint.home, render)
+    prove_change(desk, endpoint, DEFAULT_TIMEOUT)
+
+
+def _mend_rule(desk: Desk, finding: Finding) -> None:
+    name = finding.endpoint
+    endpoint = endpoint_of(desk.cluster, name)
+    deployed = {name_of(obj) for obj in deployments_of(desk.cluster, name)}
+    fresh = destination_rule_manifest(desk.templates["DestinationRule"], name)
+
+    def right(found: Object | None) -> Object:
+        rule = found or fresh
+        for subset in rule["spec"].get("subsets") or []:
+            own = subset["name"] in endpoint.traffic.pins
+            if own and subset.get("labels") != subset_labels(subset["name"]):
+                meant = {**subset, "labels": subset_labels(subset["name"])}
+                others = [meant if one is subset else one for one in rule["spec"]["subsets"]]
+                rule = {**rule, "spec": {**rule["spec"], "subsets": others}}
+        for pin in endpoint.traffic.pins:
+            if pin in deployed:
+                rule = with_subset(rule, pin)
+        for subset in rule["spec"].get("subsets") or []:
+            left = subset["name"] not in deployed and subset["name"] not in endpoint.traffic.pins
+            if left and subset.get("labels") == subset_labels(subset["name"]):
+                rule = without_subset(rule, subset["name"])
+        return rule
+
+    desk.cluster.edit("DestinationRule", name, right)
+    follow(desk, name, endpoint.traffic.policy)
+
+
+def _mend_gone(desk: Desk, finding: Finding) -> None:
+    name, deployment = finding.endpoint, finding.what
+    move(desk, name, lambda now: transitions.unpin(now, deployment), action="remove", reason="its pods are gone")
+    if desk.cluster.get("DestinationRule", name) is not None:
+        desk.cluster.edit("DestinationRule", name, lambda rule: without_subset(rule or {}, deployment))
+
+
+def _mend_ledger(desk: Desk, finding: Finding) -> None:
+    warnings = catch_up(desk, finding.endpoint, publish=True)
+    if warnings:
+        raise RegistryError(warnings[0])
+
+
+def _mend_standing(desk: Desk, finding: Finding) -> None:
+    name = finding.endpoint
+    labels = labels_in(desk.registry.history(desk.scope, name))
+    home = found_home(desk.cluster, name)
+    if home is None:
+        desk.registry.publish(nothing_stands(desk.scope, name, {}, labels))
+        return
+    endpoint = read_endpoint(home, name)
+    versions = versions_of(deployments_of(desk.cluster, name))
+    desk.registry.publish(standing_of(endpoint, desk.scope, versions, labels - set(versions.values())))
+
+
+def _mend_run(desk: Desk, finding: Finding) -> None:
+    desk.registry.close_run(finding.what, "abandoned")
+
+
+def _mend_overdue(desk: Desk, finding: Finding) -> None:
+    enforce(desk, finding.endpoint)
+
+
+_MENDERS: Mapping[str, Callable[[Desk, Finding], None]] = {
+    "damaged": _mend_annotations,
+    "edited-routes": _mend_routes,
+    "no-destination-rule": _mend_rule,
+    "wrong-subset": _mend_rule,
+    "empty-subset": _mend_rule,
+    "gone-deployment": _mend_gone,
+    "unrecorded": _mend_ledger,
+    "registry-drift": _mend_standing,
+    "orphan-run": _mend_run,
+    "overdue": _mend_overdue,
+}

@@ -1,0 +1,204 @@
+"""Take deployments and endpoints away.
+
+Weight away -> proxies confirm -> a moment for requests in flight -> subset -> pods. Each step may be the last one a process
+lives to do: the same command again does the rest.
+"""
+
+from __future__ import annotations
+
+from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
+from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.mesh.destination_rule import with_policy, without_subset
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.adoption import given_back, looks_adopted, torn_out
+from mlflow_istio.core.policy.routes import written_policy
+from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
+from mlflow_istio.releases.context import (
+    ROOT,
+    Desk,
+    Outcome,
+    deployments_of,
+    endpoint_of,
+    entrance_of,
+    existing_endpoint,
+    found_home,
+    is_ours,
+    versions_of,
+    warned,
+)
+from mlflow_istio.releases.deploying.sharing import check_nothing_under, give_up_claims
+from mlflow_istio.releases.ledger import catch_up, publish_nothing, run_for
+from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
+
+
+def delete(desk: Desk, name: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
+    """Take a deployment away; None when there is none (deleting twice is fine).
+
+    The registry forgets where its version served before the pods go, since afterwards nobody knows which version it was.
+
+    Raises:
+        StateConflict: It has traffic, is stable, or belongs to the open release.
+        NotRouted: A proxy did not take the change over in time; the pods still run.
+    """
+    found = desk.cluster.get("Deployment", name)
+    if found is None or DEPLOYMENT_LABEL not in labels_of(found):
+        return None
+    endpoint = labels_of(found)[ENDPOINT_LABEL]
+    outcome = Outcome(endpoint=None, changed=True)
+    if existing_endpoint(desk.cluster, endpoint) is not None:
+        outcome = move(
+            desk,
+            endpoint,
+            lambda now: transitions.unpin(now, name),
+            action="remove",
+            reason=reason,
+            timeout=timeout,
+        )
+        desk.clock.sleep(desk.removal_delay)
+        _drop_subset(desk, endpoint, name)
+    desk.cluster.delete("Deployment", name)
+    return outcome
+
+
+def delete_endpoint(
+    desk: Desk, name: str, *, force: bool = False, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> bool:
+    """Take an endpoint away with all its deployments; False when there is none.
+
+    The registry must have every change first, since the object that holds them goes. Objects of the same name that were
+    not made for the endpoint stay.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        force: Whether to delete it with a release open, with a registry that is down, or when it can't be read any more.
+        reason: Why, for the ledger.
+        timeout: Seconds for the proxies to confirm that it is being deleted.
+
+    Raises:
+        StateConflict: A release is open, or changes wait for a registry that is down, and it is not forced.
+        InvalidInput: It can't be read, and it is not forced.
+        NotRouted: A proxy did not take the mark over in time, and it is not forced.
+    """
+    check_nothing_under(desk, name)
+    endpoint = _readable(desk, name, force)
+    routes = found_home(desk.cluster, name) or _named(desk, name)
+    deployments = deployments_of(desk.cluster, name)
+    if endpoint is not None:
+        if not endpoint.deleting or _is_reached(desk, name):
+            _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
+    elif deployments:
+        warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
+    give_up_claims(desk, name, endpoint.settings.get(ROOT, "") if endpoint else None)
+    if routes is not None:
+        if is_ours(routes, name):
+            desk.cluster.delete("VirtualService", name)
+        else:
+            _give_back(desk, name, name_of(routes), torn=endpoint is None)
+        desk.clock.sleep(desk.removal_delay)
+    gone = [_delete_ours(desk, "DestinationRule", name)]
+    gone += [desk.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
+    gone += [_delete_ours(desk, "Service", name)]
+    return routes is not None or any(gone)
+
+
+def _is_reached(desk: Desk, name: str) -> bool:
+    """Whether requests still come to an endpoint; the root of one whose deletion was cut short may have let go of it."""
+    try:
+        entrance_of(desk.cluster, name)
+    except NotFound:
+        return False
+    return True
+
+
+def _give_back(desk: Desk, name: str, home: str, *, torn: bool) -> None:
+    """Take our routes and annotations out of a VirtualService that stays its owner's."""
+
+    def give_back(virtual_service: Object | None) -> Object:
+        if virtual_service is None:
+            raise NotFound(f"VirtualService '{home}' went away meanwhile: run the same command again")
+        if not has_endpoint(virtual_service, name):
+            return virtual_service
+        return torn_out(virtual_service, name) if torn else given_back(virtual_service, name)
+
+    desk.tell(f"giving route back to VirtualService '{home}'")
+    desk.cluster.edit("VirtualService", home, give_back)
+
+
+def _named(desk: Desk, name: str) -> Object | None:
+    """The VirtualService that was made for the endpoint, even if it no longer says that it carries it."""
+    found = desk.cluster.get("VirtualService", name)
+    return found if found is not None and is_ours(found, name) else None
+
+
+def _readable(desk: Desk, name: str, force: bool) -> Endpoint | None:
+    """The endpoint; None when there is none, or when it is forced and ours but can't be read."""
+    found = found_home(desk.cluster, name) or _named(desk, name)
+    if found is None:
+        left = deployments_of(desk.cluster, name) or any(
+            (obj := desk.cluster.get(kind, name)) is not None and is_ours(obj, name)
+            for kind in ("Service", "DestinationRule")
+        )
+        # A VirtualService of that name may have been adopted, and given back before the rest was taken away.
+        return None if left else existing_endpoint(desk.cluster, name)
+    try:
+        return read_endpoint(found, name) if has_endpoint(found, name) else existing_endpoint(desk.cluster, name)
+    except (InvalidInput, NotFound, StateConflict) as exc:
+        if not force or not (is_ours(found, name) or looks_adopted(found, name)):
+            raise
+        warned(desk, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
+        return None
+
+
+def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: float) -> None:
+    """From here on nothing else may change the endpoint, and the ledger says who deletes it."""
+    if not force:
+        _, problems = run_for(desk, name, None)  # before the mark: it would forbid even a rollback
+        if problems:
+            raise StateConflict(
+                f"endpoint '{name}' can't be deleted while the registry is down, which must know of it ({problems[0]}): make it "
+                "reachable, or lose what it does not know with 'mlflow-istio delete-endpoint --force'"
+            )
+    try:
+        move(
+            desk,
+            name,
+            lambda now: transitions.mark_deleting(now, force=force),
+            action="delete",
+            reason=reason,
+            force=True,
+            urgent=True,
+            timeout=timeout,
+        )
+    except NotRouted as exc:
+        if not force:
+            raise
+        warned(desk, (exc.message, *catch_up(desk, name)))
+    except NotFound:
+        if _is_reached(desk, name):
+            raise
+        warned(desk, catch_up(desk, name))  # its root lets no request through to it, so there is nothing to prove
+    waiting = endpoint_of(desk.cluster, name).unrecorded
+    if waiting and not force:
+        raise StateConflict(
+            f"endpoint '{name}' holds {len(waiting)} routing changes the registry does not have: make it reachable and delete "
+            "again, or lose them with 'mlflow-istio delete-endpoint --force'"
+        )
+
+
+def _delete_ours(desk: Desk, kind: str, name: str) -> bool:
+    found = desk.cluster.get(kind, name)
+    return found is not None and is_ours(found, name) and desk.cluster.delete(kind, name)
+
+
+def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:
+    def drop(rule: Object | None) -> Object:
+        if rule is None:
+            raise NotFound(f"DestinationRule '{endpoint}' is gone")
+        left = without_subset(rule, deployment)
+        settings = written_policy(left, endpoint).policy.without_deployment(deployment)
+        return with_policy(left, endpoint, settings)
+
+    if desk.cluster.get("DestinationRule", endpoint) is not None:
+        desk.cluster.edit("DestinationRule", endpoint, drop)

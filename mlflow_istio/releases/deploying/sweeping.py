@@ -1,0 +1,134 @@
+"""Carry out what has to end: faults, kept versions, stale cookies. Run by every verb, the local supervisor, and a CronJob.
+
+A deadline of another kind is carried out by whoever registered for it (``ENFORCERS``); one that nobody knows stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, due
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.mesh.destination_rule import with_policy
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.moves import policies
+from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.errors import MlflowIstioError, NotFound
+from mlflow_istio.releases.context import Desk, endpoint_of, warned
+from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.moving import policy
+from mlflow_istio.releases.moving.shifting import move
+
+Enforcer = Callable[[Desk, str, Deadline], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """One deadline that was carried out, or a thing that was put right.
+
+    Attributes:
+        endpoint: Its endpoint.
+        what: What was done, in a few words.
+        problem: Why it could not be done; empty when it was.
+    """
+
+    endpoint: str
+    what: str
+    problem: str = ""
+
+
+def sweep(desk: Desk) -> tuple[Swept, ...]:
+    """Carry out every deadline that has passed, on every endpoint; one that fails does not hold back the others.
+
+    What the registry does not have yet is recorded, as by every command.
+    """
+    done: list[Swept] = []
+    rules = {obj["metadata"]["name"]: obj for obj in desk.cluster.list("DestinationRule", {})}
+    for virtual_service in desk.cluster.list("VirtualService", {}):
+        for name in endpoints_in(virtual_service):
+            try:
+                endpoint = read_endpoint(virtual_service, name)
+                if endpoint.unrecorded:
+                    catch_up(desk, name, publish=False)  # what an earlier sweep died over, or had no registry for
+                done += _enforced(desk, endpoint)
+                rule = rules.get(name)
+                if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, desk.clock.now()):
+                    wanted = endpoint.traffic.policy
+                    if with_policy(rule, name, wanted) != rule and policy.follow(desk, name, wanted):
+                        done.append(Swept(endpoint=name, what="DestinationRule follows the endpoint again"))
+            except MlflowIstioError as exc:
+                done.append(Swept(endpoint=name, what="left as it is", problem=exc.message))
+    return tuple(done)
+
+
+def enforce(desk: Desk, name: str) -> None:
+    """Carry out the deadlines of one endpoint that have passed; what fails is a warning and is tried again later."""
+    for swept in _enforced(desk, endpoint_of(desk.cluster, name)):
+        if swept.problem:
+            warned(desk, (f"endpoint '{name}': {swept.what} ({swept.problem})",))
+        else:
+            desk.tell(f"endpoint '{name}': {swept.what}, as its deadline says")
+
+
+def end_overdue_fault(desk: Desk, name: str, deadline: Deadline) -> None:
+    """End a fault whose time is over."""
+    del deadline
+    policy.end_fault(desk, name, reason="its time is over")
+
+
+def end_overdue_cookie(desk: Desk, name: str, deadline: Deadline) -> None:
+    """Stop expiring cookies that every browser has forgotten by now."""
+    move(
+        desk,
+        name,
+        lambda now: policies.end_cookie(now, deadline.what),
+        action="cookie-end",
+        reason="the cookie's age is over",
+    )
+
+
+def end_kept_version(desk: Desk, name: str, deadline: Deadline) -> None:
+    """Delete a version that was replaced and kept for a while; one that is needed again stays.
+
+    The deadline goes last: whoever dies before that is done again.
+    """
+    endpoint = endpoint_of(desk.cluster, name)
+    if not endpoint.traffic.reaches(deadline.what) and endpoint.role_of(deadline.what) == "idle":
+        removal.delete(desk, deadline.what, reason="its time after the release is over")
+
+    def forget(virtual_service: Object | None) -> Object:
+        if virtual_service is None:
+            raise NotFound(f"there is no endpoint '{name}' any more")
+        now = read_endpoint(virtual_service, name)
+        return write_endpoint(virtual_service, policies.drop_deadline(now, deadline))
+
+    desk.cluster.edit("VirtualService", endpoint.home, forget)
+
+
+ENFORCERS: dict[str, Enforcer] = {
+    FAULT: end_overdue_fault,
+    COOKIE: end_overdue_cookie,
+    KEEP: end_kept_version,
+}
+"""Kind of a deadline to what carries it out. The release engine registers for ``approval``."""
+
+_WORDS: Mapping[str, str] = {FAULT: "fault ended", COOKIE: "stale cookie ended", KEEP: "replaced version deleted"}
+
+
+def _enforced(desk: Desk, endpoint: Endpoint) -> list[Swept]:
+    quiet = replace(desk, enforce=lambda _desk, _name: None)
+    done: list[Swept] = []
+    for deadline in () if endpoint.deleting else due(endpoint.deadlines, desk.clock.now()):
+        enforcer = ENFORCERS.get(deadline.kind)
+        if enforcer is None:
+            continue
+        what = _WORDS.get(deadline.kind, f"{deadline.kind} decided") + (f" ({deadline.what})" if deadline.what else "")
+        try:
+            enforcer(quiet, endpoint.name, deadline)
+            done.append(Swept(endpoint=endpoint.name, what=what))
+        except MlflowIstioError as exc:
+            done.append(Swept(endpoint=endpoint.name, what=f"not yet: {what}", problem=exc.message))
+    return done

@@ -1,0 +1,207 @@
+"""Analyse an open A/B/n release, and declare its winner.
+
+The first look is the base line; each look counts what happened since the one before. What was counted stands in the release's
+MLflow run (``arms.json``), so that any process can look next.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mlflow_istio.core.analysis.arms import ArmsResult
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, ExperimentPlan
+from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.moving import shifting
+
+STATE = "arms.json"
+"""Artifact that holds what was counted so far."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmsOptions:
+    """What the first look fixes; None: as the release says.
+
+    Attributes:
+        kpi: The KPI to judge by; None: errors.
+        delta: The largest difference that doesn't matter; None: the KPI's own.
+        alpha: Error probability over all arms and looks.
+        phi: Overdispersion.
+        randomised: Whether chance decided who came to which arm; None: yes for weights and a cookie, no where a caller's header or
+            request decides.
+    """
+
+    kpi: Kpi | None = None
+    delta: float | None = None
+    alpha: float = 0.05
+    phi: float = 1.0
+    randomised: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysed:
+    """One look at an A/B/n release.
+
+    Attributes:
+        release: The release.
+        experiment: What was counted so far.
+        result: What it says.
+    """
+
+    release: Release
+    experiment: Experiment
+    result: ArmsResult
+
+
+def analyse(desk: Desk, metrics: Metrics, name: str, options: ArmsOptions) -> Analysed:
+    """Look at an open A/B/n release once.
+
+    Args:
+        desk: The ports.
+        metrics: Where counts come from.
+        name: The endpoint.
+        options: What it is judged by.
+
+    Raises:
+        StateConflict: No A/B release is open.
+        InvalidInput: An option differs from what the first look fixed.
+        MetricsError: The source of metrics can't be read.
+        RegistryError: The tracking server, which holds what was counted, can't be reached.
+    """
+    endpoint = endpoint_of(desk.cluster, name)
+    release = _release(endpoint)
+    run = release.run or desk.registry.open_run(desk.scope, name, release)
+    experiment = _stored(desk, run, _plan(endpoint, release, options))
+    readings = metrics.read(name, experiment.plan.arms)
+    experiment = experiment.look(readings, endpoint.traffic.weights)
+    state = {STATE: json.dumps(experiment.to_json(), separators=(",", ":"))}
+    desk.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
+    return Analysed(release=release, experiment=experiment, result=experiment.result())
+
+
+def declare(
+    desk: Desk,
+    name: str,
+    analysed: Analysed | None,
+    *,
+    winner: str | None = None,
+    force: bool = False,
+    reason: str = "",
+    timeout: float = shifting.DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Give the winner all the traffic: a challenger is promoted; when the control wins, the release is closed in its favour.
+
+    Args:
+        desk: The ports.
+        name: The endpoint.
+        analysed: The newest look; None when none could be made (then only by force).
+        winner: Who is to win; None: whom the analysis names.
+        force: Whether the named one wins whatever the analysis says.
+        reason: Why, for the ledger.
+        timeout: Seconds to wait for the proxies.
+
+    Raises:
+        StateConflict: The analysis names no winner, or another.
+        InvalidInput: The named one is no arm, or force has no name.
+    """
+    endpoint = endpoint_of(desk.cluster, name)
+    release = _release(endpoint)
+    arms = (endpoint.stable.name, *release.candidates)
+    if winner is not None and winner not in arms:
+        raise InvalidInput(f"'{winner}' is no arm of release '{release.id}': there are {', '.join(arms)}")
+    if force and winner is None:
+        raise InvalidInput("declaring by force needs the name of the winner")
+    found = analysed.result if analysed else None
+    if not force:
+        _check(found, winner, name)
+    chosen = winner or (found.winner if found else None)
+    assert chosen is not None
+    said = found.reason if found else "No analysis was made."
+    forced = f"declared by force: {said}" if force and (found is None or found.winner != chosen) else said
+    evidence = {
+        "outcome": found.outcome if found else None,
+        "winner": chosen,
+        "forced": force,
+        "reason": said,
+        **(found.evidence if found else {}),
+    }
+    why = f"{reason} ({forced})" if reason else forced
+    if chosen == endpoint.stable.name:
+        return shifting.abort(
+            desk, name, reason=why[:1000], evidence=evidence, force=force, release_id=release.id, timeout=timeout
+        )
+    return shifting.promote(
+        desk,
+        name,
+        candidate=chosen,
+        reason=why[:1000],
+        evidence=evidence,
+        force=force,
+        release_id=release.id,
+        timeout=timeout,
+    )
+
+
+def _check(found: ArmsResult | None, winner: str | None, name: str) -> None:
+    if found is None or found.outcome != "winner":
+        said = found.reason if found else "No analysis was made."
+        raise StateConflict(
+            f"endpoint '{name}' has no winner to declare: {said} Wait for more, or name one with --winner and --force"
+        )
+    if winner is not None and winner != found.winner:
+        raise StateConflict(
+            f"the winner of endpoint '{name}' is '{found.winner}', not '{winner}': {found.reason} Use --force to overrule it"
+        )
+
+
+def _release(endpoint: Endpoint) -> Release:
+    release = endpoint.release
+    if release is None or release.strategy != "ab":
+        found = "no release is open" if release is None else f"release '{release.id}' is a {release.strategy}"
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' has no open A/B release to analyse ({found}): start one with -C strategy=ab"
+        )
+    return release
+
+
+def _plan(endpoint: Endpoint, release: Release, options: ArmsOptions) -> ExperimentPlan:
+    kpi = options.kpi
+    better: Literal["higher", "lower"] = kpi.better if kpi else "lower"
+    own = release.assignment is not None and release.assignment.kind == "cookie"
+    return ExperimentPlan(
+        release=release.id,
+        control=endpoint.stable.name,
+        challengers=release.candidates,
+        kpi=kpi.name if kpi else ERRORS_KPI,
+        better=better,
+        delta=options.delta if options.delta is not None else (kpi.delta if kpi else None),
+        alpha=options.alpha,
+        phi=options.phi,
+        randomised=own if options.randomised is None else options.randomised,
+        returning=bool(endpoint.traffic.arms),
+    )
+
+
+def _stored(desk: Desk, run: str, plan: ExperimentPlan) -> Experiment:
+    """The experiment as the last look left it, or a fresh one."""
+    text = desk.runs.text(run, STATE)
+    if text is None:
+        return Experiment(plan=plan)
+    stored = Experiment.from_json(json.loads(text))
+    if stored.plan.release != plan.release:
+        return Experiment(plan=plan)
+    if stored.plan == replace(plan, returning=stored.plan.returning):
+        return stored
+    for part in ("kpi", "better", "delta", "alpha", "phi", "randomised"):
+        was, now = getattr(stored.plan, part), getattr(plan, part)
+        if was != now:
+            raise InvalidInput(
+                f"option '{part}' of release '{plan.release}' was {was!r} at the first look, not {now!r}: keep it, for choosing "
+                "after looking voids the result"
+            )
+    raise StateConflict(f"the arms of release '{plan.release}' are not those of the first look: start another release")

@@ -1,0 +1,155 @@
+"""Open a progressive release: deploy, try the candidate at no weight, store the plan, drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.release.on_endpoint import opened
+from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.progress import first_progress, progress_from_text
+from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.releases.context import Desk, endpoint_of, warned
+from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
+from mlflow_istio.releases.deploying.preflight import preflight
+from mlflow_istio.releases.driving.drive import Crew, Ending
+from mlflow_istio.releases.driving.progressive import drive
+from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.moving import shifting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseRequest:
+    """A progressive release to open.
+
+    Attributes:
+        endpoint: The endpoint; it must have a stable already.
+        plan: Makes the plan, once it is known who is stable.
+        candidates: Deployments to release.
+        deployments: What to deploy first; empty when the candidates stand there already.
+        strategy: canary, ab, blue-green or shadow.
+        wish: A/B: header or cookie, and values.
+        release_id: Id to use; made anew when None.
+        supersede: Whether to abort an open release first.
+        reason: Why, for the ledger.
+        force: Whether a different signature is taken.
+        detach: Whether to return once the release is open; ``resume`` drives it.
+    """
+
+    endpoint: str
+    plan: Callable[[Endpoint], ReleasePlan]
+    candidates: tuple[str, ...]
+    deployments: tuple[DeployRequest, ...] = ()
+    strategy: str = "canary"
+    wish: Wish = field(default_factory=Wish)
+    release_id: str | None = None
+    supersede: bool = False
+    reason: str = ""
+    force: bool = False
+    detach: bool = False
+
+
+def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
+    """Bring a release to where driving begins: deployed, tried at no weight, open; the release's id.
+
+    Given again while that release is open, nothing is done twice.
+
+    Raises:
+        NotFound: There is no such endpoint yet.
+        StateConflict: Another release is open, or the candidate fails its preflight.
+        InvalidInput: The plan does not fit.
+    """
+    name = request.endpoint
+    endpoint_of(desk.cluster, name)  # says which endpoints there are
+    warned(desk, catch_up(desk, name, publish=False))
+    endpoint = endpoint_of(desk.cluster, name)
+    plan = request.plan(endpoint)
+    found = endpoint.release
+    same = found is not None and (found.strategy, found.candidates) == (request.strategy, request.candidates)
+    if found is not None and same and request.release_id in (None, found.id):
+        return _known(endpoint, plan)
+    last = endpoint.last
+    if found is None and last is not None and request.release_id == last.id:
+        if (last.strategy, last.candidates) == (request.strategy, request.candidates):
+            return last.id  # a pipeline's step that is run again
+        raise StateConflict(
+            f"release '{last.id}' of endpoint '{name}' was another and has ended ({last.outcome}): use another release_id"
+        )
+    if found is not None and not request.supersede:
+        raise StateConflict(transitions.open_release(endpoint))
+    if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
+        raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
+    for deployment in request.deployments:
+        deploy(desk, deployment)
+    if crew.models is not None:
+        for candidate in request.candidates:
+            desk.tell(f"looking at '{candidate}' before it gets traffic")
+            warned(
+                desk,
+                preflight(
+                    desk,
+                    crew.models,
+                    crew.score,
+                    name,
+                    stable=endpoint.stable.name,
+                    candidate=candidate,
+                    force=request.force,
+                    timeout=crew.timeout,
+                ),
+            )
+    if found is not None:
+        shifting.abort(desk, name, action="supersede", reason=request.reason or "superseded", timeout=crew.timeout)
+    endpoint = endpoint_of(desk.cluster, name)
+    wish = _without_traffic(request, endpoint)
+    release = shifting.plan(desk, endpoint, request.strategy, request.candidates, wish, request.release_id)
+    progress = first_progress(plan, desk.clock.now())
+    opened(endpoint, release, wish, progress)  # refuse what can't work before a run is opened for it
+    run, warnings = run_for(desk, name, release)
+    warned(desk, warnings)
+    release = replace(release, run=run)
+    shifting.move(
+        desk,
+        name,
+        lambda now: opened(now, release, wish, progress),
+        action="start",
+        reason=request.reason,
+        timeout=crew.timeout,
+    )
+    return release.id
+
+
+def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> Wish:
+    """What is asked of the strategy, with no traffic for the candidates yet."""
+    if request.strategy == "shadow":
+        return request.wish
+    if len(request.candidates) > 1:
+        return replace(request.wish, weights={endpoint.stable.name: 100, **dict.fromkeys(request.candidates, 0)})
+    return replace(request.wish, weight=0)
+
+
+def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
+    """The release that the same command opened before, if it has the same plan."""
+    release = endpoint.release
+    if release is None or endpoint.progress is None:
+        raise StateConflict(
+            f"{transitions.open_release(endpoint)}; it was opened without a plan, so it can't go on by itself"
+        )
+    if progress_from_text(endpoint.progress).plan != plan:
+        raise StateConflict(
+            f"release '{release.id}' of endpoint '{endpoint.name}' is open with another plan: run 'mlflow-istio resume "
+            f"{endpoint.name}' to go on with it, or give supersede=true"
+        )
+    return release.id
+
+
+def release(desk: Desk, crew: Crew, request: ReleaseRequest) -> Ending | None:
+    """Open a release and drive it to its end; None when it was only opened.
+
+    Raises:
+        MlflowIstioError: As for ``open_release`` and ``drive``.
+    """
+    opened_now = open_release(desk, crew, request)
+    return None if request.detach else drive(desk, crew, request.endpoint, release=opened_now)

@@ -1,0 +1,74 @@
+"""Tell webhooks of a rollback, at least once: who is still to be told stands on the object until everybody was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import annotation
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.release.plan import Webhook
+from mlflow_istio.releases.context import Desk, endpoint_of
+
+Ask = Callable[[str, Mapping[str, Any], float], str]
+"""Asks a webhook (address, payload, seconds); empty for yes."""
+
+
+def to_be_told(hooks: tuple[Webhook, ...], payload: Mapping[str, Any]) -> str | None:
+    """What the edit that rolls back leaves on the object; None where nobody wants to know."""
+    if not hooks:
+        return None
+    asked = [{"url": hook.url, "timeout": hook.timeout} for hook in hooks]
+    return json.dumps({"hooks": asked, "payload": dict(payload)}, separators=(",", ":"), sort_keys=True)
+
+
+def tell(desk: Desk, ask: Ask, name: str) -> bool:
+    """Tell whoever is still to be told of a rollback of this endpoint, and note that it was done.
+
+    What a webhook answers changes nothing: the traffic is back already. A process that dies in between leaves the note, and
+    whoever drives or resumes a release of this endpoint next tells again.
+
+    Args:
+        desk: The ports.
+        ask: Asks a webhook.
+        name: The endpoint.
+
+    Returns:
+        Whether there was anybody to tell.
+
+    Raises:
+        ClusterError: The cluster can't be reached; the note stays.
+    """
+    endpoint = endpoint_of(desk.cluster, name)
+    untold = endpoint.untold
+    if untold is None:
+        return False
+    for url, payload, timeout in _noted(desk, name, untold):
+        words = ask(url, payload, timeout)
+        if words:
+            desk.warn(f"webhook {url} was told of the rollback and said: {words}")
+
+    def told(virtual_service: Object | None) -> Object:
+        found = read_endpoint(virtual_service or {}, name)
+        if found.untold != untold:  # another rollback's
+            return virtual_service or {}
+        return write_endpoint(virtual_service or {}, replace(found, untold=None))
+
+    desk.cluster.edit("VirtualService", endpoint.home, told)
+    return True
+
+
+def _noted(desk: Desk, name: str, untold: str) -> list[tuple[str, Mapping[str, Any], float]]:
+    """Whom to tell what; nobody where somebody damaged the note: no release may wait for that."""
+    try:
+        note = json.loads(untold)
+        return [(str(hook["url"]), dict(note["payload"]), float(hook["timeout"])) for hook in note["hooks"]]
+    except (ValueError, TypeError, KeyError) as exc:
+        key = annotation(name, "untold")
+        desk.warn(
+            f"annotation {key} can't be read ({exc!r}), so its webhooks are not told of a rollback; it is taken away"
+        )
+        return []

@@ -1,0 +1,115 @@
+"""Carry out a plan only on the endpoint it was made for: a Cluster that looks again inside every edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.inspection.fingerprint import fingerprint, moved
+from mlflow_istio.core.matching.probe import Probe
+from mlflow_istio.errors import MlflowIstioError, StateConflict
+from mlflow_istio.ports.cluster import Address, Cluster, Edit
+from mlflow_istio.releases.context import found_home
+
+
+class GuardedCluster:
+    """A Cluster that refuses to write once an endpoint is not as it was planned on.
+
+    Its own edits move what it expects along, so that a plan of several steps can be carried out. It may begin at any state that the
+    plan goes through, so that a plan whose command died can be given again.
+
+    Args:
+        cluster: The cluster.
+        endpoint: The endpoint.
+        states: Fingerprints that the plan goes through, the first at the time of the plan; empty while it is being made.
+
+    Attributes:
+        states: All fingerprints so far.
+
+    Raises:
+        StateConflict: The endpoint is in none of these states; names what has moved.
+    """
+
+    def __init__(self, cluster: Cluster, endpoint: str, states: Sequence[Mapping[str, str]] = ()) -> None:
+        self._cluster = cluster
+        self._endpoint = endpoint
+        self._expected: Mapping[str, str] = self._now()
+        self.states = [dict(self._expected)]
+        if states and self._expected not in states:
+            raise self._moved(states[0], self._expected)
+
+    @property
+    def scope(self) -> str:
+        """See ``ports.Cluster``."""
+        return self._cluster.scope
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """See ``ports.Cluster``."""
+        return self._cluster.get(kind, name)
+
+    def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
+        """See ``ports.Cluster``."""
+        return self._cluster.list(kind, labels)
+
+    def apply(self, obj: Object) -> Object:
+        """See ``ports.Cluster``. A new object is made only for an endpoint that is as planned."""
+        if self._cluster.get(str(obj["kind"]), name_of(obj)) is None:
+            self._check()
+        return self._cluster.apply(obj)
+
+    def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
+        """See ``ports.Cluster``. The endpoint is compared with the plan inside the edit, on the object that is written."""
+        if kind not in ("VirtualService", "DestinationRule"):
+            return self._cluster.edit(kind, name, change)
+
+        def guarded(obj: Object | None) -> Object:
+            found = self._now(kind, obj)
+            try:
+                after = change(obj)
+            except MlflowIstioError as exc:  # what the plan did not foresee says more than what it led to
+                if found != self._expected:
+                    raise self._moved(self._expected, found) from exc
+                raise
+            if after != obj and found != self._expected:
+                raise self._moved(self._expected, found)
+            return after
+
+        before, after = self._cluster.edit(kind, name, guarded)
+        self._expected = self._now(kind, after)
+        if self._expected != self.states[-1]:
+            self.states.append(dict(self._expected))
+        return before, after
+
+    def delete(self, kind: str, name: str) -> bool:
+        """See ``ports.Cluster``."""
+        self._check()
+        return self._cluster.delete(kind, name)
+
+    def wait_ready(self, deployment: str, timeout: float) -> None:
+        """See ``ports.Cluster``."""
+        self._cluster.wait_ready(deployment, timeout)
+
+    def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
+        """See ``ports.Cluster``."""
+        return self._cluster.wait_routed(probe, timeout)
+
+    def address(self, virtual_service: str) -> Address:
+        """See ``ports.Cluster``."""
+        return self._cluster.address(virtual_service)
+
+    def _now(self, kind: str = "", obj: Object | None = None) -> dict[str, str]:
+        """The endpoint's fingerprint, with one object as it is in the edit's hands."""
+        home = obj if kind == "VirtualService" else found_home(self._cluster, self._endpoint)
+        rule = obj if kind == "DestinationRule" else self._cluster.get("DestinationRule", self._endpoint)
+        return fingerprint(home, rule, self._endpoint)
+
+    def _check(self) -> None:
+        found = self._now()
+        if found != self._expected:
+            raise self._moved(self._expected, found)
+
+    def _moved(self, expected: Mapping[str, str], found: Mapping[str, str]) -> StateConflict:
+        differences = "; ".join(moved(expected, found))
+        return StateConflict(
+            f"the plan no longer fits endpoint '{self._endpoint}': {differences}: look at it, and make a new plan"
+        )

@@ -1,0 +1,150 @@
+"""Settings, routes of their own and faults: each one transition, edited once, proved and recorded like any change of traffic.
+
+What stands on the DestinationRule follows the VirtualService: it is written first, so that a refusal leaves nothing behind, and
+compared once more at the end, so that of two writers the one whose change stands has its settings there, too.
+"""
+
+from __future__ import annotations
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.mesh.destination_rule import with_policy
+from mlflow_istio.core.mesh.virtual_service import write_endpoint
+from mlflow_istio.core.moves import policies
+from mlflow_istio.core.policy.settings import NO_POLICY, Fault, Policy, PolicyWish, Rule
+from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted
+from mlflow_istio.releases.context import Desk, Outcome, endpoint_of, virtual_service_of
+from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
+
+
+def set_policy(
+    desk: Desk, name: str, wish: PolicyWish, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> Outcome:
+    """Make, change or take away settings of an endpoint, of one deployment, or of a route of its own.
+
+    Raises:
+        InvalidInput: A setting can't be right, or can't go with another; nothing was applied.
+        StateConflict: A field is its owner's and may not be replaced; nothing was applied.
+        Unsupported: The cluster can't carry a setting out; nothing was applied.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    before = endpoint_of(desk.cluster, name)
+    wanted = policies.set_policy(before, wish)
+    write_endpoint(
+        virtual_service_of(desk.cluster, name), wanted
+    )  # whatever can't be written is refused before the first edit
+    touched = _destinations(before.traffic.policy) != _destinations(wanted.traffic.policy)
+    if touched:
+        follow(desk, name, wanted.traffic.policy)
+    try:
+        outcome = move(
+            desk,
+            name,
+            lambda now: policies.set_policy(now, wish),
+            action="policy",
+            reason=reason,
+            timeout=timeout,
+        )
+    except NotRouted:
+        raise  # the change stands, and a proxy is late
+    except MlflowIstioError:
+        if touched:
+            follow(desk, name, endpoint_of(desk.cluster, name).traffic.policy)
+        raise
+    if outcome.endpoint is not None and (touched or outcome.endpoint.traffic.policy.has_destinations):
+        follow(desk, name, outcome.endpoint.traffic.policy)
+    return outcome
+
+
+def set_rule(desk: Desk, name: str, rule: Rule, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+    """Make a route of its own, or change where it leads.
+
+    Raises:
+        InvalidInput: Its match contradicts the endpoint's own, or is another route's.
+        StateConflict: The deployment is not there.
+        NotReady: The deployment has no ready replica.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(desk, name, lambda now: policies.set_rule(now, rule), action="route", reason=reason, timeout=timeout)
+
+
+def remove_rule(desk: Desk, name: str, rule: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+    """Take a route of its own away.
+
+    Raises:
+        NotFound: There is none of that name.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(
+        desk,
+        name,
+        lambda now: policies.remove_rule(now, rule),
+        action="route",
+        reason=reason,
+        timeout=timeout,
+    )
+
+
+def start_fault(
+    desk: Desk,
+    name: str,
+    fault: Fault,
+    *,
+    replace_own: bool = False,
+    reason: str = "",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Put a fault into live traffic until its deadline, which stands on the object with it.
+
+    Raises:
+        InvalidInput: It can't go with the endpoint's other settings.
+        StateConflict: The route has a fault of its owner's.
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(
+        desk,
+        name,
+        lambda now: policies.start_fault(now, fault, replace_own=replace_own),
+        action="fault",
+        reason=reason,
+        timeout=timeout,
+    )
+
+
+def end_fault(
+    desk: Desk, name: str, *, action: str = "fault-end", reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> Outcome:
+    """Take the fault away, if there is one; never held back by a registry that is down.
+
+    Raises:
+        NotRouted: A proxy did not take the change over in time.
+    """
+    return move(desk, name, policies.end_fault, action=action, reason=reason, urgent=True, timeout=timeout)
+
+
+def follow(desk: Desk, name: str, policy: Policy) -> bool:
+    """Make the DestinationRule say what the endpoint's policy says; whether it had to be changed.
+
+    Raises:
+        StateConflict: Its owner has one of the settings.
+        NotFound: It is gone.
+    """
+
+    def edit(rule: Object | None) -> Object:
+        if rule is None:
+            raise NotFound(f"DestinationRule '{name}' is gone: deploy a version again, which makes one")
+        return with_policy(rule, name, policy)
+
+    if desk.cluster.get("DestinationRule", name) is None and not policy.has_destinations:
+        return False
+    before, after = desk.cluster.edit("DestinationRule", name, edit)
+    return before != after
+
+
+def policy_of(endpoint: Endpoint | None) -> Policy:
+    """The endpoint's policy."""
+    return endpoint.traffic.policy if endpoint else NO_POLICY
+
+
+def _destinations(policy: Policy) -> tuple[object, ...]:
+    return (policy.destination, dict(policy.subsets))

@@ -1,0 +1,328 @@
+"""Look an endpoint over: objects, ledger, tags, proxies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from mlflow_istio.core.basics.model_version import parse_label
+from mlflow_istio.core.basics.objects import (
+    ENDPOINT_LABEL,
+    MANAGED_BY_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+    with_annotations,
+)
+from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import Standing, nothing_stands, standing_of
+from mlflow_istio.core.inspection.diagnosis import (
+    ERROR,
+    FIX,
+    INFO,
+    WARNING,
+    Finding,
+    deployment_findings,
+    ledger_findings,
+    orphan_run,
+    route_findings,
+    rule_findings,
+    standing_findings,
+)
+from mlflow_istio.core.matching.probe import change_probe
+from mlflow_istio.core.mesh.host_conflict import check_hosts
+from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of
+from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.core.moves.claims import claimants, claims_in
+from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict
+from mlflow_istio.ports.registry import Survey
+from mlflow_istio.releases.context import (
+    Desk,
+    deployments_of,
+    endpoint_names,
+    endpoint_of,
+    entrance_of,
+    found_home,
+    is_ours,
+    versions_of,
+)
+
+_PROBE_TIMEOUT = 5.0
+_PARTS = ("state", "release", "progress", "unrecorded", "deadlines", "policy")
+
+
+def examine(desk: Desk, name: str | None = None) -> list[Finding]:
+    """Everything that is not as it should be, the worst first.
+
+    Args:
+        desk: The ports.
+        name: The endpoint; None: all of the target, and those that only the registry still knows.
+
+    Raises:
+        NotFound: There is no such endpoint, and the registry never knew it.
+        ClusterError: The cluster can't be reached.
+    """
+    findings: list[Finding] = []
+    names = endpoint_names(desk.cluster)
+    known: Survey | None = None
+    try:
+        known = desk.registry.survey(desk.scope, ())
+    except RegistryError as exc:
+        findings.append(
+            Finding(
+                endpoint=name or "",
+                code="registry-unreachable",
+                severity=WARNING,
+                text=f"the registry can't be asked, so nothing is said of it ({exc.message})",
+                command="make MLFLOW_TRACKING_URI reachable, then mlflow-istio doctor -t {target}",
+            )
+        )
+    if name is None:
+        orphans = {
+            labelled for kind in ("Service", "DestinationRule", "Deployment") for labelled in _labelled(desk, kind)
+        }
+        names = sorted({*names, *orphans, *(known.open_runs if known else ())})
+    else:
+        names = [name]
+    findings += _claim_findings(desk, name)
+    for one in names:
+        findings += _examined(desk, one, known, must_exist=name is not None)
+    rank = {ERROR: 0, WARNING: 1, INFO: 2}
+    return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
+
+
+def _claim_findings(desk: Desk, name: str | None) -> Iterator[Finding]:
+    """What roots hand on to endpoints that are not there; of one endpoint, or under one root, if it is named."""
+    known = desk.cluster.list("VirtualService", {})
+    there = {endpoint for obj in known for endpoint in endpoints_in(obj)}
+    for root in known:
+        try:
+            claims = claims_in(root)
+        except InvalidInput as exc:
+            yield Finding(
+                endpoint=name_of(root),
+                code="damaged-claim",
+                severity=ERROR,
+                text=exc.message,
+                command=f"kubectl edit virtualservice {name_of(root)}",
+            )
+            continue
+        for endpoint, claim in claims.items():
+            if endpoint not in there and name in (None, endpoint, name_of(root)):
+                yield Finding(
+                    endpoint=endpoint,
+                    code="stale-claim",
+                    severity=WARNING,
+                    text=f"VirtualService '{name_of(root)}' hands {claim} on to it, but there is no such endpoint: callers get 404",
+                    command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {endpoint}",
+                )
+
+
+def _labelled(desk: Desk, kind: str) -> Iterator[str]:
+    for obj in desk.cluster.list(kind, {}):
+        labels = labels_of(obj)
+        if ENDPOINT_LABEL in labels and MANAGED_BY_LABEL in labels:
+            yield labels[ENDPOINT_LABEL]
+
+
+def _examined(desk: Desk, name: str, known: Survey | None, *, must_exist: bool) -> Iterator[Finding]:
+    recorded: Sequence[RoutingChange] = ()
+    problem = ""
+    if known is not None:
+        try:
+            recorded = desk.registry.history(desk.scope, name)
+        except RegistryError as exc:
+            problem = exc.message
+            yield Finding(
+                endpoint=name,
+                code="damaged-history",
+                severity=WARNING,
+                text=f"its history can't be read: {problem}",
+                command="mlflow runs describe --run-id RUN, and delete or restore the tag it names",
+            )
+    deployments = deployments_of(desk.cluster, name)
+    home = found_home(desk.cluster, name)
+    if home is None:
+        yield from _without_home(desk, name, recorded, deployments, known, must_exist=must_exist)
+        return
+    try:
+        endpoint = read_endpoint(home, name)
+    except MlflowIstioError as exc:
+        yield _damaged(desk, home, name, recorded, exc.message)
+        return
+    last = endpoint.unrecorded[-1] if endpoint.unrecorded else recorded[-1] if recorded else None
+    if last is not None and last.id != endpoint.change:
+        last = None
+    yield from route_findings(home, endpoint, last if last is not None and last.whole else None, desk.clock.now())
+    deployed = [name_of(obj) for obj in deployments]
+    if not endpoint.deleting:
+        yield from rule_findings(desk.cluster.get("DestinationRule", name), endpoint, deployed)
+        yield from deployment_findings(endpoint, deployments)
+        yield from _host_findings(desk, home, name)
+    if known is not None and not problem:
+        yield from ledger_findings(endpoint, recorded, known.open_runs.get(name, {}))
+        standing = standing_of(endpoint, desk.scope, versions_of(deployments))
+        yield from _registry_findings(desk, standing, recorded)
+    if not endpoint.deleting:
+        yield from _proxy_findings(desk, endpoint)
+
+
+def _without_home(
+    desk: Desk,
+    name: str,
+    recorded: Sequence[RoutingChange],
+    deployments: Sequence[Object],
+    known: Survey | None,
+    *,
+    must_exist: bool,
+) -> Iterator[Finding]:
+    """An endpoint whose VirtualService is gone, or no longer says that it carries it."""
+    found = desk.cluster.get("VirtualService", name)
+    if found is not None and is_ours(found, name) and claimants(found):
+        return  # the root of a shared host, which is no endpoint
+    if found is not None and is_ours(found, name):
+        yield _damaged(
+            desk, found, name, recorded, f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}"
+        )
+        return
+    kinds = [kind for kind in ("Service", "DestinationRule") if _is_there(desk, kind, name)]
+    left = [*kinds, *(f"deployment '{name_of(obj)}'" for obj in deployments)]
+    if left:
+        yield Finding(
+            endpoint=name,
+            code="orphan-objects",
+            severity=WARNING,
+            text=f"there is no such endpoint any more, but {', '.join(left)} of it",
+            command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {name}",
+        )
+    elif must_exist and not recorded and not (known and name in known.open_runs):
+        endpoint_of(desk.cluster, name)  # says which there are
+    for release, run in (known.open_runs.get(name, {}) if known else {}).items():
+        yield orphan_run(name, release, run)
+    yield from _registry_findings(desk, nothing_stands(desk.scope, name, {}, labels_in(recorded)), recorded)
+
+
+def _damaged(desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChange], why: str) -> Finding:
+    """Annotations, or routes, that can't be read; the objects that the ledger keeps bring annotations back."""
+    try:
+        kept = kept_annotations(desk, home, name, recorded)
+    except RegistryError:
+        kept = None
+    if kept is not None:
+        return Finding(
+            endpoint=name,
+            code="damaged",
+            severity=ERROR,
+            text=f"{why} (the ledger has them as of change {recorded[-1].sequence})",
+            command=FIX.replace("{name}", name),
+            safe=True,
+        )
+    return Finding(
+        endpoint=name,
+        code="damaged-for-good",
+        severity=ERROR,
+        text=why,
+        command=f"mlflow-istio delete-endpoint {name} --force -t {{target}}",
+    )
+
+
+def kept_annotations(
+    desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChange]
+) -> dict[str, str | None] | None:
+    """The endpoint's annotations as the newest change left them, if that is the change whose routes stand there."""
+    last = recorded[-1] if recorded else None
+    if last is None or last.run is None or last.after is None:
+        return None
+    probe = next((route for route in routes_of(home) if route.get("name") == f"{prefix(name)}probe"), {})
+    if probe.get("directResponse", {}).get("body", {}).get("string") != last.id:
+        return None
+    text = desk.runs.text(last.run, f"changes/{last.sequence:06d}-{last.id}/after.json")
+    if text is None:
+        return None
+    found = annotations_of(json.loads(text))
+    kept = {annotation(name, part): found.get(annotation(name, part)) for part in _PARTS}
+    kept[annotation(name, "unrecorded")] = None
+    try:
+        read_endpoint(with_annotations(home, kept), name)
+    except MlflowIstioError:
+        return None
+    return kept
+
+
+def _host_findings(desk: Desk, home: Object, name: str) -> Iterator[Finding]:
+    try:
+        check_hosts(home, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
+    except StateConflict as exc:
+        yield Finding(
+            endpoint=name,
+            code="host-conflict",
+            severity=ERROR,
+            text=exc.message,
+            command=f"kubectl edit virtualservice {name_of(home)}",
+        )
+
+
+def _registry_findings(desk: Desk, standing: Standing, recorded: Sequence[RoutingChange]) -> Iterator[Finding]:
+    labels = {*(served.version for served in standing.served), *standing.removed, *labels_in(recorded)}
+    models = sorted({parse_label(label).model for label in labels})
+    if not models:
+        return
+    try:
+        survey = desk.registry.survey(desk.scope, models)
+    except RegistryError:
+        return  # said once, for all
+    owned = frozenset(key for key, owner in survey.owners.items() if owner == standing.owner)
+    others = {key for key, owner in survey.owners.items() if owner != standing.owner}
+    aliases = {key: version for key, version in standing.aliases.items() if key not in others}
+    aliases |= {key: None for key in owned if key not in aliases}
+    wanted = Standing(
+        scope=standing.scope,
+        endpoint=standing.endpoint,
+        served=standing.served,
+        removed=standing.removed,
+        aliases=aliases,
+    )
+    yield from standing_findings(wanted, survey.tags, survey.aliases, owned)
+
+
+def _proxy_findings(desk: Desk, endpoint: Endpoint) -> Iterator[Finding]:
+    try:
+        probe = entrance_of(desk.cluster, endpoint.name).through(change_probe(endpoint.name, endpoint.change))
+        proxies = desk.cluster.wait_routed(probe, _PROBE_TIMEOUT)
+    except ClusterError as exc:
+        yield Finding(
+            endpoint=endpoint.name,
+            code="proxy-behind",
+            severity=ERROR,
+            text=f"a proxy does not answer with the newest change: {exc.message}",
+            command="{up}",
+        )
+    except MlflowIstioError as exc:
+        yield Finding(
+            endpoint=endpoint.name,
+            code="unreachable",
+            severity=WARNING,
+            text=exc.message,
+            command=f"mlflow-istio explain-route {endpoint.name} -t {{target}}",
+        )
+    else:
+        if not proxies:
+            yield Finding(
+                endpoint=endpoint.name,
+                code="no-proxy",
+                severity=WARNING,
+                text="no proxy can be reached from here, so no change can be proved",
+                command="{up}",
+            )
+
+
+def _is_there(desk: Desk, kind: str, name: str) -> bool:
+    found = desk.cluster.get(kind, name)
+    return found is not None and is_ours(found, name)
+
+
+def labels_in(recorded: Sequence[RoutingChange]) -> set[str]:
+    """Every ``MODEL/VERSION`` that was ever behind the endpoint."""
+    return {version for change in recorded for version in change.versions.values() if version}

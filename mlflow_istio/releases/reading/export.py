@@ -1,0 +1,52 @@
+"""Gather an endpoint's objects for Git."""
+
+from __future__ import annotations
+
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.endpoint.endpoint import has_endpoint
+from mlflow_istio.core.mesh.export import as_in_git, ignore_differences, order_of, without_traffic
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.ports.cluster import Cluster
+from mlflow_istio.releases.context import deployments_of, is_ours, virtual_service_of
+
+
+def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[Object]:
+    """An endpoint's objects as Git should hold them, in an order in which they can be applied.
+
+    Args:
+        cluster: The cluster.
+        name: The endpoint, or the root that several of them share.
+        with_traffic: Whether routes, subsets and the state of releases are in it.
+
+    Raises:
+        NotFound: There is no such endpoint.
+        InvalidInput: Its routes stand in somebody's VirtualService, which is not ours to export.
+    """
+    named = cluster.get("VirtualService", name)
+    if named is not None and is_ours(named, name) and not has_endpoint(named, name):
+        service = cluster.get("Service", name)  # the root of a shared host: no pods, no release
+        return [as_in_git(obj, name) for obj in (service, named) if obj is not None and with_traffic]
+    home = virtual_service_of(cluster, name)
+    found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
+    objects = [obj for obj in found if is_ours(obj, name)] + deployments_of(cluster, name)
+    if with_traffic:
+        if read_endpoint(home, name).adopted is not None:
+            raise InvalidInput(
+                f"endpoint '{name}' has its routes in VirtualService '{name_of(home)}', which stays its owner's, in Git too: "
+                "export the rest with --without-traffic, and let Argo CD leave the routes alone (--argocd)"
+            )
+        objects.append(home)
+    clean = [as_in_git(obj, name) for obj in objects]
+    kept = clean if with_traffic else [obj for one in clean if (obj := without_traffic(one, name)) is not None]
+    return sorted(kept, key=order_of)
+
+
+def argocd(cluster: Cluster, name: str) -> Object:
+    """The part of an Argo CD Application that leaves an endpoint's traffic alone.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    endpoint = read_endpoint(virtual_service_of(cluster, name), name)
+    return ignore_differences(endpoint, cluster.get("DestinationRule", name))

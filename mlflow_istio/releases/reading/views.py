@@ -1,0 +1,204 @@
+"""What users are told about endpoints and deployments: plain dicts, read from the cluster alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow_istio.core.basics.objects import (
+    ENDPOINT_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+    ready_replicas,
+)
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.matching.probe import PIN_HEADER
+from mlflow_istio.core.mesh.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.core.policy.settings import notes
+from mlflow_istio.core.release.driver import course_of
+from mlflow_istio.errors import MlflowIstioError, NotFound
+from mlflow_istio.ports.cluster import Cluster
+from mlflow_istio.releases.context import (
+    address_at,
+    address_of,
+    deployment_of,
+    deployments_of,
+    existing_endpoint,
+    virtual_service_of,
+)
+
+View = dict[str, Any]
+
+
+def endpoint_view(cluster: Cluster, name: str) -> View:
+    """An endpoint: name, url, headers, stable, candidates, traffic, release, and more.
+
+    Raises:
+        NotFound: There is none.
+    """
+    return _endpoint_view(cluster, name, virtual_service_of(cluster, name), deployments_of(cluster, name))
+
+
+def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Sequence[Object]) -> View:
+    endpoint = read_endpoint(home, name)
+    address = address_at(cluster, home, name)
+    return {
+        "name": name,
+        "url": address.url,
+        "headers": dict(address.headers),
+        "scoring_url": address.url + address.scoring,
+        "virtual_service": endpoint.home,
+        "adopted_route": endpoint.route if endpoint.adopted else None,
+        "stable": endpoint.stable.name,
+        "candidates": list(endpoint.release.candidates) if endpoint.release else [],
+        "traffic": endpoint.traffic.weights,
+        "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
+        "arms": [arm.deployment for arm in endpoint.traffic.arms],
+        "policy": policy_view(endpoint),
+        "deadlines": [deadline.as_json() for deadline in endpoint.deadlines],
+        "release": _release_view(endpoint),
+        "last_release": (
+            {"id": endpoint.last.id, "strategy": endpoint.last.strategy, "outcome": endpoint.last.outcome}
+            if endpoint.last
+            else None
+        ),
+        "change": {"id": endpoint.change, "sequence": endpoint.sequence},
+        "unrecorded": len(endpoint.unrecorded),
+        "deployments": [_deployment_view(obj, endpoint) for obj in deployments],
+    }
+
+
+def policy_view(endpoint: Endpoint) -> View:
+    """What is set besides the split, and what of it acts only partly together."""
+    policy = endpoint.traffic.policy
+    view: View = {key: value for key, value in policy.as_json().items() if key not in ("replaced", "stale")}
+    said = notes(policy, mirrors=bool(endpoint.traffic.mirrors))
+    return {**view, "notes": list(said)} if said else view
+
+
+def endpoint_views(cluster: Cluster) -> list[View]:
+    """All endpoints, by name; one that can't be read says why instead of hiding the others. Two lists, however many there are."""
+    views: list[View] = []
+    homes = _homes(cluster)
+    deployments: dict[str, list[Object]] = {}
+    for obj in deployments_of(cluster) if homes else ():
+        deployments.setdefault(labels_of(obj)[ENDPOINT_LABEL], []).append(obj)
+    for name in sorted(homes):
+        try:
+            views.append(_endpoint_view(cluster, name, homes[name], deployments.get(name, ())))
+        except MlflowIstioError as exc:
+            views.append({"name": name, "problem": exc.message})
+    return views
+
+
+def _homes(cluster: Cluster) -> dict[str, Object]:
+    """Every endpoint's VirtualService, from one list."""
+    return {name: obj for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)}
+
+
+def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) -> View:
+    """A deployment: name, endpoint, model version, flavor, role, weight, replicas, and how to reach it.
+
+    Raises:
+        NotFound: There is none, or not behind that endpoint.
+    """
+    found = deployment_of(cluster, name)
+    its_endpoint = labels_of(found)[ENDPOINT_LABEL]
+    if endpoint is not None and endpoint != its_endpoint:
+        raise NotFound(f"deployment '{name}' is behind endpoint '{its_endpoint}', not '{endpoint}'")
+    existing = existing_endpoint(cluster, its_endpoint)
+    view = _deployment_view(found, existing)
+    if existing is not None:
+        address = address_of(cluster, its_endpoint)
+        view |= {"url": address.url, "headers": {**address.headers, PIN_HEADER: name}}
+    return view
+
+
+def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View]:
+    """All deployments, or an endpoint's, by name.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    homes = {endpoint: virtual_service_of(cluster, endpoint)} if endpoint is not None else _homes(cluster)
+    endpoints: dict[str, Endpoint | None] = {}
+    views = []
+    for obj in deployments_of(cluster, endpoint):
+        name = labels_of(obj)[ENDPOINT_LABEL]
+        if name not in endpoints:
+            endpoints[name] = read_endpoint(homes[name], name) if name in homes else None
+        views.append(_deployment_view(obj, endpoints[name]))
+    return views
+
+
+def change_view(change: RoutingChange) -> View:
+    """One line of a history."""
+    pins = [set(end.pins) if end else set() for end in (change.before, change.after)]
+    return {
+        "sequence": change.sequence,
+        "id": change.id,
+        "time": change.time.isoformat(timespec="seconds"),
+        "action": change.action,
+        "who": change.who,
+        "reason": change.reason,
+        "release": change.release,
+        "run": change.run,
+        "before": change.before.weights if change.before else None,
+        "after": change.after.weights if change.after else None,
+        "mirrors": {m.destination.name: m.percentage for m in change.after.mirrors} if change.after else {},
+        "added": sorted(pins[1] - pins[0]),
+        "removed": sorted(pins[0] - pins[1]),
+        "versions": dict(change.versions),
+        "evidence": dict(change.evidence),
+    }
+
+
+def history_views(changes: Sequence[RoutingChange]) -> list[View]:
+    """A history, oldest first."""
+    return [change_view(change) for change in changes]
+
+
+def _release_view(endpoint: Endpoint) -> View | None:
+    release = endpoint.release
+    if release is None:
+        return None
+    view: View = {
+        "id": release.id,
+        "strategy": release.strategy,
+        "candidates": list(release.candidates),
+        "state": release.state,
+        "opened": release.opened.isoformat(timespec="seconds"),
+        "who": release.who,
+        "run": release.run,
+    }
+    if release.assignment:
+        view["assignment"] = {
+            "kind": release.assignment.kind,
+            "name": release.assignment.name,
+            "values": dict(release.assignment.values),
+        }
+    course = course_of(endpoint.progress)
+    if course is not None:
+        view["progress"] = course.view()
+    return view
+
+
+def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
+    name = name_of(obj)
+    annotations = annotations_of(obj)
+    return {
+        "name": name,
+        "endpoint": labels_of(obj)[ENDPOINT_LABEL],
+        "model_version": annotations.get(VERSION_ANNOTATION, ""),
+        "alias": annotations.get(ALIAS_ANNOTATION),
+        "flavor": annotations.get(FLAVOR_ANNOTATION, "python_function"),
+        "role": endpoint.role_of(name) if endpoint else "idle",
+        "weight": endpoint.traffic.weights.get(name, 0) if endpoint else 0,
+        "replicas": int(obj["spec"].get("replicas", 1)),
+        "ready": ready_replicas(obj),
+    }

@@ -1,0 +1,142 @@
+"""A release while it goes on: a panel in a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_istio.core.release.judgement import GuardFigures
+    from mlflow_istio.releases.driving.drive import Seen
+
+_BAR = 30
+
+_DOING = {
+    "Wait": "waits",
+    "Ask": "waits for a person",
+    "Shift": "moves traffic",
+    "Promote": "promotes",
+    "RollBack": "rolls back",
+    "GiveUp": "gives up",
+    "Stop": "stops",
+}
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Callable[[Seen], None]]:
+    """What to show every look to: it redraws a panel in a terminal, and elsewhere prints a line when there is news."""
+    if not console.is_terminal:
+        yield _Lines(console).show
+        return
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        yield lambda seen: live.update(panel(seen), refresh=True)
+
+
+class _Lines:
+    """One line for each look that says something new."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ""
+
+    def show(self, seen: Seen) -> None:
+        """Print the look's line, unless it says what the last one said."""
+        line = line_of(seen)
+        if line != self._last:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._last = line
+
+
+def line_of(seen: Seen) -> str:
+    """One look in one line: weight, requests, evidence, and what it does or waits for."""
+    progress, plan = seen.progress, seen.progress.plan
+    requests = progress.evidence.requests
+    ours = sum(requests.get(name, 0) for name in plan.candidates)
+    parts = [
+        f"[{seen.endpoint.name}] {_step(seen)}",
+        f"{', '.join(plan.candidates)} {progress.weight:g}%",
+        f"{ours:,} requests ({plan.stable} {requests.get(plan.stable, 0):,})",
+    ]
+    if plan.guards:
+        parts.append(f"evidence {_log_e(seen):.2f} of {-math.log(plan.alpha):.2f}")
+    return f"{'; '.join(parts)}; {_DOING[seen.doing]}: {seen.verdict.reason}"
+
+
+def panel(seen: Seen) -> Group:
+    """One look as a panel: weights, each guard with its interval, a bar of evidence, and what it waits for."""
+    progress, plan = seen.progress, seen.progress.plan
+    head = Text.assemble(
+        (seen.endpoint.name, "bold"), f"  {plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("deployment", "weight", "requests"):
+        table.add_column(heading, justify="left" if heading == "deployment" else "right")
+    for name in plan.deployments:
+        weight = seen.endpoint.traffic.weights.get(name, 0)
+        table.add_row(name, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
+    lines: list[RenderableType] = [head, Text(_step(seen)), table]
+    if plan.guards:
+        lines += [_guards(seen), _evidence_bar(_log_e(seen), -math.log(plan.alpha))]
+    style = {"rollback": "red", "inconclusive": "yellow", "advance": "green"}.get(seen.verdict.word, "")
+    return Group(*lines, Text(f"{_DOING[seen.doing]}: {seen.verdict.reason}", style=style))
+
+
+def _step(seen: Seen) -> str:
+    progress = seen.progress
+    steps = progress.plan.steps
+    if progress.step < 0:
+        return "before the first step"
+    return f"step {progress.step + 1} of {len(steps)} ({' > '.join(f'{step:g}%' for step in steps)})"
+
+
+def _log_e(seen: Seen) -> float:
+    from mlflow_istio.core.release.judgement import log_evidence
+
+    return log_evidence(seen.progress.plan, seen.progress.evidence)
+
+
+def _guards(seen: Seen) -> Table:
+    from mlflow_istio.core.release.judgement import guard_figures
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("guard", "candidate", "stable", "odds ratio", "evidence"):
+        table.add_column(heading, justify="left" if heading == "guard" else "right")
+    for figures in guard_figures(seen.progress.plan, seen.progress.evidence):
+        table.add_row(
+            figures.name,
+            _percent(figures.candidate),
+            _percent(figures.stable),
+            interval_text(figures),
+            f"{figures.log_e:.2f}",
+        )
+    return table
+
+
+def interval_text(figures: GuardFigures) -> str:
+    """``1.2 (0.8 to 1.9)``; a dash where nothing is known."""
+    ratio = figures.ratio
+    if ratio is None or ratio.estimate is None:
+        return "-"
+    return f"{ratio.estimate:.3g} ({ratio.lower:.3g} to {ratio.upper:.3g})"
+
+
+def _evidence_bar(log_e: float, threshold: float) -> Text:
+    """How far the evidence is on its way to a rollback, on a log scale."""
+    filled = round(_BAR * min(1.0, max(0.0, log_e / threshold)))
+    style = "red" if filled == _BAR else "yellow" if filled > _BAR // 2 else "green"
+    return Text.assemble(
+        "against the candidate  ", ("█" * filled, style), "░" * (_BAR - filled), f"  {log_e:.2f} of {threshold:.2f}"
+    )
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.3g}%"

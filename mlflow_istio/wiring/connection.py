@@ -1,0 +1,299 @@
+"""Target URI -> adapters: the only place that chooses."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.target import Target, parse_target
+from mlflow_istio.core.mesh.manifests import TEMPLATES
+from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.errors import InvalidInput, RegistryError
+from mlflow_istio.ports.cluster import Cluster
+from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.ports.models import Models
+from mlflow_istio.ports.registry import Registry
+from mlflow_istio.ports.runs import Runs
+from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.deploying.sweeping import enforce
+
+if TYPE_CHECKING:
+    from mlflow_istio.adapters.kubernetes import KubernetesCluster
+    from mlflow_istio.adapters.local.mesh import LocalMesh
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> datetime:
+        """See ``ports.Clock``."""
+        return datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        """See ``ports.Clock``."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """See ``ports.Clock``."""
+        time.sleep(seconds)
+
+
+class LaterRegistry:
+    """Stands where nobody may record: whoever does not know the ledger's address must not write into another one."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def later(*_args: object, **_kwargs: object) -> Any:
+            raise RegistryError("it is left to the next command")
+
+        return later
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """A target with its adapters, each made when it is first used: 'status' must not pay for MLflow.
+
+    Attributes:
+        target: The parsed target.
+        tracking_uri: Tracking server given in the call, or None.
+        registry_uri: Model registry given in the call, or None.
+        scope: Scope given in the call, or None.
+        gateway: NAMESPACE/NAME of the Gateway given in the call, or None.
+        gateway_url: Where that gateway can be reached from here, or None: found out.
+    """
+
+    target: Target
+    tracking_uri: str | None = None
+    registry_uri: str | None = None
+    scope: str | None = None
+    gateway: str | None = None
+    gateway_url: str | None = None
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster behind the target."""
+        if self.target.kind == "istio-local":
+            return local_mesh(self.target)
+        return self._kubernetes
+
+    @cached_property
+    def _kubernetes(self) -> KubernetesCluster:
+        from mlflow_istio.adapters.kubernetes import connect
+
+        return connect(self.target, self.gateway, self.gateway_url)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """MLflow's registry."""
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+
+        return MlflowRegistry(self.tracking_uri, self.registry_uri)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """MLflow's runs."""
+        from mlflow_istio.adapters.mlflow.runs import MlflowRuns
+
+        return MlflowRuns(self.tracking_uri, self.registry_uri)
+
+    @cached_property
+    def models(self) -> Models:
+        """What MLflow's model versions say of themselves."""
+        from mlflow_istio.adapters.mlflow.models import MlflowModels
+
+        return MlflowModels(self.tracking_uri, self.registry_uri)
+
+    def desk(self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None) -> Desk:
+        """Everything a use-case works with.
+
+        Args:
+            tell: Called with one line of progress.
+            warn: Called with one line of warning.
+            templates: Folder with templates that override ours.
+        """
+        return Desk(
+            cluster=self.cluster,
+            registry=self.registry,
+            runs=self.runs,
+            clock=SystemClock(),
+            who=who(),
+            new_id=new_id,
+            templates=load_templates(templates),
+            scope=self.scope or self.cluster.scope,
+            tell=tell,
+            warn=warn,
+            enforce=enforce,
+        )
+
+    def unrecorded_desk(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Desk:
+        """A desk that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported."""
+        later: Any = LaterRegistry()
+        return Desk(
+            cluster=self.cluster,
+            registry=later,
+            runs=later,
+            clock=SystemClock(),
+            who=who(),
+            new_id=new_id,
+            templates=load_templates(None),
+            scope=self.scope or self.cluster.scope,
+            tell=tell,
+            warn=warn,
+            enforce=enforce,
+        )
+
+    def metrics(
+        self,
+        source: str = "auto",
+        *,
+        prometheus_url: str | None = None,
+        envoy_url: str | None = None,
+        kpis: Sequence[Kpi] = (),
+        errors: str = "5xx",
+    ) -> Metrics | None:
+        """Where counts come from; None for nowhere.
+
+        Args:
+            source: ``auto`` is the given Prometheus, else the local mesh's or the given Envoy; ``prometheus``, ``envoy``, ``none``.
+            prometheus_url: The Prometheus.
+            envoy_url: Admin address of a gateway's Envoy, for ``envoy`` on a cluster (default: ``MLFLOW_ISTIO_ENVOY_URL``).
+            kpis: KPIs to count beside.
+            errors: ``5xx``, or ``4xx+5xx``.
+
+        Raises:
+            InvalidInput: An address is missing; says what to set.
+        """
+        from mlflow_istio.wiring.sources import metrics_source
+
+        return metrics_source(
+            self.target.kind,
+            self.cluster,
+            source,
+            prometheus_url=prometheus_url,
+            envoy_url=envoy_url or os.environ.get("MLFLOW_ISTIO_ENVOY_URL"),
+            kpis=kpis,
+            errors=errors,
+        )
+
+    def callers(self) -> Callable[[str], Mapping[str, float]] | None:
+        """Counts of what callers of an endpoint saw; None where no proxy counts them by endpoint."""
+        if self.target.kind != "istio-local":
+            return None
+        from mlflow_istio.adapters.envoy.callers import EnvoyCallers
+
+        return EnvoyCallers(local_mesh(self.target).admin_urls).read
+
+    def gateways(self) -> tuple[str, ...]:
+        """Gateways of a new endpoint: the one given, and the mesh itself; none where only the mesh has it.
+
+        Raises:
+            NotFound: There is no such gateway.
+            InvalidInput: It is not written as NAMESPACE/NAME.
+        """
+        if self.target.kind == "istio-local" or not self.gateway:
+            return ()
+        self._kubernetes.check_gateway(self.gateway)
+        return (self.gateway, "mesh")
+
+    def server_environment(self) -> dict[str, str]:
+        """Where a model server finds its model: MLflow's addresses, absolute, since it runs in another folder."""
+        import mlflow
+
+        tracking = self.tracking_uri or mlflow.get_tracking_uri()
+        registry = self.registry_uri or (tracking if self.tracking_uri else mlflow.get_registry_uri())
+        return {"MLFLOW_TRACKING_URI": absolute_uri(tracking), "MLFLOW_REGISTRY_URI": absolute_uri(registry)}
+
+
+def workplace(target_uri: str, **given: str | None) -> Workplace:
+    """The workplace of a target.
+
+    Args:
+        target_uri: Such as ``istio-local``.
+        given: ``tracking_uri``, ``registry_uri``, ``scope``, ``gateway``, ``gateway_url``, as far as given in the call.
+
+    Raises:
+        InvalidInput: The target can't be read.
+    """
+    return Workplace(target=parse_target(target_uri), **given)
+
+
+def local_mesh(target: Target) -> LocalMesh:
+    """The local mesh of a target."""
+    from mlflow_istio.adapters.local.mesh import LocalMesh
+
+    return LocalMesh(home(), str(target.place))
+
+
+def home() -> Path:
+    """Where local meshes live: ``$MLFLOW_ISTIO_HOME``, or ``~/.mlflow-istio``."""
+    return Path(os.environ.get("MLFLOW_ISTIO_HOME") or Path.home() / ".mlflow-istio")
+
+
+def who() -> str:
+    """The user's name for the ledger; ``MLFLOW_ISTIO_WHO`` says who a pipeline works for."""
+    given = os.environ.get("MLFLOW_ISTIO_WHO")
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user often has no name
+        return f"uid {os.getuid()}"
+
+
+def new_id() -> str:
+    """Ten random hex digits: short enough for a cookie, and no endpoint sees a billion changes."""
+    return secrets.token_hex(5)
+
+
+def load_templates(folder: str | None) -> dict[str, str]:
+    """Kind to template text: ours, or the user's where the folder has a file of that name.
+
+    Raises:
+        InvalidInput: The folder does not exist, or holds a template of another name.
+    """
+    import importlib.resources
+
+    ours = importlib.resources.files("mlflow_istio.templates")
+    texts = {kind: (ours / file).read_text(encoding="utf-8") for kind, file in TEMPLATES.items()}
+    if folder is None:
+        return texts
+    path = Path(folder)
+    if not path.is_dir():
+        raise InvalidInput(f"templates folder '{folder}' does not exist")
+    names = {file: kind for kind, file in TEMPLATES.items()}
+    for file in sorted(path.glob("*.j2")):
+        if file.name not in names:
+            raise InvalidInput(f"template '{file.name}' in '{folder}' overrides nothing: {nearest(file.name, names)}")
+        texts[names[file.name]] = file.read_text(encoding="utf-8")
+    return texts
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking address that means the same from every folder."""
+    for scheme in ("sqlite:///", "file:"):
+        if uri.startswith(scheme):
+            rest = uri[len(scheme) :]
+            return uri if rest.startswith("/") else f"{scheme}{Path(rest).resolve()}"
+    if "://" in uri or uri.startswith("databricks"):
+        return uri
+    return str(Path(uri).resolve())
+
+
+def only(environment: Mapping[str, str], reserved: str = "MLFLOW_ISTIO_") -> Mapping[str, str]:
+    """The user's environment for a model server, if none of it is ours to set.
+
+    Raises:
+        InvalidInput: A name starts with ``MLFLOW_ISTIO_``.
+    """
+    for name in environment:
+        if name.startswith(reserved) and not name.startswith("MLFLOW_ISTIO_RECORD"):
+            raise InvalidInput(f"environment variable '{name}' is set by mlflow-istio itself: leave it out of 'env'")
+    return environment

@@ -1,0 +1,89 @@
+"""Which source of metrics a target has: the part of ``wiring`` that chooses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.ports.cluster import Cluster
+from mlflow_istio.ports.metrics import Metrics
+
+SOURCES = ("auto", "prometheus", "envoy", "none")
+ERRORS = {"5xx": "5", "4xx+5xx": "45"}
+
+
+def metrics_source(
+    kind: str,
+    cluster: Cluster,
+    source: str,
+    *,
+    prometheus_url: str | None = None,
+    envoy_url: str | None = None,
+    kpis: Sequence[Kpi] = (),
+    errors: str = "5xx",
+) -> Metrics | None:
+    """The source of metrics; see ``wiring.Workplace.metrics``.
+
+    Args:
+        kind: Kind of the target: ``istio-local`` or ``istio``.
+        cluster: The target's cluster.
+        source: One of ``SOURCES``.
+        prometheus_url: The Prometheus.
+        envoy_url: Admin address of a gateway's Envoy.
+        kpis: KPIs to count beside.
+        errors: One of ``ERRORS``.
+
+    Raises:
+        InvalidInput: An unknown word, or an address is missing.
+    """
+    if source not in SOURCES:
+        raise InvalidInput(f"unknown metrics {source!r}: {nearest(source, SOURCES)}")
+    if errors not in ERRORS:
+        raise InvalidInput(f"unknown errors {errors!r}: {nearest(errors, tuple(ERRORS))}")
+    local = kind == "istio-local"
+    if source == "auto":
+        source = "prometheus" if prometheus_url or not (local or envoy_url) else "envoy"
+    if source == "prometheus" and not prometheus_url:
+        raise InvalidInput(
+            "no source of metrics: set prometheus_url to the Prometheus that scrapes the mesh (-C prometheus_url=http://... or "
+            "MLFLOW_ISTIO_PROMETHEUS_URL), envoy_url to the gateway's Envoy, or metrics=none to decide without"
+        )
+    base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors])
+    if not kpis:
+        return base
+    from mlflow_istio.adapters.kpis import KpiMetrics
+    from mlflow_istio.adapters.prometheus import PrometheusApi
+
+    api = PrometheusApi(prometheus_url) if prometheus_url else None
+    return KpiMetrics(base, kpis, prometheus=api, namespace="" if local else cluster.scope)
+
+
+def _base(
+    local: bool, cluster: Cluster, source: str, prometheus_url: str | None, envoy_url: str | None, errors: str
+) -> Metrics | None:
+    if source == "none":
+        return None
+    if source == "prometheus":
+        from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
+
+        assert prometheus_url is not None
+        api = PrometheusApi(prometheus_url)
+        if local:
+            return PrometheusMetrics(api, dialect="envoy", errors=errors)
+        return PrometheusMetrics(api, namespace=cluster.scope, errors=errors)
+    from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
+
+    if local:
+        from mlflow_istio.adapters.local.mesh import LocalMesh
+
+        assert isinstance(cluster, LocalMesh)
+        return EnvoyMetrics(cluster.admin_urls, errors=errors)
+    if envoy_url is None:
+        raise InvalidInput(
+            "metrics=envoy on a cluster needs the admin address of the gateway's Envoy: set MLFLOW_ISTIO_ENVOY_URL, such as "
+            "http://127.0.0.1:15000 after 'kubectl port-forward' to its pod"
+        )
+    address = envoy_url.rstrip("/")
+    return EnvoyMetrics(lambda: (address,), live=False, namespace=cluster.scope, errors=errors)

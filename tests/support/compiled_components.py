@@ -1,0 +1,77 @@
+"""Write kfp_components/compiled/NAME.yaml, for pipelines that load a component from a file: ``make components``.
+
+With them goes docs/components.md, which says what each component takes and gives.
+The files are made, never edited: ``tests/unit/kfp/test_kfp_compiled.py`` fails when they are behind the components.
+"""
+
+import inspect
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import kfp_components
+
+FOLDER = Path(kfp_components.__file__).parent / "compiled"
+PAGE = Path(__file__).parents[2] / "docs" / "components.md"
+HEAD = """\
+# Components
+
+Made by `make components` from the components themselves; how to use them is in [kfp.md](kfp.md). A parameter without a default
+must be given; an empty text and -1 mean "not given". What goes into `options` is in [options.md](options.md).
+"""
+
+
+def compiled() -> dict[str, str]:
+    """File name to the component's YAML."""
+    from kfp import compiler
+
+    texts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in kfp_components.__all__:
+            file = Path(folder) / f"{name}.yaml"
+            compiler.Compiler().compile(getattr(kfp_components, name), str(file))
+            texts[file.name] = file.read_text(encoding="utf-8")
+    return texts
+
+
+def page() -> str:
+    """Every component with its parameters and outputs, as Markdown."""
+    return HEAD + "".join(_section(name, getattr(kfp_components, name)) for name in kfp_components.__all__)
+
+
+def _section(name: str, component: Any) -> str:
+    about, _, rest = inspect.getdoc(component.python_func).partition("\n\nArgs:\n")
+    arguments, returned = (_meanings(part) for part in rest.partition("\n\nReturns:\n")[::2])
+    rows = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    for key, value in component.component_spec.inputs.items():
+        if value.type != "PipelineTaskFinalStatus":  # KFP gives it
+            default = f"`{value.default!r}`" if value.optional else ""
+            rows.append(f"| `{key}` | {value.type} | {default} | {arguments[key]} |")
+    rows += ["", "| output | type | meaning |", "|---|---|---|"]
+    for key, value in component.component_spec.outputs.items():
+        kind = value.type.removeprefix("system.").partition("@")[0]
+        rows.append(f"| `{key}` | {kind} | {returned[key] if key in returned else arguments[key]} |")
+    return f"\n## {name}\n\n{about}\n\n" + "\n".join(rows) + "\n"
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """What a part of a Google docstring says of each name; a single returned value is called ``Output``."""
+    named: dict[str, str] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        key, colon, said = line.partition(": ")
+        named.update({key: said} if colon and key.isidentifier() else {"Output": line})
+    return named
+
+
+def main() -> None:
+    """Write the files."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in compiled().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        print(f"{FOLDER.name}/{name}: {len(text.splitlines())} lines")
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.name}: {len(kfp_components.__all__)} components")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Who answers a request and why, worked out offline; held against what a real istiod and Envoy answered (``tests/corpus``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.inspection.explanation import Explanation, explain, known_delegates
+from mlflow_istio.core.matching.requests import Finding, Request, normalized
+from tests.corpus import cases
+from tests.corpus.answers import recorded
+
+RECORDED = [
+    pytest.param(case, number, id=f"{case.name}-{number}")
+    for case in cases.load()
+    # A case with a DestinationRule of its own may give a subset's name to other replicas, or eject some.
+    if case.istiod == "same" and case.rule is None
+    for number, _ in enumerate(case.requests)
+    if case.name in recorded(case.family)
+]
+
+
+def as_request(sent: cases.Request, host: str) -> Request:
+    path, _, query = sent.path.partition("?")
+    headers = {name.lower(): value for name, value in sent.headers.items()}
+    parameters: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        name, _, value = part.partition("=")
+        parameters.setdefault(name, value)
+    authority = headers.pop("host", host)
+    return Request(
+        path=normalized(path), method=sent.method, headers=headers, query=parameters, authority=authority, port=80
+    )
+
+
+@pytest.mark.parametrize(("case", "number"), RECORDED)
+def test_who_answers_is_who_answered_behind_the_real_istiod(case: cases.Case, number: int) -> None:
+    sent = case.requests[number]
+    answers = recorded(case.family)[case.name][number]["answers"]
+    root = case.virtual_service(ready_route=False)
+    delegates = known_delegates(case.delegate_services(), root, whole=True)
+    found = explain(root, as_request(sent, case.hosts[0]), delegates)
+    assert found.perhaps == ()
+    seen = {answer["subset"] for answer in answers if "subset" in answer}
+    may_answer: set[str | None] = {share.destination.subset for share in found.shares}
+    if None in may_answer:  # no subset is named: every replica of the service
+        may_answer = {subset for subset, replicas in cases.SUBSETS.items() if replicas}
+    if found.place is None:
+        assert [answer["status"] for answer in answers] == [404]
+    assert seen <= may_answer
+    if all("subset" in answer for answer in answers) and not sent.shares:
+        assert seen == may_answer, "somebody who should answer never did"
+    if sent.shares.keys() <= cases.SUBSETS.keys() and sent.shares:  # others are the statuses of faults
+        assert {share.destination.subset: share.percent for share in found.shares} == sent.shares
+
+
+def test_the_corpus_holds_enough_to_say_so() -> None:
+    assert len(RECORDED) > 150
+
+
+def routes(*http: Object, name: str = "root") -> Object:
+    return {"metadata": {"name": name}, "spec": {"http": list(http)}}
+
+
+def to(subset: str, *match: Object, **more: Any) -> Object:
+    return {
+        "name": subset,
+        **({"match": list(match)} if match else {}),
+        "route": [{"destination": {"host": "m", "subset": subset}}],
+        **more,
+    }
+
+
+def said(found: Explanation) -> list[tuple[str, list[str]]]:
+    return [(passed.place.name, [str(finding) for finding in passed.because]) for passed in found.above]
+
+
+def test_each_route_above_says_the_first_field_of_each_match_that_did_not_hold() -> None:
+    http = routes(
+        to("a", {"uri": {"exact": "/v1"}, "method": {"exact": "PUT"}}, {"headers": {"x-a": {"prefix": "b"}}}),
+        to("b", {"queryParams": {"q": {}}}),
+        to("c"),
+    )
+    found = explain(http, Request(path="/v1", headers={"x-a": "abc"}))
+    assert found.place is not None
+    assert found.place.name == "c"
+    assert said(found) == [
+        ("a", ["method is 'POST', wanted: exact 'PUT'", "headers[x-a] is 'abc', wanted: prefix 'b'"]),
+        ("b", ["queryParams[q] is not there, wanted: any value"]),
+    ]
+
+
+def test_what_held_is_said_too() -> None:
+    match = {"uri": {"prefix": "/V1"}, "ignoreUriCase": True, "withoutHeaders": {"x-a": {"exact": "1"}}}
+    found = explain(routes(to("a", match)), Request(path="/v1/chat"))
+    assert [str(finding) for finding in found.why] == [
+        "uri is '/v1/chat', wanted: prefix '/V1', ignoring case",
+        "withoutHeaders[x-a] is not there, wanted: not exact '1'",
+    ]
+
+
+UNKNOWABLE: dict[str, tuple[Object, str]] = {
+    "labels": ({"sourceLabels": {"app": "x"}}, "the labels of the caller's pod"),
+    "namespace": ({"sourceNamespace": "x"}, "the namespace of the caller's pod"),
+    "gateways": ({"gateways": ["mesh"]}, "the proxy that the request arrives at"),
+    "port": ({"port": 8080}, "say which with port"),
+    "authority": ({"authority": {"exact": "a.example"}}, "say which host with authority"),
+    "host header": ({"headers": {"Host": {"exact": "a.example"}}}, "say which host with authority"),
+    "token": ({"headers": {"@request.auth.claims.sub": {"exact": "a"}}}, "a verified token"),
+    "a pseudo header": ({"headers": {"method": {"exact": "GET"}}}, "another meaning than a header's"),
+    "lookahead": ({"uri": {"regex": "/(?=a).*"}}, "means something else outside of Envoy"),
+    "POSIX class": ({"uri": {"regex": "/[[:alpha:]]+"}}, "means something else outside of Envoy"),
+    "RE2 only": ({"uri": {"regex": r"/\pL+"}}, "can't be read"),
+    "nested set": ({"uri": {"regex": "/[[a]"}}, "can't be read"),
+    "unknown field": ({"newField": 1}, "this version does not know it"),
+}
+
+
+@pytest.mark.parametrize(("match", "reason"), UNKNOWABLE.values(), ids=UNKNOWABLE)
+def test_what_can_not_be_told_is_said_and_the_next_route_is_named_as_well(match: Object, reason: str) -> None:
+    found = explain(routes(to("a", match), to("b")), Request())
+    assert found.place is not None
+    assert (found.place.name, found.above) == ("b", ())
+    ((untold,),) = [passed.because for passed in found.perhaps]
+    assert untold.holds is None
+    assert reason in str(untold)
+    assert "can't be evaluated offline" in str(untold)
+
+
+@pytest.mark.parametrize(("match", "reason"), UNKNOWABLE.values(), ids=UNKNOWABLE)
+def test_another_field_that_does_not_hold_settles_it(match: Object, reason: str) -> None:
+    found = explain(routes(to("a", {**match, "queryParams": {"q": {}}}), to("b")), Request())
+    assert (len(found.above), found.perhaps) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("match", "request_", "holds"),
+    [
+        ({"port": 80}, Request(port=80), True),
+        ({"port": 80}, Request(port=81), False),
+        ({"scheme": {"exact": "https"}}, Request(), False),
+        ({"authority": {"prefix": "beta."}}, Request(authority="beta.example"), True),
+        ({"headers": {"host": {"exact": "a"}}}, Request(authority="a"), True),
+        (
+            {"headers": {"cookie": {"regex": "(.*; ?)?arm=r1\\.v2(;.*)?"}}},
+            Request(headers={"cookie": "a=1; arm=r1.v2"}),
+            True,
+        ),
+        (
+            {"headers": {"cookie": {"regex": "(.*; ?)?arm=r1\\.v2(;.*)?"}}},
+            Request(headers={"cookie": "harm=r1.v2"}),
+            False,
+        ),
+        ({"headers": {"x": {"regex": r"\d"}}}, Request(headers={"x": "٣"}), False),
+        ({"withoutHeaders": {"x": {"regex": ".*"}}}, Request(), False),
+    ],
+)
+def test_fields_that_a_request_decides(match: Object, request_: Request, holds: bool) -> None:
+    found = explain(routes(to("a", match)), request_)
+    assert (found.place is not None) is holds
+    assert found.perhaps == ()
+
+
+def test_a_path_is_normalized_as_the_proxy_does() -> None:
+    assert [normalized(path) for path in ("/a/./b", "/a/../b", "//a", "/a/..", "/..", "/", "/a/.", "/a%2Fb")] == [
+        "/a/b", "/b", "//a", "/", "/", "/", "/a/", "/a%2Fb",
+    ]  # fmt: skip
+
+
+def test_a_delegate_answers_with_both_matches_and_hands_back_what_it_does_not_take() -> None:
+    root = routes(
+        {"name": "models", "match": [{"uri": {"prefix": "/m/"}}], "delegate": {"name": "churn", "namespace": "ml"}},
+        to("rest"),
+    )
+    delegate = routes(to("x", {"headers": {"x": {}}}), name="churn")
+    known = {("ml", "churn"): delegate}
+    taken = explain(root, Request(path="/m/a", headers={"x": "1"}), known)
+    assert taken.place is not None
+    assert (taken.place.virtual_service, taken.place.name) == ("churn", "x")
+    passed = explain(root, Request(path="/m/a"), known)
+    assert passed.place is not None
+    assert (passed.place.name, said(passed)) == ("rest", [("x", ["headers[x] is not there, wanted: any value"])])
+    unknown = explain(root, Request(path="/m/a"))
+    assert unknown.place is not None
+    assert (unknown.place.name, unknown.shares) == ("models", ())
+
+
+def test_shares_and_mirrors_are_those_that_count() -> None:
+    split = [
+        {"destination": {"host": "m", "subset": "a"}, "weight": 1},
+        {"destination": {"host": "m", "subset": "b"}, "weight": 3},
+        {"destination": {"host": "m", "subset": "c"}},
+    ]
+    found = explain(routes({"route": split, "mirror": {"host": "m", "subset": "d"}}), Request())
+    assert [(share.destination.name, share.percent) for share in found.shares] == [("a", 25.0), ("b", 75.0)]
+    assert [(mirror.destination.name, mirror.percent) for mirror in found.mirrors] == [("d", 100.0)]
+    assert found.place is not None
+    assert found.place.name == "spec.http[0] of VirtualService root"
+    off = {"mirrors": [{"destination": {"host": "m"}, "percentage": {"value": 0}}]}
+    assert explain(routes({"route": split, **off}), Request()).mirrors == ()
+
+
+def test_without_a_route_that_takes_it_nobody_answers() -> None:
+    found = explain(routes(to("a", {"uri": {"exact": "/a"}})), Request())
+    assert (found.place, found.shares, found.mirrors) == (None, (), ())
+
+
+def test_a_finding_reads_as_a_sentence() -> None:
+    assert str(Finding(field="uri", wanted="exact '/a'", found="/b", holds=False)) == "uri is '/b', wanted: exact '/a'"

@@ -1,0 +1,148 @@
+"""Whose requests are whose under a shared host: refused when taken, ordered by how specific they are, removed one by one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.moves.claims import Claim, claimed, claims_in, released
+from mlflow_istio.errors import InvalidInput, StateConflict
+
+REST: Object = {"name": "rest", "route": [{"destination": {"host": "rest"}}]}
+CHAT = Claim(path="/api/v1/chat")
+
+
+def root(*http: Object, **spec: Any) -> Object:
+    return {
+        "kind": "VirtualService",
+        "metadata": {"name": "models"},
+        "spec": {"hosts": ["models.example"], "http": list(http), **spec},
+    }
+
+
+def delegates(obj: Object) -> list[str]:
+    return [route.get("delegate", {}).get("name", route.get("name", "?")) for route in obj["spec"]["http"]]
+
+
+def test_a_path_is_scoring_itself_and_keeps_what_is_below_it() -> None:
+    assert claimed(root(), "chat", CHAT)["spec"]["http"] == [
+        {
+            "match": [{"uri": {"exact": "/api/v1/chat"}}],
+            "rewrite": {"uri": "/invocations"},
+            "delegate": {"name": "chat"},
+        },
+        {"match": [{"uri": {"prefix": "/api/v1/chat/"}}], "rewrite": {"uri": "/"}, "delegate": {"name": "chat"}},
+    ]
+
+
+def test_a_header_alone_rewrites_nothing() -> None:
+    claim = Claim(header=("model-version", "x"))
+    assert claimed(root(), "chat", claim)["spec"]["http"] == [
+        {"match": [{"headers": {"model-version": {"exact": "x"}}}], "delegate": {"name": "chat"}}
+    ]
+
+
+CLAIMS = {
+    "deep": Claim(path="/api/v1/chat/long"),
+    "both": Claim(path="/api/v1/chat", header=("model-version", "x")),
+    "path": Claim(path="/api/v1/chat"),
+    "short": Claim(path="/api"),
+    "header-a": Claim(header=("model-version", "a")),
+    "header-b": Claim(header=("model-version", "b")),
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(CLAIMS))[::37])
+def test_the_most_specific_stands_first_whatever_the_order_of_creation(order: tuple[str, ...]) -> None:
+    now = root(REST)
+    for name in order:
+        now = claimed(now, name, CLAIMS[name])
+    assert list(dict.fromkeys(delegates(now))) == [*CLAIMS, "rest"]
+    assert claims_in(now) == CLAIMS
+    for name in order:
+        before = [route for route in now["spec"]["http"] if route.get("delegate", {}).get("name") != name]
+        now = released(now, name)
+        assert now["spec"]["http"] == before
+    assert now == root(REST)
+
+
+def test_they_stand_below_the_owners_own_matches_and_above_what_takes_everything() -> None:
+    docs: Object = {"name": "docs", "match": [{"uri": {"prefix": "/docs"}}], "route": []}
+    assert delegates(claimed(root(docs, REST), "chat", CHAT)) == ["docs", "chat", "chat", "rest"]
+    assert delegates(claimed(root(docs), "chat", CHAT)) == ["docs", "chat", "chat"]
+
+
+def test_they_stand_above_the_routes_of_an_endpoint_whose_host_it_is() -> None:
+    own = [{"name": f"mlflow-istio.models.{part}", "match": [{}], "route": []} for part in ("probe", "pin.v1")]
+    split: Object = {"name": "mlflow-istio.models.split", "route": []}
+    found = delegates(claimed(root(*own, split), "chat", CHAT))
+    assert found == [
+        "chat",
+        "chat",
+        "mlflow-istio.models.probe",
+        "mlflow-istio.models.pin.v1",
+        "mlflow-istio.models.split",
+    ]
+
+
+def test_claiming_again_and_releasing_twice_change_nothing() -> None:
+    once = claimed(root(REST), "chat", CHAT)
+    assert claimed(once, "chat", CHAT) is once
+    assert released(released(once, "chat"), "chat") == root(REST)
+
+
+def test_what_belongs_to_another_is_refused() -> None:
+    now = claimed(root(REST), "chat", CHAT)
+    with pytest.raises(
+        StateConflict, match="endpoint 'other' can't have /api/v1/chat, which belongs to endpoint 'chat'"
+    ):
+        claimed(now, "other", CHAT)
+    with pytest.raises(StateConflict, match="endpoint 'chat' has /api/v1/chat and can't have /b"):
+        claimed(now, "chat", Claim(path="/b"))
+    theirs: Object = {"name": "theirs", "match": [{"uri": {"prefix": "/api"}}], "route": []}
+    with pytest.raises(StateConflict, match="route 'theirs' takes /api/v1/chat already"):
+        claimed(root(theirs, REST), "chat", CHAT)
+    with pytest.raises(StateConflict, match="is itself a delegate"):
+        claimed(root(REST, hosts=[]), "chat", CHAT)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_that_takes_scoring_requests_of_another_is_refused_naming_both(turned: bool) -> None:
+    claims = {"chat": CHAT, "thief": Claim(path="/api/v1/chat/invocations")}
+    first, second = sorted(claims, reverse=turned)
+    words = (
+        f"endpoint '{second}' can't have {claims[second]} beside endpoint '{first}', which has {claims[first]}: "
+        "/api/v1/chat/invocations takes scoring requests of /api/v1/chat: choose"
+    )
+    with pytest.raises(StateConflict, match=words):
+        claimed(claimed(root(REST), first, claims[first]), second, claims[second])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "give 'path' or 'match_header'"),
+        ({"path": "api"}, "path 'api' is not valid"),
+        ({"path": "/"}, "is not valid"),
+        ({"path": "/a/../b"}, "is not valid"),
+        ({"path": "/a?b"}, "is not valid"),
+        ({"path": "/invocations"}, "every model is scored"),
+        ({"header": ("model version", "x")}, "is not valid"),
+        ({"header": ("x-mlflow-deployment", "x")}, "has a meaning of its own"),
+        ({"header": ("cookie", "x")}, "has a meaning of its own"),
+        ({"header": ("x", "")}, "that a header carries"),
+    ],
+)
+def test_a_claim_that_can_not_be_matched_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Claim(**fields)
+
+
+def test_a_damaged_claim_is_named() -> None:
+    broken = claimed(root(REST), "chat", CHAT)
+    broken["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"] = "{"
+    with pytest.raises(InvalidInput, match=r"annotation mlflow-istio.org/delegate.chat is damaged"):
+        claims_in(broken)

@@ -1,0 +1,188 @@
+"""Options of a release: what plan they make, and what is refused in one line that names the option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, ReleasePlan, Webhook
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.base import parse_options
+from mlflow_istio.options.release import ReleaseOptions, ResumeOptions, check_release_options, plan_of, source_of
+from tests.support.endpoint_values import an_endpoint
+
+BOUGHT = {"n": "a{d='$deployment'}", "events": "b{d='$deployment'}"}
+
+
+def plan(*candidates: str, **given: Any) -> ReleasePlan:
+    options = parse_options(ReleaseOptions, given, cluster="istio")
+    check_release_options(options)
+    return plan_of(options, an_endpoint(), candidates or ("v2",))
+
+
+def test_without_options_it_is_a_canary_watched_for_errors_and_latency() -> None:
+    found = plan()
+    assert (found.strategy, found.stable, found.steps) == ("canary", "v1", (5, 25, 50))
+    assert [guard.name for guard in found.guards] == ["errors", "latency"]
+    assert (found.hold, found.min_requests, found.warmup, found.settle, found.source) == (60, 100, 30, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"steps": "5, 25%,50,100"}, (5, 25, 50)),
+        ({"steps": 30}, (30,)),
+        ({"steps": [10, 20]}, (10, 20)),
+        ({"strategy": "blue-green"}, (0, 100)),
+        ({"strategy": "shadow"}, (100,)),
+        ({"strategy": "shadow", "steps": "20,100"}, (20, 100)),
+        ({"strategy": "ab", "header": "x-arm"}, (50,)),
+    ],
+)
+def test_steps_are_percents_and_a_last_hundred_is_the_promotion(
+    given: dict[str, Any], steps: tuple[float, ...]
+) -> None:
+    assert plan(**given).steps == steps
+
+
+def test_arms_share_alike_unless_told_otherwise() -> None:
+    assert plan("v2", "v3", strategy="ab", header="x-arm").steps == (33,)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "proof"),
+    [
+        ("1.3", Allowed(odds_ratio=1.3)),
+        (0.02, Allowed(rate_difference=0.02)),
+        ('{"odds_ratio": 2, "rate_difference": 0.01}', Allowed(odds_ratio=2, rate_difference=0.01)),
+    ],
+)
+def test_what_is_allowed_is_an_odds_ratio_a_difference_or_both(allowed: Any, proof: Allowed) -> None:
+    assert [guard.allowed for guard in plan(allowed=allowed).guards] == [proof, proof]
+
+
+def test_guards_come_from_json_or_a_file_with_the_usual_values_where_nothing_is_said(tmp_path: Path) -> None:
+    listed = [
+        {"guard": "errors", "allowed": 0.03, "weight": 2},
+        {"guard": "latency", "edges": [100]},
+        {"guard": "objective", "name": "slo", "limit": 0.01, "slower_than": 300},
+    ]
+    found = plan(analysis=json.dumps(listed)).guards
+    assert found[0] == GuardPlan(name="errors", kind="errors", weight=2, allowed=Allowed(rate_difference=0.03))
+    assert (found[1].edges, found[1].margin) == ((100.0,), 1.25)
+    assert (found[2].kind, found[2].name, found[2].slower_than) == ("objective", "slo", 300)
+    (tmp_path / "guards.json").write_text(json.dumps(listed))
+    assert plan(analysis=str(tmp_path / "guards.json")).guards == found
+    assert plan(analysis="none").guards == ()
+
+
+def test_every_kpi_is_a_guard_unless_the_analysis_names_it() -> None:
+    kpis = {
+        "bought": {"queries": {"n": "a{x='$deployment'}", "events": "b{x='$deployment'}"}, "delta": 1.2, "margin": 1.1},
+        "spend": {
+            "queries": {part: f"{part}{{x='$deployment'}}" for part in ("n", "sum", "sum_squares")},
+            "better": "lower",
+        },
+    }
+    guards = {guard.name: guard for guard in plan(kpi=json.dumps(kpis)).guards}
+    assert (guards["bought"].kind, guards["bought"].worse, guards["bought"].margin) == ("rate", "lower", 1.1)
+    assert guards["bought"].allowed == Allowed(odds_ratio=1.2)
+    assert (guards["spend"].kind, guards["spend"].worse, guards["spend"].margin) == ("mean", "higher", 0.0)
+    named = plan(
+        kpi=json.dumps(kpis), analysis=json.dumps([{"guard": "rate", "name": "bought", "worse": "lower", "margin": 2}])
+    )
+    assert [(guard.name, guard.margin) for guard in named.guards] == [("bought", 2), ("spend", 0.0)]
+
+
+def test_resume_needs_to_be_told_nothing_again_but_secrets_and_callables() -> None:
+    url = "https://ann:secret@prom.example/x"
+    found = plan(
+        prometheus_url=url,
+        errors="4xx+5xx",
+        kpi={"bought": {"queries": BOUGHT}},
+    )
+    assert found.source["prometheus_url"] == "https://prom.example/x"
+    assert "secret" not in json.dumps(found.source)
+    assert found.settle == 60
+    again = parse_options(ResumeOptions, dict(found.source), cluster="istio")
+    assert (again.errors, again.kpi) == ("4xx+5xx", found.source["kpi"])
+    called = parse_options(ReleaseOptions, {"kpi": {"bought": lambda _name: (1, 1)}}, cluster="istio-local")
+    assert source_of(called) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "approval"),
+    [
+        ({"approval": "promotion"}, Approval(before=("promotion",))),
+        ({"approval": 25}, Approval(before=("25",))),
+        ({"approval": "25, promotion", "approval_timeout": 60}, Approval(before=("25", "promotion"), timeout=60)),
+        ({"approval": '{"before": [25]}', "approval_default": "approve"}, Approval(before=("25",), default="approve")),
+        ({"approval": {"tag": "ok"}}, Approval(before=("promotion",), tag="ok")),
+    ],
+)
+def test_approval_is_a_gate_several_or_json(given: dict[str, Any], approval: Approval) -> None:
+    assert plan(**given).approval == approval
+
+
+@pytest.mark.parametrize(
+    ("given", "hooks"),
+    [
+        ("http://a,https://b", (Webhook(url="http://a"), Webhook(url="https://b"))),
+        (
+            '{"url": "http://a", "events": ["start"], "timeout": 3}',
+            (Webhook(url="http://a", events=("start",), timeout=3),),
+        ),
+        (["http://a", {"url": "http://b"}], (Webhook(url="http://a"), Webhook(url="http://b"))),
+    ],
+)
+def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) -> None:
+    assert plan(webhooks=given).webhooks == hooks
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": "a,b"}, "option 'steps' can't be 'a,b': it must be percents, such as 5,25,50"),
+        ({"steps": True}, "steps go from 1 to 99|rise|percents"),
+        ({"steps": "50,10"}, "steps must rise"),
+        ({"weight": 10}, "option 'weight' has no effect on 'release'.*use 'steps'"),
+        ({"mirror": 10}, "option 'mirror' has no effect on 'release'"),
+        ({"wait": "false"}, "option 'wait' can't be false"),
+        ({"candidate": "v2,v3"}, "strategy=canary takes one candidate"),
+        ({"candidate": "v2,v3", "strategy": "ab", "analysis": "[]", "header": "x"}, "no guards with several arms"),
+        ({"analysis": "atuo"}, "neither auto nor none, and no file"),
+        ({"analysis": "[1]"}, "a guard is an object"),
+        ({"analysis": "[{"}, "it is not JSON"),
+        ({"analysis": '[{"guard": "errors", "marign": 2}]'}, "unknown key 'marign'.*margin"),
+        ({"analysis": '[{"guard": "erors"}]'}, "unknown kind"),
+        ({"analysis": '[{"guard": "errors", "weight": "much"}]'}, "wrong kind"),
+        ({"analysis": '{"guard": "errors"}'}, "must be auto, none or a list of guards"),
+        ({"allowed": "much"}, "option 'allowed' must be a number or JSON"),
+        ({"allowed": '{"odds": 2}'}, "unknown key 'odds'.*odds_ratio"),
+        ({"allowed": []}, "option 'allowed' must be a number or JSON"),
+        ({"approval": "20"}, "there is no such step; there are 5, 25, 50, promotion"),
+        ({"approval": {"befor": 1}}, "unknown key 'befor'.*before"),
+        ({"webhooks": "ftp://x"}, "needs a 'url'"),
+        ({"webhooks": [3]}, "needs a 'url'"),
+        ({"kpi": "[]"}, "option 'kpi' must be JSON of names"),
+        ({"interval": 0}, "option 'interval' can't be 0"),
+        ({"stesp": "5"}, "unknown option 'stesp'.*steps"),
+    ],
+)
+def test_what_can_not_be_is_refused_by_name(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        plan(**given)
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "guards.json").write_text("[")
+    with pytest.raises(InvalidInput, match="guards.json' \\(option 'analysis'\\) is not JSON"):
+        plan(analysis=str(tmp_path / "guards.json"))
+
+
+def test_settings_of_the_route_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="settings of the route have no effect on 'release'"):
+        plan(timeout="3s")

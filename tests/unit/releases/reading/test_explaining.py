@@ -1,0 +1,208 @@
+"""The explanation of an endpoint's routes: kinds, versions, users, files, and what people read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlflow_istio.cli.explaining import explanation_text
+from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, StateConflict
+from mlflow_istio.releases.reading.explaining import Question, explain_objects, explain_route
+from mlflow_istio.verbs import Verbs
+from tests.support.in_memory import World, a_world, with_canary
+
+
+def asked(world: World, **question: Any) -> dict[str, Any]:
+    return explain_route(world.cluster, "churn", Question(**question))
+
+
+def who(view: dict[str, Any]) -> dict[str, float]:
+    return {share["name"]: share["percent"] for share in view["answers"]}
+
+
+def ab(**wish: Any) -> World:
+    return a_world("churn-v1", "churn-v2", strategy="ab", wish=Wish(weight=30, **wish))
+
+
+def test_the_split_shows_its_shares_versions_and_the_routes_above() -> None:
+    view = asked(with_canary(10))
+    assert (view["kind"], view["route"]) == ("split", "mlflow-istio.churn.split")
+    assert view["answers"] == [
+        {"name": "churn-v1", "percent": 90.0, "version": "churn/1", "ready": 1, "ours": True},
+        {"name": "churn-v2", "percent": 10.0, "version": "churn/2", "ready": 1, "ours": True},
+    ]
+    assert [passed["route"] for passed in view["above"]] == [
+        "mlflow-istio.churn.probe",
+        *(f"mlflow-istio.churn.pin.churn-v{number}" for number in (1, 2, 3)),
+    ]
+    assert view["above"][0]["because"] == ["headers[x-mlflow-istio-probe] is not there, wanted: exact '1'"]
+    assert json.loads(json.dumps(view)) == view
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "answers"),
+    [
+        ({"headers": {"X-MLflow-Deployment": "churn-v3"}}, "pin", {"churn-v3": 100.0}),
+        ({"headers": {"x-mlflow-deployment": "churn-v9"}}, "split", {"churn-v1": 90.0, "churn-v2": 10.0}),
+        ({"headers": {"x-mlflow-istio-probe": "1"}}, "probe", {}),
+        ({"path": "/ping?a=b", "method": "get"}, "split", {"churn-v1": 90.0, "churn-v2": 10.0}),
+    ],
+)
+def test_each_kind_of_route_is_told(question: dict[str, Any], kind: str, answers: dict[str, float]) -> None:
+    view = asked(with_canary(10), **question)
+    assert (view["kind"], who(view)) == (kind, answers)
+
+
+def test_a_user_is_sent_to_the_arm_that_assign_names() -> None:
+    world = ab(header="x-arm")
+    seen = {}
+    for number in range(40):
+        view = asked(world, user=f"u{number}")
+        assert view["kind"] == "arm"
+        ((name, share),) = who(view).items()
+        assert (share, view["assigned"]["x-arm"].rpartition(".")[2]) == (100.0, name)
+        seen[name] = view["route"]
+    assert seen == {name: f"mlflow-istio.churn.arm.{name}" for name in ("churn-v1", "churn-v2")}
+
+
+def test_a_cookie_beside_others_brings_a_browser_back_to_its_arm() -> None:
+    world = ab(cookie="arm")
+    release = world.endpoint().release
+    assert release is not None
+    view = asked(world, cookies={"arm": f"{release.id}.churn-v2"}, headers={"cookie": "a=1"})
+    assert (view["kind"], who(view), view["sticky"]["cookie"]) == ("arm", {"churn-v2": 100.0}, "arm")
+    assert view["request"]["headers"]["cookie"] == f"a=1; arm={release.id}.churn-v2"
+    stale = asked(world, cookies={"arm": "an-earlier-release.churn-v2"})
+    assert (stale["kind"], who(stale)) == ("split", {"churn-v1": 70.0, "churn-v2": 30.0})
+    assert "sticky: cookie arm" in explanation_text(view)
+
+
+def test_copies_and_a_destination_without_a_ready_replica_are_shown() -> None:
+    world = a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=25))
+    world.cluster.unready.add("churn-v1")
+    text = explanation_text(asked(world))
+    assert "answered by: churn-v1 (churn/1) 100%, which has no ready replica\n" in text
+    assert "copied to: churn-v2 (churn/2) 25%" in text
+
+
+def test_people_read_who_answers_by_which_route_and_why() -> None:
+    assert explanation_text(asked(with_canary(10), headers={"x-mlflow-deployment": "churn-v2"})).splitlines() == [
+        "POST /invocations",
+        "answered by: churn-v2 (churn/2) 100%",
+        "route: mlflow-istio.churn.pin.churn-v2 (the header route of one deployment)",
+        "  because headers[x-mlflow-deployment] is 'churn-v2', wanted: exact 'churn-v2'",
+        "not by the routes above:",
+        "  mlflow-istio.churn.probe: headers[x-mlflow-istio-probe] is not there, wanted: exact '1'",
+        "  mlflow-istio.churn.pin.churn-v1: headers[x-mlflow-deployment] is 'churn-v2', wanted: exact 'churn-v1'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "words"),
+    [
+        ({"path": "invocations"}, InvalidInput, "path 'invocations' must start with '/'"),
+        ({"user": "ann"}, StateConflict, "endpoint 'churn' has no open A/B release to assign users in"),
+    ],
+)
+def test_a_question_that_can_not_be_is_refused(
+    question: dict[str, Any], error: type[MlflowIstioError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        asked(with_canary(), **question)
+
+
+def test_an_endpoint_that_is_not_there_is_named() -> None:
+    with pytest.raises(NotFound, match="there is no endpoint 'chrun' in in-memory: did you mean 'churn'"):
+        explain_route(with_canary().cluster, "chrun", Question())
+
+
+FOREIGN = """
+apiVersion: v1
+kind: List
+items:
+- apiVersion: networking.istio.io/v1
+  kind: VirtualService
+  metadata: {name: shop}
+  spec:
+    hosts: [shop.example.com]
+    http:
+    - name: internal
+      match: [{sourceLabels: {app: batch}, uri: {prefix: /m}}]
+      route: [{destination: {host: big}}]
+    - name: old
+      match: [{uri: {prefix: /old}}]
+      redirect: {uri: /m}
+    - match: [{authority: {exact: shop.example.com}, uri: {prefix: /m}}]
+      fault: {delay: {fixedDelay: 1s, percentage: {value: 1}}}
+      route: [{destination: {host: small, port: {number: 80}}}]
+- {apiVersion: v1, kind: Service, metadata: {name: small}}
+"""
+
+
+@pytest.fixture
+def verbs() -> Verbs:
+    return Verbs("istio-local:/never-made")
+
+
+def test_a_file_is_explained_without_a_cluster(verbs: Verbs, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(FOREIGN)
+    view = verbs.explain_route(None, file=str(path), path="/m/score")
+    assert (who(view), view["kind"], view["index"]) == ({"small:80": 100.0}, "other", 2)
+    assert view["does"]["fault"]["delay"]["fixedDelay"] == "1s"
+    (perhaps,) = view["perhaps"]
+    assert perhaps["route"] == "internal"
+    assert explanation_text(view).splitlines()[1:3] == [
+        "perhaps answered by route internal: sourceLabels ({'app': 'batch'}) can't be evaluated offline: it depends on the "
+        "labels of the caller's pod",
+        "otherwise answered by: small:80 (not ours) 100%",
+    ]
+    assert verbs.explain_route("shop", file=str(path), path="/old")["kind"] == "redirect"
+    nobody = verbs.explain_route("shop", file=str(path), path="/")
+    assert nobody["route"] is None
+    assert "answered by nobody: no route takes it, so the proxy answers 404" in explanation_text(nobody)
+
+
+def test_a_file_with_an_endpoint_knows_its_arms() -> None:
+    virtual_service = ab(header="x-arm").cluster.get("VirtualService", "churn")
+    assert virtual_service is not None
+    view = explain_objects([yaml.safe_load(yaml.safe_dump(virtual_service))], "churn", Question(user="ann"))
+    assert (view["kind"], view["endpoint"]) == ("arm", "churn")
+    assert view["answers"][0]["version"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("a: [", None, "is no YAML"),
+        ("a: 1", None, r"the file holds 0 VirtualServices: name one of those it has \(none\)"),
+        (FOREIGN, "shp", r"the file holds no VirtualService 'shp': name one of those it has \(shop\)"),
+        (FOREIGN.replace("kind: Service", "kind: VirtualService"), None, "the file holds 2 VirtualServices: name one"),
+        (None, None, "can't be read: No such file"),
+    ],
+)
+def test_a_file_that_can_not_be_is_refused(
+    verbs: Verbs, tmp_path: Path, text: str | None, name: str | None, words: str
+) -> None:
+    path = tmp_path / "a.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidInput, match=words):
+        verbs.explain_route(name, file=str(path))
+
+
+def test_neither_endpoint_nor_file_is_refused(verbs: Verbs) -> None:
+    with pytest.raises(InvalidInput, match="say which endpoint, or give a file"):
+        verbs.explain_route(None)
+
+
+def test_a_user_of_a_foreign_file_is_refused(verbs: Verbs, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(FOREIGN)
+    with pytest.raises(InvalidInput, match="carries no endpoint of ours"):
+        verbs.explain_route(None, file=str(path), user="ann")

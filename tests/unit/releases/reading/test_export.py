@@ -1,0 +1,59 @@
+"""What an export holds, and what it leaves to a running cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_istio.core.moves.claims import Claim
+from mlflow_istio.errors import InvalidInput, NotFound
+from mlflow_istio.releases.deploying.sharing import HostShare
+from mlflow_istio.releases.reading.export import argocd, exported
+from tests.support.in_memory import World, with_canary, with_shop
+
+
+def test_an_export_has_routes_and_release_but_nothing_of_this_moment() -> None:
+    world = with_canary()
+    world.registry.down = True
+    from mlflow_istio.core.moves.strategies import Wish
+    from mlflow_istio.releases.moving import shifting
+
+    shifting.shift(world.desk, "churn", Wish(weight=20))
+    objects = exported(world.cluster, "churn")
+    assert [obj["kind"] for obj in objects] == ["Service", *["Deployment"] * 3, "DestinationRule", "VirtualService"]
+    assert set(objects[-1]["metadata"]["annotations"]) == {
+        "mlflow-istio.org/state.churn",
+        "mlflow-istio.org/release.churn",
+    }
+    assert all("status" not in obj and "resourceVersion" not in obj["metadata"] for obj in objects)
+
+
+def test_without_traffic_there_is_nothing_that_releases_change() -> None:
+    objects = exported(with_canary().cluster, "churn", with_traffic=False)
+    assert [obj["kind"] for obj in objects] == ["Service", *["Deployment"] * 3, "DestinationRule"]
+    assert objects[-1]["spec"] == {"host": "churn"}
+
+
+def test_an_owners_object_is_not_exported_and_argocd_leaves_its_routes_alone() -> None:
+    world = with_shop(deployed=("churn-v1",))
+    with pytest.raises(InvalidInput, match="VirtualService 'shop', which stays its owner's"):
+        exported(world.cluster, "churn")
+    kinds = [obj["kind"] for obj in exported(world.cluster, "churn", with_traffic=False)]
+    assert kinds == ["Service", "Deployment", "DestinationRule"]
+    entries = argocd(world.cluster, "churn")["spec"]["ignoreDifferences"]
+    assert [(entry["kind"], entry["name"]) for entry in entries] == [
+        ("VirtualService", "shop"),
+        ("DestinationRule", "churn"),
+    ]
+    assert entries[0]["jsonPointers"][:2] == ["/spec/http", "/metadata/annotations/mlflow-istio.org~1state.churn"]
+
+
+def test_the_root_of_a_shared_host_is_exported_by_its_own_name() -> None:
+    world = World()
+    world.deploy("churn-v1", share=HostShare(under="models", claim=Claim(path="/api")))
+    root = exported(world.cluster, "models")
+    assert [(obj["kind"], obj["metadata"]["name"]) for obj in root] == [
+        ("Service", "models"),
+        ("VirtualService", "models"),
+    ]
+    with pytest.raises(NotFound, match="no endpoint 'other'"):
+        exported(world.cluster, "other")
