@@ -19,11 +19,11 @@ from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
 from mlflow_istio.adapters.local.envoy import documents
 from mlflow_istio.adapters.local.envoy.clusters import service_ports
 from mlflow_istio.adapters.local.envoy.routes import route_configuration
-from mlflow_istio.adapters.local.proxy_watch import EnvoyWatch
 from mlflow_istio.adapters.local.files import Change, Files
 from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.inspection import ready_names
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, Supervisor
+from mlflow_istio.adapters.local.proxy_watch import EnvoyWatch
 from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object
