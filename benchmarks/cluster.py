@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow_istio import IstioDeploymentClient
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import PROBE_HEADER
 

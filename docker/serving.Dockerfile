@@ -1,7 +1,7 @@
 # The image of one model server: MLflow's scoring app behind mlflow_istio.serving, one process, no root.
 #
 # Not built by the tests: the machine they run on has no container engine. What it starts is what they start,
-# `python -m mlflow_istio.serving` with the variables that mlflow_istio/serving/settings.py lists.
+# `python -m mlflow_istio.serving` with the variables that mlflow_istio/serving/configuration.py lists.
 #
 #   docker build -f docker/serving.Dockerfile -t mlflow-istio-serving .
 #   docker build -f docker/serving.Dockerfile --build-arg MODEL_REQUIREMENTS="scikit-learn==1.7.2 xgboost" ...

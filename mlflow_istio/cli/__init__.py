@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_istio.cli import analysis, doctoring, explaining, gitops, local, policy, release, report, traffic
+from mlflow_istio.cli import analysis, doctor, explain, gitops, local, policy, release, report, traffic
 from mlflow_istio.cli.options import Group
 
 
@@ -22,8 +22,8 @@ _FAMILIES = (
     release,
     analysis,
     gitops,
-    doctoring,
-    explaining,
+    doctor,
+    explain,
     policy,
     report,
     local,

@@ -27,7 +27,7 @@ def analyse(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) 
     if as_json:
         click.echo(json.dumps(view, indent=2))
         return
-    from mlflow_istio.showing.experiments import print_arms
+    from mlflow_istio.showing.tables import print_arms
 
     print_arms(view)
 
@@ -64,7 +64,7 @@ def compare(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) 
     if as_json:
         click.echo(json.dumps(view, indent=2))
     else:
-        from mlflow_istio.showing.experiments import print_comparison
+        from mlflow_istio.showing.tables import print_comparison
 
         print_comparison(view)
     sys.exit(_EXIT[view["verdict"]["word"]])

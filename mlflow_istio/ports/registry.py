@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Standing
 

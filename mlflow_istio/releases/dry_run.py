@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.basics.objects import Object, labels_of, name_of
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.core.inspection.difference import difference

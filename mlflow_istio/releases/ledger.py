@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Release, without_recorded
+from mlflow_istio.core.endpoint.endpoint import Endpoint, without_recorded
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady
-from mlflow_istio.serving.settings import ServingSettings, read_settings
+from mlflow_istio.serving.configuration import ServingSettings, read_settings
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from prometheus_client import make_asgi_app
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlflow_istio.serving.metrics import ServerMetrics
+from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.records_app import RecordsApp
 

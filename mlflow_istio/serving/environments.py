@@ -31,7 +31,7 @@ from mlflow.utils.process import ShellCommandException
 
 from mlflow_istio import errors
 from mlflow_istio.errors import NotReady
-from mlflow_istio.serving.settings import PREFIX, ServingSettings
+from mlflow_istio.serving.configuration import PREFIX, ServingSettings
 
 _TOOLS = {"virtualenv": "pyenv", "uv": "uv"}
 _READY = ".mlflow-istio-ready"

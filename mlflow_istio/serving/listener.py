@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from mlflow_istio.errors import NotReady
-from mlflow_istio.serving.settings import PREFIX
+from mlflow_istio.serving.configuration import PREFIX
 
 _BACKLOG = 2048  # uvicorn's own
 

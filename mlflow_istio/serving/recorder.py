@@ -17,10 +17,10 @@ from queue import SimpleQueue
 
 from starlette.types import Message, Receive, Scope
 
-from mlflow_istio.serving.metrics import ServerMetrics
+from mlflow_istio.serving.configuration import RecordSettings
+from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.payloads import Json, recorded_body, recorded_output
 from mlflow_istio.serving.record_log import RecordLog
-from mlflow_istio.serving.settings import RecordSettings
 
 MAX_RECORD_BYTES = 1024 * 1024
 """Most bytes of the bodies of one record; larger ones are dropped."""

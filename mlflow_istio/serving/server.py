@@ -18,12 +18,12 @@ from starlette.types import ASGIApp
 
 from mlflow_istio.errors import InvalidInput, NotReady
 from mlflow_istio.serving.app import ServingApp, identity_headers
+from mlflow_istio.serving.configuration import PREFIX, ServingSettings
+from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.listener import bind, listen
-from mlflow_istio.serving.metrics import ServerMetrics
 from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
-from mlflow_istio.serving.settings import PREFIX, ServingSettings
 
 KEEP_ALIVE_SECONDS = 3700
 """How long an idle connection stays open. Envoy drops its own after an hour; a server that is quicker closes some of

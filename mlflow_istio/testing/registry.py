@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict

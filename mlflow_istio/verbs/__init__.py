@@ -8,10 +8,10 @@ from mlflow_istio.verbs.analysis import AnalysisVerbs
 from mlflow_istio.verbs.base import Config, Result
 from mlflow_istio.verbs.chaos import ChaosVerbs
 from mlflow_istio.verbs.deployments import DeploymentVerbs
-from mlflow_istio.verbs.doctoring import DoctorVerbs
+from mlflow_istio.verbs.doctor import DoctorVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
-from mlflow_istio.verbs.explaining import ExplainingVerbs
-from mlflow_istio.verbs.exporting import ExportingVerbs
+from mlflow_istio.verbs.explain import ExplainingVerbs
+from mlflow_istio.verbs.export import ExportingVerbs
 from mlflow_istio.verbs.plans import PlanVerbs
 from mlflow_istio.verbs.policy import PolicyVerbs
 from mlflow_istio.verbs.reading import ReadingVerbs

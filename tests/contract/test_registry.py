@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.core.basics.model_version import ModelReference
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Served, Standing
 from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic

@@ -17,7 +17,7 @@ import pytest
 from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
-from mlflow_istio.adapters.kubernetes.connection import open_connection
+from mlflow_istio.adapters.kubernetes.api_server import open_connection
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.target import Target
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION

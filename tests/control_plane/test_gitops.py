@@ -9,7 +9,7 @@ import yaml
 from kubernetes.dynamic.exceptions import ConflictError
 
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
-from mlflow_istio.adapters.kubernetes.connection import open_connection
+from mlflow_istio.adapters.kubernetes.api_server import open_connection
 from mlflow_istio.core.basics.objects import FIELD_MANAGER, Object
 from mlflow_istio.core.basics.target import Target
 from mlflow_istio.releases.deploying import removal

@@ -10,8 +10,8 @@ import pytest
 
 from mlflow_istio import IstioDeploymentClient
 from mlflow_istio.adapters.kubernetes import KubernetesCluster
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
-from mlflow_istio.adapters.kubernetes.connection import open_connection
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_server import open_connection
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.target import Target
 from mlflow_istio.core.mesh.virtual_service import read_endpoint

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mlflow_istio.adapters.local.envoy.clusters import clusters
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
-from mlflow_istio.adapters.local.fields import Field
-from mlflow_istio.adapters.local.fields import read as reader
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
+from mlflow_istio.adapters.local.supported_fields import Field
+from mlflow_istio.adapters.local.supported_fields import read as reader
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import MlflowIstioError
 from tests.corpus.cases import Case, load

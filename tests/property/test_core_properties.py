@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.deadlines import Deadline
-from mlflow_istio.core.endpoint.endpoint import ClosedRelease, Endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import ClosedRelease
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, traffic_from_json
 from mlflow_istio.core.mesh.virtual_service import changed, header_match, read_endpoint, write_endpoint
 from mlflow_istio.core.moves import policies, transitions

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, with_annotations
-from mlflow_istio.core.endpoint.endpoint import Assignment, Endpoint, Release, Stamp, state_annotations
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, state_annotations
+from mlflow_istio.core.endpoint.release_state import Assignment, Release
 from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.core.mesh.manifests import virtual_service_manifest
 from mlflow_istio.core.mesh.virtual_service import changed, first_endpoint, read_endpoint, write_endpoint

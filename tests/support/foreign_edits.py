@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, annotations_of
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving import shifting
 from tests.support.endpoint_values import TIME

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_istio.adapters.kubernetes import calls, failures
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
-from mlflow_istio.adapters.kubernetes.connection import Connection, open_connection
+from mlflow_istio.adapters.kubernetes import api_calls, failures
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_server import Connection, open_connection
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of
 from mlflow_istio.adapters.kubernetes.ownership import disown, given_up
 from mlflow_istio.adapters.kubernetes.proxies import Proxies
@@ -77,7 +77,7 @@ class KubernetesCluster:
         *,
         gateway: str | None = None,
         gateway_url: str | None = None,
-        patience: float = calls.PATIENCE,
+        patience: float = api_calls.PATIENCE,
     ) -> None:
         self._namespace = connection.namespace
         self._caller = Caller(connection, patience)

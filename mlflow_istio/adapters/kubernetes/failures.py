@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from mlflow_istio.adapters.kubernetes.connection import Connection
+from mlflow_istio.adapters.kubernetes.api_server import Connection
 from mlflow_istio.adapters.kubernetes.resources import Resource
 from mlflow_istio.errors import ClusterError, Forbidden, MlflowIstioError, NotFound
 

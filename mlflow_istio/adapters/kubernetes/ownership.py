@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.core.basics.objects import (
     DOMAIN,
     FIELD_MANAGER,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cachetools import TTLCache
 
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, qualified, served_host
 from mlflow_istio.adapters.kubernetes.resources import GATEWAY, SERVICE, Resource
 from mlflow_istio.core.basics.names import nearest

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.adapters.kubernetes import rollout
-from mlflow_istio.adapters.kubernetes.calls import Call, Caller
+from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.resources import DEPLOYMENT, EVENT, POD, POD_LOG, REPLICA_SET, Resource
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady

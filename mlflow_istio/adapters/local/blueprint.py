@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from mlflow_istio.adapters.local.envoy import documents
 from mlflow_istio.adapters.local.envoy.balancing import Hashes, hashes
 from mlflow_istio.adapters.local.envoy.clusters import clusters, service_ports
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica, endpoints, planned

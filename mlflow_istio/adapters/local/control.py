@@ -18,7 +18,7 @@ from mlflow_istio.adapters.local import watches
 from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
 from mlflow_istio.adapters.local.envoy import documents
 from mlflow_istio.adapters.local.envoy.clusters import service_ports
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.adapters.local.files import Change, Files
 from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.inspection import ready_names

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_istio.adapters.local.fields import read
+from mlflow_istio.adapters.local.supported_fields import read
 from mlflow_istio.adapters.local.workloads import check_name
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 from mlflow_istio.errors import EditConflict, InvalidInput

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.supported_fields import Field, read
 from mlflow_istio.errors import InvalidInput
 
 REVISION_LENGTH = 10

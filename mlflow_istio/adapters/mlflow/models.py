@@ -9,7 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.calls import mapped
+from mlflow_istio.adapters.mlflow.client_calls import mapped
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound

@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.calls import again, mapped
+from mlflow_istio.adapters.mlflow.client_calls import again, mapped
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict

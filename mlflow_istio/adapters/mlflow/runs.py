@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.calls import again, mapped
+from mlflow_istio.adapters.mlflow.client_calls import again, mapped
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
 from mlflow_istio.ports.runs import Figure

@@ -15,10 +15,9 @@ from typing import Any
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.endpoint.adopted import Adopted, adopted_from_json
 from mlflow_istio.core.endpoint.deadlines import Deadline, deadline_from_json
-from mlflow_istio.core.endpoint.release_state import Assignment as Assignment
-from mlflow_istio.core.endpoint.release_state import ClosedRelease as ClosedRelease
-from mlflow_istio.core.endpoint.release_state import Release as Release
 from mlflow_istio.core.endpoint.release_state import (
+    ClosedRelease,
+    Release,
     closed_as_json,
     closed_from_json,
     release_as_json,

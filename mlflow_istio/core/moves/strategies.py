@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Assignment, Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Assignment, Release
 from mlflow_istio.core.endpoint.traffic import (
     Arm,
     Destination,

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
-from mlflow_istio.core.endpoint.endpoint import ClosedRelease, Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.moves.policies import opened, settled
 from mlflow_istio.core.moves.strategies import Wish, no_release, settle

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.core.release.plan import ReleasePlan

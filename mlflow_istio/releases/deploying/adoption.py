@@ -14,8 +14,7 @@ from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import adoption
 from mlflow_istio.errors import MlflowIstioError, NotFound, StateConflict
 from mlflow_istio.releases.context import Desk, Outcome, deployments_of, entrance_of, found_home, is_ours, warned
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
-from mlflow_istio.releases.deploying.first import last_sequence
+from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, last_sequence
 from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.moving.proof import prove_change

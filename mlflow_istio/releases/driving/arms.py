@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, ExperimentPlan
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, StateConflict

@@ -10,7 +10,8 @@ from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_metrics
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.objects import ready_replicas
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.comparison import Comparison, compare_records, table_csv
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict

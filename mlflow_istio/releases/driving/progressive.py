@@ -14,7 +14,8 @@ from typing import Any
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.objects import name_of, ready_replicas
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Release
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.advance import (
     Action,
     Call,
@@ -47,7 +48,7 @@ from mlflow_istio.errors import (
 )
 from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of, warned
 from mlflow_istio.releases.driving.drive import Crew, Ending, Seen, Work, claim, leave, note
-from mlflow_istio.releases.driving.telling import tell, to_be_told
+from mlflow_istio.releases.driving.notifications import tell, to_be_told
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.moving.shifting import Transition, move
 from mlflow_istio.releases.reporting import report_release

@@ -9,7 +9,8 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.deadlines import due
-from mlflow_istio.core.endpoint.endpoint import Assignment, Endpoint, Release, Stamp
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp
+from mlflow_istio.core.endpoint.release_state import Assignment, Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.claims import check_carried

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.endpoint.endpoint import Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import MlflowIstioError, NotReady, StateConflict
 from mlflow_istio.releases.context import Desk

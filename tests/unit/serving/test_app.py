@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import PlainTextResponse, StreamingResponse
 
 from mlflow_istio.serving.app import ServingApp, identity_headers
-from mlflow_istio.serving.metrics import ServerMetrics
+from mlflow_istio.serving.exposition import ServerMetrics
 
 HEADERS = identity_headers(model="churn", version="2", deployment="churn-v2")
 

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlflow_istio.serving.app import ServingApp, identity_headers
-from mlflow_istio.serving.metrics import ServerMetrics
+from mlflow_istio.serving.configuration import PayloadFields, RecordSettings
+from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import MAX_PENDING_BYTES, MAX_RECORD_BYTES, Recorder, is_sampled
-from mlflow_istio.serving.settings import PayloadFields, RecordSettings
 
 REQUEST_IDS = [str(UUID(int=(number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)) for number in range(5000)]
 

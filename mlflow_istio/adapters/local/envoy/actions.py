@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from mlflow_istio.adapters.local.envoy.types import FAULT, PREVIOUS_HOSTS, Config, filled, percentage
-from mlflow_istio.adapters.local.fields import Field
+from mlflow_istio.adapters.local.supported_fields import Field
 
 DIRECT_BODY_LIMIT = 1024 * 1024
 _REDIRECTS = {

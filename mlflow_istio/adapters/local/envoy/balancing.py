@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from mlflow_istio.adapters.local.envoy.types import Config, filled
-from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.supported_fields import Field, read
 
 Hashes: TypeAlias = Mapping[str, Mapping[str, Config]]
 """What routes hash, by host and subset; the subset "" stands for all that have nothing of their own."""

@@ -22,7 +22,7 @@ from mlflow_istio.adapters.local.envoy.types import (
     cluster_name,
     filled,
 )
-from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.supported_fields import Field, read
 from mlflow_istio.adapters.local.workloads import Readiness
 from mlflow_istio.errors import StateConflict, Unsupported
 

@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mlflow_istio.adapters.local.envoy import stats, types
-from mlflow_istio.adapters.local.envoy.routes import hosts
+from mlflow_istio.adapters.local.envoy.route_table import hosts
 from mlflow_istio.adapters.local.envoy.types import Config
-from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.supported_fields import Field, read
 from mlflow_istio.errors import StateConflict
 
 CONNECTION_LIMIT = 20_000

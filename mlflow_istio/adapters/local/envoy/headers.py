@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlflow_istio.adapters.local.envoy.matches import header_name
 from mlflow_istio.adapters.local.envoy.types import Config
-from mlflow_istio.adapters.local.fields import Field
+from mlflow_istio.adapters.local.supported_fields import Field
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _COMMAND = re.compile(r"%(?:%|([A-Z_]+)(?:\([^)%]*\))?(?::\d+)?%)?")

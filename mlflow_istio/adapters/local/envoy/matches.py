@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from mlflow_istio.adapters.local.envoy.types import Config
-from mlflow_istio.adapters.local.fields import Field
+from mlflow_istio.adapters.local.supported_fields import Field
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PSEUDO_HEADERS = {"method": ":method", "authority": ":authority", "scheme": ":scheme"}

@@ -12,7 +12,7 @@ import pytest
 
 from mlflow_istio.adapters.local.envoy import documents
 from mlflow_istio.adapters.local.envoy.clusters import Endpoint, clusters
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.adapters.local.workloads import Readiness
 from mlflow_istio.core.basics.objects import Object
 from tests.contract.model_server import destination_rule, service, virtual_service

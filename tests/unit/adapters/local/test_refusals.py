@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.adapters.local.envoy.clusters import Endpoint, clusters
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.adapters.local.stored import admitted
 from mlflow_istio.adapters.local.workloads import Readiness, workload
 from mlflow_istio.core.basics.objects import Object

@@ -12,7 +12,6 @@ from mlflow_istio.core.basics.objects import annotations_of, with_annotations
 from mlflow_istio.core.endpoint.endpoint import (
     MAX_UNRECORDED,
     MAX_UNRECORDED_BYTES,
-    ClosedRelease,
     Endpoint,
     annotation,
     endpoint_from,
@@ -21,6 +20,7 @@ from mlflow_istio.core.endpoint.endpoint import (
     stamped,
     without_recorded,
 )
+from mlflow_istio.core.endpoint.release_state import ClosedRelease
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions

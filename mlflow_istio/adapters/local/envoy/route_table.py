@@ -17,7 +17,7 @@ from mlflow_istio.adapters.local.envoy.headers import header_changes, joined
 from mlflow_istio.adapters.local.envoy.matches import match
 from mlflow_istio.adapters.local.envoy.stats import counted_in, live_routes
 from mlflow_istio.adapters.local.envoy.types import FAULT_FILTER, ROUTES, Config, cluster_name, percentage
-from mlflow_istio.adapters.local.fields import Field, read
+from mlflow_istio.adapters.local.supported_fields import Field, read
 
 DEFAULT_PORT = 80
 _NO_HASHES: Hashes = {}

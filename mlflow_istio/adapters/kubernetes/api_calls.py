@@ -17,7 +17,7 @@ import tenacity
 from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import failures
-from mlflow_istio.adapters.kubernetes.connection import Connection
+from mlflow_istio.adapters.kubernetes.api_server import Connection
 from mlflow_istio.adapters.kubernetes.resources import NAMESPACE, POD_LOG, Resource
 from mlflow_istio.core.basics.objects import FIELD_MANAGER, Object
 from mlflow_istio.errors import MlflowIstioError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.serving.settings import PayloadFields, RecordSettings, read_settings
+from mlflow_istio.serving.configuration import PayloadFields, RecordSettings, read_settings
 
 MINIMAL = {"MLFLOW_ISTIO_MODEL_URI": "models:/churn/2", "MLFLOW_ISTIO_DEPLOYMENT": "churn-v2"}
 

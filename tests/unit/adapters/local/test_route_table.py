@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_istio.adapters.local.envoy.clusters import clusters
 from mlflow_istio.adapters.local.envoy.documents import check_hosts, delicate_parts
-from mlflow_istio.adapters.local.envoy.routes import route_configuration
+from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput, StateConflict
 from tests.contract.model_server import destination_rule, service, virtual_service

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mlflow_istio.cli.explaining import explanation_text
+from mlflow_istio.cli.explain import explanation_text
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, StateConflict
-from mlflow_istio.releases.reading.explaining import Question, explain_objects, explain_route
+from mlflow_istio.releases.reading.explain import Question, explain_objects, explain_route
 from mlflow_istio.verbs import Verbs
 from tests.support.in_memory import World, a_world, with_canary
 

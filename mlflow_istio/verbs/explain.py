@@ -8,7 +8,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases.reading import views
-from mlflow_istio.releases.reading.explaining import Question, explain_objects, explain_route
+from mlflow_istio.releases.reading.explain import Question, explain_objects, explain_route
 from mlflow_istio.verbs.base import Base
 
 
