@@ -1,6 +1,7 @@
 """The ``mlflow-istio`` command: releases beside what ``mlflow deployments`` can say. Parses, calls a verb, prints.
 
-Start-up matters here: MLflow, pandas and kubernetes are imported by the verbs that need them, never by these modules.
+May import showing, verbs and whatever lies below. Never in here: a decision, or an import of MLflow, pandas or kubernetes at the
+head of a module: start-up matters, and the verbs that need them import them.
 """
 
 from __future__ import annotations

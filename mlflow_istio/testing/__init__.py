@@ -1,5 +1,7 @@
 """In-memory ports, for this package's tests and for yours.
 
+May import ports, core and errors. Never in here: an assertion, or behaviour that the real adapters don't have.
+
 Example:
     >>> from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry
     >>> cluster, registry = InMemoryCluster(), InMemoryRegistry({"churn": [1, 2]})

@@ -1,6 +1,7 @@
 """Every verb on a target, for the CLI, the plugin, notebooks and pipelines alike: options in, use-case, plain values out.
 
-Nothing here imports MLflow; a verb that needs the registry imports it when it runs.
+May import options, wiring, releases and whatever lies below. Never in here: MLflow at the head of a module; a verb that needs the
+registry imports it when it runs.
 """
 
 from mlflow_istio.verbs.adoption import AdoptionVerbs
