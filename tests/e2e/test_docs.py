@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.pages import ROOT, blocks, run, user_folder
+
 EXAMPLES = sorted(
     path.name
     for path in (ROOT / "examples").glob("[0-9][0-9]_*.py")
@@ -27,48 +28,22 @@ ELSEWHERE = {
 pytestmark = pytest.mark.e2e
 
 
-def blocks(language: str, document: str = "README.md") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.S | re.M)
-
-
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A user's folder in which the example has registered its versions."""
-    yield from _workshop(tmp_path_factory.mktemp("workshop"))
+    with user_folder(tmp_path_factory.mktemp("workshop")) as folder:
+        yield folder
 
 
 @pytest.fixture
 def own_workshop(tmp_path: Path) -> Iterator[Path]:
     """The same for one test alone."""
-    yield from _workshop(tmp_path)
-
-
-def _workshop(folder: Path) -> Iterator[Path]:
-    (folder / "examples").symlink_to(ROOT / "examples")
-    run([sys.executable, "examples/01_register.py"], folder)
-    yield folder
-    run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
-
-
-def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: float = 280) -> str:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "MLFLOW_ISTIO_HOME": str(folder / "home"),
-        "COLUMNS": "150",
-    }
-    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_ISTIO_TARGET"):
-        environment.pop(name, None)
-    done = subprocess.run(
-        command, cwd=cwd or folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    with user_folder(tmp_path) as folder:
+        yield folder
 
 
 def test_the_readmes_commands_run_in_the_order_they_stand(workshop: Path) -> None:
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in blocks("bash", "README.md") for line in block.splitlines()]
     shown = [line for line in lines if not any(line.startswith(start) for start in ELSEWHERE)]
     assert len(lines) - len(shown) == len(ELSEWHERE)
     commands = [
@@ -81,7 +56,7 @@ def test_the_readmes_commands_run_in_the_order_they_stand(workshop: Path) -> Non
 
 
 def test_the_readmes_python_runs(workshop: Path) -> None:
-    (source,) = blocks("python")
+    (source,) = blocks("python", "README.md")
     said = run([sys.executable, "-c", source], workshop)
     assert "{'churn-v2': 100}" in said
     assert "rollback {'churn-v1': 100}" in said

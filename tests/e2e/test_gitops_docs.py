@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +12,9 @@ import yaml
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from tests.contract.model_server import deployment, service
-from tests.e2e.test_docs import ROOT, run
+from tests.support.pages import ROOT, blocks, run
 
 pytestmark = pytest.mark.e2e
-
-
-def blocks(page: str, language: str) -> list[str]:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +23,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("gitops")
     (folder / "examples").symlink_to(ROOT / "examples")
     run([sys.executable, "examples/01_register.py"], folder)
-    (shop,) = blocks("gitops.md", "yaml")
+    (shop,) = blocks("yaml", "docs/gitops.md")
     run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "up"], folder)
     mesh = LocalMesh(folder / "home")
     mesh.apply(service("web"))
@@ -41,8 +35,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_commands_about_git_run_and_leave_the_users_object_as_it_was(workshop: Path) -> None:
-    adopting, planning, exporting = blocks("gitops.md", "bash")
-    (shop,) = blocks("gitops.md", "yaml")
+    adopting, planning, exporting = blocks("bash", "docs/gitops.md")
+    (shop,) = blocks("yaml", "docs/gitops.md")
     said = run(["bash", "-ec", adopting], workshop)
     assert "web" in said
     found = LocalMesh(workshop / "home").get("VirtualService", "shop")
@@ -61,7 +55,7 @@ def test_the_commands_about_git_run_and_leave_the_users_object_as_it_was(worksho
 
 
 def test_the_commands_about_many_models_run(workshop: Path) -> None:
-    (commands,) = blocks("many-models.md", "bash")
+    (commands,) = blocks("bash", "docs/many-models.md")
     run(["mlflow-istio", "delete-endpoint", "churn", "--force", "-t", "istio-local"], workshop)  # its release is open
     said = run(["bash", "-ec", commands], workshop)
     assert "chat-v2" in said

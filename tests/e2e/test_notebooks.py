@@ -10,7 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.e2e.test_docs import ROOT, workshop
+from tests.e2e.test_docs import workshop
+from tests.support.pages import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.test_docs import ROOT, run, workshop
+from tests.e2e.test_docs import workshop
+from tests.support.callers import calling
+from tests.support.pages import blocks, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -23,40 +25,27 @@ INPUT = {"dataframe_records": [{"tenure": 3, "calls": 12, "spend": 30.5}]}
 @contextmanager
 def users(folder: Path) -> Iterator[None]:
     """Callers of the endpoint, from when it exists until the block ends (at most eight minutes)."""
-    stop = threading.Event()
-    ending = threading.Timer(480, stop.set)
-    ending.start()
+    url = ""
 
-    def caller() -> None:
-        url = ""
-        while not stop.is_set():
-            if not url:
-                found = re.findall(r"^churn +(http://\S+)", run(["mlflow-istio", "status"], folder), re.M)
-                url = found[0] if found else ""
-                stop.wait(1)
-                continue
-            try:
-                requests.post(f"{url}/invocations", json=INPUT, timeout=10)
-            except requests.RequestException:
-                stop.wait(0.2)
+    def ask(session: requests.Session, _number: int) -> None:
+        nonlocal url
+        if not url:
+            listed = re.findall(r"^churn +(http://\S+)", run(["mlflow-istio", "status"], folder), re.M)
+            url = listed[0] if listed else ""
+            time.sleep(0 if url else 1)
+            return
+        try:
+            session.post(f"{url}/invocations", json=INPUT, timeout=10)
+        except requests.RequestException:
+            time.sleep(0.2)
 
-    threads = [threading.Thread(target=caller) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
+    with calling(ask, workers=2, seconds=480):
         yield
-    finally:
-        stop.set()
-        ending.cancel()
-        for thread in threads:
-            thread.join()
 
 
 def test_the_commands_of_the_guide_to_releases_run_in_the_order_they_stand(workshop: Path) -> None:
-    text = (ROOT / "docs" / "releases.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)
     with users(workshop):
-        said = run(["bash", "-ec", "\n".join(blocks)], workshop, timeout=500)
+        said = run(["bash", "-ec", "\n".join(blocks("bash", "docs/releases.md"))], workshop, timeout=500)
     assert "steps: 20%, 50% of the traffic" in said
     assert "dry run: nothing was changed" in said
     assert re.search(r"release \w+ of churn: promoted. Proven good enough: errors", said)

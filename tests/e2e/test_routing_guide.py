@@ -6,7 +6,6 @@ import contextlib
 import io
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -14,18 +13,15 @@ from mlflow.deployments.cli import commands as mlflow_deployments
 
 from mlflow_istio.cli import main as mlflow_istio
 from mlflow_istio.options.settings import SETTINGS
+from tests.support.pages import blocks, page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-TEXT = (Path(__file__).parents[2] / "docs" / "routing.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.S | re.M)
+TEXT = page("docs/routing.md")
 
 
 def test_each_setting_has_a_row_and_an_example() -> None:
-    commands = "\n".join(blocks("bash"))
+    commands = "\n".join(blocks("bash", "docs/routing.md"))
     for name in SETTINGS:
         assert f"| `{name}` |" in TEXT
         assert re.search(rf"--{name.replace('_', '-')} |'?{name}=", commands), f"no example sets {name}"
@@ -33,7 +29,7 @@ def test_each_setting_has_a_row_and_an_example() -> None:
 
 def test_the_commands_and_the_python_of_the_routing_guide_run(own_mesh: str) -> None:
     said = ""
-    for line in (line for block in blocks("bash") for line in block.splitlines()):
+    for line in (line for block in blocks("bash", "docs/routing.md") for line in block.splitlines()):
         words = shlex.split(line)
         command = mlflow_deployments if words[:2] == ["mlflow", "deployments"] else mlflow_istio
         result = CliRunner().invoke(command, words[2 if command is mlflow_deployments else 1 :])
@@ -43,7 +39,7 @@ def test_the_commands_and_the_python_of_the_routing_guide_run(own_mesh: str) -> 
     assert "of these the fault aborted" in said
     assert said.rstrip().endswith("nothing is over")
 
-    (source,) = blocks("python")
+    (source,) = blocks("python", "docs/routing.md")
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(compile(source, "docs/routing.md", "exec"), {})
     assert "['policy', 'route', 'fault', 'fault-end', 'route', 'policy']" in output.getvalue()

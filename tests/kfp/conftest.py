@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import shutil
@@ -25,6 +24,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from tests.support.callers import calling
 from tests.support.mlflow_addresses import mlflow_at
 
 ROOT = Path(__file__).parents[2]
@@ -145,37 +145,22 @@ def people(
 
     With ``fresh`` each request is a new user's, who has no cookie yet.
     """
-    got, lock, stop = Callers(), threading.Lock(), threading.Event()
-    ending = threading.Timer(seconds, stop.set)
-    ending.start()
+    got, lock = Callers(), threading.Lock()
 
-    def caller(number: int) -> None:
-        dice = random.Random(number)
-        with requests.Session() as session:
-            session.headers.update(endpoint["headers"])
-            for count in itertools.count():
-                if stop.is_set():
-                    return
-                spend = None if dice.random() < missing else 30.5
-                body = {"dataframe_records": [{"tenure": 3.0, "calls": float(count % 20), "spend": spend}]}
-                try:
-                    answer = session.post(f"{endpoint['url']}/invocations", json=body, timeout=20)
-                except requests.RequestException as exc:
-                    with lock:
-                        got.broken.append(type(exc).__name__)
-                    continue
-                if fresh:
-                    session.cookies.clear()
-                with lock:
-                    got.answers[(answer.headers.get(VERSION, "(nobody)"), answer.status_code)] += 1
+    def ask(session: requests.Session, number: int) -> None:
+        spend = None if random.Random(number).random() < missing else 30.5
+        body = {"dataframe_records": [{"tenure": 3.0, "calls": float(number % 20), "spend": spend}]}
+        url, headers = f"{endpoint['url']}/invocations", endpoint["headers"]
+        try:
+            answer = session.post(url, json=body, headers=headers, timeout=20)
+        except requests.RequestException as exc:
+            with lock:
+                got.broken.append(type(exc).__name__)
+            return
+        if fresh:
+            session.cookies.clear()
+        with lock:
+            got.answers[(answer.headers.get(VERSION, "(nobody)"), answer.status_code)] += 1
 
-    threads = [threading.Thread(target=caller, args=(number,)) for number in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
+    with calling(ask, workers=workers, seconds=seconds):
         yield got
-    finally:
-        stop.set()
-        ending.cancel()
-        for thread in threads:
-            thread.join()

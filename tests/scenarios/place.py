@@ -14,6 +14,7 @@ import requests
 from scipy import stats
 
 from mlflow_istio.client.plugin import IstioDeploymentClient
+from tests.support.callers import calling
 
 VERSION = "x-mlflow-model-version"
 BODY = {"inputs": [[1.0, 2.0]]}
@@ -76,25 +77,13 @@ class Place:
     def load(self, *, score: bool = True, workers: int = 2) -> Iterator[Seen]:
         """Callers that send one request after the other until the block ends (at most two minutes)."""
         url, own = self.url()
-        seen, lock, stop = Seen(), threading.Lock(), threading.Event()
-        ending = threading.Timer(120, stop.set)
-        ending.start()
+        seen, lock = Seen(), threading.Lock()
 
-        def caller() -> None:
-            with requests.Session() as session:
-                while not stop.is_set():
-                    one(session, url, own, seen, lock, score=score)
+        def ask(session: requests.Session, _number: int) -> None:
+            one(session, url, own, seen, lock, score=score)
 
-        threads = [threading.Thread(target=caller) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-        try:
+        with calling(ask, workers=workers, seconds=120):
             yield seen
-        finally:
-            stop.set()
-            ending.cancel()
-            for thread in threads:
-                thread.join()
 
     def counted(self, deployment: str) -> float:
         """How many scoring requests a deployment's server has answered, by its own metrics."""

@@ -6,7 +6,6 @@ KPI), and a good one. Users lose no request but those that the bad candidate its
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ import requests
 
 from tests.faulty import register_faulty
 from tests.scenarios.place import VERSION, Place
+from tests.support.callers import calling, repeating
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -88,12 +88,10 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
     """Callers who send numbered requests one after the other until the block ends (at most eight minutes)."""
     found = place.client.get_endpoint(endpoint)
     url, headers = found["url"], dict(found["headers"])
-    got, lock, stop, numbers = Users(), threading.Lock(), threading.Event(), itertools.count(1)
-    ending = threading.Timer(480, stop.set)
-    ending.start()
+    got, lock = Users(), threading.Lock()
 
-    def one(session: requests.Session) -> None:
-        body = {"inputs": [[float(next(numbers)), 2.0]]}
+    def ask(session: requests.Session, number: int) -> None:
+        body = {"inputs": [[float(number), 2.0]]}
         try:
             answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=20)
         except requests.RequestException as exc:
@@ -108,28 +106,14 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
                 got.seen[deployment] += 1
                 got.accepted[deployment] += answer.json()["predictions"][0] == 1.0
 
-    def caller() -> None:
-        with requests.Session() as session:
-            while not stop.is_set():
-                one(session)
+    def record() -> None:
+        with lock:
+            counts = {name: [total, got.accepted[name]] for name, total in got.seen.items()}
+        (folder / "counts.new").write_text(json.dumps(counts))
+        (folder / "counts.new").rename(folder / "counts.json")
 
-    def recorder() -> None:
-        while not stop.wait(0.5):
-            with lock:
-                counts = {name: [total, got.accepted[name]] for name, total in got.seen.items()}
-            (folder / "counts.new").write_text(json.dumps(counts))
-            (folder / "counts.new").rename(folder / "counts.json")
-
-    threads = [threading.Thread(target=caller) for _ in range(workers)] + [threading.Thread(target=recorder)]
-    for thread in threads:
-        thread.start()
-    try:
+    with calling(ask, workers=workers, seconds=480), repeating(record, every=0.5, seconds=480):
         yield got
-    finally:
-        stop.set()
-        ending.cancel()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.fixture(scope="module")

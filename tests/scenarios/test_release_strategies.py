@@ -6,7 +6,6 @@ can be told from one that the stable would have spared them.
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections import Counter
@@ -24,6 +23,7 @@ from tests.scenarios.place import VERSION, Place
 from tests.scenarios.test_analysis import artifact
 from tests.scenarios.test_progressive import command as command_line
 from tests.scenarios.test_progressive import killed_on_the_way, run, story
+from tests.support.callers import calling
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -69,37 +69,24 @@ def callers(place: Place, workers: int = 3) -> Iterator[Callers]:
     """Callers who send one request after the other, each as a user who comes for the first time."""
     found = place.client.get_endpoint(ENDPOINT)
     url, own = found["url"], dict(found["headers"])
-    got, lock, stop, numbers = Callers(), threading.Lock(), threading.Event(), itertools.count(1)
-    ending = threading.Timer(300, stop.set)
-    ending.start()
+    got, lock = Callers(), threading.Lock()
 
-    def caller() -> None:
-        with requests.Session() as session:
-            while not stop.is_set():
-                number = next(numbers)
-                headers = {**own, **got.users[number % len(got.users)]}
-                body = {"inputs": [[float(number), 2.0]]}
-                try:
-                    answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=20)
-                    version, status = answer.headers.get(VERSION, "nobody"), answer.status_code
-                except requests.RequestException as exc:
-                    version, status = type(exc).__name__, 0
-                session.cookies.clear()
-                with lock:
-                    got.answers[(version, status)] += 1
-                    if status != 200:
-                        got.failed.append((number, version, status))
+    def ask(session: requests.Session, number: int) -> None:
+        headers = {**own, **got.users[number % len(got.users)]}
+        body = {"inputs": [[float(number), 2.0]]}
+        try:
+            answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=20)
+            version, status = answer.headers.get(VERSION, "nobody"), answer.status_code
+        except requests.RequestException as exc:
+            version, status = type(exc).__name__, 0
+        session.cookies.clear()
+        with lock:
+            got.answers[(version, status)] += 1
+            if status != 200:
+                got.failed.append((number, version, status))
 
-    threads = [threading.Thread(target=caller) for _ in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
+    with calling(ask, workers=workers, seconds=300):
         yield got
-    finally:
-        stop.set()
-        ending.cancel()
-        for thread in threads:
-            thread.join()
 
 
 @dataclass(frozen=True, kw_only=True)

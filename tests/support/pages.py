@@ -1,0 +1,50 @@
+"""Pages of the documentation as their readers use them: code blocks, and commands run in a user's own folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def page(document: str) -> str:
+    """The text of a page, named from the repository's root."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks(language: str, document: str) -> list[str]:
+    """The code blocks of one language on a page, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page(document), re.S | re.M)
+
+
+def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: float = 280) -> str:
+    """Run a command as a user would who has a registry and a mesh of their own in a folder; what it said."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_ISTIO_HOME": str(folder / "home"),
+        "COLUMNS": "150",
+    }
+    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_ISTIO_TARGET"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        command, cwd=cwd or folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@contextmanager
+def user_folder(folder: Path) -> Iterator[Path]:
+    """A user's folder in which the example has registered its versions; its mesh goes at the end."""
+    (folder / "examples").symlink_to(ROOT / "examples")
+    run([sys.executable, "examples/01_register.py"], folder)
+    yield folder
+    run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
