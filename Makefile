@@ -13,6 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 setup: $(READY)
 
 $(READY): requirements/all.txt setup.py pyproject.toml
+	@case "$$PWD" in *:*) echo "No colon may be in the path of this folder, where PATH and PYTHONPATH end an entry: move it" >&2; exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed; name one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
@@ -56,8 +57,8 @@ control-plane: setup
 	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(ORDER) -m control_plane
 
 newest: setup $(NEWEST)/.ready
-	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -c 'import kubernetes; print("the same with Kubernetes client", kubernetes.__version__)'
-	PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(NEWEST_TESTS)
+	PYTHONPATH="$(CURDIR)/$(NEWEST)" $(BIN)/python -c 'import kubernetes; print("the same with Kubernetes client", kubernetes.__version__)'
+	PYTHONPATH="$(CURDIR)/$(NEWEST)" $(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(NEWEST_TESTS)
 
 $(NEWEST)/.ready: requirements/kubernetes-newest.txt $(READY)
 	rm -rf $(NEWEST)

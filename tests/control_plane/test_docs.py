@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,9 @@ def test_the_readmes_quick_start_on_a_cluster_runs(tmp_path: Path, tracking_uri:
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     kubectl = bin_folder / "kubectl"
+    python, code, admin = map(shlex.quote, (sys.executable, str(ROOT), kubeconfig("admin")))
     kubectl.write_text(
-        f"#!/bin/sh\nPYTHONPATH={ROOT} KUBECONFIG={kubeconfig('admin')} exec {sys.executable} -m tests.control_plane.kubectl "
-        '"$@"\n',
+        f'#!/bin/sh\nPYTHONPATH={code} KUBECONFIG={admin} exec {python} -m tests.control_plane.kubectl "$@"\n',
         encoding="utf-8",
     )
     kubectl.chmod(0o755)

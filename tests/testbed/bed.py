@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from tests.testbed import control, control_plane, gateway
 from tests.testbed.client import SOCKET_VARIABLE
 from tests.testbed.errors import TestbedError
+from tests.testbed.kubelet import image
+from tests.testbed.kubelet.enter import Kept
 from tests.testbed.network import Host, Network
 from tests.testbed.processes import Processes, tail
 
@@ -64,7 +66,9 @@ def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, 
         # Nothing here is behind a proxy, and no proxy could reach it.
         if name.lower() in _PROXIES:
             del os.environ[name]
+    kept = Kept([*image.paths(), str(programs)])
     subprocess.run(["mount", "-t", "tmpfs", "-o", _TMPFS_OPTIONS, "testbed", str(_RUN)], check=True)
+    kept.show_again(under=os.path.realpath(_RUN), read_only=False)
     logs = logs or _HOME / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     network = Network()

@@ -34,7 +34,7 @@ def run_in_namespaces(argv: Sequence[str]) -> int:
     Raises:
         TestbedError: this machine allows no such namespaces, or lacks the tools for them.
     """
-    unshare = [*_unshare_command(), "--", *argv]
+    unshare = [*unshare_command(), "--", *argv]
     parent = os.getpid()
     process = subprocess.Popen(unshare, preexec_fn=lambda: _die_with(parent))
     # The terminal sends SIGINT to the whole foreground group by itself, COMMAND included.
@@ -63,7 +63,12 @@ def run_as_first_process(bed: Callable[[], int]) -> int:
             return code if code >= 0 else _SIGNALLED - code
 
 
-def _unshare_command() -> list[str]:
+def unshare_command() -> list[str]:
+    """The command that makes the namespaces.
+
+    Raises:
+        TestbedError: this machine allows no such namespaces, or lacks the tools for them.
+    """
     missing = [tool for tool in ("unshare", "ip") if shutil.which(tool) is None]
     if missing:
         raise TestbedError(f"the testbed needs {' and '.join(missing)}: install util-linux and iproute2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.testbed.client import Testbed, wait_for
+from tests.testbed.kubelet.image import REPOSITORY
 from tests.testbed.workloads import Cluster, container, server
 
 pytestmark = pytest.mark.control_plane
@@ -143,6 +145,25 @@ def test_a_read_only_root_leaves_only_volumes_writable(cluster: Cluster, bed: Te
     )
 
     assert cluster.wait_ended("frozen").exit_code == 0, bed.pod_log(pod)
+
+
+@pytest.mark.parametrize("hidden", [REPOSITORY.parent, Path(sys.base_prefix).parent, Path("/tmp")], ids=str)
+def test_a_volume_hides_neither_python_nor_its_packages_nor_the_code(
+    cluster: Cluster, bed: Testbed, hidden: Path
+) -> None:
+    pod = cluster.create_pod(
+        "frozen",
+        container(
+            ["python", "-c", "import kubernetes, mlflow_istio, tests.testbed; print('all there')"],
+            securityContext={"readOnlyRootFilesystem": True},
+            volumeMounts=[{"name": "over", "mountPath": str(hidden)}],
+        ),
+        volumes=[{"name": "over", "emptyDir": {}}],
+        restartPolicy="Never",
+    )
+
+    assert cluster.wait_ended("frozen").exit_code == 0, bed.pod_log(pod)
+    assert bed.pod_log(pod) == "all there"
 
 
 def test_a_pod_is_known_to_the_api_server_as_its_service_account(cluster: Cluster) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tests.testbed.kubelet import environment, probes, volumes
+from tests.testbed.kubelet import environment, image, probes, volumes
 from tests.testbed.kubelet.environment import Lookup, NotRunnableError
 from tests.testbed.network import BRIDGE_ADDRESS, Host
 from tests.testbed.processes import tail
@@ -26,7 +26,6 @@ _RETRY_SECONDS = 1.0
 _HEALTHY_SECONDS = 600.0
 _MESSAGE_LINES, _MESSAGE_BYTES = 80, 2048
 _ENTER = Path(__file__).with_name("enter.py")
-_REPOSITORY = Path(__file__).parents[3]
 _INHERITED = ("LANG", "LC_ALL", "TZ", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -259,6 +258,7 @@ class Container:
             "network": str(self._around.host.namespace),
             "directory": self._spec.get("workingDir", "/"),
             "mounts": volumes.mounts(self._spec, self._around.laid),
+            "kept": image.paths(),
             "read_only": bool((self._spec.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             "scratch": str(scratch),
         }
@@ -273,7 +273,7 @@ class Container:
             "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
             "HOME": str(home),
             "HOSTNAME": self._around.pod["metadata"]["name"],
-            "PYTHONPATH": str(_REPOSITORY),
+            "PYTHONPATH": str(image.REPOSITORY),
             "KUBERNETES_SERVICE_HOST": BRIDGE_ADDRESS,
             "KUBERNETES_SERVICE_PORT": str(self._around.api_port),
         }

@@ -1,16 +1,20 @@
 """Runs one program inside a pod: on its network host, with its volumes mounted.
 
+A volume must not hide the interpreter, its packages and the code, which would be in an image: see `Kept`.
+
 Started as a script by `python -I -S` with one JSON argument: it imports the standard library only and nothing of ours.
 Its own process becomes the program, and keeps its pid.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
@@ -36,7 +40,7 @@ def main() -> None:
         if task["mounts"] or task["read_only"]:
             _check(_libc.unshare(_CLONE_NEWNS), "unshare")
             _mount(None, "/", _MS_REC | _MS_PRIVATE)
-            _lay_volumes(task["mounts"], task["scratch"], read_only=task["read_only"])
+            _lay_volumes(task["mounts"], task["kept"], task["scratch"], read_only=task["read_only"])
         os.chdir(task["directory"])
         os.execvp(task["argv"][0], task["argv"])
     except OSError as error:
@@ -44,15 +48,77 @@ def main() -> None:
         os._exit(_CANNOT_START)
 
 
-def _lay_volumes(mounts: list[dict[str, object]], scratch: str, *, read_only: bool) -> None:
+def _lay_volumes(mounts: list[dict[str, object]], kept: list[str], scratch: str, *, read_only: bool) -> None:
     own = _OwnFolders(scratch)
     paths = [own.ensure(str(mount["path"]), is_folder=os.path.isdir(str(mount["source"]))) for mount in mounts]
+    before = Kept(kept)
     if read_only:
         _set_read_only("/", True)
     for mount, path in zip(mounts, paths, strict=True):
         _mount(str(mount["source"]), path, _MS_BIND | _MS_REC)
-        # Also clears it: a bind mount takes the flag over from where it comes from, which may just have got it.
-        _set_read_only(path, bool(mount["read_only"]))
+        # A bind mount takes the flag over from where it comes from, which may just have got it.
+        _set_read_only(path, False)
+        before.show_again(under=path, read_only=True)
+        if mount["read_only"]:
+            _set_read_only(path, True)
+
+
+class Kept:
+    """Files and folders that stay where they are when something is mounted over a folder that they lie in.
+
+    Made before the mount, it holds them open; `show_again` binds them to their paths in what was mounted, and makes the
+    symbolic links again that lead there.
+
+    Args:
+        paths: absolute paths, through symbolic links or not; what doesn't exist is left out.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._links: dict[str, str] = {}
+        ends = {self._follow(path) for path in paths if os.path.exists(path)}
+        outermost = {end for end in ends if not any(is_within(end, other) and end != other for other in ends)}
+        self._open = {end: os.open(end, os.O_PATH) for end in sorted(outermost)}
+
+    def show_again(self, *, under: str, read_only: bool) -> None:
+        """Shows what the mount at the real path `under` hides; what it is mounted inside of is left as it is."""
+        for end, descriptor in self._open.items():
+            if is_within(end, under):
+                source = f"/proc/self/fd/{descriptor}"
+                is_folder = os.path.isdir(source)
+                os.makedirs(end if is_folder else os.path.dirname(end), exist_ok=True)
+                if not is_folder:
+                    _make_entry(end, is_folder=False)
+                _mount(source, end, _MS_BIND | _MS_REC)
+                _set_read_only(end, read_only)
+        for link, target in self._links.items():
+            if is_within(link, under):
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                # Another container of the pod may have made it in the volume that they share.
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(target, link)
+
+    def _follow(self, path: str) -> str:
+        """Where the path really leads; notes every symbolic link on the way, by its own real path."""
+        left, reached = path.split("/"), "/"
+        while left:
+            word = left.pop(0)
+            if word == "..":
+                reached = os.path.dirname(reached)
+            elif word not in ("", "."):
+                step = os.path.join(reached, word)
+                if not os.path.islink(step):
+                    reached = step
+                    continue
+                self._links[step] = os.readlink(step)
+                left = self._links[step].split("/") + left
+                if self._links[step].startswith("/"):
+                    reached = "/"
+        return reached
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is the folder or lies in it, by their names alone."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 class _OwnFolders:
@@ -71,7 +137,7 @@ class _OwnFolders:
         real = os.path.realpath(path)
         if not os.path.exists(real):
             parent = self.ensure(os.path.dirname(real), is_folder=True)
-            if not any(parent == own or parent.startswith(own.rstrip("/") + "/") for own in self._own):
+            if not any(is_within(parent, own) for own in self._own):
                 self._cover(parent)
             _make_entry(real, is_folder=is_folder)
         return real
