@@ -1,14 +1,15 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST := $(BIN)/python -m pytest
+# RESULTS= a file for the results of the tests, in JUnit's format
+PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -25,12 +26,12 @@ $(READY): requirements/all.txt setup.py pyproject.toml
 demo: setup
 	$(BIN)/mlflow-istio demo
 
-# The first three share no process, address or file, and none of them fills two cores.
+# All suites, side by side where they share nothing, whatever fails; the verdict is at the end.
 test: setup
+	$(BIN)/python -m tests.support.run_suites --make "$(MAKE)"
+
+packages: setup
 	$(BIN)/python tests/support/system_packages.py
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target check unit newest
-	$(MAKE) --no-print-directory e2e
-	$(MAKE) --no-print-directory control-plane
 
 check: setup
 	$(BIN)/ruff check .
