@@ -26,8 +26,8 @@ class _Sample(Protocol):
 class _Prometheus(Protocol):
     @property
     def name(self) -> str: ...
-    def newest(self, selector: str, max_age: float) -> Sequence[_Sample]: ...
-    def evaluate(self, expression: str, max_age: float) -> Sequence[_Sample]: ...
+    def newest(self, selectors: Sequence[str], max_age: float) -> Sequence[Sequence[_Sample]]: ...
+    def evaluate(self, expressions: Sequence[str], max_age: float) -> Sequence[Sequence[_Sample]]: ...
 
 
 class KpiMetrics:
@@ -91,10 +91,16 @@ class KpiMetrics:
         assert self._prometheus is not None
         values = {"deployment": deployment, "endpoint": endpoint, "namespace": self._namespace}
         found: dict[str, dict[str, float]] = {}
-        for part, text in kpi.queries.items():
-            query = filled_query(text, values)
-            ask = self._prometheus.newest if _PLAIN_SELECTOR.fullmatch(query) else self._prometheus.evaluate
-            for sample in ask(query, self._max_age):
+        queries = {part: filled_query(text, values) for part, text in kpi.queries.items()}
+        # A KPI's counts belong together, so each kind is asked for at once: they are of one scrape, or of one time.
+        plain = {part: query for part, query in queries.items() if _PLAIN_SELECTOR.fullmatch(query)}
+        other = {part: query for part, query in queries.items() if part not in plain}
+        answers = {
+            **dict(zip(plain, self._prometheus.newest(list(plain.values()), self._max_age), strict=True)),
+            **dict(zip(other, self._prometheus.evaluate(list(other.values()), self._max_age), strict=True)),
+        }
+        for part in queries:
+            for sample in answers[part]:
                 counters = found.setdefault(f"kpi {kpi.name} {sample.source}", {})
                 series = f"kpi/{kpi.name}/{part}"
                 if not (math.isfinite(sample.value) and sample.value >= 0):

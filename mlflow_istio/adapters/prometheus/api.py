@@ -104,27 +104,44 @@ class PrometheusApi:
         """What errors call it."""
         return f"Prometheus at {self.url}"
 
-    def newest(self, selector: str, max_age: float) -> list[Sample]:
-        """The newest sample of every series that a plain selector chooses, if it is young enough.
+    def newest(self, selectors: Sequence[str], max_age: float) -> list[list[Sample]]:
+        """The newest sample of every series that plain selectors choose, if it is young enough.
 
-        Raw samples are asked for, because an instant query would not tell how old they are. Of each scraped process only the
-        newest scrape counts: a series that its restart ended must not be taken for one that stands still.
+        Raw samples are asked for, because an instant query would not tell how old they are. Of each scraped process the samples of
+        one scrape are given, for all selectors: a series that its restart ended must not be taken for one that stands still, nor
+        counts from before a restart be read beside others from after it. Prometheus may scrape between two questions, so
+        the first selector that has a process says which scrape; the other questions' answers reach back to it.
 
         Args:
-            selector: Such as ``up{job="mesh"}``.
+            selectors: Such as ``up{job="mesh"}``.
             max_age: Seconds; a series whose newest sample is older is left out.
-        """
-        result = self._ask(f"{selector}[{max(1, math.ceil(max_age))}s]", "matrix")
-        samples = [_sample(series["metric"], series["values"][-1]) for series in result if series["values"]]
-        newest: dict[str, float] = {}
-        for sample in samples:
-            newest[sample.source] = max(sample.time, newest.get(sample.source, 0.0))
-        return [sample for sample in samples if sample.time == newest[sample.source]]
 
-    def evaluate(self, expression: str, max_age: float) -> list[Sample]:
-        """The values of an expression now, on samples no older than ``max_age`` seconds."""
-        result = self._ask(expression, "vector", lookback_delta=f"{max(1, math.ceil(max_age))}s")
-        return [_sample(series["metric"], series["value"]) for series in result]
+        Returns:
+            For each selector its samples.
+        """
+        scrapes: dict[str, float] = {}
+        found = []
+        for selector in selectors:
+            result = self._ask(f"{selector}[{max(1, math.ceil(max_age))}s]", "matrix")
+            samples = [_sample(series["metric"], point) for series in result for point in series["values"]]
+            newest: dict[str, float] = {}
+            for sample in samples:
+                newest[sample.source] = max(sample.time, newest.get(sample.source, 0.0))
+            scrapes = {**newest, **scrapes}
+            found.append([sample for sample in samples if sample.time == scrapes[sample.source]])
+        return found
+
+    def evaluate(self, expressions: Sequence[str], max_age: float) -> list[list[Sample]]:
+        """The values of expressions at one time, the first one's, on samples no older than ``max_age`` seconds."""
+        found: list[list[Sample]] = []
+        at: dict[str, str] = {}
+        for expression in expressions:
+            result = self._ask(expression, "vector", lookback_delta=f"{max(1, math.ceil(max_age))}s", **at)
+            found.append([_sample(series["metric"], series["value"]) for series in result])
+            if result and not at:
+                # The server's own clock.
+                at = {"time": str(result[0]["value"][0])}
+        return found
 
     def _ask(self, query: str, kind: str, **parameters: str) -> Sequence[Any]:
         try:

@@ -59,8 +59,10 @@ class PrometheusMetrics:
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
         found: dict[str, dict[str, dict[str, float]]] = {}
-        for family in self._families(endpoint, deployments):
-            for sample in self._api.newest(family.selector, self._max_age):
+        families = self._families(endpoint, deployments)
+        answers = self._api.newest([family.selector for family in families], self._max_age)
+        for family, samples in zip(families, answers, strict=True):
+            for sample in samples:
                 deployment = family.deployment(sample.labels)
                 if deployment not in deployments:
                     continue
