@@ -14,12 +14,12 @@ from typing import Protocol
 import pytest
 
 from mlflow_istio.core.analysis.buckets import Buckets
-from mlflow_istio.core.analysis.counters import CounterState
+from mlflow_istio.core.analysis.counters import CounterState, Reading
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_counts
 from mlflow_istio.errors import MetricsError
 from mlflow_istio.ports.metrics import Metrics
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds until a source must show what was served."""
 
 
@@ -54,8 +54,25 @@ class Watch:
 
     def look(self) -> Mapping[str, Mapping[str, int]]:
         """Read once more."""
-        reading_of = self.metrics.read(self._traffic.endpoint, self._traffic.deployments)
-        for deployment, reading in reading_of.items():
+        return self._take(self._read())
+
+    def begin(self, *series: str) -> None:
+        """Take the base line from the first reading in which some deployment has each of these series."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            readings = self._read()
+            names = {name for reading in readings.values() for counters in reading.values() for name in counters}
+            if names >= set(series):
+                self._take(readings)
+                return
+            assert time.monotonic() < deadline, f"never had {series}, only {sorted(names)}"
+            time.sleep(0.1)
+
+    def _read(self) -> Mapping[str, Reading]:
+        return self.metrics.read(self._traffic.endpoint, self._traffic.deployments)
+
+    def _take(self, readings: Mapping[str, Reading]) -> Mapping[str, Mapping[str, int]]:
+        for deployment, reading in readings.items():
             state, grown = self._states.get(deployment, CounterState()).advanced(reading)
             self._states[deployment] = state
             total = self.seen.setdefault(deployment, {})

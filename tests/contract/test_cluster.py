@@ -42,7 +42,7 @@ def name() -> str:
 @pytest.fixture
 def patience() -> float:
     """Seconds that a pod may take to become ready."""
-    return 30.0
+    return 120.0
 
 
 @pytest.mark.parametrize("cluster", [LOCAL], indirect=True)

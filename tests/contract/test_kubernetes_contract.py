@@ -64,7 +64,7 @@ def name() -> str:
 @pytest.fixture
 def patience() -> float:
     """Seconds that a pod may take to become ready."""
-    return 60.0
+    return 120.0
 
 
 class TestObjects(ObjectContract):

@@ -129,5 +129,5 @@ class History:
 def start(office: Office, strategy: str, *versions: int, supersede: bool = False, **wish: Any) -> None:
     names = tuple(f"m-v{version}" for version in versions)
     shifting.start(
-        office.desk, ENDPOINT, strategy=strategy, candidates=names, wish=Wish(**wish), supersede=supersede, timeout=20
+        office.desk, ENDPOINT, strategy=strategy, candidates=names, wish=Wish(**wish), supersede=supersede, timeout=60
     )

@@ -90,7 +90,7 @@ class Office:
                 "image": "serving",
                 "pod": PodSettings(),
                 "gateways": (os.environ["MLFLOW_ISTIO_GATEWAY"], "mesh"),
-                "ready_timeout": 60.0,
+                "ready_timeout": 120.0,
                 **options,
             }
         )
@@ -116,7 +116,7 @@ class Office:
     def ask(self, headers: Mapping[str, str] | None = None, path: str = "/invocations") -> tuple[int, str]:
         """Status and model version of one request through the gateway."""
         address = self.cluster.address(ENDPOINT)
-        connection = http.client.HTTPConnection(urlsplit(address.url).netloc, timeout=15)
+        connection = http.client.HTTPConnection(urlsplit(address.url).netloc, timeout=60)
         try:
             connection.request("POST", path, headers={**address.headers, **(headers or {})})
             answer = connection.getresponse()

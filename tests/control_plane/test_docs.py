@@ -14,7 +14,7 @@ import pytest
 from tests.control_plane.namespaces import LEAST, kubeconfig
 from tests.support.mlflow_server import tracking_server
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_the_readmes_quick_start_on_a_cluster_runs(tmp_path: Path, tracking_uri:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=560,
+            timeout=1100,
             check=False,
         )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -123,7 +123,7 @@ def test_a_quota_on_deployments_refuses_with_its_own_words_and_leaves_nothing_be
 )
 def test_what_a_pod_needs_and_does_not_get_is_named(office: Office, pod: PodSettings, reason: str, words: str) -> None:
     with pytest.raises(NotReady, match=reason) as caught:
-        office.deploy(1, pod=pod, ready_timeout=6.0)
+        office.deploy(1, pod=pod, ready_timeout=10.0)
 
     assert words in caught.value.detail
     assert office.cluster.get("Deployment", "m-v1") is None

@@ -101,7 +101,7 @@ def test_a_shadow_gets_its_share_of_copies_and_answers_nobody(settled: Office) -
     def copies() -> int:
         address = settled.cluster.address(ENDPOINT)
         pinned = {**address.headers, "x-mlflow-deployment": "m-v2"}
-        return len(json.loads(requests.get(f"{address.url}/seen", headers=pinned, timeout=10).text))
+        return len(json.loads(requests.get(f"{address.url}/seen", headers=pinned, timeout=60).text))
 
     with load_on(settled.cluster.address(ENDPOINT)) as load:
         before = copies()

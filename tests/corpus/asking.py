@@ -34,7 +34,7 @@ def wait_installed(side: Side, cases: Sequence[Case]) -> None:
     """
     for case in cases:
         try:
-            wait_for(f"the proxy to have {case.name}", partial(_is_installed, side, case), 30)
+            wait_for(f"the proxy to have {case.name}", partial(_is_installed, side, case))
         except TestbedError as exc:
             raise TestbedError(f"{exc}\n{side.log()}") from exc
 

@@ -24,7 +24,7 @@ def serve(mesh: LocalMesh, endpoint: str, weights: dict[str, int], *routes: Obje
     for name in weights:
         mesh.apply(deployment(endpoint, name, version=f"m/{name}"))
     for name in weights:
-        mesh.wait_ready(name, 30)
+        mesh.wait_ready(name, 120)
     mesh.apply(service(endpoint))
     mesh.apply(destination_rule(endpoint, *weights))
     shift(mesh, endpoint, "first", weights, *routes, **split)
@@ -34,10 +34,10 @@ def shift(
     mesh: LocalMesh, endpoint: str, change_id: str, weights: dict[str, int], *routes: Object, **split: Any
 ) -> None:
     mesh.edit("VirtualService", endpoint, with_spec(virtual_service(endpoint, change_id, weights, *routes, **split)))
-    mesh.wait_routed(change_probe(endpoint, change_id), 10)
+    mesh.wait_routed(change_probe(endpoint, change_id), 60)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
@@ -49,7 +49,7 @@ def answers(mesh: LocalMesh, endpoint: str, count: int, path: str = "/invocation
     netloc = urlsplit(mesh.address(endpoint).url).netloc
 
     def ask(share: int) -> list[tuple[int, str]]:
-        connection = http.client.HTTPConnection(netloc, timeout=10)
+        connection = http.client.HTTPConnection(netloc, timeout=60)
         try:
             seen = []
             for _ in range(share):
@@ -67,7 +67,7 @@ def answers(mesh: LocalMesh, endpoint: str, count: int, path: str = "/invocation
 
 def admin(mesh: LocalMesh, path: str) -> str:
     """What Envoy's admin interface says."""
-    connection = http.client.HTTPConnection(urlsplit(mesh.status().admin_url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(mesh.status().admin_url).netloc, timeout=60)
     try:
         connection.request("GET", path)
         return connection.getresponse().read().decode()
@@ -87,4 +87,4 @@ def at_once(verb: str, mesh: LocalMesh, *arguments: str) -> None:
     home = str(mesh.status().directory.parent)
     command = [sys.executable, "-m", "tests.e2e.mesh_command", verb, home, mesh.name, "0", *arguments]
     workers = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert [worker.wait(240) for worker in workers] == [0, 0]

@@ -70,7 +70,7 @@ def cramped(mesh: LocalMesh, endpoint: str, change_id: str) -> None:
 def roll(mesh: LocalMesh, endpoint: str, version: str, replicas: str) -> None:
     """Give a deployment another version and another number of replicas."""
     mesh.apply(deployment(endpoint, f"{endpoint}-a", version=version, replicas=int(replicas)))
-    mesh.wait_ready(f"{endpoint}-a", 30)
+    mesh.wait_ready(f"{endpoint}-a", 120)
 
 
 def remove(mesh: LocalMesh, deployment_name: str) -> None:

@@ -36,7 +36,7 @@ class Load:
         return sum(self.versions.values()) + len(self.failures)
 
     def _work(self) -> None:
-        connection = http.client.HTTPConnection(self.netloc, timeout=10)
+        connection = http.client.HTTPConnection(self.netloc, timeout=60)
         try:
             while not self._over.is_set():
                 try:

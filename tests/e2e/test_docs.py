@@ -89,7 +89,7 @@ def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
         env={**environment, "MLFLOW_ISTIO_HOME": str(tmp_path), "MLFLOW_REGISTRY_URI": "sqlite:////nowhere/at.all"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -83,7 +83,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     del wanted["spec"]["http"][-1]
     try:
         mesh.edit("VirtualService", "churn", with_spec(wanted))
-        mesh.wait_routed(change_probe("churn", "first"), 10)
+        mesh.wait_routed(change_probe("churn", "first"), 60)
         yield mesh
     finally:
         mesh.down(purge=True)

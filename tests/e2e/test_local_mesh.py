@@ -169,7 +169,7 @@ def test_a_timeout_ends_a_slow_request_and_without_one_it_runs(shared: LocalMesh
     a = f"{endpoint}-a"
     serve(shared, endpoint, {a: 100})
     shared.apply(deployment(endpoint, a, version=f"m/{a}", mode="slow"))
-    shared.wait_ready(a, 30)
+    shared.wait_ready(a, 120)
     assert request(shared, endpoint)[0] == 200
     shift(shared, endpoint, "impatient", {a: 100}, timeout="50ms")
     assert request(shared, endpoint)[0] == 504
@@ -179,7 +179,7 @@ def test_retries_are_istios_by_default_and_the_given_ones_otherwise(shared: Loca
     a = f"{endpoint}-a"
     serve(shared, endpoint, {a: 100})
     shared.apply(deployment(endpoint, a, version=f"m/{a}", mode="broken"))
-    shared.wait_ready(a, 30)
+    shared.wait_ready(a, 120)
 
     def attempts(request_id: str) -> int:
         assert request(shared, endpoint, headers={"x-request-id": request_id})[0] == 500

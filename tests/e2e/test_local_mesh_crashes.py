@@ -33,7 +33,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
         mesh.apply(service(ENDPOINT))
         mesh.apply(destination_rule(ENDPOINT, NAME))
         mesh_command.traffic(mesh, ENDPOINT, "first")
-        mesh.wait_routed(change_probe(ENDPOINT, "first"), 10)
+        mesh.wait_routed(change_probe(ENDPOINT, "first"), 60)
         yield mesh
     finally:
         mesh.down(purge=True)
@@ -43,7 +43,7 @@ def killed(mesh: LocalMesh, step: int, verb: str, *arguments: str) -> bool:
     """Run a command that is killed before a step; whether it was, or had fewer steps."""
     home = str(mesh.status().directory.parent)
     command = [sys.executable, "-m", "tests.e2e.mesh_command", verb, home, mesh.name, str(step), *arguments]
-    code = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, timeout=60).returncode
+    code = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, timeout=240).returncode
     assert code in (0, -signal.SIGKILL)
     return code != 0
 
@@ -66,7 +66,7 @@ def test_killed_while_changing_traffic(mesh: LocalMesh) -> None:
         if not killed(mesh, step, "traffic", ENDPOINT, f"killed-{step}"):
             break
         mesh_command.traffic(mesh, ENDPOINT, f"after-{step}")
-        mesh.wait_routed(change_probe(ENDPOINT, f"after-{step}"), 10)
+        mesh.wait_routed(change_probe(ENDPOINT, f"after-{step}"), 60)
         check_order(mesh)
     assert step > 3
 
@@ -89,7 +89,7 @@ def test_killed_while_rolling(mesh: LocalMesh) -> None:
 def test_killed_while_deleting_a_deployment(mesh: LocalMesh) -> None:
     for step in itertools.count(1):
         mesh.apply(deployment(ENDPOINT, "churn-z"))
-        mesh.wait_ready("churn-z", 30)
+        mesh.wait_ready("churn-z", 120)
         (replica,) = [one for one in mesh.status().replicas if one.deployment == "churn-z"]
         was_killed = killed(mesh, step, "remove", "churn-z")
         mesh.delete("Deployment", "churn-z")
@@ -107,7 +107,7 @@ def test_killed_while_coming_up(mesh: LocalMesh) -> None:
         mesh.down()
         was_killed = killed(mesh, step, "up")
         mesh.up()
-        mesh.wait_ready(NAME, 30)
+        mesh.wait_ready(NAME, 120)
         check_order(mesh)
         assert request(mesh, ENDPOINT)[0] == 200
         if not was_killed:

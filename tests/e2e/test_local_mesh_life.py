@@ -30,7 +30,7 @@ def test_a_rolling_update_and_scaling_lose_no_request(shared: LocalMesh, endpoin
     with Load(shared, endpoint) as load:
         for number, replicas in enumerate((1, 3, 2, 1)):
             shared.apply(deployment(endpoint, a, version=f"m/{number}", replicas=replicas))
-            shared.wait_ready(a, 30)
+            shared.wait_ready(a, 120)
             before = load.count
             until(lambda before=before: load.count > before + 200)  # type: ignore[misc]
     assert not load.failures
@@ -48,11 +48,11 @@ def test_open_requests_of_a_replaced_replica_end_in_their_own_time(shared: Local
     a = f"{endpoint}-a"
     serve(shared, endpoint, {a: 100})
     shared.apply(patient("m/slow"))
-    shared.wait_ready(a, 30)
+    shared.wait_ready(a, 120)
     with Load(shared, endpoint, threads=8) as load:
         until(lambda: load.count > 16)
         shared.apply(patient("m/slower"))
-        shared.wait_ready(a, 30)
+        shared.wait_ready(a, 120)
         until(lambda: load.versions["m/slower"] > 0)
     assert not load.failures
 
@@ -63,7 +63,7 @@ def test_a_killed_replica_is_restarted_and_serves_again(shared: LocalMesh, endpo
     (replica,) = [one for one in shared.status().replicas if one.deployment == a]
     os.kill(replica.pid, signal.SIGKILL)
     until(lambda: identity(replica.pid) is None)
-    shared.wait_ready(a, 30)
+    shared.wait_ready(a, 120)
     (again,) = [one for one in shared.status().replicas if one.deployment == a]
     assert again.pid != replica.pid
     assert (again.restarts, again.ready, again.port) == (1, True, replica.port)
@@ -78,7 +78,7 @@ def test_a_replica_that_stops_answering_gets_no_requests_until_it_answers_again(
     wanted = deployment(endpoint, a, version="m/checked", replicas=2)
     wanted["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["failureThreshold"] = 1
     shared.apply(wanted)
-    shared.wait_ready(a, 30)
+    shared.wait_ready(a, 120)
     frozen = next(one for one in shared.status().replicas if one.deployment == a)
     os.kill(frozen.pid, signal.SIGSTOP)
     try:
@@ -119,7 +119,7 @@ def test_down_and_up_keep_ports_and_objects(mesh: LocalMesh, endpoint: str) -> N
     after = again.up()
     assert after.endpoints == before.endpoints
     assert {kind: again.list(kind, {}) for kind in objects} == objects
-    again.wait_ready(a, 30)
+    again.wait_ready(a, 120)
     assert request(again, endpoint)[1]["x-mlflow-model-version"] == f"m/{a}"
 
 
@@ -141,7 +141,7 @@ def test_a_taken_port_is_an_error_that_names_port_and_endpoint(mesh: LocalMesh, 
         assert not mesh.status().running
         moved = mesh.up(new_ports=True).endpoints[endpoint]
         assert moved != port
-        mesh.wait_ready(f"{endpoint}-a", 30)
+        mesh.wait_ready(f"{endpoint}-a", 120)
         assert request(mesh, endpoint)[0] == 200
 
 
@@ -197,7 +197,7 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next_command(mesh: LocalM
     assert all(identity(pid) is not None for pid in old), "without its supervisor the mesh goes on serving"
     shift(mesh, endpoint, "after", {a: 100})
     assert all(identity(pid) is None for pid in old)
-    mesh.wait_ready(a, 30)
+    mesh.wait_ready(a, 120)
     assert request(mesh, endpoint)[0] == 200
 
 
@@ -276,7 +276,7 @@ def test_replicas_inherit_the_environment_and_get_their_own(
     )
     wanted["spec"]["template"]["spec"]["containers"][0]["command"] = ["python", "-c", source]
     mesh.apply(wanted)
-    mesh.wait_ready(a, 30)
+    mesh.wait_ready(a, 120)
     mesh.apply(service(endpoint))
     mesh.apply(destination_rule(endpoint, a))
     shift(mesh, endpoint, "first", {a: 100})

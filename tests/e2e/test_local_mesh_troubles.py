@@ -87,7 +87,7 @@ def test_a_replica_that_cannot_start_says_why(shared: LocalMesh, endpoint: str) 
     wanted["spec"]["template"]["spec"]["containers"][0]["command"] = ["no-such-program", "--serve"]
     shared.apply(wanted)
     with pytest.raises(NotReady, match=f"replica '{endpoint}-") as caught:
-        shared.wait_ready(endpoint, 30)
+        shared.wait_ready(endpoint, 120)
     assert "can't run 'no-such-program'" in caught.value.detail
     assert "can't run 'no-such-program'" in shared.logs(endpoint)
 
@@ -109,7 +109,7 @@ try:
         except ClusterError as exc:
             print(number, exc)
             break
-    mesh.wait_routed(change_probe("e0", "first"), 10)
+    mesh.wait_routed(change_probe("e0", "first"), 60)
     print(mesh.get("VirtualService", name), "and e0 answers")
 finally:
     mesh.down(purge=True)
@@ -138,7 +138,7 @@ def test_an_endpoint_that_envoy_could_not_watch_is_refused_and_the_others_go_on(
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     refused, rest = answer.stdout.splitlines()
     assert re.match(r"[2-5] Envoy can't watch the routes of another endpoint \(.*max_user_instances=", refused)

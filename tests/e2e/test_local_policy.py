@@ -79,7 +79,7 @@ def setting(desk: Desk, endpoint: str, **changes: Any) -> None:
 
 
 def ask(mesh: LocalMesh, endpoint: str, path: str = "/invocations", **headers: str) -> requests.Response:
-    return requests.get(f"{mesh.address(endpoint).url}{path}", headers=headers, timeout=30)
+    return requests.get(f"{mesh.address(endpoint).url}{path}", headers=headers, timeout=60)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def load(mesh: LocalMesh, endpoint: str) -> Iterator[Counter[int]]:
     def work() -> None:
         with requests.Session() as session:
             while not stop.is_set():
-                seen[session.get(url, timeout=30).status_code] += 1
+                seen[session.get(url, timeout=60).status_code] += 1
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -156,7 +156,7 @@ def test_a_consistent_hash_brings_each_user_to_one_replica(shared: LocalMesh, en
     setting(desk, endpoint, load_balancer={"consistentHash": {"httpCookie": {"name": "home", "ttl": "60s"}}})
     with requests.Session() as session:
         url = f"{shared.address(endpoint).url}/headers"
-        assert len({session.get(url, timeout=30).json()["pid"] for _ in range(10)}) == 1
+        assert len({session.get(url, timeout=60).json()["pid"] for _ in range(10)}) == 1
         assert "home" in session.cookies
     setting(desk, endpoint, load_balancer=None)
     until(lambda: len(pids(10)) == 2)
@@ -213,7 +213,7 @@ def test_an_interrupted_chaos_command_takes_its_fault_away(shared: LocalMesh, en
     ) as process:
         until(lambda: ask(shared, endpoint).status_code == 503, 120)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     report = json.loads(said)
     assert report["interrupted"]

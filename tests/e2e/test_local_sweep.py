@@ -39,10 +39,10 @@ def test_a_fault_and_a_kept_version_end_though_every_process_that_knew_of_them_i
         "IstioDeploymentClient('istio-local').fault('m', abort=503, ttl='6s')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
-    assert requests.get(url, timeout=10).status_code == 503
-    wait_for("answers without a fault", lambda: requests.get(url, timeout=10).status_code == 200, 90)
+    assert requests.get(url, timeout=60).status_code == 503
+    wait_for("answers without a fault", lambda: requests.get(url, timeout=60).status_code == 200)
 
     stored = Path(os.environ["MLFLOW_ISTIO_HOME"]) / "default" / "objects" / "Deployment" / "m-v1.json"
     wait_for("the end of the replaced version", lambda: not stored.exists(), 90)

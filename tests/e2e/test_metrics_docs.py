@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.pages import blocks, run, user_folder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from tests.e2e.test_docs import workshop
 from tests.support.pages import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 __all__ = ["workshop"]
 
@@ -33,7 +33,7 @@ def executed(name: str, folder: Path) -> list[Any]:
     """The code cells after a run."""
     notebook = nbformat.read(ROOT / "examples" / name, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit it without outputs: they change every time"
-    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=560, resources={"metadata": {"path": str(folder)}}).execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -76,17 +76,17 @@ def test_an_error_of_ours_is_one_line_and_names_complete(user: Path) -> None:
     manager, client = start_new_kernel(cwd=str(user))
     try:
         client.execute_interactive(
-            'from mlflow.deployments import get_deploy_client; client = get_deploy_client("istio-local")', timeout=120
+            'from mlflow.deployments import get_deploy_client; client = get_deploy_client("istio-local")', timeout=300
         )
         seen: list[dict[str, Any]] = []
-        client.execute_interactive('client.get_endpoint("nothing")', timeout=120, output_hook=seen.append)
+        client.execute_interactive('client.get_endpoint("nothing")', timeout=300, output_hook=seen.append)
         (error,) = [message["content"] for message in seen if message["msg_type"] == "error"]
         assert len(error["traceback"]) == 1
         assert "there is no endpoint 'nothing'" in error["traceback"][0]
         assert "\n" not in error["traceback"][0]
-        completed = client.complete("client.ro", reply=True, timeout=120)["content"]["matches"]
+        completed = client.complete("client.ro", reply=True, timeout=300)["content"]["matches"]
         assert any(match.endswith("rollback") for match in completed)
-        told = client.inspect("client.release", reply=True, timeout=120)["content"]["data"]["text/plain"]
+        told = client.inspect("client.release", reply=True, timeout=300)["content"]["data"]["text/plain"]
         assert "Release a version step by step" in told
     finally:
         client.stop_channels()

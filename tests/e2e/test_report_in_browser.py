@@ -20,7 +20,7 @@ from tests.support.mlflow_addresses import mlflow_at
 from tests.support.mlflow_server import tracking_server
 from tests.support.registered_models import register
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 WIDE, PHONE = (1280, 900), (390, 844)
 

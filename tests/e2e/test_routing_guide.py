@@ -15,7 +15,7 @@ from mlflow_istio.cli import main as mlflow_istio
 from mlflow_istio.options.settings import SETTINGS
 from tests.support.pages import blocks, page
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 TEXT = page("docs/routing.md")
 

@@ -52,7 +52,7 @@ class Workshop:
     folder: Path
     environment: dict[str, str]
 
-    def run(self, *command: str, expect: int = 0, timeout: float = 280) -> str:
+    def run(self, *command: str, expect: int = 0, timeout: float = 560) -> str:
         """Run a command of the environment; what it said."""
         program = str(Path(sys.executable).parent / command[0])
         done = subprocess.run(
@@ -139,7 +139,7 @@ class Callers:
 
 @contextmanager
 def people(
-    endpoint: dict[str, Any], *, workers: int = 2, missing: float = 0.1, seconds: float = 270, fresh: bool = False
+    endpoint: dict[str, Any], *, workers: int = 2, missing: float = 0.1, seconds: float = 1100, fresh: bool = False
 ) -> Iterator[Callers]:
     """Callers who ask one after the other until the block ends; one customer in ten has no ``spend``.
 
@@ -152,7 +152,7 @@ def people(
         body = {"dataframe_records": [{"tenure": 3.0, "calls": float(number % 20), "spend": spend}]}
         url, headers = f"{endpoint['url']}/invocations", endpoint["headers"]
         try:
-            answer = session.post(url, json=body, headers=headers, timeout=20)
+            answer = session.post(url, json=body, headers=headers, timeout=60)
         except requests.RequestException as exc:
             with lock:
                 got.broken.append(type(exc).__name__)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kfp.conftest import Workshop, people, register
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 def test_the_arm_that_fails_least_wins_and_equal_arms_go_back(workshop: Workshop) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kfp.conftest import QUICK, Workshop, people, register
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 def test_each_night_tries_what_is_new_and_nothing_twice(workshop: Workshop) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kfp.conftest import QUICK, Workshop, people
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 def test_a_candidate_that_fails_is_rolled_back_and_a_good_one_promoted(workshop: Workshop) -> None:

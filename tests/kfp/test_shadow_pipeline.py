@@ -8,7 +8,7 @@ import pytest
 
 from tests.kfp.conftest import Workshop, people, register
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 def test_other_answers_stay_out_of_sight_and_the_same_go_live(workshop: Workshop) -> None:

@@ -53,7 +53,7 @@ class Place:
 
     def ask(self, headers: Mapping[str, str] | None = None, path: str = "/ping") -> requests.Response:
         url, own = self.url()
-        return requests.get(url + path, headers={**own, **(headers or {})}, timeout=10)
+        return requests.get(url + path, headers={**own, **(headers or {})}, timeout=60)
 
     def send(
         self, count: int, headers: Mapping[str, str] | None = None, *, score: bool = False, workers: int = 4
@@ -82,7 +82,7 @@ class Place:
         def ask(session: requests.Session, _number: int) -> None:
             one(session, url, own, seen, lock, score=score)
 
-        with calling(ask, workers=workers, seconds=120):
+        with calling(ask, workers=workers, seconds=1100):
             yield seen
 
     def counted(self, deployment: str) -> float:
@@ -126,9 +126,9 @@ def one(
 ) -> None:
     try:
         if score:
-            answer = session.post(f"{url}/invocations", json=BODY, headers=headers, timeout=15)
+            answer = session.post(f"{url}/invocations", json=BODY, headers=headers, timeout=60)
         else:
-            answer = session.get(f"{url}/ping", headers=headers, timeout=15)
+            answer = session.get(f"{url}/ping", headers=headers, timeout=60)
     except requests.RequestException as exc:
         with lock:
             seen.failures.append(type(exc).__name__)

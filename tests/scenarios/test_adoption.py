@@ -71,7 +71,7 @@ def ask(view: dict[str, Any], count: int) -> dict[str, int]:
     seen: dict[str, int] = {}
     with requests.Session() as session:
         for _ in range(count):
-            answer = session.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=15)
+            answer = session.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=60)
             who = answer.headers.get(VERSION, "") if answer.status_code == 200 else str(answer.status_code)
             seen[who] = seen.get(who, 0) + 1
     return seen
@@ -117,7 +117,7 @@ def test_a_route_is_adopted_released_rolled_back_and_given_back(place: Place, cl
     assert cluster.get("Service", "chat") is None
     base = view["scoring_url"].removesuffix("/api/score")
     assert ask(view, 20) == {WEB: 20}
-    assert requests.get(f"{base}/docs", headers=view["headers"], timeout=15).text == "docs"
+    assert requests.get(f"{base}/docs", headers=view["headers"], timeout=60).text == "docs"
     actions = [change["action"] for change in place.client.history("chat")][
         -8:
     ]  # a scenario before may have used the name

@@ -100,7 +100,7 @@ class Shop:
         for _ in range(users):
             with requests.Session() as browser:
                 versions = {
-                    browser.post(f"{url}/invocations", json=BODY, headers=own, timeout=15).headers[VERSION]
+                    browser.post(f"{url}/invocations", json=BODY, headers=own, timeout=60).headers[VERSION]
                     for _ in range(1 + returns)
                 }
             (version,) = versions

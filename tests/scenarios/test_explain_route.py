@@ -61,7 +61,7 @@ def answered(place: Place, view: dict[str, Any], path: str, count: int) -> dict[
                 requests.Request("GET", url + "/ping", headers={**own, **view["request"]["headers"]})
             )
             prepared.url = url + path  # requests would resolve dots by itself
-            answer = session.send(prepared, timeout=10)
+            answer = session.send(prepared, timeout=60)
             session.cookies.clear()
             version = answer.headers[VERSION]
             seen[version] = seen.get(version, 0) + 1

@@ -35,7 +35,7 @@ def test_an_endpoint_is_seen_by_the_gateway_it_is_exported_to_and_by_no_other(gu
     at_gateway = {"host": "seen.example", "gateway": os.environ["MLFLOW_ISTIO_GATEWAY"]}
     create(".,istio-system", **at_gateway)
     view = guest.client.get_endpoint("seen")
-    answer = requests.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=15)
+    answer = requests.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=60)
     assert (answer.status_code, answer.headers[VERSION]) == (200, "m/1")
     cluster = Verbs(guest.target)._read().cluster
     for kind in ("VirtualService", "DestinationRule"):

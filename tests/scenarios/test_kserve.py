@@ -71,7 +71,7 @@ def test_a_version_is_released_beside_a_predictor_and_the_way_back_stays_open(
         program, *arguments = command.split(" ", 1)
         bash = f"{Path(sys.executable).parent / program} {arguments[0]}"
         done = subprocess.run(
-            ["bash", "-ec", bash], env=dict(os.environ), capture_output=True, text=True, timeout=200, check=False
+            ["bash", "-ec", bash], env=dict(os.environ), capture_output=True, text=True, timeout=500, check=False
         )
         assert done.returncode == 0, f"{bash}\n{done.stdout}\n{done.stderr}"
 

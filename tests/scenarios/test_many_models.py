@@ -42,7 +42,7 @@ def who(view: dict[str, Any], count: int, path: str | None = None, **headers: st
     seen: dict[str, int] = {}
     with requests.Session() as session:
         for _ in range(count):
-            answer = session.post(url, json=BODY, headers={**view["headers"], **headers}, timeout=15)
+            answer = session.post(url, json=BODY, headers={**view["headers"], **headers}, timeout=60)
             name = answer.headers.get(VERSION, "") if answer.status_code == 200 else str(answer.status_code)
             seen[name] = seen.get(name, 0) + 1
     return seen

@@ -75,7 +75,7 @@ WAYS = [by_options, by_command, by_python]
 def call(place: Place, path: str = "/ping", method: str = "GET", **kwargs: Any) -> requests.Response:
     url, own = place.url()
     headers = {**own, **kwargs.pop("headers", {})}
-    return requests.request(method, url + path, headers=headers, timeout=20, allow_redirects=False, **kwargs)
+    return requests.request(method, url + path, headers=headers, timeout=60, allow_redirects=False, **kwargs)
 
 
 @pytest.mark.parametrize("setting", WAYS)

@@ -26,7 +26,7 @@ from tests.scenarios.place import VERSION, Place
 from tests.support.callers import calling, repeating
 from tests.testbed.client import wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 ENDPOINT = "r"
 MILLISECONDS = 93
@@ -93,7 +93,7 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
     def ask(session: requests.Session, number: int) -> None:
         body = {"inputs": [[float(number), 2.0]]}
         try:
-            answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=20)
+            answer = session.post(f"{url}/invocations", json=body, headers=headers, timeout=60)
         except requests.RequestException as exc:
             with lock:
                 got.broken.append(type(exc).__name__)
@@ -112,7 +112,7 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
         (folder / "counts.new").write_text(json.dumps(counts))
         (folder / "counts.new").rename(folder / "counts.json")
 
-    with calling(ask, workers=workers, seconds=480), repeating(record, every=0.5, seconds=480):
+    with calling(ask, workers=workers, seconds=1100), repeating(record, every=0.5, seconds=1100):
         yield got
 
 
@@ -147,7 +147,7 @@ def command(place: Place, *arguments: str) -> list[str]:
 
 
 def run(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(place, *arguments), text=True, capture_output=True, timeout=400, check=False)
+    return subprocess.run(command(place, *arguments), text=True, capture_output=True, timeout=1000, check=False)
 
 
 def standing(place: Place, endpoint: str = ENDPOINT) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def test_other_predictions_are_caught_by_what_users_accept(
         wait_for("a history of the stable", lambda: sum(got.seen.values()) >= 40, 60)
         with killed_on_the_way(place, argv("release"), tmp_path / "driver.log"):
             pass
-        subprocess.run(argv("resume"), timeout=400, check=True)
+        subprocess.run(argv("resume"), timeout=1000, check=True)
     found = json.loads(out.read_text())
     assert (found["outcome"], found["traffic"]) == ("rolled-back", {stable: 100})
     assert "accepted" in found["verdict"]["reason"]

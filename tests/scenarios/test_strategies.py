@@ -73,8 +73,8 @@ def test_three_arms_by_cookie_stick_for_everyone_and_end_with_the_release(settle
     first_seen = []
     for _ in range(60):
         with requests.Session() as browser:
-            first = browser.get(f"{url}/ping", headers=headers, timeout=10).headers[VERSION]
-            rest = {browser.get(f"{url}/ping", headers=headers, timeout=10).headers[VERSION] for _ in range(5)}
+            first = browser.get(f"{url}/ping", headers=headers, timeout=60).headers[VERSION]
+            rest = {browser.get(f"{url}/ping", headers=headers, timeout=60).headers[VERSION] for _ in range(5)}
             assert rest == {first}
             first_seen.append(first)
             cookie = browser.cookies.get("arm")
@@ -125,7 +125,7 @@ def test_a_header_reaches_a_version_that_has_no_traffic(settled: Place) -> None:
     found = settled.client.get_deployment("m-v3")
     assert found["weight"] == 0
     answer = requests.post(
-        f"{found['url']}/invocations", json={"inputs": [[1.0, 2.0]]}, headers=found["headers"], timeout=10
+        f"{found['url']}/invocations", json={"inputs": [[1.0, 2.0]]}, headers=found["headers"], timeout=60
     )
     assert answer.json() == {"predictions": [3.0]}
     assert answer.headers[VERSION] == "m/3"

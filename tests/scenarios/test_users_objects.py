@@ -132,7 +132,7 @@ def who(view: dict[str, Any]) -> set[str]:
     seen = set()
     with requests.Session() as session:
         for _ in range(40):
-            answer = session.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=30)
+            answer = session.post(view["scoring_url"], json=BODY, headers=view["headers"], timeout=60)
             assert (answer.status_code, answer.headers.get("x-shop")) == (200, "yes")
             seen.add(answer.headers[VERSION])
     return seen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,15 +13,15 @@ from pathlib import Path
 
 import requests
 
+from tests.support.free_ports import free_port
+
 _SECONDS = 120.0
 
 
 @contextlib.contextmanager
 def tracking_server(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """A server with files of its own in the folder, and its database (made where there is none); its address."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     address = f"http://{host}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]

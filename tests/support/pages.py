@@ -23,7 +23,7 @@ def blocks(language: str, document: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page(document), re.S | re.M)
 
 
-def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: float = 280) -> str:
+def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: float = 560) -> str:
     """Run a command as a user would who has a registry and a mesh of their own in a folder; what it said."""
     environment = {
         **os.environ,

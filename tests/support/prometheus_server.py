@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,10 @@ from pathlib import Path
 
 import requests
 
+from tests.support.free_ports import free_port
+
 SCRAPE = "500ms"
-_PATIENCE = 60.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_PATIENCE = 120.0
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
@@ -41,21 +35,54 @@ def answers(url: str, **options: object) -> bool:
 
 
 class Process:
-    """One child process that is started again on the same command."""
+    """One child process that is started again on the same command.
 
-    def __init__(self, command: list[str], log: Path, health: str, **options: object) -> None:
+    Args:
+        command: What to run on a port.
+        log: File for its output.
+        health: Path at which it answers 200 once it is ready.
+        options: For that request.
+
+    Attributes:
+        port: Its port; another one, when it could not even start the first time (somebody else may have taken the port).
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], log: Path, health: str, **options: object) -> None:
         self._command = command
         self._log = log
         self._health = health
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_ready = False
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers."""
         if self._process is None or self._process.poll() is not None:
-            with self._log.open("ab") as output:
-                self._process = subprocess.Popen(self._command, stdout=output, stderr=output, start_new_session=True)
-        until(f"{self._command[0]} (see {self._log})", lambda: answers(self._health, **self._options))
+            self._spawn()
+        until(f"{self._command(self.port)[0]} (see {self._log})", self._is_ready)
+        self._was_ready = True
+
+    def _spawn(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command(self.port), stdout=output, stderr=output, start_new_session=True
+            )
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is None:
+            # Asked again whether it runs: a stranger on the port answers, too, and ours is then about to end.
+            return answers(f"{self.url}{self._health}", **self._options) and self._process.poll() is None
+        if not self._was_ready:
+            self.port = free_port()
+        self._spawn()
+        return False
 
     def stop(self) -> None:
         """End it and wait until it is gone."""
@@ -94,15 +121,16 @@ class PrometheusServer(Process):
         config.write_text(
             json.dumps({"global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE}, "scrape_configs": jobs})
         )
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-        command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+        command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn"]
         if users:
             web = folder / "web.yml"
             web.write_text(json.dumps({"basic_auth_users": dict(users)}))
             command.append(f"--web.config.file={web}")
-        super().__init__(command, folder / "log", f"{self.url}/-/ready", auth=credentials)
+
+        def on(port: int) -> list[str]:
+            return [*command, f"--web.listen-address=127.0.0.1:{port}"]
+
+        super().__init__(on, folder / "log", "/-/ready", auth=credentials)
 
     def settle(self) -> None:
         """Wait until every target has been scraped once more from its beginning."""
@@ -122,12 +150,16 @@ class IstioExporter(Process):
     """``tests.support.istio_exporter`` as a process."""
 
     def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.target = f"127.0.0.1:{port}/metrics"
-        self._url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "tests.support.istio_exporter", str(port)]
-        super().__init__(command, folder / "exporter.log", f"{self._url}/feed")
+        def on(port: int) -> list[str]:
+            return [sys.executable, "-m", "tests.support.istio_exporter", str(port)]
+
+        super().__init__(on, folder / "exporter.log", "/feed")
+
+    @property
+    def target(self) -> str:
+        """What Prometheus scrapes."""
+        return f"127.0.0.1:{self.port}/metrics"
 
     def tell(self, path: str) -> None:
         """Give it a command."""
-        requests.get(f"{self._url}{path}", timeout=10).raise_for_status()
+        requests.get(f"{self.url}{path}", timeout=60).raise_for_status()

@@ -96,7 +96,7 @@ class Testbed:
         return answer["result"]
 
 
-def wait_for(what: str, condition: Callable[[], T], seconds: float = 60.0) -> T:
+def wait_for(what: str, condition: Callable[[], T], seconds: float = 120.0) -> T:
     """Asks until the answer is true, and returns it.
 
     Raises:

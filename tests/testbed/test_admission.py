@@ -57,7 +57,7 @@ def test_the_least_user_may_do_what_a_role_gives_and_nothing_else(cluster: Clust
             return False
         return bool(found["items"] == [])
 
-    wait_for("the role to take effect", may_list, 10)
+    wait_for("the role to take effect", may_list)
     with pytest.raises(ApiException) as still_refused:
         restricted.list_namespaced_custom_object(*ISTIO, cluster.namespace, "destinationrules")
     assert still_refused.value.status == HTTPStatus.FORBIDDEN

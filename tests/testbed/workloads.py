@@ -165,14 +165,14 @@ class Endpoint:
 
     def ask(self, headers: Mapping[str, str] | None = None) -> requests.Response:
         """Sends one request through the gateway."""
-        return requests.get(os.environ["GATEWAY_URL"], headers={"Host": self.host, **(headers or {})}, timeout=10)
+        return requests.get(os.environ["GATEWAY_URL"], headers={"Host": self.host, **(headers or {})}, timeout=60)
 
     def count(self, requests_sent: int) -> dict[str, int]:
         """Sends so many requests on one connection and counts the answers; one that isn't 200 counts as its status."""
         counts: dict[str, int] = {}
         with requests.Session() as session:
             for _ in range(requests_sent):
-                reply = session.get(os.environ["GATEWAY_URL"], headers={"Host": self.host}, timeout=10)
+                reply = session.get(os.environ["GATEWAY_URL"], headers={"Host": self.host}, timeout=60)
                 answer = reply.text if reply.ok else str(reply.status_code)
                 counts[answer] = counts.get(answer, 0) + 1
         return counts
