@@ -14,7 +14,8 @@ from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
-from mlflow_istio.core.analysis.interval import Interval, bounded_exp
+from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.interval import Interval
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.errors import InvalidInput
@@ -24,7 +25,7 @@ LATENCY_MARGIN = 1.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyTest:
+class LatencyTest(EProcess):
     """An anytime-valid test that the candidate is slower, over edges fixed at the start.
 
     Leave warm-up out: a fresh process is slow for reasons that pass. Start with `LatencyTest.at(edges)`.
@@ -32,12 +33,10 @@ class LatencyTest:
     Attributes:
         edges: Bucket edges in milliseconds, rising.
         tests: One `RateTest` for each edge.
-        max_log_e: The largest log of the averaged e-value so far.
     """
 
     edges: tuple[float, ...]
     tests: tuple[RateTest, ...]
-    max_log_e: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.edges or list(self.edges) != sorted(set(self.edges)):
@@ -71,23 +70,12 @@ class LatencyTest:
             test.update(candidate.slower_than(edge), candidate.total, stable.slower_than(edge), stable.total)
             for edge, test in zip(self.edges, self.tests, strict=True)
         )
-        grown = replace(self, tests=tests)
-        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+        return replace(self, tests=tests).with_peak()
 
     @property
     def log_e_value(self) -> float:
         """Log of the average e-value over the edges, against "odds ratio of slower <= margin at every edge"."""
         return float(logsumexp([test.log_e_value for test in self.tests]) - np.log(len(self.tests)))
-
-    @property
-    def e_value(self) -> float:
-        """The averaged evidence now: roll back when it reaches 1/alpha."""
-        return bounded_exp(self.log_e_value)
-
-    @property
-    def p_value(self) -> float:
-        """The anytime-valid p-value, 1 / (largest averaged e-value so far), at most 1."""
-        return float(np.exp(-self.max_log_e))
 
     def confidence_sequence(self, alpha: float) -> dict[float, Interval]:
         """Return for each edge the interval of the odds ratio of "slower than the edge", each at `alpha`."""

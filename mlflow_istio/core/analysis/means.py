@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import log_ndtr
 
-from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_positive
+from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.errors import InvalidInput
 
@@ -118,7 +119,7 @@ def mean_sequence(moments: Moments, alpha: float, *, tightest_at: float = 5000) 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MeanDifference:
+class MeanDifference(EProcess):
     r"""Candidate mean minus stable mean, stratified by interval.
 
     Interval k with n_c and n_b observations contributes its own difference of means with the weight
@@ -132,7 +133,7 @@ class MeanDifference:
     An interval with fewer than two observations on a side is kept and joined to the next one.
 
     Attributes:
-        worse: Which direction is bad: `e_value` is evidence for it.
+        worse: Which direction is bad: the e-value is (asymptotic) evidence for it.
         margin: A worsening this large is still acceptable, in the KPI's unit, >= 0.
         tightest_at: Observations, both versions, at which the sequence is narrowest.
         weight: W.
@@ -141,7 +142,6 @@ class MeanDifference:
         prior: r, 0 before the first interval with a varying KPI.
         candidate: The candidate's observations that wait for an interval to be complete.
         stable: The stable's.
-        max_log_e: The largest log e-value so far.
     """
 
     worse: Direction = "higher"
@@ -153,7 +153,6 @@ class MeanDifference:
     prior: float = 0.0
     candidate: Moments = NO_MOMENTS
     stable: Moments = NO_MOMENTS
-    max_log_e: float = 0.0
 
     def __post_init__(self) -> None:
         if self.worse not in ("higher", "lower"):
@@ -174,7 +173,7 @@ class MeanDifference:
         if prior == 0:
             # One observation adds noise/both to V, so V is `tightest_at` times that at the wanted size.
             prior = noise / both / tightness(TIGHT_ALPHA, self.tightest_at)
-        grown = replace(
+        return replace(
             self,
             weight=self.weight + weight,
             difference=self.difference + weight * (candidate.mean - stable.mean),
@@ -182,8 +181,7 @@ class MeanDifference:
             prior=prior,
             candidate=NO_MOMENTS,
             stable=NO_MOMENTS,
-        )
-        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+        ).with_peak()
 
     @property
     def log_e_value(self) -> float:
@@ -198,16 +196,6 @@ class MeanDifference:
         sign = 1 if self.worse == "higher" else -1
         z = (sign * self.difference - self.margin * self.weight) / math.sqrt(spread)
         return math.log(2) + 0.5 * math.log(self.prior / spread) + z * z / 2 + float(log_ndtr(z))
-
-    @property
-    def e_value(self) -> float:
-        """Evidence now that the candidate is worse by more than the margin: roll back at 1/alpha."""
-        return bounded_exp(self.log_e_value)
-
-    @property
-    def p_value(self) -> float:
-        """The anytime-valid (asymptotic) p-value, at most 1."""
-        return math.exp(-self.max_log_e)
 
     def confidence_sequence(self, alpha: float) -> Interval:
         """Return the interval of "candidate mean minus stable mean", in the KPI's unit.

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
-from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion, crossing
+from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_overdispersion, crossing
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.rate_test import check_counts
 from mlflow_istio.errors import InvalidInput
@@ -100,7 +101,7 @@ NO_REQUESTS = Proportion()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveTest:
+class ObjectiveTest(EProcess):
     """Evidence that one version's rate of events is above an absolute limit.
 
     One-sided: the beta prior is cut off below the limit, so the e-value is one for every rate up to the limit
@@ -109,12 +110,10 @@ class ObjectiveTest:
     Attributes:
         limit: The largest acceptable rate, strictly between 0 and 1.
         counts: Events and requests so far.
-        max_log_e: The largest log e-value so far.
     """
 
     limit: float
     counts: Proportion = NO_REQUESTS
-    max_log_e: float = 0.0
 
     def __post_init__(self) -> None:
         _check_rate("limit", self.limit)
@@ -125,8 +124,7 @@ class ObjectiveTest:
         Raises:
             InvalidInput: If a count is negative or events exceed the total.
         """
-        grown = replace(self, counts=self.counts.update(events, total))
-        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+        return replace(self, counts=self.counts.update(events, total)).with_peak()
 
     @property
     def log_e_value(self) -> float:
@@ -137,16 +135,6 @@ class ObjectiveTest:
             # The mass above p of Beta(a, b) is the mass below 1 - p of Beta(b, a).
             share_above = np.log(betainc(b + misses, a + hits, 1 - self.limit)) - np.log(betainc(b, a, 1 - self.limit))
         return self.counts.log_e_value(self.limit, prior=(a, b)) + float(share_above)
-
-    @property
-    def e_value(self) -> float:
-        """Evidence now against "rate <= limit": roll back when it reaches 1/alpha."""
-        return bounded_exp(self.log_e_value)
-
-    @property
-    def p_value(self) -> float:
-        """The anytime-valid p-value, 1 / (largest e-value so far), at most 1."""
-        return float(np.exp(-self.max_log_e))
 
     def confidence_sequence(self, alpha: float) -> Interval:
         """Return the interval of rates (see `Proportion.confidence_sequence`)."""

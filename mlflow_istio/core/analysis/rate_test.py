@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mlflow_istio.core.analysis.betting import ALTERNATIVES, LATE, Floats, bet, log_evidence, opening_stake
+from mlflow_istio.core.analysis.e_process import EProcess
 from mlflow_istio.core.analysis.hypergeometric import log_normaliser
-from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, check_overdispersion
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_overdispersion
 from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix
 from mlflow_istio.core.analysis.packing import pack_floats, read_fields, unpack_floats
 from mlflow_istio.errors import InvalidInput
@@ -21,7 +22,7 @@ _FIELDS = ("margin", "phi", "late", "candidate", "stable", "intervals", "max_log
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RateTest:
+class RateTest(EProcess):
     """A stratified, anytime-valid test that the candidate's odds of an event exceed `margin` times the stable's.
 
     Start with `RateTest()`, then `test = test.update(...)` once per poll interval. Each interval is its own stratum:
@@ -41,7 +42,6 @@ class RateTest:
         stable_events: Events on the stable so far.
         stable_total: Requests of the stable so far.
         intervals: Intervals so far whose split could carry information.
-        max_log_e: The largest log e-value so far.
         curve: The summed log-normaliser at `log_likelihood.NODE_POINTS`.
         stake: The log stake on each of `evidence.ALTERNATIVES`; empty before the first informative interval.
     """
@@ -54,7 +54,6 @@ class RateTest:
     stable_events: int = 0
     stable_total: int = 0
     intervals: int = 0
-    max_log_e: float = 0.0
     curve: tuple[float, ...] = (0.0,) * NODES
     stake: tuple[float, ...] = ()
 
@@ -94,23 +93,12 @@ class RateTest:
             return totals
         ratios = log_ratios(curve, events, margin=self.margin, phi=self.phi)
         stake = bet(self._stake(), ratios, intervals=self.intervals, late=self.late)
-        grown = replace(totals, stake=tuple(stake.tolist()), intervals=self.intervals + 1)
-        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+        return replace(totals, stake=tuple(stake.tolist()), intervals=self.intervals + 1).with_peak()
 
     @property
     def log_e_value(self) -> float:
         """Log of the evidence now against "odds ratio <= margin"."""
         return float(log_evidence(self._stake(), intervals=self.intervals, late=self.late))
-
-    @property
-    def e_value(self) -> float:
-        """Evidence now against "odds ratio <= margin": roll back when it reaches 1/alpha."""
-        return bounded_exp(self.log_e_value)
-
-    @property
-    def p_value(self) -> float:
-        """The anytime-valid p-value, 1 / (largest e-value so far), at most 1."""
-        return float(np.exp(-self.max_log_e))
 
     def confidence_sequence(self, alpha: float) -> Interval:
         """Return the interval of odds ratios that holds the true one at every look, with probability 1 - alpha.

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
-from mlflow_istio.core.analysis.interval import bounded_exp, check_alpha
+from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.interval import check_alpha
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.errors import InvalidInput
 
@@ -28,20 +29,18 @@ MISMATCH_ALPHA = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleRatioTest:
+class SampleRatioTest(EProcess):
     """An anytime-valid test of the traffic shares; start with `SampleRatioTest.of(weights)`.
 
     Attributes:
         shares: The intended share of each deployment with a weight, adding up to 1.
         counts: Requests (or assignments) of each in the present weight period.
         past_log_e: The log evidence of the weight periods before.
-        max_log_e: The largest log evidence so far.
     """
 
     shares: Mapping[str, float]
     counts: Mapping[str, int] = field(default_factory=dict)
     past_log_e: float = 0.0
-    max_log_e: float = 0.0
 
     @classmethod
     def of(cls, weights: Mapping[str, float]) -> "SampleRatioTest":
@@ -75,8 +74,7 @@ class SampleRatioTest:
         if any(count < 0 for count in counts.values()):
             raise InvalidInput(f"counts must not be negative, got {dict(counts)}")
         summed = {name: self.counts.get(name, 0) + int(counts.get(name, 0)) for name in self.shares}
-        grown = replace(self, counts=summed)
-        return replace(grown, max_log_e=max(self.max_log_e, grown.log_e_value))
+        return replace(self, counts=summed).with_peak()
 
     @property
     def log_e_value(self) -> float:
@@ -87,16 +85,6 @@ class SampleRatioTest:
         mixture = gammaln(CONCENTRATION) - gammaln(CONCENTRATION + seen.sum())
         mixture += (gammaln(prior + seen) - gammaln(prior)).sum()
         return self.past_log_e + float(mixture - (seen * np.log(theta)).sum())
-
-    @property
-    def e_value(self) -> float:
-        """Evidence now against the intended shares."""
-        return bounded_exp(self.log_e_value)
-
-    @property
-    def p_value(self) -> float:
-        """The anytime-valid p-value, 1 / (largest e-value so far), at most 1."""
-        return float(np.exp(-self.max_log_e))
 
     def mismatched(self, alpha: float = MISMATCH_ALPHA) -> bool:
         """Tell whether the shares were ever refuted at `alpha`: a mismatch once seen stays."""
