@@ -10,9 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field
 
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
+from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions, Names, ReadOptions, Seconds
 from mlflow_istio.options.kpi import read_kpis

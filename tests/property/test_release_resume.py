@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.release.advance import Observation, advance
-from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan, plan_from_json, plan_to_json
+from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan, plan_from_json, plan_to_json
 from mlflow_istio.core.release.progress import Progress, first_progress, progress_from_text, progress_to_text
 from tests.support.endpoint_values import TIME
 from tests.support.release_values import a_plan, at, counters, seen

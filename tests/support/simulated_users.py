@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan, auto_guards
+from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan, auto_guards
 from mlflow_istio.errors import NotFound
 from mlflow_istio.releases.context import Desk
 from mlflow_istio.releases.driving.drive import Crew, Ending

@@ -6,18 +6,17 @@ candidate that is within every margin below `alpha`.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.special import logsumexp
 
-from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_positive, finite
-from mlflow_istio.core.analysis.latency import LatencyTest
-from mlflow_istio.core.analysis.means import MeanDifference
-from mlflow_istio.core.analysis.proportion import ObjectiveTest
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_positive
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.errors import InvalidInput
 
 
@@ -83,62 +82,60 @@ def combine(guards: Sequence[Guard]) -> CombinedEvidence:
     return CombinedEvidence(log_e=float(logsumexp(parts)), leading=guards[int(np.argmax(parts))])
 
 
-def rate_guard(name: str, test: RateTest, *, alpha: float = 0.05, weight: float = 1.0) -> Guard:
-    """Return the guard "`name` is more frequent on the candidate"."""
-    interval = test.confidence_sequence(alpha)
-    summary = (
-        f"{_share(test.candidate_events, test.candidate_total)} on the candidate against "
-        f"{_share(test.stable_events, test.stable_total)} on the stable{_odds(interval)}"
-    )
-    figures = {"odds_ratio": interval.to_json(), "p_value": test.p_value}
-    return Guard(name=name, log_e=test.log_e_value, weight=weight, summary=summary, figures=figures)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """The figures that a person may compare.
+
+    Attributes:
+        candidate: The candidate's rate, cumulative; None without requests.
+        stable: The stable's.
+        ratio: The odds ratio (or difference of means) with its confidence sequence; None without one.
+    """
+
+    candidate: float | None = None
+    stable: float | None = None
+    ratio: Interval | None = None
 
 
-def latency_guard(name: str, test: LatencyTest, *, alpha: float = 0.05, weight: float = 1.0) -> Guard:
-    """Return the guard "the candidate is slower"; its sentence speaks of the edge with most evidence."""
-    edge, worst = max(zip(test.edges, test.tests, strict=True), key=lambda pair: pair[1].log_e_value)
-    summary = (
-        f"slower than {edge:g} ms: {_share(worst.candidate_events, worst.candidate_total)} on the candidate against "
-        f"{_share(worst.stable_events, worst.stable_total)} on the stable{_odds(worst.confidence_sequence(alpha))}"
-    )
-    odds = {f"{at:g}": interval.to_json() for at, interval in test.confidence_sequence(alpha).items()}
-    figures = {"odds_ratio_by_edge_ms": odds, "p_value": test.p_value}
-    return Guard(name=name, log_e=test.log_e_value, weight=weight, summary=summary, figures=figures)
+AGuardTest = TypeVar("AGuardTest", bound="GuardTest")
 
 
-def objective_guard(name: str, test: ObjectiveTest, *, alpha: float = 0.05, weight: float = 1.0) -> Guard:
-    """Return the guard "`name` is above its limit on the candidate"."""
-    counts = test.counts
-    summary = f"{_share(counts.events, counts.total)} on the candidate where at most {_percent(test.limit)} is allowed"
-    figures = {"rate": test.confidence_sequence(alpha).to_json(), "limit": test.limit, "p_value": test.p_value}
-    return Guard(name=name, log_e=test.log_e_value, weight=weight, summary=summary, figures=figures)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardTest(EProcess):
+    """A test that a guard can rest on: it takes in intervals, and says evidence, bounds and the figures a person may compare.
+
+    A subclass has an ``update`` that takes one interval's counts, in whatever form it needs them, and returns the test after
+    it. A rule that fires rather than weighs (and has an error probability of its own) says 0 for its log evidence until it
+    fires and infinity from then on.
+    """
+
+    @abstractmethod
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        """Return what the guard called `name` says now."""
+
+    @abstractmethod
+    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+        """Return what must be proven before promotion, and how far it is; each bound at `alpha`."""
+
+    @abstractmethod
+    def figures(self, alpha: float) -> Figures:
+        """Return the figures now."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole state as plain JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls: type[AGuardTest], data: Mapping[str, Any]) -> AGuardTest:
+        """Return the test that `to_json` wrote."""
 
 
-def mean_guard(name: str, test: MeanDifference, *, alpha: float = 0.05, weight: float = 1.0) -> Guard:
-    """Return the guard "the mean of `name` is worse on the candidate"."""
-    interval = test.confidence_sequence(alpha)
-    if finite(interval.lower) is None or interval.estimate is None:
-        summary = "too few varying observations to compare the means"
-    else:
-        summary = (
-            f"the candidate's mean differs by {interval.estimate:+.4g} "
-            f"(between {interval.lower:+.4g} and {interval.upper:+.4g})"
-        )
-    figures = {"difference": interval.to_json(), "p_value": test.p_value}
-    return Guard(name=name, log_e=test.log_e_value, weight=weight, summary=summary, figures=figures)
-
-
-def _percent(rate: float) -> str:
+def percent(rate: float) -> str:
+    """Return a rate in words, such as `1.25%`."""
     return f"{100 * rate:.3g}%"
 
 
-def _share(events: int, total: int) -> str:
-    return f"{_percent(events / total)} of {total:,} requests" if total else "no requests"
-
-
-def _odds(interval: Interval) -> str:
-    if interval.lower > 0:
-        return f" (odds at least {interval.lower:.3g} times)"
-    if finite(interval.upper) is not None:
-        return f" (odds at most {interval.upper:.3g} times)"
-    return ""
+def share(events: int, total: int) -> str:
+    """Return counts in words, such as `5% of 1,020 requests`."""
+    return f"{percent(events / total)} of {total:,} requests" if total else "no requests"

@@ -1,6 +1,7 @@
 """Intervals, and the two numeric steps every confidence sequence here ends with."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,19 @@ def check_overdispersion(phi: float) -> None:
     """
     if not (math.isfinite(phi) and phi >= 1):
         raise InvalidInput(f"phi (overdispersion) must be a finite number of at least 1, got {phi}")
+
+
+def check_counts(version: str, events: int, total: int) -> tuple[int, int]:
+    """Return both as plain integers.
+
+    Raises:
+        InvalidInput: If one is negative or there are more events than requests.
+        TypeError: If one isn't an integer.
+    """
+    events, total = operator.index(events), operator.index(total)
+    if not 0 <= events <= total:
+        raise InvalidInput(f"{version}: events must be from 0 to the total, got {events} of {total}")
+    return events, total
 
 
 def bounded_exp(log_value: float) -> float:

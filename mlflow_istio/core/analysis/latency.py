@@ -14,9 +14,10 @@ from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
-from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval
 from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.errors import InvalidInput
 
@@ -25,7 +26,7 @@ LATENCY_MARGIN = 1.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyTest(EProcess):
+class LatencyTest(GuardTest):
     """An anytime-valid test that the candidate is slower, over edges fixed at the start.
 
     Leave warm-up out: a fresh process is slow for reasons that pass. Start with `LatencyTest.at(edges)`.
@@ -80,6 +81,29 @@ class LatencyTest(EProcess):
     def confidence_sequence(self, alpha: float) -> dict[float, Interval]:
         """Return for each edge the interval of the odds ratio of "slower than the edge", each at `alpha`."""
         return {edge: test.confidence_sequence(alpha) for edge, test in zip(self.edges, self.tests, strict=True)}
+
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        """Return the guard "the candidate is slower"; its sentence speaks of the edge with most evidence."""
+        edge, worst = self._worst
+        summary = f"slower than {edge:g} ms: {worst.guard(name, alpha=alpha).summary}"
+        odds = {f"{at:g}": interval.to_json() for at, interval in self.confidence_sequence(alpha).items()}
+        figures = {"odds_ratio_by_edge_ms": odds, "p_value": self.p_value}
+        return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
+
+    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+        """Return the bounds of each edge; all must be met, so each has the whole of alpha."""
+        edges = zip(self.edges, self.tests, strict=True)
+        return tuple(
+            bound for edge, test in edges for bound in test.bounds(f"{name} over {edge:g} ms", allowed, alpha=alpha)
+        )
+
+    def figures(self, alpha: float) -> Figures:
+        """Return the figures of the edge with most evidence."""
+        return self._worst[1].figures(alpha)
+
+    @property
+    def _worst(self) -> tuple[float, RateTest]:
+        return max(zip(self.edges, self.tests, strict=True), key=lambda pair: pair[1].log_e_value)
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values, about 1.3 kB for each edge."""

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import log_ndtr
 
-from mlflow_istio.core.analysis.e_process import EProcess
-from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive
+from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive, finite
 from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.errors import InvalidInput
 
 Direction = Literal["higher", "lower"]
@@ -119,7 +120,7 @@ def mean_sequence(moments: Moments, alpha: float, *, tightest_at: float = 5000) 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MeanDifference(EProcess):
+class MeanDifference(GuardTest):
     r"""Candidate mean minus stable mean, stratified by interval.
 
     Interval k with n_c and n_b observations contributes its own difference of means with the weight
@@ -212,6 +213,37 @@ class MeanDifference(EProcess):
         spread = self.variance + self.prior
         radius = math.sqrt(spread * math.log(spread / (self.prior * alpha**2))) / self.weight
         return Interval(lower=estimate - radius, upper=estimate + radius, estimate=estimate)
+
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        """Return the guard "the mean of `name` is worse on the candidate"."""
+        interval = self.confidence_sequence(alpha)
+        if finite(interval.lower) is None or interval.estimate is None:
+            summary = "too few varying observations to compare the means"
+        else:
+            summary = (
+                f"the candidate's mean differs by {interval.estimate:+.4g} "
+                f"(between {interval.lower:+.4g} and {interval.upper:+.4g})"
+            )
+        figures = {"difference": interval.to_json(), "p_value": self.p_value}
+        return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
+
+    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+        """Return the bound on how much worse the candidate's mean is, if a difference is allowed."""
+        if allowed.difference is None:
+            return ()
+        interval = self.confidence_sequence(alpha)
+        bound = PromotionBound(
+            name=name,
+            measure="difference of means",
+            upper=interval.upper if self.worse == "higher" else -interval.lower,
+            allowed=allowed.difference,
+            assumption="Large samples: the sequence for means is asymptotic.",
+        )
+        return (bound,)
+
+    def figures(self, alpha: float) -> Figures:
+        """Return the difference; sums of intervals have no mean of their own to show."""
+        return Figures(ratio=self.confidence_sequence(alpha))
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values."""

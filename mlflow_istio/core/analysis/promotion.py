@@ -6,21 +6,58 @@ promotion needs every one of the violated bounds to fail: an intersection-union 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_istio.core.analysis.interval import check_alpha, finite
-from mlflow_istio.core.analysis.latency import LatencyTest
-from mlflow_istio.core.analysis.means import MeanDifference
-from mlflow_istio.core.analysis.proportion import Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.interval import check_positive, finite
 from mlflow_istio.errors import InvalidInput
 
-DRIFT_ASSUMPTION = (
-    "Each version's own rate is taken as constant over the release; a shared change of rates widens or shifts the "
-    "difference. The odds ratio doesn't need this."
-)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """What a candidate may be worse by and still be promoted; with two kinds, either is enough, each at alpha/2.
+
+    Attributes:
+        odds_ratio: Above 1, since nothing is ever proven exactly equal; 1.25 is "a quarter more".
+        rate_difference: Above 0; 0.01 is one percentage point.
+        difference: Of means, in the KPI's unit.
+    """
+
+    odds_ratio: float | None = None
+    rate_difference: float | None = None
+    difference: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.odds_ratio is not None and not self.odds_ratio > 1:
+            raise InvalidInput(f"an allowed odds ratio must be above 1, such as 1.25; got {self.odds_ratio}")
+        if self.rate_difference is not None and not 0 < self.rate_difference < 1:
+            raise InvalidInput(
+                f"an allowed difference of rates must be between 0 and 1, such as 0.01; got {self.rate_difference}"
+            )
+        if self.difference is not None:
+            check_positive("an allowed difference of means", self.difference)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of proof are accepted."""
+        return sum(value is not None for value in (self.odds_ratio, self.rate_difference, self.difference))
+
+    def describe(self) -> str:
+        """Such as ``odds ratio below 1.5 or difference of rates below 0.01``; empty when nothing has to be proven."""
+        parts = [
+            f"{words} below {value:g}"
+            for words, value in (
+                ("odds ratio", self.odds_ratio),
+                ("difference of rates", self.rate_difference),
+                ("difference of means", self.difference),
+            )
+            if value is not None
+        ]
+        return " or ".join(parts)
+
+
+NOTHING_TO_PROVE = Allowed()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,68 +104,6 @@ class PromotionBound:
         }
 
 
-def odds_ratio_bound(name: str, test: RateTest, *, allowed: float, alpha: float = 0.05) -> PromotionBound:
-    """Return the default bound: the upper end of the stratified odds ratio's confidence sequence.
-
-    Raises:
-        InvalidInput: If `allowed` isn't above 1 (nothing is ever proven exactly equal) or alpha is out of range.
-    """
-    _check_odds(name, allowed)
-    upper = test.confidence_sequence(alpha).upper
-    return PromotionBound(name=name, measure="odds ratio", upper=upper, allowed=allowed)
-
-
-def latency_bounds(name: str, test: LatencyTest, *, allowed: float, alpha: float = 0.05) -> tuple[PromotionBound, ...]:
-    """Return one odds-ratio bound of "slower than the edge" for each edge of the test.
-
-    Raises:
-        InvalidInput: If `allowed` isn't above 1 or alpha is out of range.
-    """
-    _check_odds(name, allowed)
-    return tuple(
-        PromotionBound(name=f"{name} over {edge:g} ms", measure="odds ratio", upper=interval.upper, allowed=allowed)
-        for edge, interval in test.confidence_sequence(alpha).items()
-    )
-
-
-def rate_difference_bound(
-    name: str, candidate: Proportion, stable: Proportion, *, allowed: float, alpha: float = 0.05
-) -> PromotionBound:
-    """Return the bound on "candidate's rate minus stable's rate".
-
-    The candidate's upper end and the stable's lower end, each of its own confidence sequence at alpha/2.
-
-    Raises:
-        InvalidInput: If `allowed` isn't positive or alpha is out of range.
-    """
-    check_alpha(alpha)
-    if not allowed > 0:
-        raise InvalidInput(f"{name}: the allowed difference of rates must be above 0, got {allowed}")
-    upper = candidate.confidence_sequence(alpha / 2).upper - stable.confidence_sequence(alpha / 2).lower
-    return PromotionBound(
-        name=name, measure="difference of rates", upper=upper, allowed=allowed, assumption=DRIFT_ASSUMPTION
-    )
-
-
-def mean_difference_bound(name: str, test: MeanDifference, *, allowed: float, alpha: float = 0.05) -> PromotionBound:
-    """Return the bound on how much worse the candidate's mean is, in the KPI's unit.
-
-    Raises:
-        InvalidInput: If `allowed` isn't positive or alpha is out of range.
-    """
-    if not allowed > 0:
-        raise InvalidInput(f"{name}: the allowed worsening of the mean must be above 0, got {allowed}")
-    interval = test.confidence_sequence(alpha)
-    upper = interval.upper if test.worse == "higher" else -interval.lower
-    return PromotionBound(
-        name=name,
-        measure="difference of means",
-        upper=upper,
-        allowed=allowed,
-        assumption="Large samples: the sequence for means is asymptotic.",
-    )
-
-
-def _check_odds(name: str, allowed: float) -> None:
-    if not allowed > 1:
-        raise InvalidInput(f"{name}: the allowed odds ratio must be above 1, such as 1.25; got {allowed}")
+def nearest_bound(bounds: Sequence[PromotionBound]) -> PromotionBound:
+    """Return of several kinds of proof, of which one is enough, one that is met, or else the one nearest to it."""
+    return min(bounds, key=lambda bound: (not bound.met, bound.upper / bound.allowed))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
-from mlflow_istio.core.analysis.e_process import EProcess
-from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_overdispersion, crossing
+from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent, share
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, crossing
 from mlflow_istio.core.analysis.packing import read_fields
-from mlflow_istio.core.analysis.rate_test import check_counts
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.errors import InvalidInput
 
 _FARTHEST_LOGIT = 700.0
@@ -101,7 +101,7 @@ NO_REQUESTS = Proportion()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveTest(EProcess):
+class ObjectiveTest(GuardTest):
     """Evidence that one version's rate of events is above an absolute limit.
 
     One-sided: the beta prior is cut off below the limit, so the e-value is one for every rate up to the limit
@@ -139,6 +139,22 @@ class ObjectiveTest(EProcess):
     def confidence_sequence(self, alpha: float) -> Interval:
         """Return the interval of rates (see `Proportion.confidence_sequence`)."""
         return self.counts.confidence_sequence(alpha)
+
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        """Return the guard "`name` is above its limit on the candidate"."""
+        counts = share(self.counts.events, self.counts.total)
+        summary = f"{counts} on the candidate where at most {percent(self.limit)} is allowed"
+        figures = {"rate": self.confidence_sequence(alpha).to_json(), "limit": self.limit, "p_value": self.p_value}
+        return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
+
+    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:  # noqa: ARG002
+        """Return the upper end of the rate, for which the limit is what is allowed."""
+        upper = self.confidence_sequence(alpha).upper
+        return (PromotionBound(name=name, measure="rate", upper=upper, allowed=self.limit),)
+
+    def figures(self, alpha: float) -> Figures:  # noqa: ARG002
+        """Return the candidate's own rate: there is nothing to compare it with."""
+        return Figures(candidate=self.counts.rate)
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values."""

@@ -1,6 +1,5 @@
 """Is an event (an error, a slow answer) more frequent on the candidate than on the stable?"""
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,21 +7,28 @@ from typing import Any
 import numpy as np
 
 from mlflow_istio.core.analysis.betting import ALTERNATIVES, LATE, Floats, bet, log_evidence, opening_stake
-from mlflow_istio.core.analysis.e_process import EProcess
+from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, share
 from mlflow_istio.core.analysis.hypergeometric import log_normaliser
-from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_overdispersion
+from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, finite
 from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix
 from mlflow_istio.core.analysis.packing import pack_floats, read_fields, unpack_floats
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound, nearest_bound
+from mlflow_istio.core.analysis.proportion import Proportion
 from mlflow_istio.errors import InvalidInput
 
 LARGEST_MARGIN = 10.0
 """Margins from 1/10 to 10 keep every alternative inside the range of `log_likelihood`."""
 
+DRIFT_ASSUMPTION = (
+    "Each version's own rate is taken as constant over the release; a shared change of rates widens or shifts the "
+    "difference. The odds ratio doesn't need this."
+)
+
 _FIELDS = ("margin", "phi", "late", "candidate", "stable", "intervals", "max_log_e", "curve", "stake")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RateTest(EProcess):
+class RateTest(GuardTest):
     """A stratified, anytime-valid test that the candidate's odds of an event exceed `margin` times the stable's.
 
     Start with `RateTest()`, then `test = test.update(...)` once per poll interval. Each interval is its own stratum:
@@ -116,6 +122,53 @@ class RateTest(EProcess):
             return Interval(lower=0.0, upper=float("inf"), estimate=None)
         return LogLikelihood(self.candidate_events, np.asarray(self.curve), self.phi).interval(alpha)
 
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        """Return the guard "`name` is more frequent on the candidate"."""
+        interval = self.confidence_sequence(alpha)
+        summary = (
+            f"{share(self.candidate_events, self.candidate_total)} on the candidate against "
+            f"{share(self.stable_events, self.stable_total)} on the stable{_odds(interval)}"
+        )
+        figures = {"odds_ratio": interval.to_json(), "p_value": self.p_value}
+        return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
+
+    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+        """Return one bound, if anything is allowed: of odds ratio and difference of rates, either is enough.
+
+        "Good enough" by either measure is wrongly called only if one of the two bounds fails, so each gets alpha/2.
+        """
+        bounds = []
+        if allowed.odds_ratio is not None:
+            upper = self.confidence_sequence(alpha / allowed.kinds).upper
+            bounds.append(PromotionBound(name=name, measure="odds ratio", upper=upper, allowed=allowed.odds_ratio))
+        if allowed.rate_difference is not None:
+            bounds.append(self._difference_bound(name, allowed.rate_difference, alpha / allowed.kinds))
+        return (nearest_bound(bounds),) if bounds else ()
+
+    def figures(self, alpha: float) -> Figures:
+        """Return both rates and the odds ratio."""
+        return Figures(candidate=self._candidate.rate, stable=self._stable.rate, ratio=self.confidence_sequence(alpha))
+
+    def _difference_bound(self, name: str, allowed: float, alpha: float) -> PromotionBound:
+        """The candidate's upper bound minus the stable's lower one, each of its own confidence sequence at alpha/2."""
+        candidate = self._candidate.confidence_sequence(alpha / 2)
+        stable = self._stable.confidence_sequence(alpha / 2)
+        return PromotionBound(
+            name=name,
+            measure="difference of rates",
+            upper=candidate.upper - stable.lower,
+            allowed=allowed,
+            assumption=DRIFT_ASSUMPTION,
+        )
+
+    @property
+    def _candidate(self) -> Proportion:
+        return Proportion(events=self.candidate_events, total=self.candidate_total, phi=self.phi)
+
+    @property
+    def _stable(self) -> Proportion:
+        return Proportion(events=self.stable_events, total=self.stable_total, phi=self.phi)
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values, about 1.3 kB."""
         return {
@@ -181,14 +234,9 @@ def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, phi: floa
     return np.asarray((gain - (normaliser[..., 1:] - normaliser[..., :1])) / phi)
 
 
-def check_counts(version: str, events: int, total: int) -> tuple[int, int]:
-    """Return both as plain integers.
-
-    Raises:
-        InvalidInput: If one is negative or there are more events than requests.
-        TypeError: If one isn't an integer.
-    """
-    events, total = operator.index(events), operator.index(total)
-    if not 0 <= events <= total:
-        raise InvalidInput(f"{version}: events must be from 0 to the total, got {events} of {total}")
-    return events, total
+def _odds(interval: Interval) -> str:
+    if interval.lower > 0:
+        return f" (odds at least {interval.lower:.3g} times)"
+    if finite(interval.upper) is not None:
+        return f" (odds at most {interval.upper:.3g} times)"
+    return ""

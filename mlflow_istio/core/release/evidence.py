@@ -7,32 +7,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import CounterState, Reading
-from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
-from mlflow_istio.core.analysis.means import MeanDifference, Moments
-from mlflow_istio.core.analysis.measures import (
-    ASSIGNMENTS,
-    ERRORS,
-    REQUESTS,
-    KpiCounts,
-    kpi_counts,
-    latency_counts,
-    latency_series,
-)
+from mlflow_istio.core.analysis.guards import GuardTest
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
 from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
-from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
-from mlflow_istio.errors import InvalidInput
-
-Test = RateTest | LatencyTest | MeanDifference | ObjectiveTest
+from mlflow_istio.core.release.guards.base import TestSettings
+from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts
+from mlflow_istio.core.release.guards.table import kind_of
+from mlflow_istio.core.release.plan import ReleasePlan
 
 ENOUGH_TO_SEE = 20
 """Requests of a stable in one interval from which on "every one failed" means that it serves nothing."""
-
-Growth = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +29,7 @@ class Evidence:
     Attributes:
         counters: The last raw counters of each deployment.
         read: When they were read, in UTC; None while there are none.
-        tests: Guard's name to its test; a latency guard whose edges could not be chosen yet has none.
+        tests: Guard's name to its test; one that must see more of the stable's history has none yet.
         alone: The candidate's own errors in intervals in which the stable served nothing.
         ratio: The test of the traffic's shares in the present weight period; None before there is one.
         requests: Requests counted, by deployment.
@@ -52,7 +39,7 @@ class Evidence:
 
     counters: Mapping[str, CounterState] = field(default_factory=dict)
     read: datetime | None = None
-    tests: Mapping[str, Test] = field(default_factory=dict)
+    tests: Mapping[str, GuardTest] = field(default_factory=dict)
     alone: ObjectiveTest
     ratio: SampleRatioTest | None = None
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -75,18 +62,10 @@ class Evidence:
 
 def no_evidence(plan: ReleasePlan) -> Evidence:
     """The evidence of a release that has not begun."""
-    tests = {guard.name: test for guard in plan.guards if (test := _fresh_test(plan, guard)) is not None}
+    settings = TestSettings(phi=plan.phi)
+    started = {guard.name: kind_of(guard).start(guard, settings) for guard in plan.guards}
+    tests = {name: test for name, test in started.items() if test is not None}
     return Evidence(tests=tests, alone=ObjectiveTest(limit=plan.alone_limit, counts=Proportion(phi=plan.phi)))
-
-
-def _fresh_test(plan: ReleasePlan, guard: GuardPlan) -> Test | None:
-    if guard.kind in ("errors", "rate"):
-        return RateTest(margin=guard.margin, phi=plan.phi)
-    if guard.kind == "latency":
-        return LatencyTest.at(guard.edges, margin=guard.margin, phi=plan.phi) if guard.edges else None
-    if guard.kind == "mean":
-        return MeanDifference(worse=guard.worse, margin=guard.margin)
-    return ObjectiveTest(limit=guard.limit or 0.5, counts=Proportion(phi=plan.phi))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +96,7 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     requests would be compared with none of the other's. Nothing is lost by it, since counters go on from the last
     complete reading.
     """
-    evidence = _with_edges(plan, evidence, look.readings.get(plan.stable, {}))
+    evidence = _with_history(plan, evidence, look.readings.get(plan.stable, {}))
     broken = serves_nothing(evidence, look.stable_ready)
     needed = [
         name for name in plan.deployments if look.weights.get(name, 0) > 0 and not (broken and name == plan.stable)
@@ -136,11 +115,17 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     broken = serves_nothing(evidence, look.stable_ready)
     evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and lossless and not broken)
     if broken or look.weights.get(plan.stable, 0) == 0:
-        requests, errors = _requests(_candidates(plan, grown))
-        evidence = replace(evidence, alone=evidence.alone.update(errors, requests))
+        alone = VersionCounts(growth=_candidates(plan, grown))
+        evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests))
     if broken:
         return evidence, ()
-    return _compared(plan, evidence, grown, look.weights)
+    candidates_idle = not any(look.weights.get(name, 0) for name in plan.candidates)
+    counts = IntervalCounts(
+        candidate=VersionCounts(growth=_candidates(plan, grown), idle=candidates_idle),
+        stable=VersionCounts(growth=grown.get(plan.stable, {}), idle=not look.weights.get(plan.stable, 0)),
+        seconds=(look.time - base).total_seconds(),
+    )
+    return _tested(plan, evidence, counts)
 
 
 def _restarted(evidence: Evidence, look: Look) -> bool:
@@ -158,34 +143,18 @@ def serves_nothing(evidence: Evidence, stable_ready: bool) -> bool:
     return evidence.stable_failed or not stable_ready
 
 
-def _with_edges(plan: ReleasePlan, evidence: Evidence, reading: Reading) -> Evidence:
-    """Choose latency edges from what the stable has answered until now; what comes after is judged by them.
+def _with_history(plan: ReleasePlan, evidence: Evidence, stable: Reading) -> Evidence:
+    """Start the tests that had to see first what the stable has answered until now; what comes after is judged by them.
 
-    The counters start anew then, since those of the edges were not kept before.
+    The counters start anew then, since the series of those tests were not kept before.
     """
-    open_guards = [guard for guard in plan.guards if guard.kind == "latency" and guard.name not in evidence.tests]
-    if not open_guards:
+    settings = TestSettings(phi=plan.phi)
+    waiting = [guard for guard in plan.guards if guard.name not in evidence.tests]
+    started = {guard.name: kind_of(guard).start_from(guard, settings, stable) for guard in waiting}
+    ready = {name: test for name, test in started.items() if test is not None}
+    if not ready:  # not enough to see yet: asked again at the next look
         return evidence
-    total: dict[str, int] = {}
-    for counters in reading.values():
-        for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
-            total[edge] = total.get(edge, 0) + count
-    edges = _edges(total)
-    if not edges:  # not enough answers yet: asked again at the next look
-        return evidence
-    chosen = {guard.name: LatencyTest.at(edges, margin=guard.margin, phi=plan.phi) for guard in open_guards}
-    return replace(evidence, tests={**evidence.tests, **chosen}, counters={}, read=None)
-
-
-def _edges(history: Mapping[str, int]) -> tuple[float, ...]:
-    """Edges that part the answers; where all lie in one wide bucket, its upper edge. None while there are too few."""
-    if history.get("+Inf", 0) < ENOUGH_TO_SEE:
-        return ()
-    buckets = Buckets.from_cumulative(history)
-    if any(0 < count < buckets.total for count in buckets.counts):
-        return choose_edges(buckets)
-    full = [edge for edge, count in zip(buckets.edges, buckets.counts, strict=True) if count == buckets.total]
-    return (full[0],) if full[0] < float("inf") else ()
+    return replace(evidence, tests={**evidence.tests, **ready}, counters={}, read=None)
 
 
 def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool) -> tuple[Evidence, dict[str, Growth]]:
@@ -205,30 +174,21 @@ def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool)
 
 def _series(plan: ReleasePlan, evidence: Evidence) -> frozenset[str]:
     """The series that the tests need; the others would only make the state on the object larger."""
-    wanted = {REQUESTS, ERRORS, ASSIGNMENTS}
-    edges: set[float] = set()
-    for guard in plan.guards:
-        test = evidence.tests.get(guard.name)
-        if isinstance(test, LatencyTest):
-            edges |= set(test.edges)
-        elif guard.slower_than is not None:
-            edges.add(guard.slower_than)
-        elif guard.kind in ("rate", "mean"):
-            wanted |= {f"kpi/{guard.name}/{part}" for part in ("n", "events", "sum", "sum_squares")}
-    if edges:
-        wanted |= {latency_series(edge) for edge in (*edges, float("inf"))}
-    return frozenset(wanted)
+    tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
+    return frozenset({REQUESTS, ERRORS, ASSIGNMENTS}).union(
+        *(kind_of(guard).series(guard, test) for guard, test in tested)
+    )
 
 
 def _with_stable_seen(evidence: Evidence, growth: Growth) -> Evidence:
-    requests, errors = _requests(growth)
-    if requests < ENOUGH_TO_SEE:
+    counts = VersionCounts(growth=growth)
+    if counts.requests < ENOUGH_TO_SEE:
         return evidence
-    return replace(evidence, stable_failed=errors == requests)
+    return replace(evidence, stable_failed=counts.errors == counts.requests)
 
 
 def _counted(plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth], *, shares: bool) -> Evidence:
-    requests = {name: _requests(growth)[0] for name, growth in grown.items()}
+    requests = {name: VersionCounts(growth=growth).requests for name, growth in grown.items()}
     summed = {name: evidence.requests.get(name, 0) + requests.get(name, 0) for name in {*evidence.requests, *requests}}
     step = evidence.step_requests + sum(requests.get(name, 0) for name in plan.candidates)
     ratio = evidence.ratio
@@ -250,94 +210,18 @@ def _candidates(plan: ReleasePlan, grown: Mapping[str, Growth]) -> Growth:
     return summed
 
 
-def _requests(growth: Growth) -> tuple[int, int]:
-    """Requests and errors; a scrape is no single instant, so errors may be a little ahead of requests."""
-    requests = round(growth.get(REQUESTS, 0))
-    return requests, min(requests, round(growth.get(ERRORS, 0)))
-
-
-def _compared(
-    plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth], weights: Mapping[str, float]
-) -> tuple[Evidence, tuple[str, ...]]:
-    """Feed every guard's test; the names of the guards without data."""
-    candidate, stable = _candidates(plan, grown), grown.get(plan.stable, {})
-    idle = not any(weights.get(name, 0) for name in plan.candidates), not weights.get(plan.stable, 0)
+def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tuple[Evidence, tuple[str, ...]]:
+    """Let every guard's test take in an interval; the names of the guards without data."""
     tests = dict(evidence.tests)
     missing = []
     for guard in plan.guards:
         test = tests.get(guard.name)
-        fed = None if test is None else _fed(guard, test, candidate, stable, idle)
-        if fed is None:
+        updated = None if test is None else kind_of(guard).update(guard, test, counts)
+        if updated is None:
             missing.append(guard.name)
         else:
-            tests[guard.name] = fed
+            tests[guard.name] = updated
     return replace(evidence, tests=tests), tuple(missing)
-
-
-def _fed(guard: GuardPlan, test: Test, candidate: Growth, stable: Growth, idle: tuple[bool, bool]) -> Test | None:
-    """The test after an interval; None when its data are missing."""
-    if isinstance(test, ObjectiveTest):
-        counts = _slower(candidate, guard.slower_than, idle[0]) if guard.slower_than else _errors(candidate)
-        return None if counts is None else test.update(*counts)
-    if isinstance(test, LatencyTest):
-        ours, theirs = (
-            _histogram(growth, test.edges, its_idle) for growth, its_idle in ((candidate, idle[0]), (stable, idle[1]))
-        )
-        return None if ours is None or theirs is None else test.update(ours, theirs)
-    if guard.kind == "errors":
-        requests, errors = _requests(candidate)
-        others, other_errors = _requests(stable)
-        return test.update(errors, requests, other_errors, others) if isinstance(test, RateTest) else None
-    kpis = [_kpi(growth, guard.name, its_idle) for growth, its_idle in ((candidate, idle[0]), (stable, idle[1]))]
-    if kpis[0] is None or kpis[1] is None:
-        return None
-    if isinstance(test, RateTest):
-        events = [_bad_events(kpi, guard) for kpi in kpis if kpi is not None]
-        return test.update(*events[0], *events[1])
-    try:
-        moments = [
-            Moments(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)
-            for kpi in kpis
-            if kpi is not None
-        ]
-    except InvalidInput:  # sums of two different instants: the interval can't be used
-        return None
-    return test.update(moments[0], moments[1])
-
-
-def _errors(growth: Growth) -> tuple[int, int]:
-    requests, errors = _requests(growth)
-    return errors, requests
-
-
-def _slower(growth: Growth, edge: float, idle: bool) -> tuple[int, int] | None:
-    buckets = _histogram(growth, (edge,), idle)
-    return None if buckets is None else (buckets.slower_than(edge), buckets.total)
-
-
-def _histogram(growth: Growth, edges: tuple[float, ...], idle: bool) -> Buckets | None:
-    """The histogram of an interval; None when the source has none, or none with these edges."""
-    counts = latency_counts({series: round(value) for series, value in growth.items()})
-    if not counts and idle:
-        return Buckets(edges=(*edges, float("inf")), counts=(0,) * (len(edges) + 1))
-    try:
-        buckets = Buckets.from_cumulative(counts)
-    except InvalidInput:
-        return None
-    return buckets if set(edges) <= set(buckets.edges) else None
-
-
-def _kpi(growth: Growth, name: str, idle: bool) -> KpiCounts | None:
-    found = kpi_counts(growth, name)
-    if found is None and idle:
-        return KpiCounts(n=0, events=0)
-    return found
-
-
-def _bad_events(kpi: KpiCounts, guard: GuardPlan) -> tuple[int, int]:
-    n = round(kpi.n)
-    events = min(n, round(kpi.events or 0))
-    return (events if guard.worse == "higher" else n - events), n
 
 
 def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
@@ -362,23 +246,14 @@ def evidence_from_json(data: Mapping[str, Any], plan: ReleasePlan) -> Evidence:
     """
     fields = ("counters", "read", "tests", "alone", "ratio", "requests", "step_requests", "stable_failed")
     state = read_fields(data, fields, kind="Evidence")
-    kinds = {guard.name: _TESTS[guard.kind] for guard in plan.guards}
+    kinds = {guard.name: kind_of(guard) for guard in plan.guards}
     return Evidence(
         counters={name: CounterState(last=last) for name, last in state["counters"].items()},
         read=datetime.fromisoformat(state["read"]) if state["read"] else None,
-        tests={name: kinds[name].from_json(test) for name, test in state["tests"].items()},
+        tests={name: kinds[name].read(test) for name, test in state["tests"].items()},
         alone=ObjectiveTest.from_json(state["alone"]),
         ratio=SampleRatioTest.from_json(state["ratio"]) if state["ratio"] else None,
         requests=state["requests"],
         step_requests=state["step_requests"],
         stable_failed=state["stable_failed"],
     )
-
-
-_TESTS: Mapping[str, type[RateTest] | type[LatencyTest] | type[MeanDifference] | type[ObjectiveTest]] = {
-    "errors": RateTest,
-    "rate": RateTest,
-    "latency": LatencyTest,
-    "mean": MeanDifference,
-    "objective": ObjectiveTest,
-}

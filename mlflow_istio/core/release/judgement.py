@@ -7,28 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.analysis.decision import decide
-from mlflow_istio.core.analysis.guards import (
-    Guard,
-    combine,
-    latency_guard,
-    mean_guard,
-    objective_guard,
-    rate_guard,
-)
+from mlflow_istio.core.analysis.guards import Guard, GuardTest, combine
 from mlflow_istio.core.analysis.interval import Interval, finite
-from mlflow_istio.core.analysis.latency import LatencyTest
-from mlflow_istio.core.analysis.means import MeanDifference
-from mlflow_istio.core.analysis.promotion import (
-    PromotionBound,
-    mean_difference_bound,
-    odds_ratio_bound,
-    rate_difference_bound,
-)
-from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, PromotionBound
 from mlflow_istio.core.analysis.verdict import Verdict
-from mlflow_istio.core.release.evidence import Evidence, Test
-from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan
+from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 
 ALONE = "candidate alone"
 """The guard that decides while the stable serves nothing."""
@@ -63,7 +47,7 @@ def judge(plan: ReleasePlan, evidence: Evidence, standing: Standing) -> Verdict:
         return _by_time(standing)
     promotion: Sequence[PromotionBound] | None = None
     if standing.broken:
-        promotion = (_alone_bound(plan, evidence),)
+        promotion = evidence.alone.bounds("errors of the candidate", NOTHING_TO_PROVE, alpha=plan.alpha)
     elif standing.last:
         promotion = bounds_of(plan, evidence) or None
     verdict = decide(
@@ -90,65 +74,20 @@ def _by_time(standing: Standing) -> Verdict:
 def guards_of(plan: ReleasePlan, evidence: Evidence) -> tuple[Guard, ...]:
     """Every guard, the same at each look; one without data has no evidence."""
     guards = [_guard(plan, guard, evidence.tests.get(guard.name)) for guard in plan.guards]
-    return (*guards, objective_guard(ALONE, evidence.alone, alpha=plan.alpha))
+    return (*guards, evidence.alone.guard(ALONE, alpha=plan.alpha))
 
 
-def _guard(plan: ReleasePlan, guard: GuardPlan, test: Test | None) -> Guard:
-    if isinstance(test, RateTest):
-        return rate_guard(guard.name, test, alpha=plan.alpha, weight=guard.weight)
-    if isinstance(test, LatencyTest):
-        return latency_guard(guard.name, test, alpha=plan.alpha, weight=guard.weight)
-    if isinstance(test, MeanDifference):
-        return mean_guard(guard.name, test, alpha=plan.alpha, weight=guard.weight)
-    if isinstance(test, ObjectiveTest):
-        return objective_guard(guard.name, test, alpha=plan.alpha, weight=guard.weight)
-    return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
+def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> Guard:
+    if test is None:
+        return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
+    return test.guard(guard.name, alpha=plan.alpha, weight=guard.weight)
 
 
 def bounds_of(plan: ReleasePlan, evidence: Evidence) -> tuple[PromotionBound, ...]:
     """What must be proven before promotion, and how far it is."""
-    bounds: list[PromotionBound] = []
-    for guard in plan.guards:
-        test = evidence.tests.get(guard.name)
-        if isinstance(test, ObjectiveTest):
-            bounds.append(_rate_bound(guard.name, test.counts, test.limit, plan.alpha))
-        elif not guard.allowed.kinds:
-            continue
-        elif isinstance(test, RateTest):
-            bounds.append(_either(guard.name, test, guard.allowed, plan.alpha))
-        elif isinstance(test, LatencyTest):
-            for edge, one in zip(test.edges, test.tests, strict=True):
-                bounds.append(_either(f"{guard.name} over {edge:g} ms", one, guard.allowed, plan.alpha))
-        elif isinstance(test, MeanDifference):
-            allowed = guard.allowed.difference or 0.0
-            bounds.append(mean_difference_bound(guard.name, test, allowed=allowed, alpha=plan.alpha))
-    return tuple(bounds)
-
-
-def _either(name: str, test: RateTest, allowed: Allowed, alpha: float) -> PromotionBound:
-    """One bound that is met, or else the one that is nearest to it.
-
-    "Good enough" by either measure is wrongly called only if one of the two bounds fails, so each gets alpha/2.
-    """
-    share = alpha / allowed.kinds
-    offers: list[PromotionBound] = []
-    if allowed.odds_ratio is not None:
-        offers.append(odds_ratio_bound(name, test, allowed=allowed.odds_ratio, alpha=share))
-    if allowed.rate_difference is not None:
-        candidate = Proportion(events=test.candidate_events, total=test.candidate_total, phi=test.phi)
-        stable = Proportion(events=test.stable_events, total=test.stable_total, phi=test.phi)
-        offers.append(rate_difference_bound(name, candidate, stable, allowed=allowed.rate_difference, alpha=share))
-    return min(offers, key=lambda bound: (not bound.met, bound.upper / bound.allowed))
-
-
-def _rate_bound(name: str, counts: Proportion, limit: float, alpha: float) -> PromotionBound:
-    """The upper end of one version's own rate."""
-    upper = counts.confidence_sequence(alpha).upper
-    return PromotionBound(name=name, measure="rate", upper=upper, allowed=limit)
-
-
-def _alone_bound(plan: ReleasePlan, evidence: Evidence) -> PromotionBound:
-    return _rate_bound("errors of the candidate", evidence.alone.counts, plan.alone_limit, plan.alpha)
+    tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
+    bounds = [test.bounds(guard.name, guard.allowed, alpha=plan.alpha) for guard, test in tested]
+    return tuple(bound for each in bounds for bound in each)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,29 +111,20 @@ class GuardFigures:
 
 def guard_figures(plan: ReleasePlan, evidence: Evidence) -> tuple[GuardFigures, ...]:
     """The figures of every guard; of latency those of the edge with most evidence."""
-    found = []
-    for guard in plan.guards:
-        test = evidence.tests.get(guard.name)
-        log_e = 0.0 if test is None else test.log_e_value
-        if isinstance(test, LatencyTest):
-            test = max(test.tests, key=lambda one: one.log_e_value)
-        if isinstance(test, RateTest):
-            found.append(
-                GuardFigures(
-                    name=guard.name,
-                    candidate=_rate(test.candidate_events, test.candidate_total),
-                    stable=_rate(test.stable_events, test.stable_total),
-                    ratio=test.confidence_sequence(plan.alpha),
-                    log_e=log_e,
-                )
-            )
-        elif isinstance(test, MeanDifference):
-            found.append(GuardFigures(name=guard.name, ratio=test.confidence_sequence(plan.alpha), log_e=log_e))
-        elif isinstance(test, ObjectiveTest):
-            found.append(GuardFigures(name=guard.name, candidate=test.counts.rate, log_e=log_e))
-        else:
-            found.append(GuardFigures(name=guard.name))
-    return tuple(found)
+    return tuple(_figures(plan, guard.name, evidence.tests.get(guard.name)) for guard in plan.guards)
+
+
+def _figures(plan: ReleasePlan, name: str, test: GuardTest | None) -> GuardFigures:
+    if test is None:
+        return GuardFigures(name=name)
+    figures = test.figures(plan.alpha)
+    return GuardFigures(
+        name=name,
+        candidate=figures.candidate,
+        stable=figures.stable,
+        ratio=figures.ratio,
+        log_e=test.log_e_value,
+    )
 
 
 def look_figures(plan: ReleasePlan, evidence: Evidence, weight: float) -> dict[str, float]:
@@ -224,10 +154,6 @@ def look_figures(plan: ReleasePlan, evidence: Evidence, weight: float) -> dict[s
 def log_evidence(plan: ReleasePlan, evidence: Evidence) -> float:
     """The guards' evidence together; rollback comes at log(1/alpha). 0 without guards."""
     return combine(guards_of(plan, evidence)).log_e if plan.guards else 0.0
-
-
-def _rate(events: int, total: int) -> float | None:
-    return events / total if total else None
 
 
 def brief(verdict: Verdict) -> Mapping[str, Any]:

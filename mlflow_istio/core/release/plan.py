@@ -8,13 +8,12 @@ from typing import Any, Literal, get_args
 
 from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
 from mlflow_istio.core.analysis.latency import LATENCY_MARGIN
-from mlflow_istio.core.analysis.means import Direction
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.moves.strategies import STRATEGIES
+from mlflow_istio.core.release.guards.base import GuardTerms
+from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.errors import InvalidInput
-
-GuardKind = Literal["errors", "latency", "objective", "rate", "mean"]
-"""errors and latency: against the stable. objective: the candidate's own rate. rate, mean: a KPI, yes/no or a number."""
 
 NoData = Literal["hold", "rollback"]
 Undecided = Literal["rollback", "hold"]
@@ -23,115 +22,29 @@ Event = Literal["start", "increase", "promotion", "rollback"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Allowed:
-    """What a candidate may be worse by and still be promoted; with two kinds, either is enough, each at alpha/2.
-
-    Attributes:
-        odds_ratio: Above 1; 1.25 is "a quarter more".
-        rate_difference: Above 0; 0.01 is one percentage point.
-        difference: Of means, in the KPI's unit.
-    """
-
-    odds_ratio: float | None = None
-    rate_difference: float | None = None
-    difference: float | None = None
+class GuardPlan(GuardTerms):
+    """One thing that is watched: terms that its kind can keep."""
 
     def __post_init__(self) -> None:
-        if self.odds_ratio is not None and not self.odds_ratio > 1:
-            raise InvalidInput(f"an allowed odds ratio must be above 1, such as 1.25; got {self.odds_ratio}")
-        if self.rate_difference is not None and not 0 < self.rate_difference < 1:
-            raise InvalidInput(
-                f"an allowed difference of rates must be between 0 and 1, such as 0.01; got {self.rate_difference}"
-            )
-        if self.difference is not None:
-            check_positive("an allowed difference of means", self.difference)
-
-    @property
-    def kinds(self) -> int:
-        """How many kinds of proof are accepted."""
-        return sum(value is not None for value in (self.odds_ratio, self.rate_difference, self.difference))
-
-    def describe(self) -> str:
-        """Such as ``odds ratio below 1.5 or difference of rates below 0.01``; empty when nothing has to be proven."""
-        parts = [
-            f"{words} below {value:g}"
-            for words, value in (
-                ("odds ratio", self.odds_ratio),
-                ("difference of rates", self.rate_difference),
-                ("difference of means", self.difference),
-            )
-            if value is not None
-        ]
-        return " or ".join(parts)
-
-
-NOTHING_TO_PROVE = Allowed()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuardPlan:
-    """One thing that is watched.
-
-    Attributes:
-        name: What people call it: errors, latency, a KPI's name, an objective's name.
-        kind: What it is.
-        margin: errors, latency, rate: the odds ratio that is still acceptable. mean: a worsening in the KPI's unit.
-        weight: Its share of the error probability, relative to the other guards.
-        allowed: What must be proven before promotion.
-        worse: KPIs: which direction is the bad one.
-        limit: objective: the largest acceptable rate.
-        slower_than: objective: of answers slower than so many milliseconds; None: of errors.
-        edges: latency: bucket edges in milliseconds; empty: chosen from the stable's own answers when the release starts.
-    """
-
-    name: str
-    kind: GuardKind
-    margin: float = 1.0
-    weight: float = 1.0
-    allowed: Allowed = NOTHING_TO_PROVE
-    worse: Direction = "higher"
-    limit: float | None = None
-    slower_than: float | None = None
-    edges: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(GuardKind):
-            raise InvalidInput(f"guard '{self.name}': unknown kind: {nearest(str(self.kind), get_args(GuardKind))}")
+        kind = kind_of(self)
         check_positive(f"guard '{self.name}': weight", self.weight)
-        if (self.kind == "objective") != (self.limit is not None):
+        if kind.has_limit != (self.limit is not None):
             raise InvalidInput(f"guard '{self.name}': a limit is what an objective has, and nothing else")
         if self.limit is not None and not 0 < self.limit < 1:
             raise InvalidInput(f"guard '{self.name}': limit is a rate between 0 and 1, such as 0.01; got {self.limit}")
         if list(self.edges) != sorted(set(self.edges)):
             raise InvalidInput(f"guard '{self.name}': edges must rise, got {list(self.edges)}")
-        fitting = {
-            "errors": ("odds_ratio", "rate_difference"),
-            "latency": ("odds_ratio", "rate_difference"),
-            "rate": ("odds_ratio", "rate_difference"),
-            "mean": ("difference",),
-            "objective": (),
-        }[self.kind]
         for proof in fields(Allowed):
-            if getattr(self.allowed, proof.name) is not None and proof.name not in fitting:
+            if getattr(self.allowed, proof.name) is not None and proof.name not in kind.proofs:
                 raise InvalidInput(
                     f"guard '{self.name}': '{proof.name}' can't be allowed for {self.kind}; it takes: "
-                    f"{', '.join(fitting) or 'nothing'}"
+                    f"{', '.join(kind.proofs) or 'nothing'}"
                 )
 
     def describe(self) -> str:
         """One line for people."""
-        text = {
-            "errors": f"odds of a failed request at most {self.margin:g} times the stable's",
-            "latency": f"odds of a slow answer at most {self.margin:g} times the stable's",
-            "rate": f"odds at most {self.margin:g} times the stable's ({self.worse} is worse)",
-            "mean": f"mean worse by at most {self.margin:g} ({self.worse} is worse)",
-            "objective": (
-                f"at most {100 * (self.limit or 0):g}% "
-                + (f"slower than {self.slower_than:g} ms" if self.slower_than else "failed requests")
-            ),
-        }[self.kind]
         proof = self.allowed.describe()
-        return f"{self.name}: {text}" + (f"; promotion needs {proof}" if proof else "")
+        return f"{self.name}: {kind_of(self).describe(self)}" + (f"; promotion needs {proof}" if proof else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

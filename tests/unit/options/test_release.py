@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, ReleasePlan, Webhook
+from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
 from mlflow_istio.options.release import ReleaseOptions, ResumeOptions, check_release_options, plan_of, source_of

@@ -8,19 +8,12 @@ import pytest
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.decision import decide
-from mlflow_istio.core.analysis.guards import Guard, combine, latency_guard, mean_guard, objective_guard, rate_guard
+from mlflow_istio.core.analysis.guards import Guard, combine
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.means import MeanDifference, Moments
-from mlflow_istio.core.analysis.promotion import (
-    DRIFT_ASSUMPTION,
-    PromotionBound,
-    latency_bounds,
-    mean_difference_bound,
-    odds_ratio_bound,
-    rate_difference_bound,
-)
+from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.rate_test import DRIFT_ASSUMPTION, RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.errors import InvalidInput
 
@@ -64,16 +57,15 @@ def test_a_guard_with_impossible_data_costs_only_its_share():
         (lambda: Guard(name="a", log_e=math.nan), "'a'"),
         (lambda: Guard(name="a", log_e=0.0, weight=0.0), "weight"),
         (lambda: decide([]), "at least one"),
-        (lambda: decide([rate_guard("errors", FEW)], promotion=[]), "at least one bound"),
-        (lambda: decide([rate_guard("errors", FEW)], no_data="pass"), "no_data"),
-        (lambda: decide([rate_guard("errors", FEW)], alpha=1.0), "alpha"),
+        (lambda: decide([FEW.guard("errors", alpha=0.05)], promotion=[]), "at least one bound"),
+        (lambda: decide([FEW.guard("errors", alpha=0.05)], no_data="pass"), "no_data"),
+        (lambda: decide([FEW.guard("errors", alpha=0.05)], alpha=1.0), "alpha"),
         (lambda: bound(upper=math.nan), "errors"),
         (lambda: bound(allowed=math.inf), "errors"),
-        (lambda: odds_ratio_bound("errors", GOOD, allowed=1.0), "above 1"),
-        (lambda: latency_bounds("latency", LatencyTest.at([5.0]), allowed=0.9), "above 1"),
-        (lambda: rate_difference_bound("errors", Proportion(), Proportion(), allowed=0.0), "above 0"),
-        (lambda: rate_difference_bound("errors", Proportion(), Proportion(), allowed=0.1, alpha=2), "alpha"),
-        (lambda: mean_difference_bound("basket", MeanDifference(), allowed=0.0), "above 0"),
+        (lambda: Allowed(odds_ratio=1.0), "above 1"),
+        (lambda: Allowed(rate_difference=0.0), "between 0 and 1"),
+        (lambda: Allowed(difference=0.0), "positive"),
+        (lambda: GOOD.bounds("errors", Allowed(rate_difference=0.1), alpha=2), "alpha"),
     ],
 )
 def test_bad_values_are_refused_with_what_to_do(make, message):
@@ -90,14 +82,14 @@ def test_bad_values_are_refused_with_what_to_do(make, message):
     ],
 )
 def test_a_rate_guard_says_what_it_saw(test, summary):
-    guard = rate_guard("errors", test)
+    guard = test.guard("errors", alpha=0.05)
     assert guard.summary.startswith(summary)
     assert guard.log_e == test.log_e_value
     assert guard.figures["p_value"] == test.p_value
 
 
 def test_an_upper_end_is_told_where_there_is_no_lower_one():
-    assert "(odds at most " in rate_guard("errors", repeated(RateTest(), 9, 0, 1000, 100, 9000)).summary
+    assert "(odds at most " in repeated(RateTest(), 9, 0, 1000, 100, 9000).guard("errors", alpha=0.05).summary
 
 
 def test_a_latency_guard_speaks_of_its_strongest_edge():
@@ -105,41 +97,50 @@ def test_a_latency_guard_speaks_of_its_strongest_edge():
     slow = Buckets(edges=edges, counts=(50, 60, 100))
     usual = Buckets(edges=edges, counts=(500, 990, 1000))
     test = repeated(LatencyTest.at([10.0, 50.0]), 3, slow, usual)
-    guard = latency_guard("latency", test)
+    guard = test.guard("latency", alpha=0.05)
     assert guard.summary.startswith("slower than 50 ms: 40% of 300 requests on the candidate against 1% of 3,000")
     assert set(guard.figures["odds_ratio_by_edge_ms"]) == {"10", "50"}
 
 
 def test_an_objective_guard_names_its_limit():
-    guard = objective_guard("errors", ObjectiveTest(limit=0.01).update(5, 100))
+    guard = ObjectiveTest(limit=0.01).update(5, 100).guard("errors", alpha=0.05)
     assert guard.summary == "5% of 100 requests on the candidate where at most 1% is allowed"
 
 
 def test_a_mean_guard_tells_the_difference_or_that_there_is_none_to_tell():
-    assert "too few" in mean_guard("basket", MeanDifference()).summary
+    assert "too few" in MeanDifference().guard("basket", alpha=0.05).summary
     test = MeanDifference().update(Moments.of([1.0, 2.0, 3.0]), Moments.of([2.0, 2.0, 5.0]))
-    assert mean_guard("basket", test).summary.startswith("the candidate's mean differs by -1 (between ")
+    assert test.guard("basket", alpha=0.05).summary.startswith("the candidate's mean differs by -1 (between ")
 
 
-def test_odds_ratio_bound_is_the_upper_end_of_the_sequence():
-    assert odds_ratio_bound("errors", GOOD, allowed=1.5).upper == GOOD.confidence_sequence(0.05).upper
-    assert odds_ratio_bound("errors", GOOD, allowed=1.5).met
-    assert not odds_ratio_bound("errors", BAD, allowed=1.5).met
-    assert odds_ratio_bound("errors", RateTest(), allowed=1.5).describe() == (
-        "errors: odds ratio not bounded yet (allowed 1.5)"
-    )
+def the_bound(test, **allowed):
+    (single,) = test.bounds("errors", Allowed(**allowed), alpha=0.05)
+    return single
+
+
+def test_an_odds_ratio_is_bounded_by_the_upper_end_of_its_sequence():
+    assert the_bound(GOOD, odds_ratio=1.5).upper == GOOD.confidence_sequence(0.05).upper
+    assert the_bound(GOOD, odds_ratio=1.5).met
+    assert not the_bound(BAD, odds_ratio=1.5).met
+    assert the_bound(RateTest(), odds_ratio=1.5).describe() == "errors: odds ratio not bounded yet (allowed 1.5)"
+
+
+def test_where_nothing_is_allowed_nothing_is_bounded_but_what_has_a_limit():
+    for test in (GOOD, LatencyTest.at([5.0]), MeanDifference()):
+        assert test.bounds("errors", Allowed(), alpha=0.05) == ()
+    (single,) = ObjectiveTest(limit=0.01).bounds("slo", Allowed(), alpha=0.05)
+    assert (single.measure, single.allowed, single.met) == ("rate", 0.01, False)
 
 
 def test_latency_is_bounded_at_every_edge():
-    test = LatencyTest.at([10.0, 50.0])
-    bounds = latency_bounds("latency", test, allowed=1.5)
+    bounds = LatencyTest.at([10.0, 50.0]).bounds("latency", Allowed(odds_ratio=1.5), alpha=0.05)
     assert [single.name for single in bounds] == ["latency over 10 ms", "latency over 50 ms"]
     assert not any(single.met for single in bounds)
 
 
 def test_difference_of_rates_takes_each_own_sequence_at_half_alpha_and_says_what_it_assumes():
+    single = the_bound(RateTest().update(10, 1000, 12, 1000), rate_difference=0.02)
     candidate, stable = Proportion(events=10, total=1000), Proportion(events=12, total=1000)
-    single = rate_difference_bound("errors", candidate, stable, allowed=0.02)
     expected = candidate.confidence_sequence(0.025).upper - stable.confidence_sequence(0.025).lower
     assert single.upper == expected
     assert single.assumption == DRIFT_ASSUMPTION
@@ -153,7 +154,7 @@ def test_difference_of_means_is_bounded_on_the_worse_side(worse, sign):
     for _ in range(20):
         test = test.update(Moments.of(rng.normal(sign * 0.1, 1, 50)), Moments.of(rng.normal(0, 1, 50)))
     interval = test.confidence_sequence(0.05)
-    single = mean_difference_bound("basket", test, allowed=0.5)
+    single = the_bound(test, difference=0.5)
     assert single.upper == (interval.upper if worse == "higher" else -interval.lower)
     assert single.upper > 0
     assert "asymptotic" in single.assumption
@@ -198,7 +199,7 @@ def test_difference_of_means_is_bounded_on_the_worse_side(worse, sign):
     ],
 )
 def test_a_candidate_nothing_speaks_against(options, word, reason):
-    verdict = decide([rate_guard("errors", GOOD)], **options)
+    verdict = decide([GOOD.guard("errors", alpha=0.05)], **options)
     assert verdict.word == word
     assert reason in verdict.reason
     json.dumps(verdict.to_json(), allow_nan=False)
@@ -215,7 +216,7 @@ def test_a_candidate_nothing_speaks_against(options, word, reason):
     ],
 )
 def test_enough_evidence_rolls_back_whatever_else_is_the_matter(options):
-    verdict = decide([rate_guard("errors", BAD)], **options)
+    verdict = decide([BAD.guard("errors", alpha=0.05)], **options)
     assert verdict.word == "rollback"
     assert verdict.reason.startswith("The candidate is worse: errors, 5% of 10,000 requests")
     assert "once in a million or more releases" in verdict.reason
@@ -233,7 +234,7 @@ def test_the_sentence_says_how_rare_such_evidence_is():
 
 def test_evidence_carries_every_guard_bound_and_the_sample_ratio():
     verdict = decide(
-        [rate_guard("errors", GOOD), Guard(name="latency", log_e=-math.inf, weight=2.0)],
+        [GOOD.guard("errors", alpha=0.05), Guard(name="latency", log_e=-math.inf, weight=2.0)],
         promotion=[bound(upper=math.inf)],
         sample_ratio=MATCH,
     )

@@ -9,6 +9,7 @@ import pytest
 
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.means import MeanDifference
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.release.evidence import (
@@ -20,7 +21,7 @@ from mlflow_istio.core.release.evidence import (
     taken_in,
 )
 from mlflow_istio.core.release.judgement import bounds_of, guard_figures, guards_of, log_evidence, look_figures
-from mlflow_istio.core.release.plan import Allowed, GuardPlan, ReleasePlan
+from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 from tests.support.release_values import a_plan, at, counters
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.release.driver import Question, course_of
 from mlflow_istio.core.release.plan import (
-    Allowed,
     Approval,
     GuardPlan,
     Webhook,

@@ -1,0 +1,109 @@
+"""What every kind of guard has to say, and the terms it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.guards import GuardTest
+from mlflow_istio.core.analysis.means import Direction
+from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, Allowed
+from mlflow_istio.core.release.guards.counts import IntervalCounts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardTerms:
+    """What was said of one guard when the release began.
+
+    Attributes:
+        name: What people call it: errors, latency, a KPI's name, an objective's name.
+        kind: What it is: a name in the table of kinds.
+        margin: errors, latency, rate: the odds ratio that is still acceptable. mean: a worsening in the KPI's unit.
+        weight: Its share of the error probability, relative to the other guards.
+        allowed: What must be proven before promotion.
+        worse: KPIs: which direction is the bad one.
+        limit: objective: the largest acceptable rate.
+        slower_than: objective: of answers slower than so many milliseconds; None: of errors.
+        edges: latency: bucket edges in milliseconds; empty: chosen from the stable's own answers when the release starts.
+    """
+
+    name: str
+    kind: str
+    margin: float = 1.0
+    weight: float = 1.0
+    allowed: Allowed = NOTHING_TO_PROVE
+    worse: Direction = "higher"
+    limit: float | None = None
+    slower_than: float | None = None
+    edges: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestSettings:
+    """What all tests of a release share.
+
+    Attributes:
+        phi: Overdispersion.
+    """
+
+    __test__ = False  # pytest takes a class of this name for a suite
+
+    phi: float = 1.0
+
+
+ATest = TypeVar("ATest", bound=GuardTest)
+
+
+class GuardKind(ABC, Generic[ATest]):
+    """One kind of guard: how its terms become a test, and how each interval is told to it.
+
+    It has no state: what a guard knows stands in its test, which is written to the object after every look and read by
+    whoever looks next. What a test says (evidence, bounds, figures, its sentence) is the test's own.
+
+    Attributes:
+        name: What options and stored plans call it; never changes.
+        test: The class of its tests.
+        proofs: Which fields of ``Allowed`` can be proven of it; none for a kind whose tests bound what they bound by themselves.
+        has_limit: Whether ``limit`` is one of its terms: if so it must be given, else it can't be.
+    """
+
+    name: ClassVar[str]
+    test: type[ATest]
+    proofs: ClassVar[tuple[str, ...]] = ()
+    has_limit: ClassVar[bool] = False
+
+    @abstractmethod
+    def describe(self, terms: GuardTerms) -> str:
+        """The terms as a clause for people, without the guard's name."""
+
+    @abstractmethod
+    def start(self, terms: GuardTerms, settings: TestSettings) -> ATest | None:
+        """A test that has seen nothing; None for one that must see the stable's own history first."""
+
+    def start_from(
+        self,
+        terms: GuardTerms,
+        settings: TestSettings,
+        stable: Reading,
+    ) -> ATest | None:
+        """The test that ``start`` could not make, from the stable's counters until now; None while they tell too little."""
+        return None
+
+    @abstractmethod
+    def series(self, terms: GuardTerms, test: ATest) -> frozenset[str]:
+        """The series that it needs besides requests, errors and assignments; all others are dropped."""
+
+    @abstractmethod
+    def update(self, terms: GuardTerms, test: ATest, counts: IntervalCounts) -> ATest | None:
+        """The test after an interval; None when its data are missing."""
+
+    def read(self, data: Mapping[str, Any]) -> ATest:
+        """The test that its ``to_json`` wrote.
+
+        Raises:
+            InvalidInput: It is of another version.
+        """
+        return self.test.from_json(data)

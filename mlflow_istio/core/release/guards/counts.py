@@ -1,0 +1,79 @@
+"""What both sides' counters have grown by between two looks: what a guard's test takes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlflow_istio.core.analysis.buckets import Buckets
+from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, KpiCounts, kpi_counts, latency_counts, latency_series
+from mlflow_istio.errors import InvalidInput
+
+Growth = Mapping[str, float]
+"""Series to how much it has grown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionCounts:
+    """One side's counts in an interval.
+
+    Attributes:
+        growth: How much each of its series has grown.
+        idle: Whether it had no traffic, so that a series it lacks is no events rather than no data.
+    """
+
+    growth: Growth = field(default_factory=dict)
+    idle: bool = False
+
+    @property
+    def requests(self) -> int:
+        """Answers given."""
+        return round(self.growth.get(REQUESTS, 0))
+
+    @property
+    def errors(self) -> int:
+        """Failed ones of these; a scrape is no single instant, so the series may be a little ahead of that of requests."""
+        return min(self.requests, round(self.growth.get(ERRORS, 0)))
+
+    def histogram(self, edges: Sequence[float]) -> Buckets | None:
+        """How slow its answers were; None when the source has no histogram, or none with these edges."""
+        counts = latency_counts({series: round(value) for series, value in self.growth.items()})
+        if not counts and self.idle:
+            return Buckets(edges=(*edges, float("inf")), counts=(0,) * (len(edges) + 1))
+        try:
+            buckets = Buckets.from_cumulative(counts)
+        except InvalidInput:
+            return None
+        return buckets if set(edges) <= set(buckets.edges) else None
+
+    def kpi(self, name: str) -> KpiCounts | None:
+        """Its counts of a KPI; None when the source has none of it."""
+        counts = kpi_counts(self.growth, name)
+        if counts is None and self.idle:
+            return KpiCounts(n=0, events=0)
+        return counts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IntervalCounts:
+    """Both sides' counts between two complete looks.
+
+    Attributes:
+        candidate: The candidates' counts, together.
+        stable: Those of what the candidate is compared with.
+        seconds: How long the interval was: a look without data joins it to the next one.
+    """
+
+    candidate: VersionCounts
+    stable: VersionCounts
+    seconds: float
+
+
+def histogram_series(edges: Sequence[float]) -> frozenset[str]:
+    """The series that a histogram with these edges needs."""
+    return frozenset(latency_series(edge) for edge in (*edges, float("inf"))) if edges else frozenset()
+
+
+def kpi_series(name: str) -> frozenset[str]:
+    """Every series that a KPI may have."""
+    return frozenset(f"kpi/{name}/{part}" for part in ("n", "events", "sum", "sum_squares"))

@@ -1,0 +1,44 @@
+"""The kind ``mean``: a KPI of which each observation is a number."""
+
+from __future__ import annotations
+
+from mlflow_istio.core.analysis.means import MeanDifference, Moments
+from mlflow_istio.core.analysis.measures import KpiCounts
+from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
+from mlflow_istio.core.release.guards.counts import IntervalCounts, kpi_series
+from mlflow_istio.errors import InvalidInput
+
+
+class KpiMean(GuardKind[MeanDifference]):
+    """A numeric KPI's mean against the stable's."""
+
+    name = "mean"
+    test = MeanDifference
+    proofs = ("difference",)
+
+    def describe(self, terms: GuardTerms) -> str:
+        """The worsening that is still acceptable."""
+        return f"mean worse by at most {terms.margin:g} ({terms.worse} is worse)"
+
+    def start(self, terms: GuardTerms, settings: TestSettings) -> MeanDifference:
+        """A test of the difference; it takes its spread from the data."""
+        return MeanDifference(worse=terms.worse, margin=terms.margin)
+
+    def series(self, terms: GuardTerms, test: MeanDifference) -> frozenset[str]:
+        """The KPI's."""
+        return kpi_series(terms.name)
+
+    def update(self, terms: GuardTerms, test: MeanDifference, counts: IntervalCounts) -> MeanDifference | None:
+        """Take in both sides' observations."""
+        candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
+        if candidate is None or stable is None:
+            return None
+        try:
+            moments = _moments(candidate), _moments(stable)
+        except InvalidInput:  # sums of two different instants: the interval can't be used
+            return None
+        return test.update(*moments)
+
+
+def _moments(kpi: KpiCounts) -> Moments:
+    return Moments(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)

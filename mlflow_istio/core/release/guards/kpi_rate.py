@@ -1,0 +1,41 @@
+"""The kind ``rate``: a KPI of which each observation has an event or not."""
+
+from __future__ import annotations
+
+from mlflow_istio.core.analysis.measures import KpiCounts
+from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
+from mlflow_istio.core.release.guards.counts import IntervalCounts, kpi_series
+
+
+class KpiRate(GuardKind[RateTest]):
+    """A yes/no KPI against the stable's."""
+
+    name = "rate"
+    test = RateTest
+    proofs = ("odds_ratio", "rate_difference")
+
+    def describe(self, terms: GuardTerms) -> str:
+        """The odds that are still acceptable, and of what."""
+        return f"odds at most {terms.margin:g} times the stable's ({terms.worse} is worse)"
+
+    def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
+        """A test of the odds ratio."""
+        return RateTest(margin=terms.margin, phi=settings.phi)
+
+    def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
+        """The KPI's."""
+        return kpi_series(terms.name)
+
+    def update(self, terms: GuardTerms, test: RateTest, counts: IntervalCounts) -> RateTest | None:
+        """Take in both sides' observations, and of these the bad ones."""
+        candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
+        if candidate is None or stable is None:
+            return None
+        return test.update(*_bad_events(candidate, terms), *_bad_events(stable, terms))
+
+
+def _bad_events(kpi: KpiCounts, terms: GuardTerms) -> tuple[int, int]:
+    n = round(kpi.n)
+    events = min(n, round(kpi.events or 0))
+    return (events if terms.worse == "higher" else n - events), n

@@ -1,0 +1,60 @@
+"""The kind ``latency``: slow answers, more often on the candidate than on the stable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlflow_istio.core.analysis.buckets import Buckets
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
+from mlflow_istio.core.analysis.measures import latency_counts
+from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
+from mlflow_istio.core.release.guards.counts import IntervalCounts, histogram_series
+
+ENOUGH_ANSWERS = 20
+"""Answers of the stable from which on edges are chosen."""
+
+
+class Latency(GuardKind[LatencyTest]):
+    """Answers slower than a few edges, against the stable's."""
+
+    name = "latency"
+    test = LatencyTest
+    proofs = ("odds_ratio", "rate_difference")
+
+    def describe(self, terms: GuardTerms) -> str:
+        """The odds that are still acceptable."""
+        return f"odds of a slow answer at most {terms.margin:g} times the stable's"
+
+    def start(self, terms: GuardTerms, settings: TestSettings) -> LatencyTest | None:
+        """A test at the given edges; without them it waits for the stable's answers."""
+        return LatencyTest.at(terms.edges, margin=terms.margin, phi=settings.phi) if terms.edges else None
+
+    def start_from(self, terms: GuardTerms, settings: TestSettings, stable: Reading) -> LatencyTest | None:
+        """A test at edges that part what the stable has answered until now; what comes after is judged by them."""
+        total: dict[str, int] = {}
+        for counters in stable.values():
+            for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
+                total[edge] = total.get(edge, 0) + count
+        edges = _edges(total)
+        return LatencyTest.at(edges, margin=terms.margin, phi=settings.phi) if edges else None
+
+    def series(self, terms: GuardTerms, test: LatencyTest) -> frozenset[str]:
+        """The histogram at the test's edges."""
+        return histogram_series(test.edges)
+
+    def update(self, terms: GuardTerms, test: LatencyTest, counts: IntervalCounts) -> LatencyTest | None:
+        """Take in both sides' histograms."""
+        candidate, stable = counts.candidate.histogram(test.edges), counts.stable.histogram(test.edges)
+        return None if candidate is None or stable is None else test.update(candidate, stable)
+
+
+def _edges(history: Mapping[str, int]) -> tuple[float, ...]:
+    """Edges that part the answers; where all lie in one wide bucket, its upper edge. None while there are too few."""
+    if history.get("+Inf", 0) < ENOUGH_ANSWERS:
+        return ()
+    buckets = Buckets.from_cumulative(history)
+    if any(0 < count < buckets.total for count in buckets.counts):
+        return choose_edges(buckets)
+    full = [edge for edge, count in zip(buckets.edges, buckets.counts, strict=True) if count == buckets.total]
+    return (full[0],) if full[0] < float("inf") else ()
