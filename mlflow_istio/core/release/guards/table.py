@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms
 from mlflow_istio.core.release.guards.errors import Errors
+from mlflow_istio.core.release.guards.installed import installed_kind
 from mlflow_istio.core.release.guards.kpi_mean import KpiMean
 from mlflow_istio.core.release.guards.kpi_rate import KpiRate
 from mlflow_istio.core.release.guards.latency import Latency
@@ -21,13 +21,15 @@ GUARD_KINDS: Mapping[str, GuardKind[Any]] = {
 
 
 def kind_of(terms: GuardTerms) -> GuardKind[Any]:
-    """The kind of a guard.
+    """The kind of a guard: of this table, or brought by an installed package.
 
     Raises:
-        InvalidInput: There is none of that name; names the nearest.
+        InvalidInput: There is none of that name (says the nearest), or the package's can't be used.
     """
     name = str(terms.kind)
-    kind = GUARD_KINDS.get(name)
-    if kind is None:
-        raise InvalidInput(f"guard '{terms.name}': unknown kind: {nearest(name, GUARD_KINDS)}")
-    return kind
+    if name in GUARD_KINDS:
+        return GUARD_KINDS[name]
+    try:
+        return installed_kind(name, tuple(GUARD_KINDS))
+    except InvalidInput as exc:
+        raise InvalidInput(f"guard '{terms.name}': {exc}") from exc

@@ -1,0 +1,43 @@
+"""Kinds of guards that other packages bring: an entry point of the group ``mlflow_istio.guards`` for each.
+
+Whoever resumes a release, in another process or years later, must know its guards, so a kind belongs to what is installed
+and can't be handed over in one process only. What is installed is part of the program, as an import is: nothing of the
+world is read here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
+from typing import Any
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.release.guards.base import GuardKind
+from mlflow_istio.errors import InvalidInput
+
+GROUP = "mlflow_istio.guards"
+
+
+@cache
+def installed_kind(name: str, built_in: tuple[str, ...]) -> GuardKind[Any]:
+    """The kind that an installed package brings under this name.
+
+    Args:
+        name: Name of the entry point, and of the kind.
+        built_in: The other names there are, for the message.
+
+    Raises:
+        InvalidInput: No package brings it, or what it brings is no kind of that name. (Not remembered: the next call asks again.)
+    """
+    installed: EntryPoints = entry_points(group=GROUP)
+    if name not in installed.names:
+        raise InvalidInput(f"unknown kind: {nearest(name, {*built_in, *installed.names})}")
+    entry = installed[name]
+    where = f"entry point '{name} = {entry.value}' of group '{GROUP}'"
+    try:
+        kind = entry.load()
+    except (ImportError, AttributeError) as exc:
+        raise InvalidInput(f"{where} can't be loaded: {exc}") from exc
+    if not (isinstance(kind, type) and issubclass(kind, GuardKind) and kind.name == name):
+        raise InvalidInput(f"{where} is not a GuardKind whose name is '{name}'")
+    return kind()

@@ -1,0 +1,109 @@
+"""A package that is installed beside ours brings kinds of guards; nothing of ours names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_istio.core.release.guards.installed import GROUP, installed_kind
+from mlflow_istio.core.release.guards.table import GUARD_KINDS
+from mlflow_istio.core.release.plan import GuardPlan, describe_plan
+from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.release import ReleaseOptions, plan_of
+from tests.support.endpoint_values import an_endpoint
+from tests.support.release_values import Journey, a_plan
+
+HERE = "tests.unit.core.release.toy_guards"
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What pip leaves behind of such a package."""
+    info = tmp_path / "toy_guards-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-guards\nVersion: 1.0\n")
+    points = {
+        "gross": f"{HERE}:GrossFailure",
+        "blocks": f"{HERE}:Blocks",
+        "gone": f"{HERE}:Nothing",
+        "other": f"{HERE}:Blocks",
+        "test": f"{HERE}:NOT_A_KIND",
+        "errors": f"{HERE}:GrossFailure",
+    }
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed_kind.cache_clear()
+    yield
+    installed_kind.cache_clear()
+
+
+GROSS = {"name": "gross", "kind": "gross", "limit": 0.3}
+
+
+def test_a_rule_that_fires_rolls_back_in_two_looks_through_the_whole_engine() -> None:
+    plan = a_plan(guards=(GuardPlan(**GROSS),), alpha=1e-9)
+    journey = Journey(plan)
+    for looked in ((100, 0), (90, 0)), ((90, 1), (40, 30)), ((90, 0), (40, 32)):
+        # Any process may go on with it: what it knows stands in the text.
+        journey.progress = progress_from_text(progress_to_text(journey.progress))
+        action = journey.look(*looked)
+    assert type(action).__name__ == "RollBack"
+    assert "gross, 80% failed, 2 looks in a row" in action.verdict.reason
+    calm = Journey(plan)
+    for looked in (
+        ((100, 0), (0, 0)),
+        ((90, 1), (40, 30)),
+        ((90, 0), (40, 1)),
+        ((90, 80), (40, 39)),
+        ((90, 0), (40, 39)),
+    ):
+        assert type(calm.look(*looked)).__name__ != "RollBack"
+    test = calm.progress.evidence.tests["gross"]
+    assert (test.to_json()["looks"], test.log_e_value) == (1, 0.0)  # never two in a row while the stable was well
+
+
+def blocks_of(errors: int) -> tuple[list[str], str]:
+    """Names of the actions, and the last sentence, when the candidate fails so often and the stable in 2 of 100."""
+    journey = Journey(a_plan(guards=(GuardPlan(name="blocks", kind="blocks"),), steps=(50.0,), hold=1e5, deadline=1e6))
+    actions = []
+    while len(actions) < 60 and actions[-1:] != ["RollBack"]:
+        action = journey.look((100, 2), (100, errors))
+        actions.append(type(action).__name__)
+    return actions, action.verdict.reason
+
+
+def test_a_sequential_t_test_on_blocks_of_time_fits_the_same_way() -> None:
+    actions, reason = blocks_of(6)
+    assert actions[-1] == "RollBack"
+    assert len(actions) > 12  # four blocks of three looks at least
+    assert reason.startswith("The candidate is worse: blocks, more failures than its share in ")
+    assert "RollBack" not in blocks_of(2)[0]
+
+
+def test_options_take_such_a_kind_as_any_other() -> None:
+    options = ReleaseOptions(analysis='[{"guard": "gross", "limit": 0.3}, {"guard": "errors"}]')
+    plan = plan_of(options, an_endpoint(), ("v2",))
+    assert "guard gross: never two looks in a row with 30% failed requests" in describe_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("grosss", "guard 'x': unknown kind: did you mean 'gross'?"),
+        ("gone", "entry point 'gone = .*:Nothing' of group 'mlflow_istio.guards' can't be loaded: .*no attribute"),
+        ("other", "is not a GuardKind whose name is 'other'"),
+        ("test", "is not a GuardKind whose name is 'test'"),
+    ],
+)
+def test_what_can_not_be_used_is_named(kind: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        GuardPlan(name="x", kind=kind)
+
+
+def test_nobody_takes_the_place_of_a_kind_of_ours() -> None:
+    (line,) = [line for line in describe_plan(a_plan()) if line.startswith("guard errors")]
+    assert line.endswith("odds of a failed request at most 1 times the stable's")
+    assert set(GUARD_KINDS) == {"errors", "latency", "objective", "rate", "mean"}
