@@ -33,8 +33,11 @@ def adopt(endpoint: str, target: str, config: tuple[str, ...], **given: str | bo
 @click.command()
 @click.argument("endpoint")
 @click.option(
-    "--name", default=None, help="Name of a deployment to create; without it the options are update-endpoint's."
+    "--verb",
+    default=None,
+    help="Which command, such as delete-endpoint; unless given, create with --name, else update-endpoint.",
 )
+@click.option("--name", default=None, help="Name of the deployment to create, or to delete.")
 @click.option("--model-uri", "-m", default=None, help="Its model: models:/NAME/VERSION or models:/NAME@ALIAS.")
 @click.option("--flavor", "-f", default=None, help="Its flavor.")
 @click.option("--out", default=None, type=click.Path(dir_okay=False), help="File to write the plan to.")

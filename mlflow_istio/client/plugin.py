@@ -173,9 +173,13 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
         name: str | None = None,
         model_uri: str | None = None,
         flavor: str | None = None,
+        verb: str | None = None,
     ) -> dict[str, Any]:
-        """What ``update_endpoint`` (with ``name`` and ``model_uri``: ``create_deployment``) would do; ``apply_plan`` does it."""
-        return self._verbs.plan(endpoint, config, name=name, model_uri=model_uri, flavor=flavor)
+        """What ``update_endpoint`` (with ``name`` and ``model_uri``: ``create_deployment``) would do; ``apply_plan`` does it.
+
+        Another ``verb`` can be named: adopt, policy, route, fault, delete or delete-endpoint.
+        """
+        return self._verbs.plan(endpoint, config, name=name, model_uri=model_uri, flavor=flavor, verb=verb)
 
     @mapped
     def apply_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:

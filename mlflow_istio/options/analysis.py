@@ -10,7 +10,7 @@ from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ReadOptions, Seconds
+from mlflow_istio.options.base import ChangeOptions, ReadOptions, Seconds
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.releases.driving.arms import ArmsOptions
 
@@ -66,7 +66,7 @@ class AnalyseOptions(ReadOptions):
         )
 
 
-class DeclareOptions(AnalyseOptions):
+class DeclareOptions(AnalyseOptions, ChangeOptions):
     """Options of ``declare``."""
 
     winner: str | None = Field(default=None, description="deployment that is to win (default: whom the analysis names)")

@@ -93,10 +93,10 @@ Alias = Annotated[str, _checked(check_alias)]
 class _Options(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLFLOW_ISTIO_", extra="forbid", enable_decoding=False, frozen=True)
 
-    dry_run: bool = Field(default=False, description="print the difference the command would make and change nothing")
 
+class ConnectionOptions(_Options):
+    """Options of every verb: where it works."""
 
-class _Connection(_Options):
     scope: Annotated[str, _checked(check_scope)] | None = Field(
         default=None, description="name of this place in the registry (default: namespace or local-MESH)"
     )
@@ -109,10 +109,25 @@ class _Connection(_Options):
         default=None,
         description="where the gateway can be reached from here, if that can't be found out (cluster only)",
     )
+
+
+class ReadOptions(ConnectionOptions):
+    """Options of verbs that change nothing."""
+
+
+class DryRunOptions(ConnectionOptions):
+    """Options of verbs that change something."""
+
+    dry_run: bool = Field(default=False, description="print the difference the command would make and change nothing")
+
+
+class ChangeOptions(DryRunOptions):
+    """Options of verbs whose change has an entry in the ledger."""
+
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
-class _Wishes(_Connection, PolicySettings):
+class _Wishes(ChangeOptions, PolicySettings):
     strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
         default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
     )
@@ -245,7 +260,7 @@ class CreateOptions(_Wishes):
         )
 
 
-class AdoptOptions(_Connection):
+class AdoptOptions(ChangeOptions):
     """Options of ``adopt``."""
 
     virtual_service: str = Field(description="VirtualService of yours, in the target's namespace")
@@ -258,7 +273,7 @@ class AdoptOptions(_Connection):
     confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
-class UpdateOptions(_Connection):
+class UpdateOptions(DryRunOptions):
     """Options of ``update``: a deployment's pods."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
@@ -298,15 +313,18 @@ class UpdateEndpointOptions(_Wishes):
     )
 
 
-class DeleteOptions(_Connection):
-    """Options of ``delete`` and ``delete-endpoint``."""
+class DeleteOptions(ChangeOptions):
+    """Options of ``delete``."""
 
-    force: bool = Field(default=False, description="delete the endpoint even with a release open")
     confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
-class ReadOptions(_Connection):
-    """Options of verbs that change nothing."""
+class DeleteEndpointOptions(DeleteOptions):
+    """Options of ``delete-endpoint``."""
+
+    force: bool = Field(
+        default=False, description="even with a release open, with a registry that is down, or when it can't be read"
+    )
 
 
 Parsed = TypeVar("Parsed", bound=_Options)

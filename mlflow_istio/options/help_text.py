@@ -34,7 +34,8 @@ def target_help_text() -> str:
         ("adopt (mlflow-istio)", base.AdoptOptions),
         ("update", base.UpdateOptions),
         ("update-endpoint", base.UpdateEndpointOptions),
-        ("delete, delete-endpoint", base.DeleteOptions),
+        ("delete", base.DeleteOptions),
+        ("delete-endpoint (mlflow-istio for force)", base.DeleteEndpointOptions),
     ):
         parts.append(f"Options of {verb} (-C name=value)\n{base.describe_options(model)}\n")
     return "\n".join(parts)

@@ -15,7 +15,7 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import CreateOptions, Names, ReadOptions, Seconds
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, Names, Seconds
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.settings import SETTINGS
 
@@ -48,7 +48,7 @@ Percents = Annotated[tuple[float, ...], BeforeValidator(_percents)]
 Structured = Annotated[Any, BeforeValidator(_json_or_text)]
 
 
-class SourceOptions(ReadOptions):
+class SourceOptions(ConnectionOptions):
     """Where a release's figures come from; what is not said again on ``resume`` is as it was."""
 
     metrics: Literal["auto", "prometheus", "envoy", "none"] = Field(
@@ -158,7 +158,7 @@ class ReleaseOptions(CreateOptions, SourceOptions):
         return "prometheus" if self.prometheus_url else "auto"
 
 
-class ResumeOptions(SourceOptions):
+class ResumeOptions(SourceOptions, DryRunOptions):
     """Options of ``resume``."""
 
 

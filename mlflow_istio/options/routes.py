@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field
 from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import Seconds, _Connection
+from mlflow_istio.options.base import ChangeOptions, DryRunOptions, Seconds
 from mlflow_istio.options.settings import MAX_TTL, Duration, Match, PolicySettings
 
 Percentage = Annotated[float, Field(gt=0, le=100)]
 Status = Annotated[int, Field(ge=200, le=599)]
 
 
-class _Confirmed(_Connection):
+class _Confirmed(ChangeOptions):
     confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
@@ -65,7 +65,7 @@ class FaultOptions(_Confirmed):
         )
 
 
-class SweepOptions(_Confirmed):
+class SweepOptions(DryRunOptions):
     """Options of ``sweep``."""
 
     record: bool = Field(default=True, description="false: leave the ledger to the next command")

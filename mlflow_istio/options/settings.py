@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSerializer
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.matching.rules import read_match
@@ -78,9 +78,34 @@ def duration_of(value: Any) -> Any:
         raise ValueError(exc.message) from exc
 
 
-Match = Annotated[tuple[dict[str, Any], ...] | None, BeforeValidator(match_of)]
-Arms = Annotated[dict[str, tuple[dict[str, Any], ...]] | None, BeforeValidator(arms_of)]
-Duration = Annotated[timedelta | None, BeforeValidator(duration_of)]
+def match_as_text(rules: tuple[dict[str, Any], ...]) -> Any:
+    """A match as it is given, for a plan that is read again."""
+    return list(rules) or NONE
+
+
+def arms_as_text(arms: Mapping[str, tuple[dict[str, Any], ...]]) -> Any:
+    """Arms as they are given, for a plan that is read again."""
+    return {name: match_as_text(rules) for name, rules in arms.items()}
+
+
+def duration_as_text(span: timedelta) -> str:
+    """A duration as it is given, for a plan that is read again."""
+    return f"{span.total_seconds():.3f}s"
+
+
+Match = Annotated[
+    tuple[dict[str, Any], ...] | None,
+    BeforeValidator(match_of),
+    PlainSerializer(match_as_text, when_used="json-unless-none"),
+]
+Arms = Annotated[
+    dict[str, tuple[dict[str, Any], ...]] | None,
+    BeforeValidator(arms_of),
+    PlainSerializer(arms_as_text, when_used="json-unless-none"),
+]
+Duration = Annotated[
+    timedelta | None, BeforeValidator(duration_of), PlainSerializer(duration_as_text, when_used="json-unless-none")
+]
 
 
 def _setting(text: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.inspection.fingerprint import fingerprint, moved
+from mlflow_istio.core.endpoint.endpoint import has_endpoint
+from mlflow_istio.core.inspection.fingerprint import fingerprint, fits, moved
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.ports.cluster import Address, Cluster, Edit
@@ -35,7 +36,7 @@ class GuardedCluster:
         self._endpoint = endpoint
         self._expected: Mapping[str, str] = self._now()
         self.states = [dict(self._expected)]
-        if states and self._expected not in states:
+        if states and not any(fits(state, self._expected) for state in states):
             raise self._moved(states[0], self._expected)
 
     @property
@@ -63,7 +64,7 @@ class GuardedCluster:
             return self._cluster.edit(kind, name, change)
 
         def guarded(obj: Object | None) -> Object:
-            found = self._now(kind, obj)
+            found = self._now(kind, name, obj)
             try:
                 after = change(obj)
             except MlflowIstioError as exc:  # what the plan did not foresee says more than what it led to
@@ -75,15 +76,15 @@ class GuardedCluster:
             return after
 
         before, after = self._cluster.edit(kind, name, guarded)
-        self._expected = self._now(kind, after)
-        if self._expected != self.states[-1]:
-            self.states.append(dict(self._expected))
+        self._went_to(self._now(kind, name, after))
         return before, after
 
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``."""
         self._check()
-        return self._cluster.delete(kind, name)
+        gone = self._cluster.delete(kind, name)
+        self._went_to(self._now())
+        return gone
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``."""
@@ -97,11 +98,23 @@ class GuardedCluster:
         """See ``ports.Cluster``."""
         return self._cluster.address(virtual_service)
 
-    def _now(self, kind: str = "", obj: Object | None = None) -> dict[str, str]:
+    def _now(self, kind: str = "", name: str = "", obj: Object | None = None) -> dict[str, str]:
         """The endpoint's fingerprint, with one object as it is in the edit's hands."""
-        home = obj if kind == "VirtualService" else found_home(self._cluster, self._endpoint)
-        rule = obj if kind == "DestinationRule" else self._cluster.get("DestinationRule", self._endpoint)
-        return fingerprint(home, rule, self._endpoint)
+        endpoint = self._endpoint
+        home = found_home(self._cluster, endpoint)
+        if kind == "VirtualService":
+            if obj is not None and has_endpoint(obj, endpoint):
+                home = obj
+            elif home is not None and name_of(home) == name:
+                home = None  # the object in hand does not carry the endpoint (yet, or any more)
+        in_hand = kind == "DestinationRule" and name == endpoint
+        rule = obj if in_hand else self._cluster.get("DestinationRule", endpoint)
+        return fingerprint(home, rule, endpoint)
+
+    def _went_to(self, state: dict[str, str]) -> None:
+        self._expected = state
+        if state != self.states[-1]:
+            self.states.append(dict(state))
 
     def _check(self) -> None:
         found = self._now()

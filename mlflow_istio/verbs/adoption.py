@@ -20,10 +20,9 @@ class AdoptionVerbs(Base):
     def adopt(self, name: str, config: Config | None = None) -> Result:
         """Make one route of a VirtualService an endpoint; see ``releases.adoption.adopt``."""
         options = parse_options(AdoptOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = self._at(desk, dry=options.dry_run)
+        session = self._session(options)
         outcome = adoption.adopt(
-            with_desk.desk,
+            session.desk,
             name,
             virtual_service=options.virtual_service,
             route=options.route,
@@ -32,7 +31,7 @@ class AdoptionVerbs(Base):
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
-        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
 
 def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:

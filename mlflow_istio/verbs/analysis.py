@@ -8,11 +8,10 @@ from mlflow_istio.core.analysis.interval import finite
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.options.base import parse_options
 from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Base, Config, Result, Session
 
 if TYPE_CHECKING:
     from mlflow_istio.options.analysis import AnalyseOptions
-    from mlflow_istio.releases.context import Desk
     from mlflow_istio.releases.driving.arms import Analysed
 
 
@@ -24,8 +23,7 @@ class AnalysisVerbs(Base):
         from mlflow_istio.options.analysis import AnalyseOptions
 
         options = parse_options(AnalyseOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        return arms_view(name, self._look(desk, name, options))
+        return arms_view(name, self._look(self._session(options), name, options))
 
     def declare(self, name: str, config: Config | None = None) -> Result:
         """Give the winner of an A/B/n release all the traffic; see ``releases.arms``."""
@@ -33,10 +31,9 @@ class AnalysisVerbs(Base):
         from mlflow_istio.releases.driving import arms
 
         options = parse_options(DeclareOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
+        session = self._session(options)
         try:
-            analysed = self._look(with_desk.desk, name, options)
+            analysed = self._look(session, name, options)
         except MlflowIstioError as exc:
             if not options.force:
                 raise
@@ -44,7 +41,7 @@ class AnalysisVerbs(Base):
             self._warn(f"declared without analysis: {exc.message}")
             analysed = None
         outcome = arms.declare(
-            with_desk.desk,
+            session.desk,
             name,
             analysed,
             winner=options.winner,
@@ -52,20 +49,19 @@ class AnalysisVerbs(Base):
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
-        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
     def compare(self, name: str, config: Config | None = None) -> views.View:
         """Compare the answers of an open shadow release; see ``releases.comparison``."""
-        from mlflow_istio.adapters.records import PinnedRecords
         from mlflow_istio.core.analysis.shadow_verdict import shadow_metrics
         from mlflow_istio.options.analysis import CompareOptions
         from mlflow_istio.releases.driving import comparison
 
         options = parse_options(CompareOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
+        session = self._session(options)
         found = comparison.compare(
-            desk,
-            PinnedRecords(desk.cluster.address),
+            session.desk,
+            session.place.records(),
             name,
             rule=options.rule(),
             limits=options.limits(),
@@ -85,16 +81,16 @@ class AnalysisVerbs(Base):
             "warnings": list(found.warnings),
         }
 
-    def _look(self, desk: Desk, name: str, options: AnalyseOptions) -> Analysed:
+    def _look(self, session: Session, name: str, options: AnalyseOptions) -> Analysed:
         from mlflow_istio.releases.driving import arms
 
         kpis = options.kpis()
-        metrics = self._place(options).metrics(
+        metrics = session.place.metrics(
             options.metrics, prometheus_url=options.prometheus_url, kpis=kpis, errors=options.errors
         )
         if metrics is None:
             raise InvalidInput("metrics=none leaves nothing to analyse: give a KPI of your own, or another source")
-        return arms.analyse(desk, metrics, name, options.arms())
+        return arms.analyse(session.desk, metrics, name, options.arms())
 
 
 def arms_view(name: str, analysed: Analysed) -> views.View:

@@ -1,4 +1,4 @@
-"""What all verbs share: the target, its adapters, dry runs, and the shape of a result."""
+"""What all verbs share: the target, the one way from options to ports, and the shape of a result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.basics.target import parse_target
-from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.base import ConnectionOptions, DryRunOptions, ReadOptions, parse_options
+from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import Desk, Outcome
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, DryRuns
 from mlflow_istio.releases.reading import views
@@ -65,7 +67,7 @@ class Base:
     def _read(self) -> Workplace:
         return self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))
 
-    def _place(self, options: Any) -> Workplace:
+    def _place(self, options: ConnectionOptions) -> Workplace:
         named = ("tracking_uri", "registry_uri", "scope", "gateway", "gateway_url")
         given = {key: getattr(options, key) for key in named}
         key = tuple(given.values())
@@ -73,19 +75,55 @@ class Base:
             self._places[key] = workplace(self.target_uri, **given)
         return self._places[key]
 
-    def _at(self, desk: Desk, *, dry: bool) -> Real | Dry:
-        """The desk that a verb works at."""
-        return Dry(desk) if dry else Real(desk)
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
+        """What a verb works with: the only way from options to ports, which planning and applying wrap.
+
+        Args:
+            options: The verb's options; with ``dry_run`` its writes are only remembered.
+            templates: Folder with templates that override ours.
+            recorded: Whether the ledger is written; False leaves that to the next command.
+        """
+        place = self._place(options)
+        voice = (self._tell, self._warn)
+        desk = place.desk(*voice, templates) if recorded else place.unrecorded_desk(*voice)
+        session = Session(place=place, desk=desk)
+        return session.dry_run() if isinstance(options, DryRunOptions) and options.dry_run else session
 
 
-class Real:
-    """A desk whose writes count."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What one verb works with, from its options to its result.
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    Attributes:
+        place: The target with its adapters.
+        desk: The ports: real, ones that only remember writes, or ones that write on nothing but what was planned on.
+        remembered: What a dry run would have written; None where writes count.
+    """
+
+    place: Workplace
+    desk: Desk
+    remembered: DryCluster | None = None
+
+    def dry_run(self) -> Session:
+        """The same with ports that only remember writes."""
+        remembered = DryCluster(self.desk.cluster)
+        desk = replace(
+            self.desk,
+            cluster=remembered,
+            registry=DryRegistry(self.desk.registry),
+            runs=DryRuns(self.desk.runs),
+            removal_delay=0.0,
+        )
+        return replace(self, desk=desk, remembered=remembered)
+
+    def with_cluster(self, cluster: Cluster) -> Session:
+        """The same on another cluster, such as one that guards a plan."""
+        return replace(self, desk=replace(self.desk, cluster=cluster))
 
     def result(self, outcome: Outcome, view: views.View) -> Result:
-        """What was done."""
+        """What was done, or would have been."""
+        if self.remembered is not None:
+            return Result(view=view, changed=False, difference=self.remembered.difference())
         return Result(
             view=view,
             changed=outcome.changed,
@@ -95,20 +133,11 @@ class Real:
         )
 
 
-class Dry:
-    """A desk whose writes are only remembered."""
+def refuse_dry_run(options: DryRunOptions, verb: str, why: str) -> None:
+    """Refuse to try what can only be done; a verb that let ``dry_run`` pass would change something.
 
-    def __init__(self, desk: Desk) -> None:
-        self._cluster = DryCluster(desk.cluster)
-        self.desk = replace(
-            desk,
-            cluster=self._cluster,
-            registry=DryRegistry(desk.registry),
-            runs=DryRuns(desk.runs),
-            removal_delay=0.0,
-        )
-
-    def result(self, outcome: Outcome, view: views.View) -> Result:
-        """What would have been done."""
-        del outcome
-        return Result(view=view, changed=False, difference=self._cluster.difference())
+    Raises:
+        InvalidInput: The option is given, in the call or in the environment.
+    """
+    if options.dry_run:
+        raise InvalidInput(f"option 'dry_run' has no effect with {verb}, {why}")

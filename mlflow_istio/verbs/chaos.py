@@ -11,7 +11,7 @@ from mlflow_istio.options.base import parse_options
 from mlflow_istio.options.routes import ChaosOptions
 from mlflow_istio.options.settings import MAX_TTL
 from mlflow_istio.releases.moving.chaos import chaos
-from mlflow_istio.verbs.base import Base, Config
+from mlflow_istio.verbs.base import Base, Config, refuse_dry_run
 
 
 class ChaosVerbs(Base):
@@ -27,10 +27,9 @@ class ChaosVerbs(Base):
         seconds = seconds_of(options.duration, "duration")
         if not 0 < seconds <= MAX_TTL:
             raise InvalidInput(f"duration {options.duration} is not right: more than 0s and at most 24h")
-        if options.dry_run:
-            raise InvalidInput("option 'dry_run' has no effect with chaos, which measures: see 'fault --dry-run'")
-        place = self._place(options)
-        desk = place.desk(self._tell, self._warn)
+        refuse_dry_run(options, "chaos", "which measures: see 'fault --dry-run'")
+        session = self._session(options)
+        place, desk = session.place, session.desk
         fault = Fault(
             delay=options.delay,
             abort=options.abort,

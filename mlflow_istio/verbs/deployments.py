@@ -63,14 +63,13 @@ class DeploymentVerbs(Base):
             release_id=options.release_id,
             supersede=options.supersede,
         )
-        desk = place.desk(self._tell, self._warn, options.templates)
-        with_desk = self._at(desk, dry=options.dry_run)
+        session = self._session(options, templates=options.templates)
         wish = options.settings(SETTINGS)
         if wish is None:
-            outcome = brought_up(with_desk.desk, request, options)
+            outcome = brought_up(session.desk, request, options)
         else:
-            outcome = with_settings(with_desk.desk, request, options, wish)
-        return with_desk.result(outcome, views.deployment_view(with_desk.desk.cluster, name))
+            outcome = with_settings(session.desk, request, options, wish)
+        return session.result(outcome, views.deployment_view(session.desk.cluster, name))
 
     def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:
         """Change a deployment's pods; see ``releases.deployments.update``."""
@@ -79,14 +78,13 @@ class DeploymentVerbs(Base):
                 "option 'reason' has no effect on update: it changes pods, and the ledger holds changes of traffic; leave it out"
             )
         options = parse_options(UpdateOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = self._at(desk, dry=options.dry_run)
+        session = self._session(options)
         if flavor is not None:
-            has = views.deployment_view(desk.cluster, name)["flavor"]
+            has = views.deployment_view(session.desk.cluster, name)["flavor"]
             if flavor != has:
                 raise InvalidInput(f"deployment '{name}' has flavor '{has}': create another one with flavor '{flavor}'")
         deployments.update(
-            with_desk.desk,
+            session.desk,
             name,
             model_uri=model_uri,
             replicas=options.replicas,
@@ -95,15 +93,14 @@ class DeploymentVerbs(Base):
             ready_timeout=options.ready_timeout,
             wait=options.wait,
         )
-        view = views.deployment_view(with_desk.desk.cluster, name)
-        return with_desk.result(Outcome(endpoint=None, changed=True), view)
+        view = views.deployment_view(session.desk.cluster, name)
+        return session.result(Outcome(endpoint=None, changed=True), view)
 
     def delete(self, name: str, endpoint: str | None, config: Config | None) -> Result:
         """Take a deployment away; see ``releases.removal.delete``."""
         options = parse_options(DeleteOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = self._at(desk, dry=options.dry_run)
-        if endpoint is not None and desk.cluster.get("Deployment", name) is not None:
-            views.deployment_view(desk.cluster, name, endpoint)
-        outcome = removal.delete(with_desk.desk, name, reason=options.reason, timeout=options.confirm_timeout)
-        return with_desk.result(outcome or Outcome(endpoint=None, changed=False), {})
+        session = self._session(options)
+        if endpoint is not None and session.desk.cluster.get("Deployment", name) is not None:
+            views.deployment_view(session.desk.cluster, name, endpoint)
+        outcome = removal.delete(session.desk, name, reason=options.reason, timeout=options.confirm_timeout)
+        return session.result(outcome or Outcome(endpoint=None, changed=False), {})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding
-from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.options.base import DryRunOptions, parse_options
 from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.reading import views
 from mlflow_istio.releases.reading.doctor import examine
-from mlflow_istio.verbs.base import Base, Config
+from mlflow_istio.verbs.base import Base, Config, refuse_dry_run
 
 
 class DoctorVerbs(Base):
@@ -27,8 +27,10 @@ class DoctorVerbs(Base):
         Raises:
             NotFound: There is no such endpoint, and the registry never knew it.
         """
-        options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
+        options = parse_options(DryRunOptions, config, cluster=self.target.kind)
+        if fix:
+            refuse_dry_run(options, "fix", "which mends: doctor without it changes nothing")
+        desk = self._session(options).desk
         findings = examine(desk, endpoint)
         mended = mend(desk, findings) if fix else []
         if mended:

@@ -8,7 +8,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -26,16 +26,15 @@ class EndpointVerbs(PolicyVerbs):
     def update_endpoint(self, name: str, config: Config | None) -> Result:
         """Move traffic or a release; see ``releases.traffic``."""
         options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
-        settings = self.settings_of(name, options, config or {})
+        settings = self._settings_of(name, options, config or {})
         if settings is not None:
             return settings
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = self._at(desk, dry=options.dry_run)
+        session = self._session(options)
         if options.to is not None or options.redeploy:
-            outcome = self._rollback_to(with_desk.desk, name, options)
+            outcome = self._rollback_to(session.desk, name, options)
         else:
-            outcome = _move(with_desk.desk, name, options)
-        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+            outcome = _move(session.desk, name, options)
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
     def _rollback_to(self, desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         if options.to is None:
@@ -67,13 +66,12 @@ class EndpointVerbs(PolicyVerbs):
 
     def delete_endpoint(self, name: str, config: Config | None = None) -> Result:
         """Take an endpoint away; see ``releases.removal.delete_endpoint``."""
-        options = parse_options(DeleteOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = self._at(desk, dry=options.dry_run)
+        options = parse_options(DeleteEndpointOptions, config, cluster=self.target.kind)
+        session = self._session(options)
         gone = removal.delete_endpoint(
-            with_desk.desk, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
+            session.desk, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
         )
-        return with_desk.result(Outcome(endpoint=None, changed=gone), {})
+        return session.result(Outcome(endpoint=None, changed=gone), {})
 
 
 def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:

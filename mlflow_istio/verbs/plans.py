@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
-from mlflow_istio.core.basics.names import check_endpoint_name
+from mlflow_istio.core.basics.names import check_endpoint_name, nearest
 from mlflow_istio.core.inspection.fingerprint import digest
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, cluster_only, parse_options
-from mlflow_istio.releases.context import Desk, existing_endpoint
+from mlflow_istio.options.base import (
+    AdoptOptions,
+    ChangeOptions,
+    ConnectionOptions,
+    CreateOptions,
+    DeleteEndpointOptions,
+    DeleteOptions,
+    UpdateEndpointOptions,
+    cluster_only,
+    parse_options,
+)
+from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions
+from mlflow_istio.releases.context import existing_endpoint
 from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.adoption import AdoptionVerbs
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Base, Config, Result, Session
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
+from mlflow_istio.wiring.connection import Workplace
+
+PlannedVerb = Literal["update-endpoint", "create", "adopt", "policy", "route", "fault", "delete", "delete-endpoint"]
 
 
 class Plan(BaseModel):
@@ -29,8 +43,8 @@ class Plan(BaseModel):
         endpoint: The endpoint.
         target: Target URI.
         scope: The place's name in the registry, so that a plan is not applied elsewhere.
-        verb: ``update-endpoint`` or ``create``.
-        deployment: Name, model URI (its version resolved) and flavor of what ``create`` deploys.
+        verb: Which command.
+        deployment: Name, model URI (its version resolved) and flavor of what ``create`` deploys; the name of what ``delete`` takes.
         options: Every option with its value, those from the environment included.
         states: Fingerprints of the endpoint that the plan goes through, the first as it was found.
         hash: Digest of the first.
@@ -43,7 +57,7 @@ class Plan(BaseModel):
     endpoint: str
     target: str
     scope: str
-    verb: Literal["update-endpoint", "create"]
+    verb: PlannedVerb
     deployment: dict[str, str | None] | None = None
     options: dict[str, Any]
     states: list[dict[str, str]]
@@ -81,33 +95,43 @@ class PlanVerbs(Base):
         name: str | None = None,
         model_uri: str | None = None,
         flavor: str | None = None,
+        verb: str | None = None,
     ) -> dict[str, Any]:
-        """What ``update_endpoint`` (or with ``name`` and ``model_uri``: ``create``) would do, as a value to apply later.
+        """What a verb would do to an endpoint, as a value to apply later.
+
+        Args:
+            endpoint: The endpoint.
+            config: The verb's options.
+            name: The deployment that ``create`` makes or ``delete`` takes away.
+            model_uri: Its model, for ``create``.
+            flavor: Its flavor, for ``create``.
+            verb: Such as ``delete-endpoint``; None: ``create`` with name and model_uri, else ``update-endpoint``.
 
         Raises:
+            InvalidInput: The verb can't be planned; says why and what to do instead.
             MlflowIstioError: What the command itself would raise.
         """
         check_endpoint_name(endpoint)
-        if (name is None) != (model_uri is None):
-            raise InvalidInput("to plan a deployment give both its name and its model URI")
+        planned = _planned_verb(verb or ("update-endpoint" if name is model_uri is None else "create"))
+        _check_deployment(planned, name, model_uri, flavor)
         planner = _Planner(self.target_uri, tell=self._tell, warn=self._warn)
-        planner.endpoint = endpoint
-        kind = CreateOptions if name is not None else UpdateEndpointOptions
-        options = parse_options(cast("type[Any]", kind), config, cluster=self.target.kind)
+        planner.endpoint, planner.places = endpoint, self
+        options = parse_options(_VERBS[planned].options, config, cluster=self.target.kind)
         said = _all_options(options, self.target.kind, config)
         deployment: dict[str, str | None] | None = None
-        if name is not None and model_uri is not None:
-            desk = self._place(options).desk(self._tell, self._warn)
-            model = desk.registry.resolve(parse_model_uri(model_uri))
+        if model_uri is not None:
+            model = self._session(options).desk.registry.resolve(parse_model_uri(model_uri))
             deployment = {"name": name, "model_uri": f"models:/{model.model}/{model.version}", "flavor": flavor}
-        result = _carry_out(planner, endpoint, said | {"dry_run": True}, deployment)
+        elif name is not None:
+            deployment = {"name": name}
+        result = _VERBS[planned].call(planner, endpoint, said | {"dry_run": True}, deployment or {})
         if planner.opened is not None:
             said["release_id"] = planner.opened  # so that a plan given again means the release it opened
         return Plan(
             endpoint=endpoint,
             target=self.target_uri,
             scope=planner.scope,
-            verb="create" if deployment else "update-endpoint",
+            verb=planned,
             deployment=deployment,
             options=said,
             states=planner.guard.states,
@@ -124,11 +148,20 @@ class PlanVerbs(Base):
         """
         plan = read_plan(document)
         carrier = _Carrier(self.target_uri, tell=self._tell, warn=self._warn)
-        carrier.plan_to_apply = plan
-        return _carry_out(carrier, plan.endpoint, plan.options, plan.deployment)
+        carrier.plan_to_apply, carrier.places = plan, self
+        return _VERBS[plan.verb].call(carrier, plan.endpoint, plan.options, plan.deployment or {})
 
 
-class _Planner(AdoptionVerbs, DeploymentVerbs, EndpointVerbs):
+class _Worker(AdoptionVerbs, DeploymentVerbs, EndpointVerbs):
+    """The verbs that can be planned, at the places of whoever plans or applies."""
+
+    places: Base
+
+    def _place(self, options: ConnectionOptions) -> Workplace:
+        return self.places._place(options)
+
+
+class _Planner(_Worker):
     """Verbs whose writes are remembered, with every state they go through."""
 
     endpoint = ""
@@ -141,41 +174,113 @@ class _Planner(AdoptionVerbs, DeploymentVerbs, EndpointVerbs):
         release = after.release if after else None
         return release.id if release and release.id != was else None
 
-    def _at(self, desk: Desk, *, dry: bool) -> Real | Dry:
-        del dry  # it always is
-        bench = Dry(desk)
-        self.scope = desk.scope
-        self.before = existing_endpoint(desk.cluster, self.endpoint)
-        self.guard = GuardedCluster(bench.desk.cluster, self.endpoint)
-        bench.desk = replace(bench.desk, cluster=self.guard)
-        return bench
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
+        session = super()._session(options, templates=templates, recorded=recorded)
+        session = session if session.remembered else session.dry_run()
+        self.scope = session.desk.scope
+        self.before = existing_endpoint(session.desk.cluster, self.endpoint)
+        self.guard = GuardedCluster(session.desk.cluster, self.endpoint)
+        return session.with_cluster(self.guard)
 
 
-class _Carrier(AdoptionVerbs, DeploymentVerbs, EndpointVerbs):
+class _Carrier(_Worker):
     """Verbs that write only on the endpoint that was planned on."""
 
     plan_to_apply: Plan
 
-    def _at(self, desk: Desk, *, dry: bool) -> Real | Dry:
-        del dry  # it never is
-        plan = self.plan_to_apply
-        if desk.scope != plan.scope:
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
+        session, plan = super()._session(options, templates=templates, recorded=recorded), self.plan_to_apply
+        if session.desk.scope != plan.scope:
             raise StateConflict(
-                f"the plan was made for {plan.scope} ({plan.target}), not for {desk.scope}: give that target"
+                f"the plan was made for {plan.scope} ({plan.target}), not for {session.desk.scope}: give that target"
             )
-        return Real(replace(desk, cluster=GuardedCluster(desk.cluster, plan.endpoint, plan.states)))
+        return session.with_cluster(GuardedCluster(session.desk.cluster, plan.endpoint, plan.states))
 
 
-def _carry_out(
-    worker: _Planner | _Carrier, endpoint: str, options: Config, deployment: Mapping[str, str | None] | None
-) -> Result:
-    if deployment is None:
-        return worker.update_endpoint(endpoint, options)
-    name, model_uri = str(deployment.get("name")), str(deployment.get("model_uri"))
-    return worker.create(name, model_uri, deployment.get("flavor"), endpoint, options)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Planned:
+    """A verb that can be planned.
+
+    Attributes:
+        options: Its options.
+        call: Does it for an endpoint, with options, and the deployment's name, model URI and flavor as far as it has one.
+    """
+
+    options: type[ChangeOptions]
+    call: Callable[[_Worker, str, Config, Mapping[str, str | None]], Result]
 
 
-def _all_options(options: CreateOptions | UpdateEndpointOptions, target: str, config: Config | None) -> dict[str, Any]:
+_VERBS: Mapping[PlannedVerb, _Planned] = {
+    "update-endpoint": _Planned(
+        options=UpdateEndpointOptions, call=lambda worker, name, given, _: worker.update_endpoint(name, given)
+    ),
+    "create": _Planned(
+        options=CreateOptions,
+        call=lambda worker, name, given, of: worker.create(
+            str(of.get("name")), str(of.get("model_uri")), of.get("flavor"), name, given
+        ),
+    ),
+    "adopt": _Planned(options=AdoptOptions, call=lambda worker, name, given, _: worker.adopt(name, given)),
+    "policy": _Planned(options=PolicyOptions, call=lambda worker, name, given, _: worker.policy(name, given)),
+    "route": _Planned(options=RouteOptions, call=lambda worker, name, given, _: worker.route(name, given)),
+    "fault": _Planned(options=FaultOptions, call=lambda worker, name, given, _: worker.fault(name, given)),
+    "delete": _Planned(
+        options=DeleteOptions, call=lambda worker, name, given, of: worker.delete(str(of.get("name")), name, given)
+    ),
+    "delete-endpoint": _Planned(
+        options=DeleteEndpointOptions, call=lambda worker, name, given, _: worker.delete_endpoint(name, given)
+    ),
+}
+
+_NOT_PLANNED: Mapping[str, str] = {
+    "update": "which changes pods, and a plan is bound to routes: see its difference with dry_run",
+    "declare": "which rests on figures that grow: plan 'action=promote' with the winner as 'candidate'",
+    "release": "which goes on for hours: see its plan with 'mlflow-istio release --dry-run'",
+    "resume-release": "which goes on for hours: see the release's plan with 'mlflow-istio release --dry-run'",
+    "unpause": "which moves no traffic: plan 'action=resume'",
+    "approve": "which answers a release that goes on",
+    "reject": "which answers a release that goes on",
+    "chaos": "which measures while it lasts: plan 'fault'",
+    "sweep": "which ends what is over when it is over: see it with 'mlflow-istio sweep --dry-run'",
+    "doctor": "which looks before it mends: run it without fix",
+    "plan": "which makes plans",
+    "apply-plan": "which carries out plans",
+}
+
+
+def _planned_verb(verb: str) -> PlannedVerb:
+    """The verb, if it can be planned.
+
+    Raises:
+        InvalidInput: It can't; says why.
+    """
+    named = verb.replace("_", "-")
+    for planned in _VERBS:
+        if named == planned:
+            return planned
+    if named in _NOT_PLANNED:
+        raise InvalidInput(f"there is no plan of '{named}', {_NOT_PLANNED[named]}")
+    raise InvalidInput(f"'{named}' is no verb that a plan can hold: {nearest(named, list(_VERBS))}")
+
+
+def _check_deployment(verb: PlannedVerb, name: str | None, model_uri: str | None, flavor: str | None) -> None:
+    """Refuse what is missing of a deployment, or has no effect.
+
+    Raises:
+        InvalidInput: Names it.
+    """
+    if verb == "create" and (name is None or model_uri is None):
+        raise InvalidInput("to plan a deployment give both its name and its model URI")
+    if verb == "delete" and name is None:
+        raise InvalidInput("to plan 'delete' give the deployment's name")
+    useless = {"name": None if verb in ("create", "delete") else name}
+    useless |= {} if verb == "create" else {"model_uri": model_uri, "flavor": flavor}
+    for what, value in useless.items():
+        if value is not None:
+            raise InvalidInput(f"'{what}' has no effect on a plan of '{verb}': leave it out")
+
+
+def _all_options(options: ChangeOptions, target: str, config: Config | None) -> dict[str, Any]:
     """Every option that is said, in the call or in the environment, so that another environment can't change what the plan does.
 
     Only what nobody said is left out: an option that is there with its default would count as said when the plan is applied.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule, notes, with_wish
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import ChangeOptions, CreateOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.options.settings import NONE, SETTINGS
 from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
@@ -17,7 +17,7 @@ from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.adoption import brought_up
-from mlflow_istio.verbs.base import Base, Config, Dry, Real, Result
+from mlflow_istio.verbs.base import Base, Config, Result
 
 _TRAFFIC = (
     "action",
@@ -93,12 +93,10 @@ class PolicyVerbs(Base):
     def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
         """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""
         options = parse_options(SweepOptions, config, cluster=self.target.kind)
-        place = self._place(options)
-        desk = place.desk(self._tell, self._warn) if options.record else place.unrecorded_desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
-        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(with_desk.desk)]
+        desk = self._session(options, recorded=options.record).desk
+        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(desk)]
 
-    def settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
+    def _settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
         """The part of ``update-endpoint`` that sets no traffic; None where none of it is said.
 
         Raises:
@@ -134,13 +132,12 @@ class PolicyVerbs(Base):
             raise InvalidInput(f'\'fault\' must be JSON such as {{"abort": 503, "ttl": "5m"}}, not {options.fault!r}')
         return self.fault(name, {**shared, **own, **options.fault})
 
-    def _with(self, options: Any, name: str, work: Any) -> Result:
-        desk = self._place(options).desk(self._tell, self._warn)
-        with_desk = Dry(desk) if options.dry_run else Real(desk)
-        outcome: Outcome = work(with_desk.desk)
+    def _with(self, options: ChangeOptions, name: str, work: Callable[[Desk], Outcome]) -> Result:
+        session = self._session(options)
+        outcome = work(session.desk)
         for note in _notes(outcome):
             self._tell(f"note: {note}")
-        return with_desk.result(outcome, views.endpoint_view(with_desk.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
 
 def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:

@@ -36,11 +36,12 @@ class ReadingVerbs(Base):
         over = [
             view["name"] for view in found if due((deadline_from_json(one) for one in view.get("deadlines", ())), now)
         ]
-        desk = self._read().desk(self._tell, self._warn) if over else None
+        if not over:
+            return False  # a look must not pay for MLflow
+        desk = self._session(parse_options(ReadOptions, {}, cluster=self.target.kind)).desk
         for name in over:
-            if desk is not None:
-                desk.enforce(desk, name)
-        return bool(over)
+            desk.enforce(desk, name)
+        return True
 
     def deployment(self, name: str, endpoint: str | None = None) -> views.View:
         """One deployment."""
@@ -53,7 +54,7 @@ class ReadingVerbs(Base):
     def history(self, name: str, config: Config | None = None) -> list[views.View]:
         """Every routing change of an endpoint that the registry has, after recording what it did not have yet."""
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
+        desk = self._session(options).desk
         if found_home(desk.cluster, name) is not None:
             try:
                 warnings = catch_up(desk, name, publish=False)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from mlflow_istio.calls import webhooks
 from mlflow_istio.core.basics.names import dns_name
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
-from mlflow_istio.options.base import ReadOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import DryRunOptions, parse_options
 from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
 from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.base import Base, Config, Dry, Result
+from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 from mlflow_istio.verbs.deployments import deploy_request
 from mlflow_istio.wiring.connection import Workplace
 
 if TYPE_CHECKING:
     from mlflow_istio.core.release.plan import ReleasePlan
     from mlflow_istio.options.release import SourceOptions
-    from mlflow_istio.ports.records import Records
     from mlflow_istio.releases.driving.drive import Crew, Ending, Seen
 
 Watch = Callable[["Seen"], None]
@@ -58,8 +57,8 @@ class ReleaseVerbs(Base):
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
         check_release_options(options)
-        place = self._place(options)
-        desk = place.desk(self._tell, self._warn, options.templates)
+        session = self._session(options, templates=options.templates)
+        place, desk = session.place, session.desk
         if (model_uri is None) == (options.candidate is None):
             raise InvalidInput(
                 "say what to release: either a model URI, or the option 'candidate' for what is deployed already"
@@ -80,10 +79,9 @@ class ReleaseVerbs(Base):
         )
         plan = plan_of(options, endpoint_of(desk.cluster, endpoint), candidates)
         if options.dry_run:
-            dry = Dry(desk)
-            open_release(dry.desk, _crew_for(place, desk, options, plan, watch), request)
-            view = {**views.endpoint_view(dry.desk.cluster, endpoint), "plan": list(describe_plan(plan))}
-            return dry.result(Outcome(endpoint=None, changed=False), view)
+            open_release(desk, _crew_for(place, desk, options, plan, watch), request)
+            view = {**views.endpoint_view(desk.cluster, endpoint), "plan": list(describe_plan(plan))}
+            return session.result(Outcome(endpoint=None, changed=False), view)
         crew = replace(_crew_for(place, desk, options, plan, watch), models=place.models)
         release_id = open_release(desk, crew, request)
         if options.detach:
@@ -114,8 +112,9 @@ class ReleaseVerbs(Base):
         from mlflow_istio.releases.moving import shifting
 
         options = parse_options(ResumeOptions, config, cluster=self.target.kind)
-        place = self._place(options)
-        desk = place.desk(self._tell, self._warn)
+        refuse_dry_run(options, "resume", "which drives a release: see 'mlflow-istio release --dry-run'")
+        session = self._session(options)
+        place, desk = session.place, session.desk
         found = endpoint_of(desk.cluster, endpoint)
         if found.release is None and found.untold is not None:
             return _result(desk, endpoint, drive(desk, Crew(ask=webhooks.ask), endpoint))
@@ -140,12 +139,9 @@ class ReleaseVerbs(Base):
         """Let a paused release go on, without driving it."""
         from mlflow_istio.releases.moving import shifting
 
-        options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
-        outcome = shifting.resume(desk, endpoint)
-        return Result(
-            view=views.endpoint_view(desk.cluster, endpoint), changed=outcome.changed, proxies=outcome.proxies
-        )
+        session = self._session(parse_options(DryRunOptions, config, cluster=self.target.kind))
+        outcome = shifting.resume(session.desk, endpoint)
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, endpoint))
 
     def approve(self, endpoint: str, config: Config | None = None) -> str:
         """Let a release past the gate it waits at; the gate.
@@ -166,8 +162,9 @@ class ReleaseVerbs(Base):
     def _answer(self, endpoint: str, word: str, config: Config | None) -> str:
         from mlflow_istio.releases.driving.drive import answer
 
-        options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        return answer(self._place(options).desk(self._tell, self._warn), endpoint, word)
+        options = parse_options(DryRunOptions, config, cluster=self.target.kind)
+        refuse_dry_run(options, word, f"which answers a release: see 'mlflow-istio status {endpoint}'")
+        return answer(self._session(options).desk, endpoint, word)
 
 
 def default_name(desk: Desk, model_uri: str) -> str:
@@ -183,11 +180,6 @@ def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: Releas
     from mlflow_istio.releases.driving.drive import Crew
     from mlflow_istio.verbs.judging import judge_for
 
-    def records() -> Records:
-        from mlflow_istio.adapters.records import PinnedRecords
-
-        return PinnedRecords(desk.cluster.address)
-
     metrics = None
     if plan.guards and plan.strategy != "shadow":  # a shadow is decided by its answers
         metrics = place.metrics(
@@ -200,7 +192,7 @@ def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: Releas
     return Crew(
         metrics=metrics,
         ask=webhooks.ask,
-        judge=judge_for(desk, records, metrics, options, plan),
+        judge=judge_for(desk, place.records, metrics, options, plan),
         watch=watch,
         timeout=options.confirm_timeout,
     )

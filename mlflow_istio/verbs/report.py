@@ -48,7 +48,7 @@ class ReportVerbs(Base):
             InvalidInput: The file can't be written.
         """
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        desk = self._place(options).desk(self._tell, self._warn)
+        desk = self._session(options).desk
         try:
             endpoint_of(desk.cluster, name)
             late = catch_up(desk, name, publish=False)

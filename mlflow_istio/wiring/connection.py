@@ -21,6 +21,7 @@ from mlflow_istio.errors import InvalidInput, RegistryError
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.models import Models
+from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.registry import Registry
 from mlflow_istio.ports.runs import Runs
 from mlflow_istio.releases.context import Desk
@@ -182,6 +183,12 @@ class Workplace:
             kpis=kpis,
             errors=errors,
         )
+
+    def records(self) -> Records:
+        """What the model servers recorded, for a shadow's comparison."""
+        from mlflow_istio.adapters.records import PinnedRecords
+
+        return PinnedRecords(self.cluster.address)
 
     def callers(self) -> Callable[[str], Mapping[str, float]] | None:
         """Counts of what callers of an endpoint saw; None where no proxy counts them by endpoint."""

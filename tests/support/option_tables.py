@@ -53,9 +53,16 @@ class Table:
         return {name: field for name, field in sorted(self.model.model_fields.items()) if name not in elsewhere}
 
 
-_SHARED = base.ReadOptions
+_PLACE, _SHARED = base.ReadOptions, base.ChangeOptions
 TABLES = (
-    Table(title="Every verb", model=_SHARED, note="Verbs that only read leave `dry_run` and `reason` out of account."),
+    Table(title="Every verb", model=_PLACE),
+    Table(
+        title="Every verb that changes something",
+        model=_SHARED,
+        but=(_PLACE,),
+        note="`update`, `sweep`, `approve`, `reject` and `resume` take no `reason`. `approve`, `reject`, `resume` of a release "
+        "that goes on by itself, `chaos` and `doctor --fix` refuse `dry_run`.",
+    ),
     Table(
         title="create",
         model=base.CreateOptions,
@@ -69,7 +76,8 @@ TABLES = (
         but=(_SHARED, PolicySettings),
         note="And those of [a route](#a-route).",
     ),
-    Table(title="delete and delete-endpoint", model=base.DeleteOptions, but=(_SHARED,)),
+    Table(title="delete", model=base.DeleteOptions, but=(_SHARED,)),
+    Table(title="delete-endpoint", model=base.DeleteEndpointOptions, but=(_SHARED,)),
     Table(title="adopt", model=base.AdoptOptions, but=(_SHARED,)),
     Table(
         title="A route",

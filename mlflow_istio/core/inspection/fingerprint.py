@@ -1,4 +1,4 @@
-"""What a plan is bound to: an endpoint's own routes, subsets and release, in parts that can be named when one has moved.
+"""What a plan is bound to: an endpoint's own routes, subsets, settings and release, in parts that can be named when one has moved.
 
 Entries that wait for the registry, a driver's heartbeat and ids of changes are no part of it: they come and go without anybody's
 decision.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import subset_labels
 from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of, split_route
+from mlflow_istio.core.policy.routes import written_policy
+from mlflow_istio.core.policy.settings import Policy
 
 _SPLIT_FIELDS = ("name", "match", "route", "mirrors")
 _NOTHING = "nothing"
@@ -39,9 +41,12 @@ def fingerprint(virtual_service: Object | None, destination_rule: Object | None,
     subsets = (destination_rule or {}).get("spec", {}).get("subsets") or []
     ours = [subset for subset in subsets if subset.get("labels") == subset_labels(str(subset.get("name")))]
     parts = {"subsets": ", ".join(str(subset["name"]) for subset in ours) or _NOTHING}
+    policies = [written_policy(destination_rule, name).policy] if destination_rule else []
     if virtual_service is None:
-        return {"stable": _NOTHING, "release": _NOTHING, "traffic": _NOTHING, "routes": _NOTHING, **parts}
+        nothing = dict.fromkeys(("stable", "release", "traffic", "routes"), _NOTHING)
+        return {**nothing, **parts, "settings": _settings(policies)}
     endpoint = read_endpoint(virtual_service, name)
+    policies = [endpoint.traffic.policy, *policies]
     start, proof = prefix(name), f"{prefix(name)}probe"
     own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(start)]
     own = [{**route, "directResponse": ""} if route["name"] == proof else route for route in own]
@@ -53,6 +58,7 @@ def fingerprint(virtual_service: Object | None, destination_rule: Object | None,
         "traffic": ", ".join(f"{name} {weight}%" for name, weight in endpoint.traffic.weights.items()),
         "routes": digest({"own": own, "split": split}),
         **parts,
+        "settings": _settings(policies),
     }
 
 
@@ -66,10 +72,21 @@ def moved(planned: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     parts = [part for part in planned if found.get(part) != planned[part]]
     if len(parts) > 1 and "routes" in parts:
         parts.remove("routes")
-    return [
-        "its routes were edited" if part == "routes" else f"its {part} was {planned[part]}, is {found.get(part)}"
-        for part in parts
-    ]
+    digests = {"routes": "its routes were edited", "settings": "its settings were changed"}
+    return [digests.get(part, f"its {part} was {planned[part]}, is {found.get(part)}") for part in parts]
+
+
+def fits(planned: Mapping[str, str], found: Mapping[str, str]) -> bool:
+    """Whether an endpoint is as planned, in every part that the plan names; one of an earlier version names fewer."""
+    return not moved(planned, found)
+
+
+def _settings(policies: Sequence[Policy]) -> str:
+    """A digest of what is set; when a fault ends, and which cookies are expired, is nobody's decision."""
+    said = [policy.as_json() for policy in policies]
+    parts = [{key: value for key, value in part.items() if key != "stale"} for part in said]
+    parts = [{**part, "fault": {**part["fault"], "until": ""}} if "fault" in part else part for part in parts]
+    return digest(parts) if any(parts) else _NOTHING
 
 
 def _release(endpoint: Endpoint) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,29 +12,13 @@ from click.testing import CliRunner
 from mlflow_istio.cli import main
 from mlflow_istio.cli.options import report
 from mlflow_istio.errors import InvalidInput, NotFound
-from mlflow_istio.releases.context import Desk
 from mlflow_istio.verbs import Result, Verbs
 from tests.support.in_memory import World, with_canary
-
-
-@dataclass
-class Place:
-    """A world as the verbs get one from the wiring."""
-
-    world: World
-
-    @property
-    def cluster(self) -> Any:
-        return self.world.cluster
-
-    def desk(self, tell: Any, warn: Any, templates: str | None = None) -> Desk:
-        return replace(self.world.desk, tell=tell, warn=warn)
+from tests.support.in_memory_verbs import InMemoryVerbs
 
 
 def verbs_in(world: World, warnings: list[str] | None = None) -> Verbs:
-    verbs = Verbs("istio-local:/never-made", warn=(warnings if warnings is not None else []).append)
-    verbs._place = lambda _options: Place(world)  # type: ignore[assignment, method-assign, return-value]
-    return verbs
+    return InMemoryVerbs(world, warned=warnings)
 
 
 def test_a_prediction_goes_to_a_deployment_or_through_an_endpoint_never_to_both() -> None:
