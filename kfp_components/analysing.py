@@ -8,7 +8,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kfp_components.inputs import analyse_config, check_waiting, compare_config, declare_config
-from kfp_components.steps import View, as_cell, say, verbs_of
+from kfp_components.steps import View, as_cell, ended_as, say, verbs_of
 from mlflow_istio.errors import ClusterError, MetricsError, MlflowIstioError, RegistryError, StateConflict
 from mlflow_istio.verbs import Verbs
 
@@ -91,13 +91,12 @@ def declare(
         The endpoint's view.
 
     Raises:
-        StateConflict: The analysis names no winner, or another; or another release is open.
+        StateConflict: The analysis names no winner, or another; or the release has ended otherwise, or another is open.
     """
     verbs = verbs_of(target)
     view = verbs.endpoint(endpoint)
-    ended = view["last_release"] or {}
-    if release_id and not view["release"] and ended.get("id") == release_id:
-        say(f"release '{release_id}' has ended already: {ended['outcome']}")
+    if _is_declared(verbs, view, endpoint, release_id, winner):
+        say(f"release '{release_id}' has ended already: '{view['stable']}' has won")
         return view
     _check_release(view, endpoint, release_id)
     return verbs.declare(endpoint, declare_config(options=options, winner=winner, reason=reason)).view
@@ -149,11 +148,24 @@ def _of_release(target: str, endpoint: str, release_id: str) -> Verbs:
     return verbs
 
 
+def _is_declared(verbs: Verbs, view: View, endpoint: str, release_id: str, winner: str) -> bool:
+    """Whether this winner was declared already, or stands where it would: an earlier try of this step, or a person."""
+    ended = ended_as(view, release_id)
+    if ended is None or view["release"] or winner not in ("", view["stable"]):
+        return False
+    if ended == "promoted":
+        return bool(view["last_release"]["id"] == release_id)
+    changes = [change for change in verbs.history(endpoint) if change["release"] == release_id]
+    return any(change["evidence"].get("winner") == view["stable"] for change in changes[-1:])
+
+
 def _check_release(view: View, endpoint: str, release_id: str) -> None:
     found = (view["release"] or {}).get("id")
     if release_id and found != release_id:
+        ended = ended_as(view, release_id)
         there = f"'{found}' is" if found else "none is"
-        raise StateConflict(f"release '{release_id}' of endpoint '{endpoint}' is not open: {there}")
+        late = f" (too late: it has ended as {ended})" if ended else ""
+        raise StateConflict(f"release '{release_id}' of endpoint '{endpoint}' is not open: {there}{late}")
 
 
 def _until(

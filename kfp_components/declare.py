@@ -24,7 +24,7 @@ def declare_winner(
         target: Target URI.
         endpoint: The endpoint.
         endpoint_state: The endpoint after the change, as metadata.
-        release_id: The release that is meant; one that has ended already is left as it is.
+        release_id: The release that is meant; one that this winner has won already is left as it is, another end fails the step.
         winner: Who is to win; empty: whom the analysis names.
         options: Options of declare; those of analyse must be what the first look had.
         reason: Why, for the ledger.

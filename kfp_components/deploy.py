@@ -17,6 +17,7 @@ def deploy_version(
     deployment: dsl.Output[dsl.Model],
     options: dict = {},
     reason: str = "",
+    release_id: str = "",
 ) -> NamedTuple("Deployed", [("name", str), ("model_version", str), ("url", str)]):
     """Deploy a registered version as a new deployment of an endpoint, at weight 0.
 
@@ -30,6 +31,7 @@ def deploy_version(
         deployment: What was deployed, as metadata.
         options: Further options of create, such as {"replicas": 2}.
         reason: Why, for the ledger.
+        release_id: The release it is for (dsl.PIPELINE_JOB_ID_PLACEHOLDER); an id that has another plan, or has ended, is refused.
 
     Returns:
         name: The deployment.
@@ -38,6 +40,6 @@ def deploy_version(
     """
     from kfp_components import steps
 
-    view = steps.step(lambda: steps.deploy(target, endpoint, name, model_uri, options, reason))
+    view = steps.step(lambda: steps.deploy(target, endpoint, name, model_uri, options, reason, release_id))
     steps.describe(deployment, view)
     return (view["name"], view["model_version"], view["url"])

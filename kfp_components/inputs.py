@@ -40,10 +40,9 @@ def create_config(**parameters: Any) -> dict[str, Any]:
     Raises:
         InvalidInput: An option would give it traffic: that is another step's work.
     """
-    options = merged(parameters.get("options"), given(reason=parameters.get("reason", "")))
-    early = sorted(
-        set(options) & {"strategy", "weight", "weights", "mirror", "header", "cookie", "values", "release_id"}
-    )
+    named = given(reason=parameters.get("reason", ""), release_id=parameters.get("release_id", ""))
+    options = merged(parameters.get("options"), named)
+    early = sorted(set(options) & {"strategy", "weight", "weights", "mirror", "header", "cookie", "values"})
     if early:
         raise InvalidInput(
             f"option '{early[0]}' moves traffic: give it to set_traffic or release_version, not to deploy_version"
@@ -171,6 +170,13 @@ def check_approval(constants: Options) -> None:
     for name in ("timeout_minutes", "poll_seconds"):
         if not constants.get(name, 1.0) > 0:
             raise InvalidInput(f"{name} must be above 0, not {constants[name]!r}")
+
+
+def check_promote(constants: Options) -> None:
+    """Check what of ``promote_candidate`` is known."""
+    kind = _check_common(constants)
+    named = given(keep_old=constants.get("keep_old", ""))
+    parse_options(UpdateEndpointOptions, {"action": "promote", **named}, cluster=kind)
 
 
 def check_names(constants: Options) -> None:

@@ -10,6 +10,8 @@ from kfp_components.inputs import check_names
 def roll_back_release(target: str, endpoint: str, release_id: str, reason: str = "") -> str:
     """Return to what users had before a release, in one edit; also after its promotion. Given again, it does nothing.
 
+    An older promotion, after which another release has ended or is open, can't be undone by a step: it fails and says so.
+
     Args:
         target: Target URI.
         endpoint: The endpoint.

@@ -6,27 +6,32 @@ Each may be given again after it died (KFP retries a step): the verbs finish wha
 from __future__ import annotations
 
 import html
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kfp_components.final_state import final_state
 from kfp_components.inputs import check_approval, create_config, given, release_config, traffic_config
-from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError
-from mlflow_istio.options.release import ResumeOptions
+from kfp_components.texts import View as View
+from kfp_components.texts import as_cell as as_cell
+from kfp_components.texts import as_markdown as as_markdown
+from kfp_components.texts import describe as describe
+from kfp_components.texts import say as say
+from kfp_components.texts import traffic_line
+from kfp_components.texts import write_text as write_text
+from mlflow_istio.core.endpoint.endpoint import MAX_EARLIER
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, RegistryError, StateConflict
+from mlflow_istio.releases.reporting import OUTCOMES
 from mlflow_istio.verbs import Verbs
 
 if TYPE_CHECKING:
     from mlflow_istio.releases.driving.drive import Seen
 
-View = dict[str, Any]
 Said = TypeVar("Said")
 
 
@@ -43,25 +48,35 @@ def verbs_of(target: str) -> Verbs:
     return Verbs(target, tell=say, warn=lambda line: say(f"warning: {line}"))
 
 
-def deploy(target: str, endpoint: str, name: str, model_uri: str, options: Mapping[str, Any], reason: str) -> View:
+def deploy(
+    target: str,
+    endpoint: str,
+    name: str,
+    model_uri: str,
+    options: Mapping[str, Any],
+    reason: str,
+    release_id: str = "",
+) -> View:
     """Deploy a version at weight 0 (the first of an endpoint gets all the traffic); its view, with the endpoint's url."""
     verbs = verbs_of(target)
-    view = verbs.create(name, model_uri, None, endpoint, create_config(options=options, reason=reason)).view
+    config = create_config(options=options, reason=reason, release_id=release_id)
+    view = verbs.create(name, model_uri, None, endpoint, config).view
     return {**view, "url": verbs.endpoint(endpoint)["url"]}
 
 
 def move_traffic(target: str, endpoint: str, **parameters: Any) -> View:
     """Start a release or change the weights of the open one; the endpoint's view."""
     result = verbs_of(target).update_endpoint(endpoint, traffic_config(**parameters))
-    say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (nothing to do)"))
+    say(f"{endpoint}: {traffic_line(result.view)}" + ("" if result.changed else " (nothing to do)"))
     return result.view
 
 
-def promote(target: str, endpoint: str, release_id: str, candidate: str, reason: str) -> View:
+def promote(target: str, endpoint: str, release_id: str, candidate: str, reason: str, keep_old: str = "") -> View:
     """Promote the candidate of this very release; the endpoint's view."""
-    config = {"action": "promote", **given(release_id=release_id, candidate=candidate, reason=reason)}
+    named = given(release_id=release_id, candidate=candidate, reason=reason, keep_old=keep_old)
+    config = {"action": "promote", **named}
     result = verbs_of(target).update_endpoint(endpoint, config)
-    say(f"{endpoint}: {_traffic(result.view)}" + ("" if result.changed else " (was promoted already)"))
+    say(f"{endpoint}: {traffic_line(result.view)}" + ("" if result.changed else " (was promoted already)"))
     return result.view
 
 
@@ -77,6 +92,9 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
 
     Returns:
         ``rolled-back``, or why there was nothing to do: ``not opened``, ``promoted``, ``aborted``, ``superseded``.
+
+    Raises:
+        StateConflict: The release was promoted, and it is too late to undo that: another one is the newest.
     """
     verbs = verbs_of(target)
     try:
@@ -84,16 +102,45 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
     except NotFound:
         say(f"there is no endpoint '{endpoint}': nothing to roll back")
         return "not opened"
-    is_open = bool(view["release"]) and view["release"]["id"] == release_id
-    last = view["last_release"] or {}
-    if not is_open:
-        outcome = last.get("outcome", "") if last.get("id") == release_id else "not opened"
+    if (view["release"] or {}).get("id") != release_id:
+        outcome = ended_as(view, release_id) or _recorded_end(verbs, endpoint, view, release_id) or "not opened"
         if outcome != "promoted" or not undo_promotion:
             say(f"release '{release_id}' of '{endpoint}' is {outcome}: nothing to roll back")
-            return str(outcome)
+            return outcome
+        newest = (view["release"] or view["last_release"] or {}).get("id")
+        if newest != release_id:
+            raise StateConflict(
+                f"too late: release '{release_id}' of endpoint '{endpoint}' was promoted, and release '{newest}' came after it: a "
+                f"step can't undo the older one; 'mlflow-istio history {endpoint}' shows the changes, and 'mlflow-istio rollback "
+                f"{endpoint} --to CHANGE' goes back to one"
+            )
     verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
-    say(f"{endpoint}: {_traffic(verbs.endpoint(endpoint))}")
+    say(f"{endpoint}: {traffic_line(verbs.endpoint(endpoint))}")
     return "rolled-back"
+
+
+def ended_as(view: View, release_id: str) -> str | None:
+    """How the release of an id ended, as far as the endpoint remembers; None where it is open, or was never there."""
+    if not release_id or (view["release"] or {}).get("id") == release_id:
+        return None
+    last = view.get("last_release") or {}
+    if last.get("id") == release_id:
+        return str(last["outcome"])
+    earlier = [release["outcome"] for release in view.get("earlier_releases", ()) if release["id"] == release_id]
+    return str(earlier[-1]) if earlier else None
+
+
+def _recorded_end(verbs: Verbs, endpoint: str, view: View, release_id: str) -> str | None:
+    """How a release ended that the endpoint itself has forgotten; the ledger remembers all of them."""
+    if len(view.get("earlier_releases", ())) < MAX_EARLIER:
+        return None  # it has forgotten none
+    try:
+        changes = verbs.history(endpoint)
+    except RegistryError as exc:
+        say(f"warning: whether there was a release '{release_id}' long ago can't be told: {exc.message}")
+        return None
+    actions = [change["action"] for change in changes if change["release"] == release_id]
+    return next((OUTCOMES[action] for action in reversed(actions) if action in OUTCOMES), None)
 
 
 def end_pipeline(
@@ -191,23 +238,16 @@ def release(target: str, endpoint: str, model_uri: str, **parameters: Any) -> Re
     """
     verbs = verbs_of(target)
     config = release_config(**parameters)
-    view = verbs.endpoint(endpoint)
-    known, ended = view["release"] or {}, view["last_release"] or {}
-    wanted = config.get("release_id")
-    if wanted and known.get("id") == wanted and "progress" in known:
-        # Only an earlier try of this very step can have been its driver, and that one is dead.
-        say(f"release '{wanted}' is open already: going on with it")
-        sources = {key: value for key, value in config.items() if key in ResumeOptions.model_fields}
-        result = verbs.resume_release(endpoint, {**sources, "force": True}, watch=_Watch()).view
-    elif wanted and not known and ended.get("id") == wanted:
-        say(f"release '{wanted}' has ended already: {ended['outcome']}")
-        result = {
-            "outcome": ended["outcome"],
-            "release_id": wanted,
-            "verdict": {"word": _WORDS[ended["outcome"]], "reason": ""},
-        }
-    else:
-        result = verbs.release(endpoint, model_uri, config, watch=_Watch()).view
+    wanted = config.get("release_id", "")
+    before = verbs.endpoint(endpoint)
+    ended = ended_as(before, wanted)
+    if wanted and (before["release"] or {}).get("id") == wanted:
+        say(f"release '{wanted}' is open already: going on with it, if it is this plan's")
+    # Whether the id stands for this very plan is decided there, for every way in.
+    result = verbs.release(endpoint, model_uri, config, watch=_Watch()).view
+    if ended is not None:
+        say(f"release '{wanted}' has ended already: {ended}")
+        result = {**result, "verdict": {"word": _WORDS[ended], "reason": ""}}
     return _told(verbs, endpoint, result)
 
 
@@ -265,42 +305,6 @@ def wait_for_approval(
     return said == "approved", f"tag '{tag}' of models:/{label} says {said}"
 
 
-def as_markdown(endpoint: str, changes: list[View]) -> str:
-    """The changes as a table that the KFP UI shows."""
-    from mlflow_istio.showing.tables import traffic_text
-
-    lines = [
-        f"# {endpoint}: {len(changes)} routing changes",
-        "",
-        "| # | time (UTC) | action | traffic | who | reason |",
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for change in changes:
-        cells = (
-            str(change["sequence"]),
-            change["time"][:19].replace("T", " "),
-            change["action"],
-            traffic_text(change),
-            change["who"],
-            change["reason"],
-        )
-        lines.append("| " + " | ".join(as_cell(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def describe(artifact: Any, view: View) -> None:
-    """Write what an endpoint or deployment is as an artifact's metadata and content."""
-    artifact.metadata.update({key: _plain(value) for key, value in view.items()})
-    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(artifact.path).write_text(json.dumps(view, indent=2, default=str), encoding="utf-8")
-
-
-def write_text(artifact: Any, text: str) -> None:
-    """Write the content of an HTML or Markdown artifact."""
-    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(artifact.path).write_text(text, encoding="utf-8")
-
-
 _WORDS = {
     "promoted": "advance",
     "rolled-back": "rollback",
@@ -318,7 +322,7 @@ class _Watch:
         self._said = ""
 
     def __call__(self, seen: Seen) -> None:
-        line = f"{_traffic({'traffic': seen.endpoint.traffic.weights})}: {seen.verdict.word}: {seen.verdict.reason}"
+        line = f"{traffic_line({'traffic': seen.endpoint.traffic.weights})}: {seen.verdict.word}: {seen.verdict.reason}"
         if line != self._said:
             self._said = line
             say(line)
@@ -347,22 +351,3 @@ def _told(verbs: Verbs, endpoint: str, result: View) -> Released:
         report=page or f"<p>{html.escape(outcome)}: {html.escape(reason)}</p>",
         summary=head + as_markdown(endpoint, changes),
     )
-
-
-def _traffic(view: View) -> str:
-    return ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
-
-
-def as_cell(text: str) -> str:
-    """A text inside a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _plain(value: Any) -> Any:
-    """Artifact metadata are a protobuf struct: numbers, texts, lists and maps."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def say(line: str) -> None:
-    """A line for the step's log."""
-    print(line, flush=True)

@@ -50,10 +50,17 @@ class Registry(Protocol):
             RegistryError: The registry can't be reached.
         """
 
-    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+    def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """The id of the MLflow run of a release (or the endpoint's standing run), created if there is none yet.
 
+        Args:
+            scope: Scope of the endpoint.
+            endpoint: The endpoint.
+            release: The release; None: the standing run.
+            new: Whether the release is about to be opened, for which an id must not have been used up.
+
         Raises:
+            StateConflict: The release is new, and a run of its id has another plan, or has ended.
             RegistryError: The tracking server can't be reached.
         """
 

@@ -110,9 +110,9 @@ class DryRegistry:
         """See ``ports.Registry``."""
         self._registry.check_aliases(model, aliases, owner)
 
-    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+    def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """No run is opened."""
-        del scope, endpoint
+        del scope, endpoint, new
         return f"(dry run of {release.id if release else 'the standing run'})"
 
     def close_run(self, run: str, outcome: str) -> None:

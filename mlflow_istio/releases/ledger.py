@@ -80,9 +80,15 @@ def publish_nothing(desk: Desk, name: str, settings: Mapping[str, str], versions
     return ()
 
 
-def run_for(desk: Desk, name: str, release: Release | None) -> tuple[str | None, tuple[str, ...]]:
-    """The run a change will be recorded in, opened before the edit; None with a warning while the registry is down."""
+def run_for(desk: Desk, name: str, release: Release | None, *, new: bool = False) -> tuple[str | None, tuple[str, ...]]:
+    """The run a change will be recorded in, opened before the edit; None with a warning while the registry is down.
+
+    Raises:
+        StateConflict: The release is new, and the registry knows its id of another plan, or of one that has ended.
+    """
     try:
+        if new:
+            return desk.registry.open_run(desk.scope, name, release, new=True), ()
         return desk.registry.open_run(desk.scope, name, release), ()
     except RegistryError as exc:
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)

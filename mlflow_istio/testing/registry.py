@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.release_state import Release
+from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
@@ -40,6 +40,7 @@ class InMemoryRegistry:
         self.tags: dict[str, dict[str, str]] = {}
         self.owners: dict[tuple[str, str], str] = {}
         self.runs: dict[str, str] = {}
+        self._plans: dict[str, tuple[str, str]] = {}
         self.release_runs: dict[tuple[str, str, str], str] = {}
         self.artifacts: dict[str, dict[str, Object]] = {}
 
@@ -70,11 +71,15 @@ class InMemoryRegistry:
             if other != owner:
                 raise StateConflict(f"alias '{alias}' of model '{model}' belongs to {other}: set another alias")
 
-    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+    def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """See ``ports.Registry``."""
         self._up()
         run = f"run-{scope}-{endpoint}-{release.id if release else 'standing'}"
+        plan = (release.strategy, ",".join(release.candidates)) if release else ("", "")
+        if new and release and run in self.runs:
+            check_run_is_free(endpoint, release, *self._plans[run], self.runs[run])
         self.runs.setdefault(run, "")
+        self._plans.setdefault(run, plan)
         if release:
             self.release_runs[(scope, endpoint, release.id)] = run
         return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import describe_release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -108,6 +109,8 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
             return shifting.abort(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
         return shifting.pause(desk, name) if action == "pause" else shifting.resume(desk, name)
     endpoint = endpoint_of(desk.cluster, name)
+    if options.release_id is not None:
+        transitions.check_not_ended(endpoint, options.release_id)
     release = endpoint.release
     if release is not None:
         same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
@@ -117,6 +120,11 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
                     desk, name, wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
                 )
             candidates = release.candidates
+        elif options.release_id == release.id:
+            raise StateConflict(
+                f"release '{release.id}' of endpoint '{name}' is a {describe_release(release)}: use another release_id for another "
+                "plan"
+            )
         elif options.supersede:
             endpoint = transitions.abort(endpoint, "superseded")
         else:

@@ -274,3 +274,16 @@ def test_a_survey_says_what_is_open_tagged_and_owned_in_a_scope(registry: Regist
     assert found.aliases == {("churn", "champion"): 1}
     assert found.owners == {("churn", "champion"): "prod_1/churn"}
     assert registry.survey("prod_1", ()).tags == {}
+
+
+def test_an_id_is_used_up_by_another_plan_and_by_its_end(registry: Registry) -> None:
+    release = Release(id="r1", strategy="canary", candidates=("v2",), opened=TIME)
+    run = registry.open_run("test", "churn", release, new=True)
+    assert registry.open_run("test", "churn", release, new=True) == run, "the command that opened it may have died"
+    other = Release(id="r1", strategy="canary", candidates=("v3",), opened=TIME)
+    with pytest.raises(StateConflict, match="release 'r1' of endpoint 'churn' was a canary of v2"):
+        registry.open_run("test", "churn", other, new=True)
+    registry.close_run(run, "promoted")
+    with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
+        registry.open_run("test", "churn", release, new=True)
+    assert registry.open_run("test", "churn", release) == run, "what is left over of it is still recorded there"

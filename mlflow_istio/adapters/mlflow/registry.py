@@ -20,7 +20,7 @@ from mlflow_istio.adapters.mlflow.client_calls import again, mapped
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.release_state import Release
+from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
 from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
@@ -70,7 +70,7 @@ class MlflowRegistry:
                     f"tag '{_owner_tag(alias)}'"
                 )
 
-    def open_run(self, scope: str, endpoint: str, release: Release | None) -> str:
+    def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """See ``ports.Registry``."""
         kind = "release" if release else "standing"
         tags = {"istio.scope": scope, "istio.endpoint": endpoint, "istio.kind": kind}
@@ -81,6 +81,15 @@ class MlflowRegistry:
             experiment = self._experiment(scope, endpoint)
             found = self._client.search_runs([experiment], wanted, max_results=1)
             if found:
+                if new and release:
+                    had = found[0].data.tags
+                    check_run_is_free(
+                        endpoint,
+                        release,
+                        had.get("istio.strategy", ""),
+                        had.get("istio.candidates", ""),
+                        had.get("istio.outcome", ""),
+                    )
                 return str(found[0].info.run_id)
             if release:
                 tags |= {"istio.strategy": release.strategy, "istio.candidates": ",".join(release.candidates)}

@@ -17,9 +17,12 @@ from mlflow_istio.core.endpoint.adopted import Adopted, adopted_from_json
 from mlflow_istio.core.endpoint.deadlines import Deadline, deadline_from_json
 from mlflow_istio.core.endpoint.release_state import (
     ClosedRelease,
+    EarlierRelease,
     Release,
     closed_as_json,
     closed_from_json,
+    earlier_as_json,
+    earlier_from_json,
     release_as_json,
     release_from_json,
 )
@@ -35,6 +38,9 @@ MAX_UNRECORDED_BYTES = 128 * 1024
 """Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
 rollback, an abort or a deletion may still add its entry, and each of them can do so once or twice at most."""
 
+MAX_EARLIER = 20
+"""Ended releases before the last one whose ids the object remembers; what is older, the registry knows."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
@@ -49,6 +55,7 @@ class Endpoint:
         change: Id of the newest change; the probe route answers with it.
         release: The open release, or None.
         last: How the last release ended, or None.
+        earlier: Releases that ended before the last one, oldest first; at most ``MAX_EARLIER``.
         settings: Small settings that later commands need, such as alias names.
         unrecorded: Changes that the registry does not have yet, oldest first.
         progress: Where a progressive release stands, as text (``core.release.progress``); None when nothing drives it.
@@ -66,6 +73,7 @@ class Endpoint:
     change: str = ""
     release: Release | None = None
     last: ClosedRelease | None = None
+    earlier: tuple[EarlierRelease, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     unrecorded: tuple[RoutingChange, ...] = ()
     progress: str | None = None
@@ -175,7 +183,24 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
     )
     if last is not None and closes:
         last = replace(last, sequence=entry.sequence)
-    return replace(after, sequence=entry.sequence, change=entry.id, last=last, unrecorded=(*after.unrecorded, entry))
+    return replace(
+        after,
+        sequence=entry.sequence,
+        change=entry.id,
+        last=last,
+        earlier=_earlier(before, after),
+        unrecorded=(*after.unrecorded, entry),
+    )
+
+
+def _earlier(before: Endpoint | None, after: Endpoint) -> tuple[EarlierRelease, ...]:
+    """The earlier releases after a change; the last one becomes one of them when another takes its place."""
+    was = before.last if before else None
+    now = {release.id for release in (after.last, after.release) if release}
+    if was is None or was.id in now:
+        return after.earlier
+    kept = [earlier for earlier in after.earlier if earlier.id != was.id]
+    return (*kept, EarlierRelease(id=was.id, outcome=was.outcome, sequence=was.sequence))[-MAX_EARLIER:]
 
 
 def _closes(before: Endpoint, after: Endpoint) -> bool:
@@ -200,6 +225,7 @@ def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
         "settings": dict(endpoint.settings),
         "last": closed_as_json(endpoint.last) if endpoint.last else None,
         "deleting": endpoint.deleting,
+        **({"earlier": [earlier_as_json(release) for release in endpoint.earlier]} if endpoint.earlier else {}),
         **({"adopted": endpoint.adopted.as_json()} if endpoint.adopted else {}),
     }
     return {
@@ -253,6 +279,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             change=state["change"],
             release=release_from_json(release) if release else None,
             last=closed_from_json(state["last"], name) if state.get("last") else None,
+            earlier=tuple(earlier_from_json(release) for release in state.get("earlier", ())),
             settings=dict(state.get("settings", {})),
             unrecorded=tuple(change_from_json(change) for change in unrecorded),
             progress=annotations.get(annotation(name, "progress")),

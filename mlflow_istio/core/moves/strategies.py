@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
@@ -51,6 +52,14 @@ class Wish:
     values: Mapping[str, str] | None = None
     match: tuple[Object, ...] | None = None
     arms: Mapping[str, tuple[Object, ...]] | None = None
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of it stays as it is for as long as the release is open, as JSON; its weights may move."""
+        said = {name: getattr(self, name) for name in ("header", "cookie", "values") if getattr(self, name) is not None}
+        if self.arms is not None:
+            said["arms"] = {deployment: list(match) for deployment, match in self.arms.items()}
+        return said
 
     @property
     def said(self) -> tuple[str, ...]:

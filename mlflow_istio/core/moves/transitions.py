@@ -11,7 +11,13 @@ from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
+from mlflow_istio.core.endpoint.release_state import (
+    ClosedRelease,
+    EarlierRelease,
+    Release,
+    describe_release,
+    same_plan,
+)
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.moves.policies import opened, settled
 from mlflow_istio.core.moves.strategies import Wish, no_release, settle
@@ -56,20 +62,16 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
 
 
 def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
-    """Open a release and give its candidates the traffic asked for; a release that was opened already is left alone.
+    """Open a release and give its candidates the traffic asked for; a release that is open already is left alone.
 
     Raises:
-        StateConflict: Another release is open, the id had another plan, or a candidate is not deployed.
+        StateConflict: Another release is open, the id has or had another plan or has ended, or a candidate is not deployed.
         InvalidInput: A candidate is stable already, or the wish does not fit the strategy.
     """
     _not_deleting(endpoint)
-    known = endpoint.release or endpoint.last
-    if known is not None and known.id == release.id:
-        if not same_plan(known, release):
-            raise StateConflict(
-                f"release '{release.id}' of endpoint '{endpoint.name}' is a {known.strategy} of {', '.join(known.candidates)}: "
-                "use another release_id for another plan"
-            )
+    check_plan(endpoint, release)
+    check_not_ended(endpoint, release.id)
+    if endpoint.release is not None and endpoint.release.id == release.id:
         return endpoint
     if endpoint.release is not None:
         raise StateConflict(open_release(endpoint))
@@ -223,20 +225,118 @@ def check_release(endpoint: Endpoint, release_id: str | None) -> None:
     A late step of a pipeline must not end somebody else's release.
 
     Raises:
-        StateConflict: It is another.
+        StateConflict: It is another; of one that has ended it says how.
     """
     known = endpoint.release or endpoint.last
-    if release_id is not None and (known is None or known.id != release_id):
-        found = f"'{known.id}' ({'open' if endpoint.release else 'ended'})" if known else "none"
+    if release_id is None or (known is not None and known.id == release_id):
+        return
+    ended = ended_release(endpoint, release_id)
+    if ended is not None and known is not None:
         raise StateConflict(
-            f"release '{release_id}' is not the newest of endpoint '{endpoint.name}', which is {found}: leave out 'release_id' to "
-            "mean that one"
+            f"too late: release '{release_id}' is not the newest of endpoint '{endpoint.name}': it has ended as {ended.outcome} "
+            f"(change {ended.sequence}), and release '{known.id}' came after it; 'mlflow-istio history {endpoint.name}' shows the "
+            f"changes, and 'mlflow-istio rollback {endpoint.name} --to CHANGE' goes back to one"
+        )
+    found = f"'{known.id}' ({'open' if endpoint.release else 'ended'})" if known else "none"
+    raise StateConflict(
+        f"release '{release_id}' is not the newest of endpoint '{endpoint.name}', which is {found}: leave out 'release_id' to "
+        "mean that one"
+    )
+
+
+def ended_release(endpoint: Endpoint, release_id: str) -> ClosedRelease | EarlierRelease | None:
+    """How the release of an id ended, as far as the endpoint remembers; None where it is open, or was never there."""
+    if endpoint.release is not None and endpoint.release.id == release_id:
+        return None
+    known = (*endpoint.earlier, *((endpoint.last,) if endpoint.last else ()))
+    return next((release for release in reversed(known) if release.id == release_id), None)
+
+
+def check_plan(endpoint: Endpoint, release: Release) -> None:
+    """Refuse a release whose id has or had another plan: one id means one plan.
+
+    Raises:
+        StateConflict: Names the plan that the id has.
+    """
+    for known in (endpoint.release, endpoint.last):
+        if known is None or known.id != release.id or same_plan(known, release):
+            continue
+        only_options = describe_release(known) == describe_release(release)
+        ended = f" (it has ended as {known.outcome})" if isinstance(known, ClosedRelease) else ""
+        raise StateConflict(
+            f"release '{release.id}' of endpoint '{endpoint.name}' is a {describe_release(known)}"
+            f"{' with other options' if only_options else ''}: use another release_id for another plan{ended}"
         )
 
 
-def same_plan(one: Release | ClosedRelease, other: Release) -> bool:
-    """Whether two releases do the same: strategy and candidates."""
-    return one.strategy == other.strategy and one.candidates == other.candidates
+def check_not_ended(endpoint: Endpoint, release_id: str) -> None:
+    """Refuse to open or to move a release that has ended.
+
+    Raises:
+        StateConflict: Says how it ended.
+    """
+    ended = ended_release(endpoint, release_id)
+    if ended is not None:
+        raise StateConflict(
+            f"too late: release '{release_id}' of endpoint '{endpoint.name}' has ended as {ended.outcome} (change "
+            f"{ended.sequence}): use another release_id for another release"
+        )
+
+
+def check_part(endpoint: Endpoint, release_id: str, deployment: str, version: str) -> None:
+    """Refuse to deploy under the id of a release that has another plan, or has ended without this deployment.
+
+    Args:
+        endpoint: The endpoint.
+        release_id: The release that the deployment is meant for; one that was never opened has no plan yet.
+        deployment: The deployment.
+        version: ``MODEL/VERSION`` that it is to serve.
+
+    Raises:
+        StateConflict: Names the plan that the id has.
+    """
+    for known in (endpoint.release, endpoint.last):
+        if known is None or known.id != release_id:
+            continue
+        if deployment in known.candidates and known.versions.get(deployment, version) == version:
+            return
+        ended = f" (it has ended as {known.outcome})" if isinstance(known, ClosedRelease) else ""
+        raise StateConflict(
+            f"release '{release_id}' of endpoint '{endpoint.name}' is a {describe_release(known)}, which '{deployment}' "
+            f"({version}) is no part of: use another release_id for another plan{ended}"
+        )
+    check_not_ended(endpoint, release_id)
+
+
+def is_done(endpoint: Endpoint, release_id: str | None, action: str, candidate: str | None = None) -> bool:
+    """Whether what a verb would do to a named release is done already, whatever else happened to the endpoint since.
+
+    Args:
+        endpoint: The endpoint.
+        release_id: The release; None: whichever is the newest, of which nothing is known to be done.
+        action: promote, rollback or abort.
+        candidate: Whom ``promote`` names, or None.
+
+    Raises:
+        StateConflict: It is not the newest release, or has ended in a way that the verb can't change any more.
+    """
+    check_release(endpoint, release_id)
+    last = endpoint.last
+    if release_id is None or endpoint.release is not None or last is None:
+        return False
+    if action == "promote" and last.outcome == "promoted" and candidate not in (None, endpoint.stable.name):
+        raise StateConflict(
+            f"too late: release '{release_id}' of endpoint '{endpoint.name}' has promoted '{endpoint.stable.name}', not "
+            f"'{candidate}': start another release for that one"
+        )
+    if (action == "promote") == (last.outcome == "promoted"):
+        return True
+    if action == "rollback":  # of a promotion
+        return False
+    raise StateConflict(
+        f"too late: release '{release_id}' of endpoint '{endpoint.name}' has ended as {last.outcome} (change {last.sequence}): "
+        + ("start another release" if action == "promote" else "action=rollback undoes a promotion")
+    )
 
 
 def open_release(endpoint: Endpoint) -> str:
@@ -279,6 +379,8 @@ def _close(release: Release, outcome: str, previous: Destination | None) -> Clos
         candidates=release.candidates,
         run=release.run,
         previous=previous,
+        versions=release.versions,
+        options=release.options,
     )
 
 

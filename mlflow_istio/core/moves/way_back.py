@@ -161,6 +161,8 @@ def _release(endpoint: Endpoint, change: RoutingChange, traffic: Traffic, candid
         strategy = "ab" if told_apart else "canary"
     return Release(
         id=name,
+        versions=last.versions if last else {},
+        options=last.options if last and last.candidates == candidates else "",
         strategy=strategy,
         candidates=candidates,
         state="paused",
@@ -197,7 +199,13 @@ def _last(endpoint: Endpoint, release: Release | None, stable: Destination) -> C
     left = endpoint.release
     if left is not None and (release is None or release.id != left.id):
         return ClosedRelease(
-            id=left.id, strategy=left.strategy, outcome="rolled-back", candidates=left.candidates, run=left.run
+            id=left.id,
+            strategy=left.strategy,
+            outcome="rolled-back",
+            candidates=left.candidates,
+            run=left.run,
+            versions=left.versions,
+            options=left.options,
         )
     last = endpoint.last
     if last is None or (release is not None and release.id == last.id):

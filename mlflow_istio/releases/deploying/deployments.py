@@ -45,7 +45,8 @@ from mlflow_istio.releases.context import (
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
-from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, plan, start
+from mlflow_istio.releases.moving.proposal import plan
+from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +60,7 @@ class DeployRequest:
         flavor: Flavor; only ones with python_function can be served.
         strategy: Strategy of the release it opens; None: it gets no traffic, unless it is the endpoint's first.
         wish: Weight, mirror, header, cookie of that release.
-        release_id: Id of that release; None: made anew.
+        release_id: Id of that release, or of the one that is opened later; None: made anew.
         supersede: Whether to abort an open release first.
         reason: Why, for the ledger.
         image: Container image.
@@ -290,6 +291,8 @@ def _check_before(
         check_wish(request.strategy, request.wish, starting=True)
     elif request.wish.said:
         raise InvalidInput(f"option '{request.wish.said[0]}' needs a strategy")
+    if before is not None and request.release_id is not None:
+        transitions.check_part(before, request.release_id, request.name, model.label)
     if before is not None and before.deleting:
         raise StateConflict(f"endpoint '{name}' is being deleted: finish with mlflow deployments delete-endpoint")
     found = desk.cluster.get("Deployment", request.name)
@@ -318,7 +321,17 @@ def _check_before(
     elif request.strategy is not None and before.role_of(request.name) == "idle":
         superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
         candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
-        release = plan(desk, candidate, request.strategy, (request.name,), request.wish, request.release_id)
+        release = plan(
+            desk,
+            candidate,
+            request.strategy,
+            (request.name,),
+            request.wish,
+            request.release_id,
+            versions={request.name: model.label},
+        )
+        transitions.check_plan(before, release)
+        transitions.check_not_ended(before, release.id)
         transitions.start(candidate, release, request.wish)
     return found
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.core.release.on_endpoint import opened
-from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.plan import ReleasePlan, plan_to_json
 from mlflow_istio.core.release.progress import first_progress, progress_from_text
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.releases.context import Desk, endpoint_of, warned
+from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of, warned
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
 from mlflow_istio.releases.driving.drive import Crew, Ending
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.ledger import catch_up, run_for
-from mlflow_istio.releases.moving import shifting
+from mlflow_istio.releases.moving import proposal, shifting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,17 +70,18 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
     warned(desk, catch_up(desk, name, publish=False))
     endpoint = endpoint_of(desk.cluster, name)
     plan = request.plan(endpoint)
-    found = endpoint.release
+    found, last = endpoint.release, endpoint.last
+    fixed = _fixed(plan)
+    if request.release_id is not None:
+        known = next((release for release in (found, last) if release and release.id == request.release_id), None)
+        if known is not None:
+            transitions.check_plan(endpoint, _intended(desk, request, request.release_id, fixed))
+        if known is last and last is not None and found is None:
+            return last.id  # a pipeline's step that is run again
+        transitions.check_not_ended(endpoint, request.release_id)
     same = found is not None and (found.strategy, found.candidates) == (request.strategy, request.candidates)
     if found is not None and same and request.release_id in (None, found.id):
         return _known(endpoint, plan)
-    last = endpoint.last
-    if found is None and last is not None and request.release_id == last.id:
-        if (last.strategy, last.candidates) == (request.strategy, request.candidates):
-            return last.id  # a pipeline's step that is run again
-        raise StateConflict(
-            f"release '{last.id}' of endpoint '{name}' was another and has ended ({last.outcome}): use another release_id"
-        )
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
@@ -104,10 +108,12 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
         shifting.abort(desk, name, action="supersede", reason=request.reason or "superseded", timeout=crew.timeout)
     endpoint = endpoint_of(desk.cluster, name)
     wish = _without_traffic(request, endpoint)
-    release = shifting.plan(desk, endpoint, request.strategy, request.candidates, wish, request.release_id)
+    release = proposal.plan(
+        desk, endpoint, request.strategy, request.candidates, wish, request.release_id, options=fixed
+    )
     progress = first_progress(plan, desk.clock.now())
     opened(endpoint, release, wish, progress)  # refuse what can't work before a run is opened for it
-    run, warnings = run_for(desk, name, release)
+    run, warnings = run_for(desk, name, release, new=True)
     warned(desk, warnings)
     release = replace(release, run=run)
     shifting.move(
@@ -128,6 +134,28 @@ def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> Wish:
     if len(request.candidates) > 1:
         return replace(request.wish, weights={endpoint.stable.name: 100, **dict.fromkeys(request.candidates, 0)})
     return replace(request.wish, weight=0)
+
+
+def _fixed(plan: ReleasePlan) -> dict[str, Any]:
+    """What the plan fixes whoever is stable, which a promotion changes."""
+    return {key: value for key, value in plan_to_json(plan).items() if key != "stable"}
+
+
+def _intended(desk: Desk, request: ReleaseRequest, release_id: str, fixed: Mapping[str, Any]) -> Release:
+    """The release as it is asked for, before anything of it is deployed."""
+    versions = {
+        deployment.name: desk.registry.resolve(parse_model_uri(deployment.model_uri)).label
+        for deployment in request.deployments
+    }
+    standing = versions_of(deployments_of(desk.cluster, request.endpoint))
+    return Release(
+        id=release_id,
+        strategy=request.strategy,
+        candidates=request.candidates,
+        opened=desk.clock.now(),
+        versions={name: versions.get(name) or standing.get(name, "") for name in request.candidates},
+        options=proposal.options_digest(request.wish, fixed),
+    )
 
 
 def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:

@@ -10,16 +10,17 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.deadlines import due
 from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp
-from mlflow_istio.core.endpoint.release_state import Assignment, Release
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.claims import check_carried
-from mlflow_istio.core.moves.strategies import Wish, assignment_for, check_strategy
+from mlflow_istio.core.moves.strategies import Wish, check_strategy
 from mlflow_istio.core.release.driver import course_of
-from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
+from mlflow_istio.errors import NotFound, StateConflict
 from mlflow_istio.releases.context import Desk, Outcome, deployments_of, endpoint_of, root_of, versions_of, warned
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.moving.proof import check_targets, prove_change
+from mlflow_istio.releases.moving.proposal import plan
 
 Transition = Callable[[Endpoint], Endpoint]
 
@@ -53,7 +54,8 @@ def start(
         timeout: Seconds to wait for each confirmation.
 
     Raises:
-        StateConflict: Another release is open and is not superseded, or a candidate is not deployed.
+        StateConflict: Another release is open and is not superseded, the id has or had another plan or has ended, or a candidate
+            is not deployed.
         InvalidInput: The wish does not fit.
         NotReady: A candidate has no ready replica.
         NotRouted: A proxy did not take a change over in time.
@@ -62,6 +64,8 @@ def start(
     endpoint = endpoint_of(desk.cluster, name)
     warnings: tuple[str, ...] = ()
     release = plan(desk, endpoint, strategy, candidates, wish, release_id)
+    transitions.check_plan(endpoint, release)
+    transitions.check_not_ended(endpoint, release.id)
     if endpoint.release and supersede and endpoint.release.id != release.id:
         freed = transitions.abort(endpoint, "superseded")
         wanted = transitions.start(freed, release, wish)
@@ -72,7 +76,7 @@ def start(
         endpoint = endpoint_of(desk.cluster, name)
     transitions.start(endpoint, release, wish)  # refuse what can't work before a run is opened for it
     if endpoint.release is None:
-        run, more = run_for(desk, name, release)
+        run, more = run_for(desk, name, release, new=True)
         release, warnings = replace(release, run=run), (*warnings, *warned(desk, more))
     outcome = move(
         desk,
@@ -171,7 +175,7 @@ def promote(
     return move(
         desk,
         name,
-        _of(release_id, lambda now: transitions.promote(now, candidate, now=time, keep=keep_old)),
+        _of(release_id, "promote", lambda now: transitions.promote(now, candidate, now=time, keep=keep_old), candidate),
         action="promote",
         reason=reason,
         evidence=evidence,
@@ -202,7 +206,7 @@ def rollback(
     return move(
         desk,
         name,
-        _of(release_id, lambda now: transitions.rollback(now, now=time)),
+        _of(release_id, "rollback", lambda now: transitions.rollback(now, now=time)),
         action="rollback",
         reason=reason,
         force=force,
@@ -236,7 +240,7 @@ def abort(
     return move(
         desk,
         name,
-        _of(release_id, lambda now: transitions.abort(now, result, now=time)),
+        _of(release_id, "abort", lambda now: transitions.abort(now, result, now=time)),
         action=action,
         reason=reason,
         evidence=evidence,
@@ -246,12 +250,11 @@ def abort(
     )
 
 
-def _of(release_id: str | None, transition: Transition) -> Transition:
-    """The transition, if the release it means is the endpoint's newest."""
+def _of(release_id: str | None, action: str, transition: Transition, candidate: str | None = None) -> Transition:
+    """The transition, if the release it means is the endpoint's newest; nothing, if it is done already."""
 
     def checked(now: Endpoint) -> Endpoint:
-        transitions.check_release(now, release_id)
-        return transition(now)
+        return now if transitions.is_done(now, release_id, action, candidate) else transition(now)
 
     return checked
 
@@ -365,34 +368,3 @@ def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> N
             f"endpoint '{now.name}' was changed by somebody else meanwhile (release was {was}, is {found}): look at "
             f"'mlflow-istio status {now.name}' and run the command again"
         )
-
-
-def plan(
-    desk: Desk, endpoint: Endpoint, strategy: str, candidates: tuple[str, ...], wish: Wish, release_id: str | None
-) -> Release:
-    """A release as it would be opened, with its assignment, before it has a run.
-
-    Without an id, one that does the same and is open already is meant: the command that opened it may have died.
-
-    Raises:
-        InvalidInput: The wish does not fit the strategy.
-    """
-    found = endpoint.release
-    if found and release_id in (None, found.id) and (found.strategy, found.candidates) == (strategy, candidates):
-        return found
-    chosen = release_id or desk.new_id()
-    assignment: Assignment | None = None
-    if strategy == "ab":
-        if not endpoint.owns(endpoint.stable):
-            raise InvalidInput(
-                f"strategy=ab needs a stable arm of ours, but '{endpoint.stable.name}' is a foreign service: release it first"
-            )
-        assignment = assignment_for(chosen, (endpoint.stable.name, *candidates), wish)
-    return Release(
-        id=chosen,
-        strategy=strategy,
-        candidates=candidates,
-        opened=desk.clock.now(),
-        who=desk.who,
-        assignment=assignment,
-    )

@@ -67,6 +67,9 @@ def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Seque
             if endpoint.last
             else None
         ),
+        "earlier_releases": [
+            {"id": earlier.id, "outcome": earlier.outcome, "change": earlier.sequence} for earlier in endpoint.earlier
+        ],
         "change": {"id": endpoint.change, "sequence": endpoint.sequence},
         "unrecorded": len(endpoint.unrecorded),
         "deployments": [_deployment_view(obj, endpoint) for obj in deployments],

@@ -256,10 +256,12 @@ def test_a_release_without_a_fit_candidate_is_refused(release: Any, endpoint: En
         transitions.start(endpoint, release, Wish())
 
 
-def test_a_release_of_its_id_is_started_once_even_after_it_has_ended() -> None:
+def test_a_release_of_its_id_is_started_once_and_never_after_it_has_ended() -> None:
+    """pipelines 11329: a late step of an ended release said "nothing to do" while its candidate had no traffic."""
     release = a_release()
     assert transitions.start(STATES["canary"], release, Wish(weight=90)) == STATES["canary"]
-    assert transitions.start(STATES["promoted"], release, Wish(weight=90)) == STATES["promoted"]
+    with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
+        transitions.start(STATES["promoted"], release, Wish(weight=90))
 
 
 @pytest.mark.parametrize("state", ["canary", "promoted"])

@@ -172,7 +172,10 @@ def test_what_is_stable_already_and_an_id_that_has_ended_are_refused() -> None:
     assert again is not None
     assert (again.outcome, again.by_hand) == ("promoted", True)
     request: dict[str, Any] = {"release_id": last.id, "candidates": ("churn-v3",)}
-    with pytest.raises(StateConflict, match="was another and has ended \\(promoted\\)"):
+    with pytest.raises(
+        StateConflict,
+        match="is a canary of churn-v2 .churn/2.: use another release_id for another plan .it has ended as promoted",
+    ):
         open_release(stage.desk, stage.crew, a_release_request(request, candidates=("churn-v3",)))
 
 

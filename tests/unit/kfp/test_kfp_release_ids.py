@@ -1,0 +1,303 @@
+"""One id, one plan: a step under an id that has or had another plan is refused by name; tried again, it finds its work done.
+
+The steps run on the real verbs and in-memory ports. That a step may be tried again, and that runs may be side by side, is KFP's
+own: ``set_retry`` and ``max_concurrency`` in its documentation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kfp_components import analysing, steps
+from mlflow_istio.core.endpoint.endpoint import MAX_EARLIER
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.release.progress import alive, progress_from_text, progress_to_text
+from mlflow_istio.errors import StateConflict
+from tests.support.places import TARGET, verbs_on
+from tests.support.simulated_users import Stage, a_stage
+
+QUICK: dict[str, Any] = {
+    "interval": 5,
+    "hold": 10,
+    "min_requests": 50,
+    "warmup": 0,
+    "analysis": [{"guard": "errors", "allowed": 0.03}],
+}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """churn-v1 serves; a busy clock brings requests."""
+    made = a_stage()
+    monkeypatch.setattr(steps, "verbs_of", lambda target: verbs_on(made))
+    monkeypatch.setattr(analysing, "verbs_of", lambda target: verbs_on(made))
+    return made
+
+
+def release(version: int = 2, release_id: str = "job-1", *, options: dict[str, Any] | None = None, **more: Any) -> Any:
+    given = {"strategy": "canary", "steps": "10,50", "name": "", "reason": "", **more}
+    return steps.release(
+        TARGET, "churn", f"models:/churn/{version}", release_id=release_id, options=options or QUICK, **given
+    )
+
+
+def move(release_id: str = "job-1", **more: Any) -> Any:
+    given = {"candidate": "", "strategy": "", "weight": -1, "mirror": -1.0, "options": {}, "reason": "", **more}
+    return steps.move_traffic(TARGET, "churn", release_id=release_id, **given)
+
+
+def deploy(name: str, version: int, release_id: str = "") -> Any:
+    return steps.deploy(TARGET, "churn", name, f"models:/churn/{version}", {}, "", release_id)
+
+
+def promote(release_id: str = "job-1", candidate: str = "") -> Any:
+    return steps.promote(TARGET, "churn", release_id, candidate, "")
+
+
+def roll_back(release_id: str = "job-1") -> str:
+    return steps.roll_back(TARGET, "churn", release_id, "why")
+
+
+def opened(stage: Stage, release_id: str = "job-1", candidate: str = "churn-v2") -> None:
+    """A release of the candidate that is open, moved by hand."""
+    deploy(candidate, int(candidate.rpartition("v")[2]))
+    move(release_id, candidate=candidate, strategy="canary", weight=10)
+
+
+def objects(stage: Stage) -> str:
+    return stage.world.text()
+
+
+def test_a_release_that_is_tried_again_says_how_it_ended(stage: Stage) -> None:
+    first = release()
+    before = objects(stage)
+    again = release()
+    assert (first.outcome, again.outcome, again.verdict) == ("promoted", "promoted", "advance")
+    assert objects(stage) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 3}, "is a canary of churn-v2 .churn/2.: use another release_id"),
+        ({"version": 3, "name": "churn-v2"}, "is a canary of churn-v2 .churn/2.: use another release_id"),
+        ({"name": "other"}, "is a canary of churn-v2 .churn/2.: use another release_id"),
+        ({"strategy": "blue-green", "steps": ""}, "is a canary of churn-v2 .churn/2.: use another release_id"),
+        ({"steps": "20,50"}, "is a canary of churn-v2 .churn/2. with other options: use another release_id"),
+        (
+            {"options": {**QUICK, "alpha": 0.01}},
+            "is a canary of churn-v2 .churn/2. with other options: use another release_id",
+        ),
+    ],
+)
+def test_the_next_night_another_plan_is_refused_under_the_same_id(
+    stage: Stage, change: dict[str, Any], words: str
+) -> None:
+    """pipelines 3412: the second run took over the first's outcome, and said promoted of a version that never had traffic."""
+    release()
+    before = objects(stage)
+    with pytest.raises(StateConflict, match=f"release 'job-1' of endpoint 'churn' {words}.*ended as promoted"):
+        release(**change)
+    assert objects(stage) == before
+
+
+@pytest.mark.parametrize("change", [{"version": 3}, {"version": 3, "name": "churn-v2"}, {"steps": "20,50"}])
+def test_side_by_side_another_plan_is_refused_under_the_same_id(stage: Stage, change: dict[str, Any]) -> None:
+    """pipelines 8294."""
+    release(options={**QUICK, "promote": False})
+    before = objects(stage)
+    with pytest.raises(StateConflict, match="release 'job-1' of endpoint 'churn' is .*another"):
+        release(**{"options": {**QUICK, "promote": False}, **change})
+    assert objects(stage) == before
+
+
+def test_the_same_plan_side_by_side_does_not_take_a_release_from_a_driver_that_lives(stage: Stage) -> None:
+    release(options={**QUICK, "promote": False})
+
+    def drive(seconds: float) -> None:
+        """The other run shows a sign of life, as its driver does at every look."""
+
+        def edit(found: Any) -> Any:
+            endpoint = read_endpoint(found, "churn")
+            progress = progress_from_text(str(endpoint.progress))
+            living = alive(progress, "other", "the other run", stage.clock.now())
+            return write_endpoint(found, endpoint_with(endpoint, progress_to_text(living)))
+
+        stage.world.cluster.edit("VirtualService", "churn", edit)
+        if seconds < 60:
+            stage.users.plans[stage.clock.monotonic() + 3] = lambda: drive(seconds + 3)
+
+    drive(0)
+    with pytest.raises(StateConflict, match="is driven by the other run, which is alive"):
+        release(options={**QUICK, "promote": False})
+
+
+def endpoint_with(endpoint: Any, progress: str) -> Any:
+    from dataclasses import replace
+
+    return replace(endpoint, progress=progress)
+
+
+def test_an_id_older_than_the_last_release_is_not_taken_again(stage: Stage) -> None:
+    release(2, "job-1")
+    release(3, "job-2")
+    before = objects(stage)
+    for step in (
+        lambda: release(2, "job-1"),
+        lambda: release(3, "job-1"),
+        lambda: move("job-1", candidate="churn-v2", strategy="canary", weight=5),
+    ):
+        with pytest.raises(
+            StateConflict, match="too late: release 'job-1' of endpoint 'churn' has ended as promoted .change"
+        ):
+            step()
+    assert objects(stage) == before
+
+
+def test_an_id_that_the_endpoint_has_forgotten_is_known_to_the_registry(stage: Stage) -> None:
+    deploy("churn-v2", 2)
+    for count in range(MAX_EARLIER + 2):
+        move(f"job-{count}", candidate="churn-v2", strategy="canary", weight=1)
+        roll_back(f"job-{count}")
+    assert "job-0" not in str(verbs_on(stage).endpoint("churn"))
+    with pytest.raises(StateConflict, match="too late: release 'job-0' .* has ended as rolled-back, says the registry"):
+        move("job-0", candidate="churn-v2", strategy="canary", weight=1)
+    deploy("churn-v3", 3)
+    with pytest.raises(StateConflict, match="release 'job-0' .* was a canary of churn-v2, says the registry"):
+        move("job-0", candidate="churn-v3", strategy="canary", weight=1)
+    assert roll_back("job-0") == "rolled-back"
+    assert verbs_on(stage).endpoint("churn")["release"] is None
+
+
+@pytest.mark.parametrize("more", [{}, {"candidate": "churn-v2"}, {"candidate": "churn-v2", "strategy": "canary"}])
+@pytest.mark.parametrize(("end", "outcome"), [(promote, "promoted"), (roll_back, "rolled-back")])
+def test_traffic_of_a_release_that_has_ended_is_refused_naming_the_end(
+    stage: Stage, end: Any, outcome: str, more: dict[str, Any]
+) -> None:
+    """pipelines 11329: the step was green with "nothing to do", and the candidate had 0%."""
+    opened(stage)
+    end()
+    before = objects(stage)
+    with pytest.raises(
+        StateConflict, match=f"too late: release 'job-1' of endpoint 'churn' has ended as {outcome} .change"
+    ):
+        move(weight=50, **more)
+    assert objects(stage) == before
+
+
+def test_traffic_that_is_set_again_is_nothing_to_do(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    opened(stage)
+    move(candidate="churn-v2", strategy="canary", weight=10)
+    assert "(nothing to do)" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("more", [{"candidate": "churn-v3"}, {"strategy": "blue-green"}])
+def test_traffic_of_another_plan_is_refused_under_an_open_id(stage: Stage, more: dict[str, Any]) -> None:
+    opened(stage)
+    deploy("churn-v3", 3)
+    with pytest.raises(
+        StateConflict, match="release 'job-1' of endpoint 'churn' is a canary of churn-v2 .churn/2.: use another"
+    ):
+        move(weight=0, **more)
+
+
+def test_a_promotion_that_is_tried_again_is_done_whatever_came_between(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened(stage)
+    promote()
+    deploy("churn-v3", 3)
+    assert promote()["stable"] == "churn-v2"
+    assert "was promoted already" in capsys.readouterr().out
+    with pytest.raises(StateConflict, match="has promoted 'churn-v2', not 'churn-v3'"):
+        promote(candidate="churn-v3")
+
+
+def test_a_promotion_after_another_end_fails(stage: Stage) -> None:
+    opened(stage)
+    roll_back()
+    deploy("churn-v3", 3)
+    with pytest.raises(StateConflict, match="too late: release 'job-1' of endpoint 'churn' has ended as rolled-back"):
+        promote()
+
+
+def test_a_rollback_that_is_tried_again_has_nothing_to_do(stage: Stage) -> None:
+    opened(stage)
+    assert roll_back() == "rolled-back"
+    deploy("churn-v3", 3)
+    before = objects(stage)
+    assert roll_back() == "rolled-back"
+    assert objects(stage) == before
+
+
+def test_an_older_promotion_can_not_be_undone_by_a_step(stage: Stage) -> None:
+    opened(stage)
+    promote()
+    opened(stage, "job-2", "churn-v3")
+    for end in (lambda: None, lambda: promote("job-2")):
+        end()
+        before = objects(stage)
+        with pytest.raises(StateConflict, match="too late: release 'job-1' .* was promoted, and release 'job-2' came"):
+            roll_back("job-1")
+        assert objects(stage) == before
+
+
+def test_a_version_is_not_deployed_under_an_id_with_another_plan(stage: Stage) -> None:
+    deploy("churn-v2", 2, "job-1")
+    opened(stage)
+    deploy("churn-v2", 2, "job-1")
+    with pytest.raises(StateConflict, match="which 'churn-v3' .churn/3. is no part of"):
+        deploy("churn-v3", 3, "job-1")
+    promote()
+    deploy("churn-v2", 2, "job-1")
+    with pytest.raises(StateConflict, match="which 'churn-v3' .churn/3. is no part of.*ended as promoted"):
+        deploy("churn-v3", 3, "job-1")
+    opened(stage, "job-2", "churn-v3")
+    promote("job-2")
+    with pytest.raises(StateConflict, match="too late: release 'job-1' .* has ended as promoted"):
+        deploy("churn-v2", 2, "job-1")
+
+
+def declare(winner: str = "") -> Any:
+    return analysing.declare(TARGET, "churn", release_id="job-1", winner=winner, options={"force": True}, reason="")
+
+
+def test_a_winner_is_declared_once_and_not_where_the_test_has_ended_otherwise(stage: Stage) -> None:
+    deploy("churn-v2", 2)
+    split = {"cookie": "arm", "weights": {"churn-v1": 50, "churn-v2": 50}}
+    move(candidate="churn-v2", strategy="ab", options=split)
+    assert declare("churn-v1")["stable"] == "churn-v1"
+    deploy("churn-v3", 3)
+    before = objects(stage)
+    assert declare("churn-v1")["stable"] == "churn-v1"
+    assert objects(stage) == before
+    with pytest.raises(
+        StateConflict, match="release 'job-1' .* is not open: none is .too late: it has ended as aborted"
+    ):
+        declare("churn-v2")
+
+
+def test_a_winner_is_not_declared_of_a_test_that_was_rolled_back(stage: Stage) -> None:
+    deploy("churn-v2", 2)
+    move(candidate="churn-v2", strategy="ab", options={"cookie": "arm", "weights": {"churn-v1": 50, "churn-v2": 50}})
+    roll_back()
+    with pytest.raises(StateConflict, match="is not open: none is .too late: it has ended as rolled-back"):
+        declare("churn-v1")
+
+
+def test_another_cookie_under_the_same_id_is_refused(stage: Stage) -> None:
+    deploy("churn-v2", 2)
+    weights = {"churn-v1": 50, "churn-v2": 50}
+    move(candidate="churn-v2", strategy="ab", options={"cookie": "arm", "weights": weights})
+    with pytest.raises(Exception, match="option 'cookie' is fixed when an A/B release starts"):
+        move(candidate="churn-v2", strategy="ab", options={"cookie": "other", "weights": weights})
+    with pytest.raises(StateConflict, match="with other options: use another release_id"):
+        verbs_on(stage).create(
+            "churn-v2",
+            "models:/churn/2",
+            None,
+            "churn",
+            {"strategy": "ab", "cookie": "other", "release_id": "job-1"},
+        )
