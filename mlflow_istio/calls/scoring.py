@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_istio.calls.request_body import body_of
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
 
@@ -16,22 +17,23 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
 
     Args:
         address: The endpoint's address.
-        payload: A pandas DataFrame, or a JSON body as MLflow's scoring server takes it.
+        payload: What ``request_body.body_of`` takes: any input of a model, or a body of MLflow's scoring server.
         headers: Further headers, such as the one that pins a deployment.
         timeout: Seconds for the answer.
 
     Raises:
-        InvalidInput: The model refused the input; shows its words.
+        InvalidInput: A value of the input has no JSON form, or the model refused it; shows its words.
         ClusterError: Nothing answered, or it failed.
     """
     import requests
 
     url = address.url.rstrip("/") + address.scoring
+    body = body_of(payload)
     try:
         answer = requests.post(
             url,
-            data=body_of(payload),
-            headers={**address.headers, **headers, "content-type": "application/json"},
+            data=body.content,
+            headers={**address.headers, **headers, "content-type": body.content_type},
             timeout=timeout,
         )
     except requests.RequestException as exc:
@@ -45,17 +47,6 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     except ValueError as exc:
         raise ClusterError(f"{url} answered something that is not JSON: {_words(answer.text)}") from exc
     return result if isinstance(result, dict) else {"predictions": result}
-
-
-def body_of(payload: Any) -> str:
-    """The request body: a DataFrame becomes ``dataframe_split``, JSON stays as it is."""
-    if hasattr(payload, "to_json"):
-        return f'{{"dataframe_split": {payload.to_json(orient="split", date_format="iso")}}}'
-    if isinstance(payload, Mapping):
-        return json.dumps(dict(payload))
-    if hasattr(payload, "tolist"):
-        payload = payload.tolist()
-    return json.dumps({"inputs": payload})
 
 
 def _words(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mlflow_istio.calls.request_body import CONTENT_TYPES, read_body
 from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
 from mlflow_istio.errors import InvalidInput
 
@@ -101,35 +102,30 @@ def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool =
 @click.option("--name", default=None, help="Deployment to reach whatever the split says.")
 @click.option("--endpoint", default=None, help="Endpoint to go through as users do.")
 @click.option(
-    "--input-path", "-I", required=True, type=click.Path(dir_okay=False), help="JSON file: records, or a scoring body."
+    "--input-path",
+    "-I",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="JSON: a body of MLflow's scoring server, records, a frame in split form, or any list or dict; or CSV or Parquet.",
+)
+@click.option(
+    "--content-type",
+    type=click.Choice(tuple(CONTENT_TYPES)),
+    default=None,
+    help="What the input file holds.  [default: what its name ends in, else json]",
 )
 @click.option("--user", default=None, help="User id: go to the arm this user is assigned to.")
 @target_option
-def predict(name: str | None, endpoint: str | None, input_path: str, user: str | None, target: str) -> None:
+def predict(
+    name: str | None, endpoint: str | None, input_path: str, content_type: str | None, user: str | None, target: str
+) -> None:
     """Send an input to be scored and print the answer."""
     if (name is None) == (endpoint is None):
         raise InvalidInput("give exactly one of --name and --endpoint")
-    payload = _read_input(input_path)
+    body = read_body(input_path, content_type)
     verbs = verbs_on(target)
     headers = verbs.assign(endpoint, user) if user and endpoint else {}
-    click.echo(json.dumps(verbs.predict(payload, name=name, endpoint=endpoint, headers=headers)))
-
-
-def _read_input(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            payload = json.load(file)
-    except OSError as exc:
-        raise InvalidInput(f"input file '{path}' can't be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise InvalidInput(f"input file '{path}' is not JSON: {exc}") from exc
-    if isinstance(payload, list):
-        return {"dataframe_records": payload}
-    if isinstance(payload, dict):
-        return payload
-    raise InvalidInput(
-        f"input file '{path}' must hold a list of records or a scoring body, not {type(payload).__name__}"
-    )
+    click.echo(json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers)))
 
 
 COMMANDS = (
