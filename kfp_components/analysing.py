@@ -127,7 +127,7 @@ def differences_table(view: View) -> str:
     if rows:
         columns = ("request_id", "difference", "note", "stable_output", "candidate_output", "input")
         lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(as_cell(str(row.get(key, "")))[:200] for key in columns) + " |" for row in rows]
+        lines += ["| " + " | ".join(as_cell(str(row.get(key, ""))[:4000]) for key in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

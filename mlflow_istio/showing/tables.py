@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 View = dict[str, Any]
 
 _SHOWN = 5
-_CELL = 60
+_CELL = 4000
 _PIPE_WIDTH = 200
 """Columns where nothing says how wide the output is: a line that is grepped must not be cut."""
 
@@ -176,16 +177,23 @@ def print_comparison(view: View, console: Console | None = None) -> None:
     if view["most_different"]:
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         for heading in ("request", "difference", "what", view["stable"], view["candidate"]):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for row in view["most_different"][:_SHOWN]:
             size = row["difference"]
             table.add_row(
                 row["request_id"],
                 "" if size is None else f"{size:.4g}",
                 escape(row["note"]),
-                *(escape(str(row[f"{side}_output"]))[:_CELL] for side in ("stable", "candidate")),
+                *(escape(_answer(row[f"{side}_output"])) for side in ("stable", "candidate")),
             )
         out.print(table)
+
+
+def _answer(value: Any) -> str:
+    """An answer in full; one that would fill screens says how long it is."""
+    text = json.dumps(value, ensure_ascii=False)
+    rest = len(text) - _CELL
+    return text if rest <= 0 else f"{text[:_CELL]} ... and {rest} characters more: --json has all"
 
 
 def _end(value: float | None) -> str:

@@ -1,7 +1,8 @@
 """How two answers of a model differ: as classes, as numbers, or by a score."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ AnswerKind = Literal["classes", "numbers", "text"]
 Scorer = Callable[[str, str], float]
 """(stable's text, candidate's text) -> similarity from 0 to 1."""
 
-_NOTE_LENGTH = 120
+_SIDE_LENGTH = 48
 _LARGEST_SUMMED = 1e100
 
 
@@ -87,52 +88,97 @@ class AnswerDifference:
 
 
 def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDifference:
-    """Compare two decoded answers.
+    """Compare two decoded answers as values: the order of keys, the sign of a zero and how wide a float was say nothing.
+
+    NaN equals NaN, each infinity itself, and a float64 the float32 that it rounds to. Among numbers, a text that reads as a
+    number counts as that number, null as NaN, and what is no number must be equal. A prediction that differs changes
+    nothing for the others.
 
     Args:
         stable: A list of predictions (nested lists are flattened), `{"predictions": [...]}`, or one value.
         candidate: The same.
         rule: When two predictions agree.
     """
-    ours, theirs = tuple(_flat(stable)), tuple(_flat(candidate))
+    ours, theirs = tuple(_leaves(stable)), tuple(_leaves(candidate))
     if len(ours) != len(theirs):
         return _incomparable(max(len(ours), len(theirs)), f"{len(ours)} predictions against {len(theirs)}")
     if not ours:
         return AnswerDifference(agrees=True, difference=0.0, signed=None, rows=0, rows_agreeing=0, note="")
+    for (key, _), (other, _) in zip(ours, theirs, strict=True):
+        if key != other:
+            return _incomparable(len(ours), f"field {_short(key)} against {_short(other)}")
+    a, b = [value for _, value in ours], [value for _, value in theirs]
     if rule.kind == "numbers":
-        return _compare_numbers(ours, theirs, rule)
+        return _compare_numbers(a, b, rule)
     if rule.kind == "text" and rule.scorer is not None:
-        scores = [rule.scorer(str(a), str(b)) for a, b in zip(ours, theirs, strict=True)]
+        scores = [rule.scorer(str(x), str(y)) for x, y in zip(a, b, strict=True)]
         agree = [score >= rule.similarity for score in scores]
         size = 1 - min(scores)
     else:
-        agree = [a == b for a, b in zip(ours, theirs, strict=True)]
+        agree = [_equal(x, y) for x, y in zip(a, b, strict=True)]
         size = 1 - sum(agree) / len(agree)
-    return _result(ours, theirs, agree, size=size, signed=None)
+    return _result(a, b, agree, size=size, signed=None)
 
 
-def _compare_numbers(ours: tuple[Any, ...], theirs: tuple[Any, ...], rule: AnswerRule) -> AnswerDifference:
-    if not all(isinstance(value, Real) for value in (*ours, *theirs)):
-        return _incomparable(len(ours), "a prediction isn't a number")
-    a, b = [float(value) for value in ours], [float(value) for value in theirs]
-    if not all(map(math.isfinite, (*a, *b))):
-        # Two models that both say nan agree; one that starts to say nan doesn't.
-        agree = [x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True)]
-        return _result(ours, theirs, agree, size=math.inf, signed=None)
-    gaps = [y - x for x, y in zip(a, b, strict=True)]
-    agree = [abs(gap) <= rule.absolute + rule.relative * abs(x) for gap, x in zip(gaps, a, strict=True)]
-    mean = sum(gaps) / len(gaps)
+def _compare_numbers(ours: Sequence[Any], theirs: Sequence[Any], rule: AnswerRule) -> AnswerDifference:
+    agree: list[bool] = []
+    gaps: list[float] = []
+    size = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        x, y = _number(one), _number(other)
+        if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
+            same = _equal(one, other) if x is None or y is None else x == y or (math.isnan(x) and math.isnan(y))
+            size = size if same else math.inf
+        else:
+            gap = y - x
+            same = abs(gap) <= rule.absolute + rule.relative * abs(x) or _is_rounded(x, y)
+            size = max(size, abs(gap))
+            gaps.append(gap)
+        agree.append(same)
+    mean = sum(gaps) / len(gaps) if gaps else math.nan
     signed = mean if abs(mean) < _LARGEST_SUMMED else None
-    return _result(ours, theirs, agree, size=max(map(abs, gaps)), signed=signed)
+    return _result(ours, theirs, agree, size=size, signed=signed)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other)) or _is_rounded(one, other)
+    return bool(one == other)
+
+
+def _is_rounded(one: float, other: float) -> bool:
+    """Whether one is the float32 that the other rounds to; whole numbers may count things, so they are compared as they are."""
+    if not (math.isfinite(one) and math.isfinite(other)) or one.is_integer() or other.is_integer():
+        return False
+    return _float32(other) == one or _float32(one) == other
+
+
+def _float32(value: float) -> float:
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.nan
+
+
+def _number(value: Any) -> float | None:
+    """The number that a prediction is, or reads as; null is how writers of strict JSON say NaN. None: it is none."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, (Real, str)) or (isinstance(value, str) and "_" in value):  # float() reads 1_000
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):  # a word; a whole number beyond every float
+        return None
 
 
 def _result(
-    ours: tuple[Any, ...], theirs: tuple[Any, ...], agree: list[bool], *, size: float, signed: float | None
+    ours: Sequence[Any], theirs: Sequence[Any], agree: list[bool], *, size: float, signed: float | None
 ) -> AnswerDifference:
     note = ""
     if not all(agree):
         first = agree.index(False)
-        note = f"prediction {first}: {ours[first]!r} became {theirs[first]!r}"[:_NOTE_LENGTH]
+        note = f"prediction {first}: {_short(ours[first], theirs[first])} became {_short(theirs[first], ours[first])}"
     return AnswerDifference(
         agrees=all(agree),
         difference=0.0 if all(agree) else size,
@@ -143,18 +189,34 @@ def _result(
     )
 
 
+def _short(value: Any, other: Any = "") -> str:
+    """A value as a note has room for it: of a long one, what stands where the other begins to differ."""
+    text, beside = repr(value), repr(other)
+    if len(text) <= _SIDE_LENGTH:
+        return text
+    start = next((at for at, (x, y) in enumerate(zip(text, beside, strict=False)) if x != y), len(beside))
+    start = max(0, min(start - _SIDE_LENGTH // 2, len(text) - _SIDE_LENGTH))
+    end = start + _SIDE_LENGTH
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+
+
 def _incomparable(rows: int, note: str) -> AnswerDifference:
     return AnswerDifference(agrees=False, difference=math.inf, signed=None, rows=rows, rows_agreeing=0, note=note)
 
 
-def _flat(answer: Any) -> Iterator[Any]:
+def _leaves(answer: Any) -> Iterator[tuple[str, Any]]:
+    """Each single value with the names of the fields it stands in."""
     if isinstance(answer, Mapping) and set(answer) == {"predictions"}:
         answer = answer["predictions"]
+    yield from _flat(answer, "")
+
+
+def _flat(answer: Any, field: str) -> Iterator[tuple[str, Any]]:
     if isinstance(answer, list | tuple):
         for item in answer:
-            yield from _flat(item)
+            yield from _flat(item, field)
     elif isinstance(answer, Mapping):
-        for key in sorted(answer):
-            yield from _flat(answer[key])
+        for key in sorted(answer, key=str):
+            yield from _flat(answer[key], f"{field}.{key}" if field else str(key))
     else:
-        yield answer
+        yield field, answer

@@ -126,11 +126,22 @@ def _row(
         "candidate_status": candidate["status"],
         "stable_ms": stable["ms"],
         "candidate_ms": candidate["ms"],
-        "stable_output": stable.get("output"),
-        "candidate_output": candidate.get("output"),
-        "input": stable.get("input"),
+        "stable_output": _strict(stable.get("output")),
+        "candidate_output": _strict(candidate.get("output")),
+        "input": _strict(stable.get("input")),
     }
 
 
+def _strict(value: Any) -> Any:
+    """The value with NaN and infinities as text: the table is read by browsers and tools that know strict JSON only."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return value
+
+
 def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import Any
 
 from mlflow_istio.core.analysis.answers import AnswerRule
@@ -68,3 +69,11 @@ def test_the_table_has_failures_of_one_side_first_then_the_largest_difference() 
     assert tuple(rows[0]) == COLUMNS
     assert json.loads(rows[1]["candidate_output"]) == [7.0]
     assert rows[1]["candidate_ms"] == "50.0"
+
+
+def test_the_table_shows_both_sides_whole_and_in_strict_json() -> None:
+    long = "x" * 5000
+    found = compared([record("a", [long, math.nan, 1.0])], [record("a", [long, -math.inf, 1.0])])
+    assert found.table[0]["stable_output"] == [long, "NaN", 1.0]
+    assert found.table[0]["candidate_output"] == [long, "-Infinity", 1.0]
+    json.dumps(found.table, allow_nan=False)
