@@ -29,12 +29,18 @@ def identity_headers(*, model: str, version: str, deployment: str) -> tuple[tupl
 
     Returns:
         ``x-mlflow-model-version: MODEL/VERSION`` and ``x-mlflow-deployment``. Characters that a header can't carry are
-        percent-encoded, as is the percent sign.
+        percent-encoded, as are the percent sign and blanks at the start.
     """
     return (
-        (VERSION_HEADER, quote(f"{model}/{version}", safe=_HEADER_SAFE).encode("ascii")),
-        (DEPLOYMENT_HEADER, quote(deployment, safe=_HEADER_SAFE).encode("ascii")),
+        (VERSION_HEADER, _header_value(f"{model}/{version}")),
+        (DEPLOYMENT_HEADER, _header_value(deployment)),
     )
+
+
+def _header_value(text: str) -> bytes:
+    encoded = quote(text, safe=_HEADER_SAFE)
+    bare = encoded.lstrip(" ")
+    return ("%20" * (len(encoded) - len(bare)) + bare).encode("ascii")
 
 
 class ServingApp:

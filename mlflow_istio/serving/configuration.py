@@ -39,7 +39,7 @@ MIN_RECORD_BYTES = 64 * 1024
 
 _RECORD_OPTIONS = ("RECORD", "RECORD_DIR", "RECORD_MAX_BYTES", "RECORD_FIELDS", "RECORD_TOKEN")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_REGISTERED = re.compile(r"models:/(?!/)(?P<name>[^@]+?)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
+_REGISTERED = re.compile(r"models:/(?!/)(?P<name>.+?)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -114,7 +114,8 @@ def read_settings(environ: Mapping[str, str]) -> ServingSettings:
         InvalidInput: A variable is missing or malformed; the message names it.
     """
     values = {
-        name.removeprefix(PREFIX): value.strip()
+        # A registered model's name may begin with a blank.
+        name.removeprefix(PREFIX): value.rstrip() if name == f"{PREFIX}MODEL_VERSION" else value.strip()
         for name, value in environ.items()
         if name.startswith(PREFIX) and value.strip()
     }

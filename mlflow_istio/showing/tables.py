@@ -65,7 +65,7 @@ def _print_endpoint(out: Console, view: View) -> None:
         mirror = view["mirrors"].get(deployment["name"])
         table.add_row(
             f"  {deployment['name']}",
-            deployment["model_version"],
+            escape(deployment["model_version"]),
             deployment["role"],
             f"{deployment['weight']}%",
             f"{mirror:g}%" if mirror else "",

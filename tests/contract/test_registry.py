@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.core.basics.model_version import ModelReference
+from mlflow_istio.core.basics.model_version import ModelReference, parse_model_uri
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import Served, Standing
@@ -17,6 +17,7 @@ from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Registry
 from mlflow_istio.testing import InMemoryRegistry
+from tests.support.mlflow_addresses import mlflow_at
 from tests.support.registered_models import register
 
 TIME = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=timezone.utc)
@@ -287,3 +288,63 @@ def test_an_id_is_used_up_by_another_plan_and_by_its_end(registry: Registry) -> 
     with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
         registry.open_run("test", "churn", release, new=True)
     assert registry.open_run("test", "churn", release) == run, "what is left over of it is still recorded there"
+
+
+NAMES = [
+    "eu's v2",
+    'say "hi"',
+    "both ' and \" of them",
+    "données.ventes eu's v2",
+    "back\\slash",
+    "ends in a backslash\\",
+    "quote ' and back\\slash",
+    "perc%ent_and_under",
+    "dollar$(HOME)",
+    "catalog.schema.model",
+    "team@home",
+    "-- no comment; drop",
+    "[bold]back`ticks`",
+    "  blanks at the start",
+    "取引" * 125,
+]
+
+
+@pytest.fixture(scope="module")
+def any_name(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> str:
+    """A registry in which every such name has two versions; its neighbour differs where a pattern has a wildcard."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("names")
+    uri = f"sqlite:///{shutil.copy(_fresh_database, folder / 'mlflow.db')}"
+    with mlflow_at(uri):
+        register(uri, "source", 1.0, folder / "artifacts")
+    client = MlflowClient(uri, uri)
+    source = client.get_model_version_download_uri("source", "1")
+    neighbours = {name.replace("'", "x").replace("\\", "x") for name in NAMES} - set(NAMES)
+    for name in (*NAMES, *sorted(neighbours)):
+        client.create_registered_model(name)
+        for _ in range(2 if name in NAMES else 3):
+            client.create_model_version(name, source)
+    return uri
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_every_name_that_mlflow_allows_is_found_served_and_surveyed(any_name: str, name: str) -> None:
+    from mlflow_istio.adapters.mlflow.models import MlflowModels
+    from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
+
+    registry = MlflowRegistry(any_name, any_name)
+    assert registry.resolve(parse_model_uri(f"models:/{name}/latest")).label == f"{name}/2"
+    with pytest.raises(NotFound, match="has no version 9: it has 1, 2"):
+        registry.resolve(ModelReference(model=name, version=9))
+    registry.publish(standing({f"{name}/1": (100, "stable")}, aliases={(name, "champion"): 1}))
+    assert registry.resolve(parse_model_uri(f"models:/{name}@champion")).label == f"{name}/1"
+    found = registry.survey("test", (name,))
+    assert dict(found.aliases) == {(name, "champion"): 1}
+    assert dict(found.tags) == {f"{name}/1": {"istio.test.churn.weight": "100", "istio.test.churn.role": "stable"}}
+    assert MlflowModels(any_name, any_name).card(f"{name}/1").inputs is not None
+    assert MlflowRuns(any_name, any_name).tag(f"{name}/1", "istio.test.churn.role") == "stable"
+    change = a_change(1, endpoint="names", versions={"v1": f"{name}/1"}, id=str(abs(hash(name))))
+    registry.record("test", change, {})
+    assert change.versions in [known.versions for known in registry.history("test", "names")]

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_istio.adapters.mlflow.client_calls import again, mapped
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
+from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
@@ -162,7 +163,7 @@ class MlflowRegistry:
         if reference.version is not None:
             return reference.version
         if reference.alias == "latest":
-            found = self._client.search_model_versions(f"name = '{_quoted(name)}'")
+            found = versions_of_model(self._client, name)
             if not found:
                 raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)}")
             return max(int(version.version) for version in found)
@@ -181,7 +182,7 @@ class MlflowRegistry:
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            versions = sorted(int(v.version) for v in self._client.search_model_versions(f"name = '{_quoted(name)}'"))
+            versions = sorted(int(v.version) for v in versions_of_model(self._client, name))
             if versions:
                 has = ", ".join(str(v) for v in versions[-10:])
                 raise NotFound(f"registered model '{name}' has no version {version}: it has {has}") from exc
@@ -305,7 +306,3 @@ def _experiment_name(scope: str, endpoint: str) -> str:
 
 def _owner_tag(alias: str) -> str:
     return f"{OWNER_TAG}{alias}"
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "''")

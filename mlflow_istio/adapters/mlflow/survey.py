@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.ports.registry import Survey
 
 OWNER_TAG = "istio.alias."
@@ -51,15 +52,8 @@ def survey(client: MlflowClient, scope: str, models: Sequence[str]) -> Survey:
         for key, value in registered.tags.items():
             if key.startswith(OWNER_TAG):
                 owners[(model, key.removeprefix(OWNER_TAG))] = value
-        quoted = model.replace("'", "''")
-        token = None
-        while True:
-            versions = client.search_model_versions(f"name = '{quoted}'", page_token=token)
-            for one in versions:
-                ours = {key: value for key, value in one.tags.items() if key.startswith(f"istio.{scope}.")}
-                if ours:
-                    tags[f"{model}/{one.version}"] = ours
-            token = versions.token
-            if not token:
-                break
+        for version in versions_of_model(client, model):
+            ours = {key: value for key, value in version.tags.items() if key.startswith(f"istio.{scope}.")}
+            if ours:
+                tags[f"{model}/{version.version}"] = ours
     return Survey(open_runs=open_runs, tags=tags, aliases=aliases, owners=owners)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from mlflow_istio.errors import InvalidInput
 
 _STAGES = {"none", "staging", "production", "archived"}
+_LOST_IN_URIS = re.compile(r"[?\n\r\t]")
+"""Registered models may have such names, but no ``models:/`` URI of MLflow's own names them (``urllib`` takes them out)."""
+
 _FORM = "use models:/NAME/VERSION or models:/NAME@ALIAS"
 
 
@@ -66,6 +69,12 @@ def parse_model_uri(uri: str) -> ModelReference:
             f"model URI {uri!r} is not a registered model version: {_FORM}; "
             "register a logged model first with mlflow.register_model(uri, name)"
         )
+    lost = _LOST_IN_URIS.search(uri)
+    if lost:
+        raise InvalidInput(
+            f"model URI {uri!r} can't be read: MLflow drops {lost.group()!r} and what follows from models:/ URIs, so no server "
+            "could load the model: rename it"
+        )
     path = uri[len("models:/") :].strip("/")
     name, slash, version = path.rpartition("/")
     if slash and name and "/" not in name:
@@ -77,8 +86,8 @@ def parse_model_uri(uri: str) -> ModelReference:
             return ModelReference(model=name, alias="latest")
         if version.lower() in _STAGES:
             raise InvalidInput(f"model URI {uri!r} names a stage, which MLflow has deprecated: {_FORM}")
-    if not slash and path.count("@") == 1:
-        name, _, alias = path.partition("@")
+    if not slash and "@" in path:
+        name, _, alias = path.rpartition("@")
         if name and re.fullmatch(r"[\w-]{1,255}", alias):
             return ModelReference(model=name, alias=alias)
     if not slash and path.startswith("m-"):

@@ -53,11 +53,15 @@ class Probe:
 
 
 def header_text(text: str) -> str:
-    """A text as a header carries it: characters that it can't, and the percent sign, are percent-encoded.
+    """A text as a header carries it: percent-encoded UTF-8 for what it can't, for the percent sign and for blanks at the start.
+
+    Any URL decoder reads it back (``urllib.parse.unquote``).
 
     The model server writes its version this way (``mlflow_istio.serving``), so that a model may have any name.
     """
-    return quote(text, safe=_HEADER_SAFE)
+    encoded = quote(text, safe=_HEADER_SAFE)
+    bare = encoded.lstrip(" ")
+    return "%20" * (len(encoded) - len(bare)) + bare
 
 
 def change_probe(virtual_service: str, change_id: str) -> Probe:

@@ -86,10 +86,10 @@ def environment(
         raise InvalidInput(f"environment variable '{twice[0]}' is given twice, by 'env_from_secret' too: give it once")
     home = {"HOME": "/tmp"} if settings and settings.hardened else {}  # the one folder that can be written to
     taken = {*server, *secrets}
-    shared = _entries({name: value for name, value in {**home, **plain}.items() if name not in taken}) + [
+    shared = plain_variables({name: value for name, value in {**home, **plain}.items() if name not in taken}) + [
         {"name": name, "valueFrom": {"secretKeyRef": _key_of(reference)}} for name, reference in secrets.items()
     ]
-    return [*shared, *_entries(server)], shared
+    return [*shared, *plain_variables(server)], shared
 
 
 def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, str]]:
@@ -135,8 +135,9 @@ def check_path(path: str) -> str:
     raise InvalidInput(f"path {path!r} is not absolute: use one such as /model")
 
 
-def _entries(variables: Mapping[str, str]) -> list[Object]:
-    return [{"name": name, "value": value} for name, value in variables.items()]
+def plain_variables(variables: Mapping[str, str]) -> list[Object]:
+    """Environment entries whose values arrive as they are: Kubernetes would put another variable for ``$(NAME)``."""
+    return [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()]
 
 
 def _key_of(reference: str) -> Object:

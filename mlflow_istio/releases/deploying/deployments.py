@@ -25,7 +25,7 @@ from mlflow_istio.core.mesh.manifests import (
     service_manifest,
     virtual_service_manifest,
 )
-from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
 from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import Wish, check_strategy, check_wish
@@ -386,7 +386,7 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
             first = {**first, "image": image}
         if env is not None:
             kept = [entry for entry in first.get("env", []) if entry["name"] not in env]
-            first = {**first, "env": [*({"name": key, "value": value} for key, value in env.items()), *kept]}
+            first = {**first, "env": [*plain_variables(env), *kept]}
         spec["template"] = {**template, "spec": {**template["spec"], "containers": [first, *rest]}}
     return {**obj, "spec": spec}
 

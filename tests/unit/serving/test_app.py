@@ -75,10 +75,11 @@ def test_headers_of_the_answer_are_kept(call, metrics):
     assert answer.body == b"ok"
 
 
-@pytest.mark.parametrize("model", ["churn", "Größe 2 %", "a\r\nx-evil: 1", "取引"])
+@pytest.mark.parametrize("model", ["churn", "Größe 2 %", "a\r\nx-evil: 1", "取引", " a blank", "x" * 250])
 def test_any_model_name_makes_a_header_from_which_it_can_be_read_back(model):
     ((_, value), _) = identity_headers(model=model, version="2", deployment="v2")
     assert all(32 <= byte < 127 for byte in value)
+    assert value == value.strip()  # HTTP takes blanks at the ends away
     assert unquote(value.decode("ascii")) == f"{model}/2"
 
 

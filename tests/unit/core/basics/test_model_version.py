@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.errors import InvalidInput
@@ -19,6 +21,8 @@ READ = [
     ("models:/churn/latest", ModelReference(model="churn", alias="latest")),
     ("models:/churn/Latest", ModelReference(model="churn", alias="latest")),
     ("models:/モデル/1", ModelReference(model="モデル", version=1)),
+    ("models:/team@home@champion", ModelReference(model="team@home", alias="champion")),
+    ("models:/catalog.schema.model/4", ModelReference(model="catalog.schema.model", version=4)),
 ]
 
 
@@ -47,7 +51,8 @@ def test_a_models_uri_names_a_version_or_an_alias(uri: str, reference: ModelRefe
         ("models:/@champion", "can't be read"),
         ("models:/churn@", "can't be read"),
         ("models:/churn@a b", "can't be read"),
-        ("models:/churn@a@b", "can't be read"),
+        ("models:/who?/1", "MLflow drops '\\?' and what follows.*rename it"),
+        ("models:/two\nlines/1", "MLflow drops"),
     ],
 )
 def test_anything_else_is_refused_with_the_uri_and_the_form_to_use(uri: str, words: str) -> None:
@@ -70,3 +75,23 @@ def test_a_label_is_read_back(label: str) -> None:
 def test_a_label_of_another_form_is_refused(label: str) -> None:
     with pytest.raises(InvalidInput, match="not of the form MODEL/VERSION"):
         parse_label(label)
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/:"), min_size=1, max_size=250).filter(
+    str.strip
+)
+
+
+@given(NAMES, st.integers(1, 10**6))
+def test_every_name_that_mlflow_allows_is_read_as_mlflow_reads_it_or_refused(name: str, version: int) -> None:
+    """Held against ``mlflow.store.artifact.utils.models``, by which the model server finds its model."""
+    from mlflow.store.artifact.utils.models import _parse_model_uri
+
+    uri = ModelVersion(model=name, version=version).uri
+    try:
+        ours = parse_model_uri(uri)
+    except InvalidInput:
+        assert any(letter in name for letter in "?\n\r\t")
+        return
+    theirs = _parse_model_uri(uri)
+    assert (ours.model, ours.version) == (theirs.name, int(theirs.version or 0)) == (name, version)

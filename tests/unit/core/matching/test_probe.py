@@ -36,7 +36,7 @@ def test_a_pin_is_proved_by_the_version_that_answers(status: int, headers: dict[
 
 
 @pytest.mark.parametrize(
-    "model", ["churn", "my model", "モデル", "100%", 'a"b', "é", "a=b;c", "tab\there", "~tilde_-."]
+    "model", ["churn", "my model", "モデル", "100%", 'a"b', "é", "a=b;c", "tab\there", "~tilde_-.", "  two blanks"]
 )
 def test_the_version_is_expected_as_the_model_server_writes_it(model: str) -> None:
     """Else no model with such a name could ever be released."""

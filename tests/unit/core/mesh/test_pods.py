@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mlflow_istio.adapters.local.workloads import resolved
 from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.mesh.manifests import DeploymentValues, deployment_manifest
@@ -178,3 +181,28 @@ def test_references_and_paths_are_checked(check: Any, good: list[str], bad: list
     for text in bad:
         with pytest.raises(InvalidInput, match=words):
             check(text)
+
+
+DOLLARS = st.lists(st.sampled_from(["$", "$$", "$(", ")", "$(SECRET)", "a", " "]), max_size=6).map("".join)
+
+
+@given(DOLLARS, DOLLARS)
+def test_a_dollar_is_data_in_everything_that_reaches_a_container(name: str, value: str) -> None:
+    """Kubernetes puts variables for ``$(NAME)`` in values and commands (k8s.io/kubernetes, third_party/forked/golang/expansion);
+    the local mesh does it the same way, so it stands for the kubelet here. A model's name must not show a secret to callers.
+    """
+    model = ModelVersion(model=f"m{name}", version=2)
+    values = replace(
+        VALUES, model=model, env={"SECRET": "s3cret", "USER_VALUE": value}, pod=replace(PLAIN, source="init")
+    )
+    spec = deployment_manifest(TEMPLATES["Deployment"], values)["spec"]["template"]["spec"]
+    server, download = spec["containers"][0], spec["initContainers"][0]
+    for container in (server, download):
+        pairs = [(entry["name"], entry["value"]) for entry in container["env"]]
+        command, environment = resolved(container["command"], pairs, {})
+        assert environment["USER_VALUE"] == value
+    assert command[6] == model.uri
+    assert (
+        resolved((), [(entry["name"], entry["value"]) for entry in server["env"]], {})[1]["MLFLOW_ISTIO_MODEL_VERSION"]
+        == model.label
+    )
