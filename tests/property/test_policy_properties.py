@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.mesh.destination_rule import with_policy, with_subset, without_subset
 from mlflow_istio.core.policy.routes import written_policy
-from mlflow_istio.core.policy.settings import NO_POLICY, Policy, policy_from_json
+from mlflow_istio.core.policy.settings import NO_POLICY, Policy
 from mlflow_istio.errors import StateConflict
 from tests.support import policy_values
 
@@ -75,4 +76,4 @@ def test_a_subset_that_went_and_came_back_gets_its_settings_anew() -> None:
 
 @given(policy=policy_values.policies(NAMES))
 def test_a_policy_is_read_as_it_was_written(policy: Policy) -> None:
-    assert policy_from_json(policy.as_json()) == policy
+    assert from_json(Policy, to_json(policy)) == policy

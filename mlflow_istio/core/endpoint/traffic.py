@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.policy.settings import NO_POLICY, Policy, policy_from_json
+from mlflow_istio.core.basics.stored import from_json, to_json
+from mlflow_istio.core.policy.settings import NO_POLICY, Policy
 from mlflow_istio.errors import InvalidInput
 
 
@@ -203,7 +204,7 @@ class Traffic:
                 "release": self.sticky.release,
                 "maxAge": self.sticky.max_age,
             }
-        policy = self.policy.as_json()
+        policy = to_json(self.policy)
         return {**obj, "policy": policy} if policy else obj
 
 
@@ -219,7 +220,7 @@ def traffic_from_json(obj: Mapping[str, Any], endpoint: str | None = None) -> Tr
             for m in obj.get("mirrors", ())
         ),
         sticky=Sticky(cookie=sticky["cookie"], release=sticky["release"], max_age=sticky["maxAge"]) if sticky else None,
-        policy=policy_from_json(obj.get("policy", {})),
+        policy=from_json(Policy, obj.get("policy", {})),
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of
+from mlflow_istio.core.basics.stored import compact, from_json, stored, to_json
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS
 from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over
-from mlflow_istio.core.policy.settings import NO_POLICY, Policy, RoutePolicy, Rule, StaleCookie, policy_from_json
+from mlflow_istio.core.policy.settings import NO_POLICY, Policy, RoutePolicy, Rule, StaleCookie
 from mlflow_istio.errors import InvalidInput
 
 MAX_POLICY = 32 * 1024
@@ -31,8 +32,8 @@ class Written:
         originals: The owner's values that it stands over, by place and path.
     """
 
-    policy: Policy = NO_POLICY
-    originals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy: Policy = field(default=NO_POLICY, metadata=stored(needed=True))
+    originals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=stored(sparse=True))
 
 
 def policy_key(endpoint: str) -> str:
@@ -50,11 +51,10 @@ def written_policy(obj: Mapping[str, Any], endpoint: str) -> Written:
     if text is None:
         return Written()
     try:
-        found = json.loads(text)
-        return Written(policy=policy_from_json(found["policy"]), originals=found.get("originals", {}))
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
+        return from_json(Written, json.loads(text))
+    except (ValueError, InvalidInput) as exc:
         raise InvalidInput(
-            f"{obj.get('kind', 'VirtualService')} '{name_of(obj)}': the annotation {policy_key(endpoint)} is damaged ({exc!r}); "
+            f"{obj.get('kind', 'VirtualService')} '{name_of(obj)}': the annotation {policy_key(endpoint)} is damaged ({exc}); "
             "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
 
@@ -65,12 +65,11 @@ def policy_annotation(endpoint: str, written: Written) -> dict[str, str | None]:
     Raises:
         InvalidInput: It is too large to stand on an object.
     """
-    policy = written.policy.as_json()
-    originals = {place: dict(values) for place, values in written.originals.items() if values}
-    if not policy and not originals:
+    originals = {place: values for place, values in written.originals.items() if values}
+    said = Written(policy=written.policy, originals=originals)
+    if said == Written():
         return {policy_key(endpoint): None}
-    obj: Object = {"policy": policy, **({"originals": originals} if originals else {})}
-    text = json.dumps(obj, separators=(",", ":"), sort_keys=True)
+    text = compact(to_json(said))
     if len(text.encode()) > MAX_POLICY:
         raise InvalidInput(
             f"the policy of endpoint '{endpoint}' is larger than {MAX_POLICY} bytes: take rules or headers away first"

@@ -13,10 +13,12 @@ from typing import Any
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
 from mlflow_istio.errors import InvalidInput
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoutePolicy:
     """What a route does with a request; every part in Istio's form, None where nothing is set.
@@ -59,6 +61,7 @@ class RoutePolicy:
         return _set_fields(self)
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DestinationPolicy:
     """How requests reach the model servers; every part in Istio's form, None where nothing is set.
@@ -99,7 +102,7 @@ class Fault:
 
     delay: str | None = None
     abort: int | None = None
-    percentage: float = 100.0
+    percentage: float = field(default=100.0, metadata=stored(needed=True))
     match: tuple[Object, ...] = ()
     until: datetime
 
@@ -154,6 +157,7 @@ class StaleCookie:
     release: str
 
 
+@form(sparse=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """Everything besides the split.
@@ -202,30 +206,6 @@ class Policy:
             subsets={key: value for key, value in self.subsets.items() if key != name},
         )
 
-    def as_json(self) -> Object:
-        """A JSON form; parts that are not set are left out."""
-        obj: Object = {
-            "route": self.route.set_fields,
-            "headers": dict(self.headers),
-            "destination": self.destination.set_fields,
-            "subsets": {name: policy.set_fields for name, policy in self.subsets.items()},
-            "rules": [
-                {"name": r.name, "deployment": r.deployment, "match": list(r.match), "policy": r.policy.set_fields}
-                for r in self.rules
-            ],
-            "stale": [{"cookie": one.cookie, "release": one.release} for one in self.stale],
-            "replaced": list(self.replaced),
-        }
-        if self.fault:
-            obj["fault"] = {
-                "delay": self.fault.delay,
-                "abort": self.fault.abort,
-                "percentage": self.fault.percentage,
-                "match": list(self.fault.match),
-                "until": self.fault.until.isoformat(),
-            }
-        return {key: value for key, value in obj.items() if value}
-
 
 NO_POLICY = Policy()
 
@@ -267,39 +247,6 @@ def with_wish(policy: Policy, wish: PolicyWish) -> Policy:
         replaced=_replaced(policy, wish),
         route=replace(policy.route, **{k: v for k, v in changes.items() if k in ROUTE_FIELDS}),
         destination=replace(policy.destination, **{k: v for k, v in changes.items() if k in DESTINATION_FIELDS}),
-    )
-
-
-def policy_from_json(obj: Mapping[str, Any]) -> Policy:
-    """Read what ``Policy.as_json`` wrote."""
-    fault = obj.get("fault")
-    return Policy(
-        route=RoutePolicy(**obj.get("route", {})),
-        headers=dict(obj.get("headers", {})),
-        destination=DestinationPolicy(**obj.get("destination", {})),
-        subsets={name: DestinationPolicy(**policy) for name, policy in obj.get("subsets", {}).items()},
-        rules=tuple(
-            Rule(
-                name=rule["name"],
-                deployment=rule["deployment"],
-                match=tuple(rule["match"]),
-                policy=RoutePolicy(**rule.get("policy", {})),
-            )
-            for rule in obj.get("rules", ())
-        ),
-        fault=(
-            Fault(
-                delay=fault.get("delay"),
-                abort=fault.get("abort"),
-                percentage=fault["percentage"],
-                match=tuple(fault.get("match", ())),
-                until=datetime.fromisoformat(fault["until"]),
-            )
-            if fault
-            else None
-        ),
-        stale=tuple(StaleCookie(cookie=one["cookie"], release=one["release"]) for one in obj.get("stale", ())),
-        replaced=tuple(obj.get("replaced", ())),
     )
 
 

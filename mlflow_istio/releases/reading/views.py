@@ -13,6 +13,7 @@ from mlflow_istio.core.basics.objects import (
     name_of,
     ready_replicas,
 )
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.matching.probe import PIN_HEADER
@@ -79,7 +80,7 @@ def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Seque
 def policy_view(endpoint: Endpoint) -> View:
     """What is set besides the split, and what of it acts only partly together."""
     policy = endpoint.traffic.policy
-    view: View = {key: value for key, value in policy.as_json().items() if key not in ("replaced", "stale")}
+    view: View = {key: value for key, value in to_json(policy).items() if key not in ("replaced", "stale")}
     said = notes(policy, mirrors=bool(endpoint.traffic.mirrors))
     return {**view, "notes": list(said)} if said else view
 

@@ -1,0 +1,300 @@
+"""Frozen dataclasses as the JSON that stands on objects, in runs and in tags, and back.
+
+A field's type says how it is written: nested values as objects, tuples as lists, times in ISO form, what is JSON already as it is.
+``stored`` says where a field is written otherwise, ``form`` what holds for a whole class. Whoever reads gets the value, or one
+error that names the path of what doesn't fit. Forms are worked out when a class is first used, so an import costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from datetime import datetime
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from mlflow_istio.errors import InvalidInput
+
+Value = TypeVar("Value")
+Write = Callable[[Any], Any]
+"""A field's value to its JSON."""
+Read = Callable[[Any, Mapping[str, Any]], Any]
+"""A field's JSON, and what is known around it, to its value."""
+
+_FORMS: dict[Any, tuple[bool, bool, bool]] = {}
+_SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "a text"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+}
+
+
+def stored(
+    *,
+    name: str = "",
+    sparse: bool = False,
+    needed: bool = False,
+    flat: bool = False,
+    context: bool = False,
+    write: Write | None = None,
+    read: Read | None = None,
+    derived: Read | None = None,
+) -> Mapping[str, Any]:
+    """How a field is stored, as its ``metadata``.
+
+    Args:
+        name: Its key, where that isn't the field's name.
+        sparse: Whether it is left out when it has its default.
+        needed: Whether it must be there when read although it has a default.
+        flat: Whether the keys of the value in it stand beside this value's own.
+        context: Whether the fields after it, and all in them, are read knowing it.
+        write: Makes its JSON, where its type doesn't say how.
+        read: Reads that.
+        derived: It isn't written; works it out from the whole object and what is known around it.
+    """
+    return locals()
+
+
+NOT_STORED: Mapping[str, Any] = stored(derived=lambda _data, _given: MISSING)
+"""``metadata`` of a field that isn't written: whoever reads gives it by its name, or it has its default."""
+
+
+def form(*, sparse: bool = False, closed: bool = False, whole: bool = False) -> Callable[[type[Value]], type[Value]]:
+    """How the values of a class are stored, as a decorator; without it unknown keys are passed over.
+
+    Args:
+        sparse: Whether fields are left out when they have their defaults.
+        closed: Whether an unknown key is refused.
+        whole: Whether each key must be there, and no other.
+    """
+
+    def noted(kind: type[Value]) -> type[Value]:
+        _FORMS[kind] = (sparse, closed or whole, whole)
+        return kind
+
+    return noted
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A value's JSON; ``from_json`` reads it back."""
+    obj: dict[str, Any] = {}
+    for part in _form_of(cast("Any", type(value))).parts:
+        content = getattr(value, part.attribute)
+        if part.write is None or (part.sparse and content == part.default):
+            continue
+        if part.flat:
+            obj.update(part.write(content))
+        else:
+            obj[part.key] = part.write(content)
+    return obj
+
+
+def from_json(kind: type[Value], data: Any, **given: Any) -> Value:
+    """The value that ``to_json`` made this of.
+
+    Args:
+        kind: Its class.
+        data: Its JSON.
+        given: Fields that aren't stored, and what else its parts are read with.
+
+    Raises:
+        InvalidInput: It doesn't fit; names the path of what doesn't.
+    """
+    try:
+        return cast("Value", _read(_form_of(cast("Any", kind)), data, given))
+    except _Misfit as exc:
+        path = "".join(reversed(exc.path)).removeprefix(".")
+        raise InvalidInput(f"stored {kind.__name__}: {path}{': ' if path else ''}{exc}") from exc.__cause__
+
+
+def compact(data: Any) -> str:
+    """JSON as annotations and tags hold it: short, and the same text for the same value."""
+    return json.dumps(data, separators=(",", ":"), sort_keys=True)
+
+
+class _Misfit(Exception):
+    """What doesn't fit; the path to it is put together from the inside out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.path: list[str] = []
+
+    @classmethod
+    def of(cls, wanted: str, data: Any) -> _Misfit:
+        text = repr(data)
+        return cls(f"must be {wanted}, not {text if len(text) <= 60 else text[:57] + '...'}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """How a field is written (None: not at all) and read; ``flat`` are the keys of a value that stand beside its own."""
+
+    attribute: str
+    key: str
+    default: Any
+    sparse: bool
+    flat: frozenset[str]
+    context: bool
+    write: Write | None
+    read: Read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Form:
+    """A class's parts, the keys it knows, those that must be there, and whether others are refused."""
+
+    kind: Any
+    parts: tuple[_Part, ...]
+    known: frozenset[str]
+    needed: frozenset[str]
+    closed: bool
+
+
+@cache
+def _form_of(kind: Any) -> _Form:
+    sparse, closed, whole = _FORMS.get(kind, (False, False, False))
+    hints = get_type_hints(kind)
+    parts: list[_Part] = []
+    known: set[str] = set()
+    needed: set[str] = set()
+    for field in fields(kind):
+        told = field.metadata or stored()
+        part = _part(field, hints[field.name], told, sparse)
+        parts.append(part)
+        if part.flat:
+            known |= part.flat
+            needed |= part.flat if whole else _form_of(hints[field.name]).needed
+        elif part.write is not None:
+            known.add(part.key)
+            needed |= {part.key} if part.default is MISSING or told["needed"] or whole else set()
+    return _Form(kind=kind, parts=tuple(parts), known=frozenset(known), needed=frozenset(needed), closed=closed)
+
+
+def _part(field: Field[Any], hint: Any, told: Mapping[str, Any], sparse: bool) -> _Part:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    write, read = told["write"], told["derived"] or told["read"]
+    if read is None or (write is None and told["derived"] is None):
+        write, read = (mine or typed for mine, typed in zip((write, read), _codec(hint), strict=True))
+    return _Part(
+        attribute=field.name,
+        key=told["name"] or field.name,
+        default=default,
+        sparse=default is not MISSING and (told["sparse"] or sparse),
+        flat=_form_of(hint).known if told["flat"] else frozenset(),
+        context=told["context"],
+        write=write,
+        read=read,
+    )
+
+
+def _read(form: _Form, data: Any, given: Mapping[str, Any]) -> Any:
+    if not isinstance(data, Mapping):
+        raise _Misfit.of("an object", data)
+    wrong = {"missing": form.needed - data.keys(), "unknown": data.keys() - form.known if form.closed else ()}
+    if any(wrong.values()):
+        words = [f"{what} fields: {', '.join(sorted(keys))}" for what, keys in wrong.items() if keys]
+        raise _Misfit(f"{' and '.join(words)} (another version of mlflow-istio may have written it)")
+    values: dict[str, Any] = {}
+    for part in form.parts:
+        if part.write is None:
+            content = given[part.attribute] if part.attribute in given else part.read(data, given)
+            if content is not MISSING:
+                values[part.attribute] = content
+        elif part.flat:
+            values[part.attribute] = part.read({key: data[key] for key in part.flat & data.keys()}, given)
+        elif part.key in data:
+            values[part.attribute] = _inside(f".{part.key}", part.read, data[part.key], given)
+        if part.context:
+            given = {**given, part.attribute: values[part.attribute]}
+    try:
+        return form.kind(**values)
+    except InvalidInput as exc:
+        raise _Misfit(exc.message) from exc
+
+
+def _inside(step: str, read: Read, data: Any, given: Mapping[str, Any]) -> Any:
+    try:
+        return read(data, given)
+    except _Misfit as exc:
+        exc.path.append(step)
+        raise
+
+
+def _codec(hint: Any) -> tuple[Write, Read]:
+    """How values of a type are written and read."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in _SCALARS:
+        return _same, _scalar(*_SCALARS[hint])
+    if hint is datetime:
+        return datetime.isoformat, _time
+    if origin is Literal:
+        return _same, _one_of(args)
+    if origin in (Union, UnionType):
+        return _optional(*_codec(Union[tuple(arg for arg in args if arg is not type(None))]))  # noqa: UP007
+    if origin is tuple:
+        return _tuple([_codec(arg) for arg in args if arg is not Ellipsis], any_length=args[-1] is Ellipsis)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(*_codec(args[1]))
+    if hasattr(hint, "__dataclass_fields__"):
+        return to_json, lambda data, given: _read(_form_of(hint), data, given)
+    return _same, lambda data, _given: data
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _scalar(kinds: tuple[type, ...], wanted: str) -> Read:
+    def read(data: Any, _given: Mapping[str, Any]) -> Any:
+        if not isinstance(data, kinds) or (isinstance(data, bool) and bool not in kinds):
+            raise _Misfit.of(wanted, data)
+        return data
+
+    return read
+
+
+def _one_of(words: tuple[Any, ...]) -> Read:
+    def read(data: Any, _given: Mapping[str, Any]) -> Any:
+        if data not in words:
+            raise _Misfit.of(f"one of {', '.join(map(str, words))}", data)
+        return data
+
+    return read
+
+
+def _time(data: Any, _given: Mapping[str, Any]) -> datetime:
+    try:
+        return datetime.fromisoformat(data)
+    except (TypeError, ValueError) as exc:
+        raise _Misfit.of("a time such as 2026-03-01T12:00:00+00:00", data) from exc
+
+
+def _optional(write: Write, read: Read) -> tuple[Write, Read]:
+    return (
+        lambda value: None if value is None else write(value),
+        lambda data, given: None if data is None else read(data, given),
+    )
+
+
+def _tuple(codecs: list[tuple[Write, Read]], *, any_length: bool) -> tuple[Write, Read]:
+    def each(values: Sequence[Any]) -> Iterable[tuple[Any, tuple[Write, Read]]]:
+        return zip(values, codecs * len(values) if any_length else codecs, strict=True)
+
+    def read(data: Any, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        if not isinstance(data, list | tuple) or not (any_length or len(data) == len(codecs)):
+            raise _Misfit.of("a list" if any_length else f"a list of {len(codecs)}", data)
+        return tuple(_inside(f"[{index}]", codec[1], value, given) for index, (value, codec) in enumerate(each(data)))
+
+    return lambda values: [codec[0](value) for value, codec in each(values)], read
+
+
+def _mapping(write: Write, read: Read) -> tuple[Write, Read]:
+    def read_all(data: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(data, Mapping):
+            raise _Misfit.of("an object", data)
+        return {key: _inside(f".{key}", read, value, given) for key, value in data.items()}
+
+    return lambda values: {key: write(value) for key, value in values.items()}, read_all
