@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import subset_labels
 from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of, split_route
@@ -83,8 +84,8 @@ def fits(planned: Mapping[str, str], found: Mapping[str, str]) -> bool:
 
 def _settings(policies: Sequence[Policy]) -> str:
     """A digest of what is set; when a fault ends, and which cookies are expired, is nobody's decision."""
-    said = [policy.as_json() for policy in policies]
-    parts = [{key: value for key, value in part.items() if key != "stale"} for part in said]
+    stored = [to_json(policy) for policy in policies]
+    parts = [{key: value for key, value in part.items() if key != "stale"} for part in stored]
     parts = [{**part, "fault": {**part["fault"], "until": ""}} if "fault" in part else part for part in parts]
     return digest(parts) if any(parts) else _NOTHING
 
