@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms
-from mlflow_istio.core.release.guards.errors import Errors
+from mlflow_istio.core.release.guards.failed_requests import Errors
 from mlflow_istio.core.release.guards.installed import installed_kind
 from mlflow_istio.core.release.guards.kpi_mean import KpiMean
 from mlflow_istio.core.release.guards.kpi_rate import KpiRate
-from mlflow_istio.core.release.guards.latency import Latency
 from mlflow_istio.core.release.guards.objective import Objective
+from mlflow_istio.core.release.guards.slow_answers import Latency
 from mlflow_istio.errors import InvalidInput
 
 GUARD_KINDS: Mapping[str, GuardKind[Any]] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_istio.core.release.guards.base import GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.installed import GROUP, installed_kind
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.plan import GuardPlan, describe_plan
@@ -15,6 +16,7 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.release import ReleaseOptions, plan_of
 from tests.support.endpoint_values import an_endpoint
 from tests.support.release_values import Journey, a_plan
+from tests.unit.core.release.toy_guards import Blocks
 
 HERE = "tests.unit.core.release.toy_guards"
 
@@ -81,6 +83,12 @@ def test_a_sequential_t_test_on_blocks_of_time_fits_the_same_way() -> None:
     assert len(actions) > 12  # four blocks of three looks at least
     assert reason.startswith("The candidate is worse: blocks, more failures than its share in ")
     assert "RollBack" not in blocks_of(2)[0]
+
+
+def test_a_kind_that_can_begin_at_once_needs_no_history() -> None:
+    assert (
+        Blocks().start_from(GuardTerms(name="blocks", kind="blocks"), TestSettings(), {"pod": {"requests": 9}}) is None
+    )
 
 
 def test_options_take_such_a_kind_as_any_other() -> None:
