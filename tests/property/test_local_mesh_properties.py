@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_istio.adapters.local.envoy.clusters import clusters
 from mlflow_istio.adapters.local.envoy.route_table import route_configuration
-from mlflow_istio.adapters.local.stored import admitted, with_fields_applied
+from mlflow_istio.adapters.local.storage import admitted, with_fields_applied
 from mlflow_istio.adapters.local.workloads import workload
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict, Unsupported

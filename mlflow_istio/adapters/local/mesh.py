@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_istio.adapters.local import inspection, stored
+from mlflow_istio.adapters.local import inspection, storage
 from mlflow_istio.adapters.local.control import Control
 from mlflow_istio.adapters.local.files import Change
 from mlflow_istio.adapters.local.inspection import MeshStatus
@@ -66,28 +66,28 @@ class LocalMesh:
 
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
-        check_name(stored.check_kind(kind), name)
+        check_name(storage.check_kind(kind), name)
         self._state.check()
         found = self._state.object(kind, name)
         return None if found is None else self._with_status(found[0])
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
         """See ``ports.Cluster``."""
-        stored.check_kind(kind)
+        storage.check_kind(kind)
         self._state.check()
         objects = self._state.all_objects(kind).values()
         return [self._with_status(obj) for obj in objects if labels.items() <= labels_of(obj).items()]
 
     def apply(self, obj: Object) -> Object:
         """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it."""
-        wanted = stored.admitted(obj)
+        wanted = storage.admitted(obj)
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         with self._changing(kind):
             found = self._state.object(kind, name)
             live, last = (None, {}) if found is None else found
-            claimed = stored.ownable(wanted)
-            merged = stored.with_fields_applied(live, last, wanted)
-            if live is not None and stored.same(live, merged) and claimed == last:
+            claimed = storage.ownable(wanted)
+            merged = storage.with_fields_applied(live, last, wanted)
+            if live is not None and storage.same(live, merged) and claimed == last:
                 after = live
             else:
                 after = self._store(kind, name, live, merged, claimed)
@@ -96,22 +96,22 @@ class LocalMesh:
 
     def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
         """See ``ports.Cluster``. A change of nothing but traffic makes no call to any process."""
-        check_name(stored.check_kind(kind), name)
+        check_name(storage.check_kind(kind), name)
         with self._changing(kind):
             found = self._state.object(kind, name)
             before, last = (None, {}) if found is None else found
             shown = None if before is None else self._with_status(before)
-            wanted = stored.admitted(change(None if shown is None else stored.copied(shown)))
-            if shown is not None and stored.same(shown, wanted):
-                return shown, stored.copied(shown)
-            stored.check_identity(wanted, kind, name)
+            wanted = storage.admitted(change(None if shown is None else storage.copied(shown)))
+            if shown is not None and storage.same(shown, wanted):
+                return shown, storage.copied(shown)
+            storage.check_identity(wanted, kind, name)
             after = self._store(kind, name, before, wanted, last)
         self._control.drain(wait=True)
         return shown, self._with_status(after)
 
     def delete(self, kind: str, name: str) -> bool:
         """See ``ports.Cluster``."""
-        check_name(stored.check_kind(kind), name)
+        check_name(storage.check_kind(kind), name)
         self._state.check()
         if self._state.object(kind, name) is None:
             return False
@@ -238,9 +238,9 @@ class LocalMesh:
     def _store(self, kind: str, name: str, before: Object | None, wanted: Object, applied: Object) -> Object:
         if before is None:
             now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-            after = stored.created(wanted, uid=str(uuid.uuid4()), now=now)
+            after = storage.created(wanted, uid=str(uuid.uuid4()), now=now)
         else:
-            after = stored.updated(before, wanted)
+            after = storage.updated(before, wanted)
         self._control.change(Change(kind=kind, name=name, before=before, after=after, applied=applied))
         return after
 

@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_istio.adapters.local.envoy.clusters import Endpoint, clusters
 from mlflow_istio.adapters.local.envoy.route_table import route_configuration
-from mlflow_istio.adapters.local.stored import admitted
+from mlflow_istio.adapters.local.storage import admitted
 from mlflow_istio.adapters.local.workloads import Readiness, workload
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import InvalidInput, Unsupported

@@ -17,7 +17,7 @@ import pytest
 from mlflow_istio.adapters.local.free_ports import is_free, port_source
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.local.state import FORMAT, KEPT_LOGS, StateDirectory, read_tail
-from mlflow_istio.adapters.local.stored import created, ownable, updated, with_fields_applied
+from mlflow_istio.adapters.local.storage import created, ownable, updated, with_fields_applied
 from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound
 from tests.contract.model_server import service
 
