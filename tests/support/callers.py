@@ -14,19 +14,20 @@ Ask = Callable[[requests.Session, int], None]
 
 
 @contextmanager
-def calling(ask: Ask, *, workers: int, seconds: float) -> Iterator[None]:
+def calling(ask: Ask, *, workers: int, seconds: float, pause: float = 0.0) -> Iterator[None]:
     """Callers who ask one after the other until the block ends.
 
     Args:
         ask: One request.
         workers: How many callers.
         seconds: When they stop at the latest, should the block hang.
+        pause: Seconds each waits between two requests. Without, they take all of the machine from what is tested.
     """
     numbers, stop = itertools.count(1), threading.Event()
 
     def caller() -> None:
         with requests.Session() as session:
-            while not stop.is_set():
+            while not stop.wait(pause):
                 ask(session, next(numbers))
 
     with _stopped_at_the_end(stop, [caller] * workers, seconds):
