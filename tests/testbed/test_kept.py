@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_a_single_file_is_kept_and_nothing_beside_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "packages.zip\n"), done.stderr
 
 
+def test_a_volume_inside_another_is_seen_there_though_the_outer_one_hides_where_it_comes_from(tmp_path: Path) -> None:
+    inner = tmp_path / "hidden" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "token").write_text("secret", encoding="utf-8")
+
+    done = _in_a_pod(
+        tmp_path,
+        ["cat", str(tmp_path / "hidden/run/token")],
+        over=tmp_path / "hidden",
+        kept=[],
+        more=[{"source": str(inner), "path": str(tmp_path / "hidden/run"), "read_only": True}],
+    )
+
+    assert (done.returncode, done.stdout) == (0, "secret"), done.stderr
+
+
 def test_a_virtual_environment_works_behind_links_and_spaces_in_a_hidden_folder(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
@@ -74,15 +91,17 @@ def test_a_virtual_environment_works_behind_links_and_spaces_in_a_hidden_folder(
     assert (done.returncode, done.stdout.strip()) == (0, str(environment)), done.stderr
 
 
-def _in_a_pod(folder: Path, argv: list[str], *, over: Path, kept: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a program as the pod runner does, with a volume over a folder."""
+def _in_a_pod(
+    folder: Path, argv: list[str], *, over: Path, kept: list[str], more: Sequence[dict[str, object]] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program as the pod runner does, with a volume over a folder, and more of them inside."""
     (folder / "volume").mkdir()
     (folder / "scratch").mkdir()
     task = {
         "argv": argv,
         "network": "/proc/self/ns/net",
         "directory": "/",
-        "mounts": [{"source": str(folder / "volume"), "path": str(over), "read_only": False}],
+        "mounts": [{"source": str(folder / "volume"), "path": str(over), "read_only": False}, *more],
         "kept": kept,
         "read_only": True,
         "scratch": str(folder / "scratch"),

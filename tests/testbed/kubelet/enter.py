@@ -51,11 +51,14 @@ def main() -> None:
 def _lay_volumes(mounts: list[dict[str, object]], kept: list[str], scratch: str, *, read_only: bool) -> None:
     own = _OwnFolders(scratch)
     paths = [own.ensure(str(mount["path"]), is_folder=os.path.isdir(str(mount["source"]))) for mount in mounts]
+    # Held open, since an outer volume may hide where an inner one comes from.
+    sources = [os.open(str(mount["source"]), os.O_PATH) for mount in mounts]
     before = Kept(kept)
     if read_only:
         _set_read_only("/", True)
-    for mount, path in zip(mounts, paths, strict=True):
-        _mount(str(mount["source"]), path, _MS_BIND | _MS_REC)
+    for mount, path, source in zip(mounts, paths, sources, strict=True):
+        # In an outer volume its place isn't made yet.
+        _bind(source, path)
         # A bind mount takes the flag over from where it comes from, which may just have got it.
         _set_read_only(path, False)
         before.show_again(under=path, read_only=True)
@@ -83,12 +86,7 @@ class Kept:
         """Shows what the mount at the real path `under` hides; what it is mounted inside of is left as it is."""
         for end, descriptor in self._open.items():
             if is_within(end, under):
-                source = f"/proc/self/fd/{descriptor}"
-                is_folder = os.path.isdir(source)
-                os.makedirs(end if is_folder else os.path.dirname(end), exist_ok=True)
-                if not is_folder:
-                    _make_entry(end, is_folder=False)
-                _mount(source, end, _MS_BIND | _MS_REC)
+                _bind(descriptor, end)
                 _set_read_only(end, read_only)
         for link, target in self._links.items():
             if is_within(link, under):
@@ -172,6 +170,17 @@ def _make_entry(path: str, *, is_folder: bool) -> None:
         os.mkdir(path)
     else:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+
+
+def _bind(descriptor: int, path: str) -> None:
+    """Binds what is open to a path, which is made if need be."""
+    source = f"/proc/self/fd/{descriptor}"
+    if not os.path.exists(path):
+        is_folder = os.path.isdir(source)
+        os.makedirs(path if is_folder else os.path.dirname(path), exist_ok=True)
+        if not is_folder:
+            _make_entry(path, is_folder=False)
+    _mount(source, path, _MS_BIND | _MS_REC)
 
 
 def _set_read_only(path: str, wanted: bool) -> None:
