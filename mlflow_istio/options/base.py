@@ -5,107 +5,67 @@ A value comes from the call, else from ``MLFLOW_ISTIO_<OPTION>``, else from the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlflow_istio.core.basics.names import (
-    check_alias,
-    check_export_to,
     check_gateway,
     check_header_name,
-    check_host,
     check_release_id,
     check_scope,
     check_url,
     nearest,
 )
-from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_resources, check_secret_reference
+from mlflow_istio.core.mesh.pods import PodSettings, check_path
 from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
-from mlflow_istio.errors import InvalidInput, MlflowIstioError
-from mlflow_istio.options.settings import Arms, Duration, Match, PolicySettings, json_or_text
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
+from mlflow_istio.options.values import (
+    Arms,
+    ChangeId,
+    Duration,
+    Hosts,
+    JsonList,
+    JsonMap,
+    JsonObject,
+    Match,
+    Names,
+    Namespaces,
+    Percentage,
+    Resources,
+    Secrets,
+    Structured,
+    Weight,
+    Weights,
+    checked,
+)
 
 ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
 DEFAULT_IMAGE = "mlflow-istio-serving:0.1.0"
 
 
-def _json(value: Any) -> Any:
-    """Structured values arrive as JSON text from the command line."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as exc:
-        raise ValueError(f"it is not JSON ({exc.msg} at character {exc.pos})") from exc
+class ConnectionOptions(BaseSettings):
+    """Options of every verb: where it works.
 
+    A verb's model puts together what it shares with others (``options.shared``) and what is its own.
+    """
 
-def _whole(value: Any) -> Any:
-    """A weight as the command line or Python gives it; ``true`` and 10.5 are no weights."""
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError("it must be a whole number from 0 to 100")
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError as exc:
-            raise ValueError("it must be a whole number from 0 to 100") from exc
-    return value
-
-
-def _number_as_text(value: Any) -> Any:
-    """A sequence number as Python gives it."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _names(value: Any) -> Any:
-    """Names as a comma-separated text or a list."""
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-
-def _checked(check: Any) -> Any:
-    """A check of ours as a validator of a text; its message stands as it is."""
-
-    def validate(value: str) -> Any:
-        try:
-            return check(value)
-        except MlflowIstioError as exc:
-            raise ValueError(exc.message) from exc
-
-    return AfterValidator(validate)
-
-
-Weight = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
-Weights = Annotated[dict[str, Weight], BeforeValidator(_json)]
-JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
-JsonList = Annotated[list[dict[str, Any]], BeforeValidator(_json)]
-Resources = Annotated[dict[str, dict[str, Any]], BeforeValidator(_json), _checked(check_resources)]
-Secrets = Annotated[dict[str, Annotated[str, _checked(check_secret_reference)]], BeforeValidator(_json)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Hosts = Annotated[tuple[Annotated[str, _checked(check_host)], ...], BeforeValidator(_names)]
-Namespaces = Annotated[tuple[Annotated[str, _checked(check_export_to)], ...], BeforeValidator(_names)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-Alias = Annotated[str, _checked(check_alias)]
-
-
-class _Options(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLFLOW_ISTIO_", extra="forbid", enable_decoding=False, frozen=True)
 
-
-class ConnectionOptions(_Options):
-    """Options of every verb: where it works."""
-
-    scope: Annotated[str, _checked(check_scope)] | None = Field(
+    scope: Annotated[str, checked(check_scope)] | None = Field(
         default=None, description="name of this place in the registry (default: namespace or local-MESH)"
     )
     tracking_uri: str | None = Field(default=None, description="MLflow tracking server (default: MLflow's own setting)")
     registry_uri: str | None = Field(default=None, description="MLflow model registry (default: MLflow's own setting)")
-    gateway: Annotated[str, _checked(check_gateway)] | None = Field(
-        default=None, description="NAMESPACE/NAME of the Istio Gateway (cluster only)"
+    gateway: Annotated[str, checked(check_gateway)] | None = Field(
+        default=None,
+        description="NAMESPACE/NAME of the Istio Gateway; of several, the one to prove changes at (cluster only)",
     )
-    gateway_url: Annotated[str, _checked(check_url)] | None = Field(
+    gateway_url: Annotated[str, checked(check_url)] | None = Field(
         default=None,
         description="where the gateway can be reached from here, if that can't be found out (cluster only)",
     )
@@ -118,7 +78,7 @@ class ReadOptions(ConnectionOptions):
 class DryRunOptions(ConnectionOptions):
     """Options of verbs that change something."""
 
-    dry_run: bool = Field(default=False, description="print the difference the command would make and change nothing")
+    dry_run: bool = Field(default=False, description="print the difference it would make, and change nothing")
 
 
 class ChangeOptions(DryRunOptions):
@@ -127,7 +87,7 @@ class ChangeOptions(DryRunOptions):
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
-class _Wishes(ChangeOptions, PolicySettings):
+class _Wishes(ChangeOptions, Confirmed):
     strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
         default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
     )
@@ -135,13 +95,13 @@ class _Wishes(ChangeOptions, PolicySettings):
     weights: Weights | None = Field(
         default=None, description="JSON, percent for every destination; replaces the split and sums to 100"
     )
-    mirror: Annotated[float, Field(gt=0, le=100)] | None = Field(
+    mirror: Percentage | None = Field(
         default=None, description="shadow: percent of the live traffic copied to the candidate; 100 unless given"
     )
-    header: Annotated[str, _checked(check_header_name)] | None = Field(
+    header: Annotated[str, checked(check_header_name)] | None = Field(
         default=None, description="ab: request header whose value names the arm"
     )
-    cookie: Annotated[str, _checked(lambda name: check_header_name(name, "cookie"))] | None = Field(
+    cookie: Annotated[str, checked(lambda name: check_header_name(name, "cookie"))] | None = Field(
         default=None, description="ab: cookie that keeps a user on the arm the split chose"
     )
     values: JsonMap | None = Field(
@@ -151,11 +111,10 @@ class _Wishes(ChangeOptions, PolicySettings):
         default=None, description="canary: JSON, requests that the candidate gets whatever the weight; none: no longer"
     )
     arms: Arms = Field(default=None, description="ab: JSON, deployment to the requests it gets, instead of a header")
-    release_id: Annotated[str, _checked(check_release_id)] | None = Field(
+    release_id: Annotated[str, checked(check_release_id)] | None = Field(
         default=None, description="id of the release (a pipeline's job id, say); made anew unless given"
     )
     supersede: bool = Field(default=False, description="abort an open release first: its traffic returns to stable")
-    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
     @property
     def wish(self) -> Wish:
@@ -172,7 +131,7 @@ class _Wishes(ChangeOptions, PolicySettings):
         )
 
 
-class CreateOptions(_Wishes):
+class CreateOptions(_Wishes, Adopted, Started, PolicySettings):
     """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
 
     replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
@@ -207,15 +166,12 @@ class CreateOptions(_Wishes):
     route: str | None = Field(
         default=None, description="name of that route (http[].name); what it goes to becomes stable"
     )
-    stable: str | None = Field(
-        default=None, description="which of that route's destinations is stable, if several have weight"
-    )
     model_source: Literal["registry", "image", "init"] = Field(
         default="registry",
         description="how the model gets in: registry (the server pulls it at start), image (it is in there), init (an init "
         "container downloads it) (cluster only)",
     )
-    model_path: Annotated[str, _checked(check_path)] = Field(
+    model_path: Annotated[str, checked(check_path)] = Field(
         default="/model", description="folder of the model in the container, for image and init (cluster only)"
     )
     resources: Resources = Field(
@@ -237,12 +193,6 @@ class CreateOptions(_Wishes):
         description="non-root user, read-only root and a writable /tmp; false for an image that can't (cluster only)",
     )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
-    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
-    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
-    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
-    wait: bool = Field(
-        default=True, description="false: return before the model servers are ready; run it again to finish"
-    )
 
     def pod(self) -> PodSettings:
         """The part that only pods on a cluster have."""
@@ -260,30 +210,22 @@ class CreateOptions(_Wishes):
         )
 
 
-class AdoptOptions(ChangeOptions):
+class AdoptOptions(ChangeOptions, Adopted, Confirmed):
     """Options of ``adopt``."""
 
     virtual_service: str = Field(description="VirtualService of yours, in the target's namespace")
-    route: str = Field(description="name of one of its routes (http[].name)")
-    stable: str | None = Field(
-        default=None, description="which of the route's destinations is stable, if several have weight"
-    )
-    champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
-    challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
-    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+    route: str = Field(description="name of one of its routes (http[].name); what it goes to becomes stable")
 
 
-class UpdateOptions(DryRunOptions):
+class UpdateOptions(DryRunOptions, Started):
     """Options of ``update``: a deployment's pods."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
     env: JsonMap | None = Field(default=None, description="JSON, environment to set on the model server")
     image: str | None = Field(default=None, description="container image (cluster only)")
-    ready_timeout: Seconds = Field(default=300.0, description="seconds for the model servers to become ready")
-    wait: bool = Field(default=True, description="false: return before the model servers are ready")
 
 
-class UpdateEndpointOptions(_Wishes):
+class UpdateEndpointOptions(_Wishes, RouteSettings):
     """Options of ``update-endpoint``: traffic and releases."""
 
     action: Literal["promote", "rollback", "abort", "pause", "resume"] | None = Field(
@@ -296,27 +238,24 @@ class UpdateEndpointOptions(_Wishes):
     keep_old: Duration = Field(
         default=None, description="action=promote: delete the replaced deployment after this time, such as 1h"
     )
-    route: str | None = Field(default=None, description="the only route of its own that the settings are for")
-    add_route: Annotated[dict[str, Any], BeforeValidator(_json)] | None = Field(
+    add_route: JsonObject | None = Field(
         default=None, description='JSON, a route of its own: {"to": DEPLOYMENT, "match": {...}, "name": NAME}'
     )
     remove_route: str | None = Field(default=None, description="name of a route of its own to take away")
-    fault: Annotated[Any, BeforeValidator(json_or_text)] = Field(
+    fault: Structured = Field(
         default=None, description='JSON, {"delay": "2s", "abort": 503, "percentage": 10, "ttl": "5m"}; none: ended'
     )
-    to: Annotated[str, BeforeValidator(_number_as_text)] | None = Field(
+    to: ChangeId | None = Field(
         default=None,
-        description="with action=rollback: sequence number or id of the change whose traffic comes back (see history)",
+        description="sequence number or id of the earlier change whose traffic comes back (see history); with action=rollback",
     )
-    redeploy: Annotated[dict[str, Any], BeforeValidator(_json)] = Field(
-        default={}, description="with to: JSON, options of create for deployments that have to come back"
+    redeploy: JsonObject = Field(
+        default={}, description="JSON, options of create for deployments that have to come back; with 'to'"
     )
 
 
-class DeleteOptions(ChangeOptions):
+class DeleteOptions(ChangeOptions, Confirmed):
     """Options of ``delete``."""
-
-    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
 
 
 class DeleteEndpointOptions(DeleteOptions):
@@ -327,7 +266,7 @@ class DeleteEndpointOptions(DeleteOptions):
     )
 
 
-Parsed = TypeVar("Parsed", bound=_Options)
+Parsed = TypeVar("Parsed", bound=ConnectionOptions)
 
 
 def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str) -> Parsed:
@@ -358,12 +297,12 @@ def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, clus
         raise InvalidInput(_first_problem(model, exc, given)) from exc
 
 
-def cluster_only(model: type[_Options]) -> list[str]:
+def cluster_only(model: type[ConnectionOptions]) -> list[str]:
     """Names of the options that have no effect on the local mesh."""
     return [name for name, field in model.model_fields.items() if "(cluster only)" in str(field.description)]
 
 
-def describe_options(model: type[_Options]) -> str:
+def describe_options(model: type[ConnectionOptions]) -> str:
     """One line per option, for help texts: name, default in the environment, description."""
     lines = []
     for name, field in model.model_fields.items():
@@ -372,7 +311,7 @@ def describe_options(model: type[_Options]) -> str:
     return "\n".join(lines)
 
 
-def _first_problem(model: type[_Options], exc: ValidationError, given: Mapping[str, Any]) -> str:
+def _first_problem(model: type[ConnectionOptions], exc: ValidationError, given: Mapping[str, Any]) -> str:
     error = exc.errors(include_url=False)[0]
     option, *parts = (str(part) for part in error["loc"])
     source = "" if option in given else f" (from {model.model_config.get('env_prefix')}{option.upper()})"

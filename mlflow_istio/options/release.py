@@ -8,83 +8,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, Names, Seconds
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions
 from mlflow_istio.options.kpi import read_kpis
-from mlflow_istio.options.settings import SETTINGS
+from mlflow_istio.options.shared import SETTINGS, Confirmed, Judged, Tested
+from mlflow_istio.options.values import Names, Percents, Probability, Structured
 
 PROMETHEUS_SETTLE = 60.0
 """Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
 
 
-def _json_or_text(value: Any) -> Any:
-    """A structured value arrives as JSON text, a short one as it is."""
-    if isinstance(value, str) and value[:1] in "[{":
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError as exc:
-            raise ValueError(f"it is not JSON ({exc.msg} at character {exc.pos})") from exc
-    return value
-
-
-def _percents(value: Any) -> Any:
-    """Steps as ``5,25,50`` or a list."""
-    parts: Any = value.split(",") if isinstance(value, str) else value
-    if isinstance(value, (int, float)):
-        parts = [value]
-    try:
-        return tuple(float(str(part).strip().removesuffix("%")) for part in parts)
-    except (TypeError, ValueError) as exc:
-        raise ValueError("it must be percents, such as 5,25,50") from exc
-
-
-Percents = Annotated[tuple[float, ...], BeforeValidator(_percents)]
-Structured = Annotated[Any, BeforeValidator(_json_or_text)]
-
-
-class SourceOptions(ConnectionOptions):
+class SourceOptions(ConnectionOptions, Confirmed, Judged):
     """Where a release's figures come from; what is not said again on ``resume`` is as it was."""
 
-    metrics: Literal["auto", "prometheus", "envoy", "none"] = Field(
-        default="auto", description="where figures come from: auto, prometheus, envoy (local mesh) or none"
-    )
-    prometheus_url: str | None = Field(default=None, description="Prometheus that knows the mesh's series")
-    kpi: Structured = Field(
-        default=None,
-        description='JSON, name to KPI, such as {"bought": {"queries": {"n": "...", "events": "..."}, "better": "higher"}}',
-    )
     envoy_url: str | None = Field(
         default=None, description="admin address of the gateway's Envoy, for metrics=envoy (cluster only)"
-    )
-    errors: Literal["5xx", "4xx+5xx"] = Field(
-        default="5xx",
-        description="which answers are errors: 5xx, or 4xx+5xx for model servers that answer 4xx when the model fails",
     )
     compare: Structured = Field(
         default=None,
         description='shadow: JSON with options of compare, such as {"answers": "numbers", "relative": 0.01}',
     )
-    delta: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="ab: largest difference that doesn't matter: an odds ratio above 1, or a difference of means",
-    )
-    randomised: bool | None = Field(
-        default=None,
-        description="ab: whether chance assigned the arms (by header only if its values come from client.assign)",
-    )
-    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
-    force: bool = Field(
-        default=False, description="release: take another signature; resume: take over from a process that is alive"
-    )
 
 
-class ReleaseOptions(CreateOptions, SourceOptions):
+class ReleaseOptions(CreateOptions, SourceOptions, Tested):
     """Options of ``release``: those of ``create`` for the candidate's pods, and the plan."""
 
     name: str | None = Field(default=None, description="the candidate deployment's name (default: MODEL-vN)")
@@ -97,7 +49,7 @@ class ReleaseOptions(CreateOptions, SourceOptions):
     )
     analysis: Structured = Field(
         default="auto",
-        description="auto (errors and latency against the stable), none, or a JSON list of guards (or a file with one)",
+        description="what is judged: auto (errors and latency against the stable), none, or a JSON list of guards (or its file)",
     )
     interval: Annotated[float, Field(ge=0.2, le=3600)] = Field(default=10.0, description="seconds between two looks")
     hold: Annotated[float, Field(ge=0, le=604800)] = Field(default=60.0, description="seconds a step lasts at least")
@@ -114,21 +66,18 @@ class ReleaseOptions(CreateOptions, SourceOptions):
         default=None,
         description="seconds after a change of weights in which shares aren't checked (60 with prometheus, else 0)",
     )
-    alpha: Annotated[float, Field(gt=0, lt=1)] = Field(
+    alpha: Probability = Field(
         default=0.05, description="probability of ever rolling back a candidate within every margin"
     )
     margin: Annotated[float, Field(ge=0.1, le=10)] | None = Field(
         default=None, description="odds ratio that is still acceptable (default: 1 for errors, 1.25 for latency)"
-    )
-    phi: Annotated[float, Field(ge=1)] = Field(
-        default=1.0, description="overdispersion: above 1 where errors come in bursts"
     )
     allowed: Structured = Field(
         default=None,
         description="what must be proven before promotion: an odds ratio above 1, a difference of rates below 1, or JSON with "
         "odds_ratio, rate_difference, difference",
     )
-    alone_limit: Annotated[float, Field(gt=0, lt=1)] = Field(
+    alone_limit: Probability = Field(
         default=0.05, description="error rate that is acceptable of a candidate whose stable serves nothing"
     )
     no_data: Literal["hold", "rollback"] = Field(default="hold", description="what missing data mean: hold or rollback")
@@ -148,6 +97,7 @@ class ReleaseOptions(CreateOptions, SourceOptions):
         description='JSON list of addresses to ask, or of {"url": ..., "events": ["start", "increase", "promotion"]}',
     )
     promote: bool = Field(default=True, description="false: stop before promotion and leave it to a person")
+    force: bool = Field(default=False, description="take a candidate with another signature")
     detach: bool = Field(default=False, description="open the release and return; 'mlflow-istio resume' drives it")
 
     @property
@@ -160,6 +110,8 @@ class ReleaseOptions(CreateOptions, SourceOptions):
 
 class ResumeOptions(SourceOptions, DryRunOptions):
     """Options of ``resume``."""
+
+    force: bool = Field(default=False, description="take over from a process that still counts as alive")
 
 
 def check_release_options(options: ReleaseOptions) -> None:

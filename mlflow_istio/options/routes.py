@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ChangeOptions, DryRunOptions, Seconds
-from mlflow_istio.options.settings import MAX_TTL, Duration, Match, PolicySettings
+from mlflow_istio.options.base import ChangeOptions, DryRunOptions
+from mlflow_istio.options.shared import Confirmed, Counted, Faulted, RouteSettings
+from mlflow_istio.options.values import Duration, DurationText, Match, Percentage
 
-Percentage = Annotated[float, Field(gt=0, le=100)]
-Status = Annotated[int, Field(ge=200, le=599)]
-
-
-class _Confirmed(ChangeOptions):
-    confirm_timeout: Seconds = Field(default=30.0, description="seconds for the proxies to confirm a change")
+MAX_TTL = 24 * 3600
+"""Seconds that a fault may last at most."""
 
 
-class PolicyOptions(_Confirmed, PolicySettings):
+class PolicyOptions(ChangeOptions, Confirmed, RouteSettings):
     """Options of ``policy``."""
 
-    route: str | None = Field(default=None, description="the only route of its own that the settings are for")
 
-
-class RouteOptions(_Confirmed):
+class RouteOptions(ChangeOptions, Confirmed):
     """Options of ``route``."""
 
     to: str | None = Field(default=None, description="deployment that answers the matching requests")
@@ -36,16 +29,12 @@ class RouteOptions(_Confirmed):
     remove: str | None = Field(default=None, description="name of a route to take away")
 
 
-class FaultOptions(_Confirmed):
+class FaultOptions(ChangeOptions, Confirmed, Faulted):
     """Options of ``fault``."""
 
-    delay: str | None = Field(default=None, description="how long answers are held back, such as 2s")
-    abort: Status | None = Field(default=None, description="HTTP status that answers instead of the model")
     percentage: Percentage = Field(default=100.0, description="share of the requests, over 0 and at most 100")
     ttl: Duration = Field(default="5m", validate_default=True, description="when it ends by itself, at most 24h")
-    match: Match = Field(default=None, description="JSON, only these requests")
     end: bool = Field(default=False, description="take the fault away now")
-    replace: bool = Field(default=False, description="even where the route has a fault that its owner wrote")
 
     def fault(self, now: datetime) -> Fault:
         """The fault asked for.
@@ -71,23 +60,8 @@ class SweepOptions(DryRunOptions):
     record: bool = Field(default=True, description="false: leave the ledger to the next command")
 
 
-def _duration_text(value: Any) -> Any:
-    if value is not None:
-        try:
-            seconds_of(value, "it")
-        except InvalidInput as exc:
-            raise ValueError(exc.message) from exc
-    return value
-
-
-class ChaosOptions(_Confirmed):
+class ChaosOptions(ChangeOptions, Confirmed, Faulted, Counted):
     """Options of ``chaos``."""
 
-    delay: str | None = Field(default=None, description="how long answers are held back, such as 2s")
-    abort: Status | None = Field(default=None, description="HTTP status that answers instead of the model")
     percentage: Percentage = Field(default=10.0, description="share of the requests, over 0 and at most 100")
-    metrics: str = Field(default="auto", description="source of the deployments' counts: auto, prometheus, envoy, none")
-    prometheus_url: str | None = Field(default=None, description="the Prometheus that scrapes the mesh")
-    duration: Annotated[str, BeforeValidator(_duration_text)] = Field(default="30s", description="how long it lasts")
-    match: Match = Field(default=None, description="JSON, only these requests")
-    replace: bool = Field(default=False, description="even where the route has a fault that its owner wrote")
+    duration: DurationText = Field(default="30s", description="how long it lasts")

@@ -8,8 +8,7 @@ from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
-from mlflow_istio.options.routes import ChaosOptions
-from mlflow_istio.options.settings import MAX_TTL
+from mlflow_istio.options.routes import MAX_TTL, ChaosOptions
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.verbs.base import Base, Config, refuse_dry_run
 

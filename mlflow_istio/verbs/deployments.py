@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateOptions, parse_options
-from mlflow_istio.options.settings import SETTINGS
+from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import Outcome
 from mlflow_istio.releases.deploying import deployments, removal
 from mlflow_istio.releases.reading import views

@@ -10,7 +10,8 @@ from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule, notes
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, CreateOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
-from mlflow_istio.options.settings import NONE, SETTINGS
+from mlflow_istio.options.shared import SETTINGS
+from mlflow_istio.options.values import NONE
 from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.deploying.sweeping import sweep

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow.deployments.cli import commands as mlflow_deployments
 
 from mlflow_istio.cli import main as mlflow_istio
-from mlflow_istio.options.settings import SETTINGS
+from mlflow_istio.options.shared import SETTINGS
 from tests.support.pages import blocks, page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

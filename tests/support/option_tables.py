@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mlflow_istio.options import analysis, base, release, routes
-from mlflow_istio.options.settings import PolicySettings
+from mlflow_istio.options.shared import PolicySettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\

@@ -52,7 +52,6 @@ ONE_THING_ON_SEVERAL_FLOORS = {
     "routes.py": "routes of one's own as an option and as a value",
     "runs.py": "the port and its implementation",
     "scoring.py": "the port and its implementation",
-    "settings.py": "policy settings as options and as a value",
     "traffic.py": "command, pipeline step, value",
 }
 
