@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
+from mlflow_istio.cli.flags import VerbCommand, options_of
+from mlflow_istio.cli.options import (
+    config_option,
+    given_options,
+    json_option,
+    read_options,
+    report,
+    target_option,
+    verbs_on,
+)
 
 _EXIT = {"advance": 0, "rollback": 3, "hold": 4, "inconclusive": 4}
 
@@ -32,22 +41,14 @@ def analyse(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) 
     print_arms(view)
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
 @target_option
-@click.option("--winner", default=None, help="Deployment that is to win (default: whom the analysis names).")
-@click.option("--reason", default="", help="Why, for the ledger.")
-@click.option("--force", is_flag=True, help="Let the named one win whatever the analysis says.")
-@click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
+@options_of("analysis:DeclareOptions", "winner", "reason", "force", "dry_run")
 @config_option
-def declare(
-    endpoint: str, target: str, winner: str | None, reason: str, force: bool, dry_run: bool, config: tuple[str, ...]
-) -> None:
+def declare(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
     """Give the winner of an A/B/n release all the traffic."""
-    options: dict[str, Any] = {**read_options(config), "reason": reason, "force": force, "dry_run": dry_run}
-    if winner is not None:
-        options["winner"] = winner
-    report(verbs_on(target).declare(endpoint, options), f"declare of {endpoint}")
+    report(verbs_on(target).declare(endpoint, given_options(config, **flags)), f"declare of {endpoint}")
 
 
 @click.command()

@@ -88,6 +88,11 @@ def read_options(pairs: Sequence[str]) -> dict[str, str]:
     return options
 
 
+def given_options(config: Sequence[str], **flags: Any) -> dict[str, Any]:
+    """The options that a command was given: ``-C NAME=VALUE``, and flags; what it wasn't given is left to the environment."""
+    return {**read_options(config), **{name: value for name, value in flags.items() if value not in (None, False)}}
+
+
 def report(result: Result, what: str) -> None:
     """One line for what was done; the difference after a dry run."""
     if result.difference is not None:

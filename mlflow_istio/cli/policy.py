@@ -7,92 +7,64 @@ from typing import Any
 
 import click
 
-from mlflow_istio.cli.options import Command, config_option, json_option, read_options, report, target_option, verbs_on
+from mlflow_istio.cli.flags import VerbCommand, options_of
+from mlflow_istio.cli.options import config_option, given_options, json_option, report, target_option, verbs_on
 
 _SETTINGS = (
-    ("timeout", "How long an answer may take, such as 2s."),
-    ("retries", 'JSON, such as {"attempts": 2, "perTryTimeout": "500ms", "retryOn": "5xx"}.'),
-    ("headers", 'JSON, such as {"response": {"set": {"x-team": "risk"}}}.'),
-    ("rewrite", "Path, or JSON with uri, uriRegexRewrite, authority."),
-    ("redirect", "Path, or JSON with uri, authority, scheme, port, redirectCode."),
-    ("maintenance", "Status that answers instead of the models, or JSON with status and body."),
-    ("connection-pool", 'JSON, such as {"http": {"http1MaxPendingRequests": 10}}.'),
-    ("outlier-detection", 'JSON, such as {"consecutive5xxErrors": 5}.'),
-    ("load-balancer", "least-request, round-robin, random, or JSON with consistentHash."),
-    ("tls", "disable, simple, istio-mutual, or JSON."),
+    "timeout",
+    "retries",
+    "headers",
+    "rewrite",
+    "redirect",
+    "maintenance",
+    "connection_pool",
+    "outlier_detection",
+    "load_balancer",
+    "tls",
 )
 
 
-def _shared(command: Command) -> Command:
-    """What every command here takes."""
-    for option in (
-        config_option,
-        click.option("--dry-run", is_flag=True, help="Print the difference and change nothing."),
-        click.option("--reason", default=None, help="Why, for the ledger."),
-        target_option,
-    ):
-        command = option(command)
-    return command
-
-
-def _given(config: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """The options that were given, those of ``-C`` included."""
-    return {**read_options(config), **{name: value for name, value in options.items() if value not in (None, False)}}
-
-
-def _settings(command: Command) -> Command:
-    for name, text in reversed(_SETTINGS):
-        command = click.option(f"--{name}", default=None, help=text)(command)
-    return command
-
-
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
-@_settings
-@click.option("--subset", default=None, help="The only deployment that the settings are for.")
-@click.option("--route", default=None, help="The only route of its own that the settings are for.")
-@click.option("--replace", is_flag=True, help="Even over fields that the object's owner wrote.")
-@_shared
-def policy(endpoint: str, target: str, config: tuple[str, ...], **options: Any) -> None:
+@options_of("routes:PolicyOptions", *_SETTINGS, "subset", "route", "replace")
+@target_option
+@options_of("routes:PolicyOptions", "reason", "dry_run")
+@config_option
+def policy(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
     """Set timeout, retries, headers, rewrites, limits and so on; 'none' takes a setting away."""
-    report(verbs_on(target).policy(endpoint, _given(config, **options)), f"policy of {endpoint}")
+    report(verbs_on(target).policy(endpoint, given_options(config, **flags)), f"policy of {endpoint}")
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
-@click.option("--to", default=None, help="Deployment that answers the matching requests.")
-@click.option("--match", default=None, help="JSON, a rule or a list of rules.")
-@click.option("--name", default=None, help="Name of the route; the deployment's unless given.")
-@click.option("--remove", default=None, metavar="NAME", help="Take a route away.")
-@_shared
-def route(endpoint: str, target: str, config: tuple[str, ...], **options: Any) -> None:
+@options_of("routes:RouteOptions", "to", "match", "name", "remove")
+@target_option
+@options_of("routes:RouteOptions", "reason", "dry_run")
+@config_option
+def route(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
     """Send matching requests to one deployment, whatever the split says."""
-    report(verbs_on(target).route(endpoint, _given(config, **options)), f"route of {endpoint}")
+    report(verbs_on(target).route(endpoint, given_options(config, **flags)), f"route of {endpoint}")
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
-@click.option("--delay", default=None, help="How long answers are held back, such as 2s.")
-@click.option("--abort", default=None, help="HTTP status that answers instead of the model.")
-@click.option("--percentage", default=None, help="Share of the requests; 100 unless given.")
-@click.option("--ttl", default=None, help="When it ends by itself; 5m unless given.")
-@click.option("--match", default=None, help="JSON, only these requests.")
-@click.option("--replace", is_flag=True, help="Even where the route has a fault that its owner wrote.")
-@click.option("--end", is_flag=True, help="Take the fault away now.")
-@_shared
-def fault(endpoint: str, target: str, config: tuple[str, ...], **options: Any) -> None:
+@options_of("routes:FaultOptions", "delay", "abort", "percentage", "ttl", "match", "replace", "end")
+@target_option
+@options_of("routes:FaultOptions", "reason", "dry_run")
+@config_option
+def fault(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
     """Put delays or errors into live traffic for a time."""
-    report(verbs_on(target).fault(endpoint, _given(config, **options)), f"fault of {endpoint}")
+    report(verbs_on(target).fault(endpoint, given_options(config, **flags)), f"fault of {endpoint}")
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @target_option
 @json_option
-@click.option("--dry-run", is_flag=True, help="Print what would be done and change nothing.")
+@options_of("routes:SweepOptions", "dry_run")
 @config_option
-def sweep(target: str, as_json: bool, dry_run: bool, config: tuple[str, ...]) -> None:
+def sweep(target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> None:
     """End what is over: faults, kept versions, stale cookies. Exit status 1 if something could not be done."""
-    done = verbs_on(target).sweep(_given(config, dry_run=dry_run))
+    done = verbs_on(target).sweep(given_options(config, **flags))
     if as_json:
         click.echo(json.dumps(done, indent=2))
     else:
@@ -104,24 +76,18 @@ def sweep(target: str, as_json: bool, dry_run: bool, config: tuple[str, ...]) ->
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
-@click.option("--delay", default=None, help="How long answers are held back, such as 2s.")
-@click.option("--abort", default=None, help="HTTP status that answers instead of the model.")
-@click.option("--percentage", default=None, help="Share of the requests; 10 unless given.")
-@click.option("--duration", default=None, help="How long it lasts; 30s unless given.")
-@click.option("--match", default=None, help="JSON, only these requests.")
-@click.option("--replace", is_flag=True, help="Even where the route has a fault that its owner wrote.")
-@click.option("--reason", default=None, help="Why, for the ledger.")
+@options_of("routes:ChaosOptions", "delay", "abort", "percentage", "duration", "match", "replace", "reason")
 @target_option
 @json_option
 @config_option
-def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **options: Any) -> None:
+def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> None:
     """Inject delays or errors for a time, take them away again, and report what callers saw."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants the traffic back, too
-    found = verbs_on(target).chaos(endpoint, _given(config, **options))
+    found = verbs_on(target).chaos(endpoint, given_options(config, **flags))
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
+from mlflow_istio.cli.flags import VerbCommand, options_of
+from mlflow_istio.cli.options import (
+    config_option,
+    given_options,
+    json_option,
+    read_options,
+    report,
+    target_option,
+    verbs_on,
+)
 
 if TYPE_CHECKING:
     from mlflow_istio.verbs import Result
@@ -21,42 +30,33 @@ EXIT = {"promoted": 0, "open": 0, "rolled-back": 3, "aborted": 3, "superseded": 
 
 _INTERRUPTED = 130
 
-_FLAGS = (
-    ("--name", "Name of the candidate deployment (default: MODEL-vN)."),
-    ("--candidate", "Deployments that stand there already, instead of a model URI."),
-    ("--strategy", "canary, ab, blue-green or shadow."),
-    ("--steps", "Candidate's percents, such as 5,25,50,100."),
-    ("--analysis", "auto, none, a JSON list of guards, or a file with one."),
-    ("--interval", "Seconds between two looks."),
-    ("--hold", "Seconds a step lasts at least."),
-    ("--min-requests", "Requests the candidate must have answered in a step."),
-    ("--deadline", "Seconds for the whole release."),
-    ("--warmup", "Seconds after the candidate's first traffic that don't count."),
-    ("--metrics", "auto, prometheus, envoy or none."),
-    ("--prometheus-url", "Prometheus that knows the mesh's series."),
-    ("--kpi", "JSON of KPIs."),
-    ("--approval", "Where a person must agree: promotion, a step, several, or JSON."),
-    ("--webhooks", "Addresses to ask, comma-separated or JSON."),
-    ("--reason", "Why, for the ledger."),
+_OF_RELEASE = (
+    "name",
+    "candidate",
+    "strategy",
+    "steps",
+    "analysis",
+    "interval",
+    "hold",
+    "min_requests",
+    "deadline",
+    "warmup",
+    "metrics",
+    "prometheus_url",
+    "kpi",
+    "approval",
+    "webhooks",
+    "reason",
 )
 
 
-def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    for flag, text in reversed(_FLAGS):
-        command = click.option(flag, default=None, help=text)(command)
-    return command
-
-
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
 @click.argument("model_uri", required=False)
 @target_option
-@_flags
+@options_of("release:ReleaseOptions", *_OF_RELEASE)
 @click.option("--no-promote", is_flag=True, help="Stop before promotion and leave it to a person.")
-@click.option("--supersede", is_flag=True, help="Abort an open release first.")
-@click.option("--force", is_flag=True, help="Take a candidate with another signature.")
-@click.option("--detach", is_flag=True, help="Open the release and return; 'resume' drives it.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and the difference, and change nothing.")
+@options_of("release:ReleaseOptions", "supersede", "force", "detach", "dry_run")
 @json_option
 @config_option
 def release(
@@ -66,14 +66,14 @@ def release(
     no_promote: bool,
     as_json: bool,
     config: tuple[str, ...],
-    **given: Any,
+    **flags: Any,
 ) -> None:
     """Release a version step by step: it is promoted when proven good enough, and rolled back when it is worse.
 
     Exit status: 0 promoted, 3 rolled back, 4 inconclusive or held, 1 error. Further options, such as alpha, margin and
     allowed, go into -C.
     """
-    options = {**read_options(config), **{name: value for name, value in given.items() if value not in (None, False)}}
+    options = given_options(config, **flags)
     if no_promote:
         options["promote"] = "false"
     verbs = verbs_on(target)
@@ -82,22 +82,19 @@ def release(
     _finish(result, endpoint, as_json)
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("endpoint")
 @target_option
-@click.option("--metrics", default=None, help="auto, prometheus, envoy or none.")
-@click.option("--prometheus-url", default=None, help="Prometheus that knows the mesh's series.")
-@click.option("--kpi", default=None, help="JSON of KPIs.")
-@click.option("--force", is_flag=True, help="Take over from a process that still counts as alive.")
+@options_of("release:ResumeOptions", "metrics", "prometheus_url", "kpi", "force", defaults=False)
 @click.option("--unpause", is_flag=True, help="Only end a pause; another process drives the release.")
 @json_option
 @config_option
-def resume(endpoint: str, target: str, unpause: bool, as_json: bool, config: tuple[str, ...], **given: Any) -> None:
+def resume(endpoint: str, target: str, unpause: bool, as_json: bool, config: tuple[str, ...], **flags: Any) -> None:
     """Go on with a release: drive one whose process is gone, or let a paused one go on.
 
     Exit status as for 'release'.
     """
-    options = {**read_options(config), **{name: value for name, value in given.items() if value not in (None, False)}}
+    options = given_options(config, **flags)
     verbs = verbs_on(target)
     if unpause or not verbs.goes_on_by_itself(endpoint):
         report(verbs.unpause(endpoint, read_options(config)), f"resume of {endpoint}")

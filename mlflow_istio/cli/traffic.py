@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from mlflow_istio.calls.request_body import CONTENT_TYPES, read_body
-from mlflow_istio.cli.options import config_option, json_option, read_options, report, target_option, verbs_on
+from mlflow_istio.cli.flags import VerbCommand, options_of
+from mlflow_istio.cli.options import (
+    config_option,
+    given_options,
+    json_option,
+    read_options,
+    report,
+    target_option,
+    verbs_on,
+)
 from mlflow_istio.errors import InvalidInput
 
 
@@ -65,34 +74,27 @@ def create_endpoint(endpoint: str, name: str, model_uri: str, target: str, confi
     report(verbs_on(target).create(name, model_uri, None, endpoint, read_options(config)), f"endpoint {endpoint}")
 
 
-@click.command("delete-endpoint")
+@click.command("delete-endpoint", cls=VerbCommand)
 @click.argument("endpoint")
-@click.option("--force", is_flag=True, help="Even with a release open, a registry that is down, or unread.")
-@click.option("--reason", default="", help="Why, for the ledger.")
-@click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
+@options_of("base:DeleteEndpointOptions", "force", "reason", "dry_run")
 @target_option
 @config_option
-def delete_endpoint(endpoint: str, target: str, config: tuple[str, ...], **given: str | bool) -> None:
+def delete_endpoint(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
     """Take an endpoint away with its deployments; MLflow's own command takes no options."""
-    options = {name: value for name, value in given.items() if value}
-    report(verbs_on(target).delete_endpoint(endpoint, {**read_options(config), **options}), f"delete {endpoint}")
+    report(verbs_on(target).delete_endpoint(endpoint, given_options(config, **flags)), f"delete {endpoint}")
 
 
 def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool = False) -> click.Command:
     """One command per action of ``update-endpoint``."""
 
-    @click.command(action, help=text)
+    @click.command(action, cls=VerbCommand, help=text)
     @click.argument("endpoint")
     @target_option
-    @click.option("--reason", default="", help="Why, for the ledger.")
-    @click.option("--force", is_flag=True, help="Even if the target is not ready.")
-    @click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
-    @click.option("--candidate", default=None, hidden=not candidate, help="Which candidate, where there are several.")
-    @click.option("--to", default=None, hidden=not to, help="Number or id of an earlier change, see 'history'.")
-    @click.option("--redeploy", default=None, hidden=not to, help="With --to: JSON, options of create.")
-    def command(endpoint: str, target: str, reason: str, force: bool, dry_run: bool, **given: str | None) -> None:
-        options: dict[str, Any] = {"action": action, "reason": reason, "force": force, "dry_run": dry_run}
-        options |= {name: value for name, value in given.items() if value is not None}
+    @options_of("base:UpdateEndpointOptions", "reason", "force", "dry_run")
+    @options_of("base:UpdateEndpointOptions", "candidate", hidden=not candidate)
+    @options_of("base:UpdateEndpointOptions", "to", "redeploy", hidden=not to)
+    def command(endpoint: str, target: str, **flags: Any) -> None:
+        options = {"action": action, **given_options((), **flags)}
         report(verbs_on(target).update_endpoint(endpoint, options), f"{action} of {endpoint}")
 
     return command

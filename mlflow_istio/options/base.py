@@ -232,7 +232,8 @@ class UpdateEndpointOptions(_Wishes, RouteSettings):
         default=None, description="verb on the open release: " + ", ".join(ACTIONS)
     )
     candidate: Names | None = Field(
-        default=None, description="deployment to release or promote; several, comma-separated, with strategy=ab"
+        default=None,
+        description="deployment to release, or which of several to promote; comma-separated with strategy=ab",
     )
     force: bool = Field(default=False, description="send traffic even to a deployment that is not ready")
     keep_old: Duration = Field(
@@ -300,15 +301,6 @@ def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, clus
 def cluster_only(model: type[ConnectionOptions]) -> list[str]:
     """Names of the options that have no effect on the local mesh."""
     return [name for name, field in model.model_fields.items() if "(cluster only)" in str(field.description)]
-
-
-def describe_options(model: type[ConnectionOptions]) -> str:
-    """One line per option, for help texts: name, default in the environment, description."""
-    lines = []
-    for name, field in model.model_fields.items():
-        default = "" if field.default in (None, "", {}) else f" [default: {field.default}]"
-        lines.append(f"  {name:<17} {field.description}{default}")
-    return "\n".join(lines)
 
 
 def _first_problem(model: type[ConnectionOptions], exc: ValidationError, given: Mapping[str, Any]) -> str:

@@ -1,6 +1,12 @@
-"""The text of ``mlflow deployments help``, with option tables made from the option models."""
+"""What people read about options: the text of ``mlflow deployments help``, and what flags and tables say, all from the models."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 _HEAD = """\
 Release MLflow model versions through Istio.
@@ -37,5 +43,30 @@ def target_help_text() -> str:
         ("delete", base.DeleteOptions),
         ("delete-endpoint (mlflow-istio for force)", base.DeleteEndpointOptions),
     ):
-        parts.append(f"Options of {verb} (-C name=value)\n{base.describe_options(model)}\n")
+        parts.append(f"Options of {verb} (-C name=value)\n{describe_options(model)}\n")
     return "\n".join(parts)
+
+
+def describe_options(model: type[BaseModel]) -> str:
+    """One line per option: name, description, default."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = default_word(field)
+        lines.append(f"  {name:<17} {field.description}{f' [default: {default}]' if default else ''}")
+    return "\n".join(lines)
+
+
+def sentence(field: FieldInfo) -> str:
+    """An option's description as the help of a flag has it."""
+    text = field.description or ""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def default_word(field: FieldInfo) -> str:
+    """An option's default as people write it; empty where there is none."""
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    if default is None or default in ("", (), {}, []):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)

@@ -94,7 +94,7 @@ class ReleaseOptions(CreateOptions, SourceOptions, Tested):
     approval_default: Literal["approve", "reject"] = Field(default="reject", description="what no answer means")
     webhooks: Structured = Field(
         default=None,
-        description='JSON list of addresses to ask, or of {"url": ..., "events": ["start", "increase", "promotion"]}',
+        description='addresses to ask, comma-separated, or JSON list of {"url": ..., "events": ["start", "increase", "promotion"]}',
     )
     promote: bool = Field(default=True, description="false: stop before promotion and leave it to a person")
     force: bool = Field(default=False, description="take a candidate with another signature")

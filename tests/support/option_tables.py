@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mlflow_istio.options import analysis, base, release, routes
+from mlflow_istio.options.help_text import default_word
 from mlflow_istio.options.shared import PolicySettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -113,26 +114,10 @@ def page() -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-    shown = (
-        ""
-        if default is None or default in ("", (), {}, [])
-        else f"`{_word(default)}`"
-        if default != "required"
-        else default
-    )
+    default = default_word(field)
+    shown = "required" if field.is_required() else f"`{default}`" if default else ""
     meaning = (field.description or "").replace("|", "\\|")
     return f"| `{name}` | {_kind(field.annotation)} | {shown} | {meaning} |"
-
-
-def _word(default: object) -> str:
-    return (
-        f"{default:g}"
-        if isinstance(default, float)
-        else str(default).lower()
-        if isinstance(default, bool)
-        else str(default)
-    )
 
 
 def _kind(annotation: Any) -> str:
