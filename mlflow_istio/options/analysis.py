@@ -1,20 +1,24 @@
-"""Options of the verbs that analyse an open release: ``analyse``, ``declare`` and ``compare``."""
+"""Options of the verbs that analyse an open release: ``analyse``, ``declare`` and ``compare``.
+
+What they are for needs scipy, which is imported by what is made of them: a command's help can be read without it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from mlflow_istio.core.analysis.answers import AnswerRule
-from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
-from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, ReadOptions
-from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.shared import Confirmed, Judged, Tested
 from mlflow_istio.options.values import Probability, Share
-from mlflow_istio.releases.driving.arms import ArmsOptions
+
+if TYPE_CHECKING:
+    from mlflow_istio.core.analysis.answers import AnswerRule
+    from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
+    from mlflow_istio.core.release.kpi import Kpi
+    from mlflow_istio.releases.driving.arms import ArmsOptions
 
 
 class AnalyseOptions(ReadOptions, Judged, Tested):
@@ -28,16 +32,20 @@ class AnalyseOptions(ReadOptions, Judged, Tested):
         Raises:
             InvalidInput: There are several.
         """
-        found = read_kpis(self.kpi)
-        if len(found) > 1:
-            raise InvalidInput(f"arms are compared by one KPI, not {len(found)}: choose one before the first look")
-        return found
+        from mlflow_istio.options.kpi import read_kpis
+
+        kpis = read_kpis(self.kpi)
+        if len(kpis) > 1:
+            raise InvalidInput(f"arms are compared by one KPI, not {len(kpis)}: choose one before the first look")
+        return kpis
 
     def arms(self) -> ArmsOptions:
         """The part that the first look fixes."""
-        found = self.kpis()
+        from mlflow_istio.releases.driving.arms import ArmsOptions
+
+        kpis = self.kpis()
         return ArmsOptions(
-            kpi=found[0] if found else None,
+            kpi=kpis[0] if kpis else None,
             delta=self.delta,
             alpha=self.alpha,
             phi=self.phi,
@@ -86,6 +94,8 @@ class CompareOptions(ReadOptions):
         Raises:
             InvalidInput: The scorer is no callable.
         """
+        from mlflow_istio.core.analysis.answers import AnswerRule
+
         if self.scorer is not None and not callable(self.scorer):
             raise InvalidInput("option 'scorer' must be a Python callable: give it through the Python client")
         return AnswerRule(
@@ -98,4 +108,6 @@ class CompareOptions(ReadOptions):
 
     def limits(self) -> ShadowLimits:
         """What must be shown."""
+        from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
+
         return ShadowLimits(agreement=self.agreement, slowdown=self.slowdown, unmatched=self.unmatched)

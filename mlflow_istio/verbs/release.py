@@ -51,7 +51,8 @@ class ReleaseVerbs(Base):
             MlflowIstioError: What is wrong, in one line.
         """
         from mlflow_istio.core.release.plan import describe_plan
-        from mlflow_istio.options.release import ReleaseOptions, check_release_options, plan_of
+        from mlflow_istio.options.release import ReleaseOptions, check_release_options
+        from mlflow_istio.options.release_plan import plan_of
         from mlflow_istio.releases.driving.opening import ReleaseRequest, open_release
         from mlflow_istio.releases.driving.progressive import drive
 

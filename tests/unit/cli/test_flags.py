@@ -133,3 +133,14 @@ def test_what_takes_no_options_does_not_wait_for_their_models(words: str) -> Non
     done = subprocess.run([sys.executable, "-c", script, *words.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+
+
+def test_no_help_waits_for_statistics() -> None:
+    script = (
+        "import sys; from mlflow_istio.cli import main\n"
+        "for command in sys.argv[1:]: main([command, '--help'], standalone_mode=False)\n"
+        "sys.exit('scipy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *MODELS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") == len(MODELS)

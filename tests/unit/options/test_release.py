@@ -12,7 +12,8 @@ from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
-from mlflow_istio.options.release import ReleaseOptions, ResumeOptions, check_release_options, plan_of, source_of
+from mlflow_istio.options.release import ReleaseOptions, ResumeOptions, check_release_options
+from mlflow_istio.options.release_plan import plan_of, source_of
 from tests.support.endpoint_values import an_endpoint
 
 BOUGHT = {"n": "a{d='$deployment'}", "events": "b{d='$deployment'}"}

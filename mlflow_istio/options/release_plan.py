@@ -1,0 +1,225 @@
+"""From the options of a release to its plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.kpi import read_kpis
+from mlflow_istio.options.release import ReleaseOptions, SourceOptions
+
+PROMETHEUS_SETTLE = 60.0
+"""Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
+
+
+def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, ...]) -> ReleasePlan:
+    """The plan that the options make for an endpoint as it is.
+
+    Raises:
+        InvalidInput: Names the option and what to do.
+    """
+    strategy = options.strategy or "canary"
+    steps = options.steps or _usual_steps(strategy, len(candidates))
+    if strategy in ("canary", "ab") and len(steps) > 1 and steps[-1] == 100:
+        steps = steps[:-1]  # the switch to all is the promotion itself
+    settle = options.settle
+    if settle is None:
+        settle = PROMETHEUS_SETTLE if options.source == "prometheus" else 0.0
+    return ReleasePlan(
+        strategy=strategy,
+        stable=endpoint.stable.name,
+        candidates=candidates,
+        steps=steps,
+        interval=options.interval,
+        hold=options.hold,
+        min_requests=options.min_requests,
+        warmup=options.warmup,
+        settle=settle,
+        deadline=options.deadline,
+        guards=_guards(options),
+        alpha=options.alpha,
+        phi=options.phi,
+        alone_limit=options.alone_limit,
+        no_data=options.no_data,
+        undecided=options.undecided,
+        promote=options.promote,
+        approval=_approval(options),
+        webhooks=_webhooks(options.webhooks),
+        source=source_of(options),
+    )
+
+
+def source_of(options: SourceOptions) -> dict[str, Any]:
+    """What ``resume`` needs to find the same figures; KPIs that are Python callables can't be stored."""
+    named = {
+        "metrics": options.metrics,
+        "prometheus_url": _without_password(options.prometheus_url),
+        "envoy_url": options.envoy_url,
+        "errors": options.errors,
+        "compare": dict(options.compare) if isinstance(options.compare, Mapping) else options.compare,
+        "delta": options.delta,
+        "randomised": options.randomised,
+    }
+    found: dict[str, Any] = {
+        name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default
+    }
+    kpi = options.kpi
+    if isinstance(kpi, Mapping) and all(isinstance(entry, Mapping) and "call" not in entry for entry in kpi.values()):
+        found["kpi"] = {name: dict(entry) for name, entry in kpi.items()}
+    return found
+
+
+def _without_password(url: str | None) -> str | None:
+    """The address as everybody may read it on the object; who resumes gives the password again, or has it in the environment."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+
+
+def _usual_steps(strategy: str, arms: int) -> tuple[float, ...]:
+    return {
+        "canary": (5.0, 25.0, 50.0),
+        "blue-green": (0.0, 100.0),
+        "shadow": (100.0,),
+        "ab": (float(100 // (arms + 1)),),
+    }[strategy]
+
+
+def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
+    given = options.analysis
+    if isinstance(given, str) and given not in ("auto", "none"):
+        given = _read_file(given)
+    allowed = _allowed(options.allowed, "allowed")
+    if given == "none":
+        return ()
+    if given == "auto":
+        guards = auto_guards(options.margin, allowed)
+    elif isinstance(given, list):
+        guards = tuple(_guard(entry, options.margin, allowed) for entry in given)
+    else:
+        raise InvalidInput(f"option 'analysis' must be auto, none or a list of guards, not {given!r}")
+    return (*guards, *_kpi_guards(options.kpi, {guard.name for guard in guards}))
+
+
+def _read_file(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InvalidInput(
+            f"option 'analysis' is {path!r}: neither auto nor none, and no file that can be read ({exc.strerror})"
+        ) from exc
+    except ValueError as exc:
+        raise InvalidInput(f"file '{path}' (option 'analysis') is not JSON: {exc}") from exc
+
+
+_GUARD_KEYS = ("guard", "name", "margin", "weight", "allowed", "worse", "limit", "slower_than", "edges")
+
+
+def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPlan:
+    """One guard of the option ``analysis``."""
+    if not isinstance(entry, Mapping) or "guard" not in entry:
+        raise InvalidInput(f'option \'analysis\': a guard is an object such as {{"guard": "errors"}}, not {entry!r}')
+    unknown = [key for key in entry if key not in _GUARD_KEYS]
+    if unknown:
+        raise InvalidInput(f"option 'analysis': unknown key {unknown[0]!r}: {nearest(unknown[0], _GUARD_KEYS)}")
+    kind = entry["guard"]
+    usual = {guard.kind: guard for guard in auto_guards(margin, allowed)}
+    base = usual.get(kind)
+    said = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}
+    proof = _allowed(entry.get("allowed"), f"analysis: allowed of {kind}")
+    values: dict[str, Any] = {"name": kind, "kind": kind, **said}
+    if base is not None:
+        values = {"name": base.name, "kind": kind, "margin": base.margin, **said}
+    values["allowed"] = proof or (base.allowed if base else Allowed())
+    if "edges" in entry:
+        values["edges"] = tuple(float(edge) for edge in entry["edges"])
+    try:
+        return GuardPlan(**values)
+    except TypeError as exc:
+        raise InvalidInput(f"option 'analysis': guard {kind!r} has a value of the wrong kind ({exc})") from exc
+
+
+def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
+    """A guard for every KPI that the analysis does not name itself; a callable without a kind counts events."""
+    guards = []
+    for kpi in read_kpis(kpis):
+        if kpi.name in taken:
+            continue
+        numeric = "sum" in kpi.queries
+        proof = Allowed(difference=kpi.delta) if numeric else Allowed(odds_ratio=kpi.delta)
+        guards.append(
+            GuardPlan(
+                name=kpi.name,
+                kind="mean" if numeric else "rate",
+                margin=kpi.margin if kpi.margin is not None else (0.0 if numeric else 1.0),
+                worse="lower" if kpi.better == "higher" else "higher",
+                allowed=proof,
+            )
+        )
+    return tuple(guards)
+
+
+def _allowed(value: Any, what: str) -> Allowed | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError as exc:
+            raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}") from exc
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Allowed(odds_ratio=float(value)) if value > 1 else Allowed(rate_difference=float(value))
+    if isinstance(value, Mapping):
+        known = ("odds_ratio", "rate_difference", "difference")
+        for key in value:
+            if key not in known:
+                raise InvalidInput(f"option '{what}': unknown key {key!r}: {nearest(key, known)}")
+        return Allowed(**{key: float(number) for key, number in value.items()})
+    raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}")
+
+
+def _approval(options: ReleaseOptions) -> Approval | None:
+    given = options.approval
+    if given is None:
+        return None
+    values: dict[str, Any] = {"timeout": options.approval_timeout, "default": options.approval_default}
+    if isinstance(given, Mapping):
+        known = ("before", "tag")
+        for key in given:
+            if key not in known:
+                raise InvalidInput(f"option 'approval': unknown key {key!r}: {nearest(key, known)}")
+        values["tag"] = given.get("tag")
+        given = given.get("before", "promotion")
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    return Approval(before=tuple(str(part).strip() for part in parts), **values)
+
+
+def _webhooks(given: Any) -> tuple[Webhook, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        given = [part.strip() for part in given.split(",")]
+    hooks = []
+    for entry in given if isinstance(given, list) else [given]:
+        values: dict[str, Any] = (
+            {"url": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+        )
+        unknown = [key for key in values if key not in ("url", "events", "timeout")]
+        url = str(values.get("url", ""))
+        if unknown or not url.startswith(("http://", "https://")):
+            raise InvalidInput(
+                f"option 'webhooks': {entry!r} needs a 'url' (http or https), and may have 'events' and 'timeout'"
+            )
+        if "events" in values:
+            values["events"] = tuple(values["events"])
+        hooks.append(Webhook(**values))
+    return tuple(hooks)
