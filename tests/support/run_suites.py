@@ -7,6 +7,7 @@ the standard library only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -168,14 +169,16 @@ class Runner:
 
     def _stop(self) -> None:
         """Interrupts what runs, as a terminal does, so that each test still takes down what it set up."""
-        with self._lock:
-            self._stopped.set()
-            running = [process for process, _ in self._running.values()]
-        for process in running:
-            os.killpg(process.pid, signal.SIGINT)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while self._running and time.monotonic() < deadline:
-            time.sleep(0.1)
+        self._stopped.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with self._lock:
+                running = [process for process, _ in self._running.values()]
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+            deadline = time.monotonic() + _GRACE_SECONDS
+            while self._running and time.monotonic() < deadline:
+                time.sleep(0.1)
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(_HEARTBEAT_SECONDS):
@@ -264,7 +267,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--make", default="make", help="the make to call")
     parser.add_argument("--places", type=int, default=3, help="how many suites run at the same time")
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT, too: a shell starts what it runs in the background with that one ignored, and so would every suite be.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     runner = Runner(options.make, ROOT, ROOT / "build" / "test-results", places=options.places, say=_say)
     began = time.monotonic()
