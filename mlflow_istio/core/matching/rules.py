@@ -13,6 +13,7 @@ from typing import Any
 from mlflow_istio.core.basics.names import check_header_name, nearest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.matching.re2 import check_regex
 from mlflow_istio.errors import InvalidInput
 
 _STRINGS = ("uri", "method", "scheme", "authority")
@@ -23,7 +24,6 @@ _KNOWN = frozenset({*_STRINGS, *_MAPS, *CLUSTER_ONLY, "cookie", "ignoreUriCase"}
 _KINDS = ("exact", "prefix", "regex")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _PSEUDO = frozenset({"uri", "scheme", "method", "authority", "host"})
-_NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|P=)|\\[1-9]|[*+?}]\+")
 
 
 def read_match(value: object) -> tuple[Object, ...]:
@@ -46,24 +46,6 @@ def read_match(value: object) -> tuple[Object, ...]:
     if twice:
         raise InvalidInput(f"match has the rule {twice[0]} twice: leave one out")
     return tuple(read)
-
-
-def check_regex(pattern: object, what: str) -> str:
-    """Return the pattern if RE2, which Envoy uses, can read it.
-
-    Raises:
-        InvalidInput: It is no regular expression, or uses what RE2 lacks (lookaround, back references).
-    """
-    if not isinstance(pattern, str) or not pattern:
-        raise InvalidInput(f"{what} must be a regular expression, not {pattern!r}")
-    lacking = _NOT_RE2.search(pattern)
-    if lacking:
-        raise InvalidInput(f"{what} has {lacking.group()!r}, which Envoy's expressions (RE2) do not know: {pattern!r}")
-    try:
-        re.compile(pattern)
-    except re.error as exc:
-        raise InvalidInput(f"{what} is no regular expression ({exc}): {pattern!r}") from exc
-    return pattern
 
 
 def _rule(rule: object) -> Object:

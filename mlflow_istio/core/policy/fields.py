@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import check_header_name, nearest
-from mlflow_istio.core.matching.rules import check_regex
+from mlflow_istio.core.matching.re2 import check_regex, read_regex
 from mlflow_istio.errors import InvalidInput
 
 ROUTE_FIELDS: Mapping[str, str] = {
@@ -175,7 +175,7 @@ def _rewrite(value: Any) -> Any:
             if part not in regex:
                 raise InvalidInput(f"rewrite uriRegexRewrite must have {part}")
         check_regex(regex["match"], "rewrite uriRegexRewrite match")
-        groups = re.compile(regex["match"]).groups
+        groups = read_regex(regex["match"]).groups
         substitution = regex["rewrite"]
         if not isinstance(substitution, str):
             raise InvalidInput(f"rewrite uriRegexRewrite rewrite must be a text, not {substitution!r}")
