@@ -7,6 +7,7 @@ from dataclasses import replace
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import AdoptOptions, CreateOptions, parse_options
+from mlflow_istio.options.combinations import check_create
 from mlflow_istio.releases.context import Desk, Outcome
 from mlflow_istio.releases.deploying import adoption, deployments
 from mlflow_istio.releases.deploying.sharing import HostShare
@@ -40,27 +41,10 @@ def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOp
     Raises:
         InvalidInput: Only one of ``virtual_service`` and ``route``, or an option that has no effect beside them.
     """
+    check_create(options)
     share = host_share(options)
-    if options.virtual_service is None and options.route is None:
-        request = replace(request, share=share)
-        if options.stable is not None:
-            raise InvalidInput("option 'stable' has no effect without 'virtual_service' and 'route': leave it out")
-        return deployments.deploy(desk, request)
     if options.virtual_service is None or options.route is None:
-        missing = "route" if options.route is None else "virtual_service"
-        raise InvalidInput(f"to take over a route give both 'virtual_service' and 'route': '{missing}' is missing")
-    if share is not None:
-        raise InvalidInput(
-            "option 'under' has no effect with 'virtual_service', whose hosts and routes stay: leave one out"
-        )
-    if options.export_to:
-        raise InvalidInput(
-            "option 'export_to' has no effect with 'virtual_service', whose exportTo stays as it is: leave it out"
-        )
-    if options.host:
-        raise InvalidInput(
-            "option 'host' has no effect with 'virtual_service', whose hosts stay as they are: leave it out"
-        )
+        return deployments.deploy(desk, replace(request, share=share))
     return adoption.adopt_and_deploy(
         desk, request, virtual_service=options.virtual_service, route=options.route, stable=options.stable
     )
@@ -70,19 +54,10 @@ def host_share(options: CreateOptions) -> HostShare | None:
     """The endpoint's part of a shared host, as the options say it.
 
     Raises:
-        InvalidInput: ``path`` or ``match_header`` without ``under``, neither with it, or one that can't be.
+        InvalidInput: Neither ``path`` nor ``match_header`` is given with ``under``, or one that can't be.
     """
     if options.under is None:
-        for option in ("path", "match_header"):
-            if getattr(options, option) is not None:
-                raise InvalidInput(
-                    f"option '{option}' has no effect without 'under': name the host that the endpoint shares"
-                )
         return None
-    if options.export_to:
-        raise InvalidInput(
-            f"option 'export_to' has no effect with 'under': who sees '{options.under}' sees what stands under it; leave it out"
-        )
     header: tuple[str, str] | None = None
     if options.match_header is not None:
         name, equals, value = options.match_header.partition("=")

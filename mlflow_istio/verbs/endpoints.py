@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
@@ -10,6 +11,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.combinations import check_update_endpoint
 from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -30,21 +32,18 @@ class EndpointVerbs(PolicyVerbs):
         settings = self._settings_of(name, options, config or {})
         if settings is not None:
             return settings
+        check_update_endpoint(options)
         session = self._session(options)
-        if options.to is not None or options.redeploy:
+        if options.to is not None:
             outcome = self._rollback_to(session.desk, name, options)
+        elif options.action is not None:
+            outcome = _ACTIONS[options.action](session.desk, name, options)
         else:
             outcome = _move(session.desk, name, options)
         return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
     def _rollback_to(self, desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
-        if options.to is None:
-            raise InvalidInput("option 'redeploy' has no effect without 'to': leave it out")
-        if options.action != "rollback":
-            raise InvalidInput("option 'to' goes with action=rollback only: it names the change to go back to")
-        others = [*options.wish.said, *(f for f in ("strategy", "candidate", "release_id") if getattr(options, f))]
-        if others:
-            raise InvalidInput(f"option '{others[0]}' has no effect with action=rollback and 'to': leave it out")
+        assert options.to is not None
         create = parse_options(
             CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy}, cluster=self.target.kind
         )
@@ -75,73 +74,89 @@ class EndpointVerbs(PolicyVerbs):
         return session.result(Outcome(endpoint=None, changed=gone), {})
 
 
+def _promote(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+    return shifting.promote(
+        desk,
+        name,
+        candidate=options.candidate[0] if options.candidate else None,
+        reason=options.reason,
+        force=options.force,
+        keep_old=options.keep_old,
+        release_id=options.release_id,
+        timeout=options.confirm_timeout,
+    )
+
+
+def _rollback(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+    return shifting.rollback(
+        desk,
+        name,
+        reason=options.reason,
+        force=options.force,
+        release_id=options.release_id,
+        timeout=options.confirm_timeout,
+    )
+
+
+def _abort(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+    return shifting.abort(
+        desk,
+        name,
+        reason=options.reason,
+        force=options.force,
+        release_id=options.release_id,
+        timeout=options.confirm_timeout,
+    )
+
+
+_ACTIONS: Mapping[str, Callable[[Desk, str, UpdateEndpointOptions], Outcome]] = {
+    "promote": _promote,
+    "rollback": _rollback,
+    "abort": _abort,
+    "pause": lambda desk, name, _options: shifting.pause(desk, name),
+    "resume": lambda desk, name, _options: shifting.resume(desk, name),
+}
+
+
 def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
-    action, candidates = options.action, options.candidate or ()
-    wish, said = options.wish, options.wish.said
-    if options.keep_old is not None and action != "promote":
-        raise InvalidInput("option 'keep_old' has no effect without action=promote: leave it out")
-    if action is not None:
-        if said or options.strategy:
-            other = said[0] if said else "strategy"
-            raise InvalidInput(f"option '{other}' has no effect with action={action}: give one or the other")
-        if candidates and action != "promote":
-            raise InvalidInput(f"option 'candidate' has no effect with action={action}: leave it out")
-        if len(candidates) > 1:
-            raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
-        reason, force, timeout, release_id = options.reason, options.force, options.confirm_timeout, options.release_id
-        if release_id is not None and action in ("pause", "resume"):
-            raise InvalidInput(f"option 'release_id' has no effect with action={action}: leave it out")
-        if action == "promote":
-            chosen = candidates[0] if candidates else None
-            return shifting.promote(
-                desk,
-                name,
-                candidate=chosen,
-                reason=reason,
-                force=force,
-                keep_old=options.keep_old,
-                release_id=release_id,
-                timeout=timeout,
-            )
-        if action == "rollback":
-            return shifting.rollback(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
-        if action == "abort":
-            return shifting.abort(desk, name, reason=reason, force=force, release_id=release_id, timeout=timeout)
-        return shifting.pause(desk, name) if action == "pause" else shifting.resume(desk, name)
+    """Shift the open release, or start one."""
+    candidates = options.candidate or ()
     endpoint = endpoint_of(desk.cluster, name)
     if options.release_id is not None:
         transitions.check_not_ended(endpoint, options.release_id)
     release = endpoint.release
-    if release is not None:
-        same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
-        if same and options.release_id in (None, release.id):
-            if said or options.strategy is None:
-                return shifting.shift(
-                    desk, name, wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
-                )
-            candidates = release.candidates
-        elif options.release_id == release.id:
-            raise StateConflict(
-                f"release '{release.id}' of endpoint '{name}' is a {describe_release(release)}: use another release_id for another "
-                "plan"
+    if release is None:
+        if options.strategy is None and not candidates:
+            if not options.wish.said:
+                raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
+            # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
+            raise StateConflict(no_release(endpoint))
+        return _start(desk, endpoint, candidates, options)
+    same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
+    if same and options.release_id in (None, release.id):
+        if options.wish.said or options.strategy is None:
+            return shifting.shift(
+                desk, name, options.wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
             )
-        elif options.supersede:
-            endpoint = transitions.abort(endpoint, "superseded")
-        else:
-            raise StateConflict(transitions.open_release(endpoint))
-    elif options.strategy is None and not candidates:
-        if not said:
-            raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
-        # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
-        raise StateConflict(no_release(endpoint))
-    if not candidates:
-        candidates = _only_candidate(endpoint)
+        return _start(desk, endpoint, release.candidates, options)
+    if options.release_id == release.id:
+        raise StateConflict(
+            f"release '{release.id}' of endpoint '{name}' is a {describe_release(release)}: use another release_id for another "
+            "plan"
+        )
+    if not options.supersede:
+        raise StateConflict(transitions.open_release(endpoint))
+    return _start(desk, transitions.abort(endpoint, "superseded"), candidates, options)
+
+
+def _start(desk: Desk, endpoint: Endpoint, candidates: tuple[str, ...], options: UpdateEndpointOptions) -> Outcome:
+    candidates = candidates or _only_candidate(endpoint)
     return shifting.start(
         desk,
-        name,
+        endpoint.name,
         strategy=options.strategy or ("ab" if len(candidates) > 1 else "canary"),
         candidates=candidates,
-        wish=wish,
+        wish=options.wish,
         release_id=options.release_id,
         supersede=options.supersede,
         reason=options.reason,

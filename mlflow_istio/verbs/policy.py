@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule, notes, with_wish
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.combinations import check_fault, check_route, kind_of_update, options_of_kind
 from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.options.values import NONE
@@ -20,20 +21,7 @@ from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.adoption import brought_up
 from mlflow_istio.verbs.base import Base, Config, Result
 
-_TRAFFIC = (
-    "action",
-    "strategy",
-    "candidate",
-    "weight",
-    "weights",
-    "mirror",
-    "header",
-    "cookie",
-    "values",
-    "match",
-    "arms",
-)
-_SHARED = ("dry_run", "scope", "tracking_uri", "registry_uri", "gateway", "gateway_url", "reason", "confirm_timeout")
+_SHARED = (*ChangeOptions.model_fields, "confirm_timeout")
 
 
 class PolicyVerbs(Base):
@@ -54,29 +42,24 @@ class PolicyVerbs(Base):
     def route(self, name: str, config: Config | None) -> Result:
         """Make or take away a route of its own; see ``releases.policy.set_rule``."""
         options = parse_options(RouteOptions, config, cluster=self.target.kind)
+        check_route(options)
         reason, timeout = options.reason, options.confirm_timeout
         if options.remove is not None:
-            extra = [option for option in ("to", "match", "name") if getattr(options, option) is not None]
-            if extra:
-                raise InvalidInput(f"option '{extra[0]}' has no effect with 'remove': leave it out")
             gone = options.remove
             return self._with(
                 options, name, lambda desk: policy.remove_rule(desk, name, gone, reason=reason, timeout=timeout)
             )
-        if options.to is None or not options.match:
-            missing = "to" if options.to is None else "match"
-            raise InvalidInput(f"a route of its own needs 'to' (a deployment) and 'match': '{missing}' is missing")
+        assert options.to is not None
+        assert options.match is not None
         rule = Rule(name=options.name or options.to, deployment=options.to, match=options.match)
         return self._with(options, name, lambda desk: policy.set_rule(desk, name, rule, reason=reason, timeout=timeout))
 
     def fault(self, name: str, config: Config | None) -> Result:
         """Put a fault into live traffic for a time, or end it; see ``releases.policy.start_fault``."""
         options = parse_options(FaultOptions, config, cluster=self.target.kind)
+        check_fault(options)
         reason, timeout = options.reason, options.confirm_timeout
         if options.end:
-            extra = [option for option in ("delay", "abort", "match") if getattr(options, option) is not None]
-            if extra:
-                raise InvalidInput(f"option '{extra[0]}' has no effect with 'end': leave it out")
             return self._with(options, name, lambda desk: policy.end_fault(desk, name, reason=reason, timeout=timeout))
         return self._with(
             options,
@@ -103,35 +86,16 @@ class PolicyVerbs(Base):
         Raises:
             InvalidInput: It is said together with something of another kind.
         """
-        kinds = {
-            "policy": [key for key in (*SETTINGS, "subset", "route", "replace") if key in config],
-            "route": [key for key in ("add_route", "remove_route") if key in config],
-            "fault": [key for key in ("fault",) if key in config],
-        }
-        said = {kind: keys for kind, keys in kinds.items() if keys}
-        if "policy" in said and set(said["policy"]) <= {"replace"} and "fault" in said:
-            del said["policy"]
-        if not said:
+        kind = kind_of_update(config)
+        if kind == "traffic":
             return None
-        traffic = [key for key in (*_TRAFFIC, "supersede", "force", "release_id", "keep_old") if key in config]
-        first = next(iter(said.values()))[0]
-        if traffic or len(said) > 1:
-            other = traffic[0] if traffic else list(said.values())[1][0]
-            raise InvalidInput(f"'{first}' and '{other}' are changes of two kinds: give each a call of its own")
         shared = {key: config[key] for key in _SHARED if key in config}
-        if "policy" in said:
-            return self.policy(name, {**shared, **{key: config[key] for key in said["policy"]}})
-        if "route" in said:
-            if options.remove_route is not None and options.add_route is not None:
-                raise InvalidInput("give either 'add_route' or 'remove_route', not both")
-            given = {"remove": options.remove_route} if options.remove_route else dict(options.add_route or {})
-            return self.route(name, {**shared, **given})
-        own = {"replace": config["replace"]} if "replace" in config else {}
-        if options.fault == NONE:
-            return self.fault(name, {**shared, "end": True})
-        if not isinstance(options.fault, Mapping):
-            raise InvalidInput(f'\'fault\' must be JSON such as {{"abort": 503, "ttl": "5m"}}, not {options.fault!r}')
-        return self.fault(name, {**shared, **own, **options.fault})
+        if kind == "policy":
+            given = {key: config[key] for key in options_of_kind(kind) if key in config}
+            return self.policy(name, {**shared, **given})
+        if kind == "route":
+            return self.route(name, {**shared, **_given_route(options)})
+        return self.fault(name, {**shared, **_given_fault(options, config)})
 
     def _with(self, options: ChangeOptions, name: str, work: Callable[[Desk], Outcome]) -> Result:
         session = self._session(options)
@@ -139,6 +103,23 @@ class PolicyVerbs(Base):
         for note in _notes(outcome):
             self._tell(f"note: {note}")
         return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+
+
+def _given_route(options: UpdateEndpointOptions) -> Mapping[str, Any]:
+    """Options of ``route`` that ``add_route`` or ``remove_route`` stands for."""
+    if options.remove_route is not None and options.add_route is not None:
+        raise InvalidInput("give either 'add_route' or 'remove_route', not both")
+    return {"remove": options.remove_route} if options.remove_route else dict(options.add_route or {})
+
+
+def _given_fault(options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of ``fault`` that the option of this name stands for."""
+    if options.fault == NONE:
+        return {"end": True}
+    if not isinstance(options.fault, Mapping):
+        raise InvalidInput(f'\'fault\' must be JSON such as {{"abort": 503, "ttl": "5m"}}, not {options.fault!r}')
+    replaced = {"replace": config["replace"]} if "replace" in config else {}
+    return {**replaced, **options.fault}
 
 
 def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:

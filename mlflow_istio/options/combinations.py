@@ -1,0 +1,198 @@
+"""Which options mean nothing beside which others: a table for each verb, read from the top, and what is said of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, UpdateEndpointOptions
+from mlflow_istio.options.routes import FaultOptions, RouteOptions
+from mlflow_istio.options.shared import SETTINGS
+
+Model = TypeVar("Model", bound=ConnectionOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Idle(Generic[Model]):
+    """Options that would do nothing.
+
+    Attributes:
+        options: Their names; the first that is given is refused.
+        when: When they would do nothing.
+        words: Beside what, and what to do instead, with values of other options in braces.
+    """
+
+    options: tuple[str, ...]
+    when: Callable[[Model], bool]
+    words: str
+
+
+_ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
+_MOVES = ("action", "strategy", "candidate", *_ASKS, "supersede", "force", "release_id", "keep_old", "to", "redeploy")
+
+_UPDATE_ENDPOINT: tuple[Idle[UpdateEndpointOptions], ...] = (
+    Idle(("redeploy",), lambda update: update.to is None, "has no effect without 'to': leave it out"),
+    Idle(
+        ("to",),
+        lambda update: update.action != "rollback",
+        "goes with action=rollback only: it names the change to go back to",
+    ),
+    Idle(
+        (*_ASKS, "strategy", "candidate", "release_id"),
+        lambda update: update.to is not None,
+        "has no effect with action=rollback and 'to': leave it out",
+    ),
+    Idle(
+        ("keep_old",),
+        lambda update: update.action != "promote",
+        "has no effect without action=promote: leave it out",
+    ),
+    Idle(
+        (*_ASKS, "strategy"),
+        lambda update: update.action is not None,
+        "has no effect with action={action}: give one or the other",
+    ),
+    Idle(
+        ("candidate",),
+        lambda update: update.action not in (None, "promote"),
+        "has no effect with action={action}: leave it out",
+    ),
+    Idle(
+        ("release_id",),
+        lambda update: update.action in ("pause", "resume"),
+        "has no effect with action={action}: leave it out",
+    ),
+)
+
+_CREATE: tuple[Idle[CreateOptions], ...] = (
+    Idle(
+        ("path", "match_header"),
+        lambda create: create.under is None,
+        "has no effect without 'under': name the host that the endpoint shares",
+    ),
+    Idle(
+        ("export_to",),
+        lambda create: create.under is not None,
+        "has no effect with 'under': who sees '{under}' sees what stands under it; leave it out",
+    ),
+    Idle(
+        ("stable",),
+        lambda create: create.virtual_service is None and create.route is None,
+        "has no effect without 'virtual_service' and 'route': leave it out",
+    ),
+    Idle(
+        ("under",),
+        lambda create: create.virtual_service is not None,
+        "has no effect with 'virtual_service', whose hosts and routes stay: leave one out",
+    ),
+    Idle(
+        ("export_to",),
+        lambda create: create.virtual_service is not None,
+        "has no effect with 'virtual_service', whose exportTo stays as it is: leave it out",
+    ),
+    Idle(
+        ("host",),
+        lambda create: create.virtual_service is not None,
+        "has no effect with 'virtual_service', whose hosts stay as they are: leave it out",
+    ),
+)
+
+_ROUTE: tuple[Idle[RouteOptions], ...] = (
+    Idle(("to", "match", "name"), lambda route: route.remove is not None, "has no effect with 'remove': leave it out"),
+)
+
+_FAULT: tuple[Idle[FaultOptions], ...] = (
+    Idle(("delay", "abort", "match"), lambda fault: fault.end, "has no effect with 'end': leave it out"),
+)
+
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "policy": (*SETTINGS, "subset", "route", "replace"),
+    "route": ("add_route", "remove_route"),
+    "fault": ("fault",),
+    "traffic": _MOVES,
+}
+"""The changes that ``update-endpoint`` makes, with the options that each takes; one call makes one of them."""
+
+
+def check_update_endpoint(options: UpdateEndpointOptions) -> None:
+    """Refuse options of ``update-endpoint`` that mean nothing together.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    _refuse(options, _UPDATE_ENDPOINT)
+    candidates = options.candidate or ()
+    if options.action == "promote" and len(candidates) > 1:
+        raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
+
+
+def check_create(options: CreateOptions) -> None:
+    """Refuse options of ``create`` that mean nothing together.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    _refuse(options, _CREATE)
+    if (options.virtual_service is None) != (options.route is None):
+        missing = "route" if options.route is None else "virtual_service"
+        raise InvalidInput(f"to take over a route give both 'virtual_service' and 'route': '{missing}' is missing")
+
+
+def check_route(options: RouteOptions) -> None:
+    """Refuse options of ``route`` that mean nothing together.
+
+    Raises:
+        InvalidInput: Names the first, or what is missing.
+    """
+    _refuse(options, _ROUTE)
+    if options.remove is None and (options.to is None or not options.match):
+        missing = "to" if options.to is None else "match"
+        raise InvalidInput(f"a route of its own needs 'to' (a deployment) and 'match': '{missing}' is missing")
+
+
+def check_fault(options: FaultOptions) -> None:
+    """Refuse options of ``fault`` that mean nothing together.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    _refuse(options, _FAULT)
+
+
+def kind_of_update(given: Collection[str]) -> str:
+    """Which change ``update-endpoint`` is asked for: ``policy``, ``route``, ``fault`` or ``traffic``.
+
+    Args:
+        given: Names of the options of the call.
+
+    Raises:
+        InvalidInput: It is asked for two of them.
+    """
+    named = {kind: [name for name in names if name in given] for kind, names in _KINDS.items()}
+    if named["fault"] and named["policy"] == ["replace"]:
+        named["policy"] = []  # which is about the fault that is there
+    asked = [kind for kind, names in named.items() if names]
+    if len(asked) > 1:
+        first, other = named[asked[0]][0], named[asked[-1]][0]
+        raise InvalidInput(f"'{first}' and '{other}' are changes of two kinds: give each a call of its own")
+    return asked[0] if asked else "traffic"
+
+
+def options_of_kind(kind: str) -> tuple[str, ...]:
+    """The options of one kind of change."""
+    return _KINDS[kind]
+
+
+def _refuse(options: Model, table: Sequence[Idle[Model]]) -> None:
+    for row in table:
+        for name in row.options:
+            if row.when(options) and _is_given(options, name):
+                raise InvalidInput(f"option '{name}' {row.words.format_map(dict(options))}")
+
+
+def _is_given(options: ConnectionOptions, name: str) -> bool:
+    """Whether an option is set at all, in the call or in the environment."""
+    usual: object = type(options).model_fields[name].get_default(call_default_factory=True)
+    return bool(getattr(options, name) != usual)
