@@ -20,12 +20,14 @@ class Survey:
     Attributes:
         open_runs: Endpoint to (release id to run), for releases whose run has not ended; every endpoint it ever knew is a key.
         tags: ``MODEL/VERSION`` to those of its tags that are ours in this scope.
+        versions: Every ``MODEL/VERSION`` there is of the models that were asked for.
         aliases: (registered model, alias) to version number.
         owners: (registered model, alias) to the ``SCOPE/ENDPOINT`` that owns it.
     """
 
     open_runs: Mapping[str, Mapping[str, str]]
     tags: Mapping[str, Mapping[str, str]]
+    versions: frozenset[str]
     aliases: Mapping[tuple[str, str], int]
     owners: Mapping[tuple[str, str], str]
 
@@ -35,10 +37,11 @@ class Registry(Protocol):
     """The MLflow model registry and tracking server: the ledger. It has no compare-and-swap, so it is never the lock."""
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
-        """Turn a reference into a version number, once, and check that its files are there.
+        """Turn a reference into a version number, once, and check that it is ready and its files are there.
 
         Raises:
             NotFound: No such model, version, alias, or its files are gone.
+            StateConflict: Its registration is pending or has failed.
             RegistryError: The registry can't be reached.
         """
 
@@ -71,13 +74,18 @@ class Registry(Protocol):
             RegistryError: The tracking server can't be reached.
         """
 
-    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
         """Write one routing change; writing the same change again changes nothing.
+
+        A change whose run somebody deleted goes to the endpoint's standing run.
 
         Args:
             scope: Scope of the endpoint.
             change: The change; without a run it goes to its release's run or the standing run.
             objects: Artifacts by file stem, such as ``before`` and ``after``; may be empty.
+
+        Returns:
+            Warnings, one line each.
 
         Raises:
             RegistryError: The tracking server can't be reached.
@@ -101,11 +109,15 @@ class Registry(Protocol):
             RegistryError: The registry can't be reached.
         """
 
-    def publish(self, standing: Standing) -> None:
+    def publish(self, standing: Standing) -> tuple[str, ...]:
         """Make the tags and aliases say what stands now; writes only what differs.
 
         An alias that points to nothing is taken away, and is free for another endpoint once no version of its model is served.
+        What can't be written holds back nothing else.
+
+        Returns:
+            Warnings, one line for each served version that is gone from the registry: of it nothing can be written any more.
 
         Raises:
-            RegistryError: The registry can't be reached.
+            RegistryError: The registry can't be reached, or refused a part; the rest is written.
         """

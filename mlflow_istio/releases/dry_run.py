@@ -118,8 +118,10 @@ class DryRegistry:
     def close_run(self, run: str, outcome: str) -> None:
         """No run is closed."""
 
-    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
         """Nothing is recorded."""
+        del scope, change, objects
+        return ()
 
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
@@ -129,8 +131,10 @@ class DryRegistry:
         """See ``ports.Registry``."""
         return self._registry.survey(scope, models)
 
-    def publish(self, standing: Standing) -> None:
+    def publish(self, standing: Standing) -> tuple[str, ...]:
         """Nothing is published."""
+        del standing
+        return ()
 
 
 class DryRuns:

@@ -43,30 +43,32 @@ def catch_up(
     endpoint = endpoint_of(desk.cluster, name)
     pending = endpoint.unrecorded
     recorded: list[RoutingChange] = []
+    moved: list[str] = []
     try:
         for change in pending:
-            _record(desk, endpoint, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
+            moved += _record(desk, endpoint, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
             recorded.append(change)
     except RegistryError as exc:
         _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         left = len(pending) - len(recorded)
         return (
-            f"{left} routing change{'s wait' if left > 1 else ' waits'} on endpoint '{name}' itself until the registry is back "
-            f"({exc.message})",
+            *moved,
+            f"{left} routing change{'s wait' if left > 1 else ' waits'} on endpoint '{name}' itself until the registry takes "
+            f"{'them' if left > 1 else 'it'} ({exc.message})",
         )
     if not (publish or recorded):
         return ()
-    reported = report_ended(desk, name, recorded)
+    reported = (*moved, *report_ended(desk, name, recorded))
     try:
-        _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
+        gone = _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
     except RegistryError as exc:
         _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         return (
             *reported,
-            f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command mends them",
+            f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command tries again",
         )
     _forget(desk, endpoint, recorded)
-    return reported
+    return (*reported, *gone)
 
 
 def publish_nothing(desk: Desk, name: str, settings: Mapping[str, str], versions: Iterable[str]) -> tuple[str, ...]:
@@ -94,31 +96,33 @@ def run_for(desk: Desk, name: str, release: Release | None, *, new: bool = False
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
 
 
-def _record(desk: Desk, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+def _record(desk: Desk, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
     """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
-    desk.registry.record(desk.scope, change, objects)
+    warnings = desk.registry.record(desk.scope, change, objects)
     outcome = OUTCOMES.get(change.action)
     if endpoint.release is not None and endpoint.release.id == change.release:
-        return  # a rollback to the middle of a release opened it again
+        return warnings  # a rollback to the middle of a release opened it again
     if change.run is not None and change.release is not None and outcome is not None:
         desk.registry.close_run(change.run, outcome)
+    return warnings
 
 
-def _publish(desk: Desk, endpoint: Endpoint, removed: set[str]) -> None:
+def _publish(desk: Desk, endpoint: Endpoint, removed: set[str]) -> tuple[str, ...]:
     """Write tags and aliases, and look whether the endpoint is still the same: the last writer must be right."""
+    warnings: tuple[str, ...] = ()
     for _ in range(_ROUNDS):
         versions = versions_of(deployments_of(desk.cluster, endpoint.name))
         gone = removed | set(versions.values()) if endpoint.deleting else removed
-        desk.registry.publish(standing_of(endpoint, desk.scope, versions, gone))
+        warnings = desk.registry.publish(standing_of(endpoint, desk.scope, versions, gone))
         before = endpoint
         try:
             endpoint = endpoint_of(desk.cluster, endpoint.name)
         except NotFound:
             labels = removed | set(versions.values())
-            desk.registry.publish(nothing_stands(desk.scope, endpoint.name, endpoint.settings, labels))
-            return
+            return desk.registry.publish(nothing_stands(desk.scope, endpoint.name, endpoint.settings, labels))
         if (endpoint.change, endpoint.release) == (before.change, before.release):
-            return
+            break
+    return warnings
 
 
 def _removed(change: RoutingChange, endpoint: Endpoint) -> set[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
-from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
-from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Standing
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
+from mlflow_istio.core.endpoint.standing import Standing, gone_from_registry, refused_parts
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.ports.runs import Figure
@@ -23,6 +24,10 @@ class InMemoryRegistry:
     Attributes:
         down: Whether every call fails as if the server were gone.
         gone: ``MODEL/VERSION`` whose files are gone.
+        deleted: ``MODEL/VERSION`` that somebody deleted.
+        pending: ``MODEL/VERSION`` whose registration is not done.
+        deleted_runs: Ids of runs that somebody deleted.
+        forbidden: ``MODEL/VERSION`` whose tags MLflow refuses to write.
         aliases: (model, alias) to version number.
         tags: ``MODEL/VERSION`` to its tags.
         owners: (model, alias) to the SCOPE/ENDPOINT that owns it.
@@ -36,6 +41,10 @@ class InMemoryRegistry:
         self._changes: dict[tuple[str, str], dict[str, RoutingChange]] = {}
         self.down = False
         self.gone: set[str] = set()
+        self.deleted: set[str] = set()
+        self.pending: set[str] = set()
+        self.deleted_runs: set[str] = set()
+        self.forbidden: set[str] = set()
         self.aliases: dict[tuple[str, str], int] = {}
         self.tags: dict[str, dict[str, str]] = {}
         self.owners: dict[tuple[str, str], str] = {}
@@ -47,7 +56,7 @@ class InMemoryRegistry:
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
         self._up()
-        versions = self._models.get(reference.model, [])
+        versions = [v for v in self._models.get(reference.model, []) if f"{reference.model}/{v}" not in self.deleted]
         if reference.alias == "latest" and versions:
             version = max(versions)
         elif reference.alias is not None:
@@ -59,6 +68,8 @@ class InMemoryRegistry:
         found = ModelVersion(
             model=reference.model, version=version, alias=reference.alias, flavors=("python_function",)
         )
+        if found.label in self.pending:
+            raise StateConflict(not_ready(found, "PENDING_REGISTRATION"))
         if found.label in self.gone:
             raise NotFound(f"the files of {found.uri} are gone")
         return found
@@ -89,11 +100,16 @@ class InMemoryRegistry:
         self._up()
         self.runs[run] = outcome
 
-    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         self._up()
+        warnings: tuple[str, ...] = ()
+        if change.run in self.deleted_runs:
+            warnings = (in_standing_run(change),)
+            change = replace(change, run=self.open_run(scope, change.endpoint, None))
         self.artifacts.setdefault(change.id, dict(objects))
         self._changes.setdefault((scope, change.endpoint), {}).setdefault(change.id, change)
+        return warnings
 
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
@@ -115,20 +131,25 @@ class InMemoryRegistry:
                 for label, tags in self.tags.items()
                 if label.rpartition("/")[0] in models
             },
+            versions=frozenset(self._labels(models)),
             aliases={key: version for key, version in self.aliases.items() if key[0] in models},
             owners={key: owner for key, owner in self.owners.items() if key[0] in models},
         )
 
-    def publish(self, standing: Standing) -> None:
+    def publish(self, standing: Standing) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         self._up()
+        there = set(self._labels(self._models))
         start = f"istio.{standing.scope}.{standing.endpoint}."
-        for label in (*standing.removed, *(served.version for served in standing.served)):
+        for label in {*standing.removed, *(served.version for served in standing.served)} - self.forbidden:
             kept = {key: value for key, value in self.tags.get(label, {}).items() if not key.startswith(start)}
             self.tags[label] = kept
         for served in standing.served:
-            self.tags[served.version] |= served.tags(standing.scope, standing.endpoint)
+            if served.version in there - self.forbidden:
+                self.tags[served.version] |= served.tags(standing.scope, standing.endpoint)
         for key, version in standing.aliases.items():
+            if version is not None and f"{key[0]}/{version}" not in there:
+                continue
             if version is not None:
                 self.aliases[key] = version
                 self.owners[key] = standing.owner
@@ -136,6 +157,15 @@ class InMemoryRegistry:
                 self.aliases.pop(key, None)
                 if key[0] not in standing.models:
                     del self.owners[key]
+        if self.forbidden:
+            raise RegistryError(refused_parts(f"tags of {label} (forbidden)" for label in sorted(self.forbidden)))
+        return tuple(gone_from_registry(served.version) for served in standing.served if served.version not in there)
+
+    def _labels(self, models: Iterable[str]) -> Iterator[str]:
+        for model in models:
+            for version in self._models.get(model, ()):
+                if f"{model}/{version}" not in self.deleted:
+                    yield f"{model}/{version}"
 
     def _up(self) -> None:
         if self.down:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_istio.core.basics.model_version import ModelReference, parse_model_uri
 from mlflow_istio.core.endpoint.release_state import Release
@@ -171,14 +177,10 @@ class TestOnMlflow:
         with pytest.raises(StateConflict) as refused:
             on_mlflow.check_aliases("churn", ["champion"], "test/other")
         (tag,) = re.findall(r"delete the model's tag '([^']+)'", refused.value.message)
-        from mlflow import MlflowClient
-
         MlflowClient(uri).delete_registered_model_tag("churn", tag)
         on_mlflow.check_aliases("churn", ["champion"], "test/other")
 
     def test_tags_say_where_a_version_serves_and_go_when_it_does_not(self, on_mlflow: Registry, uri: str) -> None:
-        from mlflow import MlflowClient
-
         client = MlflowClient(uri, uri)
         on_mlflow.publish(standing({"churn/1": (90, "stable")}))
         assert client.get_model_version("churn", "1").tags == {
@@ -190,8 +192,6 @@ class TestOnMlflow:
         assert client.get_registered_model("churn").tags == {}
 
     def test_tags_of_others_stay(self, on_mlflow: Registry, uri: str) -> None:
-        from mlflow import MlflowClient
-
         client = MlflowClient(uri, uri)
         client.set_model_version_tag("churn", "1", "mine", "x")
         client.set_model_version_tag("churn", "1", "istio.other.churn.weight", "5")
@@ -199,8 +199,6 @@ class TestOnMlflow:
         assert client.get_model_version("churn", "1").tags == {"mine": "x", "istio.other.churn.weight": "5"}
 
     def test_each_deployments_weight_is_a_metric_over_the_sequence(self, on_mlflow: Registry, uri: str) -> None:
-        from mlflow import MlflowClient
-
         run = on_mlflow.open_run("test", "churn", None)
         on_mlflow.record("test", a_change(1, run=run, after=a_traffic(v1=90, v2=10)), {})
         on_mlflow.record("test", a_change(2, run=run, after=a_traffic(v1=50, v2=50)), {})
@@ -208,8 +206,6 @@ class TestOnMlflow:
         assert [(point.step, point.value) for point in points] == [(1, 10.0), (2, 50.0)]
 
     def test_a_second_try_after_a_lost_reply_adds_no_point(self, on_mlflow: Registry, uri: str) -> None:
-        from mlflow import MlflowClient
-
         client = MlflowClient(uri, uri)
         run = on_mlflow.open_run("test", "churn", None)
         change = a_change(1, run=run)
@@ -219,8 +215,6 @@ class TestOnMlflow:
         assert len(client.get_metric_history(run, "weight/v2")) == 1
 
     def test_the_objects_before_and_after_are_artifacts(self, on_mlflow: Registry, uri: str) -> None:
-        from mlflow import MlflowClient
-
         run = on_mlflow.open_run("test", "churn", None)
         change = a_change(1, run=run)
         on_mlflow.record("test", change, {"before": {"kind": "A"}, "after": {"kind": "B"}})
@@ -249,6 +243,126 @@ class TestOnMlflow:
         with pytest.raises(RegistryError, match="127.0.0.1") as caught:
             dead.history("test", "churn")
         assert "\n" not in caught.value.message
+
+
+class TestWhatChangesUnderUs:
+    """Versions, models, runs and experiments that somebody changes in MLflow while an endpoint uses them."""
+
+    @pytest.fixture
+    def client(self, tracking_uri: str, tmp_path: Path) -> MlflowClient:
+        for answer in (1.0, 2.0):
+            register(tracking_uri, "churn", answer, tmp_path / "artifacts")
+        return MlflowClient(tracking_uri, tracking_uri)
+
+    @pytest.fixture
+    def changing(self, client: MlflowClient, tracking_uri: str) -> Registry:
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+
+        return MlflowRegistry(tracking_uri, tracking_uri)
+
+    BOTH = standing(
+        {"churn/1": (10, "candidate"), "churn/2": (90, "stable")},
+        aliases={("churn", "challenger"): 1, ("churn", "champion"): 2},
+    )
+
+    @pytest.mark.parametrize("status", ["PENDING_REGISTRATION", "FAILED_REGISTRATION"])
+    def test_a_version_that_is_not_ready_is_refused_by_name(
+        self, changing: Registry, tmp_path: Path, status: str
+    ) -> None:
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:  # as a registry that copies files leaves it
+            database.execute("UPDATE model_versions SET status = ? WHERE version = 1", (status,))
+            database.commit()
+        with pytest.raises(StateConflict, match=f"models:/churn/1 can't be deployed.*{status}"):
+            changing.resolve(ModelReference(model="churn", version=1))
+        assert changing.resolve(ModelReference(model="churn", version=2)).version == 2
+
+    def test_of_a_deleted_version_nothing_is_written_and_of_the_others_all(
+        self, changing: Registry, client: MlflowClient
+    ) -> None:
+        changing.publish(self.BOTH)
+        client.delete_model_version("churn", "1")
+        (warning,) = changing.publish(self.BOTH)
+        assert warning.startswith("models:/churn/1 is gone from the registry")
+        moved = standing({"churn/1": (0, "idle"), "churn/2": (100, "stable")}, aliases={("churn", "champion"): 2})
+        assert len(changing.publish(moved)) == 1
+        assert client.get_model_version("churn", "2").tags["istio.test.churn.weight"] == "100"
+        assert changing.survey("test", ("churn",)).versions == {"churn/2"}
+        assert client.get_registered_model("churn").aliases == {"champion": 2}
+
+    @pytest.mark.parametrize("what", ["renamed", "deleted"])
+    def test_of_a_model_that_is_gone_every_served_version_is_named(
+        self, changing: Registry, client: MlflowClient, what: str
+    ) -> None:
+        changing.publish(self.BOTH)
+        if what == "renamed":
+            client.rename_registered_model("churn", "loyalty")
+        else:
+            client.delete_registered_model("churn")
+        warnings = changing.publish(self.BOTH)
+        assert [warning.split(" is gone")[0] for warning in warnings] == ["models:/churn/1", "models:/churn/2"]
+        assert changing.survey("test", ("churn",)).versions == frozenset()
+        assert (
+            changing.publish(standing({}, removed=("churn/1", "churn/2"), aliases={("churn", "champion"): None})) == ()
+        )
+
+    def test_an_alias_that_somebody_moved_is_put_back(self, changing: Registry, client: MlflowClient) -> None:
+        changing.publish(self.BOTH)
+        client.set_registered_model_alias("churn", "champion", "1")
+        assert changing.publish(self.BOTH) == ()
+        assert str(client.get_model_version_by_alias("churn", "champion").version) == "2"
+
+    def test_a_refused_tag_holds_back_nothing_else(
+        self, changing: Registry, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        allowed = MlflowClient.set_model_version_tag
+
+        def set_tag(self: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+            if version == "1":
+                raise MlflowException("Permission denied", PERMISSION_DENIED)  # as MLflow's basic-auth app answers
+            allowed(self, name, version, key, value)
+
+        monkeypatch.setattr(MlflowClient, "set_model_version_tag", set_tag)
+        with pytest.raises(
+            RegistryError, match=r"refused tags of churn/1 \(.*Permission denied\); the rest is written"
+        ):
+            changing.publish(self.BOTH)
+        assert client.get_model_version("churn", "2").tags["istio.test.churn.role"] == "stable"
+        assert {alias: int(v) for alias, v in client.get_registered_model("churn").aliases.items()} == {
+            "challenger": 1,
+            "champion": 2,
+        }
+
+    @pytest.mark.parametrize("how", ["deleted", "gone for good"])
+    def test_a_change_whose_run_was_deleted_goes_to_the_standing_run(
+        self, changing: Registry, client: MlflowClient, how: str
+    ) -> None:
+        run = changing.open_run("test", "churn", Release(id="r", strategy="canary", candidates=("v2",), opened=TIME))
+        if how == "deleted":
+            client.delete_run(run)
+        else:
+            run = "0" * 32
+        change = a_change(1, run=run, release="r")
+        (warning,) = changing.record("test", change, {"after": {"kind": "VirtualService"}})
+        assert f"'{run}' was deleted" in warning
+        changing.close_run(run, "promoted")
+        (found,) = changing.history("test", "churn")
+        assert found.run == changing.open_run("test", "churn", None)
+        assert replace(found, run=run) == change
+
+    def test_a_deleted_experiment_is_one_line_that_says_how_it_comes_back(
+        self, changing: Registry, client: MlflowClient
+    ) -> None:
+        changing.record("test", a_change(1, run=changing.open_run("test", "churn", None)), {})
+        experiment = client.get_experiment_by_name("mlflow-istio/test/churn")
+        assert experiment is not None
+        client.delete_experiment(experiment.experiment_id)
+        with pytest.raises(RegistryError, match="was deleted: restore it with") as refused:
+            changing.history("test", "churn")
+        with pytest.raises(RegistryError, match="was deleted"):
+            changing.record("test", a_change(2, run=None), {})
+        command = re.findall(r"'mlflow (experiments restore [^']+)'", refused.value.message)[0]
+        client.restore_experiment(command.rpartition(" ")[2])
+        assert len(changing.history("test", "churn")) == 1
 
 
 def test_a_survey_says_what_is_open_tagged_and_owned_in_a_scope(registry: Registry) -> None:
@@ -312,8 +426,6 @@ NAMES = [
 @pytest.fixture(scope="module")
 def any_name(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> str:
     """A registry in which every such name has two versions; its neighbour differs where a pattern has a wildcard."""
-    from mlflow import MlflowClient
-
     folder = tmp_path_factory.mktemp("names")
     uri = f"sqlite:///{shutil.copy(_fresh_database, folder / 'mlflow.db')}"
     with mlflow_at(uri):

@@ -53,16 +53,15 @@ def mapped(doing: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as exc:
-        raise RegistryError(f"could not {doing}: {_one_line(exc)}") from exc
+        raise RegistryError(f"could not {doing}: {one_line(exc)}") from exc
     except unreachable as exc:
-        raise RegistryError(
-            f"could not {doing}: {_one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?"
-        ) from exc
+        raise RegistryError(f"could not {doing}: {one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?") from exc
     finally:
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)
 
 
-def _one_line(exc: BaseException) -> str:
+def one_line(exc: BaseException) -> str:
+    """What an exception says, on one line of bounded length."""
     return " ".join(str(exc).split())[:300]

@@ -8,22 +8,24 @@ before and after as artifacts. The tag is written last: where it stands, all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Experiment, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import again, mapped
+from mlflow_istio.adapters.mlflow.client_calls import again, mapped, one_line
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
-from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label
+from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
-from mlflow_istio.core.endpoint.standing import Standing
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json, in_standing_run
+from mlflow_istio.core.endpoint.standing import Standing, gone_from_registry, refused_parts
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 
@@ -101,19 +103,25 @@ class MlflowRegistry:
     def close_run(self, run: str, outcome: str) -> None:
         """See ``ports.Registry``."""
         with mapped("close the release's run"):
-            found = self._client.get_run(run)
-            if found.data.tags.get("istio.outcome") == outcome:
+            found = self._run(run)
+            if found is None or found.data.tags.get("istio.outcome") == outcome:
                 return
             self._client.set_tag(run, "istio.outcome", outcome)
             self._client.set_terminated(run, status="FINISHED" if outcome == "promoted" else "KILLED")
 
-    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> None:
+    def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         run_id = change.run or self.open_run(scope, change.endpoint, None)
+        warnings: tuple[str, ...] = ()
         with mapped("record a routing change"):
-            run = self._client.get_run(run_id)
+            run = self._run(run_id)
+            if run is None:
+                warnings = (in_standing_run(replace(change, run=run_id)),)
+                run_id = self.open_run(scope, change.endpoint, None)
+                change = replace(change, run=run_id)
+                run = self._client.get_run(run_id)
             if change.tag_key in run.data.tags:
-                return
+                return warnings
             for stem, obj in objects.items():
                 if obj:
                     file = f"changes/{change.sequence:06d}-{change.id}/{stem}.json"
@@ -126,6 +134,7 @@ class MlflowRegistry:
                 for name, weight in weights.items()
             ]
             self._log_batch(run_id, metrics, [RunTag(change.tag_key, change.as_tag())])
+        return warnings
 
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
@@ -133,6 +142,7 @@ class MlflowRegistry:
             experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
             if experiment is None:
                 return ()
+            _refuse_deleted(experiment)
             runs = self._all_runs(experiment.experiment_id)
         changes = [
             _read_change(run, key, value)
@@ -149,14 +159,21 @@ class MlflowRegistry:
         with mapped("look over the registry"):
             return survey(self._client, scope, models)
 
-    def publish(self, standing: Standing) -> None:
+    def publish(self, standing: Standing) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
+        gone: list[str] = []
+        writes: dict[str, Callable[[], object]] = {}
+        start = f"istio.{standing.scope}.{standing.endpoint}."
+        for label in (*wanted, *standing.removed):
+            writes[f"tags of {label}"] = partial(self._tag, label, start, wanted.get(label, {}), gone)
+        for (model, alias), version in sorted(standing.aliases.items()):
+            writes[f"alias '{alias}' of {model}"] = partial(self._point, model, alias, version, standing, gone)
         with mapped("write tags and aliases"):
-            for label in (*wanted, *standing.removed):
-                self._tag(label, f"istio.{standing.scope}.{standing.endpoint}.", wanted.get(label, {}))
-            for model in sorted({model for model, _ in standing.aliases}):
-                self._point(model, standing)
+            refused = _each(writes)
+        if refused:
+            raise RegistryError(refused_parts(refused))
+        return tuple(gone_from_registry(label) for label in dict.fromkeys(gone) if label in wanted)
 
     def _version_number(self, reference: ModelReference) -> int:
         name = reference.model
@@ -178,7 +195,7 @@ class MlflowRegistry:
 
     def _require_version(self, name: str, version: int) -> None:
         try:
-            self._client.get_model_version(name, str(version))
+            status = str(self._client.get_model_version(name, str(version)).status)
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -187,6 +204,18 @@ class MlflowRegistry:
                 has = ", ".join(str(v) for v in versions[-10:])
                 raise NotFound(f"registered model '{name}' has no version {version}: it has {has}") from exc
             raise NotFound(f"there is no registered model '{name}': {self._known_models(name)}") from exc
+        if status != "READY":
+            raise StateConflict(not_ready(ModelVersion(model=name, version=version), status))
+
+    def _run(self, run: str) -> Run | None:
+        """A run that can be written to; None where somebody deleted it."""
+        try:
+            found = self._client.get_run(run)
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return found if found.info.lifecycle_stage == "active" else None
 
     def _known_models(self, name: str) -> str:
         from mlflow_istio.core.basics.names import nearest
@@ -197,8 +226,7 @@ class MlflowRegistry:
         name = _experiment_name(scope, endpoint)
         found = self._client.get_experiment_by_name(name)
         if found is not None:
-            if found.lifecycle_stage == "deleted":
-                raise RegistryError(f"experiment '{name}' was deleted: restore it with 'mlflow experiments restore'")
+            _refuse_deleted(found)
             return str(found.experiment_id)
         try:
             return str(self._client.create_experiment(name))
@@ -223,13 +251,14 @@ class MlflowRegistry:
         self._client.log_batch(run_id, metrics=metrics, tags=tags)
 
     @again
-    def _tag(self, label: str, start: str, wanted: Mapping[str, str]) -> None:
+    def _tag(self, label: str, start: str, wanted: Mapping[str, str], gone: list[str]) -> None:
         version = parse_label(label)
         try:
             found = self._client.get_model_version(version.model, str(version.version)).tags
         except MlflowException as exc:
             if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return  # the version was deleted from the registry: nothing is left to tag
+                gone.append(label)
+                return
             raise
         for key, value in wanted.items():
             if found.get(key) != value:
@@ -239,28 +268,49 @@ class MlflowRegistry:
                 self._client.delete_model_version_tag(version.model, str(version.version), key)
 
     @again
-    def _point(self, model: str, standing: Standing) -> None:
+    def _point(self, model: str, alias: str, version: int | None, standing: Standing, gone: Sequence[str]) -> None:
+        if version is not None and f"{model}/{version}" in gone:
+            return
         try:
             registered = self._client.get_registered_model(model)
         except MlflowException as exc:
             if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return
             raise
-        gone = model not in standing.models
-        for (its_model, alias), version in standing.aliases.items():
-            owner = registered.tags.get(_owner_tag(alias))
-            if its_model != model or owner not in (None, standing.owner):
-                continue
-            if version is not None:
-                if owner is None:
-                    self._client.set_registered_model_tag(model, _owner_tag(alias), standing.owner)
-                if str(registered.aliases.get(alias)) != str(version):
-                    self._client.set_registered_model_alias(model, alias, str(version))
-            elif owner == standing.owner:
-                if alias in registered.aliases:
-                    self._client.delete_registered_model_alias(model, alias)
-                if gone:
-                    self._client.delete_registered_model_tag(model, _owner_tag(alias))
+        owner = registered.tags.get(_owner_tag(alias))
+        if owner not in (None, standing.owner):
+            return
+        if version is not None:
+            if owner is None:
+                self._client.set_registered_model_tag(model, _owner_tag(alias), standing.owner)
+            if str(registered.aliases.get(alias)) != str(version):
+                self._client.set_registered_model_alias(model, alias, str(version))
+        elif owner == standing.owner:
+            if alias in registered.aliases:
+                self._client.delete_registered_model_alias(model, alias)
+            if model not in standing.models:
+                self._client.delete_registered_model_tag(model, _owner_tag(alias))
+
+
+def _each(writes: Mapping[str, Callable[[], object]]) -> list[str]:
+    """Carry out every write; what MLflow refused, in words. A server that can't be reached, or is broken, ends it at once."""
+    refused = []
+    for what, write in writes.items():
+        try:
+            write()
+        except MlflowException as exc:
+            if not 400 <= exc.get_http_status_code() < 500:
+                raise
+            refused.append(f"{what} ({one_line(exc)})")
+    return refused
+
+
+def _refuse_deleted(experiment: Experiment) -> None:
+    if experiment.lifecycle_stage == "deleted":
+        raise RegistryError(
+            f"experiment '{experiment.name}' was deleted: restore it with "
+            f"'mlflow experiments restore --experiment-id {experiment.experiment_id}'"
+        )
 
 
 def _read_change(run: Run, key: str, value: str) -> RoutingChange:

@@ -38,6 +38,7 @@ def survey(client: MlflowClient, scope: str, models: Sequence[str]) -> Survey:
         if not token:
             break
     tags: dict[str, dict[str, str]] = {}
+    there: set[str] = set()
     aliases: dict[tuple[str, str], int] = {}
     owners: dict[tuple[str, str], str] = {}
     for model in models:
@@ -53,7 +54,8 @@ def survey(client: MlflowClient, scope: str, models: Sequence[str]) -> Survey:
             if key.startswith(OWNER_TAG):
                 owners[(model, key.removeprefix(OWNER_TAG))] = value
         for version in versions_of_model(client, model):
+            there.add(f"{model}/{version.version}")
             ours = {key: value for key, value in version.tags.items() if key.startswith(f"istio.{scope}.")}
             if ours:
                 tags[f"{model}/{version.version}"] = ours
-    return Survey(open_runs=open_runs, tags=tags, aliases=aliases, owners=owners)
+    return Survey(open_runs=open_runs, tags=tags, versions=frozenset(there), aliases=aliases, owners=owners)

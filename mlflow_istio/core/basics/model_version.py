@@ -95,6 +95,17 @@ def parse_model_uri(uri: str) -> ModelReference:
     raise InvalidInput(f"model URI {uri!r} can't be read: {_FORM}")
 
 
+def not_ready(version: ModelVersion, status: str) -> str:
+    """The refusal of a version whose files MLflow does not have (yet).
+
+    Args:
+        version: The version.
+        status: Its status in MLflow's words.
+    """
+    step = "wait for it" if status == "PENDING_REGISTRATION" else "register the model again"
+    return f"{version.uri} can't be deployed, its status in the registry is {status}: {step}"
+
+
 def parse_label(label: str) -> ModelVersion:
     """Read ``MODEL/VERSION`` back.
 

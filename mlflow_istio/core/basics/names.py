@@ -12,7 +12,8 @@ from mlflow_istio.errors import InvalidInput
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _SCOPE = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
-_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""MLflow takes 255, but the tag that says whose an alias is must hold its name, and has room for 250."""
 _HOST_OR_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _HOST = re.compile(r"(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*")

@@ -150,3 +150,11 @@ def _largest(traffic: Object) -> list[Object]:
 
 def _compact(obj: Mapping[str, Any]) -> str:
     return json.dumps(obj, separators=(",", ":"), sort_keys=True)
+
+
+def in_standing_run(change: RoutingChange) -> str:
+    """The warning that a change could not go to its own run."""
+    return (
+        f"MLflow run '{change.run}' was deleted, so change {change.sequence} of endpoint '{change.endpoint}' is in its standing "
+        f"run; 'mlflow runs restore --run-id {change.run}' brings back what is in that one"
+    )

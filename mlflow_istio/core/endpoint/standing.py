@@ -135,6 +135,19 @@ def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versi
     )
 
 
+def gone_from_registry(label: str) -> str:
+    """The warning that nothing can be written of a version that is served."""
+    return (
+        f"models:/{label} is gone from the registry (deleted, or its model was renamed), so its tags and aliases are not written: "
+        "it serves until its servers start anew; release a version that is there"
+    )
+
+
+def refused_parts(refused: Iterable[str]) -> str:
+    """The error that parts of a standing could not be written."""
+    return f"MLflow refused {'; '.join(refused)}; the rest is written"
+
+
 def _joined(one: Served, other: Served) -> Served:
     """The same version behind two deployments of one endpoint: shares add up, the higher role counts."""
     higher = min(one, other, key=lambda served: _RANK[served.role])

@@ -221,7 +221,7 @@ def ledger_findings(
             code="lost-changes",
             severity=WARNING,
             text=f"the registry does not have change {numbers} any more: its run was deleted, or it is another registry",
-            command=f"mlflow experiments restore, then mlflow-istio history {name} -t {{target}}",
+            command=f"mlflow runs restore, or mlflow experiments restore, then mlflow-istio history {name} -t {{target}}",
         )
     for release, run in open_runs.items():
         if endpoint.release is None or endpoint.release.id != release:
@@ -244,26 +244,40 @@ def orphan_run(name: str, release: str, run: str) -> Finding:
 def standing_findings(
     standing: Standing,
     tags: Mapping[str, Mapping[str, str]],
+    versions: frozenset[str],
     aliases: Mapping[tuple[str, str], int],
     owned: frozenset[tuple[str, str]],
 ) -> Iterator[Finding]:
-    """Tags and aliases that say something else than the endpoint does.
+    """Tags and aliases that say something else than the endpoint does, and versions that are served but gone.
 
     Args:
         standing: What they should say.
         tags: ``MODEL/VERSION`` to its tags, for every version ever behind the endpoint.
+        versions: Every ``MODEL/VERSION`` that the registry has.
         aliases: (model, alias) to version number, as the registry has them.
         owned: Aliases that the registry holds for this endpoint.
     """
     start = f"istio.{standing.scope}.{standing.endpoint}."
     wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
     wrong = []
-    for label in sorted({*tags, *wanted}):
+    for label in sorted(set(wanted) - versions):
+        yield Finding(
+            endpoint=standing.endpoint,
+            code="version-gone",
+            severity=WARNING,
+            text=f"{label} is served but gone from the registry (deleted, or its model was renamed): servers that start anew "
+            "may not find it, and no tag or alias tells of it",
+            command=f"mlflow-istio release {standing.endpoint} models:/MODEL/VERSION -t {{target}}",
+            what=label,
+        )
+    for label in sorted({*tags, *wanted} & versions):
         has = {key: value for key, value in tags.get(label, {}).items() if key.startswith(start)}
         if has != wanted.get(label, {}):
             wrong.append(f"tags of {label}")
     for (model, alias), version in sorted(standing.aliases.items()):
         key = (model, alias)
+        if version is not None and f"{model}/{version}" not in versions:
+            continue
         if aliases.get(key) != version and (version is not None or key in owned):
             has_now = aliases.get(key)
             wrong.append(f"alias '{alias}' of {model} (is {has_now or 'nothing'}, should be {version or 'nothing'})")

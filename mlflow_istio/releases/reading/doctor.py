@@ -284,7 +284,7 @@ def _registry_findings(desk: Desk, standing: Standing, recorded: Sequence[Routin
         removed=standing.removed,
         aliases=aliases,
     )
-    yield from standing_findings(wanted, survey.tags, survey.aliases, owned)
+    yield from standing_findings(wanted, survey.tags, survey.versions, survey.aliases, owned)
 
 
 def _proxy_findings(desk: Desk, endpoint: Endpoint) -> Iterator[Finding]:

@@ -132,6 +132,33 @@ def foreign() -> None:
     world.deploy("churn-v1")
 
 
+def version_deleted() -> str:
+    world = with_canary()
+    world.registry.deleted.add("churn/1")
+    return shifting.promote(world.desk, "churn").warnings[0]
+
+
+def run_deleted() -> str:
+    world = with_canary()
+    for number in (20, 30):
+        shifting.shift(world.desk, "churn", Wish(weight=number))
+    release = world.endpoint().release
+    world.registry.deleted_runs.add((release.run or "") if release else "")
+    return shifting.promote(world.desk, "churn").warnings[0]
+
+
+def tag_refused() -> str:
+    world = with_canary()
+    world.registry.forbidden.add("churn/1")
+    return shifting.promote(world.desk, "churn").warnings[0]
+
+
+def pending() -> None:
+    world = a_world("churn-v1")
+    world.registry.pending.add("churn/2")
+    world.deploy("churn-v2")
+
+
 PRODUCERS: dict[str, Callable[[], Any]] = {
     "has no open release": no_release,
     "has an open release": second_release,
@@ -146,7 +173,11 @@ PRODUCERS: dict[str, Callable[[], Any]] = {
     "is stable: promote another": lambda: removal.delete(with_canary().desk, "churn-v1"),
     "is being deleted": being_deleted,
     "can't be deleted while the registry": delete_without_registry,
-    "until the registry is back": waiting,
+    "until the registry takes it": waiting,
+    "is gone from the registry": version_deleted,
+    "is in its standing run": run_deleted,
+    "the rest is written": tag_refused,
+    "its status in the registry": pending,
     "that the MLflow registry does not have yet": too_many_waiting,
     "is not JSON": damaged(annotated("state", "{")),
     "has no http route named": damaged(no_split),

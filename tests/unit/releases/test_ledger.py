@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.standing import gone_from_registry
 from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.errors import RegistryError
+from mlflow_istio.errors import RegistryError, StateConflict
 from mlflow_istio.releases import ledger
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import catch_up
@@ -28,7 +29,7 @@ def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> 
     outcome = shifting.rollback(world.desk, "churn", reason="errors")
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert any(
-        "2 routing changes wait on endpoint 'churn' itself until the registry is back" in w for w in outcome.warnings
+        "2 routing changes wait on endpoint 'churn' itself until the registry takes them" in w for w in outcome.warnings
     )
     owed = world.endpoint().unrecorded
     assert [(change.sequence, change.action) for change in owed] == [(5, "shift"), (6, "rollback")]
@@ -240,3 +241,51 @@ def test_what_is_left_of_an_endpoint_that_is_gone_can_be_taken_away() -> None:
     world.registry.down = True
     (warning,) = ledger.publish_nothing(world.desk, "churn", {}, ["churn/1"])
     assert "tags 'istio.prod.churn.*' and aliases are left over" in warning
+
+
+def test_a_version_deleted_while_it_serves_costs_only_its_own_tags_and_alias() -> None:
+    world = with_canary()
+    world.registry.deleted.add("churn/1")
+    outcome = shifting.promote(world.desk, "churn")
+    assert world.registry.aliases[("churn", "champion")] == 2
+    assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "stable"
+    assert outcome.warnings == (gone_from_registry("churn/1"),)
+    assert world.endpoint().unrecorded == ()
+    back = shifting.rollback(world.desk, "churn")
+    assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "idle"
+    assert world.endpoint().traffic.weights == {"churn-v1": 100}
+    assert back.warnings == (gone_from_registry("churn/1"),)
+    assert world.history()[-1][1] == "rollback"
+
+
+def test_a_release_whose_run_was_deleted_is_recorded_in_the_standing_run() -> None:
+    world = with_canary()
+    release = world.endpoint().release
+    assert release is not None
+    world.registry.deleted_runs.add(release.run or "")
+    outcome = shifting.promote(world.desk, "churn")
+    assert [w for w in outcome.warnings if "was deleted" in w]
+    assert world.endpoint().unrecorded == ()
+    last = world.registry.history("prod", "churn")[-1]
+    assert (last.action, last.run) == ("promote", "run-prod-churn-standing")
+
+
+def test_a_refused_tag_is_said_and_tried_again_and_the_rest_is_written() -> None:
+    world = with_canary()
+    world.registry.forbidden.add("churn/1")
+    outcome = shifting.promote(world.desk, "churn")
+    assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "stable"
+    (warning,) = outcome.warnings
+    assert "refused tags of churn/1 (forbidden); the rest is written" in warning
+    assert warning.endswith("any later command tries again")
+    world.registry.forbidden.clear()
+    assert catch_up(world.desk, "churn") == ()
+    assert world.registry.tags["churn/1"]["istio.prod.churn.role"] == "idle"
+
+
+def test_a_version_whose_registration_is_not_done_is_refused_by_name() -> None:
+    world = with_canary()
+    world.registry.pending.add("forest/1")
+    with pytest.raises(StateConflict, match="models:/forest/1 .*PENDING_REGISTRATION"):
+        world.deploy("forest-v1")
+    assert world.cluster.get("Deployment", "forest-v1") is None

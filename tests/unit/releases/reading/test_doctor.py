@@ -61,6 +61,12 @@ class Case:
     by_hand: Callable[[World], Any] | None = None
 
 
+def another_version(world: World) -> None:
+    """What the release of a version that is there does in the end; the one that is gone goes with its deployment."""
+    shifting.promote(world.desk, "churn")
+    removal.delete(world.desk, "churn-v1")
+
+
 FIX = "mlflow-istio doctor churn -t {target} --fix"
 CASES: dict[str, Case] = {
     "weights edited": Case(
@@ -182,11 +188,18 @@ CASES: dict[str, Case] = {
         text="run run-prod-churn-died of release 'died' is open in the registry, but the release is not",
         command=FIX,
     ),
+    "a served version deleted": Case(
+        damage=lambda world: world.registry.deleted.add("churn/1"),
+        found=[("version-gone", "warning")],
+        text="churn/1 is served but gone from the registry (deleted, or its model was renamed)",
+        command="mlflow-istio release churn models:/MODEL/VERSION -t {target}",
+        by_hand=another_version,
+    ),
     "a change is lost": Case(
         damage=lost,
         found=[("lost-changes", "warning")],
         text="the registry does not have change 1 any more",
-        command="mlflow experiments restore, then mlflow-istio history churn -t {target}",
+        command="mlflow runs restore, or mlflow experiments restore, then mlflow-istio history churn -t {target}",
     ),
     "state annotation damaged": Case(
         damage=damaged("state", "{", kept=True),
