@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.assignment import assignment_headers
-from mlflow_istio.core.endpoint.deadlines import deadline_from_json, due
+from mlflow_istio.core.endpoint.deadlines import Deadline, due
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.options.base import ReadOptions, parse_options
@@ -34,7 +35,7 @@ class ReadingVerbs(Base):
         """End what is over on these endpoints; whether there was anything."""
         now = datetime.now(timezone.utc)
         over = [
-            view["name"] for view in found if due((deadline_from_json(one) for one in view.get("deadlines", ())), now)
+            view["name"] for view in found if due((from_json(Deadline, one) for one in view.get("deadlines", ())), now)
         ]
         if not over:
             return False  # a look must not pay for MLflow

@@ -17,8 +17,9 @@ from mlflow_istio.adapters.local import replicas
 from mlflow_istio.adapters.local.state import encode
 from mlflow_istio.core.analysis.shadow import ShadowTally
 from mlflow_istio.core.basics.objects import Object, annotations_of, with_annotations
+from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation, endpoint_from, state_annotations
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.moves.claims import Claim, claims_in
@@ -93,7 +94,7 @@ KINDS: dict[str, Kind] = {
         read=lambda text: written_policy(_holding(json.loads(text)), "churn").policy,
     ),
     "change": Kind(
-        values=values.CHANGES, write=RoutingChange.as_tag, read=lambda text: change_from_json(json.loads(text))
+        values=values.CHANGES, write=RoutingChange.as_tag, read=lambda text: from_json(RoutingChange, json.loads(text))
     ),
     "note": Kind(
         values=values.NOTES,

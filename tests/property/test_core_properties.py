@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, traffic_from_json
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
 from mlflow_istio.core.mesh.virtual_service import changed, header_match, read_endpoint, write_endpoint
 from mlflow_istio.core.moves import policies, transitions
 from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
@@ -99,7 +100,7 @@ def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
     return name, getattr(transitions, name)
 
 
-BASES = st.sampled_from((carrying(an_endpoint()), adopted(), adopted(mirrors=[{"destination": OTHER.as_json()}])))
+BASES = st.sampled_from((carrying(an_endpoint()), adopted(), adopted(mirrors=[{"destination": to_json(OTHER)}])))
 
 
 def carried_out(virtual_service: Object, sequence: Sequence[tuple[str, Verb]]) -> list[Object]:
@@ -161,7 +162,7 @@ def test_any_state_is_written_and_read_back_as_itself(
     again = write_endpoint(state, endpoint)
     assert read_endpoint(again, "churn") == endpoint
     assert write_endpoint(again, endpoint) == again
-    assert traffic_from_json(endpoint.traffic.as_json()) == endpoint.traffic
+    assert from_json(Traffic, to_json(endpoint.traffic)) == endpoint.traffic
 
 
 @given(base=BASES, sequence=st.lists(verbs(), max_size=8), last=verbs())
@@ -298,4 +299,4 @@ def test_whatever_an_endpoint_holds_it_is_read_as_it_was_written(
         "spec": {"http": [{"name": endpoint.route, "route": [], **({"match": outer} if outer else {})}]},
     }
     assert read_endpoint(write_endpoint(bare, endpoint), "churn") == endpoint
-    assert traffic_from_json(endpoint.traffic.as_json()) == endpoint.traffic
+    assert from_json(Traffic, to_json(endpoint.traffic)) == endpoint.traffic

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, with_annotations
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, state_annotations
 from mlflow_istio.core.endpoint.release_state import Assignment, Release
 from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
@@ -104,8 +105,8 @@ def adopted(**base: Any) -> Object:
         "name": "main",
         "match": [{"uri": {"prefix": "/api"}}],
         "route": [
-            {"destination": LEGACY.as_json(), "weight": 70, "headers": {"request": {"set": {"x-old": "1"}}}},
-            {"destination": OTHER.as_json(), "weight": 30},
+            {"destination": to_json(LEGACY), "weight": 70, "headers": {"request": {"set": {"x-old": "1"}}}},
+            {"destination": to_json(OTHER), "weight": 30},
         ],
         "timeout": "3s",
         "retries": {"attempts": 2, "retryOn": "5xx"},
@@ -152,7 +153,7 @@ def pin_route(name: str) -> Object:
     return {
         "name": f"mlflow-istio.churn.pin.{name}",
         "match": [{"uri": {"prefix": "/api"}, "headers": {"x-mlflow-deployment": {"exact": name}}}],
-        "route": [{"destination": own(name).as_json()}],
+        "route": [{"destination": to_json(own(name))}],
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
@@ -76,7 +77,7 @@ class World:
 
         Versions of objects, and runs that no change is in, are left out: a command that died may have left such ones.
         """
-        history = [change.as_json() for change in self.registry.history("prod", "churn")]
+        history = [to_json(change) for change in self.registry.history("prod", "churn")]
         runs = list(dict.fromkeys(change["run"] for change in history))
         state = {
             "history": [{**change, "resourceVersion": ""} for change in history],

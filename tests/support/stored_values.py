@@ -10,10 +10,11 @@ from mlflow_istio.adapters.local.replicas import Replica
 from mlflow_istio.adapters.local.workloads import Readiness
 from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow import ShadowRecord, ShadowTally, join_records
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.deadlines import APPROVAL, COOKIE, FAULT, KEEP, Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.release_state import ClosedRelease
+from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
 from mlflow_istio.core.inspection.fingerprint import digest, fingerprint
@@ -135,6 +136,7 @@ CHANGES: Mapping[str, RoutingChange] = {
     "last": _a_change(after=None, stable=None),
     "bare": RoutingChange(id="a", sequence=1, time=TIME, endpoint="e", action="deploy", before=None, after=None),
     "foreign-stable": _a_change(stable=LEGACY),
+    "foreign-subset": _a_change(stable=Destination(host="other", subset="v1", foreign=True)),
     "cut-evidence": _a_change(evidence={"samples": ["x" * 100] * 100}),
     "cut-arms": _a_change(
         after=Traffic(split=split(v1=100), arms=tuple(Arm(deployment=f"v{n}", match=(MATCH,)) for n in range(99)))
@@ -165,7 +167,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         adopted=Adopted(
             virtual_service="shop",
             stable=FOREIGN,
-            route=({"destination": LEGACY.as_json(), "weight": 70, "more": [1, None]}, {"destination": {"host": "o"}}),
+            route=({"destination": to_json(LEGACY), "weight": 70, "more": [1, None]}, {"destination": {"host": "o"}}),
         ),
         deadlines=(
             Deadline(kind=FAULT, at=TIME),
@@ -173,6 +175,13 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             Deadline(kind=COOKIE, at=at(61.5), what="r0"),
             Deadline(kind=APPROVAL, at=at(62), what="r1"),
         ),
+    ),
+    "known-plans": an_endpoint(
+        release=a_release(versions={"v2": "churn/2"}, options="0123abcd"),
+        last=ClosedRelease(
+            id="r0", strategy="canary", outcome="promoted", versions={"v2": "churn/2"}, options="0123", sequence=6
+        ),
+        earlier=(EarlierRelease(id="r-2", outcome="aborted"), EarlierRelease(id="r-1", outcome="promoted", sequence=4)),
     ),
     "rolled-back": an_endpoint(last=ClosedRelease(id="r0", strategy="shadow", outcome="aborted")),
     "canary": started("canary", wish=Wish(weight=10)),
@@ -307,7 +316,8 @@ TALLIES: Mapping[str, Callable[[], ShadowTally]] = {
 
 def _plan(**changes: Any) -> Plan:
     before = a_virtual_service()
-    objects = (before, moved(before, canary, "c1", "start"))
+    after = moved(before, canary, "c1", "start")
+    objects = (before, after, moved(after, lambda now: _with_policy(now, POLICIES["rules"].policy), "c2", "policy"))
     rule = {"spec": {"subsets": [{"name": "v1", "labels": {"version": "v1"}}, {"name": "x", "labels": {}}]}}
     states = [fingerprint(None, None, "churn"), *(fingerprint(obj, rule, "churn") for obj in objects)]
     common: dict[str, Any] = {
@@ -320,9 +330,16 @@ def _plan(**changes: Any) -> Plan:
     return Plan(**{**common, **changes})
 
 
+def _with_policy(endpoint: Endpoint, policy: Policy) -> Endpoint:
+    faulty = replace(policy, fault=POLICIES["abort"].policy.fault)
+    return replace(endpoint, traffic=replace(endpoint.traffic, policy=faulty))
+
+
 PLAN_FILES: Mapping[str, Callable[[], Plan]] = {
-    "update": lambda: _plan(verb="update-endpoint"),
-    "create": lambda: _plan(verb="create", deployment={"name": "v2", "model_uri": "models:/churn/2", "flavor": None}),
+    "update-endpoint": lambda: _plan(verb="update-endpoint"),
+    "create-deployment": lambda: _plan(
+        verb="create", deployment={"name": "v2", "model_uri": "models:/churn/2", "flavor": None}
+    ),
 }
 """What ``mlflow-istio plan --out`` writes, with the fingerprints of objects."""
 

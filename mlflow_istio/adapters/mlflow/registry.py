@@ -23,8 +23,9 @@ from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json, in_standing_run
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
 from mlflow_istio.core.endpoint.standing import Standing, gone_from_registry, refused_parts
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
@@ -315,10 +316,10 @@ def _refuse_deleted(experiment: Experiment) -> None:
 
 def _read_change(run: Run, key: str, value: str) -> RoutingChange:
     try:
-        return change_from_json(json.loads(value))
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as exc:
+        return from_json(RoutingChange, json.loads(value))
+    except (ValueError, InvalidInput) as exc:
         raise RegistryError(
-            f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc!r}): restore or delete it"
+            f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc}): restore or delete it"
         ) from exc
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.traffic import Destination, destination_from_json
+from mlflow_istio.core.basics.stored import stored
+from mlflow_istio.core.endpoint.traffic import Destination
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,23 +19,6 @@ class Adopted:
         route: The route's destinations as they were, entry by entry.
     """
 
-    virtual_service: str
+    virtual_service: str = field(metadata=stored(name="virtualService"))
     stable: Destination
     route: tuple[Object, ...]
-
-    def as_json(self) -> Object:
-        """A JSON form; ``adopted_from_json`` reads it back."""
-        return {
-            "virtualService": self.virtual_service,
-            "stable": self.stable.as_json(),
-            "route": list(self.route),
-        }
-
-
-def adopted_from_json(obj: Mapping[str, Any], endpoint: str) -> Adopted:
-    """Read what ``Adopted.as_json`` wrote of an endpoint."""
-    return Adopted(
-        virtual_service=str(obj["virtualService"]),
-        stable=destination_from_json(obj["stable"], endpoint),
-        route=tuple(dict(entry) for entry in obj["route"]),
-    )

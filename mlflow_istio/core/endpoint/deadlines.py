@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import stored
 
 FAULT = "fault"
 KEEP = "keep"
@@ -28,16 +27,7 @@ class Deadline:
 
     kind: str
     at: datetime
-    what: str = ""
-
-    def as_json(self) -> Object:
-        """A JSON form; ``deadline_from_json`` reads it back."""
-        return {"kind": self.kind, "at": self.at.isoformat(), **({"what": self.what} if self.what else {})}
-
-
-def deadline_from_json(obj: Mapping[str, Any]) -> Deadline:
-    """Read what ``Deadline.as_json`` wrote."""
-    return Deadline(kind=obj["kind"], at=datetime.fromisoformat(obj["at"]), what=obj.get("what", ""))
+    what: str = field(default="", metadata=stored(sparse=True))
 
 
 def due(deadlines: Iterable[Deadline], now: datetime) -> tuple[Deadline, ...]:

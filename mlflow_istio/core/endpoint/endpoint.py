@@ -13,21 +13,16 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
-from mlflow_istio.core.endpoint.adopted import Adopted, adopted_from_json
-from mlflow_istio.core.endpoint.deadlines import Deadline, deadline_from_json
+from mlflow_istio.core.basics.stored import NOT_STORED, compact, from_json, stored, to_json
+from mlflow_istio.core.endpoint.adopted import Adopted
+from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.endpoint.release_state import (
     ClosedRelease,
     EarlierRelease,
     Release,
-    closed_as_json,
-    closed_from_json,
-    earlier_as_json,
-    earlier_from_json,
-    release_as_json,
-    release_from_json,
 )
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_json
-from mlflow_istio.core.endpoint.traffic import Destination, Traffic, destination_from_json
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy")
@@ -44,7 +39,7 @@ MAX_EARLIER = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """Everything the VirtualService says about one endpoint.
+    """Everything the VirtualService says about one endpoint; stored as JSON, it is what the annotation ``state`` holds.
 
     Attributes:
         name: The endpoint; also the host of its own destinations.
@@ -65,22 +60,22 @@ class Endpoint:
         deadlines: What must end later.
     """
 
-    name: str
-    traffic: Traffic
+    name: str = field(metadata=NOT_STORED)
+    traffic: Traffic = field(metadata=NOT_STORED)
     stable: Destination
     route: str
-    sequence: int = 0
-    change: str = ""
-    release: Release | None = None
+    sequence: int = field(default=0, metadata=stored(needed=True))
+    change: str = field(default="", metadata=stored(needed=True))
+    release: Release | None = field(default=None, metadata=NOT_STORED)
     last: ClosedRelease | None = None
-    earlier: tuple[EarlierRelease, ...] = ()
+    earlier: tuple[EarlierRelease, ...] = field(default=(), metadata=stored(sparse=True))
     settings: Mapping[str, str] = field(default_factory=dict)
-    unrecorded: tuple[RoutingChange, ...] = ()
-    progress: str | None = None
-    untold: str | None = None
+    unrecorded: tuple[RoutingChange, ...] = field(default=(), metadata=NOT_STORED)
+    progress: str | None = field(default=None, metadata=NOT_STORED)
+    untold: str | None = field(default=None, metadata=NOT_STORED)
     deleting: bool = False
-    deadlines: tuple[Deadline, ...] = ()
-    adopted: Adopted | None = None
+    deadlines: tuple[Deadline, ...] = field(default=(), metadata=NOT_STORED)
+    adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
 
     @property
     def home(self) -> str:
@@ -212,31 +207,18 @@ def _closes(before: Endpoint, after: Endpoint) -> bool:
 def _is_full(unrecorded: tuple[RoutingChange, ...]) -> bool:
     if len(unrecorded) >= MAX_UNRECORDED:
         return True
-    return len(_dumps([change.as_json() for change in unrecorded])) > MAX_UNRECORDED_BYTES
+    return len(compact([to_json(change) for change in unrecorded])) > MAX_UNRECORDED_BYTES
 
 
 def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
     """The annotations that hold the endpoint's state (None: not there)."""
-    state = {
-        "stable": endpoint.stable.as_json(),
-        "route": endpoint.route,
-        "sequence": endpoint.sequence,
-        "change": endpoint.change,
-        "settings": dict(endpoint.settings),
-        "last": closed_as_json(endpoint.last) if endpoint.last else None,
-        "deleting": endpoint.deleting,
-        **({"earlier": [earlier_as_json(release) for release in endpoint.earlier]} if endpoint.earlier else {}),
-        **({"adopted": endpoint.adopted.as_json()} if endpoint.adopted else {}),
-    }
+    unrecorded = [to_json(change) for change in endpoint.unrecorded]
+    deadlines = [to_json(deadline) for deadline in endpoint.deadlines]
     return {
-        annotation(endpoint.name, "state"): _dumps(state),
-        annotation(endpoint.name, "release"): (_dumps(release_as_json(endpoint.release)) if endpoint.release else None),
-        annotation(endpoint.name, "unrecorded"): (
-            _dumps([change.as_json() for change in endpoint.unrecorded]) if endpoint.unrecorded else None
-        ),
-        annotation(endpoint.name, "deadlines"): (
-            _dumps([deadline.as_json() for deadline in endpoint.deadlines]) if endpoint.deadlines else None
-        ),
+        annotation(endpoint.name, "state"): compact(to_json(endpoint)),
+        annotation(endpoint.name, "release"): compact(to_json(endpoint.release)) if endpoint.release else None,
+        annotation(endpoint.name, "unrecorded"): compact(unrecorded) if unrecorded else None,
+        annotation(endpoint.name, "deadlines"): compact(deadlines) if deadlines else None,
         annotation(endpoint.name, "progress"): endpoint.progress,
         annotation(endpoint.name, "untold"): endpoint.untold,
     }
@@ -270,27 +252,21 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
     unrecorded = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
     deadlines = _loads(virtual_service, annotations, annotation(name, "deadlines")) or []
     try:
-        return Endpoint(
+        return from_json(
+            Endpoint,
+            state,
             name=name,
+            endpoint=name,
             traffic=traffic,
-            stable=destination_from_json(state["stable"], name),
-            route=state["route"],
-            sequence=int(state["sequence"]),
-            change=state["change"],
-            release=release_from_json(release) if release else None,
-            last=closed_from_json(state["last"], name) if state.get("last") else None,
-            earlier=tuple(earlier_from_json(release) for release in state.get("earlier", ())),
-            settings=dict(state.get("settings", {})),
-            unrecorded=tuple(change_from_json(change) for change in unrecorded),
+            release=from_json(Release, release) if release else None,
+            unrecorded=tuple(from_json(RoutingChange, change) for change in unrecorded),
             progress=annotations.get(annotation(name, "progress")),
             untold=annotations.get(annotation(name, "untold")),
-            deleting=bool(state.get("deleting", False)),
-            adopted=adopted_from_json(state["adopted"], name) if state.get("adopted") else None,
-            deadlines=tuple(deadline_from_json(deadline) for deadline in deadlines),
+            deadlines=tuple(from_json(Deadline, deadline) for deadline in deadlines),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidInput) as exc:
+    except (TypeError, InvalidInput) as exc:  # a list that is none can't be walked
         raise InvalidInput(
-            f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc!r}); "
+            f"VirtualService '{name_of(virtual_service)}': the annotations of endpoint '{name}' are damaged ({exc}); "
             "restore them from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
 
@@ -309,11 +285,7 @@ def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset
     left = [entry for entry in entries if entry["id"] not in recorded]
     if len(left) == len(entries):
         return virtual_service
-    return with_annotations(virtual_service, {key: _dumps(left) if left else None})
-
-
-def _dumps(obj: object) -> str:
-    return json.dumps(obj, separators=(",", ":"), sort_keys=True)
+    return with_annotations(virtual_service, {key: compact(left) if left else None})
 
 
 def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], key: str) -> Any:

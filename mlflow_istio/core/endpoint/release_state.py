@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.traffic import Destination, destination_from_json
+from mlflow_istio.core.basics.stored import stored
+from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.errors import StateConflict
 
 
@@ -47,13 +46,13 @@ class Release:
     id: str
     strategy: str
     candidates: tuple[str, ...]
-    state: str = "open"
+    state: str = field(default="open", metadata=stored(needed=True))
     opened: datetime
     who: str = ""
     run: str | None = None
-    assignment: Assignment | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    options: str = ""
+    assignment: Assignment | None = field(default=None, metadata=stored(sparse=True))
+    versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
+    options: str = field(default="", metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +78,8 @@ class ClosedRelease:
     run: str | None = None
     previous: Destination | None = None
     sequence: int = 0
-    versions: Mapping[str, str] = field(default_factory=dict)
-    options: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
+    options: str = field(default="", metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,88 +141,3 @@ def check_run_is_free(endpoint: str, release: Release, strategy: str, candidates
             f"too late: release '{release.id}' of endpoint '{endpoint}' has ended as {outcome}, says the registry: use another "
             "release_id for another release"
         )
-
-
-def release_as_json(release: Release) -> Object:
-    """The open release as the annotation holds it."""
-    obj: Object = {
-        "id": release.id,
-        "strategy": release.strategy,
-        "candidates": list(release.candidates),
-        "state": release.state,
-        "opened": release.opened.isoformat(),
-        "who": release.who,
-        "run": release.run,
-    }
-    if release.assignment:
-        obj["assignment"] = {
-            "kind": release.assignment.kind,
-            "name": release.assignment.name,
-            "values": dict(release.assignment.values),
-        }
-    return obj | _plan_as_json(release)
-
-
-def release_from_json(obj: Mapping[str, Any]) -> Release:
-    """Read what ``release_as_json`` wrote."""
-    assignment = obj.get("assignment")
-    return Release(
-        id=obj["id"],
-        strategy=obj["strategy"],
-        candidates=tuple(obj["candidates"]),
-        state=obj["state"],
-        opened=datetime.fromisoformat(obj["opened"]),
-        who=obj.get("who", ""),
-        run=obj.get("run"),
-        assignment=Assignment(kind=assignment["kind"], name=assignment["name"], values=assignment["values"])
-        if assignment
-        else None,
-        versions=obj.get("versions", {}),
-        options=obj.get("options", ""),
-    )
-
-
-def closed_as_json(closed: ClosedRelease) -> Object:
-    """The last release as the annotation holds it."""
-    return {
-        "id": closed.id,
-        "strategy": closed.strategy,
-        "outcome": closed.outcome,
-        "candidates": list(closed.candidates),
-        "run": closed.run,
-        "previous": closed.previous.as_json() if closed.previous else None,
-        "sequence": closed.sequence,
-        **_plan_as_json(closed),
-    }
-
-
-def closed_from_json(obj: Mapping[str, Any], endpoint: str) -> ClosedRelease:
-    """Read what ``closed_as_json`` wrote, for an endpoint."""
-    return ClosedRelease(
-        id=obj["id"],
-        strategy=obj["strategy"],
-        outcome=obj["outcome"],
-        candidates=tuple(obj.get("candidates", ())),
-        run=obj.get("run"),
-        previous=destination_from_json(obj["previous"], endpoint) if obj.get("previous") else None,
-        sequence=obj.get("sequence", 0),
-        versions=obj.get("versions", {}),
-        options=obj.get("options", ""),
-    )
-
-
-def earlier_as_json(earlier: EarlierRelease) -> Object:
-    """An earlier release as the annotation holds it."""
-    return {"id": earlier.id, "outcome": earlier.outcome, "sequence": earlier.sequence}
-
-
-def earlier_from_json(obj: Mapping[str, Any]) -> EarlierRelease:
-    """Read what ``earlier_as_json`` wrote."""
-    return EarlierRelease(id=obj["id"], outcome=obj["outcome"], sequence=obj.get("sequence", 0))
-
-
-def _plan_as_json(release: Release | ClosedRelease) -> Object:
-    return {
-        **({"versions": dict(release.versions)} if release.versions else {}),
-        **({"options": release.options} if release.options else {}),
-    }

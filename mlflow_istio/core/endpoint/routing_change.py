@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.traffic import Destination, Traffic, destination_from_json, traffic_from_json
+from mlflow_istio.core.basics.stored import compact, stored, to_json
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic
 
 MAX_TAG = 4900
 """Characters of a tag's value that every MLflow database takes (5,000), with room for a store's own overhead."""
@@ -41,7 +42,7 @@ class RoutingChange:
     id: str
     sequence: int
     time: datetime
-    endpoint: str
+    endpoint: str = field(metadata=stored(context=True))
     action: str
     reason: str = ""
     who: str = ""
@@ -50,35 +51,15 @@ class RoutingChange:
     before: Traffic | None
     after: Traffic | None
     versions: Mapping[str, str] = field(default_factory=dict)
-    resource_version: str = ""
+    resource_version: str = field(default="", metadata=stored(name="resourceVersion"))
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    stable: Destination | None = None
-    whole: bool = True
+    stable: Destination | None = field(default=None, metadata=stored(sparse=True))
+    whole: bool = field(default=True, metadata=stored(derived=lambda change, _given: change.get("cut") != "traffic"))
 
     @property
     def tag_key(self) -> str:
         """The run tag that holds this change; sorts by sequence, and no other change has it."""
         return f"istio.change.{self.sequence:06d}.{self.id}"
-
-    def as_json(self) -> Object:
-        """A JSON form; ``change_from_json`` reads it back."""
-        return {
-            "id": self.id,
-            "sequence": self.sequence,
-            "time": self.time.isoformat(),
-            "endpoint": self.endpoint,
-            "action": self.action,
-            "reason": self.reason,
-            "who": self.who,
-            "release": self.release,
-            "run": self.run,
-            "before": self.before.as_json() if self.before else None,
-            "after": self.after.as_json() if self.after else None,
-            "versions": dict(self.versions),
-            "resourceVersion": self.resource_version,
-            "evidence": dict(self.evidence),
-            **({"stable": self.stable.as_json()} if self.stable else {}),
-        }
 
     def as_tag(self) -> str:
         """The change as a tag's value, at most ``MAX_TAG`` characters.
@@ -86,7 +67,7 @@ class RoutingChange:
         What is too long is cut in the order of its worth: evidence, reason, policy and arms, all but the split, the
         split's smaller shares (the objects stand whole in the artifacts). A ``cut`` field says so, or which part: ``traffic``.
         """
-        obj = self.as_json()
+        obj = to_json(self)
         cuts = (
             {"evidence": {}, "cut": True},
             {"reason": _cut(self.reason), "who": _cut(self.who)},
@@ -96,32 +77,10 @@ class RoutingChange:
             {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
         )
         for cut in cuts:
-            if len(_compact(obj)) <= MAX_TAG:
+            if len(compact(obj)) <= MAX_TAG:
                 break
             obj = {**obj, **cut}
-        return _compact(obj)
-
-
-def change_from_json(obj: Mapping[str, Any]) -> RoutingChange:
-    """Read what ``RoutingChange.as_json`` wrote."""
-    return RoutingChange(
-        id=obj["id"],
-        sequence=obj["sequence"],
-        time=datetime.fromisoformat(obj["time"]),
-        endpoint=obj["endpoint"],
-        action=obj["action"],
-        reason=obj.get("reason", ""),
-        who=obj.get("who", ""),
-        release=obj.get("release"),
-        run=obj.get("run"),
-        before=traffic_from_json(obj["before"], obj["endpoint"]) if obj.get("before") else None,
-        after=traffic_from_json(obj["after"], obj["endpoint"]) if obj.get("after") else None,
-        versions=obj.get("versions", {}),
-        resource_version=obj.get("resourceVersion", ""),
-        evidence=obj.get("evidence", {}),
-        stable=destination_from_json(obj["stable"]) if obj.get("stable") else None,
-        whole=obj.get("cut") != "traffic",
-    )
+        return compact(obj)
 
 
 def _cut(text: str) -> str:
@@ -146,10 +105,6 @@ def _largest(traffic: Object) -> list[Object]:
     rest = sum(share["weight"] for share in shares[3:])
     others: Object = {"host": f"({len(shares) - 3} others)", "weight": rest}
     return [*shares[:3], *([others] if rest else [])]
-
-
-def _compact(obj: Mapping[str, Any]) -> str:
-    return json.dumps(obj, separators=(",", ":"), sort_keys=True)
 
 
 def in_standing_run(change: RoutingChange) -> str:

@@ -11,11 +11,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.basics.stored import from_json, to_json
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.policy.settings import NO_POLICY, Policy
 from mlflow_istio.errors import InvalidInput
 
 
+def _port(number: int) -> Object:
+    return {"number": number}
+
+
+def _number(port: Any, _given: Mapping[str, Any]) -> Any:
+    return (port or {}).get("number")
+
+
+def _is_foreign(destination: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """A destination is read knowing its ``endpoint``, the host of its own deployments; without it names don't matter."""
+    endpoint = given.get("endpoint")
+    return endpoint is not None and endpoint != str(destination["host"])
+
+
+@form(sparse=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Destination:
     """Where requests go: one of our deployments (the endpoint's host and a subset), or a foreign service.
@@ -30,8 +45,8 @@ class Destination:
 
     host: str
     subset: str | None = None
-    port: int | None = None
-    foreign: bool = field(default=False, compare=False)
+    port: int | None = field(default=None, metadata=stored(write=_port, read=_number))
+    foreign: bool = field(default=False, compare=False, metadata=stored(derived=_is_foreign))
 
     @property
     def name(self) -> str:
@@ -41,33 +56,12 @@ class Destination:
         host = self.host if self.subset is None else f"{self.host}/{self.subset}"
         return f"{host}:{self.port}" if self.port else host
 
-    def as_json(self) -> Object:
-        """The destination as Istio writes it."""
-        obj: Object = {"host": self.host}
-        if self.subset is not None:
-            obj["subset"] = self.subset
-        if self.port is not None:
-            obj["port"] = {"number": self.port}
-        return obj
-
-
-def destination_from_json(obj: Mapping[str, Any], endpoint: str | None = None) -> Destination:
-    """Read a destination as Istio writes it.
-
-    Args:
-        obj: The destination.
-        endpoint: The endpoint it belongs to, whose name is the host of its own deployments; None where names don't matter.
-    """
-    host, port = str(obj["host"]), obj.get("port") or {}
-    foreign = endpoint is not None and host != endpoint
-    return Destination(host=host, subset=obj.get("subset"), port=port.get("number"), foreign=foreign)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
     """A destination and its weight in percent, an integer from 0 to 100."""
 
-    destination: Destination
+    destination: Destination = field(metadata=stored(flat=True))
     weight: int
 
     def __post_init__(self) -> None:
@@ -83,7 +77,7 @@ class Mirror:
         percentage: Share of the requests copied, from 0 (a user's mirror that is switched off) to 100.
     """
 
-    destination: Destination
+    destination: Destination = field(metadata=stored(flat=True))
     percentage: float
 
     def __post_init__(self) -> None:
@@ -119,9 +113,10 @@ class Sticky:
 
     cookie: str
     release: str
-    max_age: int = 7 * 24 * 3600
+    max_age: int = field(default=7 * 24 * 3600, metadata=stored(name="maxAge", needed=True))
 
 
+@form(sparse=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
     """Everything an endpoint does with a request.
@@ -186,42 +181,6 @@ class Traffic:
             pins=tuple(pin for pin in self.pins if pin != deployment),
             policy=self.policy.without_deployment(deployment),
         )
-
-    def as_json(self) -> Object:
-        """A JSON form for the ledger; parts that are not there are left out."""
-        obj: Object = {
-            "split": [{**share.destination.as_json(), "weight": share.weight} for share in self.split],
-        }
-        if self.pins:
-            obj["pins"] = list(self.pins)
-        if self.arms:
-            obj["arms"] = [{"deployment": arm.deployment, "match": list(arm.match)} for arm in self.arms]
-        if self.mirrors:
-            obj["mirrors"] = [{**m.destination.as_json(), "percentage": m.percentage} for m in self.mirrors]
-        if self.sticky:
-            obj["sticky"] = {
-                "cookie": self.sticky.cookie,
-                "release": self.sticky.release,
-                "maxAge": self.sticky.max_age,
-            }
-        policy = to_json(self.policy)
-        return {**obj, "policy": policy} if policy else obj
-
-
-def traffic_from_json(obj: Mapping[str, Any], endpoint: str | None = None) -> Traffic:
-    """Read what ``Traffic.as_json`` wrote of an endpoint."""
-    sticky = obj.get("sticky")
-    return Traffic(
-        split=tuple(Share(destination=destination_from_json(s, endpoint), weight=s["weight"]) for s in obj["split"]),
-        pins=tuple(obj.get("pins", ())),
-        arms=tuple(Arm(deployment=a["deployment"], match=tuple(a["match"])) for a in obj.get("arms", ())),
-        mirrors=tuple(
-            Mirror(destination=destination_from_json(m, endpoint), percentage=m["percentage"])
-            for m in obj.get("mirrors", ())
-        ),
-        sticky=Sticky(cookie=sticky["cookie"], release=sticky["release"], max_age=sticky["maxAge"]) if sticky else None,
-        policy=from_json(Policy, obj.get("policy", {})),
-    )
 
 
 def check_weight(weight: object, name: str) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.endpoint.traffic import Destination, destination_from_json
+from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
 from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate
 from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
@@ -156,7 +157,7 @@ def _shares(route: Mapping[str, Any]) -> tuple[Share, ...]:
     weights = [1] if len(entries) == 1 else [entry.get("weight", 0) for entry in entries]
     total = sum(weights)
     return tuple(
-        Share(destination=destination_from_json(entry["destination"]), percent=round(100.0 * weight / total, 4))
+        Share(destination=from_json(Destination, entry["destination"]), percent=round(100.0 * weight / total, 4))
         for entry, weight in zip(entries, weights, strict=True)
         if weight > 0
     )

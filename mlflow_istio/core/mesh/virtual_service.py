@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, with_annotations
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic, destination_from_json
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.policy.routes import (
     Written,
@@ -174,13 +175,13 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Po
 
 def _read_share(entry: Mapping[str, Any], endpoint: str, *, alone: bool) -> Share:
     weight = 100 if alone else entry.get("weight", 0)  # Istio: an only destination gets all, whatever its weight
-    return Share(destination=destination_from_json(entry["destination"], endpoint), weight=weight)
+    return Share(destination=from_json(Destination, entry["destination"], endpoint=endpoint), weight=weight)
 
 
 def read_mirror(entry: Mapping[str, Any], endpoint: str | None = None) -> Mirror:
     """A mirror of an endpoint as Istio writes it."""
     percentage = entry.get("percentage", {"value": 100.0}).get("value", 0.0)  # Istio: no percentage means all
-    return Mirror(destination=destination_from_json(entry["destination"], endpoint), percentage=percentage)
+    return Mirror(destination=from_json(Destination, entry["destination"], endpoint=endpoint), percentage=percentage)
 
 
 def _last(route: Object, endpoint: str, part: str) -> str:
@@ -211,7 +212,7 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
 
     def to(deployment: str) -> Object:
         headers = policy.headers.get(deployment)
-        return {"destination": endpoint.destination(deployment).as_json(), **({"headers": headers} if headers else {})}
+        return {"destination": to_json(endpoint.destination(deployment)), **({"headers": headers} if headers else {})}
 
     proof = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
     routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
@@ -258,7 +259,7 @@ def _faulted(
 
 def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Object, dict[str, Any]]:
     traffic = endpoint.traffic
-    old_entries = {destination_from_json(entry["destination"]): entry for entry in base.get("route") or []}
+    old_entries = {from_json(Destination, entry["destination"]): entry for entry in base.get("route") or []}
     _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
     entries, under = [], {}
     for share in traffic.split:
@@ -268,7 +269,7 @@ def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Ob
             rendered, under[name] = with_entry_headers(rendered, name, before, traffic.policy, fresh=entry is None)
         entries.append(_with_cookie(rendered, traffic.sticky if endpoint.owns(share.destination) else None))
     split: Object = {**base, "route": entries}
-    old_mirrors = {destination_from_json(mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
+    old_mirrors = {from_json(Destination, mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
     _keep_foreign(old_mirrors, {mirror.destination for mirror in traffic.mirrors}, endpoint, base)
     if traffic.mirrors and "mirror" in base:
         raise InvalidInput(
@@ -285,7 +286,7 @@ def _with_weight(share: Share, old: Object | None, endpoint: Endpoint) -> Object
     """A destination of the split; what it says already stays as it is, so that an untouched one is equal."""
     unsaid = 100 if len(endpoint.traffic.split) == 1 else 0
     if old is None or old.get("weight", unsaid) != share.weight:
-        return {**(old or {"destination": share.destination.as_json()}), "weight": share.weight}
+        return {**(old or {"destination": to_json(share.destination)}), "weight": share.weight}
     return old
 
 
@@ -293,7 +294,7 @@ def _render_mirror(mirror: Mirror, old: Object | None) -> Object:
     if old is not None and read_mirror(old) == mirror:
         return old
     return {
-        **(old or {"destination": mirror.destination.as_json()}),
+        **(old or {"destination": to_json(mirror.destination)}),
         "percentage": {"value": mirror.percentage},
     }
 

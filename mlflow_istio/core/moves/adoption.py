@@ -14,9 +14,10 @@ from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
-from mlflow_istio.core.endpoint.adopted import Adopted, adopted_from_json
+from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, Stamp, annotation, has_endpoint, route_name, stamped
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic, destination_from_json
+from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.core.matching.entrance import entrance_at
 from mlflow_istio.core.mesh.virtual_service import (
     prefix,
@@ -138,9 +139,11 @@ def torn_out(virtual_service: Object, name: str) -> Object:
     base = next((r for r in carrying if any(_is_ours(entry, name) for entry in r.get("route") or [])), None)
     if base is None:
         return without_endpoint(virtual_service, name, None, ())
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # what of the annotation can't be read
+    former = None
+    with contextlib.suppress(ValueError, KeyError, TypeError, InvalidInput):  # what of the annotation can't be read
         state = json.loads(annotations_of(virtual_service)[annotation(name, "state")])
-        former = _former(base["route"], name, adopted_from_json(state["adopted"], name))
+        former = _former(base["route"], name, from_json(Adopted, state["adopted"], endpoint=name))
+    if former is not None:
         return without_endpoint(virtual_service, name, base, former)
     theirs = [entry for entry in base["route"] if not _is_ours(entry, name)]
     if not theirs:
@@ -202,7 +205,7 @@ def _missing(spec: Mapping[str, Any], routes: Sequence[Object], route: str, wher
 
 def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) -> tuple[Share, ...]:
     """The route's destinations with weights that sum to 100, as Istio understands them."""
-    destinations = [destination_from_json(entry["destination"], endpoint) for entry in entries]
+    destinations = [from_json(Destination, entry["destination"], endpoint=endpoint) for entry in entries]
     weights = [100 if len(entries) == 1 else int(entry.get("weight", 0)) for entry in entries]
     live = [index for index, weight in enumerate(weights) if weight > 0]
     if len(live) == 1:
@@ -248,8 +251,8 @@ def _is_ours(entry: Mapping[str, Any], name: str) -> bool:
 
 def _former(entries: Sequence[Object], name: str, adopted: Adopted) -> list[Object]:
     """The destinations as they were, with what their owner changed meanwhile."""
-    theirs = {destination_from_json(e["destination"]): e for e in entries if not _is_ours(e, name)}
-    before = {destination_from_json(entry["destination"]): entry for entry in adopted.route}
+    theirs = {from_json(Destination, e["destination"]): e for e in entries if not _is_ours(e, name)}
+    before = {from_json(Destination, entry["destination"]): entry for entry in adopted.route}
     if not theirs:
         return list(adopted.route)
     if theirs.keys() == before.keys():

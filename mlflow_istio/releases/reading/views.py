@@ -61,7 +61,7 @@ def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Seque
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
         "policy": policy_view(endpoint),
-        "deadlines": [deadline.as_json() for deadline in endpoint.deadlines],
+        "deadlines": [to_json(deadline) for deadline in endpoint.deadlines],
         "release": _release_view(endpoint),
         "last_release": (
             {"id": endpoint.last.id, "strategy": endpoint.last.strategy, "outcome": endpoint.last.outcome}

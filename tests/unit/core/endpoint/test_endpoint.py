@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import annotations_of, with_annotations
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import (
     MAX_UNRECORDED,
     MAX_UNRECORDED_BYTES,
@@ -180,7 +181,7 @@ def test_too_many_unrecorded_changes_refuse_another_and_say_what_still_works(ful
 def test_what_may_be_owed_leaves_room_for_rollbacks_in_256_kib_of_annotations() -> None:
     """Kubernetes refuses an object whose annotations are larger; then nothing could be rolled back any more."""
     entry = stamped(None, an_endpoint(), a_stamp("c", reason="x" * 12_000), "1").unrecorded[0]
-    assert MAX_UNRECORDED_BYTES + 4 * len(json.dumps(entry.as_json())) < 256 * 1024
+    assert MAX_UNRECORDED_BYTES + 4 * len(json.dumps(to_json(entry))) < 256 * 1024
 
 
 def test_an_entry_names_the_versions_of_what_it_moved_and_no_others() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.endpoint.routing_change import MAX_TAG, RoutingChange, change_from_json
+from mlflow_istio.core.basics.stored import from_json, to_json
+from mlflow_istio.core.endpoint.routing_change import MAX_TAG, RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
 from tests.support.endpoint_values import TIME, own, split
 
@@ -81,7 +82,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_is_read_back_from_its_json_as_it_was(change: RoutingChange) -> None:
-    assert change_from_json(json.loads(json.dumps(change.as_json()))) == change
+    assert from_json(RoutingChange, json.loads(json.dumps(to_json(change)))) == change
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -89,7 +90,7 @@ def test_a_tag_fits_and_is_still_a_change_of_the_same_shape(change: RoutingChang
     tag = change.as_tag()
     assert len(tag) <= MAX_TAG < 5000
     assert tag.isascii()
-    read = change_from_json(json.loads(tag))
+    read = from_json(RoutingChange, json.loads(tag))
     for field in ("id", "sequence", "time", "endpoint", "action", "release", "run", "resource_version"):
         assert getattr(read, field) == getattr(change, field)
     assert change.reason.startswith(read.reason)
@@ -98,7 +99,7 @@ def test_a_tag_fits_and_is_still_a_change_of_the_same_shape(change: RoutingChang
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_tag_says_that_it_was_cut_only_when_it_was(change: RoutingChange) -> None:
-    whole = json.dumps(change.as_json(), separators=(",", ":"), sort_keys=True)
+    whole = json.dumps(to_json(change), separators=(",", ":"), sort_keys=True)
     assert ("cut" in json.loads(change.as_tag())) is (len(whole) > MAX_TAG)
 
 
@@ -113,13 +114,13 @@ def test_a_tag_says_that_it_was_cut_only_when_it_was(change: RoutingChange) -> N
 )
 def test_what_matters_least_is_cut_first(name: str, kept: tuple[str, ...], lost: tuple[str, ...]) -> None:
     change = CHANGES[name]
-    read = change_from_json(json.loads(change.as_tag()))
+    read = from_json(RoutingChange, json.loads(change.as_tag()))
     assert all(getattr(read, field) == getattr(change, field) for field in kept)
     assert all(getattr(read, field) != getattr(change, field) for field in lost)
 
 
 def test_the_largest_shares_survive_and_the_rest_is_one() -> None:
-    read = change_from_json(json.loads(CHANGES["wide"].as_tag()))
+    read = from_json(RoutingChange, json.loads(CHANGES["wide"].as_tag()))
     assert read.after is not None
     assert read.before is not None
     assert [share.weight for share in read.after.split] == [51, 1, 1, 47]
@@ -132,7 +133,7 @@ def test_three_shares_leave_no_others() -> None:
     change = a_change(
         before=None, after=wide(3), versions={f"v{n}": "m" * 200 + "/1" for n in range(40)}, reason="x" * 9000
     )
-    read = change_from_json(json.loads(change.as_tag()))
+    read = from_json(RoutingChange, json.loads(change.as_tag()))
     assert read.after is not None
     assert [share.weight for share in read.after.split] == [1, 1, 98]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.traffic import (
     Arm,
     Destination,
@@ -14,9 +15,7 @@ from mlflow_istio.core.endpoint.traffic import (
     Share,
     Sticky,
     Traffic,
-    destination_from_json,
     split_between,
-    traffic_from_json,
 )
 from mlflow_istio.errors import InvalidInput
 from tests.support.endpoint_values import LEGACY, OTHER, own, split
@@ -43,8 +42,8 @@ def test_a_destination_is_written_as_istio_has_it_and_read_back(
     destination: Destination, name: str, as_json: dict[str, Any]
 ) -> None:
     assert destination.name == name
-    assert destination.as_json() == as_json
-    assert destination_from_json(as_json) == destination
+    assert to_json(destination) == as_json
+    assert from_json(Destination, as_json) == destination
 
 
 @pytest.mark.parametrize("weight", [-1, 101, 10.5, "10", True, None])
@@ -108,11 +107,11 @@ def test_pins_come_and_go_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("traffic", [RICH, Traffic(split=split(v1=100))])
 def test_the_json_form_says_all_of_it(traffic: Traffic) -> None:
-    assert traffic_from_json(json.loads(json.dumps(traffic.as_json()))) == traffic
+    assert from_json(Traffic, json.loads(json.dumps(to_json(traffic)))) == traffic
 
 
 def test_the_json_form_leaves_out_what_is_not_there() -> None:
-    assert Traffic(split=split(v1=100)).as_json() == {"split": [{"host": "churn", "subset": "v1", "weight": 100}]}
+    assert to_json(Traffic(split=split(v1=100))) == {"split": [{"host": "churn", "subset": "v1", "weight": 100}]}
 
 
 def test_stable_gets_what_the_others_leave() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, with_annotations
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions
@@ -62,7 +63,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_foreign_routes_fields_and_annotations_stay_equal(verb: str) -> None:
-    before = adopted(mirrors=[{"destination": OTHER.as_json()}])
+    before = adopted(mirrors=[{"destination": to_json(OTHER)}])
     kept = copy.deepcopy(before)
     after = moved(before, VERBS[verb], "c1")
     assert foreign_parts(after) == foreign_parts(before)
@@ -100,32 +101,32 @@ def test_temporary_routes_inherit_what_the_split_does_for_its_users_and_no_more(
 
 
 def test_a_destination_and_a_mirror_that_nobody_moved_are_written_as_they_stand() -> None:
-    alone = adopted(route=[{"destination": LEGACY.as_json()}], mirrors=[{"destination": OTHER.as_json()}])
+    alone = adopted(route=[{"destination": to_json(LEGACY)}], mirrors=[{"destination": to_json(OTHER)}])
     after = moved(alone, lambda now: transitions.pin(now, "v4"), "c1")
     assert route(after, "main") == route(alone, "main")
 
 
 def test_a_mirror_of_others_without_a_percentage_copies_all() -> None:
-    before = adopted(mirrors=[{"destination": OTHER.as_json()}, {"destination": {"host": "off"}, "percentage": {}}])
+    before = adopted(mirrors=[{"destination": to_json(OTHER)}, {"destination": {"host": "off"}, "percentage": {}}])
     assert [mirror.percentage for mirror in read_endpoint(before, "churn").traffic.mirrors] == [100.0, 0.0]
 
 
 def test_an_only_destination_gets_all_whatever_its_weight_says() -> None:
-    before = adopted(route=[{"destination": LEGACY.as_json(), "weight": 0}])
+    before = adopted(route=[{"destination": to_json(LEGACY), "weight": 0}])
     assert read_endpoint(before, "churn").traffic.split == split(legacy=100)
 
 
 def test_the_weight_of_what_stays_alone_is_written() -> None:
-    both = adopted(route=[{"destination": LEGACY.as_json(), "weight": 100}])
+    both = adopted(route=[{"destination": to_json(LEGACY), "weight": 100}])
     half = moved(both, lambda now: transitions.start(now, a_release(), Wish(weight=50)), "c1")
     after = moved(half, transitions.abort, "c2")
-    assert route(after, "main")["route"] == [{"destination": LEGACY.as_json(), "weight": 100}]
+    assert route(after, "main")["route"] == [{"destination": to_json(LEGACY), "weight": 100}]
 
 
 def test_a_mirror_of_ours_stands_in_the_same_list_as_others() -> None:
-    theirs = {"destination": OTHER.as_json(), "percentage": {"value": 50}, "more": 1}
+    theirs = {"destination": to_json(OTHER), "percentage": {"value": 50}, "more": 1}
     after = moved(adopted(mirrors=[theirs]), VERBS["shadow"], "c1")
-    ours = {"destination": own("v2").as_json(), "percentage": {"value": 5}}
+    ours = {"destination": to_json(own("v2")), "percentage": {"value": 5}}
     assert route(after, "main")["mirrors"] == [theirs, ours]
     changed = moved(after, lambda now: transitions.shift(now, Wish(mirror=7)), "c2")
     assert route(changed, "main")["mirrors"] == [theirs, {**ours, "percentage": {"value": 7}}]
@@ -166,7 +167,7 @@ def test_without_its_probe_route_the_splits_own_match_is_taken_away() -> None:
 
 def test_sticky_cookies_are_set_by_our_destinations_and_leave_with_the_release() -> None:
     before = adopted(
-        route=[{"destination": own("v1").as_json(), "weight": 70}, {"destination": OTHER.as_json(), "weight": 30}]
+        route=[{"destination": to_json(own("v1")), "weight": 70}, {"destination": to_json(OTHER), "weight": 30}]
     )
     before = with_stable(before)
     after = moved(before, lambda now: transitions.start(now, a_release("ab", wish=COOKIE), COOKIE), "c1")
@@ -199,7 +200,7 @@ def with_stable(virtual_service: Object) -> Object:
 )
 def test_a_users_own_cookie_is_neither_taken_for_ours_nor_lost(theirs: str) -> None:
     headers = {"response": {"add": {"set-cookie": theirs, "x": "1"}, "set": {"y": "2"}}, "request": {"set": {"z": "3"}}}
-    mine = [{"destination": own("v1").as_json(), "weight": 100, "headers": headers}]
+    mine = [{"destination": to_json(own("v1")), "weight": 100, "headers": headers}]
     before = with_stable(adopted(route=mine))
     assert read_endpoint(before, "churn").traffic.sticky is None
     after = moved(before, canary, "c1")
@@ -210,7 +211,7 @@ def test_a_users_own_cookie_is_neither_taken_for_ours_nor_lost(theirs: str) -> N
 
 def test_other_headers_of_a_destination_stay_beside_our_cookie() -> None:
     headers = {"response": {"add": {"x": "1"}, "set": {"y": "2"}}, "request": {"set": {"z": "3"}}}
-    mine = [{"destination": own("v1").as_json(), "weight": 100, "headers": headers}]
+    mine = [{"destination": to_json(own("v1")), "weight": 100, "headers": headers}]
     before = with_stable(adopted(route=mine))
     after = moved(before, lambda now: transitions.start(now, a_release("ab", wish=COOKIE), COOKIE), "c1")
     found = route(after, "main")["route"][0]["headers"]
@@ -227,9 +228,9 @@ def test_foreign_destinations_are_told_apart_from_each_other_and_from_a_deployme
 ):
     """All three have a subset ``v2``, and each keeps its own weight under its own name, in every later change and entry."""
     entries = [
-        {"destination": LEGACY.as_json(), "weight": 70},
-        {"destination": SAME_SUBSET[0].as_json(), "weight": 10},
-        {"destination": SAME_SUBSET[1].as_json(), "weight": 20},
+        {"destination": to_json(LEGACY), "weight": 70},
+        {"destination": to_json(SAME_SUBSET[0]), "weight": 10},
+        {"destination": to_json(SAME_SUBSET[1]), "weight": 20},
     ]
     before = adopted(route=entries)
 

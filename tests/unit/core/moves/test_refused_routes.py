@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import Wish
@@ -90,7 +91,7 @@ def test_a_foreign_destination_is_never_lost() -> None:
 
 
 def test_a_foreign_mirror_is_never_lost() -> None:
-    before = adopted(mirrors=[{"destination": OTHER.as_json()}])
+    before = adopted(mirrors=[{"destination": to_json(OTHER)}])
     endpoint = read_endpoint(before, "churn")
     lost = replace(endpoint, traffic=replace(endpoint.traffic, mirrors=()))
     with pytest.raises(StateConflict, match="'other', which endpoint 'churn' does not own"):

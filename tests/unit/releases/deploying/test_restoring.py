@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.endpoint.routing_change import change_from_json
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Share, Traffic, traffic_from_json
+from mlflow_istio.core.basics.stored import from_json, to_json
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Share, Traffic
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.core.moves.way_back import check_restorable, find_change, needed, restore
@@ -294,8 +295,8 @@ def test_an_entry_that_was_cut_is_not_put_back_as_if_it_were_whole() -> None:
     many = tuple(Arm(deployment=f"d{i}", match=({"headers": {"x": {"exact": "y" * 200}}},)) for i in range(30))
     assert change.after is not None
     long = replace(change, after=replace(change.after, arms=many))
-    cut = change_from_json(json.loads(long.as_tag()))
-    assert (cut.whole, change_from_json(json.loads(change.as_tag())).whole) == (False, True)
+    cut = from_json(RoutingChange, json.loads(long.as_tag()))
+    assert (cut.whole, from_json(RoutingChange, json.loads(change.as_tag())).whole) == (False, True)
     with pytest.raises(StateConflict, match="the entry of change 1 of endpoint 'churn' was too long for a tag"):
         check_restorable(cut)
 
@@ -345,5 +346,5 @@ def test_a_change_of_none_is_named() -> None:
 
 def test_the_traffic_of_an_entry_is_read_back_as_it_was_written() -> None:
     for change in long_story().registry.history("prod", "churn"):
-        assert change_from_json(change.as_json()) == change
-        assert change.after is None or traffic_from_json(change.after.as_json()) == change.after
+        assert from_json(RoutingChange, to_json(change)) == change
+        assert change.after is None or from_json(Traffic, to_json(change.after)) == change.after
