@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from mlflow_istio.adapters.local import replicas
+from mlflow_istio.adapters.local.replicas import Replica
 from mlflow_istio.adapters.local.state import encode
 from mlflow_istio.core.analysis.shadow import ShadowTally
 from mlflow_istio.core.basics.objects import Object, annotations_of, with_annotations
-from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation, endpoint_from, state_annotations
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Destination
@@ -122,8 +122,8 @@ KINDS: dict[str, Kind] = {
     ),
     "replica": Kind(
         values=values.REPLICAS,
-        write=lambda replica: encode({"replica": replicas.to_json(replica)}).decode(),
-        read=lambda text: replicas.from_json(json.loads(text)["replica"]),
+        write=lambda replica: encode({"replica": to_json(replica)}).decode(),
+        read=lambda text: from_json(Replica, json.loads(text)["replica"]),
     ),
     "claim": Kind(
         values=values.CLAIMS,

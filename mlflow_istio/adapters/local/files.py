@@ -13,10 +13,11 @@ from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, program_config, supervisor_config
-from mlflow_istio.adapters.local.replicas import Replica, process, to_json
+from mlflow_istio.adapters.local.replicas import Replica, process
 from mlflow_istio.adapters.local.state import Batch, encode
 from mlflow_istio.adapters.local.supported_fields import Field
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import ClusterError
 
 _ENVOY_THREADS = 4

@@ -7,19 +7,20 @@ replicas are ready; until then the old one serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from mlflow_istio.adapters.local.envoy.clusters import Endpoint
-from mlflow_istio.adapters.local.workloads import Program, Readiness, Workload, resolved
+from mlflow_istio.adapters.local.workloads import Program, Workload, resolved
+from mlflow_istio.core.basics.stored import form
 
 WAITING = "waiting"
 SERVING = "serving"
 DRAINING = "draining"
 
 
+@form(closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replica(Program):
     """One process of a Deployment, as it is kept in the state directory.
@@ -37,24 +38,6 @@ class Replica(Program):
     revision: str
     phase: str
     port: int
-
-
-def to_json(replica: Replica) -> dict[str, Any]:
-    """The replica as a JSON object."""
-    return asdict(replica)
-
-
-def from_json(document: Mapping[str, Any]) -> Replica:
-    """The replica of a JSON object made by ``to_json``."""
-    readiness = document["readiness"]
-    return Replica(
-        **{
-            **document,
-            "command": tuple(document["command"]),
-            "environment": tuple((name, value) for name, value in document["environment"]),
-            "readiness": None if readiness is None else Readiness(**readiness),
-        }
-    )
 
 
 def endpoints(replicas: Sequence[Replica]) -> list[Endpoint]:

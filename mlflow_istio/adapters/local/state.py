@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.local.free_ports import PortBook
-from mlflow_istio.adapters.local.replicas import Replica, from_json
+from mlflow_istio.adapters.local.replicas import Replica
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.errors import ClusterError, EditConflict
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ class StateDirectory:
     def all_replicas(self) -> list[Replica]:
         """All replicas, ordered by name."""
         documents = (_read(path) for path in sorted(self.replicas.glob("*.json")))
-        return [from_json(document["replica"]) for document in documents if document is not None]
+        return [from_json(Replica, document["replica"]) for document in documents if document is not None]
 
     def port_book(self) -> PortBook | None:
         """The ports that stay, or None for a new directory."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_istio.adapters.local.supported_fields import Field, read
+from mlflow_istio.core.basics.stored import form
 from mlflow_istio.errors import InvalidInput
 
 REVISION_LENGTH = 10
@@ -32,6 +33,7 @@ _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 
 
+@form(closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
     """How a replica shows that it is ready: a GET answered with 200 to 399.

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.basics.names import check_header_name
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.basics.stored import from_json, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
 from mlflow_istio.core.matching.entrance import takes
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
@@ -39,8 +40,8 @@ class Claim:
         InvalidInput: Neither is given, or one can't be matched.
     """
 
-    path: str = ""
-    header: tuple[str, str] | None = None
+    path: str = field(default="", metadata=stored(needed=True))
+    header: tuple[str, str] | None = field(default=None, metadata=stored(needed=True))
 
     def __post_init__(self) -> None:
         if not self.path and self.header is None:
@@ -75,7 +76,7 @@ class Claim:
 
     def as_text(self) -> str:
         """The claim as an annotation holds it."""
-        return json.dumps({"path": self.path, "header": list(self.header) if self.header else None}, sort_keys=True)
+        return json.dumps(to_json(self), sort_keys=True)
 
     def routes(self, endpoint: str) -> list[Object]:
         """The root's routes: the path alone is scoring, what is below it keeps its own path."""
@@ -221,8 +222,6 @@ def _delegate(route: Mapping[str, Any]) -> str:
 
 def _from_text(text: str, key: str, root: str) -> Claim:
     try:
-        obj = json.loads(text)
-        header = obj["header"]
-        return Claim(path=obj["path"], header=(header[0], header[1]) if header else None)
-    except (ValueError, KeyError, TypeError, IndexError, InvalidInput) as exc:
+        return from_json(Claim, json.loads(text))
+    except (ValueError, InvalidInput) as exc:
         raise InvalidInput(f"VirtualService '{root}': annotation {key} is damaged: restore it from a backup") from exc

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.adapters.local.replicas import Replica, endpoints, from_json, planned, process, to_json
+from mlflow_istio.adapters.local.replicas import Replica, endpoints, planned, process
 from mlflow_istio.adapters.local.workloads import Readiness, Workload, workload
+from mlflow_istio.core.basics.stored import from_json, to_json
 from tests.contract.model_server import deployment
 
 
@@ -114,7 +115,7 @@ def test_whatever_is_asked_in_turn_something_ready_serves_until_its_successor_is
 
 def test_a_replica_is_the_same_after_writing_and_reading() -> None:
     (replica,) = plan(wanted(1), [])
-    assert from_json(json.loads(json.dumps(to_json(replica)))) == replica
+    assert from_json(Replica, json.loads(json.dumps(to_json(replica)))) == replica
 
 
 def test_a_process_knows_its_own_port_and_references_are_resolved_as_kubernetes_does() -> None:
