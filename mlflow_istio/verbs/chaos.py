@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_istio.core.basics.durations import seconds_of
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
@@ -49,4 +50,4 @@ class ChaosVerbs(Base):
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
-        return report.as_json()
+        return to_json(report)

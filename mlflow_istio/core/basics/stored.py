@@ -221,6 +221,10 @@ def _inside(step: str, read: Read, data: Any, given: Mapping[str, Any]) -> Any:
     except _Misfit as exc:
         exc.path.append(step)
         raise
+    except InvalidInput as exc:  # a field's own reader
+        misfit = _Misfit(exc.message)
+        misfit.path.append(step)
+        raise misfit from exc
 
 
 def _codec(hint: Any) -> tuple[Write, Read]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from mlflow_istio.core.basics.stored import form, from_json, stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 
+@form(closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """What a person is asked.
@@ -30,11 +32,8 @@ class Question:
     answer: str = ""
     who: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"gate": self.gate, "asked": self.asked.isoformat(), "answer": self.answer, "who": self.who}
 
-
+@form(closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
     """The process that drives a release.
@@ -48,20 +47,6 @@ class Driver:
     id: str
     who: str
     alive_until: datetime
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"id": self.id, "who": self.who, "alive_until": self.alive_until.isoformat()}
-
-
-def question_from_json(data: Mapping[str, Any] | None) -> Question | None:
-    """Read a stored question."""
-    return Question(**{**data, "asked": datetime.fromisoformat(data["asked"])}) if data else None
-
-
-def driver_from_json(data: Mapping[str, Any] | None) -> Driver | None:
-    """Read a stored driver."""
-    return Driver(**{**data, "alive_until": datetime.fromisoformat(data["alive_until"])}) if data else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +63,7 @@ class Course:
         verdict: Word and reason of the last look, or None.
     """
 
-    steps: tuple[float, ...]
+    steps: tuple[float, ...] = field(metadata=stored(name="plan", read=lambda plan, _given: tuple(plan["steps"])))
     step: int
     looks: int
     question: Question | None
@@ -97,8 +82,8 @@ class Course:
             "step": self.step,
             "looks": self.looks,
             "stopped": self.stopped,
-            "waits_for": self.question.to_json() if self.question and not self.question.answer else None,
-            "driver": self.driver.to_json() if self.driver else None,
+            "waits_for": to_json(self.question) if self.question and not self.question.answer else None,
+            "driver": to_json(self.driver) if self.driver else None,
             "verdict": dict(self.verdict) if self.verdict else None,
         }
 
@@ -112,17 +97,8 @@ def course_of(text: str | None) -> Course | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
-        return Course(
-            steps=tuple(data["plan"]["steps"]),
-            step=data["step"],
-            looks=data["looks"],
-            question=question_from_json(data["question"]),
-            driver=driver_from_json(data["driver"]),
-            stopped=data["stopped"],
-            verdict=data["verdict"],
-        )
-    except (ValueError, KeyError, TypeError) as exc:
+        return from_json(Course, json.loads(text))
+    except (ValueError, KeyError, TypeError, InvalidInput) as exc:
         raise InvalidInput(
-            f"the progress of the release is damaged ({exc!r}): abort the release, or restore its annotation"
+            f"the progress of the release is damaged ({exc}): abort the release, or restore its annotation"
         ) from exc

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 from mlflow_istio.core.analysis.counters import CounterState, Reading
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_counts
-from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import stored
+
+
+def _edge_or_words(edge: float | None) -> float | str | None:
+    return "over the last edge" if edge == math.inf else edge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,14 +28,8 @@ class Answers:
 
     requests: int
     errors: int
-    median_ms: float | None = None
-    p99_ms: float | None = None
-
-    def as_json(self) -> Object:
-        """A JSON form; what is beyond the last edge is written as a text."""
-        edges = {"median_ms": self.median_ms, "p99_ms": self.p99_ms}
-        shown = {name: "over the last edge" if edge == math.inf else edge for name, edge in edges.items()}
-        return {"requests": self.requests, "errors": self.errors, **shown}
+    median_ms: float | None = field(default=None, metadata=stored(write=_edge_or_words))
+    p99_ms: float | None = field(default=None, metadata=stored(write=_edge_or_words))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,25 +46,13 @@ class ChaosReport:
         problem: Why something could not be read; empty when all was.
     """
 
-    seconds: float
+    seconds: float = field(metadata=stored(write=lambda seconds: round(seconds, 1)))
     interrupted: bool = False
     callers: Answers | None = None
     aborted: int | None = None
     delayed: int | None = None
     deployments: Mapping[str, Answers] = field(default_factory=dict)
     problem: str = ""
-
-    def as_json(self) -> Object:
-        """A JSON form."""
-        return {
-            "seconds": round(self.seconds, 1),
-            "interrupted": self.interrupted,
-            "callers": self.callers.as_json() if self.callers else None,
-            "aborted": self.aborted,
-            "delayed": self.delayed,
-            "deployments": {name: answers.as_json() for name, answers in self.deployments.items()},
-            "problem": self.problem,
-        }
 
 
 def deployment_answers(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> dict[str, Answers]:

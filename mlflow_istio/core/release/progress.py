@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlflow_istio.core.analysis.packing import read_fields
-from mlflow_istio.core.release.driver import Driver, Question, driver_from_json, question_from_json
+from mlflow_istio.core.basics.stored import compact, form, from_json, stored, to_json
+from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.evidence import Evidence, evidence_from_json, evidence_to_json, no_evidence
 from mlflow_istio.core.release.plan import ReleasePlan, plan_from_json, plan_to_json
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -18,6 +18,7 @@ MAX_BYTES = 64 * 1024
 """Of the 256 KiB that all annotations of an object may have together, 128 belong to the unrecorded changes."""
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """Where a release stands.
@@ -40,14 +41,18 @@ class Progress:
         verdict: Word and reason of the last look.
     """
 
-    plan: ReleasePlan
+    plan: ReleasePlan = field(
+        metadata=stored(context=True, write=plan_to_json, read=lambda data, _given: plan_from_json(data))
+    )
     started: datetime
     since: datetime
     step: int = -1
     traffic_since: datetime | None = None
     looks: int = 0
     revision: int = 0
-    evidence: Evidence
+    evidence: Evidence = field(
+        metadata=stored(write=evidence_to_json, read=lambda data, given: evidence_from_json(data, given["plan"]))
+    )
     missing_since: datetime | None = None
     paused_since: datetime | None = None
     passed: tuple[str, ...] = ()
@@ -112,53 +117,13 @@ def progress_to_text(progress: Progress) -> str:
     Raises:
         InvalidInput: It would be too large for the object.
     """
-    question, driver = progress.question, progress.driver
-    text = json.dumps(
-        {
-            "plan": plan_to_json(progress.plan),
-            "started": progress.started.isoformat(),
-            "since": progress.since.isoformat(),
-            "step": progress.step,
-            "traffic_since": _text(progress.traffic_since),
-            "looks": progress.looks,
-            "revision": progress.revision,
-            "evidence": evidence_to_json(progress.evidence),
-            "missing_since": _text(progress.missing_since),
-            "paused_since": _text(progress.paused_since),
-            "passed": list(progress.passed),
-            "question": question.to_json() if question else None,
-            "stopped": progress.stopped,
-            "driver": driver.to_json() if driver else None,
-            "verdict": dict(progress.verdict) if progress.verdict else None,
-        },
-        separators=(",", ":"),
-        sort_keys=True,
-    )
+    text = compact(to_json(progress))
     if len(text) > MAX_BYTES:
         raise InvalidInput(
             f"the state of the release would be {len(text):,} bytes, more than the {MAX_BYTES:,} that fit on the VirtualService: "
             "watch fewer KPIs, or read metrics that are summed over pods"
         )
     return text
-
-
-_FIELDS = (
-    "plan",
-    "started",
-    "since",
-    "step",
-    "traffic_since",
-    "looks",
-    "revision",
-    "evidence",
-    "missing_since",
-    "paused_since",
-    "passed",
-    "question",
-    "stopped",
-    "driver",
-    "verdict",
-)
 
 
 def progress_from_text(text: str) -> Progress:
@@ -173,28 +138,4 @@ def progress_from_text(text: str) -> Progress:
         raise InvalidInput(
             "the progress of the release is no JSON: abort the release, or restore its annotation"
         ) from exc
-    state = read_fields(data, _FIELDS, kind="Progress")
-    plan = plan_from_json(state["plan"])
-    times = {
-        key: datetime.fromisoformat(state[key]) if state[key] else None
-        for key in ("traffic_since", "missing_since", "paused_since")
-    }
-    return Progress(
-        plan=plan,
-        started=datetime.fromisoformat(state["started"]),
-        since=datetime.fromisoformat(state["since"]),
-        step=state["step"],
-        looks=state["looks"],
-        revision=state["revision"],
-        evidence=evidence_from_json(state["evidence"], plan),
-        passed=tuple(state["passed"]),
-        question=question_from_json(state["question"]),
-        stopped=state["stopped"],
-        driver=driver_from_json(state["driver"]),
-        verdict=state["verdict"],
-        **times,
-    )
-
-
-def _text(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
+    return from_json(Progress, data)

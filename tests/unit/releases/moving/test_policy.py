@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.policy.routes import policy_key
 from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
@@ -223,7 +224,7 @@ def test_chaos_reports_what_was_seen_and_leaves_nothing_behind() -> None:
     assert report.deployments["churn-v1"].requests == 4
     assert report.callers == Answers(requests=7, errors=3, median_ms=10.0, p99_ms=50.0)
     assert (report.aborted, report.delayed, report.problem) == (3, 0, "")
-    assert report.as_json()["callers"]["p99_ms"] == 50.0
+    assert to_json(report)["callers"]["p99_ms"] == 50.0
     assert [action for _, action in world.history()][-2:] == ["fault", "fault-end"]
 
 
