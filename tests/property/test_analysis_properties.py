@@ -28,6 +28,7 @@ from mlflow_istio.core.analysis.quantiles import quantile_sequence
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.analysis.shadow import ShadowRecord, ShadowTally, join_records
+from mlflow_istio.core.basics.stored import from_json, to_json
 
 settings.register_profile("analysis", deadline=None, max_examples=60)
 exactly = settings.get_profile("analysis")
@@ -327,14 +328,14 @@ numbers = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8).map(Moments.of)
 @given(histories, options, st.floats(1.0, 8.0))
 def test_rate_state_survives_json(history, chosen, phi):
     test = played(history, phi=phi, **chosen)
-    assert RateTest.from_json(json.loads(json.dumps(test.to_json(), allow_nan=False))) == test
+    assert from_json(RateTest, json.loads(json.dumps(to_json(test), allow_nan=False))) == test
 
 
 @exactly
 @given(st.lists(st.tuples(numbers, numbers), max_size=4), st.sampled_from(["higher", "lower"]))
 def test_mean_state_survives_json(pairs, worse):
     test = reduce(lambda value, pair: value.update(*pair), pairs, MeanDifference(worse=worse))
-    assert MeanDifference.from_json(json.loads(json.dumps(test.to_json(), allow_nan=False))) == test
+    assert from_json(MeanDifference, json.loads(json.dumps(to_json(test), allow_nan=False))) == test
 
 
 @exactly
@@ -354,7 +355,7 @@ def test_share_state_survives_json(counts, weight):
     test = SampleRatioTest.of({"a": weight, "b": 100 - weight})
     for a, b in counts:
         test = test.update({"a": a, "b": b}).reweighted({"a": 1, "b": 1})
-    assert SampleRatioTest.from_json(json.loads(json.dumps(test.to_json(), allow_nan=False))) == test
+    assert from_json(SampleRatioTest, json.loads(json.dumps(to_json(test), allow_nan=False))) == test
 
 
 outputs = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=3)
@@ -385,4 +386,4 @@ def test_a_tally_in_batches_of_any_order_is_the_tally_of_all(pairs, size, random
         assert (ours.count, ours.total, ours.squares) == pytest.approx((theirs.count, theirs.total, theirs.squares))
     blank = {"differences": Moments(), "log_slowdown": Moments()}
     assert replace(split, **blank) == replace(whole, **blank)
-    assert ShadowTally.from_json(json.loads(json.dumps(whole.to_json(), allow_nan=False))) == whole
+    assert from_json(ShadowTally, json.loads(json.dumps(to_json(whole), allow_nan=False))) == whole

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.release.advance import Observation, advance
-from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan, plan_from_json, plan_to_json
+from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.core.release.progress import Progress, first_progress, progress_from_text, progress_to_text
 from tests.support.endpoint_values import TIME
 from tests.support.release_values import a_plan, at, counters, seen
@@ -120,4 +121,4 @@ def test_a_release_never_gives_more_than_its_next_step_and_never_promotes_from_s
         if type(action).__name__ == "Promote":
             assert not plan.guards or sum(progress.evidence.requests.values()) > 0
             break
-    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+    assert from_json(ReleasePlan, json.loads(json.dumps(to_json(plan)))) == plan

@@ -3,11 +3,11 @@
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.basics.stored import NOT_STORED, form
 from mlflow_istio.errors import InvalidInput
 
 AnswerKind = Literal["classes", "numbers", "text"]
@@ -19,6 +19,7 @@ _SIDE_LENGTH = 48
 _LARGEST_SUMMED = 1e100
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerRule:
     """When two predictions agree.
@@ -36,7 +37,7 @@ class AnswerRule:
     absolute: float = 0.0
     relative: float = 0.0
     similarity: float = 1.0
-    scorer: Scorer | None = None
+    scorer: Scorer | None = field(default=None, metadata=NOT_STORED)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(AnswerKind):
@@ -45,24 +46,6 @@ class AnswerRule:
             raise InvalidInput(f"tolerances must be at least 0, got {self.absolute} and {self.relative}")
         if not 0 <= self.similarity <= 1:
             raise InvalidInput(f"similarity must be from 0 to 1, got {self.similarity}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; the scorer isn't stored."""
-        return {
-            "kind": self.kind,
-            "absolute": self.absolute,
-            "relative": self.relative,
-            "similarity": self.similarity,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "AnswerRule":
-        """Return the rule that `to_json` wrote, without a scorer.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        return cls(**read_fields(data, ("kind", "absolute", "relative", "similarity"), kind="AnswerRule"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,13 +8,14 @@ and the sentence says which others beat it too.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive, finite
 from mlflow_istio.core.analysis.means import MeanDifference
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.stored import NOT_STORED, to_json
 from mlflow_istio.errors import InvalidInput
 
 Outcome = Literal["winner", "no difference", "inconclusive"]
@@ -33,13 +34,9 @@ class Comparison:
     """
 
     arm: str
-    gain: Interval
+    gain: Interval = field(metadata=NOT_STORED)
     effect: Interval
     measure: str
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return plain JSON values."""
-        return {"arm": self.arm, "measure": self.measure, "effect": self.effect.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +136,7 @@ def judge_arms(
         "control": control,
         "delta": delta,
         "randomised": randomised,
-        "comparisons": [comparison.to_json() for comparison in comparisons],
+        "comparisons": [to_json(comparison) for comparison in comparisons],
     }
     if sample_ratio is not None:
         evidence["sample_ratio"] = {"mismatch": mismatch, "p_value": sample_ratio.p_value}

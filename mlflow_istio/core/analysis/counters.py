@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlflow_istio.core.basics.stored import stored
 from mlflow_istio.errors import InvalidInput
 
 Reading = Mapping[str, Mapping[str, float]]
@@ -61,6 +62,13 @@ class CounterState:
                 grown[series] = grown.get(series, 0.0) + value - base.get(series, 0.0)
             merged[source] = dict(counters) if restarted else {**before, **counters}
         return CounterState(last=merged), {series: _whole(value) for series, value in grown.items()}
+
+
+LAST_VALUES = stored(
+    write=lambda states: {name: state.last for name, state in states.items()},
+    read=lambda data, _given: {name: CounterState(last=last) for name, last in data.items()},
+)
+"""``metadata`` of a field that holds names and their states: each is stored as its last values."""
 
 
 def _whole(value: float) -> float:

@@ -7,10 +7,12 @@ from typing import TypeVar
 import numpy as np
 
 from mlflow_istio.core.analysis.interval import bounded_exp
+from mlflow_istio.core.basics.stored import form
 
 AnEProcess = TypeVar("AnEProcess", bound="EProcess")
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EProcess(ABC):
     """Evidence against a hypothesis that may be read, and acted on, at any time.

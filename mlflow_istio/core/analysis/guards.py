@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -97,16 +97,13 @@ class Figures:
     ratio: Interval | None = None
 
 
-AGuardTest = TypeVar("AGuardTest", bound="GuardTest")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardTest(EProcess):
     """A test that a guard can rest on: it takes in intervals, and says evidence, bounds and the figures a person may compare.
 
     A subclass has an ``update`` that takes one interval's counts, in whatever form it needs them, and returns the test after
-    it. A rule that fires rather than weighs (and has an error probability of its own) says 0 for its log evidence until it
-    fires and infinity from then on.
+    it. Its fields are its state, stored after every look by ``core.basics.stored``. A rule that fires rather than weighs (and
+    has an error probability of its own) says 0 for its log evidence until it fires and infinity from then on.
     """
 
     @abstractmethod
@@ -120,15 +117,6 @@ class GuardTest(EProcess):
     @abstractmethod
     def figures(self, alpha: float) -> Figures:
         """Return the figures now."""
-
-    @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values."""
-
-    @classmethod
-    @abstractmethod
-    def from_json(cls: type[AGuardTest], data: Mapping[str, Any]) -> AGuardTest:
-        """Return the test that `to_json` wrote."""
 
 
 def percent(rate: float) -> str:

@@ -2,13 +2,22 @@
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from scipy.optimize import brentq
 
+from mlflow_istio.core.basics.stored import stored
 from mlflow_istio.errors import InvalidInput
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value`, or None when it isn't a finite number (JSON has no infinity)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+FINITE = stored(write=finite)
+"""``metadata`` of a number that is None in JSON when it isn't finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +30,9 @@ class Interval:
         estimate: The value the data fit best, or None when there are no data.
     """
 
-    lower: float
-    upper: float
-    estimate: float | None
+    lower: float = field(metadata=FINITE)
+    upper: float = field(metadata=FINITE)
+    estimate: float | None = field(metadata=FINITE)
 
     def __post_init__(self) -> None:
         if not self.lower <= self.upper:
@@ -38,15 +47,6 @@ class Interval:
         ends = sorted((function(self.lower), function(self.upper)))
         estimate = None if self.estimate is None else function(self.estimate)
         return Interval(lower=ends[0], upper=ends[1], estimate=estimate)
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return plain JSON values; an end that isn't finite becomes None."""
-        return {"lower": finite(self.lower), "upper": finite(self.upper), "estimate": finite(self.estimate)}
-
-
-def finite(value: float | None) -> float | None:
-    """Return `value`, or None when it isn't a finite number (JSON has no infinity)."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def check_alpha(alpha: float) -> None:

@@ -5,9 +5,8 @@ average of e-values is an e-value whatever their dependence (Vovk & Wang 2021, A
 chosen before the data they judge. A shift that moves no answer over a chosen edge can't be seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -16,9 +15,9 @@ from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import InvalidInput
 
 LATENCY_MARGIN = 1.25
@@ -86,7 +85,7 @@ class LatencyTest(GuardTest):
         """Return the guard "the candidate is slower"; its sentence speaks of the edge with most evidence."""
         edge, worst = self._worst
         summary = f"slower than {edge:g} ms: {worst.guard(name, alpha=alpha).summary}"
-        odds = {f"{at:g}": interval.to_json() for at, interval in self.confidence_sequence(alpha).items()}
+        odds = {f"{at:g}": to_json(interval) for at, interval in self.confidence_sequence(alpha).items()}
         figures = {"odds_ratio_by_edge_ms": odds, "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
@@ -104,22 +103,6 @@ class LatencyTest(GuardTest):
     @property
     def _worst(self) -> tuple[float, RateTest]:
         return max(zip(self.edges, self.tests, strict=True), key=lambda pair: pair[1].log_e_value)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values, about 1.3 kB for each edge."""
-        tests = [test.to_json() for test in self.tests]
-        return {"edges": list(self.edges), "tests": tests, "max_log_e": self.max_log_e}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "LatencyTest":
-        """Return the test that `to_json` wrote.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        state = read_fields(data, ("edges", "tests", "max_log_e"), kind="LatencyTest")
-        tests = tuple(RateTest.from_json(test) for test in state["tests"])
-        return cls(edges=tuple(state["edges"]), tests=tests, max_log_e=state["max_log_e"])
 
 
 def choose_edges(history: Buckets, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...]:

@@ -6,7 +6,6 @@ skewed that a handful decide the mean.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,8 +14,8 @@ from scipy.special import log_ndtr
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive, finite
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.basics.stored import form, to_json
 from mlflow_istio.errors import InvalidInput
 
 Direction = Literal["higher", "lower"]
@@ -26,6 +25,7 @@ TIGHT_ALPHA = 0.05
 """The error probability a difference's narrowest point is tuned for."""
 
 
+@form(row=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moments:
     """Count, sum and sum of squares of a KPI.
@@ -224,7 +224,7 @@ class MeanDifference(GuardTest):
                 f"the candidate's mean differs by {interval.estimate:+.4g} "
                 f"(between {interval.lower:+.4g} and {interval.upper:+.4g})"
             )
-        figures = {"difference": interval.to_json(), "p_value": self.p_value}
+        figures = {"difference": to_json(interval), "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
     def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
@@ -244,32 +244,3 @@ class MeanDifference(GuardTest):
     def figures(self, alpha: float) -> Figures:
         """Return the difference; sums of intervals have no mean of their own to show."""
         return Figures(ratio=self.confidence_sequence(alpha))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values."""
-        return {
-            "worse": self.worse,
-            "margin": self.margin,
-            "tightest_at": self.tightest_at,
-            "weight": self.weight,
-            "difference": self.difference,
-            "variance": self.variance,
-            "prior": self.prior,
-            "candidate": [self.candidate.count, self.candidate.total, self.candidate.squares],
-            "stable": [self.stable.count, self.stable.total, self.stable.squares],
-            "max_log_e": self.max_log_e,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "MeanDifference":
-        """Return the difference that `to_json` wrote.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        state = read_fields(data, tuple(cls().to_json()), kind="MeanDifference")
-        waiting = {
-            side: Moments(count=state[side][0], total=state[side][1], squares=state[side][2])
-            for side in ("candidate", "stable")
-        }
-        return cls(**{**state, **waiting})

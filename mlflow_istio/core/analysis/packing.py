@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_istio.core.basics.stored import stored
 from mlflow_istio.errors import InvalidInput
 
 
@@ -19,36 +20,20 @@ def pack_floats(values: Sequence[float]) -> str:
     return base64.b64encode(np.asarray(values, dtype="<f8").tobytes()).decode("ascii")
 
 
-def unpack_floats(text: str, *, count: int, field: str) -> tuple[float, ...]:
-    """Return the `count` numbers that `pack_floats` wrote.
-
-    Args:
-        text: What `pack_floats` returned.
-        count: How many numbers there must be.
-        field: The name used in an error.
+def unpack_floats(text: str, _given: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the numbers that `pack_floats` wrote.
 
     Raises:
-        InvalidInput: If the text isn't base64 of exactly `count` finite doubles.
+        InvalidInput: If the text isn't base64 of finite doubles.
     """
     try:
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"stored state: field {field!r} isn't packed numbers: {error}") from error
-    if len(values) != count:
-        raise InvalidInput(f"stored state: field {field!r} holds {len(values)} numbers, this version needs {count}")
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InvalidInput(f"must be packed numbers: {error}") from error
     if not np.isfinite(values).all():
-        raise InvalidInput(f"stored state: field {field!r} holds a number that isn't finite")
+        raise InvalidInput("holds a number that isn't finite")
     return tuple(values.tolist())
 
 
-def read_fields(data: Mapping[str, Any], fields: Sequence[str], *, kind: str) -> dict[str, Any]:
-    """Return exactly `fields` of `data`, refusing unknown and missing ones by name.
-
-    Raises:
-        InvalidInput: If `data` has another set of keys.
-    """
-    missing = sorted(set(fields) - set(data))
-    unknown = sorted(set(data) - set(fields))
-    if missing or unknown:
-        raise InvalidInput(f"stored state of {kind}: missing fields {missing}, unknown fields {unknown}")
-    return {name: data[name] for name in fields}
+PACKED = stored(write=pack_floats, read=unpack_floats)
+"""``metadata`` of a field that holds many numbers."""

@@ -7,13 +7,15 @@ promotion needs every one of the violated bounds to fail: an intersection-union 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_istio.core.analysis.interval import check_positive, finite
+from mlflow_istio.core.analysis.interval import FINITE, check_positive, finite
+from mlflow_istio.core.basics.stored import form, to_json
 from mlflow_istio.errors import InvalidInput
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allowed:
     """What a candidate may be worse by and still be promoted; with two kinds, either is enough, each at alpha/2.
@@ -74,7 +76,7 @@ class PromotionBound:
 
     name: str
     measure: str
-    upper: float
+    upper: float = field(metadata=FINITE)
     allowed: float
     assumption: str = ""
 
@@ -94,14 +96,7 @@ class PromotionBound:
 
     def to_json(self) -> Mapping[str, Any]:
         """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "measure": self.measure,
-            "upper": finite(self.upper),
-            "allowed": self.allowed,
-            "met": self.met,
-            "assumption": self.assumption,
-        }
+        return {**to_json(self), "met": self.met}
 
 
 def nearest_bound(bounds: Sequence[PromotionBound]) -> PromotionBound:

@@ -5,17 +5,15 @@ The evidence against one value `p` is the beta-binomial mixture
 Howard & Ramdas 2022, Bernoulli 28). It is a martingale while every request is an event with probability `p`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent, share
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, crossing
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.basics.stored import stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 _FARTHEST_LOGIT = 700.0
@@ -113,7 +111,7 @@ class ObjectiveTest(GuardTest):
     """
 
     limit: float
-    counts: Proportion = NO_REQUESTS
+    counts: Proportion = field(default=NO_REQUESTS, metadata=stored(flat=True))
 
     def __post_init__(self) -> None:
         _check_rate("limit", self.limit)
@@ -144,7 +142,7 @@ class ObjectiveTest(GuardTest):
         """Return the guard "`name` is above its limit on the candidate"."""
         counts = share(self.counts.events, self.counts.total)
         summary = f"{counts} on the candidate where at most {percent(self.limit)} is allowed"
-        figures = {"rate": self.confidence_sequence(alpha).to_json(), "limit": self.limit, "p_value": self.p_value}
+        figures = {"rate": to_json(self.confidence_sequence(alpha)), "limit": self.limit, "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
     def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:  # noqa: ARG002
@@ -155,28 +153,6 @@ class ObjectiveTest(GuardTest):
     def figures(self, alpha: float) -> Figures:  # noqa: ARG002
         """Return the candidate's own rate: there is nothing to compare it with."""
         return Figures(candidate=self.counts.rate)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values."""
-        counts = self.counts
-        return {
-            "limit": self.limit,
-            "events": counts.events,
-            "total": counts.total,
-            "phi": counts.phi,
-            "max_log_e": self.max_log_e,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ObjectiveTest":
-        """Return the test that `to_json` wrote.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        state = read_fields(data, ("limit", "events", "total", "phi", "max_log_e"), kind="ObjectiveTest")
-        counts = Proportion(events=state["events"], total=state["total"], phi=state["phi"])
-        return cls(limit=state["limit"], counts=counts, max_log_e=state["max_log_e"])
 
     def _prior(self) -> tuple[float, float]:
         mean = min(2 * self.limit, (1 + self.limit) / 2)

@@ -1,7 +1,6 @@
 """Is an event (an error, a slow answer) more frequent on the candidate than on the stable?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, share
 from mlflow_istio.core.analysis.hypergeometric import log_normaliser
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, finite
 from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix
-from mlflow_istio.core.analysis.packing import pack_floats, read_fields, unpack_floats
+from mlflow_istio.core.analysis.packing import PACKED
 from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound, nearest_bound
 from mlflow_istio.core.analysis.proportion import Proportion
+from mlflow_istio.core.basics.stored import stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 LARGEST_MARGIN = 10.0
@@ -23,8 +23,6 @@ DRIFT_ASSUMPTION = (
     "Each version's own rate is taken as constant over the release; a shared change of rates widens or shifts the "
     "difference. The odds ratio doesn't need this."
 )
-
-_FIELDS = ("margin", "phi", "late", "candidate", "stable", "intervals", "max_log_e", "curve", "stake")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +53,13 @@ class RateTest(GuardTest):
     margin: float = 1.0
     phi: float = 1.0
     late: float = LATE
-    candidate_events: int = 0
-    candidate_total: int = 0
-    stable_events: int = 0
-    stable_total: int = 0
+    candidate_events: int = field(default=0, metadata=stored(name="candidate", place=0))
+    candidate_total: int = field(default=0, metadata=stored(name="candidate", place=1))
+    stable_events: int = field(default=0, metadata=stored(name="stable", place=0))
+    stable_total: int = field(default=0, metadata=stored(name="stable", place=1))
     intervals: int = 0
-    curve: tuple[float, ...] = (0.0,) * NODES
-    stake: tuple[float, ...] = ()
+    curve: tuple[float, ...] = field(default=(0.0,) * NODES, metadata=PACKED)
+    stake: tuple[float, ...] = field(default=(), metadata=PACKED)
 
     def __post_init__(self) -> None:
         if not 1 / LARGEST_MARGIN <= self.margin <= LARGEST_MARGIN:
@@ -69,6 +67,13 @@ class RateTest(GuardTest):
         check_overdispersion(self.phi)
         if not 0 <= self.late <= 0.9:
             raise InvalidInput(f"late (the share of the stake kept for later) must be from 0 to 0.9, got {self.late}")
+        sizes = {
+            "curve": (len(self.curve), NODES),
+            "stake": (len(self.stake), len(ALTERNATIVES) if self.intervals else 0),
+        }
+        for name, (size, wanted) in sizes.items():
+            if size != wanted:
+                raise InvalidInput(f"{name} holds {size} numbers, this version of mlflow-istio needs {wanted}")
 
     def update(self, candidate_events: int, candidate_total: int, stable_events: int, stable_total: int) -> "RateTest":
         """Return the test after one more interval's counts.
@@ -129,7 +134,7 @@ class RateTest(GuardTest):
             f"{share(self.candidate_events, self.candidate_total)} on the candidate against "
             f"{share(self.stable_events, self.stable_total)} on the stable{_odds(interval)}"
         )
-        figures = {"odds_ratio": interval.to_json(), "p_value": self.p_value}
+        figures = {"odds_ratio": to_json(interval), "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
     def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
@@ -168,43 +173,6 @@ class RateTest(GuardTest):
     @property
     def _stable(self) -> Proportion:
         return Proportion(events=self.stable_events, total=self.stable_total, phi=self.phi)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values, about 1.3 kB."""
-        return {
-            "margin": self.margin,
-            "phi": self.phi,
-            "late": self.late,
-            "candidate": [self.candidate_events, self.candidate_total],
-            "stable": [self.stable_events, self.stable_total],
-            "intervals": self.intervals,
-            "max_log_e": self.max_log_e,
-            "curve": pack_floats(self.curve),
-            "stake": pack_floats(self.stake),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "RateTest":
-        """Return the test that `to_json` wrote.
-
-        Raises:
-            InvalidInput: If the state has other fields or sizes than this version's.
-        """
-        state = read_fields(data, _FIELDS, kind="RateTest")
-        informed = state["intervals"] > 0
-        return cls(
-            margin=state["margin"],
-            phi=state["phi"],
-            late=state["late"],
-            candidate_events=state["candidate"][0],
-            candidate_total=state["candidate"][1],
-            stable_events=state["stable"][0],
-            stable_total=state["stable"][1],
-            intervals=state["intervals"],
-            max_log_e=state["max_log_e"],
-            curve=unpack_floats(state["curve"], count=NODES, field="curve"),
-            stake=unpack_floats(state["stake"], count=len(ALTERNATIVES) if informed else 0, field="stake"),
-        )
 
     def _stake(self) -> Floats:
         return np.asarray(self.stake) if self.stake else opening_stake(self.late)

@@ -11,14 +11,12 @@ requests share a version's counters and must not be in these counts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
 
 from mlflow_istio.core.analysis.e_process import EProcess
 from mlflow_istio.core.analysis.interval import check_alpha
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.errors import InvalidInput
 
 CONCENTRATION = 100.0
@@ -90,24 +88,6 @@ class SampleRatioTest(EProcess):
         """Tell whether the shares were ever refuted at `alpha`: a mismatch once seen stays."""
         check_alpha(alpha)
         return self.p_value <= alpha
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values."""
-        return {
-            "shares": dict(self.shares),
-            "counts": dict(self.counts),
-            "past_log_e": self.past_log_e,
-            "max_log_e": self.max_log_e,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "SampleRatioTest":
-        """Return the test that `to_json` wrote.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        return cls(**read_fields(data, ("shares", "counts", "past_log_e", "max_log_e"), kind="SampleRatioTest"))
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -6,12 +6,13 @@ joined records batch by batch and is small enough to keep; `shadow_verdict` turn
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlflow_istio.core.analysis.answers import AnswerRule, Scorer, compare_answers
+from mlflow_istio.core.analysis.answers import AnswerRule, compare_answers
+from mlflow_istio.core.analysis.interval import finite
 from mlflow_istio.core.analysis.means import NO_MOMENTS, Moments
-from mlflow_istio.core.analysis.packing import read_fields
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.errors import InvalidInput
 
 MOST_DIFFERENT = 20
@@ -101,6 +102,7 @@ def join_records(stable: Iterable[ShadowRecord], candidate: Iterable[ShadowRecor
     )
 
 
+@form(row=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DifferentRequest:
     """A request whose answers differ.
@@ -112,10 +114,13 @@ class DifferentRequest:
     """
 
     request_id: str
-    difference: float
+    difference: float = field(
+        metadata=stored(write=finite, read=lambda data, _given: math.inf if data is None else data)
+    )
     note: str
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShadowTally:
     """Everything counted so far; start with `ShadowTally(rule=AnswerRule(...))`.
@@ -198,55 +203,6 @@ class ShadowTally:
             log_slowdown=self.log_slowdown.plus(Moments.of(slowdown)),
             most_different=_worst([*self.most_different, *differing]),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values; an infinite difference becomes None."""
-        counts = {name: getattr(self, name) for name in _COUNTS}
-        return {
-            **counts,
-            "rule": self.rule.to_json(),
-            "differences": [self.differences.count, self.differences.total, self.differences.squares],
-            "log_slowdown": [self.log_slowdown.count, self.log_slowdown.total, self.log_slowdown.squares],
-            "most_different": [
-                [item.request_id, item.difference if math.isfinite(item.difference) else None, item.note]
-                for item in self.most_different
-            ],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, scorer: Scorer | None = None) -> "ShadowTally":
-        """Return the tally that `to_json` wrote, with the scorer of texts, which is code and so isn't stored.
-
-        Raises:
-            InvalidInput: If the state has other fields.
-        """
-        names = (*_COUNTS, "rule", "differences", "log_slowdown", "most_different")
-        state = read_fields(data, names, kind="ShadowTally")
-        moments = {
-            name: Moments(count=state[name][0], total=state[name][1], squares=state[name][2])
-            for name in ("differences", "log_slowdown")
-        }
-        most_different = tuple(
-            DifferentRequest(request_id=key, difference=math.inf if size is None else size, note=note)
-            for key, size, note in state["most_different"]
-        )
-        rule = replace(AnswerRule.from_json(state["rule"]), scorer=scorer)
-        return cls(**{**state, **moments, "rule": rule, "most_different": most_different})
-
-
-_COUNTS = (
-    "stable_only",
-    "candidate_only",
-    "repeated",
-    "both_succeeded",
-    "compared",
-    "both_failed",
-    "candidate_failed",
-    "stable_failed",
-    "agreeing",
-    "rows",
-    "rows_agreeing",
-)
 
 
 def _worst(items: Sequence[DifferentRequest]) -> tuple[DifferentRequest, ...]:

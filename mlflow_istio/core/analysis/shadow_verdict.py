@@ -10,6 +10,7 @@ from mlflow_istio.core.analysis.means import mean_sequence
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
 from mlflow_istio.core.analysis.shadow import ShadowTally
 from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -153,11 +154,11 @@ def judge_shadow(
 def _evidence(tally: ShadowTally, figures: ShadowFigures, alpha: float) -> Mapping[str, Any]:
     return {
         "alpha_each": alpha,
-        "agreement": figures.agreement.to_json(),
-        "difference": figures.difference.to_json(),
-        "slowdown": figures.slowdown.to_json(),
+        "agreement": to_json(figures.agreement),
+        "difference": to_json(figures.difference),
+        "slowdown": to_json(figures.slowdown),
         "failures_p_value": math.exp(-max(0.0, figures.failures.log_e_value)),
-        "tally": {name: value for name, value in tally.to_json().items() if isinstance(value, int)},
+        "tally": {name: value for name, value in to_json(tally).items() if isinstance(value, int)},
         "unmatched_share": tally.unmatched_share,
     }
 

@@ -29,7 +29,3 @@ class Verdict:
             raise InvalidInput(f"a verdict is one of {', '.join(get_args(VerdictWord))}; got {self.word!r}")
         if not self.reason:
             raise InvalidInput(f"a verdict ({self.word}) needs its reason")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON values."""
-        return {"word": self.word, "reason": self.reason, "evidence": dict(self.evidence)}

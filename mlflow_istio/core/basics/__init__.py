@@ -1,4 +1,4 @@
-"""Words that all other rooms use: names, objects as raw dicts, durations, targets, model versions.
+"""Words that all other rooms use: names, objects as raw dicts, durations, targets, model versions, and how values are stored.
 
 May import errors alone. Never in here: anything that knows what an endpoint is.
 """

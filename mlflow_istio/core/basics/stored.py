@@ -23,7 +23,7 @@ Write = Callable[[Any], Any]
 Read = Callable[[Any, Mapping[str, Any]], Any]
 """A field's JSON, and what is known around it, to its value."""
 
-_FORMS: dict[Any, tuple[bool, bool, bool]] = {}
+_FORMS: dict[Any, Mapping[str, bool]] = {}
 _SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "a text"),
     int: ((int,), "a whole number"),
@@ -35,7 +35,8 @@ _SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
 def stored(
     *,
     name: str = "",
-    sparse: bool = False,
+    place: int | None = None,
+    sparse: bool | None = None,
     needed: bool = False,
     flat: bool = False,
     context: bool = False,
@@ -47,7 +48,8 @@ def stored(
 
     Args:
         name: Its key, where that isn't the field's name.
-        sparse: Whether it is left out when it has its default.
+        place: Its place in a list that stands under its key, together with other fields of that key.
+        sparse: Whether it is left out when it has its default; None: what its class's form says.
         needed: Whether it must be there when read although it has a default.
         flat: Whether the keys of the value in it stand beside this value's own.
         context: Whether the fields after it, and all in them, are read knowing it.
@@ -62,17 +64,21 @@ NOT_STORED: Mapping[str, Any] = stored(derived=lambda _data, _given: MISSING)
 """``metadata`` of a field that isn't written: whoever reads gives it by its name, or it has its default."""
 
 
-def form(*, sparse: bool = False, closed: bool = False, whole: bool = False) -> Callable[[type[Value]], type[Value]]:
-    """How the values of a class are stored, as a decorator; without it unknown keys are passed over.
+def form(
+    *, sparse: bool = False, closed: bool = False, whole: bool = False, row: bool = False
+) -> Callable[[type[Value]], type[Value]]:
+    """How the values of a class and those below it are stored, as a decorator; without it unknown keys are passed over.
 
     Args:
         sparse: Whether fields are left out when they have their defaults.
         closed: Whether an unknown key is refused.
         whole: Whether each key must be there, and no other.
+        row: Whether it is written as a list of its fields.
     """
+    told = {"sparse": sparse, "closed": closed or whole, "whole": whole or row, "row": row}
 
     def noted(kind: type[Value]) -> type[Value]:
-        _FORMS[kind] = (sparse, closed or whole, whole)
+        _FORMS[kind] = told
         return kind
 
     return noted
@@ -80,16 +86,7 @@ def form(*, sparse: bool = False, closed: bool = False, whole: bool = False) -> 
 
 def to_json(value: Any) -> dict[str, Any]:
     """A value's JSON; ``from_json`` reads it back."""
-    obj: dict[str, Any] = {}
-    for part in _form_of(cast("Any", type(value))).parts:
-        content = getattr(value, part.attribute)
-        if part.write is None or (part.sparse and content == part.default):
-            continue
-        if part.flat:
-            obj.update(part.write(content))
-        else:
-            obj[part.key] = part.write(content)
-    return obj
+    return cast("dict[str, Any]", _written(value))
 
 
 def from_json(kind: type[Value], data: Any, **given: Any) -> Value:
@@ -134,6 +131,7 @@ class _Part:
 
     attribute: str
     key: str
+    place: int | None
     default: Any
     sparse: bool
     flat: frozenset[str]
@@ -144,25 +142,27 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Form:
-    """A class's parts, the keys it knows, those that must be there, and whether others are refused."""
+    """A class's parts, the keys it knows, those that must be there, whether others are refused, and whether it is a list."""
 
     kind: Any
     parts: tuple[_Part, ...]
     known: frozenset[str]
     needed: frozenset[str]
     closed: bool
+    row: bool
 
 
 @cache
 def _form_of(kind: Any) -> _Form:
-    sparse, closed, whole = _FORMS.get(kind, (False, False, False))
+    told_of_kind = next((_FORMS[base] for base in kind.__mro__ if base in _FORMS), {})
+    whole = told_of_kind.get("whole", False)
     hints = get_type_hints(kind)
     parts: list[_Part] = []
     known: set[str] = set()
     needed: set[str] = set()
     for field in fields(kind):
         told = field.metadata or stored()
-        part = _part(field, hints[field.name], told, sparse)
+        part = _part(field, hints[field.name], told, told_of_kind.get("sparse", False))
         parts.append(part)
         if part.flat:
             known |= part.flat
@@ -170,19 +170,29 @@ def _form_of(kind: Any) -> _Form:
         elif part.write is not None:
             known.add(part.key)
             needed |= {part.key} if part.default is MISSING or told["needed"] or whole else set()
-    return _Form(kind=kind, parts=tuple(parts), known=frozenset(known), needed=frozenset(needed), closed=closed)
+    return _Form(
+        kind=kind,
+        parts=tuple(parts),
+        known=frozenset(known),
+        needed=frozenset(needed),
+        closed=told_of_kind.get("closed", False),
+        row=told_of_kind.get("row", False),
+    )
 
 
 def _part(field: Field[Any], hint: Any, told: Mapping[str, Any], sparse: bool) -> _Part:
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    write, read = told["write"], told["derived"] or told["read"]
+    write, read = told["write"], told["derived"]
+    if told["read"] is not None:
+        read = _own(told["read"])
     if read is None or (write is None and told["derived"] is None):
         write, read = (mine or typed for mine, typed in zip((write, read), _codec(hint), strict=True))
     return _Part(
         attribute=field.name,
         key=told["name"] or field.name,
+        place=told["place"],
         default=default,
-        sparse=default is not MISSING and (told["sparse"] or sparse),
+        sparse=default is not MISSING and (sparse if told["sparse"] is None else told["sparse"]),
         flat=_form_of(hint).known if told["flat"] else frozenset(),
         context=told["context"],
         write=write,
@@ -190,7 +200,29 @@ def _part(field: Field[Any], hint: Any, told: Mapping[str, Any], sparse: bool) -
     )
 
 
+def _written(value: Any) -> Any:
+    """An object, or a row's list."""
+    form = _form_of(cast("Any", type(value)))
+    obj: dict[str, Any] = {}
+    for part in form.parts:
+        content = getattr(value, part.attribute)
+        if part.write is None or (part.sparse and content == part.default):
+            continue
+        if part.flat:
+            obj.update(part.write(content))
+        elif part.place is not None:
+            obj.setdefault(part.key, []).append(part.write(content))
+        else:
+            obj[part.key] = part.write(content)
+    return list(obj.values()) if form.row else obj
+
+
 def _read(form: _Form, data: Any, given: Mapping[str, Any]) -> Any:
+    if form.row:
+        keys = [part.key for part in form.parts if part.write is not None]
+        if not isinstance(data, list | tuple) or len(data) != len(keys):
+            raise _Misfit.of(f"a list of {', '.join(keys)}", data)
+        data = dict(zip(keys, data, strict=True))
     if not isinstance(data, Mapping):
         raise _Misfit.of("an object", data)
     wrong = {"missing": form.needed - data.keys(), "unknown": data.keys() - form.known if form.closed else ()}
@@ -206,13 +238,23 @@ def _read(form: _Form, data: Any, given: Mapping[str, Any]) -> Any:
         elif part.flat:
             values[part.attribute] = part.read({key: data[key] for key in part.flat & data.keys()}, given)
         elif part.key in data:
-            values[part.attribute] = _inside(f".{part.key}", part.read, data[part.key], given)
+            read = part.read if part.place is None else _nth(part.place, part.read)
+            values[part.attribute] = _inside(f".{part.key}", read, data[part.key], given)
         if part.context:
             given = {**given, part.attribute: values[part.attribute]}
     try:
         return form.kind(**values)
     except InvalidInput as exc:
         raise _Misfit(exc.message) from exc
+
+
+def _nth(place: int, read: Read) -> Read:
+    def read_nth(data: Any, given: Mapping[str, Any]) -> Any:
+        if not isinstance(data, list | tuple) or len(data) <= place:
+            raise _Misfit.of(f"a list of more than {place}", data)
+        return _inside(f"[{place}]", read, data[place], given)
+
+    return read_nth
 
 
 def _inside(step: str, read: Read, data: Any, given: Mapping[str, Any]) -> Any:
@@ -243,7 +285,7 @@ def _codec(hint: Any) -> tuple[Write, Read]:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(*_codec(args[1]))
     if hasattr(hint, "__dataclass_fields__"):
-        return to_json, lambda data, given: _read(_form_of(hint), data, given)
+        return _written, lambda data, given: _read(_form_of(hint), data, given)
     return _same, lambda data, _given: data
 
 
@@ -267,6 +309,18 @@ def _one_of(words: tuple[Any, ...]) -> Read:
         return data
 
     return read
+
+
+def _own(read: Read) -> Read:
+    """A field's own reader, which needn't look at the shape of what it is given."""
+
+    def read_own(data: Any, given: Mapping[str, Any]) -> Any:
+        try:
+            return read(data, given)
+        except (AttributeError, LookupError, TypeError, ValueError) as exc:
+            raise _Misfit(f"can't be read ({exc!r})") from exc
+
+    return read_own
 
 
 def _time(data: Any, _given: Mapping[str, Any]) -> datetime:

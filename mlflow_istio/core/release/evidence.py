@@ -7,21 +7,31 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from mlflow_istio.core.analysis.counters import CounterState, Reading
+from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
 from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
 from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts
 from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.errors import InvalidInput
 
 ENOUGH_TO_SEE = 20
 """Requests of a stable in one interval from which on "every one failed" means that it serves nothing."""
 
 
+def _read_tests(data: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, GuardTest]:
+    """Tests are read knowing the ``plan``, whose guards say of which class they are."""
+    kinds = {guard.name: kind_of(guard) for guard in given["plan"].guards}
+    if unknown := sorted(data.keys() - kinds.keys()):
+        raise InvalidInput(f"there is no guard '{unknown[0]}' in the plan")
+    return {name: from_json(kinds[name].test, test) for name, test in data.items()}
+
+
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """Everything measured.
@@ -37,9 +47,9 @@ class Evidence:
         stable_failed: Whether every request of the stable failed when there were last enough to see.
     """
 
-    counters: Mapping[str, CounterState] = field(default_factory=dict)
+    counters: Mapping[str, CounterState] = field(default_factory=dict, metadata=LAST_VALUES)
     read: datetime | None = None
-    tests: Mapping[str, GuardTest] = field(default_factory=dict)
+    tests: Mapping[str, GuardTest] = field(default_factory=dict, metadata=stored(read=_read_tests))
     alone: ObjectiveTest
     ratio: SampleRatioTest | None = None
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -222,38 +232,3 @@ def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tu
         else:
             tests[guard.name] = updated
     return replace(evidence, tests=tests), tuple(missing)
-
-
-def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
-    """Plain JSON values; ``evidence_from_json`` reads them back."""
-    return {
-        "counters": {name: state.last for name, state in evidence.counters.items()},
-        "read": evidence.read.isoformat() if evidence.read else None,
-        "tests": {name: test.to_json() for name, test in evidence.tests.items()},
-        "alone": evidence.alone.to_json(),
-        "ratio": evidence.ratio.to_json() if evidence.ratio else None,
-        "requests": dict(evidence.requests),
-        "step_requests": evidence.step_requests,
-        "stable_failed": evidence.stable_failed,
-    }
-
-
-def evidence_from_json(data: Mapping[str, Any], plan: ReleasePlan) -> Evidence:
-    """Read what ``evidence_to_json`` wrote.
-
-    Raises:
-        InvalidInput: It is of another version.
-    """
-    fields = ("counters", "read", "tests", "alone", "ratio", "requests", "step_requests", "stable_failed")
-    state = read_fields(data, fields, kind="Evidence")
-    kinds = {guard.name: kind_of(guard) for guard in plan.guards}
-    return Evidence(
-        counters={name: CounterState(last=last) for name, last in state["counters"].items()},
-        read=datetime.fromisoformat(state["read"]) if state["read"] else None,
-        tests={name: kinds[name].read(test) for name, test in state["tests"].items()},
-        alone=ObjectiveTest.from_json(state["alone"]),
-        ratio=SampleRatioTest.from_json(state["ratio"]) if state["ratio"] else None,
-        requests=state["requests"],
-        step_requests=state["step_requests"],
-        stable_failed=state["stable_failed"],
-    )

@@ -6,25 +6,26 @@ The state is plain JSON, because whoever looks next may be another process.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult, compare_means, compare_rates, judge_arms
-from mlflow_istio.core.analysis.counters import CounterState, Reading
+from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
 from mlflow_istio.core.analysis.interval import Interval, finite
 from mlflow_istio.core.analysis.means import NO_MOMENTS, MeanDifference, Moments, mean_sequence
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.proportion import NO_REQUESTS, Proportion
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.stored import form, stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 ERRORS_KPI = "errors"
 """The KPI where no other is given: failed requests, fewer are better."""
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExperimentPlan:
     """What an A/B/n release is judged by; fixed by the first look.
@@ -58,24 +59,17 @@ class ExperimentPlan:
         """All arms, the control first."""
         return (self.control, *self.challengers)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {name: getattr(self, name) for name in _PLAN} | {"challengers": list(self.challengers)}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ExperimentPlan:
-        """Return the plan that ``to_json`` wrote.
-
-        Raises:
-            InvalidInput: It has other fields.
-        """
-        fields = read_fields(data, _PLAN, kind="ExperimentPlan")
-        return cls(**{**fields, "challengers": tuple(fields["challengers"])})
+def _counts(events: Mapping[str, Proportion]) -> dict[str, list[int]]:
+    return {arm: [counts.events, counts.total] for arm, counts in events.items()}
 
 
-_PLAN = (*("release", "control", "challengers", "kpi", "better", "delta", "alpha", "phi", "randomised", "returning"),)
+def _proportions(data: Mapping[str, Sequence[int]], given: Mapping[str, Any]) -> dict[str, Proportion]:
+    """Counts are read knowing the ``plan``, which says how overdispersed they are."""
+    return {arm: Proportion(events=n[0], total=n[1], phi=given["plan"].phi) for arm, n in data.items()}
 
 
+@form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
     """An A/B/n release as far as it has been looked at; starts with ``Experiment(plan=...)``.
@@ -94,12 +88,12 @@ class Experiment:
         missing: Arms without data at the last look.
     """
 
-    plan: ExperimentPlan
+    plan: ExperimentPlan = field(metadata=stored(context=True))
     looks: int = 0
-    counters: Mapping[str, CounterState] = field(default_factory=dict)
+    counters: Mapping[str, CounterState] = field(default_factory=dict, metadata=LAST_VALUES)
     rates: Mapping[str, RateTest] = field(default_factory=dict)
     means: Mapping[str, MeanDifference] = field(default_factory=dict)
-    events: Mapping[str, Proportion] = field(default_factory=dict)
+    events: Mapping[str, Proportion] = field(default_factory=dict, metadata=stored(write=_counts, read=_proportions))
     moments: Mapping[str, Moments] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
@@ -172,45 +166,6 @@ class Experiment:
         if self.ratio is not None:
             found["arms/sample_ratio_p"] = self.ratio.p_value
         return {name: float(value) for name, value in found.items() if value is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole state as plain JSON values."""
-        return {
-            "plan": self.plan.to_json(),
-            "looks": self.looks,
-            "counters": {arm: state.last for arm, state in self.counters.items()},
-            "rates": {arm: test.to_json() for arm, test in self.rates.items()},
-            "means": {arm: test.to_json() for arm, test in self.means.items()},
-            "events": {arm: [counts.events, counts.total] for arm, counts in self.events.items()},
-            "moments": {arm: [m.count, m.total, m.squares] for arm, m in self.moments.items()},
-            "requests": dict(self.requests),
-            "weights": dict(self.weights),
-            "ratio": self.ratio.to_json() if self.ratio else None,
-            "missing": list(self.missing),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Experiment:
-        """Return the experiment that ``to_json`` wrote.
-
-        Raises:
-            InvalidInput: It has other fields.
-        """
-        state = read_fields(data, _STATE, kind="Experiment")
-        plan = ExperimentPlan.from_json(state["plan"])
-        return cls(
-            plan=plan,
-            looks=state["looks"],
-            counters={arm: CounterState(last=last) for arm, last in state["counters"].items()},
-            rates={arm: RateTest.from_json(test) for arm, test in state["rates"].items()},
-            means={arm: MeanDifference.from_json(test) for arm, test in state["means"].items()},
-            events={arm: Proportion(events=e, total=n, phi=plan.phi) for arm, (e, n) in state["events"].items()},
-            moments={arm: Moments(count=n, total=t, squares=q) for arm, (n, t, q) in state["moments"].items()},
-            requests=state["requests"],
-            weights=state["weights"],
-            ratio=SampleRatioTest.from_json(state["ratio"]) if state["ratio"] else None,
-            missing=tuple(state["missing"]),
-        )
 
     def _with_ratio(self, before: Experiment, grown: Mapping[str, Mapping[str, float]]) -> Experiment:
         """Count assignments; requests stand for them where no arm brings anybody back."""
@@ -290,14 +245,9 @@ class Experiment:
             "alpha": self.plan.alpha,
             "looks": self.looks,
             "requests": dict(self.requests),
-            "arms": {arm: interval.to_json() for arm, interval in self.intervals().items()},
+            "arms": {arm: to_json(interval) for arm, interval in self.intervals().items()},
             "sample_ratio": ratio,
         }
-
-
-_STATE = (
-    *("plan", "looks", "counters", "rates", "means", "events", "moments", "requests", "weights", "ratio", "missing"),
-)
 
 
 def _has(reading: Reading, kpi: str) -> bool:

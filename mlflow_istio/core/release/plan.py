@@ -10,6 +10,7 @@ from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersio
 from mlflow_istio.core.analysis.latency import LATENCY_MARGIN
 from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.core.release.guards.base import GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
@@ -19,6 +20,8 @@ NoData = Literal["hold", "rollback"]
 Undecided = Literal["rollback", "hold"]
 Default = Literal["approve", "reject"]
 Event = Literal["start", "increase", "promotion", "rollback"]
+
+_ALWAYS = stored(sparse=False, needed=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,7 @@ class GuardPlan(GuardTerms):
         return f"{self.name}: {kind_of(self).describe(self)}" + (f"; promotion needs {proof}" if proof else "")
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Approval:
     """Where a person must say yes.
@@ -69,6 +73,7 @@ class Approval:
             raise InvalidInput(f"approval_default is 'approve' or 'reject', not {self.default!r}")
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
     """An address that is asked by POST; only a 2xx lets the release go on.
@@ -90,6 +95,7 @@ class Webhook:
                 raise InvalidInput(f"webhook {self.url}: unknown event {event!r}: {nearest(event, get_args(Event))}")
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReleasePlan:
     """A progressive release.
@@ -127,16 +133,16 @@ class ReleasePlan:
     warmup: float = 0.0
     settle: float = 0.0
     deadline: float = 86400.0
-    guards: tuple[GuardPlan, ...] = ()
+    guards: tuple[GuardPlan, ...] = field(default=(), metadata=_ALWAYS)
     alpha: float = 0.05
     phi: float = 1.0
     alone_limit: float = 0.05
     no_data: NoData = "hold"
     undecided: Undecided = "rollback"
     promote: bool = True
-    approval: Approval | None = None
-    webhooks: tuple[Webhook, ...] = ()
-    source: Mapping[str, Any] = field(default_factory=dict)
+    approval: Approval | None = field(default=None, metadata=_ALWAYS)
+    webhooks: tuple[Webhook, ...] = field(default=(), metadata=_ALWAYS)
+    source: Mapping[str, Any] = field(default_factory=dict, metadata=stored(sparse=False))
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -212,48 +218,6 @@ def check_steps(strategy: str, steps: tuple[float, ...]) -> None:
             )
     if strategy == "shadow" and steps[0] == 0:
         raise InvalidInput("a shadow gets more than 0 percent")
-
-
-def plan_to_json(plan: ReleasePlan) -> dict[str, Any]:
-    """Plain JSON values; ``plan_from_json`` reads them back. What has its default is left out."""
-    return {
-        **_said(plan),
-        "guards": [{**_said(guard), "allowed": _said(guard.allowed)} for guard in plan.guards],
-        "approval": _said(plan.approval) if plan.approval else None,
-        "webhooks": [_said(hook) for hook in plan.webhooks],
-        "source": dict(plan.source),
-    }
-
-
-def plan_from_json(data: Mapping[str, Any]) -> ReleasePlan:
-    """Read what ``plan_to_json`` wrote.
-
-    Raises:
-        InvalidInput: It holds what this version does not know.
-    """
-    try:
-        guards = tuple(
-            GuardPlan(**{**_tuples(guard), "allowed": Allowed(**guard.get("allowed", {}))}) for guard in data["guards"]
-        )
-        approval = Approval(**_tuples(data["approval"])) if data["approval"] else None
-        webhooks = tuple(Webhook(**_tuples(hook)) for hook in data["webhooks"])
-        return ReleasePlan(**{**_tuples(data), "guards": guards, "approval": approval, "webhooks": webhooks})
-    except (TypeError, KeyError, AttributeError) as exc:
-        raise InvalidInput(f"the stored plan is of another version of mlflow-istio ({exc})") from exc
-
-
-def _said(value: Any) -> dict[str, Any]:
-    """The fields that differ from their defaults, tuples as lists."""
-    said = {}
-    for each in fields(value):
-        its = getattr(value, each.name)
-        if its != each.default and each.name not in ("guards", "allowed", "approval", "webhooks", "source"):
-            said[each.name] = list(its) if isinstance(its, tuple) else its
-    return said
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def auto_guards(margin: float | None = None, allowed: Allowed | None = None) -> tuple[GuardPlan, ...]:

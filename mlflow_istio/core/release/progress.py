@@ -10,8 +10,8 @@ from typing import Any
 
 from mlflow_istio.core.basics.stored import compact, form, from_json, stored, to_json
 from mlflow_istio.core.release.driver import Driver, Question
-from mlflow_istio.core.release.evidence import Evidence, evidence_from_json, evidence_to_json, no_evidence
-from mlflow_istio.core.release.plan import ReleasePlan, plan_from_json, plan_to_json
+from mlflow_istio.core.release.evidence import Evidence, no_evidence
+from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 MAX_BYTES = 64 * 1024
@@ -41,18 +41,14 @@ class Progress:
         verdict: Word and reason of the last look.
     """
 
-    plan: ReleasePlan = field(
-        metadata=stored(context=True, write=plan_to_json, read=lambda data, _given: plan_from_json(data))
-    )
+    plan: ReleasePlan = field(metadata=stored(context=True))
     started: datetime
     since: datetime
     step: int = -1
     traffic_since: datetime | None = None
     looks: int = 0
     revision: int = 0
-    evidence: Evidence = field(
-        metadata=stored(write=evidence_to_json, read=lambda data, given: evidence_from_json(data, given["plan"]))
-    )
+    evidence: Evidence
     missing_since: datetime | None = None
     paused_since: datetime | None = None
     passed: tuple[str, ...] = ()

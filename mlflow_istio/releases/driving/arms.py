@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult
+from mlflow_istio.core.basics.stored import compact, from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, ExperimentPlan
@@ -80,7 +81,7 @@ def analyse(desk: Desk, metrics: Metrics, name: str, options: ArmsOptions) -> An
     experiment = _stored(desk, run, _plan(endpoint, release, options))
     readings = metrics.read(name, experiment.plan.arms)
     experiment = experiment.look(readings, endpoint.traffic.weights)
-    state = {STATE: json.dumps(experiment.to_json(), separators=(",", ":"))}
+    state = {STATE: compact(to_json(experiment))}
     desk.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
     return Analysed(release=release, experiment=experiment, result=experiment.result())
 
@@ -193,7 +194,7 @@ def _stored(desk: Desk, run: str, plan: ExperimentPlan) -> Experiment:
     text = desk.runs.text(run, STATE)
     if text is None:
         return Experiment(plan=plan)
-    stored = Experiment.from_json(json.loads(text))
+    stored = from_json(Experiment, json.loads(text))
     if stored.plan.release != plan.release:
         return Experiment(plan=plan)
     if stored.plan == replace(plan, returning=stored.plan.returning):

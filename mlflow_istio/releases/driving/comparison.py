@@ -10,6 +10,7 @@ from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_metrics
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.objects import ready_replicas
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.comparison import Comparison, compare_records, table_csv
@@ -139,7 +140,7 @@ def _keep(
     texts = {
         TABLE_CSV: table_csv(comparison.table),
         TABLE_JSON: json.dumps(list(comparison.table), indent=2),
-        VERDICT_JSON: json.dumps(verdict.to_json(), indent=2),
+        VERDICT_JSON: json.dumps(to_json(verdict), indent=2),
     }
     try:
         desk.runs.keep(run, figures=figures, step=_next_step(desk, run), texts=texts)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import Wish
 from mlflow_istio.core.release.on_endpoint import opened
-from mlflow_istio.core.release.plan import ReleasePlan, plan_to_json
+from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import first_progress, progress_from_text
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of, warned
@@ -138,7 +139,7 @@ def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> Wish:
 
 def _fixed(plan: ReleasePlan) -> dict[str, Any]:
     """What the plan fixes whoever is stable, which a promotion changes."""
-    return {key: value for key, value in plan_to_json(plan).items() if key != "stable"}
+    return {key: value for key, value in to_json(plan).items() if key != "stable"}
 
 
 def _intended(desk: Desk, request: ReleaseRequest, release_id: str, fixed: Mapping[str, Any]) -> Release:

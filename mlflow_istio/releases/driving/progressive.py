@@ -14,6 +14,7 @@ from typing import Any
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.objects import name_of, ready_replicas
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.advance import (
@@ -35,7 +36,7 @@ from mlflow_istio.core.release.on_endpoint import (
     shifted,
     step_weights,
 )
-from mlflow_istio.core.release.plan import Event, Webhook, plan_to_json
+from mlflow_istio.core.release.plan import Event, Webhook
 from mlflow_istio.core.release.progress import Progress, alive, progress_from_text
 from mlflow_istio.errors import (
     ClusterError,
@@ -156,7 +157,7 @@ def _act(
             transition,
             action=word,
             reason=why.reason,
-            evidence=why.to_json(),
+            evidence=to_json(why),
             urgent=urgent,
             force=urgent and not seen.stable_ready,
             timeout=work.crew.timeout,
@@ -293,8 +294,8 @@ def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict
                 "release": release.id,
                 "endpoint": work.name,
                 "outcome": outcome,
-                "plan": plan_to_json(progress.plan),
-                "verdict": verdict.to_json(),
+                "plan": to_json(progress.plan),
+                "verdict": to_json(verdict),
                 "looks": progress.looks,
             },
             indent=2,

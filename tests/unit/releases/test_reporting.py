@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.moves.transitions import rollback as rolled_back
 from mlflow_istio.errors import NotFound
 from mlflow_istio.releases.ledger import catch_up
@@ -102,14 +103,14 @@ def test_the_verdict_that_closed_it_is_quoted_and_an_older_one_is_not() -> None:
         lambda now: rolled_back(now),
         action="rollback",
         reason=verdict.reason,
-        evidence=verdict.to_json(),
+        evidence=to_json(verdict),
     )
     data = gather(world.desk, "churn")
-    assert data.verdict == verdict.to_json()
+    assert data.verdict == to_json(verdict)
     run = str(data.run)
     world.runs.keep(run, texts={PLAN_ARTIFACT: json.dumps({"plan": {"alpha": 0.01}, "verdict": {"word": "advance"}})})
     assert gather(world.desk, "churn").plan == {"alpha": 0.01}
-    assert gather(world.desk, "churn").verdict == verdict.to_json()
+    assert gather(world.desk, "churn").verdict == to_json(verdict)
 
 
 def test_a_damaged_artifact_is_named_and_left_out() -> None:

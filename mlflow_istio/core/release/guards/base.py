@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
 
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.means import Direction
 from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, Allowed
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
 
+@form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardTerms:
     """What was said of one guard when the release began.
@@ -34,7 +35,7 @@ class GuardTerms:
     kind: str
     margin: float = 1.0
     weight: float = 1.0
-    allowed: Allowed = NOTHING_TO_PROVE
+    allowed: Allowed = field(default=NOTHING_TO_PROVE, metadata=stored(sparse=False))
     worse: Direction = "higher"
     limit: float | None = None
     slower_than: float | None = None
@@ -99,11 +100,3 @@ class GuardKind(ABC, Generic[ATest]):
     @abstractmethod
     def update(self, terms: GuardTerms, test: ATest, counts: IntervalCounts) -> ATest | None:
         """The test after an interval; None when its data are missing."""
-
-    def read(self, data: Mapping[str, Any]) -> ATest:
-        """The test that its ``to_json`` wrote.
-
-        Raises:
-            InvalidInput: It is of another version.
-        """
-        return self.test.from_json(data)

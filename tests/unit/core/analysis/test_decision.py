@@ -15,6 +15,7 @@ from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
 from mlflow_istio.core.analysis.rate_test import DRIFT_ASSUMPTION, RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -202,7 +203,7 @@ def test_a_candidate_nothing_speaks_against(options, word, reason):
     verdict = decide([GOOD.guard("errors", alpha=0.05)], **options)
     assert verdict.word == word
     assert reason in verdict.reason
-    json.dumps(verdict.to_json(), allow_nan=False)
+    json.dumps(to_json(verdict), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_enough_evidence_rolls_back_whatever_else_is_the_matter(options):
     assert verdict.reason.startswith("The candidate is worse: errors, 5% of 10,000 requests")
     assert "once in a million or more releases" in verdict.reason
     assert ("don't fit the weights" in verdict.reason) == ("sample_ratio" in options)
-    json.dumps(verdict.to_json(), allow_nan=False)
+    json.dumps(to_json(verdict), allow_nan=False)
 
 
 def test_the_sentence_says_how_rare_such_evidence_is():

@@ -7,6 +7,7 @@ import pytest
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, crossing, finite
 from mlflow_istio.core.analysis.packing import pack_floats, unpack_floats
 from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -28,7 +29,7 @@ def test_a_falling_function_swaps_the_ends():
 
 
 def test_json_has_no_infinity():
-    assert Interval(lower=-math.inf, upper=math.inf, estimate=None).to_json() == {
+    assert to_json(Interval(lower=-math.inf, upper=math.inf, estimate=None)) == {
         "lower": None,
         "upper": None,
         "estimate": None,
@@ -48,20 +49,21 @@ def test_crossing_finds_the_zero_or_says_it_lies_beyond():
 
 def test_packed_numbers_come_back_bit_by_bit():
     values = (0.1, -1e-300, 1e300, 0.0, 1 / 3)
-    assert unpack_floats(pack_floats(values), count=5, field="x") == values
+    assert unpack_floats(pack_floats(values), {}) == values
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("%%%", "isn't packed numbers"), ("AAAA", "isn't packed numbers"), ("", "holds 0 numbers")]
+    ("text", "message"),
+    [("%%%", "must be packed numbers"), ("AAAA", "must be packed numbers"), (5, "must be packed numbers")],
 )
 def test_text_that_holds_other_numbers_is_refused(text, message):
     with pytest.raises(InvalidInput, match=message):
-        unpack_floats(text, count=1, field="x")
+        unpack_floats(text, {})
 
 
 def test_a_verdict_has_one_of_four_words_and_a_reason():
     verdict = Verdict(word="hold", reason="Waiting.", evidence={"n": 1})
-    assert verdict.to_json() == {"word": "hold", "reason": "Waiting.", "evidence": {"n": 1}}
+    assert to_json(verdict) == {"word": "hold", "reason": "Waiting.", "evidence": {"n": 1}}
     with pytest.raises(InvalidInput, match="advance, hold, rollback, inconclusive"):
         Verdict(word="promote", reason="x")
     with pytest.raises(InvalidInput, match="needs its reason"):

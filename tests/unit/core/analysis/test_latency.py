@@ -11,6 +11,7 @@ from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
 from mlflow_istio.core.analysis.quantiles import quantile_sequence
 from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
 EDGES = (5.0, 10.0, 25.0, 50.0, 100.0, math.inf)
@@ -59,7 +60,7 @@ def test_histograms_of_two_intervals_add_up():
         (lambda: choose_edges(buckets(0, 0, 0, 0, 0, 0)), "send it traffic"),
         (lambda: quantile_sequence(STABLE, 0.0, 0.05), "quantile"),
         (lambda: quantile_sequence(STABLE, 0.5, 0.0), "alpha"),
-        (lambda: LatencyTest.from_json({}), "missing fields"),
+        (lambda: from_json(LatencyTest, {}), "missing fields"),
     ],
 )
 def test_bad_values_are_refused_with_what_to_do(make, message):
@@ -94,7 +95,7 @@ def test_the_strongest_average_stays_in_the_p_value():
 
 def test_state_comes_back_equal():
     test = LatencyTest.at([10.0, 25.0], margin=1.5, phi=2.0, late=0.0).update(buckets(0, 10, 60, 90, 99, 100), STABLE)
-    assert LatencyTest.from_json(json.loads(json.dumps(test.to_json()))) == test
+    assert from_json(LatencyTest, json.loads(json.dumps(to_json(test)))) == test
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from mlflow_istio.core.analysis.means import MeanDifference, Moments, mean_sequence, tightness
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -119,7 +120,7 @@ def test_a_drift_that_both_versions_share_is_no_difference():
 
 def test_state_comes_back_equal():
     test = MeanDifference(worse="lower", margin=0.5, tightest_at=300).update(A, B).update(Moments.of([1.5]), B)
-    assert MeanDifference.from_json(json.loads(json.dumps(test.to_json()))) == test
+    assert from_json(MeanDifference, json.loads(json.dumps(to_json(test)))) == test
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_state_comes_back_equal():
         (lambda: MeanDifference().confidence_sequence(1.0), "alpha"),
         (lambda: mean_sequence(A, 0.0), "alpha"),
         (lambda: mean_sequence(A, 0.05, tightest_at=-1), "tightest_at"),
-        (lambda: MeanDifference.from_json({}), "missing fields"),
+        (lambda: from_json(MeanDifference, {}), "missing fields"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, message):

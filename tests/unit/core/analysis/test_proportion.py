@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom
 
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -106,7 +107,7 @@ def test_objective_shows_the_rates_own_sequence():
 
 def test_state_comes_back_equal():
     test = ObjectiveTest(limit=0.01, counts=Proportion(phi=2.0)).update(10, 100).update(0, 5)
-    assert ObjectiveTest.from_json(json.loads(json.dumps(test.to_json()))) == test
+    assert from_json(ObjectiveTest, json.loads(json.dumps(to_json(test)))) == test
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_state_comes_back_equal():
         (lambda: Proportion(events=1, total=2).log_e_value(0.0), "rate"),
         (lambda: Proportion().update(2, 1), "events"),
         (lambda: Proportion().confidence_sequence(2.0), "alpha"),
-        (lambda: ObjectiveTest.from_json({"limit": 0.1}), "missing fields"),
+        (lambda: from_json(ObjectiveTest, {"limit": 0.1}), "missing fields"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, message):

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import dirichlet_multinomial, multinomial
 
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -67,4 +68,4 @@ def test_negative_counts_and_bad_alpha_are_refused():
 
 def test_state_comes_back_equal():
     test = SampleRatioTest.of({"a": 90, "b": 10}).update({"a": 80}).reweighted({"a": 1, "b": 1}).update({"b": 3})
-    assert SampleRatioTest.from_json(json.loads(json.dumps(test.to_json()))) == test
+    assert from_json(SampleRatioTest, json.loads(json.dumps(to_json(test)))) == test

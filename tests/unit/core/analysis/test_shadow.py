@@ -8,6 +8,7 @@ import pytest
 from mlflow_istio.core.analysis.answers import AnswerRule, compare_answers
 from mlflow_istio.core.analysis.shadow import MOST_DIFFERENT, ShadowRecord, ShadowTally, join_records
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_figures, shadow_metrics
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
 NUMBERS = AnswerRule(kind="numbers", absolute=0.1, relative=0.01)
@@ -151,8 +152,8 @@ def test_state_comes_back_equal_but_for_the_scorer():
 
     rule = AnswerRule(kind="text", similarity=0.5, scorer=scorer)
     tally = tally_of([((["a"],), (["b"],)), ((["a"],), (["a", "b"],)), ((["a"],), (["a"],))], rule)
-    assert ShadowTally.from_json(json.loads(json.dumps(tally.to_json(), allow_nan=False)), scorer=scorer) == tally
-    assert ShadowTally.from_json(tally.to_json()).rule.scorer is None
+    assert from_json(ShadowTally, json.loads(json.dumps(to_json(tally), allow_nan=False)), scorer=scorer) == tally
+    assert from_json(ShadowTally, to_json(tally)).rule.scorer is None
 
 
 def many(agree, differ, *, slowdown=1.0, candidate_failed=0, rule=None):
@@ -211,7 +212,7 @@ def test_verdict_of_a_comparison(tally, limits, options, word, reason):
     verdict = judge_shadow(tally, limits, **options)
     assert verdict.word == word
     assert reason in verdict.reason
-    json.dumps(verdict.to_json(), allow_nan=False)
+    json.dumps(to_json(verdict), allow_nan=False)
 
 
 def test_too_many_unmatched_requests_never_advance():
@@ -258,7 +259,7 @@ def test_a_mean_that_is_not_bounded_yet_gives_its_estimate_only():
         (lambda: ShadowLimits(agreement=0.9, unmatched=2.0), "unmatched"),
         (lambda: shadow_figures(ShadowTally(rule=AnswerRule()), alpha=0.0), "alpha"),
         (lambda: judge_shadow(ShadowTally(rule=AnswerRule()), LIMITS, alpha=1.0), "alpha"),
-        (lambda: ShadowTally.from_json({}), "missing fields"),
+        (lambda: from_json(ShadowTally, {}), "missing fields"),
     ],
 )
 def test_bad_values_are_refused_by_name(make, message):

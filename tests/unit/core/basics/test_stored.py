@@ -64,6 +64,26 @@ class Party:
     secret: str = field(default="none", metadata=NOT_STORED)
 
 
+@form(row=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    count: int = 0
+    total: float | None = None
+
+
+@form(whole=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    peak: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally(Base):
+    events: int = field(default=0, metadata=stored(name="ours", place=0))
+    requests: int = field(default=0, metadata=stored(name="ours", place=1))
+    sums: Sums = field(default_factory=Sums)
+
+
 @form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whole:
@@ -156,6 +176,16 @@ def with_parts(**parts: Any) -> dict[str, Any]:
         (Party, with_parts(mood=[]), "stored Party: mood: must be one of good, bad, not []"),
         (Party, with_parts(openDoor=1), "stored Party: openDoor: must be true or false, not 1"),
         (Party, with_parts(house=["long"] * 99), "not ['long', 'long', 'long', 'long', 'long', 'long', 'long', ..."),
+        (Party, with_parts(weight={}), "stored Party: weight: can't be read (KeyError('kg'))"),
+        (Tally, {"peak": 1, "ours": [1, 2]}, "stored Tally: missing fields: sums ("),
+        (Tally, {"peak": 1, "ours": [1], "sums": [1, 2]}, "stored Tally: ours: must be a list of more than 1, not [1]"),
+        (Tally, {"peak": 1, "ours": [1, ""], "sums": [1, 2]}, "stored Tally: ours[1]: must be a whole number, not ''"),
+        (
+            Tally,
+            {"peak": 1, "ours": [1, 2], "sums": [1]},
+            "stored Tally: sums: must be a list of count, total, not [1]",
+        ),
+        (Tally, {"peak": 1, "ours": [1, 2], "sums": ["", 1]}, "stored Tally: sums.count: must be a whole number"),
         (Whole, {"rank": 1, "city": "x", "more": 1}, "missing fields: floor and unknown fields: more"),
     ],
 )
@@ -164,6 +194,12 @@ def test_what_does_not_fit_is_named_by_its_path_on_one_line(kind: type, data: An
         from_json(kind, data)
     assert says in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_fields_that_belong_together_stand_in_a_list() -> None:
+    tally = Tally(peak=1.5, events=2, requests=3, sums=Sums(count=4))
+    assert to_json(tally) == {"peak": 1.5, "ours": [2, 3], "sums": [4, None]}
+    assert from_json(Tally, to_json(tally)) == tally
 
 
 def test_a_whole_form_takes_exactly_its_keys() -> None:

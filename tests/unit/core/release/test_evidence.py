@@ -12,11 +12,10 @@ from mlflow_istio.core.analysis.means import MeanDifference
 from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.release.evidence import (
     Evidence,
     Look,
-    evidence_from_json,
-    evidence_to_json,
     no_evidence,
     taken_in,
 )
@@ -259,10 +258,10 @@ def test_everything_reads_back_as_it_was_written() -> None:
     plan = a_plan(guards=(FIXED, SLOW, SLO, SPEND, CLICKS, GuardPlan(name="errors", kind="errors")))
     looks = ((numbers(0, 0), numbers(0, 0)), (numbers(40, 5.2), numbers(40, 5.1)))
     found, _ = fed(plan, *looks, evidence=no_evidence(plan).reweighted({"v1": 50, "v2": 50}))
-    assert evidence_from_json(evidence_to_json(found), plan) == found
-    assert evidence_from_json(evidence_to_json(no_evidence(plan)), plan) == no_evidence(plan)
+    assert from_json(Evidence, to_json(found), plan=plan) == found
+    assert from_json(Evidence, to_json(no_evidence(plan)), plan=plan) == no_evidence(plan)
     with pytest.raises(InvalidInput, match="unknown fields"):
-        evidence_from_json({**evidence_to_json(found), "new": 1}, plan)
+        from_json(Evidence, {**to_json(found), "new": 1}, plan=plan)
 
 
 def test_figures_are_named_as_the_report_reads_them() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from mlflow_istio.core.analysis.measures import KpiCounts
+from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.release.experiment import Experiment, ExperimentPlan
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.testing import InMemoryMetrics
@@ -31,7 +32,7 @@ class Looks:
     def look(self) -> Experiment:
         readings = self.metrics.read("m", self.experiment.plan.arms)
         looked = self.experiment.look(readings, self.weights)
-        self.experiment = Experiment.from_json(json.loads(json.dumps(looked.to_json())))
+        self.experiment = from_json(Experiment, json.loads(json.dumps(to_json(looked))))
         assert self.experiment == looked
         return looked
 
@@ -209,4 +210,4 @@ def test_a_kpi_that_one_arm_lacks_is_missing_data() -> None:
 
 def test_a_state_of_another_shape_is_refused() -> None:
     with pytest.raises(InvalidInput, match="Experiment"):
-        Experiment.from_json({"plan": {}})
+        from_json(Experiment, {"plan": {}})

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.release.guards.base import GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.installed import GROUP, installed_kind
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.plan import GuardPlan, describe_plan
 from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.release import ReleaseOptions, plan_of
+from mlflow_istio.options.release import ReleaseOptions
+from mlflow_istio.options.release_plan import plan_of
 from tests.support.endpoint_values import an_endpoint
 from tests.support.release_values import Journey, a_plan
 from tests.unit.core.release.toy_guards import Blocks
@@ -64,7 +66,7 @@ def test_a_rule_that_fires_rolls_back_in_two_looks_through_the_whole_engine() ->
     ):
         assert type(calm.look(*looked)).__name__ != "RollBack"
     test = calm.progress.evidence.tests["gross"]
-    assert (test.to_json()["looks"], test.log_e_value) == (1, 0.0)  # never two in a row while the stable was well
+    assert (to_json(test)["looks"], test.log_e_value) == (1, 0.0)  # never two in a row while the stable was well
 
 
 def blocks_of(errors: int) -> tuple[list[str], str]:

@@ -7,12 +7,10 @@ kinds is not cut to the ones it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent
-from mlflow_istio.core.analysis.packing import read_fields
 from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts
@@ -35,13 +33,6 @@ class PlainTest(GuardTest):
 
     def words(self) -> str:
         raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PlainTest:
-        return cls(**read_fields(data, tuple(field.name for field in fields(cls)), kind=cls.__name__))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
