@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, cast
 
 import pytest
@@ -20,13 +21,14 @@ from mlflow_istio.core.basics.objects import Object, annotations_of, with_annota
 from mlflow_istio.core.basics.stored import compact, from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation, endpoint_from, state_annotations
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Destination
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.moves.claims import Claim, claims_in
 from mlflow_istio.core.policy.routes import policy_annotation, written_policy
 from mlflow_istio.core.policy.settings import Policy
 from mlflow_istio.core.release.experiment import Experiment
 from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
+from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases.driving.notifications import _noted, to_be_told
 from mlflow_istio.verbs.plans import read_plan
 from tests.golden import FOLDER, OPTION
@@ -70,8 +72,12 @@ def _holding(annotations: Any, kind: str = "VirtualService") -> Object:
 
 def _read_endpoint(text: str) -> Endpoint:
     """The traffic stands in routes, not in annotations, so it is taken from the value itself."""
-    traffic = {_file(state_annotations(endpoint)): endpoint.traffic for endpoint in values.ENDPOINTS.values()}
-    return endpoint_from(_holding(json.loads(text)), "churn", traffic.get(text, values.EVERYTHING))
+    return endpoint_from(_holding(json.loads(text)), "churn", _traffics().get(text, values.EVERYTHING))
+
+
+@cache
+def _traffics() -> dict[str, Traffic]:
+    return {_file(state_annotations(endpoint)): endpoint.traffic for endpoint in values.ENDPOINTS.values()}
 
 
 def _on_rule(policy: Policy) -> str:
@@ -174,6 +180,42 @@ def test_a_value_is_stored_as_the_version_before_stored_it(
     if '"cut":' not in text:
         assert read == value
         assert list(_destinations(read)) == list(_destinations(value))
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] != "note"])
+def test_whatever_is_damaged_in_it_reading_says_so_in_one_line_or_takes_it(kind: str, name: str) -> None:
+    document = json.loads((STORED / kind / f"{name}.json").read_text(encoding="utf-8"))
+    messages = []
+    for damaged in _damaged_document(kind, document):
+        try:
+            KINDS[kind].read(json.dumps(damaged))
+        except InvalidInput as exc:
+            messages.append(exc.message)
+    assert not [message for message in messages if "\n" in message]
+    assert messages or not document
+
+
+def _damaged_document(kind: str, document: Any) -> Iterator[Any]:
+    """A stored document with one part of it replaced or taken away; where it is several annotations, in each of them."""
+    if kind in ("endpoint", "policy", "rule"):
+        for key, text in document.items():
+            if text.startswith(("{", "[")):
+                yield from ({**document, key: json.dumps(part)} for part in _damaged(json.loads(text)))
+    elif kind == "replica":
+        yield from ({**document, "replica": part} for part in _damaged(document["replica"]))
+    else:
+        yield from _damaged(document)
+
+
+def _damaged(value: Any) -> Iterator[Any]:
+    yield from (None, 5, "x", [], {"x": 1}, True)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            yield from ({**value, key: other} for other in _damaged(part))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from ([*value[:index], other, *value[index + 1 :]] for other in _damaged(part))
 
 
 def _destinations(value: Any) -> Iterator[str]:

@@ -66,7 +66,7 @@ class CounterState:
 
 LAST_VALUES = stored(
     write=lambda states: {name: state.last for name, state in states.items()},
-    read=lambda data, _given: {name: CounterState(last=last) for name, last in data.items()},
+    read=lambda data, _context: {name: CounterState(last=last) for name, last in data.items()},
 )
 """``metadata`` of a field that holds names and their states: each is stored as its last values."""
 

@@ -20,7 +20,7 @@ def pack_floats(values: Sequence[float]) -> str:
     return base64.b64encode(np.asarray(values, dtype="<f8").tobytes()).decode("ascii")
 
 
-def unpack_floats(text: str, _given: Mapping[str, Any]) -> tuple[float, ...]:
+def unpack_floats(text: str, _context: Mapping[str, Any]) -> tuple[float, ...]:
     """Return the numbers that `pack_floats` wrote.
 
     Raises:

@@ -115,7 +115,7 @@ class DifferentRequest:
 
     request_id: str
     difference: float = field(
-        metadata=stored(write=finite, read=lambda data, _given: math.inf if data is None else data)
+        metadata=stored(write=finite, read=lambda data, _context: math.inf if data is None else data)
     )
     note: str
 

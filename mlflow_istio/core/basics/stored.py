@@ -55,13 +55,13 @@ def stored(
         context: Whether the fields after it, and all in them, are read knowing it.
         write: Makes its JSON, where its type doesn't say how.
         read: Reads that.
-        derived: It isn't written; works it out from the whole object and what is known around it.
+        derived: It isn't written, but follows from the whole object and what is known around it.
     """
     return locals()
 
 
-NOT_STORED: Mapping[str, Any] = stored(derived=lambda _data, _given: MISSING)
-"""``metadata`` of a field that isn't written: whoever reads gives it by its name, or it has its default."""
+NOT_STORED: Mapping[str, Any] = stored(derived=lambda _data, _context: MISSING)
+"""``metadata`` of a field that isn't written: whoever reads names it in the context, or it has its default."""
 
 
 def form(
@@ -75,13 +75,13 @@ def form(
         whole: Whether each key must be there, and no other.
         row: Whether it is written as a list of its fields.
     """
-    told = {"sparse": sparse, "closed": closed or whole, "whole": whole or row, "row": row}
+    settings = {"sparse": sparse, "closed": closed or whole, "whole": whole or row, "row": row}
 
-    def noted(kind: type[Value]) -> type[Value]:
-        _FORMS[kind] = told
+    def register(kind: type[Value]) -> type[Value]:
+        _FORMS[kind] = settings
         return kind
 
-    return noted
+    return register
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -89,19 +89,19 @@ def to_json(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", _written(value))
 
 
-def from_json(kind: type[Value], data: Any, **given: Any) -> Value:
+def from_json(kind: type[Value], data: Any, **context: Any) -> Value:
     """The value that ``to_json`` made this of.
 
     Args:
         kind: Its class.
         data: Its JSON.
-        given: Fields that aren't stored, and what else its parts are read with.
+        context: What its parts are read knowing; fields that aren't stored, too.
 
     Raises:
         InvalidInput: It doesn't fit; names the path of what doesn't.
     """
     try:
-        return cast("Value", _read(_form_of(cast("Any", kind)), data, given))
+        return cast("Value", _read(_form_of(cast("Any", kind)), data, context))
     except _Misfit as exc:
         path = "".join(reversed(exc.path)).removeprefix(".")
         raise InvalidInput(f"stored {kind.__name__}: {path}{': ' if path else ''}{exc}") from exc.__cause__
@@ -154,49 +154,49 @@ class _Form:
 
 @cache
 def _form_of(kind: Any) -> _Form:
-    told_of_kind = next((_FORMS[base] for base in kind.__mro__ if base in _FORMS), {})
-    whole = told_of_kind.get("whole", False)
+    class_settings = next((_FORMS[base] for base in kind.__mro__ if base in _FORMS), {})
+    whole = class_settings.get("whole", False)
     hints = get_type_hints(kind)
     parts: list[_Part] = []
     known: set[str] = set()
     needed: set[str] = set()
     for field in fields(kind):
-        told = field.metadata or stored()
-        part = _part(field, hints[field.name], told, told_of_kind.get("sparse", False))
+        settings = field.metadata or stored()
+        part = _part(field, hints[field.name], settings, class_settings.get("sparse", False))
         parts.append(part)
         if part.flat:
             known |= part.flat
             needed |= part.flat if whole else _form_of(hints[field.name]).needed
         elif part.write is not None:
             known.add(part.key)
-            needed |= {part.key} if part.default is MISSING or told["needed"] or whole else set()
+            needed |= {part.key} if part.default is MISSING or settings["needed"] or whole else set()
     return _Form(
         kind=kind,
         parts=tuple(parts),
         known=frozenset(known),
         needed=frozenset(needed),
-        closed=told_of_kind.get("closed", False),
-        row=told_of_kind.get("row", False),
+        closed=class_settings.get("closed", False),
+        row=class_settings.get("row", False),
     )
 
 
-def _part(field: Field[Any], hint: Any, told: Mapping[str, Any], sparse: bool) -> _Part:
+def _part(field: Field[Any], hint: Any, settings: Mapping[str, Any], sparse: bool) -> _Part:
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    write, read = told["write"], told["derived"]
-    if told["read"] is not None:
-        read = _own(told["read"])
-    if read is None or (write is None and told["derived"] is None):
-        write, read = (mine or typed for mine, typed in zip((write, read), _codec(hint), strict=True))
+    write, read = settings["write"], settings["derived"]
+    if settings["read"] is not None:
+        read = _own(settings["read"])
+    if read is None or (write is None and settings["derived"] is None):
+        write, read = (own or by_type for own, by_type in zip((write, read), _codec(hint), strict=True))
     return _Part(
         attribute=field.name,
-        key=told["name"] or field.name,
-        place=told["place"],
+        key=settings["name"] or field.name,
+        place=settings["place"],
         default=default,
-        sparse=default is not MISSING and (sparse if told["sparse"] is None else told["sparse"]),
-        flat=_form_of(hint).known if told["flat"] else frozenset(),
-        context=told["context"],
+        sparse=default is not MISSING and (sparse if settings["sparse"] is None else settings["sparse"]),
+        flat=_form_of(hint).known if settings["flat"] else frozenset(),
+        context=settings["context"],
         write=write,
-        read=read,
+        read=read if settings["place"] is None else _nth(settings["place"], read),
     )
 
 
@@ -217,31 +217,34 @@ def _written(value: Any) -> Any:
     return list(obj.values()) if form.row else obj
 
 
-def _read(form: _Form, data: Any, given: Mapping[str, Any]) -> Any:
+def _read(form: _Form, data: Any, context: Mapping[str, Any]) -> Any:
     if form.row:
         keys = [part.key for part in form.parts if part.write is not None]
         if not isinstance(data, list | tuple) or len(data) != len(keys):
             raise _Misfit.of(f"a list of {', '.join(keys)}", data)
         data = dict(zip(keys, data, strict=True))
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise _Misfit.of("an object", data)
-    wrong = {"missing": form.needed - data.keys(), "unknown": data.keys() - form.known if form.closed else ()}
-    if any(wrong.values()):
-        words = [f"{what} fields: {', '.join(sorted(keys))}" for what, keys in wrong.items() if keys]
+    if not form.needed <= data.keys() or (form.closed and not form.known >= data.keys()):
+        problems = {"missing": form.needed - data.keys(), "unknown": data.keys() - form.known if form.closed else ()}
+        words = [f"{what} fields: {', '.join(sorted(keys))}" for what, keys in problems.items() if keys]
         raise _Misfit(f"{' and '.join(words)} (another version of mlflow-istio may have written it)")
     values: dict[str, Any] = {}
-    for part in form.parts:
-        if part.write is None:
-            content = given[part.attribute] if part.attribute in given else part.read(data, given)
-            if content is not MISSING:
-                values[part.attribute] = content
-        elif part.flat:
-            values[part.attribute] = part.read({key: data[key] for key in part.flat & data.keys()}, given)
-        elif part.key in data:
-            read = part.read if part.place is None else _nth(part.place, part.read)
-            values[part.attribute] = _inside(f".{part.key}", read, data[part.key], given)
-        if part.context:
-            given = {**given, part.attribute: values[part.attribute]}
+    part = form.parts[0]
+    try:
+        for part in form.parts:
+            if part.write is None:
+                content = context[part.attribute] if part.attribute in context else part.read(data, context)
+                if content is not MISSING:
+                    values[part.attribute] = content
+            elif part.flat:
+                values[part.attribute] = part.read({key: data[key] for key in part.flat & data.keys()}, context)
+            elif part.key in data:
+                values[part.attribute] = part.read(data[part.key], context)
+            if part.context:
+                context = {**context, part.attribute: values[part.attribute]}
+    except (_Misfit, InvalidInput) as exc:
+        raise _found_in("" if part.flat else f".{part.key}", exc) from exc.__cause__
     try:
         return form.kind(**values)
     except InvalidInput as exc:
@@ -249,24 +252,26 @@ def _read(form: _Form, data: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _nth(place: int, read: Read) -> Read:
-    def read_nth(data: Any, given: Mapping[str, Any]) -> Any:
+    def read_nth(data: Any, context: Mapping[str, Any]) -> Any:
         if not isinstance(data, list | tuple) or len(data) <= place:
             raise _Misfit.of(f"a list of more than {place}", data)
-        return _inside(f"[{place}]", read, data[place], given)
+        return _inside(f"[{place}]", read, data[place], context)
 
     return read_nth
 
 
-def _inside(step: str, read: Read, data: Any, given: Mapping[str, Any]) -> Any:
+def _inside(step: str, read: Read, data: Any, context: Mapping[str, Any]) -> Any:
     try:
-        return read(data, given)
-    except _Misfit as exc:
-        exc.path.append(step)
-        raise
-    except InvalidInput as exc:  # a field's own reader
-        misfit = _Misfit(exc.message)
-        misfit.path.append(step)
-        raise misfit from exc
+        return read(data, context)
+    except (_Misfit, InvalidInput) as exc:
+        raise _found_in(step, exc) from exc.__cause__
+
+
+def _found_in(step: str, problem: _Misfit | InvalidInput) -> _Misfit:
+    """What a reader of ours, or a field's own, complained of, one step farther out."""
+    misfit = problem if isinstance(problem, _Misfit) else _Misfit(problem.message)
+    misfit.path.append(step)
+    return misfit
 
 
 def _codec(hint: Any) -> tuple[Write, Read]:
@@ -285,16 +290,20 @@ def _codec(hint: Any) -> tuple[Write, Read]:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(*_codec(args[1]))
     if hasattr(hint, "__dataclass_fields__"):
-        return _written, lambda data, given: _read(_form_of(hint), data, given)
-    return _same, lambda data, _given: data
+        return _written, lambda data, context: _read(_form_of(hint), data, context)
+    return _same, _raw
 
 
 def _same(value: Any) -> Any:
     return value
 
 
+def _raw(data: Any, _context: Mapping[str, Any]) -> Any:
+    return data
+
+
 def _scalar(kinds: tuple[type, ...], wanted: str) -> Read:
-    def read(data: Any, _given: Mapping[str, Any]) -> Any:
+    def read(data: Any, _context: Mapping[str, Any]) -> Any:
         if not isinstance(data, kinds) or (isinstance(data, bool) and bool not in kinds):
             raise _Misfit.of(wanted, data)
         return data
@@ -303,7 +312,7 @@ def _scalar(kinds: tuple[type, ...], wanted: str) -> Read:
 
 
 def _one_of(words: tuple[Any, ...]) -> Read:
-    def read(data: Any, _given: Mapping[str, Any]) -> Any:
+    def read(data: Any, _context: Mapping[str, Any]) -> Any:
         if data not in words:
             raise _Misfit.of(f"one of {', '.join(map(str, words))}", data)
         return data
@@ -312,18 +321,18 @@ def _one_of(words: tuple[Any, ...]) -> Read:
 
 
 def _own(read: Read) -> Read:
-    """A field's own reader, which needn't look at the shape of what it is given."""
+    """A field's own reader, which needn't look at the shape of what it is context."""
 
-    def read_own(data: Any, given: Mapping[str, Any]) -> Any:
+    def read_own(data: Any, context: Mapping[str, Any]) -> Any:
         try:
-            return read(data, given)
+            return read(data, context)
         except (AttributeError, LookupError, TypeError, ValueError) as exc:
             raise _Misfit(f"can't be read ({exc!r})") from exc
 
     return read_own
 
 
-def _time(data: Any, _given: Mapping[str, Any]) -> datetime:
+def _time(data: Any, _context: Mapping[str, Any]) -> datetime:
     try:
         return datetime.fromisoformat(data)
     except (TypeError, ValueError) as exc:
@@ -333,7 +342,7 @@ def _time(data: Any, _given: Mapping[str, Any]) -> datetime:
 def _optional(write: Write, read: Read) -> tuple[Write, Read]:
     return (
         lambda value: None if value is None else write(value),
-        lambda data, given: None if data is None else read(data, given),
+        lambda data, context: None if data is None else read(data, context),
     )
 
 
@@ -341,18 +350,20 @@ def _tuple(codecs: list[tuple[Write, Read]], *, any_length: bool) -> tuple[Write
     def each(values: Sequence[Any]) -> Iterable[tuple[Any, tuple[Write, Read]]]:
         return zip(values, codecs * len(values) if any_length else codecs, strict=True)
 
-    def read(data: Any, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    def read(data: Any, context: Mapping[str, Any]) -> tuple[Any, ...]:
         if not isinstance(data, list | tuple) or not (any_length or len(data) == len(codecs)):
             raise _Misfit.of("a list" if any_length else f"a list of {len(codecs)}", data)
-        return tuple(_inside(f"[{index}]", codec[1], value, given) for index, (value, codec) in enumerate(each(data)))
+        return tuple(_inside(f"[{index}]", codec[1], value, context) for index, (value, codec) in enumerate(each(data)))
 
     return lambda values: [codec[0](value) for value, codec in each(values)], read
 
 
 def _mapping(write: Write, read: Read) -> tuple[Write, Read]:
-    def read_all(data: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(data, Mapping):
+    def read_all(data: Any, context: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(data, dict):
             raise _Misfit.of("an object", data)
-        return {key: _inside(f".{key}", read, value, given) for key, value in data.items()}
+        if read is _raw:
+            return dict(data)
+        return {key: _inside(f".{key}", read, value, context) for key, value in data.items()}
 
-    return lambda values: {key: write(value) for key, value in values.items()}, read_all
+    return dict if write is _same else lambda values: {key: write(value) for key, value in values.items()}, read_all

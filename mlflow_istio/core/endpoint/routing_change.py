@@ -54,7 +54,7 @@ class RoutingChange:
     resource_version: str = field(default="", metadata=stored(name="resourceVersion"))
     evidence: Mapping[str, Any] = field(default_factory=dict)
     stable: Destination | None = field(default=None, metadata=stored(sparse=True))
-    whole: bool = field(default=True, metadata=stored(derived=lambda change, _given: change.get("cut") != "traffic"))
+    whole: bool = field(default=True, metadata=stored(derived=lambda change, _context: change.get("cut") != "traffic"))
 
     @property
     def tag_key(self) -> str:

@@ -20,13 +20,13 @@ def _port(number: int) -> Object:
     return {"number": number}
 
 
-def _number(port: Any, _given: Mapping[str, Any]) -> Any:
+def _number(port: Any, _context: Mapping[str, Any]) -> Any:
     return (port or {}).get("number")
 
 
-def _is_foreign(destination: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+def _is_foreign(destination: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
     """A destination is read knowing its ``endpoint``, the host of its own deployments; without it names don't matter."""
-    endpoint = given.get("endpoint")
+    endpoint = context.get("endpoint")
     return endpoint is not None and endpoint != str(destination["host"])
 
 

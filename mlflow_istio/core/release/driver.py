@@ -63,7 +63,7 @@ class Course:
         verdict: Word and reason of the last look, or None.
     """
 
-    steps: tuple[float, ...] = field(metadata=stored(name="plan", read=lambda plan, _given: tuple(plan["steps"])))
+    steps: tuple[float, ...] = field(metadata=stored(name="plan", read=lambda plan, _context: tuple(plan["steps"])))
     step: int
     looks: int
     question: Question | None

@@ -23,9 +23,9 @@ ENOUGH_TO_SEE = 20
 """Requests of a stable in one interval from which on "every one failed" means that it serves nothing."""
 
 
-def _read_tests(data: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, GuardTest]:
+def _read_tests(data: Mapping[str, Any], context: Mapping[str, Any]) -> Mapping[str, GuardTest]:
     """Tests are read knowing the ``plan``, whose guards say of which class they are."""
-    kinds = {guard.name: kind_of(guard) for guard in given["plan"].guards}
+    kinds = {guard.name: kind_of(guard) for guard in context["plan"].guards}
     if unknown := sorted(data.keys() - kinds.keys()):
         raise InvalidInput(f"there is no guard '{unknown[0]}' in the plan")
     return {name: from_json(kinds[name].test, test) for name, test in data.items()}

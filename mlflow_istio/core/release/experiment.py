@@ -64,9 +64,9 @@ def _counts(events: Mapping[str, Proportion]) -> dict[str, list[int]]:
     return {arm: [counts.events, counts.total] for arm, counts in events.items()}
 
 
-def _proportions(data: Mapping[str, Sequence[int]], given: Mapping[str, Any]) -> dict[str, Proportion]:
+def _proportions(data: Mapping[str, Sequence[int]], context: Mapping[str, Any]) -> dict[str, Proportion]:
     """Counts are read knowing the ``plan``, which says how overdispersed they are."""
-    return {arm: Proportion(events=n[0], total=n[1], phi=given["plan"].phi) for arm, n in data.items()}
+    return {arm: Proportion(events=n[0], total=n[1], phi=context["plan"].phi) for arm, n in data.items()}
 
 
 @form(whole=True)

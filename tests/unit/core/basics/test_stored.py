@@ -56,10 +56,11 @@ class Party:
     wishes: Wishes = field(default_factory=Wishes)
     raw: Mapping[str, Any] = field(default_factory=dict)
     weight: float = field(
-        default=0.0, metadata=stored(write=lambda value: {"kg": value}, read=lambda data, _given: data["kg"])
+        default=0.0, metadata=stored(write=lambda value: {"kg": value}, read=lambda data, _context: data["kg"])
     )
     far: bool = field(
-        default=False, metadata=stored(derived=lambda data, given: data["house"] != given.get("here", data["house"]))
+        default=False,
+        metadata=stored(derived=lambda data, context: data["house"] != context.get("here", data["house"])),
     )
     secret: str = field(default="none", metadata=NOT_STORED)
 
