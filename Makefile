@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -66,6 +66,20 @@ $(NEWEST)/.ready: requirements/kubernetes-newest.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(NEWEST) --no-deps --require-hashes -r $<
 	@touch $@
 
+# The ledger on the oldest MLflow that is supported; its pins fit no other environment, so it has one of its own.
+OLDEST := $(VENV)/mlflow-oldest
+OLDEST_TESTS := tests/contract/test_registry.py tests/contract/test_runs.py
+
+mlflow-oldest: setup $(OLDEST)/.ready
+	$(OLDEST)/bin/python -W ignore -c 'import mlflow; print("the same with MLflow", mlflow.__version__)'
+	$(OLDEST)/bin/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)") $(OLDEST_TESTS)
+
+$(OLDEST)/.ready: requirements/mlflow-oldest.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --require-hashes -r $<
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
+	@touch $@
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -89,6 +103,8 @@ lock: setup
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/all.txt
 	$(BIN)/uv pip compile requirements/kubernetes-newest.in --no-deps --universal --python-version 3.10 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/kubernetes-newest.txt
+	$(BIN)/uv pip compile setup.py requirements/mlflow-oldest.in --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/mlflow-oldest.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
