@@ -4,6 +4,9 @@ Our errors become MlflowException in ``client_errors``. They are ClickExceptions
 instead of a traceback.
 """
 
+# What binds a method to its verb replaces the body, which is left out.
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 import logging
@@ -14,9 +17,10 @@ import click
 from mlflow.deployments import base, get_deploy_client
 
 from mlflow_istio import errors
+from mlflow_istio.client.binding import binding_of, shown
 from mlflow_istio.client.display import DeploymentList, DeploymentView, EndpointList, EndpointView
 from mlflow_istio.client.errors import mapped, mlflow_errors
-from mlflow_istio.client.release_client import ReleaseClient, shown
+from mlflow_istio.client.release_client import ReleaseClient
 
 _log = logging.getLogger("mlflow_istio")
 
@@ -48,7 +52,7 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
         with mlflow_errors():
             self._verbs = Verbs(target_uri, tell=_log.info, warn=_log.warning)
 
-    @mapped
+    @binding_of("create", returns=shown)
     def create_deployment(
         self,
         name: str,
@@ -69,7 +73,6 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
         Returns:
             The deployment: name, flavor, endpoint, model_version, role, weight, url, headers, ...
         """
-        return shown(self._verbs.create(name, model_uri, flavor, endpoint, config))
 
     @mapped
     def update_deployment(
@@ -92,15 +95,13 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
         """Take a deployment without traffic away; one that is not there is no error."""
         shown(self._verbs.delete(name, endpoint, config))
 
-    @mapped
+    @binding_of("deployments", returns=DeploymentList)
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """All deployments of the target, or of one endpoint."""
-        return DeploymentList(self._verbs.deployments(endpoint))
 
-    @mapped
+    @binding_of("deployment", returns=DeploymentView)
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """One deployment, with the url and headers that reach it at any weight."""
-        return DeploymentView(self._verbs.deployment(name, endpoint))
 
     @mapped
     def predict(
@@ -155,17 +156,15 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
             return shown(result)
         return EndpointView(self._verbs.endpoint(name))
 
-    @mapped
+    @binding_of("adopt", returns=shown)
     def adopt(self, endpoint: str, virtual_service: str, route: str, **options: Any) -> dict[str, Any]:
         """Take over one route of your VirtualService: what it goes to becomes stable; ``delete_endpoint`` gives it back."""
-        return shown(self._verbs.adopt(endpoint, {"virtual_service": virtual_service, "route": route, **options}))
 
-    @mapped
+    @binding_of("export")
     def export(self, endpoint: str, *, with_traffic: bool = True, argocd: bool = False) -> str:
         """The endpoint's objects as YAML for Git, or with ``argocd`` what an Argo CD Application has to leave alone."""
-        return self._verbs.export(endpoint, with_traffic=with_traffic, argocd=argocd)
 
-    @mapped
+    @binding_of("plan")
     def plan(
         self,
         endpoint: str,
@@ -179,32 +178,28 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
 
         Another ``verb`` can be named: adopt, policy, route, fault, delete or delete-endpoint.
         """
-        return self._verbs.plan(endpoint, config, name=name, model_uri=model_uri, flavor=flavor, verb=verb)
 
     @mapped
     def apply_plan(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out a plan, unless the endpoint has moved since it was made."""
         return shown(self._verbs.apply_plan(plan))
 
-    @mapped
+    @binding_of("update_endpoint", returns=shown)
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Start a release, move its traffic, or end it: ``weight``, ``strategy``, ``action``, ..."""
-        return shown(self._verbs.update_endpoint(endpoint, config))
 
     @mapped
     def delete_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> None:
         """Take an endpoint away with all its deployments; one that is not there is no error."""
         shown(self._verbs.delete_endpoint(endpoint, config))
 
-    @mapped
+    @binding_of("endpoints", returns=EndpointList)
     def list_endpoints(self) -> list[dict[str, Any]]:
         """All endpoints of the target."""
-        return EndpointList(self._verbs.endpoints())
 
-    @mapped
+    @binding_of("endpoint", returns=EndpointView)
     def get_endpoint(self, endpoint: str) -> dict[str, Any]:
         """One endpoint: name, url, headers, stable, candidates, traffic, release, ..."""
-        return EndpointView(self._verbs.endpoint(endpoint))
 
 
 def run_local(

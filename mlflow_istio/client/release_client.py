@@ -1,13 +1,14 @@
 """What the client can do beyond MLflow's own interface: releases, routing policy, and looking into both."""
 
+# What binds a method to its verb replaces the body, which is left out.
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from mlflow_istio.client.display import History, ReportPage, view_of
+from mlflow_istio.client.binding import binding_of, shown
+from mlflow_istio.client.display import EndpointView, History, ReportPage
 from mlflow_istio.client.errors import mapped
 
 if TYPE_CHECKING:
@@ -19,19 +20,11 @@ class ReleaseClient:
 
     _verbs: Verbs
 
-    if TYPE_CHECKING:
-
-        def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-            """Of ``IstioDeploymentClient``."""
-
-        def get_endpoint(self, endpoint: str) -> dict[str, Any]:
-            """Of ``IstioDeploymentClient``."""
-
+    @binding_of("update_endpoint", returns=shown, action="promote")
     def promote(self, endpoint: str, candidate: str | None = None, **options: Any) -> dict[str, Any]:
         """Make the candidate stable with all the traffic, in one edit."""
-        named = {"candidate": candidate} if candidate else {}
-        return self.update_endpoint(endpoint, {"action": "promote", **named, **options})
 
+    @binding_of("update_endpoint", returns=shown, action="rollback")
     def rollback(self, endpoint: str, to: int | str | None = None, **options: Any) -> dict[str, Any]:
         """Return to what users had before the release, in one edit; also after a promotion.
 
@@ -40,14 +33,12 @@ class ReleaseClient:
             to: Sequence number or id of an earlier change (``history``): its traffic comes back, with all that it needs.
             options: Further options of ``update_endpoint``.
         """
-        named = {} if to is None else {"to": to}
-        return self.update_endpoint(endpoint, {"action": "rollback", **named, **options})
 
+    @binding_of("update_endpoint", returns=shown, action="abort")
     def abort(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Return all traffic to stable and close the release."""
-        return self.update_endpoint(endpoint, {"action": "abort", **options})
 
-    @mapped
+    @binding_of("release", returns=shown)
     def release(self, endpoint: str, model_uri: str | None = None, **options: Any) -> dict[str, Any]:
         """Release a version step by step, and return when it is promoted, rolled back or undecided.
 
@@ -59,32 +50,28 @@ class ReleaseClient:
         Returns:
             The endpoint, with ``outcome``, ``verdict`` (word and reason) and ``release_id``.
         """
-        return shown(self._verbs.release(endpoint, model_uri, options))
 
-    @mapped
+    @binding_of("resume_release", returns=shown)
     def resume_release(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Go on with a release whose process is gone, or that is paused, to its end; returns what ``release`` does."""
-        return shown(self._verbs.resume_release(endpoint, options))
 
-    @mapped
+    @binding_of("approve")
     def approve(self, endpoint: str) -> str:
         """Let a release past the gate it waits at; the gate."""
-        return self._verbs.approve(endpoint)
 
-    @mapped
+    @binding_of("reject")
     def reject(self, endpoint: str) -> str:
         """Refuse the gate a release waits at; the gate."""
-        return self._verbs.reject(endpoint)
 
+    @binding_of("update_endpoint", returns=shown, action="pause")
     def pause(self, endpoint: str) -> dict[str, Any]:
         """Stop the release from advancing by itself."""
-        return self.update_endpoint(endpoint, {"action": "pause"})
 
+    @binding_of("update_endpoint", returns=shown, action="resume")
     def resume(self, endpoint: str) -> dict[str, Any]:
         """Let a paused release go on."""
-        return self.update_endpoint(endpoint, {"action": "resume"})
 
-    @mapped
+    @binding_of("policy", returns=shown)
     def policy(self, endpoint: str, **settings: Any) -> dict[str, Any]:
         """Set what routes do besides splitting: ``timeout``, ``retries``, ``headers``, ``rewrite``, ``connection_pool``, ...
 
@@ -93,36 +80,30 @@ class ReleaseClient:
             >>> client.policy("churn", subset="churn-v2", headers={"response": {"set": {"x-arm": "b"}}})
             >>> client.policy("churn", timeout="none")
         """
-        return shown(self._verbs.policy(endpoint, settings))
 
-    @mapped
+    @binding_of("route", returns=shown)
     def route(self, endpoint: str, to: str | None = None, match: Any = None, **options: Any) -> dict[str, Any]:
         """Send matching requests to one deployment whatever the split says; ``remove="NAME"`` takes a route away.
 
         Example:
             >>> client.route("churn", to="churn-v2", match={"headers": {"x-user": "staff"}}, name="staff")
         """
-        given = {name: value for name, value in (("to", to), ("match", match)) if value is not None}
-        return shown(self._verbs.route(endpoint, {**given, **options}))
 
-    @mapped
+    @binding_of("fault", returns=shown)
     def fault(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Put a ``delay`` or ``abort`` into live traffic until its ``ttl`` is over; ``end=True`` takes it away now."""
-        return shown(self._verbs.fault(endpoint, options))
 
-    @mapped
+    @binding_of("chaos")
     def chaos(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Inject a ``delay`` or ``abort`` for a ``duration``, take it away again, and report what callers saw."""
-        return self._verbs.chaos(endpoint, options)
 
-    @mapped
+    @binding_of("sweep")
     def sweep(self, **options: Any) -> list[dict[str, str]]:
         """End what is over: faults, kept versions, stale cookies."""
-        return self._verbs.sweep(options)
 
+    @binding_of("endpoint", returns=EndpointView)
     def status(self, endpoint: str) -> dict[str, Any]:
         """The same as ``get_endpoint``."""
-        return self.get_endpoint(endpoint)
 
     @mapped
     def history(self, endpoint: str) -> History:
@@ -141,7 +122,7 @@ class ReleaseClient:
         made = self._verbs.report(endpoint, release, output=output)
         return ReportPage(made.page, made.release)
 
-    @mapped
+    @binding_of("analyse")
     def analyse(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Look once at an open A/B/n release: every arm with its interval, and the outcome so far.
 
@@ -150,50 +131,29 @@ class ReleaseClient:
             options: Options of ``analyse``; ``kpi`` may be a callable from a deployment's name to (n, events) or (n, sum, sum of
                 squares) so far.
         """
-        return self._verbs.analyse(endpoint, options)
 
-    @mapped
+    @binding_of("declare", returns=shown)
     def declare(self, endpoint: str, winner: str | None = None, **options: Any) -> dict[str, Any]:
         """Give the winner of an A/B/n release all the traffic; refused with the reason while there is none."""
-        named = {"winner": winner} if winner else {}
-        return dict(self._verbs.declare(endpoint, {**named, **options}).view)
 
-    @mapped
+    @binding_of("compare")
     def compare(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Compare the answers of an open shadow release with stable's: verdict, figures, most different requests."""
-        return self._verbs.compare(endpoint, options)
 
-    @mapped
+    @binding_of("doctor")
     def doctor(self, endpoint: str | None = None, fix: bool = False) -> dict[str, Any]:
         """What is wrong with an endpoint (or with all), each with the command that mends it; ``fix`` mends what is safe."""
-        return self._verbs.doctor(endpoint, fix=fix)
 
-    @mapped
-    def explain_route(self, endpoint: str | None = None, **request: Any) -> dict[str, Any]:
+    @binding_of("explain_route")
+    def explain_route(self, endpoint: str | None = None, **options: Any) -> dict[str, Any]:
         """Which route and version answers a request, and why, without sending it.
 
         Args:
             endpoint: The endpoint; with ``file``, the VirtualService.
-            request: ``path``, ``method``, ``headers``, ``query``, ``cookies``, ``user``, ``host``, ``port``, ``scheme``; or
+            options: ``path``, ``method``, ``headers``, ``query``, ``cookies``, ``user``, ``host``, ``port``, ``scheme``; or
                 ``file``, a YAML file that holds the VirtualService.
         """
-        return self._verbs.explain_route(endpoint, **request)
 
-    @mapped
+    @binding_of("assign")
     def assign(self, endpoint: str, user_id: str) -> dict[str, str]:
         """The headers that send this user to their arm of the open A/B release, the same in every process."""
-        return self._verbs.assign(endpoint, user_id)
-
-
-def shown(result: Any) -> dict[str, Any]:
-    """The result's view; a dry run prints its difference, and the mlflow command ends there instead of claiming it was done."""
-    view: dict[str, Any] = view_of(result.view)
-    if result.pending and click.get_current_context(silent=True) is not None:
-        click.echo(result.pending)
-    if result.difference is None:
-        return view
-    click.echo(result.difference or "nothing would change")
-    click.echo("dry run: nothing was changed")
-    if click.get_current_context(silent=True) is not None:
-        raise click.exceptions.Exit(0)
-    return {**view, "difference": result.difference}
