@@ -18,7 +18,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import claimants
 from mlflow_istio.errors import NotFound, StateConflict
@@ -228,6 +228,52 @@ def is_ours(obj: Object, endpoint: str) -> bool:
 def versions_of(deployments: list[Object]) -> dict[str, str]:
     """Deployment to ``MODEL/VERSION``."""
     return {name_of(obj): annotations_of(obj).get(VERSION_ANNOTATION, "") for obj in deployments}
+
+
+def edit_home(cluster: Cluster, home: str, name: str, change: Callable[[Object], Object]) -> tuple[Object, Object]:
+    """Change the VirtualService that carries an endpoint; the object before and after.
+
+    Args:
+        cluster: Where it is.
+        home: Its name.
+        name: The endpoint.
+        change: Makes the new object from the one inside the edit; the same object where there is nothing to change.
+
+    Raises:
+        NotFound: It is gone, or carries the endpoint no more.
+    """
+
+    def edit(virtual_service: Object | None) -> Object:
+        if virtual_service is None or not has_endpoint(virtual_service, name):
+            raise NotFound(f"there is no endpoint '{name}' any more")
+        return change(virtual_service)
+
+    before, after = cluster.edit("VirtualService", home, edit)
+    return before or {}, after
+
+
+def edit_endpoint(cluster: Cluster, home: str, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+    """Read an endpoint, change it and write it back, all inside one edit; the endpoint afterwards.
+
+    One that the change leaves as it is is not written, whatever somebody edited on its object by hand.
+
+    Args:
+        cluster: Where it is.
+        home: The VirtualService that carries it.
+        name: The endpoint.
+        change: Makes the new endpoint; raises what forbids it.
+
+    Raises:
+        NotFound: There is no such endpoint any more.
+    """
+
+    def edit(virtual_service: Object) -> Object:
+        before = read_endpoint(virtual_service, name)
+        after = change(before)
+        return virtual_service if after == before else write_endpoint(virtual_service, after)
+
+    _, after = edit_home(cluster, home, name, edit)
+    return read_endpoint(after, name)
 
 
 def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:

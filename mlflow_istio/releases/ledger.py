@@ -11,7 +11,7 @@ from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.context import Desk, deployments_of, edit_home, endpoint_of, versions_of
 from mlflow_istio.releases.reporting import OUTCOMES, report_ended
 
 _ROUNDS = 5
@@ -158,9 +158,4 @@ def _forget(desk: Desk, endpoint: Endpoint, recorded: Iterable[RoutingChange]) -
     if not ids:
         return
 
-    def forget(virtual_service: Object | None) -> Object:
-        if virtual_service is None:
-            raise NotFound(f"endpoint '{name}' went away while its changes were recorded")
-        return without_recorded(virtual_service, name, ids)
-
-    desk.cluster.edit("VirtualService", home, forget)
+    edit_home(desk.cluster, home, name, lambda obj: without_recorded(obj, name, ids))

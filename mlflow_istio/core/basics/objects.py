@@ -26,6 +26,16 @@ API_VERSIONS: Mapping[str, str] = {
 """Kinds the Cluster port handles, with the API version we write."""
 
 
+def prefix(endpoint: str = "") -> str:
+    """What the names of an endpoint's own routes start with; of any endpoint's unless one is named."""
+    return f"mlflow-istio.{endpoint}." if endpoint else "mlflow-istio."
+
+
+def is_own_route(route: Mapping[str, Any], endpoint: str = "") -> bool:
+    """Whether a route is an endpoint's own; any endpoint's unless one is named."""
+    return str(route.get("name", "")).startswith(prefix(endpoint))
+
+
 def name_of(obj: Mapping[str, Any]) -> str:
     """The object's ``metadata.name``."""
     return str(obj["metadata"]["name"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import NOT_STORED, compact, from_json, stored, to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.deadlines import Deadline
@@ -128,6 +128,18 @@ class Stamp:
     versions: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     urgent: bool = False
+
+
+def check_not_deleting(endpoint: Endpoint) -> None:
+    """Refuse what can't be done to an endpoint that is on its way out.
+
+    Raises:
+        StateConflict: It is being deleted; says how to finish that.
+    """
+    if endpoint.deleting:
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
+        )
 
 
 def annotation(endpoint: str, part: str) -> str:
@@ -275,7 +287,7 @@ def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
     """Name of the route that carries the endpoint's split, read before its traffic is."""
     state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
     named = state.get("route") if isinstance(state, dict) else None
-    return str(named or f"mlflow-istio.{endpoint}.split")
+    return str(named or f"{prefix(endpoint)}split")
 
 
 def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset[str]) -> Object:

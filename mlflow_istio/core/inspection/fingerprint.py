@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.objects import Object, is_own_route, prefix
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import subset_labels
-from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of, split_route
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of, split_route
 from mlflow_istio.core.policy.routes import written_policy
 from mlflow_istio.core.policy.settings import Policy
 
@@ -48,8 +48,8 @@ def fingerprint(virtual_service: Object | None, destination_rule: Object | None,
         return {**nothing, **parts, "settings": _settings(policies)}
     endpoint = read_endpoint(virtual_service, name)
     policies = [endpoint.traffic.policy, *policies]
-    start, proof = prefix(name), f"{prefix(name)}probe"
-    own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(start)]
+    proof = f"{prefix(name)}probe"
+    own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]
     own = [{**route, "directResponse": ""} if route["name"] == proof else route for route in own]
     base = split_route(virtual_service, name)
     split = {key: base[key] for key in _SPLIT_FIELDS if key in base}

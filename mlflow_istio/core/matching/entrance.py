@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.core.matching.requests import Request, matches
@@ -147,7 +147,7 @@ def _reaches(virtual_service: Mapping[str, Any], route: Object, request: Request
         taken = not conditions or any(takes(condition, request) for condition in conditions)
         if other == route:
             return taken
-        if taken and not str(other.get("name", "")).startswith("mlflow-istio."):
+        if taken and not is_own_route(other):
             return False
     return False
 

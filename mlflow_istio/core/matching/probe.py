@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 PROBE_HEADER = "x-mlflow-istio-probe"
 PIN_HEADER = "x-mlflow-deployment"
+"""Of a request: which deployment is to answer; of an answer: which one did."""
 VERSION_HEADER = "x-mlflow-model-version"
-DEPLOYMENT_HEADER = "x-mlflow-deployment"
 
 _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object, name_of, with_annotations
+from mlflow_istio.core.basics.objects import Object, is_own_route, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
@@ -41,11 +41,6 @@ _STICKY = re.compile(
 )
 
 
-def prefix(endpoint: str) -> str:
-    """What the names of an endpoint's own routes start with."""
-    return f"mlflow-istio.{endpoint}."
-
-
 def header_match(name: str, value: str) -> Object:
     """The match of requests that carry a header with exactly this value."""
     return {"headers": {name.lower(): {"exact": value}}}
@@ -69,7 +64,7 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
         InvalidInput: The annotations are damaged.
     """
     base = split_route(virtual_service, name)
-    own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]
     policy = written_policy(virtual_service, name).policy
     try:
         traffic = _read_traffic(name, base, own, policy)
@@ -95,7 +90,7 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
     for route in routes_of(virtual_service):
         if route is base:
             routes.extend(rendered)
-        elif not str(route.get("name", "")).startswith(prefix(endpoint.name)):
+        elif not is_own_route(route, endpoint.name):
             routes.append(route)
     changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
     return with_annotations(changed, {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)})

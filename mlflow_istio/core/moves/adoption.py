@@ -13,14 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
-from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, Stamp, annotation, has_endpoint, route_name, stamped
 from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.core.matching.entrance import entrance_at
 from mlflow_istio.core.mesh.virtual_service import (
-    prefix,
     read_endpoint,
     read_mirror,
     routes_of,
@@ -122,7 +121,7 @@ def without_endpoint(virtual_service: Object, name: str, base: Object | None, en
     """The VirtualService without an endpoint's routes and annotations, and with these destinations in the route it had."""
     routes: list[Object] = []
     for route in routes_of(virtual_service):
-        if str(route.get("name", "")).startswith(prefix(name)):
+        if is_own_route(route, name):
             continue
         routes.append(_restored(route, name, entries) if route is base else route)
     changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
@@ -135,7 +134,7 @@ def torn_out(virtual_service: Object, name: str) -> Object:
     Raises:
         StateConflict: A route would be left without a destination; says which, and what to do.
     """
-    carrying = (r for r in routes_of(virtual_service) if not str(r.get("name", "")).startswith(prefix(name)))
+    carrying = (r for r in routes_of(virtual_service) if not is_own_route(r, name))
     base = next((r for r in carrying if any(_is_ours(entry, name) for entry in r.get("route") or [])), None)
     if base is None:
         return without_endpoint(virtual_service, name, None, ())
@@ -156,7 +155,7 @@ def torn_out(virtual_service: Object, name: str) -> Object:
 
 def looks_adopted(virtual_service: Mapping[str, Any], name: str) -> bool:
     """Whether an endpoint that can't be read has its routes in somebody's VirtualService, not in one of its own."""
-    own = [route for route in routes_of(virtual_service) if str(route.get("name", "")).startswith(prefix(name))]
+    own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]
     return bool(own) and all(route["name"] != f"{prefix(name)}split" for route in own)
 
 
@@ -176,7 +175,7 @@ def _adoptable(virtual_service: Object, route: str, where: str) -> Object:
     for field in ("redirect", "directResponse", "delegate"):
         if field in found[0]:
             raise StateConflict(f"{where}: route '{route}' is a {field}, which carries no split: name another route")
-    if route.startswith("mlflow-istio."):
+    if is_own_route(found[0]):
         raise StateConflict(f"{where}: route '{route}' is one of mlflow-istio's own: name another route")
     for other in endpoints_in(virtual_service):
         if route_name(virtual_service, other) == route:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.basics.names import check_header_name
-from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, with_annotations
 from mlflow_istio.core.basics.stored import from_json, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
 from mlflow_istio.core.matching.entrance import takes
@@ -211,7 +211,7 @@ def _is_open(route: Mapping[str, Any]) -> bool:
 
 def _above_own(routes: Sequence[Object], index: int) -> int:
     """Where an endpoint's own routes (proof, pins, arms) stand right above its split, the place above all of them."""
-    while index > 0 and str(routes[index - 1].get("name", "")).startswith("mlflow-istio."):
+    while index > 0 and is_own_route(routes[index - 1]):
         index -= 1
     return index
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from mlflow_istio.core.basics.names import check_name, nearest
 from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, with_deadline, without_deadline
-from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.policy.settings import Fault, Policy, PolicyWish, Rule, StaleCookie, with_wish
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
@@ -19,7 +19,7 @@ def set_policy(endpoint: Endpoint, wish: PolicyWish) -> Endpoint:
         InvalidInput: A setting can't be right, or can't go with another.
         StateConflict: A deployment that is meant is not there.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     if wish.subset is not None:
         _deployed(endpoint, wish.subset)
     return _with_policy(endpoint, with_wish(endpoint.traffic.policy, wish))
@@ -32,7 +32,7 @@ def set_rule(endpoint: Endpoint, rule: Rule) -> Endpoint:
         InvalidInput: Another route has the same match, or the name is no name.
         StateConflict: The deployment is not there.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     check_name(rule.name, "route")
     _deployed(endpoint, rule.deployment)
     policy = endpoint.traffic.policy
@@ -71,7 +71,7 @@ def start_fault(endpoint: Endpoint, fault: Fault, *, replace_own: bool = False) 
     Raises:
         InvalidInput: It can't go with the endpoint's other settings.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     policy = endpoint.traffic.policy
     names = {*policy.replaced, "fault"} if replace_own else {*policy.replaced} - {"fault"}
     after = _with_policy(endpoint, replace(policy, fault=fault, replaced=tuple(sorted(names))))
@@ -151,10 +151,3 @@ def _deployed(endpoint: Endpoint, name: str) -> None:
     if name not in endpoint.traffic.pins:
         known = nearest(name, endpoint.traffic.pins)
         raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': {known}")
-
-
-def _not_deleting(endpoint: Endpoint) -> None:
-    if endpoint.deleting:
-        raise StateConflict(
-            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
-        )

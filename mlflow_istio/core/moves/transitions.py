@@ -10,14 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
-from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.release_state import (
-    ClosedRelease,
-    EarlierRelease,
-    Release,
-    describe_release,
-    same_plan,
-)
+from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
+from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease, Release, describe_release, same_plan
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.moves.policies import opened, settled
 from mlflow_istio.core.moves.strategies import Wish, no_release, settle
@@ -28,7 +22,7 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 
 def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
     """Make a deployment reachable by its header, at no weight."""
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     if deployment in endpoint.traffic.pins:
         return endpoint
     deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)  # of one that had this name before
@@ -42,7 +36,7 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
         StateConflict: It has traffic, is stable, or belongs to the open release; or the endpoint is being deleted, and the
             deployment goes with it.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     where = f"deployment '{deployment}' of endpoint '{endpoint.name}'"
     if endpoint.role_of(deployment) == "stable":
         raise StateConflict(f"{where} is stable: promote another first, or delete the whole endpoint")
@@ -68,7 +62,7 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
         StateConflict: Another release is open, the id has or had another plan or has ended, or a candidate is not deployed.
         InvalidInput: A candidate is stable already, or the wish does not fit the strategy.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     check_plan(endpoint, release)
     check_not_ended(endpoint, release.id)
     if endpoint.release is not None and endpoint.release.id == release.id:
@@ -94,7 +88,7 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
 
 def shift(endpoint: Endpoint, wish: Wish) -> Endpoint:
     """Change the candidates' weight or the mirrored share of the open release."""
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     return replace(endpoint, traffic=shifted(endpoint, wish))
 
 
@@ -113,7 +107,7 @@ def promote(
         StateConflict: No release is open (unless it was promoted just now: then nothing changes).
         InvalidInput: The candidate is none of the release's, or has to be named.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     release = endpoint.release
     if release is None:
         if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
@@ -137,7 +131,7 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
     Raises:
         StateConflict: No release is open, and the last one did not end this way.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     if endpoint.release is None:
         if _just_ended(endpoint, "aborted", "rolled-back", "superseded", "inconclusive"):
             return endpoint
@@ -158,7 +152,7 @@ def rollback(endpoint: Endpoint, *, now: datetime | None = None) -> Endpoint:
     Raises:
         StateConflict: There is nothing to go back to, or it is no longer deployed.
     """
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     if endpoint.release is not None:
         return abort(endpoint, "rolled-back", now=now)
     last = endpoint.last
@@ -385,14 +379,7 @@ def _close(release: Release, outcome: str, previous: Destination | None) -> Clos
 
 
 def _in_state(endpoint: Endpoint, state: str) -> Endpoint:
-    _not_deleting(endpoint)
+    check_not_deleting(endpoint)
     if endpoint.release is None:
         raise StateConflict(no_release(endpoint))
     return replace(endpoint, release=replace(endpoint.release, state=state))
-
-
-def _not_deleting(endpoint: Endpoint) -> None:
-    if endpoint.deleting:
-        raise StateConflict(
-            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
-        )

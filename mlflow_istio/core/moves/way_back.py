@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import Assignment, ClosedRelease, Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Share, Traffic
@@ -75,10 +75,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
     Raises:
         StateConflict: The traffic can't be put back; names what it lacks.
     """
-    if endpoint.deleting:
-        raise StateConflict(
-            f"endpoint '{endpoint.name}' is being deleted: finish with mlflow deployments delete-endpoint"
-        )
+    check_not_deleting(endpoint)
     then = check_restorable(change)
     stable = change.stable or then.split[0].destination
     pins = tuple(sorted({*endpoint.traffic.pins, *(pin for pin in then.pins if pin in deployed)}))

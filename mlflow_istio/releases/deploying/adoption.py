@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, nearest, service_name
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, check_not_deleting, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import adoption
@@ -138,8 +138,7 @@ def check_free(desk: Desk, name: str, virtual_service: str) -> Object:
         )
     if home is not None:
         endpoint: Endpoint = read_endpoint(home, name)
-        if endpoint.deleting:
-            raise StateConflict(f"endpoint '{name}' is being deleted: finish with mlflow deployments delete-endpoint")
+        check_not_deleting(endpoint)
         if endpoint.adopted is None:
             raise StateConflict(f"endpoint '{name}' exists already, with routes of its own: use another endpoint name")
         return home

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from mlflow_istio.core.basics.model_version import ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, service_name
-from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, has_endpoint
+from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of, prefix
+from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, check_not_deleting, has_endpoint
 from mlflow_istio.core.endpoint.standing import alias_names
 from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
 from mlflow_istio.core.mesh.destination_rule import with_subset
@@ -293,8 +293,8 @@ def _check_before(
         raise InvalidInput(f"option '{request.wish.said[0]}' needs a strategy")
     if before is not None and request.release_id is not None:
         transitions.check_part(before, request.release_id, request.name, model.label)
-    if before is not None and before.deleting:
-        raise StateConflict(f"endpoint '{name}' is being deleted: finish with mlflow deployments delete-endpoint")
+    if before is not None:
+        check_not_deleting(before)
     found = desk.cluster.get("Deployment", request.name)
     if found is not None:
         serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
@@ -432,7 +432,7 @@ def first(
         name=name,
         traffic=Traffic(split=(Share(destination=own, weight=100),), pins=(deployment,)),
         stable=own,
-        route=f"mlflow-istio.{name}.split",
+        route=f"{prefix(name)}split",
         settings={**settings, **({ROOT: root} if root else {})},
         sequence=last_sequence(desk, name),
     )

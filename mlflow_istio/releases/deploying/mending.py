@@ -13,7 +13,7 @@ from mlflow_istio.core.mesh.manifests import destination_rule_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
-from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, found_home, versions_of
+from mlflow_istio.releases.context import Desk, deployments_of, edit_home, endpoint_of, found_home, versions_of
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.moving.policy import follow
@@ -71,12 +71,7 @@ def _mend_routes(desk: Desk, finding: Finding) -> None:
     name = finding.endpoint
     endpoint = endpoint_of(desk.cluster, name)
 
-    def render(found: Object | None) -> Object:
-        if found is None:
-            raise NotFound(f"VirtualService '{endpoint.home}' is gone")
-        return write_endpoint(found, read_endpoint(found, name))
-
-    desk.cluster.edit("VirtualService", endpoint.home, render)
+    edit_home(desk.cluster, endpoint.home, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name)))
     prove_change(desk, endpoint, DEFAULT_TIMEOUT)
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import policies
 from mlflow_istio.core.moves.adoption import endpoints_in
-from mlflow_istio.errors import MlflowIstioError, NotFound
-from mlflow_istio.releases.context import Desk, endpoint_of, warned
+from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of, warned
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import catch_up
 from mlflow_istio.releases.moving import policy
@@ -99,13 +98,7 @@ def end_kept_version(desk: Desk, name: str, deadline: Deadline) -> None:
     if not endpoint.traffic.reaches(deadline.what) and endpoint.role_of(deadline.what) == "idle":
         removal.delete(desk, deadline.what, reason="its time after the release is over")
 
-    def forget(virtual_service: Object | None) -> Object:
-        if virtual_service is None:
-            raise NotFound(f"there is no endpoint '{name}' any more")
-        now = read_endpoint(virtual_service, name)
-        return write_endpoint(virtual_service, policies.drop_deadline(now, deadline))
-
-    desk.cluster.edit("VirtualService", endpoint.home, forget)
+    edit_endpoint(desk.cluster, endpoint.home, name, lambda now: policies.drop_deadline(now, deadline))
 
 
 ENFORCERS: dict[str, Enforcer] = {

@@ -9,16 +9,14 @@ from typing import Any, Protocol
 
 from mlflow_istio.calls.scoring import score
 from mlflow_istio.core.analysis.verdict import Verdict
-from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.release.on_endpoint import Overtaken, noted
 from mlflow_istio.core.release.progress import Progress, alive, answered, progress_from_text, progress_to_text
-from mlflow_istio.errors import MlflowIstioError, NotFound, StateConflict
+from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.scoring import Score
-from mlflow_istio.releases.context import Desk, endpoint_of
+from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
 
 
@@ -169,19 +167,12 @@ def leave(work: Work) -> None:
 def note(work: Work, progress: Progress, revision: int) -> None:
     """Store where the release stands; traffic and ledger stay."""
 
-    def edit(virtual_service: Object | None) -> Object:
-        endpoint = _read(virtual_service, work.name)
+    def with_progress(endpoint: Endpoint) -> Endpoint:
         if endpoint.progress == progress_to_text(progress):  # a lost reply
-            return virtual_service or {}
-        return write_endpoint(virtual_service or {}, noted(endpoint, work.release, revision, progress))
+            return endpoint
+        return noted(endpoint, work.release, revision, progress)
 
-    work.desk.cluster.edit("VirtualService", work.home, edit)
-
-
-def _read(virtual_service: Object | None, name: str) -> Endpoint:
-    if virtual_service is None:
-        raise NotFound(f"there is no endpoint '{name}' any more")
-    return read_endpoint(virtual_service, name)
+    edit_endpoint(work.desk.cluster, work.home, work.name, with_progress)
 
 
 def answer(desk: Desk, name: str, word: str) -> str:
@@ -192,15 +183,12 @@ def answer(desk: Desk, name: str, word: str) -> str:
     """
     gate = ""
 
-    def edit(virtual_service: Object | None) -> Object:
+    def with_answer(endpoint: Endpoint) -> Endpoint:
         nonlocal gate
-        endpoint = _read(virtual_service, name)
         progress = progress_from_text(endpoint.progress) if endpoint.progress else None
         after = answered(progress, name, word, desk.who)
         gate = after.question.gate if after.question else ""
-        if after is progress:
-            return virtual_service or {}
-        return write_endpoint(virtual_service or {}, replace(endpoint, progress=progress_to_text(after)))
+        return endpoint if after is progress else replace(endpoint, progress=progress_to_text(after))
 
-    desk.cluster.edit("VirtualService", endpoint_of(desk.cluster, name).home, edit)
+    edit_endpoint(desk.cluster, endpoint_of(desk.cluster, name).home, name, with_answer)
     return gate

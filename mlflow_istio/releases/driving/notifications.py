@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import annotation
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
 from mlflow_istio.core.release.plan import Webhook
-from mlflow_istio.releases.context import Desk, endpoint_of
+from mlflow_istio.errors import NotFound
+from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of
 
 Ask = Callable[[str, Mapping[str, Any], float], str]
 """Asks a webhook (address, payload, seconds); empty for yes."""
@@ -51,13 +50,15 @@ def tell(desk: Desk, ask: Ask, name: str) -> bool:
         if words:
             desk.warn(f"webhook {url} was told of the rollback and said: {words}")
 
-    def told(virtual_service: Object | None) -> Object:
-        found = read_endpoint(virtual_service or {}, name)
-        if found.untold != untold:  # another rollback's
-            return virtual_service or {}
-        return write_endpoint(virtual_service or {}, replace(found, untold=None))
+    def told(found: Endpoint) -> Endpoint:
+        return replace(found, untold=None) if found.untold == untold else found  # else it is another rollback's
 
-    desk.cluster.edit("VirtualService", endpoint.home, told)
+    try:
+        edit_endpoint(desk.cluster, endpoint.home, name, told)
+    except NotFound:
+        desk.tell(
+            f"endpoint '{name}' was deleted while webhooks were told of its rollback"
+        )  # and the note went with it
     return True
 
 

@@ -16,8 +16,17 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.claims import check_carried
 from mlflow_istio.core.moves.strategies import Wish, check_strategy
 from mlflow_istio.core.release.driver import course_of
-from mlflow_istio.errors import NotFound, StateConflict
-from mlflow_istio.releases.context import Desk, Outcome, deployments_of, endpoint_of, root_of, versions_of, warned
+from mlflow_istio.errors import StateConflict
+from mlflow_istio.releases.context import (
+    Desk,
+    Outcome,
+    deployments_of,
+    edit_home,
+    endpoint_of,
+    root_of,
+    versions_of,
+    warned,
+)
 from mlflow_istio.releases.ledger import catch_up, run_for
 from mlflow_istio.releases.moving.proof import check_targets, prove_change
 from mlflow_istio.releases.moving.proposal import plan
@@ -326,9 +335,7 @@ def move(
         urgent=urgent,
     )
 
-    def edit(virtual_service: Object | None) -> Object:
-        if virtual_service is None:
-            raise NotFound(f"there is no endpoint '{name}' any more")
+    def edit(virtual_service: Object) -> Object:
         now = read_endpoint(virtual_service, name)
         if now.has_change(stamp.id):  # a lost reply: what forbids the change a second time must not be asked
             return virtual_service
@@ -339,13 +346,13 @@ def move(
             check_carried(root, virtual_service, new, name)
         return new
 
-    before, after = desk.cluster.edit("VirtualService", planned.home, edit)
+    before, after = edit_home(desk.cluster, planned.home, name, edit)
     endpoint = read_endpoint(after, name)
     proxies = prove_change(desk, endpoint, timeout, after)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
     warnings = (
         *(() if proxies else (unproved,)),
-        *catch_up(desk, name, objects={stamp.id: {"before": before or {}, "after": after}}),
+        *catch_up(desk, name, objects={stamp.id: {"before": before, "after": after}}),
     )
     return Outcome(endpoint=endpoint, changed=after != before, proxies=proxies, warnings=warned(desk, warnings))
 

@@ -13,6 +13,7 @@ from mlflow_istio.core.basics.objects import (
     annotations_of,
     labels_of,
     name_of,
+    prefix,
     with_annotations,
 )
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
@@ -33,7 +34,7 @@ from mlflow_istio.core.inspection.diagnosis import (
 )
 from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.core.mesh.host_conflict import check_hosts
-from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import claimants, claims_in
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict

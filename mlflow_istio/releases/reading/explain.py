@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, ready_replicas
+from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, prefix, ready_replicas
 from mlflow_istio.core.endpoint.assignment import assignment_headers
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.inspection.explanation import Explanation, Passed, Place, Share, explain, known_delegates
 from mlflow_istio.core.matching.entrance import SCORING
 from mlflow_istio.core.matching.requests import Request, normalized
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.mesh.virtual_service import prefix, read_endpoint, routes_of
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import address_of, deployments_of, endpoint_of, virtual_service_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_istio.core.matching.probe import change_probe, header_text, pin_probe
+from mlflow_istio.core.matching.probe import PIN_HEADER, VERSION_HEADER, change_probe, header_text, pin_probe
+from mlflow_istio.serving import app
 from mlflow_istio.serving.app import identity_headers
 
 
@@ -43,3 +44,7 @@ def test_the_version_is_expected_as_the_model_server_writes_it(model: str) -> No
     sent = dict(identity_headers(model=model, version="3", deployment="d"))[b"x-mlflow-model-version"].decode()
     assert header_text(f"{model}/3") == sent
     assert pin_probe("churn", "d", f"{model}/3").proved_by(200, {"x-mlflow-model-version": sent}, "")
+
+
+def test_the_model_server_which_imports_nothing_of_ours_names_its_headers_alike() -> None:
+    assert (app.VERSION_HEADER.decode(), app.DEPLOYMENT_HEADER.decode()) == (VERSION_HEADER, PIN_HEADER)

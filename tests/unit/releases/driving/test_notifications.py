@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import Object, with_annotations
+from mlflow_istio.core.endpoint.endpoint import has_endpoint
 from mlflow_istio.core.release.plan import Webhook
-from mlflow_istio.errors import ClusterError, StateConflict
+from mlflow_istio.errors import ClusterError, NotFound, StateConflict
+from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.driving.progressive import drive
 from tests.support.in_memory import Fate, Killed, mortal, with_shop
 from tests.support.simulated_users import QUICK, Behaviour, Stage
@@ -112,6 +114,54 @@ def test_a_cluster_that_is_away_afterwards_does_not_undo_the_outcome() -> None:
     stage.says = then_away
     assert stage.drive().outcome == "rolled-back"
     assert any("'mlflow-istio resume churn' tells them" in warning for warning in stage.world.warnings)
+
+
+def test_an_endpoint_that_is_deleted_while_webhooks_are_told_ends_nothing_in_a_crash() -> None:
+    stage = a_bad_release(webhooks=(HOOK,))
+
+    def deletes(_url: str, _payload: Mapping[str, Any]) -> str:
+        delete_endpoint(stage.world.desk, "churn", force=True)
+        return ""
+
+    stage.says = deletes
+    ending = stage.drive()
+    assert (ending.outcome, ending.by_hand) == ("rolled-back", False)
+    assert stage.asked == [("rollback", "rollback", "")]
+    assert not any("may not know" in warning for warning in stage.world.warnings), "they were told"
+
+
+def test_an_endpoint_that_is_deleted_while_a_later_command_tells_is_not_found() -> None:
+    stage = a_bad_release(webhooks=(HOOK,))
+
+    def dies(_url: str, _payload: Mapping[str, Any]) -> str:
+        raise Killed
+
+    def deletes(_url: str, _payload: Mapping[str, Any]) -> str:
+        delete_endpoint(stage.world.desk, "churn", force=True)
+        return ""
+
+    stage.says = dies
+    with pytest.raises(Killed):
+        stage.drive()
+    stage.says = deletes
+    with pytest.raises(NotFound, match="there is no endpoint 'churn'"):
+        stage.drive()
+    assert stage.asked == [("rollback", "rollback", "")]
+
+
+def test_an_adopted_route_that_is_given_back_while_webhooks_are_told_is_left_alone() -> None:
+    stage = Stage(world=with_shop(deployed=("churn-v1",)))
+    stage.users.behaviours = {"churn-v2": Behaviour(errors=0.2)}
+
+    def gives_back(_url: str, _payload: Mapping[str, Any]) -> str:
+        delete_endpoint(stage.world.desk, "churn", force=True)
+        return ""
+
+    stage.says = gives_back
+    assert stage.release(**QUICK, webhooks=(HOOK,)).outcome == "rolled-back"
+    shop = stage.world.cluster.get("VirtualService", "shop")
+    assert shop is not None
+    assert not has_endpoint(shop, "churn")
 
 
 @pytest.mark.parametrize(("errors", "outcome"), [(0.01, "promoted"), (0.2, "rolled-back")])
