@@ -10,7 +10,7 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
 
-_KEYS = ("queries", "call", "better", "delta", "margin", "numeric")
+_KEYS = ("queries", "call", "better", "delta", "margin")
 _EXAMPLE = '{"bought": {"queries": {"n": "visits_total{version=\\"$deployment\\"}", "events": "..."}}}'
 
 
@@ -38,6 +38,16 @@ def read_kpis(value: Any) -> tuple[Kpi, ...]:
     if not isinstance(value, Mapping) or not value:
         raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, such as {_EXAMPLE}, not {value!r}")
     return tuple(_kpi(str(name), entry) for name, entry in value.items())
+
+
+def without_retired_keys(value: Any) -> Any:
+    """KPIs as a release of an earlier version stored them, without the key that said nothing (``numeric``)."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: {key: part for key, part in entry.items() if key != "numeric"} if isinstance(entry, Mapping) else entry
+        for name, entry in value.items()
+    }
 
 
 def _kpi(name: str, entry: Any) -> Kpi:

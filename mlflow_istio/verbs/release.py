@@ -107,6 +107,7 @@ class ReleaseVerbs(Base):
             StateConflict: No release that goes on by itself is open, or a process that is alive drives it.
         """
         from mlflow_istio.core.release.progress import progress_from_text
+        from mlflow_istio.options.kpi import without_retired_keys
         from mlflow_istio.options.release import ResumeOptions
         from mlflow_istio.releases.driving.drive import Crew
         from mlflow_istio.releases.driving.progressive import drive
@@ -125,7 +126,8 @@ class ReleaseVerbs(Base):
                 "models:/...'"
             )
         plan = progress_from_text(found.progress).plan
-        options = parse_options(ResumeOptions, {**plan.source, **(config or {})}, cluster=self.target.kind)
+        stored = {**plan.source, "kpi": without_retired_keys(plan.source.get("kpi"))}
+        options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
             shifting.resume(desk, endpoint)
         crew = _crew_for(place, desk, options, plan, watch)

@@ -11,8 +11,7 @@ from mlflow_istio.core.basics.stored import stored
 FAULT = "fault"
 KEEP = "keep"
 COOKIE = "cookie"
-APPROVAL = "approval"
-"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring; a release's approval is decided."""
+"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +19,9 @@ class Deadline:
     """Something that ends at a time.
 
     Attributes:
-        kind: ``fault``, ``keep``, ``cookie`` or ``approval``.
+        kind: ``fault``, ``keep`` or ``cookie``.
         at: When, in UTC.
-        what: Which one: a deployment for ``keep``, a release for ``cookie`` and ``approval``; empty for the fault.
+        what: Which one: a deployment for ``keep``, a release for ``cookie``; empty for the fault.
     """
 
     kind: str

@@ -1,6 +1,6 @@
 """Carry out what has to end: faults, kept versions, stale cookies. Run by every verb, the local supervisor, and a CronJob.
 
-A deadline of another kind is carried out by whoever registered for it (``ENFORCERS``); one that nobody knows stays.
+A deadline of a kind that is not known here stays on the object: it was set by a newer version, whose sweep ends it.
 """
 
 from __future__ import annotations
@@ -101,24 +101,22 @@ def end_kept_version(desk: Desk, name: str, deadline: Deadline) -> None:
     edit_endpoint(desk.cluster, endpoint.home, name, lambda now: policies.drop_deadline(now, deadline))
 
 
-ENFORCERS: dict[str, Enforcer] = {
-    FAULT: end_overdue_fault,
-    COOKIE: end_overdue_cookie,
-    KEEP: end_kept_version,
+_ENFORCERS: Mapping[str, tuple[Enforcer, str]] = {
+    FAULT: (end_overdue_fault, "fault ended"),
+    COOKIE: (end_overdue_cookie, "stale cookie ended"),
+    KEEP: (end_kept_version, "replaced version deleted"),
 }
-"""Kind of a deadline to what carries it out. The release engine registers for ``approval``."""
-
-_WORDS: Mapping[str, str] = {FAULT: "fault ended", COOKIE: "stale cookie ended", KEEP: "replaced version deleted"}
+"""Kind of a deadline to what carries it out, and what is said of it."""
 
 
 def _enforced(desk: Desk, endpoint: Endpoint) -> list[Swept]:
     quiet = replace(desk, enforce=lambda _desk, _name: None)
     done: list[Swept] = []
     for deadline in () if endpoint.deleting else due(endpoint.deadlines, desk.clock.now()):
-        enforcer = ENFORCERS.get(deadline.kind)
-        if enforcer is None:
+        if deadline.kind not in _ENFORCERS:
             continue
-        what = _WORDS.get(deadline.kind, f"{deadline.kind} decided") + (f" ({deadline.what})" if deadline.what else "")
+        enforcer, words = _ENFORCERS[deadline.kind]
+        what = words + (f" ({deadline.what})" if deadline.what else "")
         try:
             enforcer(quiet, endpoint.name, deadline)
             done.append(Swept(endpoint=endpoint.name, what=what))

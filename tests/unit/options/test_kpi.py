@@ -43,6 +43,7 @@ def test_nothing_is_no_kpi() -> None:
         ([], "must be JSON of names"),
         ({"sold": 3}, "must be an object with queries"),
         ({"sold": {**SOLD, "worse": "lower"}}, "unknown key 'worse'"),
+        ({"sold": {**SOLD, "numeric": True}}, "unknown key 'numeric'"),
         ({"sold": {"queries": ["n"]}}, "must be PromQL texts by part"),
         ({"sold": {**SOLD, "better": "up"}}, "higher or lower, not 'up'"),
         ({"sold": {**SOLD, "delta": "big"}}, "delta of 'sold'"),

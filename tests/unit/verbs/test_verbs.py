@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from mlflow_istio.cli import main
 from mlflow_istio.cli.options import report
 from mlflow_istio.errors import InvalidInput, NotFound
+from mlflow_istio.releases.context import edit_endpoint
 from mlflow_istio.verbs import Result, Verbs
-from tests.support.in_memory import World, with_canary
+from tests.support.in_memory import World, a_world, with_canary
 from tests.support.in_memory_verbs import InMemoryVerbs
 
 
@@ -96,3 +97,19 @@ def test_local_up_of_another_target_is_refused() -> None:
     result = CliRunner().invoke(main, ["local", "up", "-t", "istio:/models"])
     assert result.exit_code == 1
     assert "target 'istio:/models' is no local mesh" in result.output
+
+
+def test_a_release_that_the_version_before_stored_with_a_key_that_is_gone_goes_on() -> None:
+    world = a_world("churn-v1")
+    query = 'visits{v="$deployment"}'
+    kpi = {"sold": {"queries": {"n": query, "events": query}}}
+    given = {"deadline": 5, "interval": 1, "detach": True, "kpi": kpi}
+    InMemoryVerbs(world).release("churn", "models:/churn/2", given)
+    progress = world.endpoint().progress
+    assert progress is not None
+    old = progress.replace('"queries":', '"numeric":true,"queries":')
+    assert old != progress
+    edit_endpoint(world.cluster, "churn", "churn", lambda now: replace(now, progress=old))
+    with pytest.raises(InvalidInput, match="'sold' has the unknown key 'numeric'"):
+        InMemoryVerbs(world).resume_release("churn", {"kpi": {"sold": {**kpi["sold"], "numeric": True}}})
+    assert InMemoryVerbs(world).resume_release("churn").view["outcome"] == "inconclusive", "nobody sent anything"

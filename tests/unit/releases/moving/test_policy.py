@@ -15,9 +15,9 @@ from mlflow_istio.core.policy.routes import policy_key
 from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
 from mlflow_istio.core.release.fault_trial import Answers, caller_answers
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, StateConflict
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Desk, edit_endpoint
 from mlflow_istio.releases.deploying.removal import delete
-from mlflow_istio.releases.deploying.sweeping import ENFORCERS, Swept, enforce, sweep
+from mlflow_istio.releases.deploying.sweeping import Swept, enforce, sweep
 from mlflow_istio.releases.moving import policy, shifting
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.testing import InMemoryMetrics
@@ -169,20 +169,13 @@ def test_what_cant_be_ended_is_said_and_holds_nothing_back() -> None:
     assert world.endpoint().traffic.policy.fault is None
 
 
-def test_a_deadline_of_another_kind_is_carried_out_by_who_registered_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_of_a_newer_version_stays_for_its_sweep() -> None:
     world = a_world("churn-v1")
-    deadline = Deadline(kind="approval", at=world.desk.clock.now(), what="r1")
-    from mlflow_istio.core.mesh.virtual_service import write_endpoint
-
-    state = world.endpoint()
-    world.cluster.edit(
-        "VirtualService", "churn", lambda obj: write_endpoint(obj or {}, replace(state, deadlines=(deadline,)))
-    )
+    deadline = Deadline(kind="unheard-of", at=world.desk.clock.now(), what="r1")
+    edit_endpoint(world.cluster, "churn", "churn", lambda now: replace(now, deadlines=(deadline,)))
     assert sweep(later(world, 1)) == ()
-    called: list[str] = []
-    monkeypatch.setitem(ENFORCERS, "approval", lambda _desk, name, one: called.append(f"{name} {one.what}"))
-    assert sweep(later(world, 1)) == (Swept(endpoint="churn", what="approval decided (r1)"),)
-    assert called == ["churn r1"]
+    enforce(later(world, 1), "churn")
+    assert world.endpoint().deadlines == (deadline,)
 
 
 def test_a_sweep_makes_the_destination_rule_follow_a_command_that_died_between_the_two() -> None:
