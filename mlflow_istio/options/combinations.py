@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, UpdateEndpointOptions
 from mlflow_istio.options.routes import FaultOptions, RouteOptions
 from mlflow_istio.options.shared import SETTINGS
@@ -107,6 +108,24 @@ _FAULT: tuple[Idle[FaultOptions], ...] = (
     Idle(("delay", "abort", "match"), lambda fault: fault.end, "has no effect with 'end': leave it out"),
 )
 
+_COMPARE: tuple[Idle[CompareOptions], ...] = (
+    Idle(
+        ("absolute", "relative"),
+        lambda compare: compare.answers != "numbers",
+        "has no effect with answers={answers}: it goes with numbers",
+    ),
+    Idle(
+        ("similarity", "scorer"),
+        lambda compare: compare.answers != "text",
+        "has no effect with answers={answers}: it goes with text",
+    ),
+    Idle(
+        ("similarity",),
+        lambda compare: compare.scorer is None,
+        "has no effect without 'scorer': give one through the Python client, else texts must be equal",
+    ),
+)
+
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "policy": (*SETTINGS, "subset", "route", "replace"),
     "route": ("add_route", "remove_route"),
@@ -159,6 +178,15 @@ def check_fault(options: FaultOptions) -> None:
         InvalidInput: Names the first.
     """
     _refuse(options, _FAULT)
+
+
+def check_compare(options: CompareOptions) -> None:
+    """Refuse options of ``compare`` that mean nothing together.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    _refuse(options, _COMPARE)
 
 
 def kind_of_update(given: Collection[str]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions
+from mlflow_istio.options.analysis import CompareOptions
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, parse_options
+from mlflow_istio.options.combinations import check_compare
 from mlflow_istio.options.shared import SETTINGS, Confirmed, Judged, Tested
 from mlflow_istio.options.values import Names, Percents, Probability, Structured
 
@@ -102,8 +105,15 @@ class ResumeOptions(SourceOptions, DryRunOptions):
     force: bool = Field(default=False, description="take over from a process that still counts as alive")
 
 
-def check_release_options(options: ReleaseOptions) -> None:
+_OF_A_NEW_ENDPOINT = ("host", "export_to", "under", "path", "match_header", "virtual_service", "route", "stable")
+
+
+def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) -> None:
     """Refuse what has no effect on a release that moves traffic by itself.
+
+    Args:
+        options: The options.
+        given: Names of those that the call gives; the environment may hold more, for other verbs.
 
     Raises:
         InvalidInput: Names the option and what to use instead.
@@ -113,10 +123,18 @@ def check_release_options(options: ReleaseOptions) -> None:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', which moves traffic by itself: use '{instead}'"
             )
-    if options.settings(SETTINGS) is not None:
+    for name in _OF_A_NEW_ENDPOINT:
+        if name in given:
+            raise InvalidInput(
+                f"option '{name}' has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint "
+                "with it first"
+            )
+    if options.settings((*SETTINGS, *(name for name in ("subset", "replace") if name in given))) is not None:
         raise InvalidInput(
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
         )
+    if options.compare is not None:
+        check_compare(parse_options(CompareOptions, options.compare, cluster="istio"))
     if not options.wait:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     several = options.candidate is not None and len(options.candidate) > 1

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 from mlflow_istio.core.analysis.promotion import Allowed
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
+from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.kpi import read_kpis
@@ -131,7 +133,11 @@ def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPl
     unknown = [key for key in entry if key not in _GUARD_KEYS]
     if unknown:
         raise InvalidInput(f"option 'analysis': unknown key {unknown[0]!r}: {nearest(unknown[0], _GUARD_KEYS)}")
-    kind = entry["guard"]
+    kind = str(entry["guard"])
+    reads = kind_of(GuardTerms(name=kind, kind=kind)).reads
+    for key in OPTIONAL_TERMS:
+        if key in entry and key not in reads:
+            raise InvalidInput(f"option 'analysis': '{key}' has no effect on guard '{kind}': leave it out")
     usual = {guard.kind: guard for guard in auto_guards(margin, allowed)}
     base = usual.get(kind)
     said = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_istio.core.analysis.interval import finite
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.options.base import parse_options
+from mlflow_istio.options.combinations import check_compare
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, Session
 
@@ -58,6 +59,7 @@ class AnalysisVerbs(Base):
         from mlflow_istio.releases.driving import comparison
 
         options = parse_options(CompareOptions, config, cluster=self.target.kind)
+        check_compare(options)
         session = self._session(options)
         found = comparison.compare(
             session.desk,

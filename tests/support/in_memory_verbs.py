@@ -29,6 +29,7 @@ class Surroundings:
         metrics: Where counts come from.
         recorded: Deployment to what its servers recorded.
         cards: ``MODEL/VERSION`` to what it says of itself; nothing unless given.
+        later: Seconds that have passed since the world was made.
         asked: Everything a verb asked its surroundings for, in order.
     """
 
@@ -36,6 +37,7 @@ class Surroundings:
     metrics: InMemoryMetrics = field(default_factory=InMemoryMetrics)
     recorded: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     cards: Mapping[str, ModelCard] = field(default_factory=dict)
+    later: float = 0.0
     asked: list[Any] = field(default_factory=list)
 
     def card(self, label: str) -> ModelCard:
@@ -73,11 +75,13 @@ class InMemoryPlace(Workplace):
         self.around.asked.append(
             ["desk", self.tracking_uri, self.registry_uri, self.scope, self.gateway, self.gateway_url]
         )
+        desk = self.around.world.desk
+        desk.clock.sleep(self.around.later)
         return replace(
-            self.around.world.desk,
+            desk,
             tell=tell,
             warn=warn,
-            templates=load_templates(templates) if templates else self.around.world.desk.templates,
+            templates=load_templates(templates) if templates else desk.templates,
             scope=self.scope or "prod",
             enforce=enforce,
         )

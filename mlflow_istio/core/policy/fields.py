@@ -206,7 +206,7 @@ def _redirect(value: Any) -> Any:
 
 
 def _maintenance(value: Any) -> Any:
-    if isinstance(value, str) and value.isdigit():
+    if (isinstance(value, str) and value.isdigit()) or (isinstance(value, int) and not isinstance(value, bool)):
         value = {"status": int(value)}
     answer = _object(value, "maintenance", ("status", "body"), '{"status": 503, "body": "back at noon"}')
     if "status" not in answer:

@@ -13,6 +13,9 @@ from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, Allowed
 from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
+OPTIONAL_TERMS = ("margin", "worse", "slower_than", "edges")
+"""Terms that some kinds of guards read and others do not."""
+
 
 @form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +72,14 @@ class GuardKind(ABC, Generic[ATest]):
         test: The class of its tests.
         proofs: Which fields of ``Allowed`` can be proven of it; none for a kind whose tests bound what they bound by themselves.
         has_limit: Whether ``limit`` is one of its terms: if so it must be given, else it can't be.
+        reads: Which of ``margin``, ``worse``, ``slower_than`` and ``edges`` it reads; options refuse the others.
     """
 
     name: ClassVar[str]
     test: type[ATest]
     proofs: ClassVar[tuple[str, ...]] = ()
     has_limit: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = OPTIONAL_TERMS
 
     @abstractmethod
     def describe(self, terms: GuardTerms) -> str:

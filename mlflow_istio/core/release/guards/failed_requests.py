@@ -12,6 +12,7 @@ class Errors(GuardKind[RateTest]):
 
     name = "errors"
     test = RateTest
+    reads = ("margin",)
     proofs = ("odds_ratio", "rate_difference")
 
     def describe(self, terms: GuardTerms) -> str:

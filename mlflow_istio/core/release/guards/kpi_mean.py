@@ -14,6 +14,7 @@ class KpiMean(GuardKind[MeanDifference]):
 
     name = "mean"
     test = MeanDifference
+    reads = ("margin", "worse")
     proofs = ("difference",)
 
     def describe(self, terms: GuardTerms) -> str:

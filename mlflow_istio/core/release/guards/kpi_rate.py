@@ -13,6 +13,7 @@ class KpiRate(GuardKind[RateTest]):
 
     name = "rate"
     test = RateTest
+    reads = ("margin", "worse")
     proofs = ("odds_ratio", "rate_difference")
 
     def describe(self, terms: GuardTerms) -> str:

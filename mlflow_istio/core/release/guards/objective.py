@@ -12,6 +12,7 @@ class Objective(GuardKind[ObjectiveTest]):
 
     name = "objective"
     test = ObjectiveTest
+    reads = ("slower_than",)
     has_limit = True
 
     def describe(self, terms: GuardTerms) -> str:

@@ -20,6 +20,7 @@ class Latency(GuardKind[LatencyTest]):
 
     name = "latency"
     test = LatencyTest
+    reads = ("margin", "edges")
     proofs = ("odds_ratio", "rate_difference")
 
     def describe(self, terms: GuardTerms) -> str:
