@@ -16,11 +16,28 @@
     └── MetricsError          a source of metrics could not be reached, refused, or gave what can't be read
 
 Each message is one line that names the thing and says what to do; ``detail`` may carry more lines
-(the end of a log, a webhook's words). Foreign exceptions are mapped once, in the adapter that met them,
-with ``raise ... from exc``.
+(the end of a log, a webhook's words). Passwords in addresses are masked in both. Foreign exceptions are mapped once, in
+the adapter that met them, with ``raise ... from exc``.
 """
 
 from __future__ import annotations
+
+import re
+
+_USERINFO = re.compile(
+    r"""(?P<scheme>\b(?!models:)[a-z][a-z0-9+.-]*://)          # an address that can have a user ...
+        (?:(?<=http://)[^\s/?#'"]*|(?<=https://)[^\s/?#'"]*    # ... whose password ends where the host does
+        |(?<!http://)(?<!https://)[^\s/:'"]+:[^\s'"]*)@         # ... or, for databases, may hold a slash""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """The text with ``***`` for user and password in each address: ``http://***@host``.
+
+    Addresses of MLflow's servers and databases may carry both (``http://ada:secret@host``), and many libraries quote them.
+    """
+    return _USERINFO.sub(r"\g<scheme>***@", text)
 
 
 class MlflowIstioError(Exception):
@@ -32,9 +49,9 @@ class MlflowIstioError(Exception):
     """
 
     def __init__(self, message: str, *, detail: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.detail = detail
+        super().__init__(masked(message))
+        self.message = masked(message)
+        self.detail = masked(detail)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.detail}" if self.detail else self.message

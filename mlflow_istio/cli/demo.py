@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from mlflow_istio.core.matching.probe import VERSION_HEADER
-from mlflow_istio.errors import ClusterError
+from mlflow_istio.errors import ClusterError, masked
 from mlflow_istio.showing.tables import a_console, print_history
 from mlflow_istio.verbs import Verbs
 from mlflow_istio.wiring.connection import home, local_mesh
@@ -78,7 +78,9 @@ def run(*, keep: bool, count: int, console: Console | None = None) -> None:
 
 
 def _finish(out: Console, verbs: Verbs, keep: bool, tracking_uri: str) -> None:
-    out.print(f"\nSee it in MLflow: mlflow server --backend-store-uri {tracking_uri}", highlight=False, soft_wrap=True)
+    out.print(
+        f"\nSee it in MLflow: mlflow server --backend-store-uri {masked(tracking_uri)}", highlight=False, soft_wrap=True
+    )
     if keep:
         out.print(f"The endpoint is at {verbs.endpoint('wine')['url']}/invocations", highlight=False)
         out.print(f"End it with: mlflow-istio local down --purge -t {TARGET}", highlight=False)

@@ -21,7 +21,7 @@ def deploy_request(
 ) -> deployments.DeployRequest:
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
-    server = {k: v for k, v in place.server_environment().items() if k not in options.env_from_secret}
+    server = place.server_environment(options.env_from_secret)
     return deployments.DeployRequest(
         name=name,
         endpoint=endpoint,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, nearest
 from mlflow_istio.core.inspection.fingerprint import digest
-from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.errors import InvalidInput, StateConflict, masked
 from mlflow_istio.options.base import (
     AdoptOptions,
     ChangeOptions,
@@ -293,4 +293,10 @@ def _all_options(options: ChangeOptions, target: str, config: Config | None) -> 
         if key not in (config or {}) and getattr(options, key) == field.get_default(call_default_factory=True)
     }
     values = options.model_dump(mode="json")
+    for key in ("tracking_uri", "registry_uri"):
+        if masked(str(values.get(key))) != str(values.get(key)):
+            raise InvalidInput(
+                f"option '{key}' has a user or password, which the plan would hold in plain text: set MLFLOW_{key.upper()} "
+                "where it is made and applied"
+            )
     return {key: value for key, value in values.items() if key not in (*useless, *unsaid, "dry_run")}

@@ -6,7 +6,7 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -17,7 +17,7 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.target import Target, parse_target
 from mlflow_istio.core.mesh.manifests import TEMPLATES
 from mlflow_istio.core.release.kpi import Kpi
-from mlflow_istio.errors import InvalidInput, RegistryError
+from mlflow_istio.errors import InvalidInput, RegistryError, masked
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.models import Models
@@ -210,13 +210,29 @@ class Workplace:
         self._kubernetes.check_gateway(self.gateway)
         return (self.gateway, "mesh")
 
-    def server_environment(self) -> dict[str, str]:
-        """Where a model server finds its model: MLflow's addresses, absolute, since it runs in another folder."""
+    def server_environment(self, secret: Collection[str] = ()) -> dict[str, str]:
+        """Where a model server finds its model: MLflow's addresses, absolute, since it runs in another folder.
+
+        An address with a password is never written into a manifest. Processes of the local mesh inherit the environment of
+        the command, so it is left out there.
+
+        Args:
+            secret: Variables that pods take from Secrets.
+
+        Raises:
+            InvalidInput: An address has a user or password, and pods would hold it in plain text.
+        """
         import mlflow
 
         tracking = self.tracking_uri or mlflow.get_tracking_uri()
         registry = self.registry_uri or (tracking if self.tracking_uri else mlflow.get_registry_uri())
-        return {"MLFLOW_TRACKING_URI": absolute_uri(tracking), "MLFLOW_REGISTRY_URI": absolute_uri(registry)}
+        addresses = {"MLFLOW_TRACKING_URI": absolute_uri(tracking), "MLFLOW_REGISTRY_URI": absolute_uri(registry)}
+        if "MLFLOW_TRACKING_URI" in secret and registry == tracking:
+            del addresses["MLFLOW_REGISTRY_URI"]  # MLflow's own default is the tracking server
+        plain = {name: address for name, address in addresses.items() if name not in secret}
+        if self.target.kind == "istio-local":
+            return {name: address for name, address in plain.items() if not _has_password(address)}
+        return dict(without_passwords(plain))
 
 
 def workplace(target_uri: str, **given: str | None) -> Workplace:
@@ -303,4 +319,23 @@ def only(environment: Mapping[str, str], reserved: str = "MLFLOW_ISTIO_") -> Map
     for name in environment:
         if name.startswith(reserved) and not name.startswith("MLFLOW_ISTIO_RECORD"):
             raise InvalidInput(f"environment variable '{name}' is set by mlflow-istio itself: leave it out of 'env'")
+    return without_passwords(environment)
+
+
+def without_passwords(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment of a model server, if MLflow's addresses in it have no user or password.
+
+    Raises:
+        InvalidInput: One has: everybody who may read the Deployment could read it.
+    """
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        if _has_password(environment.get(name, "")):
+            raise InvalidInput(
+                f"{name} ({environment[name]}) has a user or password, which would stand in the Deployment for all to read: put "
+                f'the address into a Secret and give env_from_secret={{"{name}": "SECRET/KEY"}}'
+            )
     return environment
+
+
+def _has_password(address: str) -> bool:
+    return masked(address) != address

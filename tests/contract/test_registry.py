@@ -236,6 +236,14 @@ class TestOnMlflow:
         with pytest.raises(NotFound, match=r"models:/churn/1 are incomplete.*model\.(skops|pkl)"):
             on_mlflow.resolve(ModelReference(model="churn", version=1))
 
+    def test_no_error_shows_the_password_of_the_servers_address(self) -> None:
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+
+        address = "http://ada:secret@127.0.0.1:9"
+        with pytest.raises(RegistryError) as caught:
+            MlflowRegistry(address, address).history("test", "churn")
+        assert "secret" not in str(caught.value)
+
     def test_a_dead_server_is_one_line_and_no_long_wait(self) -> None:
         from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,7 +103,8 @@ class InMemoryPlace(Workplace):
     def gateways(self) -> tuple[str, ...]:
         return (self.gateway, "mesh") if self.gateway else ()
 
-    def server_environment(self) -> dict[str, str]:
+    def server_environment(self, secret: Collection[str] = ()) -> dict[str, str]:
+        del secret
         return {"MLFLOW_TRACKING_URI": self.tracking_uri or "http://mlflow"}
 
 

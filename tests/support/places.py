@@ -49,7 +49,7 @@ class Place:
     def records(self) -> Any:
         raise AssertionError("no shadow is released here")
 
-    def server_environment(self) -> dict[str, str]:
+    def server_environment(self, *_secret: Any) -> dict[str, str]:
         return {}
 
     def gateways(self) -> tuple[str, ...]:

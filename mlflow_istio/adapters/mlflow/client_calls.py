@@ -10,7 +10,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
-from mlflow_istio.errors import RegistryError
+from mlflow_istio.errors import RegistryError, masked
 
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -64,4 +64,4 @@ def mapped(doing: str) -> Iterator[None]:
 
 def one_line(exc: BaseException) -> str:
     """What an exception says, on one line of bounded length."""
-    return " ".join(str(exc).split())[:300]
+    return masked(" ".join(str(exc).split()))[:300]  # before it is cut, which may part a password from its end

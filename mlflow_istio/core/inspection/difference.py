@@ -6,6 +6,7 @@ import difflib
 import json
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.errors import masked
 
 
 def difference(kind: str, name: str, before: Object | None, after: Object | None) -> str:
@@ -25,7 +26,7 @@ def difference(kind: str, name: str, before: Object | None, after: Object | None
         tofile=f"{kind}/{name}" if after else "(none)",
         lineterm="",
     )
-    return "\n".join(lines)
+    return masked("\n".join(lines))
 
 
 def _own_fields(obj: Object) -> Object:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, annotation
+from mlflow_istio.errors import masked
 
 _FROM_SERVER = ("namespace", "resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
 _ALLOCATED: Mapping[str, tuple[str, ...]] = {
@@ -30,7 +31,16 @@ def as_in_git(obj: Object, endpoint: str) -> Object:
     metadata = {key: value for key, value in bare["metadata"].items() if key not in _FROM_SERVER}
     spec = {key: value for key, value in obj["spec"].items() if key not in _ALLOCATED.get(str(obj["kind"]), ())}
     rest = {key: value for key, value in bare.items() if key not in ("status", "metadata", "spec")}
-    return {**rest, "metadata": metadata, "spec": spec}
+    return {**rest, "metadata": metadata, "spec": _masked(spec)}
+
+
+def _masked(value: Any) -> Any:
+    """The same without passwords in addresses: a Deployment of an older version may hold one, and Git must not."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return {key: _masked(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def without_traffic(obj: Object, endpoint: str) -> Object | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from mlflow_istio.core.inspection.difference import difference
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput, NotFound
 from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.reading.export import argocd, exported
-from tests.support.in_memory import World, with_canary, with_shop
+from tests.support.in_memory import World, a_world, with_canary, with_shop
 
 
 def test_an_export_has_routes_and_release_but_nothing_of_this_moment() -> None:
@@ -57,3 +58,14 @@ def test_the_root_of_a_shared_host_is_exported_by_its_own_name() -> None:
     ]
     with pytest.raises(NotFound, match="no endpoint 'other'"):
         exported(world.cluster, "other")
+
+
+def test_an_address_with_a_password_in_a_standing_deployment_is_masked_in_git_and_in_differences() -> None:
+    world = a_world("churn-v1")
+    found = world.cluster.get("Deployment", "churn-v1")
+    assert found is not None
+    container = found["spec"]["template"]["spec"]["containers"][0]
+    container["env"] = [{"name": "MLFLOW_TRACKING_URI", "value": "http://ada:secret@host"}]
+    world.cluster.edit("Deployment", "churn-v1", lambda _: found)
+    assert "secret" not in str(exported(world.cluster, "churn"))
+    assert "secret" not in difference("Deployment", "churn-v1", None, found)
