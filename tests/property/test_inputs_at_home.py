@@ -1,13 +1,11 @@
 """What a model sees through MLflow's scoring server is what it sees at home, in ``mlflow.pyfunc``, whatever frame is sent.
 
 The other side is MLflow's own: ``mlflow.pyfunc.scoring_server.invocations`` parses the body by the model's signature, and
-``PyFuncModel.predict`` enforces it, as they do in a model server. The last tests hold what MLflow itself changes on the way:
-README, Limits, names each.
+``PyFuncModel.predict`` enforces it, as they do in a model server. What MLflow itself changes on the way is in docs/mlflow.md.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -20,8 +18,8 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.types import ColSpec, Schema
 
-from mlflow_istio.calls.request_body import RequestBody, body_of
-from tests.support.pyfunc import ModelSignature, answered, at_home, served, signature_of
+from mlflow_istio.calls.request_body import body_of
+from tests.support.pyfunc import ModelSignature, at_home, served, signature_of
 
 FLOATS = st.floats(width=64) | st.sampled_from([2e-12, 0.12345678901234567, -0.0, math.nan, math.inf, -math.inf])
 TIMES = st.integers(-(2**62), 2**62).map(lambda ns: np.datetime64(ns, "ns")) | st.just(np.datetime64("NaT", "ns"))
@@ -144,46 +142,3 @@ def test_times_with_a_zone_are_refused_there_as_they_are_at_home() -> None:
     for ask in (lambda: at_home(frame, signature), lambda: served(body_of(frame), signature)):
         with pytest.raises(MlflowException, match="timezone-naive"):
             ask()
-
-
-class TestWhatMlflowsServerChanges:
-    """Each is a line of README, Limits; one that fails here has been mended in MLflow, and its line can go."""
-
-    def test_without_a_signature_times_and_bytes_stay_text(self) -> None:
-        frame = pd.DataFrame({"t": pd.to_datetime(["2020-01-01"]), "b": [b"hi"]})
-        assert served(body_of(frame), None).to_dict("records") == [{"t": "2020-01-01T00:00:00.000000000", "b": "aGk="}]
-
-    def test_without_a_signature_lists_become_arrays(self) -> None:
-        assert isinstance(served(body_of(["a"]), None), np.ndarray)
-
-    def test_nothing_becomes_false_in_a_column_of_truth(self) -> None:
-        frame = pd.DataFrame({"b": pd.Series([True, None], dtype=object)})
-        signature = ModelSignature(Schema([ColSpec("boolean", "b", required=False)]))
-        assert at_home(frame, signature)["b"].tolist() == [True, None]
-        assert served(body_of(frame), signature)["b"].tolist() == [True, False]
-
-    def test_nothing_among_bytes_is_refused(self) -> None:
-        frame = pd.DataFrame({"b": [b"x", None]})
-        with pytest.raises(MlflowException, match="Failed to convert column b"):
-            served(body_of(frame), signature_of(frame))
-
-    def test_an_index_of_times_arrives_as_text(self) -> None:
-        frame = pd.DataFrame({"x": [0.1]}, index=pd.to_datetime(["2020-01-01"]))
-        assert served(body_of(frame), signature_of(frame)).index.tolist() == ["2020-01-01T00:00:00.000000000"]
-
-    def test_its_own_client_mixes_fractions_that_its_server_refuses(self) -> None:
-        from mlflow.utils.proto_json_utils import dump_input_data
-
-        frame = pd.DataFrame({"t": pd.to_datetime(["2020-01-01", "2020-01-01T00:00:00.5"], format="ISO8601")})
-        theirs = RequestBody(content=dump_input_data(frame).encode())
-        with pytest.raises(MlflowException, match="Failed to convert column t"):
-            served(theirs, signature_of(frame))
-
-    def test_not_a_number_goes_both_ways_as_python_writes_it(self) -> None:
-        """``NaN`` and ``Infinity`` are no JSON to strict readers; MLflow's client sends them, its server takes and gives them."""
-        from mlflow.utils.proto_json_utils import dump_input_data
-
-        frame = pd.DataFrame({"x": [math.nan, math.inf]})
-        assert "NaN" in dump_input_data(frame)
-        assert b"NaN" in body_of(frame).content
-        assert math.isnan(json.loads(answered([math.nan]))["predictions"][0])
