@@ -58,10 +58,12 @@ def binding_of(
 
         @functools.wraps(declared)
         def method(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
-            given = dict(signature.bind(*args, **kwargs).arguments)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = dict(bound.arguments)
             options = dict(fixed)
             for name in variadic:
-                options |= given.pop(name, {})
+                options |= given.pop(name)
             call = getattr(given.pop("self")._verbs, verb)
             with mlflow_errors():
                 result: Returned = returns(call(**arguments_of(call, given, options)))

@@ -117,6 +117,20 @@ def test_a_binding_hands_on_every_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOUND)
+def test_a_binding_can_be_called_with_what_it_requires(name: str) -> None:
+    recorder = Recorder(Anything())
+    parameters = [
+        parameter
+        for parameter in inspect.signature(BOUND[name]).parameters.values()
+        if parameter.name != "self"
+        and parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    getattr(client_on(recorder), name)(*(f"a {parameter.name}" for parameter in parameters))
+    assert len(recorder.asked) == 1
+
+
+@pytest.mark.parametrize("name", BOUND)
 def test_a_binding_can_be_read(name: str) -> None:
     method = BOUND[name]
     assert method.__name__ == name
