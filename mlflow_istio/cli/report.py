@@ -23,7 +23,7 @@ from mlflow_istio.cli.options import config_option, read_options, target_option,
 @config_option
 def report(endpoint: str, release: str | None, output: str | None, target: str, config: tuple[str, ...]) -> None:
     """Write a release's report as one HTML page, and keep it with its MLflow run."""
-    from mlflow_istio.verbs.report import file_name, write_report
+    from mlflow_istio.verbs.reading import file_name, write_report
 
     made = verbs_on(target).report(endpoint, release, read_options(config))
     if output == "-":

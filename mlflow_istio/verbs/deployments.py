@@ -1,18 +1,21 @@
-"""The verbs on deployments: create, update, delete."""
+"""The verbs on deployments: create, update, delete, and adopt, which makes an endpoint of what somebody deployed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from mlflow_istio.core.moves.claims import Claim
+from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, with_wish
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateOptions, parse_options
+from mlflow_istio.options.base import AdoptOptions, CreateOptions, DeleteOptions, UpdateOptions, parse_options
+from mlflow_istio.options.combinations import check_create
 from mlflow_istio.options.shared import SETTINGS
-from mlflow_istio.releases.context import Outcome
-from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
+from mlflow_istio.releases.deploying import adoption, deployments, removal
+from mlflow_istio.releases.deploying.sharing import HostShare
+from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.adoption import alias_settings, brought_up
 from mlflow_istio.verbs.base import Base, Config, Result
-from mlflow_istio.verbs.policy import with_settings
 from mlflow_istio.wiring.connection import Workplace, only
 
 
@@ -44,7 +47,7 @@ def deploy_request(
 
 
 class DeploymentVerbs(Base):
-    """Versions and their pods."""
+    """Versions and their pods, and routes that were there before."""
 
     def create(
         self, name: str, model_uri: str, flavor: str | None, endpoint: str | None, config: Config | None
@@ -104,3 +107,80 @@ class DeploymentVerbs(Base):
             views.deployment_view(session.desk.cluster, name, endpoint)
         outcome = removal.delete(session.desk, name, reason=options.reason, timeout=options.confirm_timeout)
         return session.result(outcome or Outcome(endpoint=None, changed=False), {})
+
+    def adopt(self, name: str, config: Config | None = None) -> Result:
+        """Make one route of a VirtualService an endpoint; see ``releases.adoption.adopt``."""
+        options = parse_options(AdoptOptions, config, cluster=self.target.kind)
+        session = self._session(options)
+        outcome = adoption.adopt(
+            session.desk,
+            name,
+            virtual_service=options.virtual_service,
+            route=options.route,
+            stable=options.stable,
+            settings=alias_settings(options),
+            reason=options.reason,
+            timeout=options.confirm_timeout,
+        )
+        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+
+
+def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:
+    """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
+
+    Raises:
+        MlflowIstioError: As for ``brought_up`` and ``set_policy``.
+    """
+    found = existing_endpoint(desk.cluster, request.endpoint) if request.endpoint else None
+    with_wish(found.traffic.policy if found else NO_POLICY, wish)
+    if wish.subset not in (None, request.name) and (found is None or wish.subset not in found.traffic.pins):
+        raise InvalidInput(f"'subset' names '{wish.subset}', which is no deployment of the endpoint")
+    deployed = brought_up(desk, request, options)
+    name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")
+    if not name or (not request.wait and deployed.endpoint is None):
+        raise InvalidInput("settings can't be made before the model servers are ready: leave wait=false out")
+    outcome = policy.set_policy(desk, name, wish, reason=request.reason, timeout=request.timeout)
+    return replace(
+        outcome, changed=deployed.changed or outcome.changed, warnings=(*deployed.warnings, *outcome.warnings)
+    )
+
+
+def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:
+    """Deploy a version, behind an adopted route where the options name one.
+
+    Raises:
+        InvalidInput: Only one of ``virtual_service`` and ``route``, or an option that has no effect beside them.
+    """
+    check_create(options)
+    share = host_share(options)
+    if options.virtual_service is None or options.route is None:
+        return deployments.deploy(desk, replace(request, share=share))
+    return adoption.adopt_and_deploy(
+        desk, request, virtual_service=options.virtual_service, route=options.route, stable=options.stable
+    )
+
+
+def host_share(options: CreateOptions) -> HostShare | None:
+    """The endpoint's part of a shared host, as the options say it.
+
+    Raises:
+        InvalidInput: Neither ``path`` nor ``match_header`` is given with ``under``, or one that can't be.
+    """
+    if options.under is None:
+        return None
+    header: tuple[str, str] | None = None
+    if options.match_header is not None:
+        name, equals, value = options.match_header.partition("=")
+        if not equals:
+            raise InvalidInput(f"option 'match_header' can't be {options.match_header!r}: write NAME=VALUE")
+        header = (name.strip().lower(), value.strip())
+    return HostShare(under=options.under, claim=Claim(path=(options.path or "").rstrip("/"), header=header))
+
+
+def alias_settings(options: CreateOptions | AdoptOptions) -> dict[str, str]:
+    """The endpoint's settings for aliases that have other names than usual."""
+    given = (
+        ("stable_alias", options.champion_alias, "champion"),
+        ("candidate_alias", options.challenger_alias, "challenger"),
+    )
+    return {role: alias for role, alias, usual in given if alias != usual}

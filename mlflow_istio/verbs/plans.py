@@ -26,7 +26,6 @@ from mlflow_istio.options.base import (
 from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions
 from mlflow_istio.releases.context import existing_endpoint
 from mlflow_istio.releases.guarded import GuardedCluster
-from mlflow_istio.verbs.adoption import AdoptionVerbs
 from mlflow_istio.verbs.base import Base, Config, Result, Session
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
@@ -152,7 +151,7 @@ class PlanVerbs(Base):
         return _VERBS[plan.verb].call(carrier, plan.endpoint, plan.options, plan.deployment or {})
 
 
-class _Worker(AdoptionVerbs, DeploymentVerbs, EndpointVerbs):
+class _Worker(DeploymentVerbs, EndpointVerbs):
     """The verbs that can be planned, at the places of whoever plans or applies."""
 
     places: Base

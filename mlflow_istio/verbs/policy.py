@@ -1,25 +1,25 @@
-"""The verbs that set what routes do besides splitting: policy, route, fault, and sweep, which ends what is over."""
+"""The verbs that set what routes do besides splitting: policy, route, fault, chaos, and sweep, which ends what is over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule, notes, with_wish
+from mlflow_istio.core.basics.durations import seconds_of
+from mlflow_istio.core.basics.stored import to_json
+from mlflow_istio.core.policy.settings import Fault, Rule, notes
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ChangeOptions, CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import ChangeOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.combinations import check_fault, check_route, kind_of_update, options_of_kind
-from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.options.routes import MAX_TTL, ChaosOptions, FaultOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.options.values import NONE
-from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
-from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.context import Desk, Outcome
 from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import policy
+from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.adoption import brought_up
-from mlflow_istio.verbs.base import Base, Config, Result
+from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 
 _SHARED = (*ChangeOptions.model_fields, "confirm_timeout")
 
@@ -104,6 +104,41 @@ class PolicyVerbs(Base):
             self._tell(f"note: {note}")
         return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
 
+    def chaos(self, name: str, config: Config | None) -> dict[str, Any]:
+        """Inject for a time, restore, and say what was seen; see ``releases.chaos``.
+
+        Returns:
+            The report: seconds, callers, aborted, delayed, deployments, problem.
+        """
+        options = parse_options(ChaosOptions, config, cluster=self.target.kind)
+        seconds = seconds_of(options.duration, "duration")
+        if not 0 < seconds <= MAX_TTL:
+            raise InvalidInput(f"duration {options.duration} is not right: more than 0s and at most 24h")
+        refuse_dry_run(options, "chaos", "which measures: see 'fault --dry-run'")
+        session = self._session(options)
+        place, desk = session.place, session.desk
+        fault = Fault(
+            delay=options.delay,
+            abort=options.abort,
+            percentage=options.percentage,
+            match=options.match or (),
+            until=desk.clock.now(),
+        )
+        local = self.target.kind == "istio-local"
+        source = options.metrics if options.metrics != "auto" or local or options.prometheus_url else "none"
+        _, report = chaos(
+            desk,
+            name,
+            fault,
+            seconds=seconds,
+            metrics=place.metrics(source, prometheus_url=options.prometheus_url),
+            callers=place.callers(),
+            replace_own=options.replace,
+            reason=options.reason,
+            timeout=options.confirm_timeout,
+        )
+        return to_json(report)
+
 
 def _given_route(options: UpdateEndpointOptions) -> Mapping[str, Any]:
     """Options of ``route`` that ``add_route`` or ``remove_route`` stands for."""
@@ -120,26 +155,6 @@ def _given_fault(options: UpdateEndpointOptions, config: Mapping[str, Any]) -> M
         raise InvalidInput(f'\'fault\' must be JSON such as {{"abort": 503, "ttl": "5m"}}, not {options.fault!r}')
     replaced = {"replace": config["replace"]} if "replace" in config else {}
     return {**replaced, **options.fault}
-
-
-def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:
-    """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
-
-    Raises:
-        MlflowIstioError: As for ``brought_up`` and ``set_policy``.
-    """
-    found = existing_endpoint(desk.cluster, request.endpoint) if request.endpoint else None
-    with_wish(found.traffic.policy if found else NO_POLICY, wish)
-    if wish.subset not in (None, request.name) and (found is None or wish.subset not in found.traffic.pins):
-        raise InvalidInput(f"'subset' names '{wish.subset}', which is no deployment of the endpoint")
-    deployed = brought_up(desk, request, options)
-    name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")
-    if not name or (not request.wait and deployed.endpoint is None):
-        raise InvalidInput("settings can't be made before the model servers are ready: leave wait=false out")
-    outcome = policy.set_policy(desk, name, wish, reason=request.reason, timeout=request.timeout)
-    return replace(
-        outcome, changed=deployed.changed or outcome.changed, warnings=(*deployed.warnings, *outcome.warnings)
-    )
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:

@@ -1,25 +1,50 @@
-"""The verbs that move no traffic: views, history, assignment, prediction."""
+"""The verbs that move no traffic: views, history, assignment, prediction, explanation, export, report, and doctor."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.assignment import assignment_headers
 from mlflow_istio.core.endpoint.deadlines import Deadline, due
+from mlflow_istio.core.inspection.diagnosis import INFO, Finding
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
-from mlflow_istio.options.base import ReadOptions, parse_options
+from mlflow_istio.options.base import DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.releases.context import address_of, endpoint_of, found_home
+from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.ledger import catch_up
-from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.base import Base, Config
+from mlflow_istio.releases.reading import export, views
+from mlflow_istio.releases.reading.doctor import examine
+from mlflow_istio.releases.reading.explain import Question, explain_objects, explain_route
+from mlflow_istio.releases.reporting import gather, keep_report
+from mlflow_istio.verbs.base import Base, Config, refuse_dry_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """A release told as one page.
+
+    Attributes:
+        release: Id of the release.
+        page: Self-contained HTML.
+        warnings: What did not go as hoped, one line each.
+    """
+
+    release: str
+    page: str
+    warnings: tuple[str, ...] = ()
 
 
 class ReadingVerbs(Base):
-    """What there is, what happened, and what a model answers."""
+    """What there is, what happened, what a model answers and why, and what is wrong."""
 
     def endpoint(self, name: str) -> views.View:
         """One endpoint; see ``releases.views``. What of it is over by now is ended first."""
@@ -130,3 +155,170 @@ class ReadingVerbs(Base):
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")
         return score(address_of(cluster, endpoint), payload, headers=headers or {}, timeout=timeout)
+
+    def explain_route(
+        self,
+        endpoint: str | None,
+        *,
+        path: str | None = None,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        scheme: str = "http",
+        file: str | None = None,
+    ) -> views.View:
+        """Which route and version answers a request, and why; see ``releases.explaining``.
+
+        Raises:
+            InvalidInput: Neither an endpoint nor a file is given, or one of them or the request can't be right.
+            NotFound: There is no such endpoint.
+            StateConflict: A user is named, but no A/B release is open.
+        """
+        question = Question(
+            path=path,
+            method=method,
+            headers=headers or {},
+            query=query or {},
+            cookies=cookies or {},
+            user=user,
+            authority=host,
+            port=port,
+            scheme=scheme,
+        )
+        if file is not None:
+            return explain_objects(_objects_in(file), endpoint, question)
+        if endpoint is None:
+            raise InvalidInput("say which endpoint, or give a file that holds a VirtualService")
+        return explain_route(self._read().cluster, endpoint, question)
+
+    def export(self, endpoint: str, *, with_traffic: bool = True, argocd: bool = False) -> str:
+        """An endpoint's objects as YAML for Git, or with ``argocd`` what an Application has to leave alone.
+
+        Raises:
+            NotFound: There is no such endpoint.
+            InvalidInput: Options that don't go together, or routes that are not ours to export.
+        """
+        cluster = self._read().cluster
+        if not argocd:
+            return _yaml(*export.exported(cluster, endpoint, with_traffic=with_traffic))
+        if not with_traffic:
+            raise InvalidInput(
+                "give either --argocd or --without-traffic: without traffic there is nothing to leave alone"
+            )
+        return _yaml(export.argocd(cluster, endpoint))
+
+    def report(
+        self, name: str, release: str | None = None, config: Config | None = None, *, output: str | None = None
+    ) -> Report:
+        """Make a release's report, and keep it as artifact ``report.html`` of the release's run.
+
+        Args:
+            name: The endpoint; it may be gone as long as the registry has its history.
+            release: Id of the release; None: the open one, else the last.
+            config: Options of reading verbs.
+            output: File to write the page to as well.
+
+        Raises:
+            NotFound: There is no such endpoint, or no such release of it.
+            InvalidInput: The file can't be written.
+        """
+        options = parse_options(ReadOptions, config, cluster=self.target.kind)
+        desk = self._session(options).desk
+        try:
+            endpoint_of(desk.cluster, name)
+            late = catch_up(desk, name, publish=False)
+        except NotFound:
+            late = ()
+        data = gather(desk, name, release)
+        page, warnings = keep_report(desk, data)
+        for warning in (*late, *warnings):
+            self._warn(warning)
+        made = Report(release=data.release, page=page, warnings=(*late, *warnings))
+        if output is not None:
+            write_report(made, Path(output))
+        return made
+
+    def doctor(self, endpoint: str | None = None, *, fix: bool = False, config: Config | None = None) -> views.View:
+        """Look an endpoint (or all) over; see ``releases.doctor``.
+
+        Args:
+            endpoint: The endpoint; None: all, and those that only the registry still knows.
+            fix: Whether to mend what does not change what users get.
+            config: Options of reading verbs.
+
+        Returns:
+            ``healthy``; ``findings`` that are left, the worst first; ``mended``, each with its ``problem`` ("" if it was).
+
+        Raises:
+            NotFound: There is no such endpoint, and the registry never knew it.
+        """
+        options = parse_options(DryRunOptions, config, cluster=self.target.kind)
+        if fix:
+            refuse_dry_run(options, "fix", "which mends: doctor without it changes nothing")
+        desk = self._session(options).desk
+        findings = examine(desk, endpoint)
+        mended = mend(desk, findings) if fix else []
+        if mended:
+            findings = examine(desk, endpoint)
+        return {
+            "healthy": all(finding.severity == INFO for finding in findings),
+            "findings": [self._finding_view(finding) for finding in findings],
+            "mended": [{**self._finding_view(one.finding), "problem": one.problem} for one in mended],
+        }
+
+    def _finding_view(self, finding: Finding) -> views.View:
+        on_this_machine = self.target.kind == "istio-local"
+        up = "mlflow-istio local up -t {target}" if on_this_machine else "kubectl get pods -A -l istio=ingressgateway"
+        return {
+            "endpoint": finding.endpoint,
+            "code": finding.code,
+            "severity": finding.severity,
+            "text": finding.text,
+            "command": finding.command.replace("{up}", up).replace("{target}", self.target_uri),
+            "safe": finding.safe,
+        }
+
+
+def _objects_in(path: str) -> list[Object]:
+    """The Kubernetes objects of a YAML file, those of lists included."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            documents = list(yaml.safe_load_all(file))
+    except OSError as exc:
+        raise InvalidInput(f"file '{path}' can't be read: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"file '{path}' is no YAML: {' '.join(str(exc).split())}") from exc
+    objects: list[Any] = []
+    for document in documents:
+        objects += document.get("items", [document]) if isinstance(document, dict) else []
+    return [obj for obj in objects if isinstance(obj, dict) and isinstance(obj.get("metadata"), dict)]
+
+
+def _yaml(*documents: Object) -> str:
+    import yaml
+
+    plain = json.loads(json.dumps(documents))  # else YAML writes what two routes share as anchor and alias
+    return yaml.safe_dump_all(plain, sort_keys=False, width=10**6, allow_unicode=True)
+
+
+def write_report(report: Report, file: Path) -> None:
+    """Write the page to a file.
+
+    Raises:
+        InvalidInput: It can't be written.
+    """
+    try:
+        file.write_text(report.page, encoding="utf-8")
+    except OSError as exc:
+        raise InvalidInput(f"the report can't be written to '{file}': {exc.strerror}") from exc
+
+
+def file_name(endpoint: str, release: str) -> str:
+    """A file name for a report, whatever the names hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{endpoint}-{release}").strip(".-")[:120] + ".html"

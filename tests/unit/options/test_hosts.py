@@ -10,7 +10,7 @@ from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions, parse_options
 from mlflow_istio.releases.deploying.sharing import HostShare
-from mlflow_istio.verbs.adoption import brought_up, host_share
+from mlflow_istio.verbs.deployments import brought_up, host_share
 from tests.support.in_memory import World, a_request
 
 
