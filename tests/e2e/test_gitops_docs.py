@@ -12,7 +12,7 @@ import yaml
 
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from tests.contract.model_server import deployment, service
-from tests.support.pages import ROOT, blocks, run
+from tests.support.pages import ROOT, blocks, register_example, run
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +22,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with two registered versions, and a mesh that holds what the page says is yours."""
     folder = tmp_path_factory.mktemp("gitops")
     (folder / "examples").symlink_to(ROOT / "examples")
-    run([sys.executable, "examples/01_register.py"], folder)
+    register_example(folder)
     (shop,) = blocks("yaml", "docs/gitops.md")
     run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "up"], folder)
     mesh = LocalMesh(folder / "home")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 
 from tests.support.callers import calling
 from tests.support.mlflow_addresses import mlflow_at
+from tests.support.pages import register_example
 
 ROOT = Path(__file__).parents[2]
 VERSION = "x-mlflow-model-version"
@@ -82,10 +82,10 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> Iterator[Workshop]:
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """Version 1 of model ``churn`` serves endpoint ``churn``."""
     folder = tmp_path_factory.mktemp("workshop")
-    shutil.copy(_fresh_database, folder / "mlflow.db")
+    register_example(folder)
     own = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_REGISTRY_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -96,8 +96,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) ->
         for name, value in own.items():
             patch.setenv(name, value)
         shop = Workshop(folder=folder, environment={**os.environ, "PYTHONWARNINGS": "ignore"})
-        shop.python("01_register.py")
-        shop.client().create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's own about SQLAlchemy, when it first uses a database
+            shop.client().create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
         try:
             yield shop
         finally:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +51,35 @@ def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: f
 def user_folder(folder: Path) -> Iterator[Path]:
     """A user's folder in which the example has registered its versions; its mesh goes at the end."""
     (folder / "examples").symlink_to(ROOT / "examples")
-    run([sys.executable, "examples/01_register.py"], folder)
+    register_example(folder)
     yield folder
     run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
+
+
+def register_example(folder: Path) -> None:
+    """Leaves a folder as ``examples/01_register.py`` would, with its database ``mlflow.db``: the example runs only once."""
+    source = _registered()
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        # MLflow keeps the absolute paths of its files.
+        columns = database.execute(
+            "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c"
+            " WHERE m.type = 'table' AND (c.type LIKE '%CHAR%' OR c.type LIKE '%TEXT%')"
+        )
+        for table, column in columns.fetchall():
+            database.execute(
+                f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)',
+                (str(source), str(folder), str(source)),
+            )
+    for description in folder.rglob("MLmodel"):
+        text = description.read_text(encoding="utf-8")
+        description.write_text(text.replace(str(source), str(folder)), encoding="utf-8")
+
+
+@functools.cache
+def _registered() -> Path:
+    """The folder of the one run."""
+    folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="registered-")))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run([sys.executable, str(ROOT / "examples" / "01_register.py")], folder)
+    return folder
