@@ -12,7 +12,7 @@ from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow import ShadowRecord, ShadowTally, join_records
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
-from mlflow_istio.core.endpoint.deadlines import APPROVAL, COOKIE, FAULT, KEEP, Deadline
+from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
@@ -173,7 +173,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             Deadline(kind=FAULT, at=TIME),
             Deadline(kind=KEEP, at=at(60), what="v1"),
             Deadline(kind=COOKIE, at=at(61.5), what="r0"),
-            Deadline(kind=APPROVAL, at=at(62), what="r1"),
+            Deadline(kind="approval", at=at(62), what="r1"),  # of a version before: nobody sets it any more
         ),
     ),
     "known-plans": an_endpoint(
