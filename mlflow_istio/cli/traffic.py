@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from mlflow_istio.calls.request_body import CONTENT_TYPES, read_body
 from mlflow_istio.cli.flags import VerbCommand, options_of
 from mlflow_istio.cli.options import (
     config_option,
@@ -19,6 +18,9 @@ from mlflow_istio.cli.options import (
     verbs_on,
 )
 from mlflow_istio.errors import InvalidInput
+
+_CONTENT_TYPES = ("json", "csv", "parquet")
+"""The keys of ``calls.request_body.CONTENT_TYPES``, which the command's start does not wait for."""
 
 
 @click.command()
@@ -112,7 +114,7 @@ def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool =
 )
 @click.option(
     "--content-type",
-    type=click.Choice(tuple(CONTENT_TYPES)),
+    type=click.Choice(_CONTENT_TYPES),
     default=None,
     help="What the input file holds.  [default: what its name ends in, else json]",
 )
@@ -124,6 +126,8 @@ def predict(
     """Send an input to be scored and print the answer."""
     if (name is None) == (endpoint is None):
         raise InvalidInput("give exactly one of --name and --endpoint")
+    from mlflow_istio.calls.request_body import read_body
+
     body = read_body(input_path, content_type)
     verbs = verbs_on(target)
     headers = verbs.assign(endpoint, user) if user and endpoint else {}

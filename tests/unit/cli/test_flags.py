@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
+from mlflow_istio.calls.request_body import CONTENT_TYPES
 from mlflow_istio.cli import main, traffic
 from mlflow_istio.cli.flags import ModelFlag, VerbCommand
 from mlflow_istio.errors import InvalidInput
@@ -124,11 +125,17 @@ def test_a_flag_that_is_not_given_leaves_the_environment_its_say(monkeypatch: py
     assert (options.action, options.reason, options.dry_run) == ("promote", "as every night", True)
 
 
+def test_predict_names_the_forms_of_a_body_that_can_be_read() -> None:
+    (option,) = (parameter for parameter in main.commands["predict"].params if parameter.name == "content_type")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == tuple(CONTENT_TYPES)
+
+
 @pytest.mark.parametrize("words", ["--help", "status --help", "local status --help", "predict --help", "export --help"])
 def test_what_takes_no_options_does_not_wait_for_their_models(words: str) -> None:
     script = (
         "import sys; from mlflow_istio.cli import main; main(sys.argv[1:], standalone_mode=False); "
-        "sys.exit('pydantic' in sys.modules or 'pydantic_settings' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('pydantic', 'pydantic_settings', 'mlflow_istio.calls')))"
     )
     done = subprocess.run([sys.executable, "-c", script, *words.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
