@@ -94,6 +94,7 @@ class Workplace:
     @cached_property
     def registry(self) -> Registry:
         """MLflow's registry."""
+        self.check_ledger()
         from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 
         return MlflowRegistry(self.tracking_uri, self.registry_uri)
@@ -101,6 +102,7 @@ class Workplace:
     @cached_property
     def runs(self) -> Runs:
         """MLflow's runs."""
+        self.check_ledger()
         from mlflow_istio.adapters.mlflow.runs import MlflowRuns
 
         return MlflowRuns(self.tracking_uri, self.registry_uri)
@@ -108,6 +110,7 @@ class Workplace:
     @cached_property
     def models(self) -> Models:
         """What MLflow's model versions say of themselves."""
+        self.check_ledger()
         from mlflow_istio.adapters.mlflow.models import MlflowModels
 
         return MlflowModels(self.tracking_uri, self.registry_uri)
@@ -119,7 +122,11 @@ class Workplace:
             tell: Called with one line of progress.
             warn: Called with one line of warning.
             templates: Folder with templates that override ours.
+
+        Raises:
+            InvalidInput: Nobody said where the ledger is.
         """
+        self.check_ledger()
         return Desk(
             cluster=self.cluster,
             registry=self.registry,
@@ -132,6 +139,28 @@ class Workplace:
             tell=tell,
             warn=warn,
             enforce=enforce,
+        )
+
+    def check_ledger(self) -> None:
+        """Refuse to work where MLflow would make a ledger of its own in the working directory, which nobody else sees.
+
+        On a developer's machine that is MLflow's own way and all right; a cluster, and the throwaway folder of a pipeline's step,
+        have no such place.
+
+        Raises:
+            InvalidInput: No tracking server is named; says the variable and the option.
+        """
+        in_a_step = os.environ.get("_KFP_RUNTIME") == "true"  # set by KFP's own command for every lightweight component
+        if self.tracking_uri or (self.target.kind != "istio" and not in_a_step):
+            return
+        import mlflow
+
+        if mlflow.tracking.is_tracking_uri_set() or not _is_in_a_folder(mlflow.get_tracking_uri()):
+            return
+        where = "in a pipeline's step" if in_a_step else "for a target on a cluster"
+        raise InvalidInput(
+            f"no MLflow tracking server is named, which {where} would leave the ledger in a throwaway folder: set the environment "
+            "variable MLFLOW_TRACKING_URI, or give the option 'tracking_uri'"
         )
 
     def unrecorded_desk(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Desk:
@@ -222,6 +251,7 @@ class Workplace:
         Raises:
             InvalidInput: An address has a user or password, and pods would hold it in plain text.
         """
+        self.check_ledger()
         import mlflow
 
         tracking = self.tracking_uri or mlflow.get_tracking_uri()
@@ -297,6 +327,11 @@ def load_templates(folder: str | None) -> dict[str, str]:
             raise InvalidInput(f"template '{file.name}' in '{folder}' overrides nothing: {nearest(file.name, names)}")
         texts[names[file.name]] = file.read_text(encoding="utf-8")
     return texts
+
+
+def _is_in_a_folder(uri: str) -> bool:
+    """Whether an address is what MLflow falls back on, a file here; a managed platform's own default is not."""
+    return uri.startswith(("sqlite:", "file:")) or ("://" not in uri and not uri.startswith("databricks"))
 
 
 def absolute_uri(uri: str) -> str:

@@ -468,3 +468,22 @@ def test_every_name_that_mlflow_allows_is_found_served_and_surveyed(any_name: st
     change = a_change(1, endpoint="names", versions={"v1": f"{name}/1"}, id=str(abs(hash(name))))
     registry.record("test", change, {})
     assert change.versions in [known.versions for known in registry.history("test", "names")]
+
+
+def test_a_missing_model_is_said_with_the_registry_that_was_asked(tracking_uri: str) -> None:
+    from mlflow_istio.adapters.mlflow.models import MlflowModels
+    from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+    from mlflow_istio.adapters.mlflow.runs import MlflowRuns
+
+    asked = re.escape(tracking_uri)
+    for reference in (
+        ModelReference(model="nothing", version=1),
+        ModelReference(model="nothing", alias="latest"),
+        ModelReference(model="nothing", alias="champion"),
+    ):
+        with pytest.raises(NotFound, match=rf"'nothing'.*asked the registry at {asked}"):
+            MlflowRegistry().resolve(reference)
+    with pytest.raises(NotFound, match=f"models:/nothing/1.*asked the registry at {asked}"):
+        MlflowModels().card("nothing/1")
+    with pytest.raises(NotFound, match=f"models:/nothing/1 in the registry at {asked}"):
+        MlflowRuns().tag("nothing/1", "istio.approval")

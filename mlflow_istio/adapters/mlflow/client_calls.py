@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
@@ -65,3 +66,8 @@ def mapped(doing: str) -> Iterator[None]:
 def one_line(exc: BaseException) -> str:
     """What an exception says, on one line of bounded length."""
     return masked(" ".join(str(exc).split()))[:300]  # before it is cut, which may part a password from its end
+
+
+def registry_of(client: MlflowClient) -> str:
+    """The address of the registry that a client asks, as everybody may read it."""
+    return masked(str(getattr(client, "_registry_uri", None) or client.tracking_uri))

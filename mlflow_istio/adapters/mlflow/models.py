@@ -9,7 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import mapped
+from mlflow_istio.adapters.mlflow.client_calls import mapped, registry_of
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
@@ -40,7 +40,10 @@ class MlflowModels:
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise NotFound(f"there is no models:/{model}/{version}: deploy a version that is there") from exc
+            raise NotFound(
+                f"there is no models:/{model}/{version}: deploy a version that is there (asked the registry at "
+                f"{registry_of(self._client)})"
+            ) from exc
 
 
 def _card(label: str, source: str, scratch: Path) -> ModelCard:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import again, mapped, one_line
+from mlflow_istio.adapters.mlflow.client_calls import again, mapped, one_line, registry_of
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
@@ -183,7 +183,7 @@ class MlflowRegistry:
         if reference.alias == "latest":
             found = versions_of_model(self._client, name)
             if not found:
-                raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)}")
+                raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)} {self._asked}")
             return max(int(version.version) for version in found)
         try:
             return int(self._client.get_model_version_by_alias(name, str(reference.alias)).version)
@@ -191,7 +191,7 @@ class MlflowRegistry:
             if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise NotFound(
-                f"registered model '{name}' has no alias '{reference.alias}': {self._known_models(name)}"
+                f"registered model '{name}' has no alias '{reference.alias}': {self._known_models(name)} {self._asked}"
             ) from exc
 
     def _require_version(self, name: str, version: int) -> None:
@@ -203,8 +203,10 @@ class MlflowRegistry:
             versions = sorted(int(v.version) for v in versions_of_model(self._client, name))
             if versions:
                 has = ", ".join(str(v) for v in versions[-10:])
-                raise NotFound(f"registered model '{name}' has no version {version}: it has {has}") from exc
-            raise NotFound(f"there is no registered model '{name}': {self._known_models(name)}") from exc
+                raise NotFound(
+                    f"registered model '{name}' has no version {version}: it has {has} {self._asked}"
+                ) from exc
+            raise NotFound(f"there is no registered model '{name}': {self._known_models(name)} {self._asked}") from exc
         if status != "READY":
             raise StateConflict(not_ready(ModelVersion(model=name, version=version), status))
 
@@ -217,6 +219,11 @@ class MlflowRegistry:
                 raise
             return None
         return found if found.info.lifecycle_stage == "active" else None
+
+    @property
+    def _asked(self) -> str:
+        """Which registry said so: the wrong one is the usual reason why a model is missing."""
+        return f"(asked the registry at {registry_of(self._client)})"
 
     def _known_models(self, name: str) -> str:
         from mlflow_istio.core.basics.names import nearest

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import again, mapped
+from mlflow_istio.adapters.mlflow.client_calls import again, mapped, registry_of
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
 from mlflow_istio.ports.runs import Figure
@@ -74,7 +74,9 @@ class MlflowRuns:
             except MlflowException as exc:
                 if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                raise NotFound(f"there is no model version {version.uri} in the registry") from exc
+                raise NotFound(
+                    f"there is no model version {version.uri} in the registry at {registry_of(self._client)}"
+                ) from exc
             value = found.tags.get(key)
             return None if value is None else str(value)
 
