@@ -18,6 +18,7 @@ def analyse_release(
     wait_minutes: float = 0.0,
     poll_seconds: float = 30.0,
     options: dict = {},
+    counts: dict = {},
 ) -> NamedTuple("Analysis", [("outcome", str), ("winner", str), ("reason", str)]):
     """Look at the arms of an open A/B/n release until one has won, none can, or the time is over; moves no traffic.
 
@@ -32,6 +33,7 @@ def analyse_release(
         wait_minutes: How long to wait for an outcome; 0: one look.
         poll_seconds: Time between two looks.
         options: Options of analyse, such as {"kpi": {...}, "delta": 1.2}.
+        counts: A KPI's counts from another step: deployment to [n, events], or [n, sum, sum of squares], since the release began.
 
     Returns:
         outcome: winner, no difference, or inconclusive.
@@ -46,6 +48,7 @@ def analyse_release(
             endpoint,
             release_id=release_id,
             options=options,
+            counts=counts,
             minutes=wait_minutes,
             seconds=poll_seconds,
         )

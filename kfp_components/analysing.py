@@ -17,7 +17,14 @@ _LINES = 20
 
 
 def analyse(
-    target: str, endpoint: str, *, release_id: str, options: Mapping[str, Any], minutes: float, seconds: float
+    target: str,
+    endpoint: str,
+    *,
+    release_id: str,
+    options: Mapping[str, Any],
+    minutes: float,
+    seconds: float,
+    counts: Mapping[str, Any] | None = None,
 ) -> View:
     """Look at an open A/B/n release until it has a winner or shows that there is none, or until the time is over.
 
@@ -28,6 +35,7 @@ def analyse(
         options: Options of ``analyse``.
         minutes: Time to wait for an outcome; 0: one look.
         seconds: Time between two looks.
+        counts: The KPI's counts, where another step has made them; they stand still, so there is one look.
 
     Returns:
         The last look, as ``Verbs.analyse`` gives it.
@@ -36,7 +44,7 @@ def analyse(
         StateConflict: Another release is open, or none.
     """
     verbs = _of_release(target, endpoint, release_id)
-    config = analyse_config(options=options)
+    config = analyse_config(options=options, counts=counts)
 
     def look() -> View:
         return verbs.analyse(endpoint, config)
@@ -44,7 +52,12 @@ def analyse(
     def line(view: View) -> str:
         return f"look {view['looks']}: {view['outcome']}: {view['reason']}"
 
-    return _until(look, lambda view: view["outcome"] != "inconclusive", line, minutes, seconds)
+    found = _until(look, lambda view: view["outcome"] != "inconclusive", line, 0.0 if counts else minutes, seconds)
+    nobody = [arm["name"] for arm in found["arms"] if not arm["requests"]]
+    if found["outcome"] == "inconclusive" and nobody and not counts:
+        found = {**found, "reason": f"{found['reason']} 0 requests: nobody called {', '.join(nobody)}."}
+        say(line(found))
+    return found
 
 
 def compare(
@@ -83,7 +96,14 @@ def compare(
 
 
 def declare(
-    target: str, endpoint: str, *, release_id: str, winner: str, options: Mapping[str, Any], reason: str
+    target: str,
+    endpoint: str,
+    *,
+    release_id: str,
+    winner: str,
+    options: Mapping[str, Any],
+    reason: str,
+    counts: Mapping[str, Any] | None = None,
 ) -> View:
     """Give the winner of an A/B/n release all the traffic; given again after it has, say so and change nothing.
 
@@ -99,7 +119,7 @@ def declare(
         say(f"release '{release_id}' has ended already: '{view['stable']}' has won")
         return view
     _check_release(view, endpoint, release_id)
-    return verbs.declare(endpoint, declare_config(options=options, winner=winner, reason=reason)).view
+    return verbs.declare(endpoint, declare_config(options=options, winner=winner, reason=reason, counts=counts)).view
 
 
 def arms_table(view: View) -> str:

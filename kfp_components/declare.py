@@ -14,6 +14,7 @@ def declare_winner(
     release_id: str = "",
     winner: str = "",
     options: dict = {},
+    counts: dict = {},
     reason: str = "",
 ) -> str:
     """Give the winner of an A/B/n release all the traffic: a challenger is promoted; where the control wins, the release is closed.
@@ -27,6 +28,7 @@ def declare_winner(
         release_id: The release that is meant; one that this winner has won already is left as it is, another end fails the step.
         winner: Who is to win; empty: whom the analysis names.
         options: Options of declare; those of analyse must be what the first look had.
+        counts: The KPI's counts, where analyse_release got them from another step.
         reason: Why, for the ledger.
 
     Returns:
@@ -36,7 +38,7 @@ def declare_winner(
 
     view = steps.step(
         lambda: analysing.declare(
-            target, endpoint, release_id=release_id, winner=winner, options=options, reason=reason
+            target, endpoint, release_id=release_id, winner=winner, options=options, reason=reason, counts=counts
         )
     )
     steps.describe(endpoint_state, view)

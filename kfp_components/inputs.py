@@ -12,7 +12,7 @@ from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, check_release_id
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import CreateOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
 
 Options = Mapping[str, Any]
 
@@ -78,7 +78,32 @@ def release_config(**parameters: Any) -> dict[str, Any]:
 
 def analyse_config(**parameters: Any) -> dict[str, Any]:
     """Options of ``analyse``."""
-    return dict(parameters.get("options") or {})
+    return with_counts(parameters.get("options"), parameters.get("counts"))
+
+
+def with_counts(options: Options | None, counts: Options | None) -> dict[str, Any]:
+    """Options of an analysis with a KPI's counts that another step has made.
+
+    Raises:
+        InvalidInput: There are several KPIs, or the KPI has another source of its counts.
+    """
+    given_options = dict(options or {})
+    if not counts:
+        return given_options
+    kpis = given_options.get("kpi") or {"kpi": {}}
+    if not isinstance(kpis, Mapping) or len(kpis) != 1:
+        raise InvalidInput(
+            f"counts are those of one KPI: name it in the option 'kpi', such as {{'bought': {{}}}}, not {kpis!r}"
+        )
+    ((name, kpi),) = kpis.items()
+    if not isinstance(kpi, Mapping) or set(kpi) & {"queries", "call", "counts"}:
+        raise InvalidInput(f"KPI '{name}' has its counts twice: from the parameter 'counts' and in the option 'kpi'")
+    return {**given_options, "kpi": {name: {**kpi, "counts": dict(counts)}}}
+
+
+def delete_config(**parameters: Any) -> dict[str, Any]:
+    """Options of ``delete`` and ``delete-endpoint``."""
+    return merged(parameters.get("options"), given(reason=parameters.get("reason", "")))
 
 
 def compare_config(**parameters: Any) -> dict[str, Any]:
@@ -95,9 +120,8 @@ def compare_config(**parameters: Any) -> dict[str, Any]:
 
 def declare_config(**parameters: Any) -> dict[str, Any]:
     """Options of ``declare``."""
-    return merged(
-        parameters.get("options"), given(winner=parameters.get("winner", ""), reason=parameters.get("reason", ""))
-    )
+    options = with_counts(parameters.get("options"), parameters.get("counts"))
+    return merged(options, given(winner=parameters.get("winner", ""), reason=parameters.get("reason", "")))
 
 
 def check_deploy(constants: Options) -> None:
@@ -170,6 +194,12 @@ def check_approval(constants: Options) -> None:
     for name in ("timeout_minutes", "poll_seconds"):
         if not constants.get(name, 1.0) > 0:
             raise InvalidInput(f"{name} must be above 0, not {constants[name]!r}")
+
+
+def check_delete(constants: Options) -> None:
+    """Check what of ``delete_deployment`` and ``delete_endpoint`` is known."""
+    kind = _check_common(constants)
+    parse_options(DeleteOptions, delete_config(**constants), cluster=kind)
 
 
 def check_promote(constants: Options) -> None:

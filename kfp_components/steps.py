@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kfp_components.final_state import final_state
-from kfp_components.inputs import check_approval, create_config, given, release_config, traffic_config
+from kfp_components.inputs import (
+    check_approval,
+    create_config,
+    delete_config,
+    given,
+    release_config,
+    traffic_config,
+)
 from kfp_components.texts import View as View
 from kfp_components.texts import as_cell as as_cell
 from kfp_components.texts import as_markdown as as_markdown
@@ -62,6 +69,20 @@ def deploy(
     config = create_config(options=options, reason=reason, release_id=release_id)
     view = verbs.create(name, model_uri, None, endpoint, config).view
     return {**view, "url": verbs.endpoint(endpoint)["url"]}
+
+
+def delete_deployment(target: str, endpoint: str, name: str, options: Mapping[str, Any], reason: str) -> bool:
+    """Take a deployment of this very endpoint away; whether it was there."""
+    result = verbs_of(target).delete(name, endpoint, delete_config(options=options, reason=reason))
+    say(f"deployment '{name}' is gone" + ("" if result.changed else " already"))
+    return result.changed
+
+
+def delete_endpoint(target: str, endpoint: str, options: Mapping[str, Any], reason: str) -> bool:
+    """Take an endpoint away with its deployments; whether it was there."""
+    result = verbs_of(target).delete_endpoint(endpoint, delete_config(options=options, reason=reason))
+    say(f"endpoint '{endpoint}' is gone" + ("" if result.changed else " already"))
+    return result.changed
 
 
 def move_traffic(target: str, endpoint: str, **parameters: Any) -> View:
@@ -258,30 +279,44 @@ def read_ledger(target: str, endpoint: str, release_id: str) -> list[View]:
 
 
 def wait_for_approval(
-    target: str, endpoint: str, candidate: str, *, tag: str, timeout: float, default: str, interval: float
+    target: str,
+    endpoint: str,
+    candidate: str,
+    *,
+    tag: str,
+    timeout: float,
+    default: str,
+    interval: float,
+    release_id: str = "",
 ) -> tuple[bool, str]:
     """Wait until a person has set a tag on the candidate's model version.
 
-    A registry that can't be reached for a while is asked again: nobody has answered yet.
+    The tag's key ends with the release's id, so that the answer to an earlier release is none to this one. A registry that
+    can't be reached for a while is asked again: nobody has answered yet.
 
     Args:
         target: Target URI.
         endpoint: The endpoint.
         candidate: The deployment.
-        tag: Key of the tag.
+        tag: Begin of the tag's key.
         timeout: Seconds to wait.
         default: What no answer means: ``approve`` or ``reject``.
         interval: Seconds between two looks.
+        release_id: The release that is asked about; empty: the open one.
 
     Returns:
         Whether it was approved, and the answer in words.
 
     Raises:
-        InvalidInput: The tag says something else, or ``default`` does.
+        InvalidInput: The tag says something else, or ``default`` does; or no release is named, and none is open.
+        StateConflict: The release has ended, or has another candidate.
     """
     check_approval({"default": default, "timeout_minutes": timeout, "poll_seconds": interval})
     verbs = verbs_of(target)
     label = verbs.deployment(candidate, endpoint)["model_version"]
+    release = _asked_about(verbs, endpoint, candidate, release_id)
+    if release:
+        tag = f"{tag}.{release}"
     say(f"waiting for tag '{tag}' (approved or rejected) on models:/{label}, at most {timeout:g} s, then: {default}")
 
     def ask() -> str | None:
@@ -303,6 +338,28 @@ def wait_for_approval(
     if said not in ("approved", "rejected"):
         raise InvalidInput(f"tag '{tag}' of models:/{label} is {said!r}: set it to approved or rejected")
     return said == "approved", f"tag '{tag}' of models:/{label} says {said}"
+
+
+def _asked_about(verbs: Verbs, endpoint: str, candidate: str, release_id: str) -> str:
+    """The release that an approval belongs to; one that is named may be opened later."""
+    try:
+        view = verbs.endpoint(endpoint)
+    except NotFound:  # its first deployment is on the way, and there is nothing to release yet
+        return release_id
+    ended = ended_as(view, release_id)
+    if ended is not None:
+        raise StateConflict(f"too late: release '{release_id}' of endpoint '{endpoint}' has ended as {ended}")
+    release = view["release"] or {}
+    if release_id in ("", release.get("id")) and release and candidate not in release.get("candidates", (candidate,)):
+        raise StateConflict(
+            f"'{candidate}' is no candidate of release '{release['id']}': its candidates are {', '.join(release['candidates'])}"
+        )
+    if not release_id and not release:
+        raise InvalidInput(
+            f"an approval belongs to a release, and none of endpoint '{endpoint}' is open: give release_id "
+            "(dsl.PIPELINE_JOB_ID_PLACEHOLDER)"
+        )
+    return release_id or str(release["id"])
 
 
 _WORDS = {

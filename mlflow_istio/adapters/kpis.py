@@ -70,10 +70,21 @@ class KpiMetrics:
         found = {deployment: {source: dict(c) for source, c in reading.items()} for deployment, reading in base.items()}
         for kpi in self._kpis:
             for deployment in deployments:
-                counters = self._called(kpi, deployment) if kpi.call else self._asked(kpi, endpoint, deployment)
+                counters = self._counted(kpi, endpoint, deployment)
                 for source, series in counters.items():
                     found.setdefault(deployment, {}).setdefault(source, {}).update(series)
         return found
+
+    def _counted(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
+        if kpi.call is not None:
+            return self._called(kpi, deployment)
+        if kpi.counts:
+            return self._listed(kpi, deployment)
+        return self._asked(kpi, endpoint, deployment)
+
+    def _listed(self, kpi: Kpi, deployment: str) -> dict[str, dict[str, float]]:
+        counts = counts_from(kpi.name, kpi.counts.get(deployment))
+        return {} if counts is None else {f"kpi {kpi.name}": counts.series(kpi.name)}
 
     def _called(self, kpi: Kpi, deployment: str) -> dict[str, dict[str, float]]:
         assert kpi.call is not None

@@ -10,7 +10,7 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
 
-_KEYS = ("queries", "call", "better", "delta", "margin")
+_KEYS = ("queries", "call", "counts", "better", "delta", "margin")
 _EXAMPLE = '{"bought": {"queries": {"n": "visits_total{version=\\"$deployment\\"}", "events": "..."}}}'
 
 
@@ -18,8 +18,9 @@ def read_kpis(value: Any) -> tuple[Kpi, ...]:
     """The KPIs that an option gives.
 
     Args:
-        value: None, JSON text, a callable (called ``kpi``), or names with callables or objects: ``queries`` (PromQL by part) or
-            ``call``, and perhaps ``better``, ``delta``, ``margin``.
+        value: None, JSON text, a callable (called ``kpi``), or names with callables or objects: ``queries`` (PromQL by part),
+            ``call`` or ``counts`` (deployment to [n, events] or [n, sum, sum of squares] since the release began), and perhaps
+            ``better``, ``delta``, ``margin``.
 
     Raises:
         InvalidInput: Names the KPI and the key.
@@ -70,10 +71,26 @@ def _kpi(name: str, entry: Any) -> Kpi:
         name=name,
         queries=dict(queries),
         call=entry.get("call"),
+        counts=_counts(name, entry.get("counts")),
         better=better,
         delta=_number(name, "delta", entry.get("delta")),
         margin=_number(name, "margin", entry.get("margin")),
     )
+
+
+def _counts(name: str, value: Any) -> dict[str, tuple[float, ...]]:
+    if value is None:
+        return {}
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(each, (list, tuple)) for each in value.values())
+    ):
+        raise InvalidInput(
+            f"option 'kpi': counts of '{name}' must be an object of deployments, each with [n, events] or [n, sum, sum of "
+            f"squares], not {value!r}"
+        )
+    return {str(deployment): tuple(numbers) for deployment, numbers in value.items()}
 
 
 def _number(name: str, key: str, value: Any) -> float | None:

@@ -135,6 +135,12 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) 
         )
     if options.compare is not None:
         check_compare(parse_options(CompareOptions, options.compare, cluster="istio"))
+    counted = [kpi.name for kpi in read_kpis(options.kpi) if kpi.counts]
+    if counted:
+        raise InvalidInput(
+            f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "
+            "use analyse and declare"
+        )
     if not options.wait:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     several = options.candidate is not None and len(options.candidate) > 1

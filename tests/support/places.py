@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.releases.context import Desk
 from mlflow_istio.verbs import Verbs
@@ -43,8 +44,8 @@ class Place:
     def desk(self, tell: Any, warn: Any, templates: str | None = None) -> Desk:
         return replace(self.stage.desk, tell=tell, warn=warn)
 
-    def metrics(self, *_arguments: Any, **_options: Any) -> Any:
-        return self.stage.users.metrics
+    def metrics(self, *_arguments: Any, kpis: Any = (), **_options: Any) -> Any:
+        return KpiMetrics(self.stage.users.metrics, kpis) if kpis else self.stage.users.metrics
 
     def records(self) -> Any:
         raise AssertionError("no shadow is released here")

@@ -135,6 +135,8 @@ def judge_shadow(
             against.append(f"{times}, more than {limits.slowdown:.3g}")
         elif figures.slowdown.upper > limits.slowdown:
             waiting.append(f"{times}, not yet proven within {limits.slowdown:.3g}")
+    if not tally.compared:
+        waiting.append("nobody called the endpoint, or nothing was recorded")
     if tally.unmatched_share > limits.unmatched:
         waiting.append(
             f"{tally.unmatched_share:.1%} of the requests were recorded on one side only "

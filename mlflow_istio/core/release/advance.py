@@ -199,7 +199,17 @@ def _judged(progress: Progress, seen: Observation, missing: tuple[str, ...], now
         return replace(
             verdict, word="hold", reason=f"{verdict.reason} But the stable has no ready replica to go back to."
         )
+    if verdict.word == "inconclusive" and _nobody_called(progress, seen):
+        names = " and ".join(f"'{name}'" for name in plan.candidates)
+        return replace(verdict, reason=f"{verdict.reason} 0 requests: nobody called {names}.")
     return verdict
+
+
+def _nobody_called(progress: Progress, seen: Observation) -> bool:
+    """Whether a candidate with live traffic never got a request, as far as the source of metrics can be trusted."""
+    plan = progress.plan
+    counted = plan.guards and not seen.unavailable and progress.traffic_since is not None
+    return bool(counted) and not any(progress.evidence.requests.get(name, 0) for name in plan.candidates)
 
 
 def _judged_alone(progress: Progress, seen: Observation) -> bool:

@@ -25,12 +25,14 @@ class Question:
         asked: Since when, in UTC.
         answer: ``approve``, ``reject``, or empty.
         who: Who answered.
+        left_over: What the model version's tag said already when it was asked: the answer to an earlier release.
     """
 
     gate: str
     asked: datetime
     answer: str = ""
     who: str = ""
+    left_over: str = ""
 
 
 @form(closed=True)

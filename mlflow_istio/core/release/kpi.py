@@ -34,6 +34,8 @@ class Kpi:
         name: What people call it; part of metrics' names.
         queries: PromQL by part: n and events, or n, sum and sum_squares. Empty for a callable.
         call: The Python callable, or None.
+        counts: Deployment to (n, events) or (n, sum, sum of squares) since the release began, from a table of the user's; empty:
+            another source has them.
         better: Which direction is good.
         delta: The largest difference that doesn't matter: for a binary KPI an odds ratio above 1, for a numeric one a difference
             in its unit; None where nobody asks whether there is a difference.
@@ -43,14 +45,19 @@ class Kpi:
     name: str
     queries: Mapping[str, str] = field(default_factory=dict)
     call: KpiCall | None = None
+    counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     better: Literal["higher", "lower"] = "higher"
     delta: float | None = None
     margin: float | None = None
 
     def __post_init__(self) -> None:
         check_kpi_name(self.name)
-        if (self.call is None) == (not self.queries):
-            raise InvalidInput(f"KPI '{self.name}' needs queries (PromQL) or a Python callable: give one of them")
+        if [self.call is not None, bool(self.queries), bool(self.counts)].count(True) != 1:
+            raise InvalidInput(
+                f"KPI '{self.name}' needs queries (PromQL), a Python callable or counts: give one of them"
+            )
+        for deployment, numbers in self.counts.items():
+            counts_from(f"{self.name}' of '{deployment}", tuple(numbers))
         if self.queries and set(self.queries) not in (BINARY, NUMERIC):
             raise InvalidInput(
                 f"KPI '{self.name}' has queries for {', '.join(sorted(self.queries))}: give n and events, or n, sum and "

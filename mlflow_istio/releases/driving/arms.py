@@ -7,10 +7,12 @@ MLflow run (``arms.json``), so that any process can look next.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult
+from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.basics.stored import compact, from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
@@ -80,10 +82,24 @@ def analyse(desk: Desk, metrics: Metrics, name: str, options: ArmsOptions) -> An
     run = release.run or desk.registry.open_run(desk.scope, name, release)
     experiment = _stored(desk, run, _plan(endpoint, release, options))
     readings = metrics.read(name, experiment.plan.arms)
+    if options.kpi is not None and options.kpi.counts and not experiment.counters:
+        # What a table counts has begun with the release: its base line is nothing, whenever somebody looks first.
+        experiment = experiment.look(_from_nothing(readings, options.kpi.name), endpoint.traffic.weights)
     experiment = experiment.look(readings, endpoint.traffic.weights)
     state = {STATE: compact(to_json(experiment))}
     desk.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
     return Analysed(release=release, experiment=experiment, result=experiment.result())
+
+
+def _from_nothing(readings: Mapping[str, Reading], kpi: str) -> dict[str, Reading]:
+    """The readings with nothing counted of a KPI yet."""
+    return {
+        arm: {
+            source: {series: 0.0 if series.startswith(f"kpi/{kpi}/") else value for series, value in counters.items()}
+            for source, counters in reading.items()
+        }
+        for arm, reading in readings.items()
+    }
 
 
 def declare(

@@ -138,6 +138,7 @@ def _round(work: Work) -> tuple[Ending | None, float]:
             for hook in action.hooks
         }
         after, action = advance(after, replace(seen, webhooks=answers), now)
+    after = _with_left_over(work, progress, after)
     after = alive(replace(after, revision=progress.revision + 1), work.driver, desk.who, desk.clock.now())
     _keep(work, endpoint.release, after)
     work.crew.watch(Seen(endpoint=endpoint, progress=after, verdict=action.verdict, doing=type(action).__name__))
@@ -242,12 +243,38 @@ def _tag(work: Work, progress: Progress) -> str | None:
         return None
     label = versions_of(deployments_of(work.desk.cluster, work.name)).get(progress.plan.candidate, "")
     try:
-        return work.desk.runs.tag(label, f"{approval.tag}.{progress.question.gate}") or work.desk.runs.tag(
-            label, approval.tag
-        )
+        said = _tagged(work, label, f"{approval.tag}.{work.release}", progress.question.gate)
+        plain = _tagged(work, label, approval.tag, progress.question.gate)
+        return said or (plain if plain != progress.question.left_over else None)
     except (RegistryError, NotFound) as exc:
         work.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return None
+
+
+def _tagged(work: Work, label: str, key: str, gate: str) -> str | None:
+    """What a tag of the model version says to a gate; one of the gate's own says it first."""
+    return work.desk.runs.tag(label, f"{key}.{gate}") or work.desk.runs.tag(label, key)
+
+
+def _with_left_over(work: Work, before: Progress, after: Progress) -> Progress:
+    """The progress whose new question knows what a tag said before it was asked: an approval belongs to one release."""
+    question, approval = after.question, after.plan.approval
+    known = before.question is not None and question is not None and before.question.gate == question.gate
+    if question is None or question.answer or known or approval is None or approval.tag is None:
+        return after
+    label = versions_of(deployments_of(work.desk.cluster, work.name)).get(after.plan.candidate, "")
+    try:
+        said = _tagged(work, label, approval.tag, question.gate)
+    except (RegistryError, NotFound) as exc:
+        work.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
+        return after
+    if said is None:
+        return after
+    work.warn_once(
+        f"tag '{approval.tag}' of models:/{label} said {said!r} before '{question.gate}' was asked: that was an earlier release's "
+        f"answer; set '{approval.tag}.{work.release}', or run 'mlflow-istio approve {work.name}'"
+    )
+    return replace(after, question=replace(question, left_over=said))
 
 
 def _asked(work: Work, release: Release, hook: Webhook, event: Event, gate: str, verdict: Verdict) -> str:

@@ -274,6 +274,25 @@ def test_a_gate_is_passed_by_a_tag_of_the_model_version() -> None:
     assert stage.clock.monotonic() >= 300
 
 
+@pytest.mark.parametrize("key", ["ok", "ok.50"])
+def test_a_tag_of_an_earlier_release_passes_no_gate(key: str) -> None:
+    """pikoci 152: an approval that was left on the model version approved the next release at once."""
+    stage = a_stage()
+    stage.world.runs.tags.update({"churn/2": {key: "approved"}})
+    approval = Approval(before=("50",), tag="ok", timeout=600.0)
+    assert stage.release(**QUICK, approval=approval).outcome == "rolled-back"
+    assert any("that was an earlier release's answer; set 'ok.id" in line for line in stage.world.warnings)
+
+
+@pytest.mark.parametrize("key", ["ok.r7", "ok.r7.50"])
+def test_a_tag_of_the_releases_own_passes_its_gate(key: str) -> None:
+    stage = a_stage()
+    stage.world.runs.tags.update({"churn/2": {"ok": "approved"}})
+    stage.users.plans[300.0] = lambda: stage.world.runs.tags["churn/2"].update({key: "approved"})
+    stage.open(request={"release_id": "r7"}, **QUICK, approval=Approval(before=("50",), tag="ok"))
+    assert stage.drive().outcome == "promoted"
+
+
 def test_nobody_answering_in_time_means_the_default() -> None:
     stage = a_stage()
     ending = stage.release(**QUICK, approval=Approval(before=("10",), timeout=60.0))
