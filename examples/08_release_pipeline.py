@@ -11,13 +11,12 @@ requests: a release without them ends inconclusive at its deadline.
 import argparse
 import json
 
-from kfp import compiler, dsl, kubernetes, local
+from kfp import compiler, dsl, local
 
-from kfp_components import read_ledger, release_version, roll_back_unless_succeeded
-from kfp_components.checked import IMAGE
+from kfp_components import configure_steps, read_ledger, release_version, roll_back_unless_succeeded, step_image
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=step_image(), install_kfp_package=False)
 def train(model: str, customers: int, fill_missing: bool) -> str:
     """Train a churn model and register it; its models:/ address. One customer in ten has no 'spend'."""
     import mlflow
@@ -78,14 +77,9 @@ def release_pipeline(
             release_id=release,
             options=options,
         )
-        told = read_ledger(target=target, endpoint=endpoint, release_id=release).after(released)
-    for task in (trained, released, told, undo):
-        # The tracking server's address and password reach every step from a Secret, never as a parameter.
-        kubernetes.use_secret_as_env(
-            task,
-            secret_name="mlflow",
-            secret_key_to_env={"uri": "MLFLOW_TRACKING_URI", "password": "MLFLOW_TRACKING_PASSWORD"},
-        )
+        read_ledger(target=target, endpoint=endpoint, release_id=release).after(released)
+    # The tracking server's address and password reach every step from a Secret, never as a parameter.
+    configure_steps(secret="mlflow")
 
 
 def main() -> None:

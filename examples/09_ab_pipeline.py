@@ -13,6 +13,7 @@ from kfp import compiler, dsl, local
 
 from kfp_components import (
     analyse_release,
+    configure_steps,
     declare_winner,
     deploy_version,
     roll_back_release,
@@ -72,6 +73,7 @@ def ab_pipeline(
             )
         with dsl.Else(name="none has"):
             roll_back_release(target=target, endpoint=endpoint, release_id=release, reason=seen.outputs["reason"])
+    configure_steps(secret="mlflow")
 
 
 def main() -> None:

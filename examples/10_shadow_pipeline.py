@@ -14,6 +14,7 @@ from kfp import compiler, dsl, local
 
 from kfp_components import (
     compare_shadow,
+    configure_steps,
     deploy_version,
     promote_candidate,
     roll_back_release,
@@ -40,7 +41,14 @@ def shadow_pipeline(
     release = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     undo = roll_back_unless_succeeded(target=target, endpoint=endpoint, release_id=release)
     with dsl.ExitHandler(undo, name="whatever fails"):
-        deployed = deploy_version(target=target, endpoint=endpoint, name=name, model_uri=model_uri, options=deployment)
+        deployed = deploy_version(
+            target=target,
+            endpoint=endpoint,
+            name=name,
+            model_uri=model_uri,
+            release_id=release,
+            options=deployment,
+        )
         opened = set_traffic(
             target=target,
             endpoint=endpoint,
@@ -61,6 +69,7 @@ def shadow_pipeline(
             promote_candidate(target=target, endpoint=endpoint, release_id=release, reason=compared.outputs["reason"])
         with dsl.Else(name="they do not"):
             roll_back_release(target=target, endpoint=endpoint, release_id=release, reason=compared.outputs["reason"])
+    configure_steps(secret="mlflow")
 
 
 def main() -> None:

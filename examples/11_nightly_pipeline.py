@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 from kfp import compiler, dsl, local
 
-from kfp_components import read_ledger, release_version, roll_back_unless_succeeded
-from kfp_components.checked import IMAGE
+from kfp_components import configure_steps, read_ledger, release_version, roll_back_unless_succeeded, step_image
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=step_image(), install_kfp_package=False)
 def find_challenger(target: str, endpoint: str, model: str) -> NamedTuple(
     "Challenger", [("found", bool), ("model_uri", str), ("champion", str)]
 ):
@@ -74,6 +73,7 @@ def nightly_pipeline(
             )
         with dsl.Else(name="there is none"):  # kfp.local passes over an If that has no Else
             read_ledger(target=target, endpoint=endpoint)
+    configure_steps(secret="mlflow")
 
 
 def main() -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kfp import dsl
-from kfp.dsl import pipeline_task, python_component
+from kfp.dsl import pipeline_channel, pipeline_task, python_component
 
+from kfp_components.images import DEFAULT_IMAGE, step_image
 from mlflow_istio.errors import MlflowIstioError
 
-IMAGE = "mlflow-istio-kfp:0.1.0"
-"""Image of every step; its tag is the package's version, since a step's body only calls what is installed there."""
+IMAGE = DEFAULT_IMAGE
+"""Image of a step where nobody says another: ``step_image`` knows which one is used."""
 
 Check = Callable[[Mapping[str, Any]], object]
 """Gets the arguments that are constants; raises one of our errors for a wrong one."""
+
+_PLACEHOLDER = re.compile(r"\{\{\$\.(?!workspace_path\}\})[a-z_]+\}\}")
+"""What KFP replaces by the run's id and the like: only where it is all of a parameter (``driver/resolve.go``, RuntimeValue)."""
 
 
 class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
@@ -33,6 +38,8 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
         Raises:
             ValueError: A constant that can't be right; names the component and the option.
         """
+        for name, value in kwargs.items():
+            self._check_placeholders(name, value)
         try:
             self._check({name: value for name, value in kwargs.items() if is_constant(value)})
         except MlflowIstioError as exc:
@@ -40,7 +47,30 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
         task = super().__call__(*args, **kwargs)
         if task.state is pipeline_task.TaskState.FUTURE:
             task.set_caching_options(False)
+            task.set_container_image(step_image())
         return task
+
+    def _check_placeholders(self, name: str, value: Any) -> None:
+        """Refuse what KFP would not fill in, or would paste as text that breaks the step's input.
+
+        Raises:
+            ValueError: Names the parameter, and says what to give instead.
+        """
+        for where, leaf in _leaves(name, value):
+            nested = where != name
+            for channel in pipeline_channel.extract_pipeline_channels_from_any(leaf):
+                whole = isinstance(leaf, pipeline_channel.PipelineChannel) and not nested
+                if not whole and str(channel.channel_type).upper() in ("STRUCT", "LIST", "DICT"):
+                    raise ValueError(
+                        f"{self.name}: {where} holds the list or dict '{channel.name}' of the pipeline, which KFP pastes as text: "
+                        f"make all of '{name}' one parameter, or the output of a step"
+                    )
+            found = _PLACEHOLDER.search(leaf) if isinstance(leaf, str) else None
+            if found and (nested or leaf != found.group()):
+                raise ValueError(
+                    f"{self.name}: {where} holds {found.group()} inside something else, where Kubeflow's backend leaves it as it "
+                    "is: give it alone, as a parameter of its own"
+                )
 
 
 def component(check: Check) -> Callable[[Callable[..., Any]], CheckedComponent]:
@@ -65,3 +95,15 @@ def is_constant(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(is_constant(inner) for inner in value)
     return isinstance(value, (int, float, bool)) or value is None
+
+
+def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values inside a value, each with its path."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{where}[{str(key)!r}]", inner)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{where}[{index}]", inner)
+    else:
+        yield where, value

@@ -30,8 +30,39 @@ def compiled() -> dict[str, str]:
         for name in kfp_components.__all__:
             file = Path(folder) / f"{name}.yaml"
             compiler.Compiler().compile(getattr(kfp_components, name), str(file))
-            texts[file.name] = file.read_text(encoding="utf-8")
+            texts[file.name] = _uncached(file.read_text(encoding="utf-8"))
     return texts
+
+
+def _uncached(text: str) -> str:
+    """The component's YAML, so that no pipeline that loads it is served from a cache.
+
+    A task of a pipeline has its flag from the pipeline, never from the file that a component was loaded from
+    (``PipelineTask.__init__``). Only a component that is a pipeline of its own brings flags with it, those of its steps
+    (``Implementation.from_pipeline_spec_dict``: one without an executor of its own name), and runners cache steps, not pipelines
+    (``driver/container.go``, ``local/orchestrator/task_executor.py``). An exit handler gets its status as a step of its own alone;
+    no two runs give it the same one.
+    """
+    import yaml
+
+    comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    spec = yaml.safe_load(text)
+    name = spec["pipelineInfo"]["name"]
+    (task,) = spec["root"]["dag"]["tasks"].values()
+    task["cachingOptions"] = {"enableCache": False}
+    inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if all(parameter["parameterType"] != "TASK_FINAL_STATUS" for parameter in inputs.values()):
+        for part, start in ((spec["components"], "comp-"), (spec["deploymentSpec"]["executors"], "exec-")):
+            part[f"{start}run"] = part.pop(f"{start}{name}")
+        spec["components"]["comp-run"]["executorLabel"] = "exec-run"
+        task["componentRef"]["name"] = "comp-run"
+        task["taskInfo"]["name"] = "run"
+        spec["root"]["dag"]["tasks"] = {"run": task}
+        for outputs in spec["root"]["dag"].get("outputs", {}).values():
+            for output in outputs.values():
+                for selector in output.get("artifactSelectors", [output.get("valueFromParameter")]):
+                    selector["producerSubtask"] = "run"
+    return comments + yaml.dump(spec, sort_keys=True)
 
 
 def page() -> str:
