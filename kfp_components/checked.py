@@ -16,7 +16,7 @@ IMAGE = DEFAULT_IMAGE
 """Image of a step where nobody says another: ``step_image`` knows which one is used."""
 
 Check = Callable[[Mapping[str, Any]], object]
-"""Gets the arguments that are constants; raises one of our errors for a wrong one."""
+"""Gets the arguments that are constants, and as ``later`` the names of the others; raises one of our errors for a wrong one."""
 
 _PLACEHOLDER = re.compile(r"\{\{\$\.(?!workspace_path\}\})[a-z_]+\}\}")
 """What KFP replaces by the run's id and the like: only where it is all of a parameter (``driver/resolve.go``, RuntimeValue)."""
@@ -40,8 +40,9 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
         """
         for name, value in kwargs.items():
             self._check_placeholders(name, value)
+        constants = {name: value for name, value in kwargs.items() if is_constant(value)}
         try:
-            self._check({name: value for name, value in kwargs.items() if is_constant(value)})
+            self._check({**constants, "later": frozenset(kwargs) - frozenset(constants)})
         except MlflowIstioError as exc:
             raise ValueError(f"{self.name}: {exc.message}") from exc
         task = super().__call__(*args, **kwargs)

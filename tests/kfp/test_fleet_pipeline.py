@@ -1,0 +1,31 @@
+"""The fleet pipeline of examples/12, run for real by KFP's own local runner: one endpoint's failure is its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.kfp.conftest import QUICK, Workshop, people, register
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_each_endpoint_is_released_and_undone_for_itself(workshop: Workshop) -> None:
+    client = workshop.client()
+    client.create_deployment(
+        "spam-v1", "models:/churn/1", endpoint="spam", config={"champion_alias": "", "challenger_alias": ""}
+    )
+    good, bad = register(), register(whole=False)
+    releases = json.dumps([{"endpoint": "churn", "model_uri": good}, {"endpoint": "spam", "model_uri": bad}])
+    # The names come from the versions, so the two endpoints' candidates are never called the same.
+    with people(client.get_endpoint("churn"), missing=0.1), people(client.get_endpoint("spam"), missing=0.3):
+        said = workshop.python(
+            "12_fleet_pipeline.py", "run", releases, "--steps", "50", "--options", json.dumps(QUICK), expect=1
+        )
+    churn, spam = client.get_endpoint("churn"), client.get_endpoint("spam")
+    assert churn["stable"] == f"churn-v{good.rpartition('/')[2]}", said[-4000:]
+    assert {name for name, weight in spam["traffic"].items() if weight} == {"spam-v1"}
+    assert (churn["release"], spam["release"]) == (None, None)
+    assert churn["last_release"]["id"] == spam["last_release"]["id"], "the run's id, at every endpoint"
+    assert (churn["last_release"]["outcome"], spam["last_release"]["outcome"]) == ("promoted", "rolled-back")
