@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.kfp.conftest import QUICK, Workshop, people, register
+from tests.kfp.conftest import QUICK, ROOT, Workshop, people, register
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_each_endpoint_is_released_and_undone_for_itself(workshop: Workshop) -> None:
@@ -18,10 +18,14 @@ def test_each_endpoint_is_released_and_undone_for_itself(workshop: Workshop) -> 
     )
     good, bad = register(), register(whole=False)
     releases = json.dumps([{"endpoint": "churn", "model_uri": good}, {"endpoint": "spam", "model_uri": bad}])
-    # The names come from the versions, so the two endpoints' candidates are never called the same.
-    with people(client.get_endpoint("churn"), missing=0.1), people(client.get_endpoint("spam"), missing=0.3):
-        said = workshop.python(
-            "12_fleet_pipeline.py", "run", releases, "--steps", "50", "--options", json.dumps(QUICK), expect=1
+    example = str(ROOT / "examples" / "12_fleet_pipeline.py")
+    options = json.dumps({**QUICK, "deadline": 400})
+    with (
+        people(client.get_endpoint("churn"), workers=1, seconds=560),
+        people(client.get_endpoint("spam"), workers=1, missing=0.3, seconds=560),
+    ):
+        said = workshop.run(
+            *("python", example, "run", releases, "--steps", "50", "--options", options), expect=1, timeout=560
         )
     churn, spam = client.get_endpoint("churn"), client.get_endpoint("spam")
     assert churn["stable"] == f"churn-v{good.rpartition('/')[2]}", said[-4000:]
