@@ -32,7 +32,7 @@ class Question:
     asked: datetime
     answer: str = ""
     who: str = ""
-    left_over: str = ""
+    left_over: str = field(default="", metadata=stored(sparse=True))
 
 
 @form(closed=True)

@@ -246,12 +246,12 @@ def test_an_endpoint_that_never_stands_still_ends_the_writing_of_tags() -> None:
     publish, weights = world.registry.publish, iter(range(20, 90))
     published = []
 
-    def restless(standing: Any) -> None:
+    def restless(standing: Any) -> tuple[str, ...]:
         published.append(standing)
         world.registry.publish = publish  # type: ignore[method-assign]
         shift(next(weights))(world.desk)
         world.registry.publish = restless  # type: ignore[method-assign]
-        publish(standing)
+        return publish(standing)
 
     world.registry.publish = restless  # type: ignore[method-assign]
     shift(15)(world.desk)
