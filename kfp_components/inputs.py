@@ -159,11 +159,14 @@ def check_analyse(constants: Options) -> None:
 
 def check_compare(constants: Options) -> None:
     """Check what of ``compare_shadow`` is known."""
+    from mlflow_istio.options import combinations
     from mlflow_istio.options.analysis import CompareOptions
 
     kind = _check_common(constants)
     check_waiting(constants)
-    parse_options(CompareOptions, compare_config(**constants), cluster=kind).rule()
+    options = parse_options(CompareOptions, compare_config(**constants), cluster=kind)
+    combinations.check_compare(options)
+    options.rule()
 
 
 def check_declare(constants: Options) -> None:

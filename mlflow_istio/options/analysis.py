@@ -92,17 +92,12 @@ class CompareOptions(ReadOptions):
         """When two predictions agree.
 
         Raises:
-            InvalidInput: The scorer is no callable, or there is a similarity without one.
+            InvalidInput: The scorer is no callable.
         """
         from mlflow_istio.core.analysis.answers import AnswerRule
 
         if self.scorer is not None and not callable(self.scorer):
             raise InvalidInput("option 'scorer' must be a Python callable: give it through the Python client")
-        if self.scorer is None and self.similarity < 1.0:
-            raise InvalidInput(
-                f"option 'similarity' ({self.similarity:g}) has no effect without a scorer, which says how alike two texts are: "
-                "give 'scorer' through the Python client, or leave 'similarity' out to compare texts for equality"
-            )
         return AnswerRule(
             kind=self.answers,
             absolute=self.absolute,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -136,7 +136,8 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) 
         )
     if options.compare is not None:
         check_compare(parse_options(CompareOptions, options.compare, cluster="istio"))
-    counted = [kpi.name for kpi in read_kpis(options.kpi) if kpi.counts]
+    kpis = options.kpi if isinstance(options.kpi, Mapping) else {}
+    counted = [name for name, kpi in kpis.items() if isinstance(kpi, Mapping) and kpi.get("counts")]
     if counted:
         raise InvalidInput(
             f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "

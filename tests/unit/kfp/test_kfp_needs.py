@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from kfp_components import analysing, steps
-from kfp_components.inputs import compare_config, with_counts
+from kfp_components.inputs import check_compare, with_counts
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import parse_options
 from mlflow_istio.options.release import ReleaseOptions, check_release_options
 from tests.support.places import TARGET, verbs_on
@@ -219,6 +218,6 @@ def test_an_arm_that_nobody_called_is_named(stage: Stage) -> None:
 
 def test_a_similarity_without_a_scorer_is_refused_by_name() -> None:
     """litellm 36250: it was ignored, and texts were compared for equality."""
-    options = compare_config(options={"answers": "text", "similarity": 0.8})
-    with pytest.raises(InvalidInput, match=r"option 'similarity' \(0.8\) has no effect without a scorer"):
-        parse_options(CompareOptions, options, cluster="istio").rule()
+    options = {"answers": "text", "similarity": 0.8}
+    with pytest.raises(InvalidInput, match="option 'similarity' has no effect without 'scorer'"):
+        check_compare({"target": "istio:/models", "endpoint": "churn", "options": options})
