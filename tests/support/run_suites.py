@@ -45,7 +45,7 @@ STAGES = (
     # The longest need a core each, and wait for much of their time: the third place is for the short ones.
     (
         Suite(name="check", has_tests=False),
-        *(Suite(name=name) for name in ("unit", "newest", "e2e", "control-plane")),
+        *(Suite(name=name) for name in ("unit", "newest", "mlflow-oldest", "e2e", "control-plane")),
     ),
 )
 """The suites in the order in which they start; a stage begins when the one before has ended, well or not."""

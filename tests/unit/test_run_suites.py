@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_suites import Outcome, Runner, Suite, cases_of, closing_line, summary
+from tests.support.run_suites import STAGES, Outcome, Runner, Suite, cases_of, closing_line, summary
 
 MAKEFILE = """
 good bad empty:
@@ -49,6 +50,16 @@ def run(folder: Path, *stages: str, places: int = 2) -> tuple[dict[str, Outcome]
     ]
     outcomes = runner.run(suites)
     return {outcome.suite.name: outcome for outcome in outcomes}, said
+
+
+def test_make_test_runs_every_suite_of_the_makefile() -> None:
+    suites, target = set(), ""
+    for line in (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8").splitlines():
+        target = line.partition(":")[0] if re.match(r"[a-z0-9-]+:", line) else target
+        if line.startswith("\t") and ("$(PYTEST)" in line or "$(RESULTS)" in line):
+            suites.add(target)
+    rewriting = {"golden-update", "corpus-update"}
+    assert suites - rewriting == {suite.name for stage in STAGES for suite in stage if suite.has_tests}
 
 
 def test_it_goes_on_after_a_failed_suite_and_names_every_failed_test(folder: Path) -> None:
