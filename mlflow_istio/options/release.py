@@ -11,7 +11,6 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, parse_options
 from mlflow_istio.options.combinations import check_compare
-from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.shared import SETTINGS, Confirmed, Judged, Tested
 from mlflow_istio.options.values import Names, Percents, Probability, Structured
 
