@@ -21,7 +21,7 @@ from mlflow_istio.core.basics.names import (
     nearest,
 )
 from mlflow_istio.core.mesh.pods import PodSettings, check_path
-from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
+from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
 from mlflow_istio.options.values import (
@@ -87,7 +87,7 @@ class ChangeOptions(DryRunOptions):
     reason: str = Field(default="", max_length=1000, description="why, for the ledger")
 
 
-class _Wishes(ChangeOptions, Confirmed):
+class _TrafficOptions(ChangeOptions, Confirmed):
     strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
         default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
     )
@@ -117,9 +117,9 @@ class _Wishes(ChangeOptions, Confirmed):
     supersede: bool = Field(default=False, description="abort an open release first: its traffic returns to stable")
 
     @property
-    def wish(self) -> Wish:
+    def traffic_request(self) -> TrafficRequest:
         """The part the strategies take."""
-        return Wish(
+        return TrafficRequest(
             weight=self.weight,
             weights=self.weights,
             mirror=self.mirror,
@@ -131,7 +131,7 @@ class _Wishes(ChangeOptions, Confirmed):
         )
 
 
-class CreateOptions(_Wishes, Adopted, Started, PolicySettings):
+class CreateOptions(_TrafficOptions, Adopted, Started, PolicySettings):
     """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
 
     replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
@@ -225,7 +225,7 @@ class UpdateOptions(DryRunOptions, Started):
     image: str | None = Field(default=None, description="container image (cluster only)")
 
 
-class UpdateEndpointOptions(_Wishes, RouteSettings):
+class UpdateEndpointOptions(_TrafficOptions, RouteSettings):
     """Options of ``update-endpoint``: traffic and releases."""
 
     action: Literal["promote", "rollback", "abort", "pause", "resume"] | None = Field(

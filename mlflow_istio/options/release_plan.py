@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
@@ -126,7 +126,7 @@ def _read_file(path: str) -> Any:
 _GUARD_KEYS = ("guard", "name", "margin", "weight", "allowed", "worse", "limit", "slower_than", "edges")
 
 
-def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPlan:
+def _guard(entry: Any, margin: float | None, allowed: NonInferiorityMargin | None) -> GuardPlan:
     """One guard of the option ``analysis``."""
     if not isinstance(entry, Mapping) or "guard" not in entry:
         raise InvalidInput(f'option \'analysis\': a guard is an object such as {{"guard": "errors"}}, not {entry!r}')
@@ -145,7 +145,7 @@ def _guard(entry: Any, margin: float | None, allowed: Allowed | None) -> GuardPl
     values: dict[str, Any] = {"name": kind, "kind": kind, **said}
     if base is not None:
         values = {"name": base.name, "kind": kind, "margin": base.margin, **said}
-    values["allowed"] = proof or (base.allowed if base else Allowed())
+    values["allowed"] = proof or (base.allowed if base else NonInferiorityMargin())
     if "edges" in entry:
         values["edges"] = tuple(float(edge) for edge in entry["edges"])
     try:
@@ -161,7 +161,7 @@ def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
         if kpi.name in taken:
             continue
         numeric = "sum" in kpi.queries
-        proof = Allowed(difference=kpi.delta) if numeric else Allowed(odds_ratio=kpi.delta)
+        proof = NonInferiorityMargin(difference=kpi.delta) if numeric else NonInferiorityMargin(odds_ratio=kpi.delta)
         guards.append(
             GuardPlan(
                 name=kpi.name,
@@ -174,7 +174,7 @@ def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
     return tuple(guards)
 
 
-def _allowed(value: Any, what: str) -> Allowed | None:
+def _allowed(value: Any, what: str) -> NonInferiorityMargin | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -183,13 +183,17 @@ def _allowed(value: Any, what: str) -> Allowed | None:
         except ValueError as exc:
             raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}") from exc
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Allowed(odds_ratio=float(value)) if value > 1 else Allowed(rate_difference=float(value))
+        return (
+            NonInferiorityMargin(odds_ratio=float(value))
+            if value > 1
+            else NonInferiorityMargin(rate_difference=float(value))
+        )
     if isinstance(value, Mapping):
         known = ("odds_ratio", "rate_difference", "difference")
         for key in value:
             if key not in known:
                 raise InvalidInput(f"option '{what}': unknown key {key!r}: {nearest(key, known)}")
-        return Allowed(**{key: float(number) for key, number in value.items()})
+        return NonInferiorityMargin(**{key: float(number) for key, number in value.items()})
     raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
-from mlflow_istio.core.policy.settings import PolicyWish
+from mlflow_istio.core.policy.settings import PolicyRequest
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.values import NONE, Alias, Match, Seconds, Status, Structured
 
@@ -127,7 +127,7 @@ class PolicySettings(BaseModel):
                 raise ValueError(exc.message) from exc
         return value
 
-    def settings(self, given: Collection[str], route: str | None = None) -> PolicyWish | None:
+    def settings(self, given: Collection[str], route: str | None = None) -> PolicyRequest | None:
         """What is asked of the policy; None when nothing is.
 
         Args:
@@ -144,7 +144,7 @@ class PolicySettings(BaseModel):
             if aimed:
                 raise InvalidInput(f"option '{aimed[0]}' goes with a setting: give one of {', '.join(SETTINGS)}")
             return None
-        return PolicyWish(changes=changes, subset=self.subset, route=route, replace=self.replace)
+        return PolicyRequest(changes=changes, subset=self.subset, route=route, replace=self.replace)
 
 
 class RouteSettings(PolicySettings):

@@ -108,7 +108,7 @@ class Cluster(Protocol):
         """
 
     def address(self, virtual_service: str) -> Address:
-        """How to reach the hosts of a VirtualService; ``desk.address_of`` knows how to reach an endpoint.
+        """How to reach the hosts of a VirtualService; ``releases.context.address_of`` knows how to reach an endpoint.
 
         Raises:
             NotFound: There is none of that name.

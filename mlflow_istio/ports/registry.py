@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,7 @@ class Registry(Protocol):
             RegistryError: The registry can't be reached.
         """
 
-    def publish(self, standing: Standing) -> tuple[str, ...]:
+    def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """Make the tags and aliases say what stands now; writes only what differs.
 
         An alias that points to nothing is taken away, and is free for another endpoint once no version of its model is served.

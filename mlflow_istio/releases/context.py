@@ -35,12 +35,12 @@ def _silent(_message: str) -> None:
     """Say nothing."""
 
 
-def _let_be(_desk: Desk, _endpoint: str) -> None:
+def _let_be(_context: Context, _endpoint: str) -> None:
     """Enforce nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Desk:
+class Context:
     """The ports and the few things that come from outside.
 
     Attributes:
@@ -69,7 +69,7 @@ class Desk:
     tell: Callable[[str], None] = _silent
     warn: Callable[[str], None] = _silent
     removal_delay: float = 0.5
-    enforce: Callable[[Desk, str], None] = _let_be
+    enforce: Callable[[Context, str], None] = _let_be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,14 +91,14 @@ class Outcome:
     pending: str = ""
 
 
-def warned(desk: Desk, warnings: Sequence[str]) -> tuple[str, ...]:
+def emit_warnings(context: Context, warnings: Sequence[str]) -> tuple[str, ...]:
     """Say warnings as they come up, and return them for the outcome."""
     for warning in warnings:
-        desk.warn(warning)
+        context.warn(warning)
     return tuple(warnings)
 
 
-def found_home(cluster: Cluster, endpoint: str) -> Object | None:
+def find_virtual_service(cluster: Cluster, endpoint: str) -> Object | None:
     """The VirtualService that carries an endpoint, or None.
 
     It has the endpoint's name, unless the endpoint adopted a route: then its annotations tell.
@@ -115,7 +115,7 @@ def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     Raises:
         NotFound: There is none; names the nearest endpoint.
     """
-    found = found_home(cluster, endpoint)
+    found = find_virtual_service(cluster, endpoint)
     if found is not None:
         return found
     raise NotFound(
@@ -137,23 +137,23 @@ def endpoint_names(cluster: Cluster) -> list[str]:
     return sorted({name for obj in cluster.list("VirtualService", {}) for name in endpoints_in(obj)})
 
 
-def entrance_of(cluster: Cluster, name: str, home: Object | None = None) -> Entrance:
+def entrance_of(cluster: Cluster, name: str, virtual_service: Object | None = None) -> Entrance:
     """What a request must look like to reach an endpoint.
 
     Args:
         cluster: Where it is.
         name: The endpoint.
-        home: The VirtualService that carries it, where it was just read or written; read when None.
+        virtual_service: The VirtualService that carries it, where it was just read or written; read when None.
 
     Raises:
         NotFound: There is no such endpoint, or the root that delegates to it does not do so any more.
         InvalidInput: Its route was edited so that no request that we could make up reaches it.
     """
-    home = home if home is not None else virtual_service_of(cluster, name)
-    route = split_route(home, name)
-    if not is_delegate(home):
-        return entrance_at(home, route)
-    whole, routes = _through_root(cluster, name, home, str(route["name"]))
+    virtual_service = virtual_service if virtual_service is not None else virtual_service_of(cluster, name)
+    route = split_route(virtual_service, name)
+    if not is_delegate(virtual_service):
+        return entrance_at(virtual_service, route)
+    whole, routes = _through_root(cluster, name, virtual_service, str(route["name"]))
     entrances = [entrance_at(whole, one) for one in routes]
     return next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0])
 
@@ -164,11 +164,11 @@ def root_of(cluster: Cluster, endpoint: Endpoint) -> Object | None:
     return cluster.get("VirtualService", name) if name else None
 
 
-def _through_root(cluster: Cluster, name: str, home: Object, route: str) -> tuple[Object, list[Object]]:
+def _through_root(cluster: Cluster, name: str, virtual_service: Object, route: str) -> tuple[Object, list[Object]]:
     """The root of a delegate as proxies carry it out, and the places where the delegate's route stands in it."""
-    root_name = read_endpoint(home, name).settings.get(ROOT, "")
-    root = root_of(cluster, read_endpoint(home, name))
-    others = {name_of(home): home}
+    root_name = read_endpoint(virtual_service, name).settings.get(ROOT, "")
+    root = root_of(cluster, read_endpoint(virtual_service, name))
+    others = {name_of(virtual_service): virtual_service}
     whole = merged(root, others.get) if root is not None else {}
     routes = [one for one in whole.get("spec", {}).get("http") or [] if str(one.get("name", "")).endswith(route)]
     if not routes:
@@ -188,9 +188,9 @@ def address_of(cluster: Cluster, name: str) -> Address:
     return address_at(cluster, virtual_service_of(cluster, name), name)
 
 
-def address_at(cluster: Cluster, home: Object, name: str) -> Address:
+def address_at(cluster: Cluster, virtual_service: Object, name: str) -> Address:
     """How a caller reaches an endpoint whose VirtualService has been read."""
-    entrance = entrance_of(cluster, name, home)
+    entrance = entrance_of(cluster, name, virtual_service)
     found = cluster.address(entrance.virtual_service)
     base = entrance.scoring.removesuffix(SCORING)
     return replace(
@@ -230,12 +230,14 @@ def versions_of(deployments: list[Object]) -> dict[str, str]:
     return {name_of(obj): annotations_of(obj).get(VERSION_ANNOTATION, "") for obj in deployments}
 
 
-def edit_home(cluster: Cluster, home: str, name: str, change: Callable[[Object], Object]) -> tuple[Object, Object]:
+def edit_virtual_service(
+    cluster: Cluster, virtual_service: str, name: str, change: Callable[[Object], Object]
+) -> tuple[Object, Object]:
     """Change the VirtualService that carries an endpoint; the object before and after.
 
     Args:
         cluster: Where it is.
-        home: Its name.
+        virtual_service: Its name.
         name: The endpoint.
         change: Makes the new object from the one inside the edit; the same object where there is nothing to change.
 
@@ -248,18 +250,20 @@ def edit_home(cluster: Cluster, home: str, name: str, change: Callable[[Object],
             raise NotFound(f"there is no endpoint '{name}' any more")
         return change(virtual_service)
 
-    before, after = cluster.edit("VirtualService", home, edit)
+    before, after = cluster.edit("VirtualService", virtual_service, edit)
     return before or {}, after
 
 
-def edit_endpoint(cluster: Cluster, home: str, name: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+def edit_endpoint(
+    cluster: Cluster, virtual_service: str, name: str, change: Callable[[Endpoint], Endpoint]
+) -> Endpoint:
     """Read an endpoint, change it and write it back, all inside one edit; the endpoint afterwards.
 
     One that the change leaves as it is is not written, whatever somebody edited on its object by hand.
 
     Args:
         cluster: Where it is.
-        home: The VirtualService that carries it.
+        virtual_service: The VirtualService that carries it.
         name: The endpoint.
         change: Makes the new endpoint; raises what forbids it.
 
@@ -272,7 +276,7 @@ def edit_endpoint(cluster: Cluster, home: str, name: str, change: Callable[[Endp
         after = change(before)
         return virtual_service if after == before else write_endpoint(virtual_service, after)
 
-    _, after = edit_home(cluster, home, name, edit)
+    _, after = edit_virtual_service(cluster, virtual_service, name, edit)
     return read_endpoint(after, name)
 
 
@@ -282,7 +286,7 @@ def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
     Raises:
         StateConflict: A VirtualService of that name is somebody else's, or the root of several endpoints.
     """
-    found = found_home(cluster, name)
+    found = find_virtual_service(cluster, name)
     if found is not None:
         return read_endpoint(found, name)
     other = cluster.get("VirtualService", name)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion
 from mlflow_istio.core.basics.objects import Object, labels_of, name_of
+from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.core.inspection.difference import difference
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.ports.cluster import Address, Cluster, Edit
@@ -131,7 +131,7 @@ class DryRegistry:
         """See ``ports.Registry``."""
         return self._registry.survey(scope, models)
 
-    def publish(self, standing: Standing) -> tuple[str, ...]:
+    def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """Nothing is published."""
         del standing
         return ()

@@ -10,7 +10,7 @@ from mlflow_istio.core.inspection.fingerprint import fingerprint, fits, moved
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.ports.cluster import Address, Cluster, Edit
-from mlflow_istio.releases.context import found_home
+from mlflow_istio.releases.context import find_virtual_service
 
 
 class GuardedCluster:
@@ -101,15 +101,15 @@ class GuardedCluster:
     def _now(self, kind: str = "", name: str = "", obj: Object | None = None) -> dict[str, str]:
         """The endpoint's fingerprint, with one object as it is in the edit's hands."""
         endpoint = self._endpoint
-        home = found_home(self._cluster, endpoint)
+        virtual_service = find_virtual_service(self._cluster, endpoint)
         if kind == "VirtualService":
             if obj is not None and has_endpoint(obj, endpoint):
-                home = obj
-            elif home is not None and name_of(home) == name:
-                home = None  # the object in hand does not carry the endpoint (yet, or any more)
+                virtual_service = obj
+            elif virtual_service is not None and name_of(virtual_service) == name:
+                virtual_service = None  # the object in hand does not carry the endpoint (yet, or any more)
         in_hand = kind == "DestinationRule" and name == endpoint
         rule = obj if in_hand else self._cluster.get("DestinationRule", endpoint)
-        return fingerprint(home, rule, endpoint)
+        return fingerprint(virtual_service, rule, endpoint)
 
     def _went_to(self, state: dict[str, str]) -> None:
         self._expected = state

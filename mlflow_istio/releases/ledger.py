@@ -7,19 +7,19 @@ from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint, without_recorded
+from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.releases.context import Desk, deployments_of, edit_home, endpoint_of, versions_of
+from mlflow_istio.releases.context import Context, deployments_of, edit_virtual_service, endpoint_of, versions_of
 from mlflow_istio.releases.reporting import OUTCOMES, report_ended
 
 _ROUNDS = 5
 """How often tags and aliases are written anew because the endpoint changed while they were; the next command does the rest."""
 
 
-def catch_up(
-    desk: Desk,
+def flush_outbox(
+    context: Context,
     name: str,
     *,
     objects: Mapping[str, Mapping[str, Object]] | None = None,
@@ -32,7 +32,7 @@ def catch_up(
     would know that there are any.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         objects: Change id to the artifacts that are known for it, by file stem.
         publish: Whether to publish even when nothing was left over.
@@ -40,16 +40,18 @@ def catch_up(
     Returns:
         Warnings, one line each.
     """
-    endpoint = endpoint_of(desk.cluster, name)
-    pending = endpoint.unrecorded
+    endpoint = endpoint_of(context.cluster, name)
+    pending = endpoint.outbox
     recorded: list[RoutingChange] = []
     moved: list[str] = []
     try:
         for change in pending:
-            moved += _record(desk, endpoint, _with_run(desk, endpoint, change), (objects or {}).get(change.id, {}))
+            moved += _record(
+                context, endpoint, _with_run(context, endpoint, change), (objects or {}).get(change.id, {})
+            )
             recorded.append(change)
     except RegistryError as exc:
-        _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
+        _forget(context, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         left = len(pending) - len(recorded)
         return (
             *moved,
@@ -58,31 +60,35 @@ def catch_up(
         )
     if not (publish or recorded):
         return ()
-    reported = (*moved, *report_ended(desk, name, recorded))
+    reported = (*moved, *report_ended(context, name, recorded))
     try:
-        gone = _publish(desk, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
+        gone = _publish(context, endpoint, {label for change in recorded for label in _removed(change, endpoint)})
     except RegistryError as exc:
-        _forget(desk, endpoint, (change for change in recorded if not _removed(change, endpoint)))
+        _forget(context, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         return (
             *reported,
             f"tags and aliases of endpoint '{name}' are not up to date ({exc.message}); any later command tries again",
         )
-    _forget(desk, endpoint, recorded)
+    _forget(context, endpoint, recorded)
     return (*reported, *gone)
 
 
-def publish_nothing(desk: Desk, name: str, settings: Mapping[str, str], versions: Iterable[str]) -> tuple[str, ...]:
+def publish_nothing(
+    context: Context, name: str, settings: Mapping[str, str], versions: Iterable[str]
+) -> tuple[str, ...]:
     """Take tags and aliases of an endpoint away that has no object any more; a registry that is down is a warning."""
     try:
-        desk.registry.publish(nothing_stands(desk.scope, name, settings, versions))
+        context.registry.publish(nothing_stands(context.scope, name, settings, versions))
     except RegistryError as exc:
         return (
-            f"tags 'istio.{desk.scope}.{name}.*' and aliases are left over in the registry ({exc.message}): remove them there",
+            f"tags 'istio.{context.scope}.{name}.*' and aliases are left over in the registry ({exc.message}): remove them there",
         )
     return ()
 
 
-def run_for(desk: Desk, name: str, release: Release | None, *, new: bool = False) -> tuple[str | None, tuple[str, ...]]:
+def run_for(
+    context: Context, name: str, release: Release | None, *, new: bool = False
+) -> tuple[str | None, tuple[str, ...]]:
     """The run a change will be recorded in, opened before the edit; None with a warning while the registry is down.
 
     Raises:
@@ -90,36 +96,38 @@ def run_for(desk: Desk, name: str, release: Release | None, *, new: bool = False
     """
     try:
         if new:
-            return desk.registry.open_run(desk.scope, name, release, new=True), ()
-        return desk.registry.open_run(desk.scope, name, release), ()
+            return context.registry.open_run(context.scope, name, release, new=True), ()
+        return context.registry.open_run(context.scope, name, release), ()
     except RegistryError as exc:
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
 
 
-def _record(desk: Desk, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
+def _record(
+    context: Context, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]
+) -> tuple[str, ...]:
     """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
-    warnings = desk.registry.record(desk.scope, change, objects)
+    warnings = context.registry.record(context.scope, change, objects)
     outcome = OUTCOMES.get(change.action)
     if endpoint.release is not None and endpoint.release.id == change.release:
         return warnings  # a rollback to the middle of a release opened it again
     if change.run is not None and change.release is not None and outcome is not None:
-        desk.registry.close_run(change.run, outcome)
+        context.registry.close_run(change.run, outcome)
     return warnings
 
 
-def _publish(desk: Desk, endpoint: Endpoint, removed: set[str]) -> tuple[str, ...]:
+def _publish(context: Context, endpoint: Endpoint, removed: set[str]) -> tuple[str, ...]:
     """Write tags and aliases, and look whether the endpoint is still the same: the last writer must be right."""
     warnings: tuple[str, ...] = ()
     for _ in range(_ROUNDS):
-        versions = versions_of(deployments_of(desk.cluster, endpoint.name))
+        versions = versions_of(deployments_of(context.cluster, endpoint.name))
         gone = removed | set(versions.values()) if endpoint.deleting else removed
-        warnings = desk.registry.publish(standing_of(endpoint, desk.scope, versions, gone))
+        warnings = context.registry.publish(registry_state_of(endpoint, context.scope, versions, gone))
         before = endpoint
         try:
-            endpoint = endpoint_of(desk.cluster, endpoint.name)
+            endpoint = endpoint_of(context.cluster, endpoint.name)
         except NotFound:
             labels = removed | set(versions.values())
-            return desk.registry.publish(nothing_stands(desk.scope, endpoint.name, endpoint.settings, labels))
+            return context.registry.publish(nothing_stands(context.scope, endpoint.name, endpoint.settings, labels))
         if (endpoint.change, endpoint.release) == (before.change, before.release):
             break
     return warnings
@@ -134,12 +142,12 @@ def _removed(change: RoutingChange, endpoint: Endpoint) -> set[str]:
     return {version for deployment, version in change.versions.items() if deployment in gone}
 
 
-def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingChange:
+def _with_run(context: Context, endpoint: Endpoint, change: RoutingChange) -> RoutingChange:
     """A change made while the registry was down has no run: it gets its release's, or the standing one."""
     if change.run is not None:
         return change
     if change.release is None:
-        return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, None))
+        return replace(change, run=context.registry.open_run(context.scope, endpoint.name, None))
     if endpoint.release is not None and endpoint.release.id == change.release:
         release = endpoint.release
     elif endpoint.last is not None and endpoint.last.id == change.release:
@@ -149,13 +157,13 @@ def _with_run(desk: Desk, endpoint: Endpoint, change: RoutingChange) -> RoutingC
         )
     else:
         release = Release(id=change.release, strategy="", candidates=(), opened=change.time, who=change.who)
-    return replace(change, run=desk.registry.open_run(desk.scope, endpoint.name, release))
+    return replace(change, run=context.registry.open_run(context.scope, endpoint.name, release))
 
 
-def _forget(desk: Desk, endpoint: Endpoint, recorded: Iterable[RoutingChange]) -> None:
-    name, home = endpoint.name, endpoint.home
+def _forget(context: Context, endpoint: Endpoint, recorded: Iterable[RoutingChange]) -> None:
+    name, virtual_service = endpoint.name, endpoint.virtual_service
     ids = frozenset(change.id for change in recorded)
     if not ids:
         return
 
-    edit_home(desk.cluster, home, name, lambda obj: without_recorded(obj, name, ids))
+    edit_virtual_service(context.cluster, virtual_service, name, lambda obj: without_recorded(obj, name, ids))

@@ -11,10 +11,10 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.release.driver import course_of
+from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError
 from mlflow_istio.ports.runs import Figure
-from mlflow_istio.releases.context import Desk, endpoint_of, virtual_service_of
+from mlflow_istio.releases.context import Context, endpoint_of, virtual_service_of
 from mlflow_istio.report.data import Comparison, ReportData
 
 ARTIFACT = "report.html"
@@ -35,11 +35,11 @@ OUTCOMES: Mapping[str, str] = {
 Read = TypeVar("Read")
 
 
-def gather(desk: Desk, name: str, release: str | None = None) -> ReportData:
+def gather(context: Context, name: str, release: str | None = None) -> ReportData:
     """Everything known of a release; what can't be read is named in it instead of failing.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint; it may be gone.
         release: Id of the release; None: the open one, else the last.
 
@@ -49,22 +49,22 @@ def gather(desk: Desk, name: str, release: str | None = None) -> ReportData:
     """
     missing: list[str] = []
     try:
-        endpoint: Endpoint | None = endpoint_of(desk.cluster, name)
+        endpoint: Endpoint | None = endpoint_of(context.cluster, name)
     except NotFound:
         endpoint = None
-    known = {change.id: change for change in endpoint.unrecorded} if endpoint else {}
+    known = {change.id: change for change in endpoint.outbox} if endpoint else {}
     nothing: Sequence[RoutingChange] = ()
-    recorded = _read(missing, "the changes", lambda: desk.registry.history(desk.scope, name), nothing)
+    recorded = _read(missing, "the changes", lambda: context.registry.history(context.scope, name), nothing)
     known |= {change.id: change for change in recorded}
     changes = sorted(known.values(), key=lambda change: (change.sequence, change.time))
     if endpoint is None and not changes:
-        endpoint_of(desk.cluster, name)  # says which endpoints there are
+        endpoint_of(context.cluster, name)  # says which endpoints there are
     chosen = _chosen(name, endpoint, changes, release)
     own = [change for change in changes if change.release == chosen]
-    return _filled(desk, name, chosen, endpoint, own, missing)
+    return _filled(context, name, chosen, endpoint, own, missing)
 
 
-def keep_report(desk: Desk, data: ReportData) -> tuple[str, tuple[str, ...]]:
+def keep_report(context: Context, data: ReportData) -> tuple[str, tuple[str, ...]]:
     """Render a report and keep it with its release's run; a registry that is down costs only the artifact.
 
     Returns:
@@ -76,7 +76,7 @@ def keep_report(desk: Desk, data: ReportData) -> tuple[str, tuple[str, ...]]:
     if data.run is None:
         return page, (f"the report of release '{data.release}' is kept nowhere yet: the release has no run",)
     try:
-        desk.runs.keep(data.run, texts={ARTIFACT: page})
+        context.runs.keep(data.run, texts={ARTIFACT: page})
     except (RegistryError, NotFound) as exc:
         return page, (
             f"the report of release '{data.release}' could not be kept ({exc.message}): write it later with "
@@ -85,24 +85,24 @@ def keep_report(desk: Desk, data: ReportData) -> tuple[str, tuple[str, ...]]:
     return page, ()
 
 
-def report_ended(desk: Desk, name: str, recorded: Sequence[RoutingChange]) -> tuple[str, ...]:
+def report_ended(context: Context, name: str, recorded: Sequence[RoutingChange]) -> tuple[str, ...]:
     """Keep the reports of the releases that these changes ended; never more than a warning.
 
     Returns:
         Warnings, one line each.
     """
     ended = [change.release for change in recorded if change.release is not None and change.action in OUTCOMES]
-    return tuple(warning for release in dict.fromkeys(ended) for warning in report_release(desk, name, release))
+    return tuple(warning for release in dict.fromkeys(ended) for warning in report_release(context, name, release))
 
 
-def report_release(desk: Desk, name: str, release: str) -> tuple[str, ...]:
+def report_release(context: Context, name: str, release: str) -> tuple[str, ...]:
     """Keep the report of one release; never more than a warning.
 
     Returns:
         Warnings, one line each.
     """
     try:
-        return keep_report(desk, gather(desk, name, release))[1]
+        return keep_report(context, gather(context, name, release))[1]
     except NotFound:
         return ()  # the endpoint and its history went away meanwhile
 
@@ -120,34 +120,39 @@ def _chosen(name: str, endpoint: Endpoint | None, changes: Sequence[RoutingChang
 
 
 def _filled(
-    desk: Desk, name: str, release: str, endpoint: Endpoint | None, own: Sequence[RoutingChange], missing: list[str]
+    context: Context,
+    name: str,
+    release: str,
+    endpoint: Endpoint | None,
+    own: Sequence[RoutingChange],
+    missing: list[str],
 ) -> ReportData:
     opened = endpoint.release if endpoint and endpoint.release and endpoint.release.id == release else None
     closed = endpoint.last if endpoint and endpoint.last and endpoint.last.id == release else None
     run = next((end.run for end in (opened, closed, *own) if end and end.run), None)
-    told = _document(desk, run, PLAN_ARTIFACT, missing)
+    told = _document(context, run, PLAN_ARTIFACT, missing)
     plan = _mapping(told, "plan")
     figures: Mapping[str, Sequence[Figure]] = {}
     if run is not None:
-        figures = _read(missing, "the figures", lambda: desk.runs.figures(run), {})
+        figures = _read(missing, "the figures", lambda: context.runs.figures(run), {})
     outcome = "" if opened else closed.outcome if closed else _outcome(own)
     return ReportData(
         endpoint=name,
-        scope=desk.scope,
+        scope=context.scope,
         release=release,
         strategy=next((end.strategy for end in (opened, closed) if end), "") or str(plan.get("strategy", "")),
         candidates=next((end.candidates for end in (opened, closed) if end and end.candidates), ()) or _released(own),
         outcome=outcome,
         run=run,
         opened=opened.opened if opened else own[0].time if own else None,
-        made=desk.clock.now(),
+        made=context.clock.now(),
         changes=own,
         figures=figures,
         verdict=_verdict(own, outcome, told, endpoint if opened else None),
         plan=plan,
-        comparison=_comparison(figures, _json(desk, run, COMPARISON_ARTIFACT, missing)),
-        before=_object(desk, own[0], "before", missing) if own else None,
-        after=_after(desk, name, endpoint, own, missing),
+        comparison=_comparison(figures, _json(context, run, COMPARISON_ARTIFACT, missing)),
+        before=_object(context, own[0], "before", missing) if own else None,
+        after=_after(context, name, endpoint, own, missing),
         missing=tuple(dict.fromkeys(missing)),
     )
 
@@ -179,11 +184,11 @@ def _verdict(
         evidence = own[-1].evidence if own else {}
         return evidence if isinstance(evidence.get("word"), str) else {}
     try:
-        course = course_of(endpoint.progress) if endpoint else None
+        release_status = release_status_of(endpoint.progress) if endpoint else None
     except InvalidInput:
-        course = None
-    if course and course.verdict:
-        return course.verdict
+        release_status = None
+    if release_status and release_status.verdict:
+        return release_status.verdict
     return _mapping(told, "verdict")
 
 
@@ -200,35 +205,35 @@ def _comparison(figures: Mapping[str, Sequence[Figure]], table: Any) -> Comparis
 
 
 def _after(
-    desk: Desk, name: str, endpoint: Endpoint | None, own: Sequence[RoutingChange], missing: list[str]
+    context: Context, name: str, endpoint: Endpoint | None, own: Sequence[RoutingChange], missing: list[str]
 ) -> Object | None:
     """The object as the last change left it: as it stands where nothing has happened since, else from the run."""
     if not own:
         return None
     if endpoint and endpoint.change == own[-1].id:
-        return virtual_service_of(desk.cluster, name)
-    return _object(desk, own[-1], "after", missing)
+        return virtual_service_of(context.cluster, name)
+    return _object(context, own[-1], "after", missing)
 
 
-def _object(desk: Desk, change: RoutingChange, side: str, missing: list[str]) -> Object | None:
+def _object(context: Context, change: RoutingChange, side: str, missing: list[str]) -> Object | None:
     if change.run is None:
         return None
     file = f"changes/{change.sequence:06d}-{change.id}/{side}.json"
-    found = _document(desk, change.run, file, missing)
+    found = _document(context, change.run, file, missing)
     return found if isinstance(found.get("metadata"), dict) else None
 
 
-def _document(desk: Desk, run: str | None, path: str, missing: list[str]) -> dict[str, Any]:
+def _document(context: Context, run: str | None, path: str, missing: list[str]) -> dict[str, Any]:
     """A JSON object from an artifact; empty when there is none."""
-    found = _json(desk, run, path, missing)
+    found = _json(context, run, path, missing)
     return found if isinstance(found, dict) else {}
 
 
-def _json(desk: Desk, run: str | None, path: str, missing: list[str]) -> Any:
+def _json(context: Context, run: str | None, path: str, missing: list[str]) -> Any:
     """A JSON artifact; None when there is none."""
     if run is None:
         return None
-    text = _read(missing, path, lambda: desk.runs.text(run, path), None)
+    text = _read(missing, path, lambda: context.runs.text(run, path), None)
     if text is None:
         return None
     try:

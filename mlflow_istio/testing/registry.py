@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
-from mlflow_istio.core.endpoint.standing import Standing, gone_from_registry, refused_parts
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.ports.runs import Figure
@@ -136,7 +136,7 @@ class InMemoryRegistry:
             owners={key: owner for key, owner in self.owners.items() if key[0] in models},
         )
 
-    def publish(self, standing: Standing) -> tuple[str, ...]:
+    def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         self._up()
         there = set(self._labels(self._models))

@@ -42,7 +42,7 @@ class AnalysisVerbs(Base):
             self._warn(f"declared without analysis: {exc.message}")
             analysed = None
         outcome = arms.declare(
-            session.desk,
+            session.context,
             name,
             analysed,
             winner=options.winner,
@@ -50,7 +50,7 @@ class AnalysisVerbs(Base):
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
-        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
     def compare(self, name: str, config: Config | None = None) -> views.View:
         """Compare the answers of an open shadow release; see ``releases.comparison``."""
@@ -62,7 +62,7 @@ class AnalysisVerbs(Base):
         check_compare(options)
         session = self._session(options)
         found = comparison.compare(
-            session.desk,
+            session.context,
             session.place.records(),
             name,
             rule=options.rule(),
@@ -92,7 +92,7 @@ class AnalysisVerbs(Base):
         )
         if metrics is None:
             raise InvalidInput("metrics=none leaves nothing to analyse: give a KPI of your own, or another source")
-        return arms.analyse(session.desk, metrics, name, options.arms())
+        return arms.analyse(session.context, metrics, name, options.arms())
 
 
 def arms_view(name: str, analysed: Analysed) -> views.View:

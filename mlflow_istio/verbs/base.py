@@ -10,10 +10,10 @@ from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ConnectionOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.ports.cluster import Cluster
-from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, DryRuns
 from mlflow_istio.releases.reading import views
-from mlflow_istio.wiring.connection import Workplace, workplace
+from mlflow_istio.wiring.connection import Connection, connection_to
 
 Config = Mapping[str, Any]
 
@@ -62,17 +62,17 @@ class Base:
         self.target_uri = target_uri
         self._tell = tell
         self._warn = warn
-        self._places: dict[tuple[str | None, ...], Workplace] = {}
+        self._places: dict[tuple[str | None, ...], Connection] = {}
 
-    def _read(self) -> Workplace:
+    def _read(self) -> Connection:
         return self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))
 
-    def _place(self, options: ConnectionOptions) -> Workplace:
+    def _place(self, options: ConnectionOptions) -> Connection:
         named = ("tracking_uri", "registry_uri", "scope", "gateway", "gateway_url")
         given = {key: getattr(options, key) for key in named}
         key = tuple(given.values())
         if key not in self._places:
-            self._places[key] = workplace(self.target_uri, **given)
+            self._places[key] = connection_to(self.target_uri, **given)
         return self._places[key]
 
     def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
@@ -85,8 +85,8 @@ class Base:
         """
         place = self._place(options)
         voice = (self._tell, self._warn)
-        desk = place.desk(*voice, templates) if recorded else place.unrecorded_desk(*voice)
-        session = Session(place=place, desk=desk)
+        context = place.context(*voice, templates) if recorded else place.unrecorded_context(*voice)
+        session = Session(place=place, context=context)
         return session.dry_run() if isinstance(options, DryRunOptions) and options.dry_run else session
 
 
@@ -96,29 +96,29 @@ class Session:
 
     Attributes:
         place: The target with its adapters.
-        desk: The ports: real, ones that only remember writes, or ones that write on nothing but what was planned on.
+        context: The ports: real, ones that only remember writes, or ones that write on nothing but what was planned on.
         remembered: What a dry run would have written; None where writes count.
     """
 
-    place: Workplace
-    desk: Desk
+    place: Connection
+    context: Context
     remembered: DryCluster | None = None
 
     def dry_run(self) -> Session:
         """The same with ports that only remember writes."""
-        remembered = DryCluster(self.desk.cluster)
-        desk = replace(
-            self.desk,
+        remembered = DryCluster(self.context.cluster)
+        context = replace(
+            self.context,
             cluster=remembered,
-            registry=DryRegistry(self.desk.registry),
-            runs=DryRuns(self.desk.runs),
+            registry=DryRegistry(self.context.registry),
+            runs=DryRuns(self.context.runs),
             removal_delay=0.0,
         )
-        return replace(self, desk=desk, remembered=remembered)
+        return replace(self, context=context, remembered=remembered)
 
     def with_cluster(self, cluster: Cluster) -> Session:
         """The same on another cluster, such as one that guards a plan."""
-        return replace(self, desk=replace(self.desk, cluster=cluster))
+        return replace(self, context=replace(self.context, cluster=cluster))
 
     def result(self, outcome: Outcome, view: views.View) -> Result:
         """What was done, or would have been."""

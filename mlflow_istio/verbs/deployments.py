@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlflow_istio.core.moves.claims import Claim
-from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, with_wish
+from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import AdoptOptions, CreateOptions, DeleteOptions, UpdateOptions, parse_options
 from mlflow_istio.options.combinations import check_create
 from mlflow_istio.options.shared import SETTINGS
-from mlflow_istio.releases.context import Desk, Outcome, existing_endpoint
+from mlflow_istio.releases.context import Context, Outcome, existing_endpoint
 from mlflow_istio.releases.deploying import adoption, deployments, removal
 from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result
-from mlflow_istio.wiring.connection import Workplace, only
+from mlflow_istio.wiring.connection import Connection, only
 
 
 def deploy_request(
-    place: Workplace, options: CreateOptions, name: str, endpoint: str | None, model_uri: str
+    place: Connection, options: CreateOptions, name: str, endpoint: str | None, model_uri: str
 ) -> deployments.DeployRequest:
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
@@ -56,23 +56,23 @@ class DeploymentVerbs(Base):
         options = parse_options(CreateOptions, config, cluster=self.target.kind)
         place = self._place(options)
         strategy = options.strategy
-        if strategy is None and options.wish.said:
-            strategy = "canary" if set(options.wish.said) <= {"weight", "weights", "match"} else None
+        if strategy is None and options.traffic_request.said:
+            strategy = "canary" if set(options.traffic_request.said) <= {"weight", "weights", "match"} else None
         request = replace(
             deploy_request(place, options, name, endpoint, model_uri),
             flavor=flavor,
             strategy=strategy,
-            wish=options.wish,
+            traffic_request=options.traffic_request,
             release_id=options.release_id,
             supersede=options.supersede,
         )
         session = self._session(options, templates=options.templates)
-        wish = options.settings(SETTINGS)
-        if wish is None:
-            outcome = brought_up(session.desk, request, options)
+        traffic_request = options.settings(SETTINGS)
+        if traffic_request is None:
+            outcome = deploy_or_adopt(session.context, request, options)
         else:
-            outcome = with_settings(session.desk, request, options, wish)
-        return session.result(outcome, views.deployment_view(session.desk.cluster, name))
+            outcome = with_settings(session.context, request, options, traffic_request)
+        return session.result(outcome, views.deployment_view(session.context.cluster, name))
 
     def update(self, name: str, model_uri: str | None, flavor: str | None, config: Config | None) -> Result:
         """Change a deployment's pods; see ``releases.deployments.update``."""
@@ -83,11 +83,11 @@ class DeploymentVerbs(Base):
         options = parse_options(UpdateOptions, config, cluster=self.target.kind)
         session = self._session(options)
         if flavor is not None:
-            has = views.deployment_view(session.desk.cluster, name)["flavor"]
+            has = views.deployment_view(session.context.cluster, name)["flavor"]
             if flavor != has:
                 raise InvalidInput(f"deployment '{name}' has flavor '{has}': create another one with flavor '{flavor}'")
         deployments.update(
-            session.desk,
+            session.context,
             name,
             model_uri=model_uri,
             replicas=options.replicas,
@@ -96,16 +96,16 @@ class DeploymentVerbs(Base):
             ready_timeout=options.ready_timeout,
             wait=options.wait,
         )
-        view = views.deployment_view(session.desk.cluster, name)
+        view = views.deployment_view(session.context.cluster, name)
         return session.result(Outcome(endpoint=None, changed=True), view)
 
     def delete(self, name: str, endpoint: str | None, config: Config | None) -> Result:
         """Take a deployment away; see ``releases.removal.delete``."""
         options = parse_options(DeleteOptions, config, cluster=self.target.kind)
         session = self._session(options)
-        if endpoint is not None and session.desk.cluster.get("Deployment", name) is not None:
-            views.deployment_view(session.desk.cluster, name, endpoint)
-        outcome = removal.delete(session.desk, name, reason=options.reason, timeout=options.confirm_timeout)
+        if endpoint is not None and session.context.cluster.get("Deployment", name) is not None:
+            views.deployment_view(session.context.cluster, name, endpoint)
+        outcome = removal.delete(session.context, name, reason=options.reason, timeout=options.confirm_timeout)
         return session.result(outcome or Outcome(endpoint=None, changed=False), {})
 
     def adopt(self, name: str, config: Config | None = None) -> Result:
@@ -113,7 +113,7 @@ class DeploymentVerbs(Base):
         options = parse_options(AdoptOptions, config, cluster=self.target.kind)
         session = self._session(options)
         outcome = adoption.adopt(
-            session.desk,
+            session.context,
             name,
             virtual_service=options.virtual_service,
             route=options.route,
@@ -122,30 +122,34 @@ class DeploymentVerbs(Base):
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
-        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
 
-def with_settings(desk: Desk, request: deployments.DeployRequest, options: CreateOptions, wish: PolicyWish) -> Outcome:
+def with_settings(
+    context: Context, request: deployments.DeployRequest, options: CreateOptions, traffic_request: PolicyRequest
+) -> Outcome:
     """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
 
     Raises:
         MlflowIstioError: As for ``brought_up`` and ``set_policy``.
     """
-    found = existing_endpoint(desk.cluster, request.endpoint) if request.endpoint else None
-    with_wish(found.traffic.policy if found else NO_POLICY, wish)
-    if wish.subset not in (None, request.name) and (found is None or wish.subset not in found.traffic.pins):
-        raise InvalidInput(f"'subset' names '{wish.subset}', which is no deployment of the endpoint")
-    deployed = brought_up(desk, request, options)
+    found = existing_endpoint(context.cluster, request.endpoint) if request.endpoint else None
+    with_policy_request(found.traffic.policy if found else NO_POLICY, traffic_request)
+    if traffic_request.subset not in (None, request.name) and (
+        found is None or traffic_request.subset not in found.traffic.pins
+    ):
+        raise InvalidInput(f"'subset' names '{traffic_request.subset}', which is no deployment of the endpoint")
+    deployed = deploy_or_adopt(context, request, options)
     name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")
     if not name or (not request.wait and deployed.endpoint is None):
         raise InvalidInput("settings can't be made before the model servers are ready: leave wait=false out")
-    outcome = policy.set_policy(desk, name, wish, reason=request.reason, timeout=request.timeout)
+    outcome = policy.set_policy(context, name, traffic_request, reason=request.reason, timeout=request.timeout)
     return replace(
         outcome, changed=deployed.changed or outcome.changed, warnings=(*deployed.warnings, *outcome.warnings)
     )
 
 
-def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:
+def deploy_or_adopt(context: Context, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:
     """Deploy a version, behind an adopted route where the options name one.
 
     Raises:
@@ -154,9 +158,9 @@ def brought_up(desk: Desk, request: deployments.DeployRequest, options: CreateOp
     check_create(options)
     share = host_share(options)
     if options.virtual_service is None or options.route is None:
-        return deployments.deploy(desk, replace(request, share=share))
+        return deployments.deploy(context, replace(request, share=share))
     return adoption.adopt_and_deploy(
-        desk, request, virtual_service=options.virtual_service, route=options.route, stable=options.stable
+        context, request, virtual_service=options.virtual_service, route=options.route, stable=options.stable
     )
 
 

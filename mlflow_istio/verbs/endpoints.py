@@ -12,7 +12,7 @@ from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.combinations import check_update_endpoint
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import DeployRequest
 from mlflow_istio.releases.deploying.restoring import rollback_to
@@ -35,14 +35,14 @@ class EndpointVerbs(PolicyVerbs):
         check_update_endpoint(options)
         session = self._session(options)
         if options.to is not None:
-            outcome = self._rollback_to(session.desk, name, options)
+            outcome = self._rollback_to(session.context, name, options)
         elif options.action is not None:
-            outcome = _ACTIONS[options.action](session.desk, name, options)
+            outcome = _ACTIONS[options.action](session.context, name, options)
         else:
-            outcome = _move(session.desk, name, options)
-        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+            outcome = _move(session.context, name, options)
+        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
-    def _rollback_to(self, desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+    def _rollback_to(self, context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
         assert options.to is not None
         create = parse_options(
             CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy}, cluster=self.target.kind
@@ -54,7 +54,7 @@ class EndpointVerbs(PolicyVerbs):
             return replace(request, settings={}, reason=f"for a rollback to change {options.to}")
 
         return rollback_to(
-            desk,
+            context,
             name,
             options.to,
             as_request=as_request,
@@ -69,14 +69,14 @@ class EndpointVerbs(PolicyVerbs):
         options = parse_options(DeleteEndpointOptions, config, cluster=self.target.kind)
         session = self._session(options)
         gone = removal.delete_endpoint(
-            session.desk, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
+            session.context, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
         )
         return session.result(Outcome(endpoint=None, changed=gone), {})
 
 
-def _promote(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+def _promote(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
     return shifting.promote(
-        desk,
+        context,
         name,
         candidate=options.candidate[0] if options.candidate else None,
         reason=options.reason,
@@ -87,9 +87,9 @@ def _promote(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
     )
 
 
-def _rollback(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+def _rollback(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
     return shifting.rollback(
-        desk,
+        context,
         name,
         reason=options.reason,
         force=options.force,
@@ -98,9 +98,9 @@ def _rollback(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
     )
 
 
-def _abort(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+def _abort(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
     return shifting.abort(
-        desk,
+        context,
         name,
         reason=options.reason,
         force=options.force,
@@ -109,36 +109,41 @@ def _abort(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
     )
 
 
-_ACTIONS: Mapping[str, Callable[[Desk, str, UpdateEndpointOptions], Outcome]] = {
+_ACTIONS: Mapping[str, Callable[[Context, str, UpdateEndpointOptions], Outcome]] = {
     "promote": _promote,
     "rollback": _rollback,
     "abort": _abort,
-    "pause": lambda desk, name, _options: shifting.pause(desk, name),
-    "resume": lambda desk, name, _options: shifting.resume(desk, name),
+    "pause": lambda context, name, _options: shifting.pause(context, name),
+    "resume": lambda context, name, _options: shifting.resume(context, name),
 }
 
 
-def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
+def _move(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
     """Shift the open release, or start one."""
     candidates = options.candidate or ()
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     if options.release_id is not None:
         transitions.check_not_ended(endpoint, options.release_id)
     release = endpoint.release
     if release is None:
         if options.strategy is None and not candidates:
-            if not options.wish.said:
+            if not options.traffic_request.said:
                 raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
             # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
             raise StateConflict(no_release(endpoint))
-        return _start(desk, endpoint, candidates, options)
+        return _start(context, endpoint, candidates, options)
     same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
     if same and options.release_id in (None, release.id):
-        if options.wish.said or options.strategy is None:
+        if options.traffic_request.said or options.strategy is None:
             return shifting.shift(
-                desk, name, options.wish, reason=options.reason, timeout=options.confirm_timeout, planned=endpoint
+                context,
+                name,
+                options.traffic_request,
+                reason=options.reason,
+                timeout=options.confirm_timeout,
+                planned=endpoint,
             )
-        return _start(desk, endpoint, release.candidates, options)
+        return _start(context, endpoint, release.candidates, options)
     if options.release_id == release.id:
         raise StateConflict(
             f"release '{release.id}' of endpoint '{name}' is a {describe_release(release)}: use another release_id for another "
@@ -146,17 +151,19 @@ def _move(desk: Desk, name: str, options: UpdateEndpointOptions) -> Outcome:
         )
     if not options.supersede:
         raise StateConflict(transitions.open_release(endpoint))
-    return _start(desk, transitions.abort(endpoint, "superseded"), candidates, options)
+    return _start(context, transitions.abort(endpoint, "superseded"), candidates, options)
 
 
-def _start(desk: Desk, endpoint: Endpoint, candidates: tuple[str, ...], options: UpdateEndpointOptions) -> Outcome:
+def _start(
+    context: Context, endpoint: Endpoint, candidates: tuple[str, ...], options: UpdateEndpointOptions
+) -> Outcome:
     candidates = candidates or _only_candidate(endpoint)
     return shifting.start(
-        desk,
+        context,
         endpoint.name,
         strategy=options.strategy or ("ab" if len(candidates) > 1 else "canary"),
         candidates=candidates,
-        wish=options.wish,
+        traffic_request=options.traffic_request,
         release_id=options.release_id,
         supersede=options.supersede,
         reason=options.reason,

@@ -17,7 +17,7 @@ from mlflow_istio.options.base import parse_options
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.records import Records
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.driving import arms, comparison
 from mlflow_istio.releases.driving.drive import Judge
 
@@ -28,7 +28,7 @@ Judged = tuple[Verdict | None, str | None]
 
 
 def judge_for(
-    desk: Desk,
+    context: Context,
     records: Callable[[], Records],
     metrics: Metrics | None,
     options: SourceOptions,
@@ -37,7 +37,7 @@ def judge_for(
     """The comparison of an A/B/n or a shadow; None for a release that its guards decide.
 
     Args:
-        desk: The ports.
+        context: The ports.
         records: Makes the recorders of a shadow.
         metrics: Where counts come from.
         options: How answers, or arms, are compared.
@@ -49,26 +49,26 @@ def judge_for(
     if plan.compares or not plan.guards:
         return None
     if plan.strategy == "shadow":
-        return _by_answers(desk, records(), options, plan)
+        return _by_answers(context, records(), options, plan)
     if metrics is None:
         raise InvalidInput("strategy=ab is decided by figures of its arms: give a source of metrics, or analysis=none")
-    return _by_arms(desk, metrics, options, plan)
+    return _by_arms(context, metrics, options, plan)
 
 
-def _by_answers(desk: Desk, records: Records, options: SourceOptions, plan: ReleasePlan) -> Judge:
+def _by_answers(context: Context, records: Records, options: SourceOptions, plan: ReleasePlan) -> Judge:
     given = parse_options(CompareOptions, options.compare or {}, cluster="istio")
     rule, limits = given.rule(), given.limits()
 
     def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
         found = comparison.compare(
-            desk, records, endpoint.name, rule=rule, limits=limits, alpha=plan.alpha, settle=given.settle
+            context, records, endpoint.name, rule=rule, limits=limits, alpha=plan.alpha, settle=given.settle
         )
         return found.verdict, None
 
     return _patient(judge)
 
 
-def _by_arms(desk: Desk, metrics: Metrics, options: SourceOptions, plan: ReleasePlan) -> Judge:
+def _by_arms(context: Context, metrics: Metrics, options: SourceOptions, plan: ReleasePlan) -> Judge:
     kpis = read_kpis(options.kpi)
     if len(kpis) > 1:
         raise InvalidInput(f"arms are compared by one KPI, not {len(kpis)}: choose one before the first look")
@@ -81,7 +81,7 @@ def _by_arms(desk: Desk, metrics: Metrics, options: SourceOptions, plan: Release
     )
 
     def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
-        found = arms.analyse(desk, metrics, endpoint.name, asked).result
+        found = arms.analyse(context, metrics, endpoint.name, asked).result
         return verdict_of(found, endpoint.stable.name), found.winner
 
     return _patient(judge)

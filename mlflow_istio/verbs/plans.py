@@ -29,7 +29,7 @@ from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.base import Base, Config, Result, Session
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
-from mlflow_istio.wiring.connection import Workplace
+from mlflow_istio.wiring.connection import Connection
 
 PlannedVerb = Literal["update-endpoint", "create", "adopt", "policy", "route", "fault", "delete", "delete-endpoint"]
 
@@ -119,7 +119,7 @@ class PlanVerbs(Base):
         said = _all_options(options, self.target.kind, config)
         deployment: dict[str, str | None] | None = None
         if model_uri is not None:
-            model = self._session(options).desk.registry.resolve(parse_model_uri(model_uri))
+            model = self._session(options).context.registry.resolve(parse_model_uri(model_uri))
             deployment = {"name": name, "model_uri": f"models:/{model.model}/{model.version}", "flavor": flavor}
         elif name is not None:
             deployment = {"name": name}
@@ -156,7 +156,7 @@ class _Worker(DeploymentVerbs, EndpointVerbs):
 
     places: Base
 
-    def _place(self, options: ConnectionOptions) -> Workplace:
+    def _place(self, options: ConnectionOptions) -> Connection:
         return self.places._place(options)
 
 
@@ -176,9 +176,9 @@ class _Planner(_Worker):
     def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
         session = super()._session(options, templates=templates, recorded=recorded)
         session = session if session.remembered else session.dry_run()
-        self.scope = session.desk.scope
-        self.before = existing_endpoint(session.desk.cluster, self.endpoint)
-        self.guard = GuardedCluster(session.desk.cluster, self.endpoint)
+        self.scope = session.context.scope
+        self.before = existing_endpoint(session.context.cluster, self.endpoint)
+        self.guard = GuardedCluster(session.context.cluster, self.endpoint)
         return session.with_cluster(self.guard)
 
 
@@ -189,11 +189,11 @@ class _Carrier(_Worker):
 
     def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
         session, plan = super()._session(options, templates=templates, recorded=recorded), self.plan_to_apply
-        if session.desk.scope != plan.scope:
+        if session.context.scope != plan.scope:
             raise StateConflict(
-                f"the plan was made for {plan.scope} ({plan.target}), not for {session.desk.scope}: give that target"
+                f"the plan was made for {plan.scope} ({plan.target}), not for {session.context.scope}: give that target"
             )
-        return session.with_cluster(GuardedCluster(session.desk.cluster, plan.endpoint, plan.states))
+        return session.with_cluster(GuardedCluster(session.context.cluster, plan.endpoint, plan.states))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,14 +7,14 @@ from typing import Any
 
 from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.basics.stored import to_json
-from mlflow_istio.core.policy.settings import Fault, Rule, notes
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, notes
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.combinations import check_fault, check_route, kind_of_update, options_of_kind
 from mlflow_istio.options.routes import MAX_TTL, ChaosOptions, FaultOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.options.values import NONE
-from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.chaos import chaos
@@ -30,13 +30,15 @@ class PolicyVerbs(Base):
     def policy(self, name: str, config: Config | None) -> Result:
         """Make, change or take away settings; see ``releases.policy.set_policy``."""
         options = parse_options(PolicyOptions, config, cluster=self.target.kind)
-        wish = options.settings(set(config or {}), options.route)
-        if wish is None:
+        traffic_request = options.settings(set(config or {}), options.route)
+        if traffic_request is None:
             raise InvalidInput(f"nothing to set: give one of {', '.join(SETTINGS)}")
         return self._with(
             options,
             name,
-            lambda desk: policy.set_policy(desk, name, wish, reason=options.reason, timeout=options.confirm_timeout),
+            lambda context: policy.set_policy(
+                context, name, traffic_request, reason=options.reason, timeout=options.confirm_timeout
+            ),
         )
 
     def route(self, name: str, config: Config | None) -> Result:
@@ -47,12 +49,14 @@ class PolicyVerbs(Base):
         if options.remove is not None:
             gone = options.remove
             return self._with(
-                options, name, lambda desk: policy.remove_rule(desk, name, gone, reason=reason, timeout=timeout)
+                options, name, lambda context: policy.remove_rule(context, name, gone, reason=reason, timeout=timeout)
             )
         assert options.to is not None
         assert options.match is not None
-        rule = Rule(name=options.name or options.to, deployment=options.to, match=options.match)
-        return self._with(options, name, lambda desk: policy.set_rule(desk, name, rule, reason=reason, timeout=timeout))
+        rule = CustomRoute(name=options.name or options.to, deployment=options.to, match=options.match)
+        return self._with(
+            options, name, lambda context: policy.set_rule(context, name, rule, reason=reason, timeout=timeout)
+        )
 
     def fault(self, name: str, config: Config | None) -> Result:
         """Put a fault into live traffic for a time, or end it; see ``releases.policy.start_fault``."""
@@ -60,14 +64,16 @@ class PolicyVerbs(Base):
         check_fault(options)
         reason, timeout = options.reason, options.confirm_timeout
         if options.end:
-            return self._with(options, name, lambda desk: policy.end_fault(desk, name, reason=reason, timeout=timeout))
+            return self._with(
+                options, name, lambda context: policy.end_fault(context, name, reason=reason, timeout=timeout)
+            )
         return self._with(
             options,
             name,
-            lambda desk: policy.start_fault(
-                desk,
+            lambda context: policy.start_fault(
+                context,
                 name,
-                options.fault(desk.clock.now()),
+                options.fault(context.clock.now()),
                 replace_own=options.replace,
                 reason=reason,
                 timeout=timeout,
@@ -77,8 +83,8 @@ class PolicyVerbs(Base):
     def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
         """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""
         options = parse_options(SweepOptions, config, cluster=self.target.kind)
-        desk = self._session(options, recorded=options.record).desk
-        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(desk)]
+        context = self._session(options, recorded=options.record).context
+        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(context)]
 
     def _settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
         """The part of ``update-endpoint`` that sets no traffic; None where none of it is said.
@@ -97,12 +103,12 @@ class PolicyVerbs(Base):
             return self.route(name, {**shared, **_given_route(options)})
         return self.fault(name, {**shared, **_given_fault(options, config)})
 
-    def _with(self, options: ChangeOptions, name: str, work: Callable[[Desk], Outcome]) -> Result:
+    def _with(self, options: ChangeOptions, name: str, work: Callable[[Context], Outcome]) -> Result:
         session = self._session(options)
-        outcome = work(session.desk)
+        outcome = work(session.context)
         for note in _notes(outcome):
             self._tell(f"note: {note}")
-        return session.result(outcome, views.endpoint_view(session.desk.cluster, name))
+        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
     def chaos(self, name: str, config: Config | None) -> dict[str, Any]:
         """Inject for a time, restore, and say what was seen; see ``releases.chaos``.
@@ -116,18 +122,18 @@ class PolicyVerbs(Base):
             raise InvalidInput(f"duration {options.duration} is not right: more than 0s and at most 24h")
         refuse_dry_run(options, "chaos", "which measures: see 'fault --dry-run'")
         session = self._session(options)
-        place, desk = session.place, session.desk
+        place, context = session.place, session.context
         fault = Fault(
             delay=options.delay,
             abort=options.abort,
             percentage=options.percentage,
             match=options.match or (),
-            until=desk.clock.now(),
+            until=context.clock.now(),
         )
         local = self.target.kind == "istio-local"
         source = options.metrics if options.metrics != "auto" or local or options.prometheus_url else "none"
         _, report = chaos(
-            desk,
+            context,
             name,
             fault,
             seconds=seconds,

@@ -18,9 +18,9 @@ from mlflow_istio.core.inspection.diagnosis import INFO, Finding
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.options.base import DryRunOptions, ReadOptions, parse_options
-from mlflow_istio.releases.context import address_of, endpoint_of, found_home
+from mlflow_istio.releases.context import address_of, endpoint_of, find_virtual_service
 from mlflow_istio.releases.deploying.mending import mend
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.reading import export, views
 from mlflow_istio.releases.reading.doctor import examine
 from mlflow_istio.releases.reading.explain import Question, explain_objects, explain_route
@@ -64,9 +64,9 @@ class ReadingVerbs(Base):
         ]
         if not over:
             return False  # a look must not pay for MLflow
-        desk = self._session(parse_options(ReadOptions, {}, cluster=self.target.kind)).desk
+        context = self._session(parse_options(ReadOptions, {}, cluster=self.target.kind)).context
         for name in over:
-            desk.enforce(desk, name)
+            context.enforce(context, name)
         return True
 
     def deployment(self, name: str, endpoint: str | None = None) -> views.View:
@@ -80,10 +80,10 @@ class ReadingVerbs(Base):
     def history(self, name: str, config: Config | None = None) -> list[views.View]:
         """Every routing change of an endpoint that the registry has, after recording what it did not have yet."""
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        desk = self._session(options).desk
-        if found_home(desk.cluster, name) is not None:
+        context = self._session(options).context
+        if find_virtual_service(context.cluster, name) is not None:
             try:
-                warnings = catch_up(desk, name, publish=False)
+                warnings = flush_outbox(context, name, publish=False)
             except (
                 InvalidInput,
                 NotFound,
@@ -92,9 +92,9 @@ class ReadingVerbs(Base):
                 warnings = (exc.message,)
             for warning in warnings:
                 self._warn(warning)
-        changes = desk.registry.history(desk.scope, name)
+        changes = context.registry.history(context.scope, name)
         if not changes:
-            endpoint_of(desk.cluster, name)  # says which endpoints there are
+            endpoint_of(context.cluster, name)  # says which endpoints there are
         return views.history_views(changes)
 
     def version_tag(self, label: str, key: str) -> str | None:
@@ -227,14 +227,14 @@ class ReadingVerbs(Base):
             InvalidInput: The file can't be written.
         """
         options = parse_options(ReadOptions, config, cluster=self.target.kind)
-        desk = self._session(options).desk
+        context = self._session(options).context
         try:
-            endpoint_of(desk.cluster, name)
-            late = catch_up(desk, name, publish=False)
+            endpoint_of(context.cluster, name)
+            late = flush_outbox(context, name, publish=False)
         except NotFound:
             late = ()
-        data = gather(desk, name, release)
-        page, warnings = keep_report(desk, data)
+        data = gather(context, name, release)
+        page, warnings = keep_report(context, data)
         for warning in (*late, *warnings):
             self._warn(warning)
         made = Report(release=data.release, page=page, warnings=(*late, *warnings))
@@ -259,11 +259,11 @@ class ReadingVerbs(Base):
         options = parse_options(DryRunOptions, config, cluster=self.target.kind)
         if fix:
             refuse_dry_run(options, "fix", "which mends: doctor without it changes nothing")
-        desk = self._session(options).desk
-        findings = examine(desk, endpoint)
-        mended = mend(desk, findings) if fix else []
+        context = self._session(options).context
+        findings = examine(context, endpoint)
+        mended = mend(context, findings) if fix else []
         if mended:
-            findings = examine(desk, endpoint)
+            findings = examine(context, endpoint)
         return {
             "healthy": all(finding.severity == INFO for finding in findings),
             "findings": [self._finding_view(finding) for finding in findings],

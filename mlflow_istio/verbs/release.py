@@ -10,16 +10,16 @@ from mlflow_istio.calls import webhooks
 from mlflow_istio.core.basics.names import dns_name
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.options.base import DryRunOptions, parse_options
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 from mlflow_istio.verbs.deployments import deploy_request
-from mlflow_istio.wiring.connection import Workplace
+from mlflow_istio.wiring.connection import Connection
 
 if TYPE_CHECKING:
     from mlflow_istio.core.release.plan import ReleasePlan
     from mlflow_istio.options.release import SourceOptions
-    from mlflow_istio.releases.driving.drive import Crew, Ending, Seen
+    from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult, Seen
 
 Watch = Callable[["Seen"], None]
 """Shown every look."""
@@ -59,12 +59,12 @@ class ReleaseVerbs(Base):
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
         check_release_options(options, config or {})
         session = self._session(options, templates=options.templates)
-        place, desk = session.place, session.desk
+        place, context = session.place, session.context
         if (model_uri is None) == (options.candidate is None):
             raise InvalidInput(
                 "say what to release: either a model URI, or the option 'candidate' for what is deployed already"
             )
-        candidates = options.candidate or (options.name or default_name(desk, str(model_uri)),)
+        candidates = options.candidate or (options.name or default_name(context, str(model_uri)),)
         deployments = () if model_uri is None else (deploy_request(place, options, candidates[0], endpoint, model_uri),)
         request = ReleaseRequest(
             endpoint=endpoint,
@@ -72,25 +72,25 @@ class ReleaseVerbs(Base):
             candidates=candidates,
             deployments=deployments,
             strategy=options.strategy or "canary",
-            wish=options.wish,
+            traffic_request=options.traffic_request,
             release_id=options.release_id,
             supersede=options.supersede,
             reason=options.reason,
             force=options.force,
         )
-        plan = plan_of(options, endpoint_of(desk.cluster, endpoint), candidates)
+        plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates)
         if options.dry_run:
-            open_release(desk, _crew_for(place, desk, options, plan, watch), request)
-            view = {**views.endpoint_view(desk.cluster, endpoint), "plan": list(describe_plan(plan))}
+            open_release(context, _crew_for(place, context, options, plan, watch), request)
+            view = {**views.endpoint_view(context.cluster, endpoint), "plan": list(describe_plan(plan))}
             return session.result(Outcome(endpoint=None, changed=False), view)
-        crew = replace(_crew_for(place, desk, options, plan, watch), models=place.models)
-        release_id = open_release(desk, crew, request)
+        dependencies = replace(_crew_for(place, context, options, plan, watch), models=place.models)
+        release_id = open_release(context, dependencies, request)
         if options.detach:
-            view = {**views.endpoint_view(desk.cluster, endpoint), "outcome": "open", "release_id": release_id}
+            view = {**views.endpoint_view(context.cluster, endpoint), "outcome": "open", "release_id": release_id}
             return Result(
                 view={**view, "verdict": {"word": "hold", "reason": "opened; 'mlflow-istio resume' drives it"}}
             )
-        return _result(desk, endpoint, drive(desk, crew, endpoint, release=release_id))
+        return _result(context, endpoint, drive(context, dependencies, endpoint, release=release_id))
 
     def resume_release(self, endpoint: str, config: Config | None = None, *, watch: Watch = _nobody) -> Result:
         """Go on with an open release whose driver is gone, or that is paused.
@@ -109,17 +109,17 @@ class ReleaseVerbs(Base):
         from mlflow_istio.core.release.progress import progress_from_text
         from mlflow_istio.options.kpi import without_retired_keys
         from mlflow_istio.options.release import ResumeOptions
-        from mlflow_istio.releases.driving.drive import Crew
+        from mlflow_istio.releases.driving.drive import DriverDependencies
         from mlflow_istio.releases.driving.progressive import drive
         from mlflow_istio.releases.moving import shifting
 
         options = parse_options(ResumeOptions, config, cluster=self.target.kind)
         refuse_dry_run(options, "resume", "which drives a release: see 'mlflow-istio release --dry-run'")
         session = self._session(options)
-        place, desk = session.place, session.desk
-        found = endpoint_of(desk.cluster, endpoint)
-        if found.release is None and found.untold is not None:
-            return _result(desk, endpoint, drive(desk, Crew(ask=webhooks.ask), endpoint))
+        place, context = session.place, session.context
+        found = endpoint_of(context.cluster, endpoint)
+        if found.release is None and found.pending_notification is not None:
+            return _result(context, endpoint, drive(context, DriverDependencies(ask=webhooks.ask), endpoint))
         if found.release is None or found.progress is None:
             raise StateConflict(
                 f"endpoint '{endpoint}' has no release that goes on by itself: start one with 'mlflow-istio release {endpoint} "
@@ -129,22 +129,22 @@ class ReleaseVerbs(Base):
         stored = {**plan.source, "kpi": without_retired_keys(plan.source.get("kpi"))}
         options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
-            shifting.resume(desk, endpoint)
-        crew = _crew_for(place, desk, options, plan, watch)
-        return _result(desk, endpoint, drive(desk, crew, endpoint, take_over=options.force))
+            shifting.resume(context, endpoint)
+        dependencies = _crew_for(place, context, options, plan, watch)
+        return _result(context, endpoint, drive(context, dependencies, endpoint, take_over=options.force))
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
         """Whether ``resume`` has more to do than to unpause: the open release has a plan, or the last one's end was not told."""
         found = endpoint_of(self._read().cluster, endpoint)
-        return found.progress is not None or found.untold is not None
+        return found.progress is not None or found.pending_notification is not None
 
     def unpause(self, endpoint: str, config: Config | None = None) -> Result:
         """Let a paused release go on, without driving it."""
         from mlflow_istio.releases.moving import shifting
 
         session = self._session(parse_options(DryRunOptions, config, cluster=self.target.kind))
-        outcome = shifting.resume(session.desk, endpoint)
-        return session.result(outcome, views.endpoint_view(session.desk.cluster, endpoint))
+        outcome = shifting.resume(session.context, endpoint)
+        return session.result(outcome, views.endpoint_view(session.context.cluster, endpoint))
 
     def approve(self, endpoint: str, config: Config | None = None) -> str:
         """Let a release past the gate it waits at; the gate.
@@ -167,20 +167,22 @@ class ReleaseVerbs(Base):
 
         options = parse_options(DryRunOptions, config, cluster=self.target.kind)
         refuse_dry_run(options, word, f"which answers a release: see 'mlflow-istio status {endpoint}'")
-        return answer(self._session(options).desk, endpoint, word)
+        return answer(self._session(options).context, endpoint, word)
 
 
-def default_name(desk: Desk, model_uri: str) -> str:
+def default_name(context: Context, model_uri: str) -> str:
     """``MODEL-vN`` of the version that the URI names now."""
     from mlflow_istio.core.basics.model_version import parse_model_uri
 
-    version = desk.registry.resolve(parse_model_uri(model_uri))
+    version = context.registry.resolve(parse_model_uri(model_uri))
     return dns_name(f"{version.model}-v{version.version}")
 
 
-def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: ReleasePlan, watch: Watch) -> Crew:
+def _crew_for(
+    place: Connection, context: Context, options: SourceOptions, plan: ReleasePlan, watch: Watch
+) -> DriverDependencies:
     from mlflow_istio.options.kpi import read_kpis
-    from mlflow_istio.releases.driving.drive import Crew
+    from mlflow_istio.releases.driving.drive import DriverDependencies
     from mlflow_istio.verbs.judging import judge_for
 
     metrics = None
@@ -192,18 +194,18 @@ def _crew_for(place: Workplace, desk: Desk, options: SourceOptions, plan: Releas
             kpis=read_kpis(options.kpi),
             errors=options.errors,
         )
-    return Crew(
+    return DriverDependencies(
         metrics=metrics,
         ask=webhooks.ask,
-        judge=judge_for(desk, place.records, metrics, options, plan),
+        judge=judge_for(context, place.records, metrics, options, plan),
         watch=watch,
         timeout=options.confirm_timeout,
     )
 
 
-def _result(desk: Desk, endpoint: str, ending: Ending) -> Result:
+def _result(context: Context, endpoint: str, ending: DriveResult) -> Result:
     try:
-        view: Mapping[str, Any] = views.endpoint_view(desk.cluster, endpoint)
+        view: Mapping[str, Any] = views.endpoint_view(context.cluster, endpoint)
     except MlflowIstioError:
         view = {}
     return Result(

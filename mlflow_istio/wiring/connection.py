@@ -24,7 +24,7 @@ from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.registry import Registry
 from mlflow_istio.ports.runs import Runs
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying.sweeping import enforce
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class LaterRegistry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class Connection:
     """A target with its adapters, each made when it is first used: 'status' must not pay for MLflow.
 
     Attributes:
@@ -115,7 +115,9 @@ class Workplace:
 
         return MlflowModels(self.tracking_uri, self.registry_uri)
 
-    def desk(self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None) -> Desk:
+    def context(
+        self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None
+    ) -> Context:
         """Everything a use-case works with.
 
         Args:
@@ -127,7 +129,7 @@ class Workplace:
             InvalidInput: Nobody said where the ledger is.
         """
         self.check_ledger()
-        return Desk(
+        return Context(
             cluster=self.cluster,
             registry=self.registry,
             runs=self.runs,
@@ -163,10 +165,10 @@ class Workplace:
             "variable MLFLOW_TRACKING_URI, or give the option 'tracking_uri'"
         )
 
-    def unrecorded_desk(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Desk:
-        """A desk that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported."""
+    def unrecorded_context(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Context:
+        """A context that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported."""
         later: Any = LaterRegistry()
-        return Desk(
+        return Context(
             cluster=self.cluster,
             registry=later,
             runs=later,
@@ -265,8 +267,8 @@ class Workplace:
         return dict(without_passwords(plain))
 
 
-def workplace(target_uri: str, **given: str | None) -> Workplace:
-    """The workplace of a target.
+def connection_to(target_uri: str, **given: str | None) -> Connection:
+    """The connection to a target.
 
     Args:
         target_uri: Such as ``istio-local``.
@@ -275,7 +277,7 @@ def workplace(target_uri: str, **given: str | None) -> Workplace:
     Raises:
         InvalidInput: The target can't be read.
     """
-    return Workplace(target=parse_target(target_uri), **given)
+    return Connection(target=parse_target(target_uri), **given)
 
 
 def local_mesh(target: Target) -> LocalMesh:

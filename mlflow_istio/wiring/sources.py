@@ -24,7 +24,7 @@ def metrics_source(
     kpis: Sequence[Kpi] = (),
     errors: str = "5xx",
 ) -> Metrics | None:
-    """The source of metrics; see ``wiring.Workplace.metrics``.
+    """The source of metrics; see ``wiring.Connection.metrics``.
 
     Args:
         kind: Kind of the target: ``istio-local`` or ``istio``.

@@ -16,10 +16,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_istio.core.basics.model_version import ModelReference, parse_model_uri
+from mlflow_istio.core.endpoint.registry_state import RegistryState, Served
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Served, Standing
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Registry
 from mlflow_istio.testing import InMemoryRegistry
@@ -44,7 +44,9 @@ def registry(request: pytest.FixtureRequest) -> Registry:
 
 def a_traffic(**weights: int) -> Traffic:
     return Traffic(
-        split=tuple(Share(destination=Destination(host="churn", subset=n), weight=w) for n, w in weights.items()),
+        split=tuple(
+            WeightedDestination(destination=Destination(host="churn", subset=n), weight=w) for n, w in weights.items()
+        ),
         pins=tuple(sorted(weights)),
     )
 
@@ -63,14 +65,14 @@ def a_change(sequence: int, **changes: object) -> RoutingChange:
     return RoutingChange(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def standing(served: dict[str, tuple[int, str]], **changes: object) -> Standing:
+def standing(served: dict[str, tuple[int, str]], **changes: object) -> RegistryState:
     values: dict[str, object] = {
         "scope": "test",
         "endpoint": "churn",
         "served": tuple(Served(version=v, weight=w, role=r) for v, (w, r) in served.items()),
         "aliases": {("churn", "champion"): 1},
     }
-    return Standing(**{**values, **changes})  # type: ignore[arg-type]
+    return RegistryState(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_a_version_is_resolved_with_its_flavors(registry: Registry) -> None:
@@ -382,7 +384,7 @@ def test_a_survey_says_what_is_open_tagged_and_owned_in_a_scope(registry: Regist
     registry.close_run(ended, "promoted")
     registry.open_run("prodX1", "other", release)
     registry.publish(
-        Standing(
+        RegistryState(
             scope="prod_1",
             endpoint="churn",
             served=(Served(version="churn/1", weight=100, role="stable"),),

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.moving import shifting
 from tests.control_plane.office import ENDPOINT, Office
 
@@ -126,8 +126,14 @@ class History:
         return [(change.action, change.after.weights if change.after else {}) for change in new]
 
 
-def start(office: Office, strategy: str, *versions: int, supersede: bool = False, **wish: Any) -> None:
+def start(office: Office, strategy: str, *versions: int, supersede: bool = False, **traffic_request: Any) -> None:
     names = tuple(f"m-v{version}" for version in versions)
     shifting.start(
-        office.desk, ENDPOINT, strategy=strategy, candidates=names, wish=Wish(**wish), supersede=supersede, timeout=60
+        office.context,
+        ENDPOINT,
+        strategy=strategy,
+        candidates=names,
+        traffic_request=TrafficRequest(**traffic_request),
+        supersede=supersede,
+        timeout=60,
     )

@@ -22,7 +22,7 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.target import Target
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.pods import PodSettings
-from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.deploying.deployments import DeployRequest
 from mlflow_istio.releases.moving import shifting
@@ -66,8 +66,8 @@ class Office:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def desk(self) -> Desk:
-        return Desk(
+    def context(self) -> Context:
+        return Context(
             cluster=self.cluster,
             registry=self.registry,
             runs=InMemoryRuns(),
@@ -94,24 +94,26 @@ class Office:
                 **options,
             }
         )
-        return deployments.deploy(self.desk, request)
+        return deployments.deploy(self.context, request)
 
     def canary(self, version: int, weight: int) -> Outcome:
         """Open a canary of a version that is deployed."""
-        wish = shifting.Wish(weight=weight)
-        return shifting.start(self.desk, ENDPOINT, strategy="canary", candidates=(f"m-v{version}",), wish=wish)
+        traffic_request = shifting.TrafficRequest(weight=weight)
+        return shifting.start(
+            self.context, ENDPOINT, strategy="canary", candidates=(f"m-v{version}",), traffic_request=traffic_request
+        )
 
     def shift(self, weight: int) -> Outcome:
         """Give the candidate another weight."""
-        return shifting.shift(self.desk, ENDPOINT, shifting.Wish(weight=weight))
+        return shifting.shift(self.context, ENDPOINT, shifting.TrafficRequest(weight=weight))
 
     def promote(self) -> Outcome:
         """Promote the candidate."""
-        return shifting.promote(self.desk, ENDPOINT)
+        return shifting.promote(self.context, ENDPOINT)
 
     def rollback(self) -> Outcome:
         """Roll back."""
-        return shifting.rollback(self.desk, ENDPOINT)
+        return shifting.rollback(self.context, ENDPOINT)
 
     def ask(self, headers: Mapping[str, str] | None = None, path: str = "/invocations") -> tuple[int, str]:
         """Status and model version of one request through the gateway."""

@@ -9,7 +9,7 @@ from kubernetes import client
 
 from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import ClusterError, NotReady, NotRouted
 from mlflow_istio.releases.moving import shifting
 from tests.control_plane.namespaces import admin
@@ -64,10 +64,10 @@ def test_a_broken_update_leaves_the_old_pods_serving(office: Office) -> None:
     office.deploy(1)
 
     with pytest.raises(NotReady, match="ImagePullBackOff"):
-        update(office.desk, "m-v1", image="invalid/image:2")
+        update(office.context, "m-v1", image="invalid/image:2")
 
     assert office.count(20) == {"m/1": 20}
-    update(office.desk, "m-v1", image="serving")
+    update(office.context, "m-v1", image="serving")
     assert office.count(20) == {"m/1": 20}
 
 
@@ -166,13 +166,13 @@ def test_without_istiod_and_its_webhook_a_change_is_stored_no_success_is_claimed
         hooks.patch_validating_webhook_configuration("istiod-default-validator", lenient)
 
         with pytest.raises(NotRouted, match="did not confirm routing change .*the change is stored") as caught:
-            shifting.shift(office.desk, ENDPOINT, Wish(weight=100), timeout=2.0)
+            shifting.shift(office.context, ENDPOINT, TrafficRequest(weight=100), timeout=2.0)
 
         assert str(caught.value) == only_line(caught.value)
         stored = office.cluster.get("VirtualService", ENDPOINT)
         assert stored is not None
         assert read_endpoint(stored, ENDPOINT).traffic.weights == {"m-v1": 0, "m-v2": 100}
-        assert len(read_endpoint(stored, ENDPOINT).unrecorded) == 1
+        assert len(read_endpoint(stored, ENDPOINT).outbox) == 1
         assert office.count(20) == {"m/1": 20}
 
         bed.start("istiod")

@@ -129,12 +129,12 @@ def test_a_route_given_back_leaves_no_field_ownership_and_its_owner_applies_with
     office.cluster.apply(deployment("web", "web-1", version="web/1"))
     office.cluster.wait_ready("web-1", 60)
     server_side_apply(owners(), office.namespace, "owner", force=False)
-    adopt(office.desk, ENDPOINT, virtual_service="shop", route="main")
+    adopt(office.context, ENDPOINT, virtual_service="shop", route="main")
     office.deploy(1)
     office.canary(1, 20)
     with pytest.raises(ConflictError, match="mlflow-istio"):
         server_side_apply(changed_by_owner(), office.namespace, "owner", force=False)
-    removal.delete_endpoint(office.desk, ENDPOINT, force=True)
+    removal.delete_endpoint(office.context, ENDPOINT, force=True)
     after = live(owners(), office.namespace)
     assert after["spec"] == owners()["spec"]
     assert FIELD_MANAGER not in {entry["manager"] for entry in after["metadata"]["managedFields"]}

@@ -9,7 +9,7 @@ import pytest
 import requests
 from scipy import stats
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.deploying.removal import delete
 from mlflow_istio.releases.moving import shifting
 from tests.control_plane.load import Load, is_split, load_on
@@ -29,9 +29,11 @@ def judge(load: Load, phases: dict[str, dict[str, int]]) -> None:
     assert load.total >= REQUESTS
 
 
-def start(office: Office, strategy: str, *versions: int, **wish: Any) -> None:
+def start(office: Office, strategy: str, *versions: int, **traffic_request: Any) -> None:
     names = tuple(f"m-v{version}" for version in versions)
-    shifting.start(office.desk, ENDPOINT, strategy=strategy, candidates=names, wish=Wish(**wish))
+    shifting.start(
+        office.context, ENDPOINT, strategy=strategy, candidates=names, traffic_request=TrafficRequest(**traffic_request)
+    )
 
 
 def test_a_canary_from_its_deployment_to_the_end_of_the_old_version(settled: Office) -> None:
@@ -44,7 +46,7 @@ def test_a_canary_from_its_deployment_to_the_end_of_the_old_version(settled: Off
         load.settled("promoted", 2000)
         settled.rollback()
         load.settled("rolled back", 2000)
-        delete(settled.desk, "m-v4")
+        delete(settled.context, "m-v4")
     judge(
         load,
         {
@@ -65,10 +67,10 @@ def test_three_arms_with_users_that_stay_and_users_nobody_knows(settled: Office)
         )
         unknown.settled("first", 2500)
         gold.settled("first", 1)
-        shifting.shift(settled.desk, ENDPOINT, Wish(weights={"m-v1": 20, "m-v2": 40, "m-v3": 40}))
+        shifting.shift(settled.context, ENDPOINT, TrafficRequest(weights={"m-v1": 20, "m-v2": 40, "m-v3": 40}))
         unknown.settled("second", 2500)
         gold.settled("second", 1)
-        shifting.promote(settled.desk, ENDPOINT, candidate="m-v2")
+        shifting.promote(settled.context, ENDPOINT, candidate="m-v2")
         unknown.settled("promoted", 1000)
         gold.settled("promoted", 1)
     assert unknown.failures == gold.failures == []
@@ -107,7 +109,7 @@ def test_a_shadow_gets_its_share_of_copies_and_answers_nobody(settled: Office) -
         before = copies()
         start(settled, "shadow", 2, mirror=30)
         load.settled("mirrored", REQUESTS)
-        shifting.abort(settled.desk, ENDPOINT)
+        shifting.abort(settled.context, ENDPOINT)
         load.settled("aborted", 200)
         after = copies()
         load.settled("later", 500)

@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import ClusterError, NotReady, NotRouted
 from mlflow_istio.releases.moving import shifting
 from tests.control_plane.foreign import SPLIT, History, route_named, route_names, start, weights
@@ -49,7 +49,12 @@ def test_without_its_subset_a_candidate_gets_no_weight(settled: Office) -> None:
 
     with pytest.raises(NotRouted, match="deployment 'm-v2' gets no traffic.*status 503"):
         shifting.start(
-            settled.desk, ENDPOINT, strategy="canary", candidates=("m-v2",), wish=Wish(weight=50), timeout=1.5
+            settled.context,
+            ENDPOINT,
+            strategy="canary",
+            candidates=("m-v2",),
+            traffic_request=TrafficRequest(weight=50),
+            timeout=1.5,
         )
 
     assert weights(settled) == {"m-v1": 100}
@@ -77,7 +82,7 @@ def test_a_broken_baseline_does_not_block_the_fix_and_a_direct_abort_exists(sett
     wait_for("stable's pods to go", lambda: settled.ask({"x-mlflow-deployment": "m-v1"})[0] == 503)
 
     with pytest.raises(NotReady, match="'m-v1' has no ready replica"):
-        shifting.abort(settled.desk, ENDPOINT)  # would send everybody to nobody
+        shifting.abort(settled.context, ENDPOINT)  # would send everybody to nobody
     assert weights(settled) == {"m-v1": 90, "m-v2": 10}
     assert settled.promote().proxies
 
@@ -90,7 +95,7 @@ def test_a_broken_baseline_does_not_block_the_fix_and_a_direct_abort_exists(sett
 @pytest.mark.parametrize("end", ["promote", "abort"])
 def test_the_other_version_keeps_running_after_the_end(settled: Office, end: str) -> None:
     settled.canary(2, 50)
-    getattr(shifting, end)(settled.desk, ENDPOINT)
+    getattr(shifting, end)(settled.context, ENDPOINT)
     for version in (1, 2):
         assert settled.count(5, {"x-mlflow-deployment": f"m-v{version}"}) == {f"m/{version}": 5}
         settled.cluster.wait_ready(f"m-v{version}", 1)

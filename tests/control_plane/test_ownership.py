@@ -13,7 +13,7 @@ from kubernetes import client
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.moving import shifting
@@ -56,15 +56,15 @@ def test_what_is_not_ours_stays_equal_through_canary_promotion_rollback_ab_blue_
         settled.promote,
         settled.rollback,
         lambda: start(settled, "shadow", 2, mirror=100),
-        lambda: shifting.abort(settled.desk, ENDPOINT),
+        lambda: shifting.abort(settled.context, ENDPOINT),
         lambda: start(
             settled, "ab", 2, 3, header="x-arm", weights={"m-v1": 40, "m-v2": 30, "m-v3": 30, "legacy:80": 0}
         ),
-        lambda: shifting.abort(settled.desk, ENDPOINT),
+        lambda: shifting.abort(settled.context, ENDPOINT),
         lambda: start(settled, "blue-green", 3),
         settled.promote,
         lambda: settled.deploy(4),
-        lambda: deployments.update(settled.desk, "m-v4", env={"A": "b"}),
+        lambda: deployments.update(settled.context, "m-v4", env={"A": "b"}),
         settled.rollback,
     ]
     for number, step in enumerate(steps):
@@ -74,7 +74,7 @@ def test_what_is_not_ours_stays_equal_through_canary_promotion_rollback_ab_blue_
     assert settled.count(20) == {"m/1": 20}
     from mlflow_istio.releases.deploying.removal import delete
 
-    delete(settled.desk, "m-v4")
+    delete(settled.context, "m-v4")
     assert foreign_parts(settled) == before
 
 
@@ -92,18 +92,18 @@ def test_a_foreign_destination_with_weight_keeps_it_and_its_requests_until_someb
     settled.canary(2, 10)
     assert weights(settled) == {"m-v1": 70, "m-v2": 10, "legacy:80": 20}
     stored = settled.raw("virtualservices")
-    for wish, words in (
-        (Wish(weight=90), "weights of the candidates are over 100 together: m-v2=90, legacy:80=20"),
-        (Wish(weights={"m-v1": 90, "m-v2": 10}), "must name every destination: 'legacy:80' is missing"),
-        (Wish(weights={"m-v1": 0, "m-v2": 0, "legacy:80": 0}), "weights must sum to 100, not 0"),
+    for traffic_request, words in (
+        (TrafficRequest(weight=90), "weights of the candidates are over 100 together: m-v2=90, legacy:80=20"),
+        (TrafficRequest(weights={"m-v1": 90, "m-v2": 10}), "must name every destination: 'legacy:80' is missing"),
+        (TrafficRequest(weights={"m-v1": 0, "m-v2": 0, "legacy:80": 0}), "weights must sum to 100, not 0"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            shifting.shift(settled.desk, ENDPOINT, wish)
+            shifting.shift(settled.context, ENDPOINT, traffic_request)
     assert settled.raw("virtualservices") == stored
 
     settled.promote()
     assert weights(settled) == {"m-v2": 80, "legacy:80": 20}
-    shifting.rollback(settled.desk, ENDPOINT)
+    shifting.rollback(settled.context, ENDPOINT)
     assert weights(settled) == {"m-v1": 80, "legacy:80": 20}
     assert foreign_parts(settled)["destinations"] == [{**FOREIGN_SHARE, "weight": 20}]
 
@@ -167,12 +167,12 @@ def test_a_route_that_is_not_clear_is_named_and_nothing_is_changed(
     [
         (lambda office: office.promote(), "m-v2"),
         (lambda office: office.rollback(), "m-v1"),
-        (lambda office: shifting.abort(office.desk, ENDPOINT), "m-v1"),
+        (lambda office: shifting.abort(office.context, ENDPOINT), "m-v1"),
     ],
     ids=["promote", "rollback", "abort"],
 )
 @pytest.mark.parametrize(
-    ("strategy", "wish", "added"),
+    ("strategy", "traffic_request", "added"),
     [
         ("ab", {"weight": 30, "header": "x-arm"}, {"mlflow-istio.m.arm.m-v1", "mlflow-istio.m.arm.m-v2"}),
         ("ab", {"weight": 30, "cookie": "arm"}, {"mlflow-istio.m.arm.m-v1", "mlflow-istio.m.arm.m-v2"}),
@@ -183,7 +183,7 @@ def test_a_route_that_is_not_clear_is_named_and_nothing_is_changed(
 def test_temporary_routes_do_as_the_split_does_and_are_gone_after_the_end(
     settled: Office,
     strategy: str,
-    wish: dict[str, Any],
+    traffic_request: dict[str, Any],
     added: set[str],
     end: Callable[[Office], object],
     stable: str,
@@ -191,7 +191,7 @@ def test_temporary_routes_do_as_the_split_does_and_are_gone_after_the_end(
     edit_as_user(settled, "virtualservices", with_foreign_parts)
     before = route_names(settled)
 
-    start(settled, strategy, 2, **wish)
+    start(settled, strategy, 2, **traffic_request)
 
     during = settled.raw("virtualservices")
     assert set(route_names(settled)) - set(before) == added
@@ -258,9 +258,9 @@ def test_two_writers_at_once_lose_nothing_of_each_others(settled: Office) -> Non
                     {"metadata": {"annotations": {"example.com/count": str(written[-1])}}},
                     field_manager="somebody-else",
                 )
-        return transitions.shift(now, Wish(weight=30))
+        return transitions.shift(now, TrafficRequest(weight=30))
 
-    outcome = shifting.move(settled.desk, ENDPOINT, interrupted, action="shift")
+    outcome = shifting.move(settled.context, ENDPOINT, interrupted, action="shift")
 
     assert outcome.changed
     assert written == [1, 2, 3, 4, 5]
@@ -326,9 +326,9 @@ def test_a_disruption_budget_and_an_autoscaler_of_the_users_are_left_alone_and_i
         before = specs()
         scale(settled.namespace, "m-v2", 2, manager="horizontal-pod-autoscaler")  # what the autoscaler does
 
-        settled.deploy(2, strategy="canary", wish=Wish(weight=10))
+        settled.deploy(2, strategy="canary", traffic_request=TrafficRequest(weight=10))
         assert replicas() == 2
-        deployments.update(settled.desk, "m-v2", env={"A": "b"})
+        deployments.update(settled.context, "m-v2", env={"A": "b"})
         assert replicas() == 2
         settled.promote()
         settled.rollback()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from mlflow_istio.core.policy.settings import PolicyWish
+from mlflow_istio.core.policy.settings import PolicyRequest
 from mlflow_istio.releases.moving.policy import set_policy
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.control_plane
 
 
 def setting(office: Office, **changes: Any) -> None:
-    set_policy(office.desk, ENDPOINT, PolicyWish(changes=changes))
+    set_policy(office.context, ENDPOINT, PolicyRequest(changes=changes))
 
 
 def test_a_slow_pod_meets_the_timeout(office: Office) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.matching.rules import read_match
-from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.core.policy.settings import Rule
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import CustomRoute
 from mlflow_istio.releases.moving import policy, shifting
 from tests.control_plane.namespaces import fresh_namespace
 from tests.control_plane.office import ENDPOINT, Office, open_office
@@ -41,7 +41,7 @@ def serving() -> Iterator[Office]:
 def ruled(serving: Office) -> Iterator[Office]:
     """The same; a route named ``vip`` is taken away again."""
     yield serving
-    policy.remove_rule(serving.desk, ENDPOINT, "vip")
+    policy.remove_rule(serving.context, ENDPOINT, "vip")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_route_takes_callers_by_where_they_call_from(
         return [filled(one) for one in value] if isinstance(value, list) else words.get(str(value), value)
 
     match = read_match({key: filled(value) for key, value in condition.items()})
-    policy.set_rule(ruled.desk, ENDPOINT, Rule(name="vip", deployment="m-v2", match=match))
+    policy.set_rule(ruled.context, ENDPOINT, CustomRoute(name="vip", deployment="m-v2", match=match))
     assert ruled.raw("virtualservices")["spec"]["http"][0]["match"], "what was written"
     with sidecar(elsewhere if foreign else ruled.namespace, labels, tmp_path) as caller:
         seen = {answers(caller, host(ruled)) for _ in range(3)}
@@ -109,10 +109,12 @@ def test_a_route_takes_callers_by_where_they_call_from(
 def test_a_canary_splits_the_callers_inside_the_mesh_and_moves_without_losing_one(
     serving: Office, tmp_path: Path
 ) -> None:
-    desk = serving.desk
+    context = serving.context
     with sidecar(serving.namespace, BASIC, tmp_path) as caller:
         assert answers(caller, ENDPOINT) == OLD, "called by its short name"
-        shifting.start(desk, ENDPOINT, strategy="canary", candidates=("m-v2",), wish=Wish(weight=30))
+        shifting.start(
+            context, ENDPOINT, strategy="canary", candidates=("m-v2",), traffic_request=TrafficRequest(weight=30)
+        )
         seen: Counter[str] = Counter()
         while not seen[
             NEW

@@ -14,7 +14,7 @@ import yaml
 from kubernetes import client, utils
 
 from mlflow_istio.core.matching.rules import read_match
-from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
 from mlflow_istio.releases.context import endpoint_of
 from mlflow_istio.releases.moving import policy
 from tests.control_plane.namespaces import admin
@@ -48,8 +48,8 @@ def manifests(namespace: str) -> list[dict[str, Any]]:
 
 
 def test_a_fault_on_a_cluster_is_ended_by_the_cron_job_with_its_own_rights(office: Office) -> None:
-    until = office.desk.clock.now() + timedelta(seconds=1)
-    policy.start_fault(office.desk, ENDPOINT, Fault(abort=418, until=until))
+    until = office.context.clock.now() + timedelta(seconds=1)
+    policy.start_fault(office.context, ENDPOINT, Fault(abort=418, until=until))
     assert office.ask()[0] == 418
     with admin() as api:
         for obj in manifests(office.namespace):
@@ -69,7 +69,7 @@ def test_a_fault_on_a_cluster_is_ended_by_the_cron_job_with_its_own_rights(offic
             batch.delete_namespaced_cron_job("mlflow-istio-sweep", office.namespace, propagation_policy="Foreground")
     endpoint = endpoint_of(office.cluster, ENDPOINT)
     assert (endpoint.traffic.policy.fault, endpoint.deadlines) == (None, ())
-    (entry,) = [one for one in endpoint.unrecorded if one.action == "fault-end"]
+    (entry,) = [one for one in endpoint.outbox if one.action == "fault-end"]
     assert entry.reason == "its time is over"
 
 
@@ -82,16 +82,16 @@ def test_matches_on_where_a_request_comes_from_are_stored_and_leave_the_others_a
             {"gateways": [os.environ["MLFLOW_ISTIO_GATEWAY"]], "headers": {"x-user": "staff"}},
         ]
     )
-    policy.set_rule(office.desk, ENDPOINT, Rule(name="inner", deployment="m-v2", match=match))
+    policy.set_rule(office.context, ENDPOINT, CustomRoute(name="inner", deployment="m-v2", match=match))
     (route,) = [one for one in office.raw("virtualservices")["spec"]["http"] if one["name"].endswith(".rule.inner")]
     assert tuple(route["match"]) == match
     assert office.ask()[1] == "m/1"
     assert office.ask({"x-user": "staff"})[1] == "m/2"
-    policy.remove_rule(office.desk, ENDPOINT, "inner")
+    policy.remove_rule(office.context, ENDPOINT, "inner")
 
 
 def test_limits_balancing_and_tls_are_what_istiod_takes_for_host_and_subset(office: Office) -> None:
-    wish = PolicyWish(
+    traffic_request = PolicyRequest(
         changes={
             "connection_pool": {"tcp": {"maxConnections": 50, "connectTimeout": "3s"}, "http": {"maxRetries": 2}},
             "outlier_detection": {"consecutive5xxErrors": 7, "baseEjectionTime": "5s", "maxEjectionPercent": 50},
@@ -99,15 +99,15 @@ def test_limits_balancing_and_tls_are_what_istiod_takes_for_host_and_subset(offi
             "tls": "DISABLE",
         }
     )
-    policy.set_policy(office.desk, ENDPOINT, wish)
-    policy.set_policy(office.desk, ENDPOINT, PolicyWish(changes={"load_balancer": "random"}, subset="m-v2"))
+    policy.set_policy(office.context, ENDPOINT, traffic_request)
+    policy.set_policy(office.context, ENDPOINT, PolicyRequest(changes={"load_balancer": "random"}, subset="m-v2"))
     rule = office.raw("destinationrules")["spec"]
     assert set(rule["trafficPolicy"]) == {"connectionPool", "outlierDetection", "loadBalancer", "tls"}
     subsets = {subset["name"]: subset.get("trafficPolicy") for subset in rule["subsets"]}
     assert subsets == {"m-v1": None, "m-v2": {"loadBalancer": {"simple": "RANDOM"}}}
     assert office.count(20)["m/1"] == 20
-    policy.set_policy(office.desk, ENDPOINT, PolicyWish(changes=dict.fromkeys(wish.changes)))
-    policy.set_policy(office.desk, ENDPOINT, PolicyWish(changes={"load_balancer": None}, subset="m-v2"))
+    policy.set_policy(office.context, ENDPOINT, PolicyRequest(changes=dict.fromkeys(traffic_request.changes)))
+    policy.set_policy(office.context, ENDPOINT, PolicyRequest(changes={"load_balancer": None}, subset="m-v2"))
     rule = office.raw("destinationrules")["spec"]
     assert "trafficPolicy" not in rule
     assert all("trafficPolicy" not in subset for subset in rule["subsets"])
@@ -115,7 +115,7 @@ def test_limits_balancing_and_tls_are_what_istiod_takes_for_host_and_subset(offi
 
 def test_a_slow_answer_meets_the_timeout_on_a_cluster(office: Office) -> None:
     """No answer comes within a millisecond each time."""
-    policy.set_policy(office.desk, ENDPOINT, PolicyWish(changes={"timeout": "1ms", "retries": {"attempts": 0}}))
+    policy.set_policy(office.context, ENDPOINT, PolicyRequest(changes={"timeout": "1ms", "retries": {"attempts": 0}}))
 
     def too_late() -> bool:
         try:
@@ -124,5 +124,5 @@ def test_a_slow_answer_meets_the_timeout_on_a_cluster(office: Office) -> None:
             return False
 
     wait_for("an answer that is too late", too_late, 60)
-    policy.set_policy(office.desk, ENDPOINT, PolicyWish(changes={"timeout": None, "retries": None}))
+    policy.set_policy(office.context, ENDPOINT, PolicyRequest(changes={"timeout": None, "retries": None}))
     wait_for("an answer in time", lambda: office.ask()[0] == 200, 60)

@@ -25,11 +25,11 @@ from mlflow_istio.adapters.envoy.callers import EnvoyCallers
 from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.manifests import virtual_service_manifest
 from mlflow_istio.core.mesh.virtual_service import first_endpoint
-from mlflow_istio.core.policy.settings import Fault, PolicyWish
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.core.policy.settings import Fault, PolicyRequest
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.releases.moving.policy import set_policy
 from mlflow_istio.testing import InMemoryRegistry
@@ -49,20 +49,20 @@ def database(tmp_path: Path, _fresh_database: Path) -> Path:
     return Path(shutil.copy(_fresh_database, tmp_path / "mlflow.db"))
 
 
-def served(mesh: LocalMesh, endpoint: str, **changes: Any) -> Desk:
-    """An endpoint of ours with one deployment, made without MLflow; the desk that works on it."""
+def served(mesh: LocalMesh, endpoint: str, **changes: Any) -> Context:
+    """An endpoint of ours with one deployment, made without MLflow; the context that works on it."""
     name = f"{endpoint}-a"
     mesh.apply(deployment(endpoint, name, version=f"m/{name}", **changes))
     mesh.wait_ready(name, 60)
     mesh.apply(service(endpoint))
     mesh.apply(destination_rule(endpoint, name))
     own = Destination(host=endpoint, subset=name)
-    traffic = Traffic(split=(Share(destination=own, weight=100),), pins=(name,))
+    traffic = Traffic(split=(WeightedDestination(destination=own, weight=100),), pins=(name,))
     fresh = Endpoint(name=endpoint, traffic=traffic, stable=own, route=f"mlflow-istio.{endpoint}.split")
     bare = virtual_service_manifest(TEMPLATES["VirtualService"], endpoint)
     mesh.edit("VirtualService", endpoint, lambda _: first_endpoint(bare, fresh, a_stamp("first", "deploy")))
     registry: Any = InMemoryRegistry({"m": [1]})
-    return Desk(
+    return Context(
         cluster=mesh,
         registry=registry,
         runs=registry,
@@ -74,8 +74,8 @@ def served(mesh: LocalMesh, endpoint: str, **changes: Any) -> Desk:
     )
 
 
-def setting(desk: Desk, endpoint: str, **changes: Any) -> None:
-    set_policy(desk, endpoint, PolicyWish(changes=changes))
+def setting(context: Context, endpoint: str, **changes: Any) -> None:
+    set_policy(context, endpoint, PolicyRequest(changes=changes))
 
 
 def ask(mesh: LocalMesh, endpoint: str, path: str = "/invocations", **headers: str) -> requests.Response:
@@ -105,21 +105,21 @@ def load(mesh: LocalMesh, endpoint: str) -> Iterator[Counter[int]]:
 
 def test_a_slow_replica_meets_the_timeout(shared: LocalMesh, endpoint: str) -> None:
     """It takes 0.2 s for an answer."""
-    desk = served(shared, endpoint, mode="slow")
+    context = served(shared, endpoint, mode="slow")
     assert ask(shared, endpoint).status_code == 200
-    setting(desk, endpoint, timeout="50ms", retries={"attempts": 0})
+    setting(context, endpoint, timeout="50ms", retries={"attempts": 0})
     assert ask(shared, endpoint).status_code == 504
-    setting(desk, endpoint, timeout="20s")
+    setting(context, endpoint, timeout="20s")
     assert ask(shared, endpoint).status_code == 200
-    setting(desk, endpoint, timeout=None, retries=None)
+    setting(context, endpoint, timeout=None, retries=None)
     assert ask(shared, endpoint).status_code == 200
 
 
 def test_a_cut_off_replica_costs_a_try_and_no_request(shared: LocalMesh, endpoint: str) -> None:
     """One of two replicas is stopped in its tracks: whoever asked it first is answered by the other."""
-    desk = served(shared, endpoint, replicas=2)
+    context = served(shared, endpoint, replicas=2)
     setting(
-        desk,
+        context,
         endpoint,
         load_balancer="round-robin",
         timeout="25s",
@@ -143,31 +143,31 @@ def test_a_cut_off_replica_costs_a_try_and_no_request(shared: LocalMesh, endpoin
 
 
 def test_a_consistent_hash_brings_each_user_to_one_replica(shared: LocalMesh, endpoint: str) -> None:
-    desk = served(shared, endpoint, replicas=2)
+    context = served(shared, endpoint, replicas=2)
 
     def pids(count: int, **headers: str) -> set[int]:
         return {ask(shared, endpoint, "/headers", **headers).json()["pid"] for _ in range(count)}
 
-    setting(desk, endpoint, load_balancer={"consistentHash": {"httpHeaderName": "x-user"}})
+    setting(context, endpoint, load_balancer={"consistentHash": {"httpHeaderName": "x-user"}})
     users = [f"user-{number}" for number in range(40)]
     seen = [pids(3, **{"x-user": user}) for user in users]
     assert all(len(one) == 1 for one in seen)
     assert len(set.union(*seen)) == 2, "both replicas have users"
-    setting(desk, endpoint, load_balancer={"consistentHash": {"httpCookie": {"name": "home", "ttl": "60s"}}})
+    setting(context, endpoint, load_balancer={"consistentHash": {"httpCookie": {"name": "home", "ttl": "60s"}}})
     with requests.Session() as session:
         url = f"{shared.address(endpoint).url}/headers"
         assert len({session.get(url, timeout=60).json()["pid"] for _ in range(10)}) == 1
         assert "home" in session.cookies
-    setting(desk, endpoint, load_balancer=None)
+    setting(context, endpoint, load_balancer=None)
     until(lambda: len(pids(10)) == 2)
 
 
 def test_chaos_reports_what_callers_saw_and_ends(shared: LocalMesh, endpoint: str) -> None:
-    desk = served(shared, endpoint)
-    fault = Fault(abort=503, percentage=50, until=desk.clock.now())
+    context = served(shared, endpoint)
+    fault = Fault(abort=503, percentage=50, until=context.clock.now())
     metrics, callers = EnvoyMetrics(shared.admin_urls), EnvoyCallers(shared.admin_urls)
     with load(shared, endpoint) as seen:
-        _, report = chaos(desk, endpoint, fault, seconds=3, metrics=metrics, callers=callers.read)
+        _, report = chaos(context, endpoint, fault, seconds=3, metrics=metrics, callers=callers.read)
         failed = seen[503]
         until(lambda: sum(seen.values()) > 100)
     assert report.callers is not None

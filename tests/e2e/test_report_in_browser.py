@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.report import ReportData, render
@@ -115,12 +115,12 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
         for answer in (1.0, 2.0):
             register(uri, "churn", answer, None)
         world = World()
-        desk = replace(world.desk, registry=MlflowRegistry(uri, uri), runs=MlflowRuns(uri, uri))
-        deploy(desk, a_request("churn-v1"))
-        deploy(desk, a_request("churn-v2", strategy="canary", wish=Wish(weight=10)))
-        shifting.rollback(desk, "churn", reason="seen <b>errors</b>")
+        context = replace(world.context, registry=MlflowRegistry(uri, uri), runs=MlflowRuns(uri, uri))
+        deploy(context, a_request("churn-v1"))
+        deploy(context, a_request("churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10)))
+        shifting.rollback(context, "churn", reason="seen <b>errors</b>")
         assert not world.warnings
-        run = str(desk.registry.history("prod", "churn")[-1].run)
+        run = str(context.registry.history("prod", "churn")[-1].run)
         yield uri, mlflow.MlflowClient(uri, uri).get_run(run).info.experiment_id, run
 
 

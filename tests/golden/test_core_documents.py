@@ -22,8 +22,8 @@ from mlflow_istio.core.mesh.manifests import (
 )
 from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves import policies, transitions
-from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.core.policy.settings import DestinationPolicy, Fault, Policy, PolicyWish, Rule, StaleCookie
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import CustomRoute, DestinationPolicy, Fault, Policy, PolicyRequest, StaleCookie
 from tests.golden import FOLDER, OPTION, check_golden
 from tests.support.endpoint_values import TEMPLATES, TIME, a_release, a_virtual_service, adopted, moved
 
@@ -47,25 +47,27 @@ POD = PodSettings(
 )
 
 
-def _started(strategy: str, wish: Wish, *candidates: str) -> Callable[[Endpoint], Endpoint]:
-    return lambda now: transitions.start(now, a_release(strategy, *candidates, wish=wish), wish)
+def _started(strategy: str, traffic_request: TrafficRequest, *candidates: str) -> Callable[[Endpoint], Endpoint]:
+    return lambda now: transitions.start(
+        now, a_release(strategy, *candidates, traffic_request=traffic_request), traffic_request
+    )
 
 
-ARMS = Wish(header="X-Arm", weights={"v1": 60, "v2": 30, "v3": 10})
+ARMS = TrafficRequest(header="X-Arm", weights={"v1": 60, "v2": 30, "v3": 10})
 
 
 def _everything(now: Endpoint) -> Endpoint:
     """Settings, a deployment's headers, a route of its own, a stale cookie and a fault beside an A/B by cookie."""
-    wish = Wish(cookie="arm", weight=50)
+    traffic_request = TrafficRequest(cookie="arm", weight=50)
     changes = {"timeout": "2s", "headers": {"request": {"set": {"x-tenant": "a"}}}}
-    now = policies.set_policy(now, PolicyWish(changes=changes))
+    now = policies.set_policy(now, PolicyRequest(changes=changes))
     headers = {"response": {"set": {"x-arm": "b"}}}
-    now = policies.set_policy(now, PolicyWish(changes={"headers": headers}, subset="v2"))
-    rule = Rule(name="staff", deployment="v3", match=({"headers": {"x-user": {"exact": "staff"}}},))
+    now = policies.set_policy(now, PolicyRequest(changes={"headers": headers}, subset="v2"))
+    rule = CustomRoute(name="staff", deployment="v3", match=({"headers": {"x-user": {"exact": "staff"}}},))
     now = policies.set_rule(now, rule)
     stale = StaleCookie(cookie="former", release="r0")
     now = replace(now, traffic=replace(now.traffic, policy=replace(now.traffic.policy, stale=(stale,))))
-    now = transitions.start(now, a_release("ab", wish=wish), wish)
+    now = transitions.start(now, a_release("ab", traffic_request=traffic_request), traffic_request)
     return policies.start_fault(now, Fault(abort=503, percentage=10, until=TIME))
 
 
@@ -87,15 +89,17 @@ DOCUMENTS: dict[str, Callable[[], Object]] = {
         TEMPLATES["VirtualService"], "churn", ("a.example",), ("ns/gw",)
     ),
     "routes_first": a_virtual_service,
-    "routes_canary": lambda: moved(a_virtual_service(), _started("canary", Wish(weight=10)), "c1", "start"),
-    "routes_blue_green": lambda: moved(a_virtual_service(), _started("blue-green", Wish(weight=100)), "c1", "start"),
+    "routes_canary": lambda: moved(a_virtual_service(), _started("canary", TrafficRequest(weight=10)), "c1", "start"),
+    "routes_blue_green": lambda: moved(
+        a_virtual_service(), _started("blue-green", TrafficRequest(weight=100)), "c1", "start"
+    ),
     "routes_ab_header": lambda: moved(a_virtual_service(), _started("ab", ARMS, "v2", "v3"), "c1", "start"),
     "routes_ab_cookie": lambda: moved(
-        a_virtual_service(), _started("ab", Wish(cookie="arm", weight=50)), "c1", "start"
+        a_virtual_service(), _started("ab", TrafficRequest(cookie="arm", weight=50)), "c1", "start"
     ),
-    "routes_shadow": lambda: moved(a_virtual_service(), _started("shadow", Wish(mirror=25)), "c1", "start"),
+    "routes_shadow": lambda: moved(a_virtual_service(), _started("shadow", TrafficRequest(mirror=25)), "c1", "start"),
     "routes_promoted": lambda: moved(
-        moved(a_virtual_service(), _started("canary", Wish(weight=10)), "c1", "start"),
+        moved(a_virtual_service(), _started("canary", TrafficRequest(weight=10)), "c1", "start"),
         transitions.promote,
         "c2",
         "promote",
@@ -103,12 +107,12 @@ DOCUMENTS: dict[str, Callable[[], Object]] = {
     "routes_everything": lambda: moved(a_virtual_service(), _everything, "c1", "start"),
     "routes_maintenance": lambda: moved(
         adopted(),
-        lambda now: policies.set_policy(now, PolicyWish(changes={"maintenance": "503"})),
+        lambda now: policies.set_policy(now, PolicyRequest(changes={"maintenance": "503"})),
         "c1",
         "policy",
     ),
     "destination_rule_policy": _settings_of_servers,
-    "routes_adopted": lambda: moved(adopted(), _started("canary", Wish(weight=10)), "c1", "start"),
+    "routes_adopted": lambda: moved(adopted(), _started("canary", TrafficRequest(weight=10)), "c1", "start"),
 }
 
 

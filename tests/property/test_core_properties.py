@@ -16,11 +16,11 @@ from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.virtual_service import changed, header_match, read_endpoint, write_endpoint
 from mlflow_istio.core.moves import policies, transitions
-from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
-from mlflow_istio.core.policy.settings import NO_POLICY, Rule
+from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
+from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute
 from mlflow_istio.errors import MlflowIstioError
 from tests.support import policy_values
 from tests.support.endpoint_values import LEGACY, OTHER, TIME, a_release, a_stamp, adopted, an_endpoint, carrying, own
@@ -31,10 +31,10 @@ OURS = ("v1", "v2", "v3", "v4")
 
 
 @st.composite
-def wishes(draw: st.DrawFn) -> Wish:
-    """Any wish, most of them one that some strategy takes."""
+def wishes(draw: st.DrawFn) -> TrafficRequest:
+    """Any request, most of them one that some strategy takes."""
     weights = draw(st.none() | st.just({"v1": 60, "v2": 40}) | st.just({LEGACY.name: 10, "v2": 60, "other": 30}))
-    return Wish(
+    return TrafficRequest(
         weight=draw(st.none() | st.integers(-1, 101)) if weights is None else None,
         weights=weights,
         mirror=draw(st.none() | st.none() | st.floats(0, 101, allow_nan=False)),
@@ -43,10 +43,12 @@ def wishes(draw: st.DrawFn) -> Wish:
     )
 
 
-def _start(strategy: str, candidates: Sequence[str], wish: Wish, number: int) -> Verb:
+def _start(strategy: str, candidates: Sequence[str], traffic_request: TrafficRequest, number: int) -> Verb:
     def start(now: Endpoint) -> Endpoint:
-        release = a_release(strategy, *candidates, id=f"r{number}", wish=wish if strategy == "ab" else None)
-        return transitions.start(now, release, wish)
+        release = a_release(
+            strategy, *candidates, id=f"r{number}", traffic_request=traffic_request if strategy == "ab" else None
+        )
+        return transitions.start(now, release, traffic_request)
 
     return start
 
@@ -72,12 +74,12 @@ def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
     deployment = draw(st.sampled_from(OURS))
     if name == "start":
         strategy = draw(st.sampled_from(STRATEGIES))
-        wish = draw(wishes())
+        traffic_request = draw(wishes())
         candidates = draw(st.lists(st.sampled_from(OURS), min_size=1, max_size=2, unique=True))
-        return name, _start(strategy, candidates, wish, draw(st.integers(0, 5)))
+        return name, _start(strategy, candidates, traffic_request, draw(st.integers(0, 5)))
     if name == "shift":
-        wish = draw(wishes())
-        return name, lambda now: transitions.shift(now, wish)
+        traffic_request = draw(wishes())
+        return name, lambda now: transitions.shift(now, traffic_request)
     if name == "promote":
         chosen = draw(st.none() | st.just(deployment))
         return name, lambda now: transitions.promote(now, chosen)
@@ -85,7 +87,7 @@ def verbs(draw: st.DrawFn) -> tuple[str, Verb]:
         asked = draw(policy_values.wishes(OURS))
         return name, lambda now: policies.set_policy(now, asked)
     if name == "rule":
-        rule = Rule(
+        rule = CustomRoute(
             name=draw(st.sampled_from(("r", "s"))), deployment=deployment, match=(draw(st.sampled_from(MATCHES)),)
         )
         return name, lambda now: policies.set_rule(now, rule)
@@ -213,7 +215,7 @@ def _weights_of(states: Sequence[Object]) -> list[dict[str, int]]:
 def test_unrecorded_changes_are_in_order_and_chained(base: Object, sequence: list[tuple[str, Verb]]) -> None:
     states = carried_out(base, sequence)
     first, endpoint = read_endpoint(states[0], "churn"), read_endpoint(states[-1], "churn")
-    entries = endpoint.unrecorded
+    entries = endpoint.outbox
     assert [entry.sequence for entry in entries] == list(range(first.sequence + 1, endpoint.sequence + 1))
     assert len({entry.id for entry in entries}) == len(entries)
     for one, next_one in pairwise(entries):
@@ -255,7 +257,7 @@ def traffics(draw: st.DrawFn) -> Traffic:
     pinned = tuple(sorted(draw(st.sets(NAMES))))
     sticks = any(d.host == "churn" and d.subset in pinned for d in destinations)
     return Traffic(
-        split=tuple(Share(destination=d, weight=w) for d, w in zip(destinations, weights, strict=True)),
+        split=tuple(WeightedDestination(destination=d, weight=w) for d, w in zip(destinations, weights, strict=True)),
         pins=pinned,
         arms=tuple(
             Arm(deployment=name, match=tuple(header_match(header, text) for header, text in matches))
@@ -265,7 +267,7 @@ def traffics(draw: st.DrawFn) -> Traffic:
             Mirror(destination=own(name), percentage=draw(st.floats(0, 100) | st.integers(0, 100)))
             for name in draw(st.sets(NAMES))
         ),
-        sticky=draw(st.none() | st.just(Sticky(cookie="arm", release="r1", max_age=9))) if sticks else None,
+        sticky=draw(st.none() | st.just(SessionAffinity(cookie="arm", release="r1", max_age=9))) if sticks else None,
         policy=draw(policy_values.policies(OURS)),
     )
 

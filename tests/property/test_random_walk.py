@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.objects import name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
 from mlflow_istio.core.mesh.destination_rule import subsets_of
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves.strategies import STRATEGIES, Wish
+from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
 from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.releases import ledger
-from mlflow_istio.releases.context import Desk, Outcome, deployments_of, versions_of
+from mlflow_istio.releases.context import Context, Outcome, deployments_of, versions_of
 from mlflow_istio.releases.deploying import deployments, removal
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary
 
 NAMES = ("churn-v1", "churn-v2", "churn-v3")
-Command = tuple[str, Callable[[Desk], Any]]
+Command = tuple[str, Callable[[Context], Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Step:
     """
 
     text: str
-    command: Callable[[Desk], Any]
+    command: Callable[[Context], Any]
     death: tuple[int, bool] | None = None
     registry_down: bool = False
 
@@ -53,40 +53,40 @@ class Step:
         return f"<{self.text}{death}{', registry down' if self.registry_down else ''}>"
 
 
-def _wish(strategy: str, weight: int) -> Wish:
+def _wish(strategy: str, weight: int) -> TrafficRequest:
     if strategy == "shadow":
-        return Wish(mirror=float(max(1, weight)))
+        return TrafficRequest(mirror=float(max(1, weight)))
     if strategy == "ab":
-        return Wish(cookie="arm", weight=weight)
-    return Wish(weight=100 if strategy == "blue-green" and weight else weight)
+        return TrafficRequest(cookie="arm", weight=weight)
+    return TrafficRequest(weight=100 if strategy == "blue-green" and weight else weight)
 
 
 def _deploy(name: str) -> Command:
-    return f"deploy {name}", lambda desk: deployments.deploy(desk, a_request(name))
+    return f"deploy {name}", lambda context: deployments.deploy(context, a_request(name))
 
 
 def _deploy_as(name: str, strategy: str, weight: int, supersede: bool) -> Command:
-    request = a_request(name, strategy=strategy, wish=_wish(strategy, weight), supersede=supersede)
-    return f"deploy {name} as {strategy} {weight}", lambda desk: deployments.deploy(desk, request)
+    request = a_request(name, strategy=strategy, traffic_request=_wish(strategy, weight), supersede=supersede)
+    return f"deploy {name} as {strategy} {weight}", lambda context: deployments.deploy(context, request)
 
 
 def _start(name: str, strategy: str, weight: int, supersede: bool) -> Command:
-    options: dict[str, Any] = {"strategy": strategy, "candidates": (name,), "wish": _wish(strategy, weight)}
-    return f"start {strategy} {weight} of {name}", lambda desk: shifting.start(
-        desk, "churn", supersede=supersede, **options
+    options: dict[str, Any] = {"strategy": strategy, "candidates": (name,), "traffic_request": _wish(strategy, weight)}
+    return f"start {strategy} {weight} of {name}", lambda context: shifting.start(
+        context, "churn", supersede=supersede, **options
     )
 
 
 def _shift(weight: int) -> Command:
-    return f"shift to {weight}", lambda desk: shifting.shift(desk, "churn", Wish(weight=weight))
+    return f"shift to {weight}", lambda context: shifting.shift(context, "churn", TrafficRequest(weight=weight))
 
 
 def _end(verb: str) -> Command:
-    return verb, lambda desk: getattr(shifting, verb)(desk, "churn")
+    return verb, lambda context: getattr(shifting, verb)(context, "churn")
 
 
 def _rollback_to(number: int) -> Command:
-    return f"rollback to {number}", lambda desk: rollback_to(desk, "churn", str(number), as_request=_as_request)
+    return f"rollback to {number}", lambda context: rollback_to(context, "churn", str(number), as_request=_as_request)
 
 
 def _as_request(name: str, uri: str) -> deployments.DeployRequest:
@@ -94,16 +94,18 @@ def _as_request(name: str, uri: str) -> deployments.DeployRequest:
 
 
 def _scale(name: str, replicas: int) -> Command:
-    return f"scale {name} to {replicas}", lambda desk: deployments.update(desk, name, replicas=replicas, wait=False)
+    return f"scale {name} to {replicas}", lambda context: deployments.update(
+        context, name, replicas=replicas, wait=False
+    )
 
 
 def _delete(name: str) -> Command:
-    return f"delete {name}", lambda desk: removal.delete(desk, name)
+    return f"delete {name}", lambda context: removal.delete(context, name)
 
 
 def _delete_endpoint(force: bool) -> Command:
     text = "delete endpoint" + (" by force" if force else "")
-    return text, lambda desk: removal.delete_endpoint(desk, "churn", force=force)
+    return text, lambda context: removal.delete_endpoint(context, "churn", force=force)
 
 
 ANY_NAME, STRATEGY, WEIGHT = st.sampled_from(NAMES), st.sampled_from(STRATEGIES), st.sampled_from((0, 1, 50, 100))
@@ -140,7 +142,7 @@ def carry_out(world: World, step: Step) -> Any:
     world.registry.down = step.registry_down
     fate = Fate(call=step.death[0] if step.death else 0, replied=bool(step.death and step.death[1]))
     try:
-        return step.command(mortal(world.desk, fate))
+        return step.command(mortal(world.context, fate))
     except (MlflowIstioError, Killed):
         return None
     finally:
@@ -175,7 +177,7 @@ def check_ledger(world: World) -> None:
     """What is recorded and what waits on the object tell one story: every change once, in order, without a gap."""
     endpoint = the_endpoint(world)
     recorded = list(world.registry.history("prod", "churn"))
-    waiting = [change for change in (endpoint.unrecorded if endpoint else ()) if change.id not in ids(recorded)]
+    waiting = [change for change in (endpoint.outbox if endpoint else ()) if change.id not in ids(recorded)]
     story = [*recorded, *waiting]
     assert [change.sequence for change in story] == list(range(1, len(story) + 1))
     assert len(set(ids(story))) == len(story)
@@ -199,7 +201,7 @@ def check_tags(world: World) -> None:
     """Tags and aliases say what stands now, and nothing else."""
     endpoint = the_endpoint(world)
     versions = versions_of(deployments_of(world.cluster, "churn"))
-    standing = standing_of(endpoint, "prod", versions) if endpoint else nothing_stands("prod", "churn", {}, ())
+    standing = registry_state_of(endpoint, "prod", versions) if endpoint else nothing_stands("prod", "churn", {}, ())
     wanted = {served.version: served.tags("prod", "churn") for served in standing.served}
     assert {label: tags for label, tags in world.registry.tags.items() if tags} == wanted
     pointing = {key: version for key, version in standing.aliases.items() if version is not None}
@@ -208,7 +210,7 @@ def check_tags(world: World) -> None:
 
 def _promoted() -> World:
     world = with_canary()
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     return world
 
 
@@ -241,9 +243,9 @@ def test_any_walk_keeps_weights_ledger_and_tags(beginning: str, walk: list[Step]
         if done and not step.registry_down:
             check_tags(world)
     if the_endpoint(world) is not None:
-        assert ledger.catch_up(world.desk, "churn") == ()
+        assert ledger.flush_outbox(world.context, "churn") == ()
         endpoint = the_endpoint(world)
         assert endpoint is not None
-        assert endpoint.unrecorded == ()
+        assert endpoint.outbox == ()
         check_ledger(world)
         check_tags(world)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.release.advance import Observation, advance
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
@@ -17,10 +17,14 @@ from tests.support.endpoint_values import TIME
 from tests.support.release_values import a_plan, at, counters, seen
 
 PLANS = (
-    a_plan(guards=(GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.05)),), warmup=15.0),
+    a_plan(
+        guards=(GuardPlan(name="errors", kind="errors", allowed=NonInferiorityMargin(rate_difference=0.05)),),
+        warmup=15.0,
+    ),
     a_plan(strategy="blue-green", steps=(0.0, 100.0), guards=(GuardPlan(name="slo", kind="objective", limit=0.1),)),
     a_plan(
-        guards=(GuardPlan(name="latency", kind="latency", allowed=Allowed(rate_difference=0.2)),), no_data="rollback"
+        guards=(GuardPlan(name="latency", kind="latency", allowed=NonInferiorityMargin(rate_difference=0.2)),),
+        no_data="rollback",
     ),
     a_plan(guards=(), min_requests=0),
 )

@@ -15,7 +15,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.adoption import adopt, given_back
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError
 from tests.corpus.cases import load
 from tests.support.endpoint_values import a_release, a_stamp
@@ -36,13 +36,13 @@ MATCHES = [{"uri": {"prefix": "/api"}}, {"uri": {"exact": "/score"}, "method": {
 
 WHOLE_RELEASE: tuple[tuple[str, Step], ...] = (
     ("deploy", lambda now: transitions.pin(now, "v2")),
-    ("start", lambda now: transitions.start(now, a_release("canary", "v2", id="r1"), Wish(weight=10))),
-    ("shift", lambda now: transitions.shift(now, Wish(weight=50))),
+    ("start", lambda now: transitions.start(now, a_release("canary", "v2", id="r1"), TrafficRequest(weight=10))),
+    ("shift", lambda now: transitions.shift(now, TrafficRequest(weight=50))),
     ("promote", transitions.promote),
     ("rollback", transitions.rollback),
-    ("start", lambda now: transitions.start(now, a_release("shadow", "v2", id="r2"), Wish(mirror=25))),
+    ("start", lambda now: transitions.start(now, a_release("shadow", "v2", id="r2"), TrafficRequest(mirror=25))),
     ("abort", transitions.abort),
-    ("start", lambda now: transitions.start(now, a_release("canary", "v2", id="r3"), Wish(weight=5))),
+    ("start", lambda now: transitions.start(now, a_release("canary", "v2", id="r3"), TrafficRequest(weight=5))),
     ("rollback", transitions.rollback),
 )
 

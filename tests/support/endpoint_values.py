@@ -8,13 +8,13 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, with_annotations
 from mlflow_istio.core.basics.stored import to_json
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, state_annotations
+from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, state_annotations
 from mlflow_istio.core.endpoint.release_state import Assignment, Release
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.manifests import virtual_service_manifest
 from mlflow_istio.core.mesh.virtual_service import changed, first_endpoint, read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish, assignment_for
+from mlflow_istio.core.moves.strategies import TrafficRequest, assignment_for
 from mlflow_istio.wiring.connection import load_templates
 
 TIME = datetime(2026, 3, 1, 12, 0, 0, 123000, tzinfo=timezone.utc)
@@ -29,10 +29,11 @@ def own(name: str) -> Destination:
     return Destination(host="churn", subset=name)
 
 
-def split(**weights: int) -> tuple[Share, ...]:
+def split(**weights: int) -> tuple[WeightedDestination, ...]:
     """Shares of our deployments; ``legacy`` stands for the foreign service."""
     return tuple(
-        Share(destination=LEGACY if name == "legacy" else own(name), weight=weight) for name, weight in weights.items()
+        WeightedDestination(destination=LEGACY if name == "legacy" else own(name), weight=weight)
+        for name, weight in weights.items()
     )
 
 
@@ -47,13 +48,15 @@ def an_endpoint(weights: Mapping[str, int] | None = None, **changes: Any) -> End
     return Endpoint(**{**values, **changes})
 
 
-def a_release(strategy: str = "canary", *candidates: str, wish: Wish | None = None, **changes: Any) -> Release:
+def a_release(
+    strategy: str = "canary", *candidates: str, traffic_request: TrafficRequest | None = None, **changes: Any
+) -> Release:
     """A release of v2, with the assignment that an A/B needs."""
     names = candidates or ("v2",)
     assignment: Assignment | None = None
     release_id = str(changes.get("id", "r1"))
     if strategy == "ab":
-        assignment = assignment_for(release_id, ("v1", *names), wish or Wish(header="x-arm"))
+        assignment = assignment_for(release_id, ("v1", *names), traffic_request or TrafficRequest(header="x-arm"))
     values: dict[str, Any] = {
         "id": release_id,
         "strategy": strategy,
@@ -66,22 +69,26 @@ def a_release(strategy: str = "canary", *candidates: str, wish: Wish | None = No
     return Release(**{**values, **changes})
 
 
-def started(strategy: str = "canary", *candidates: str, wish: Wish | None = None, **changes: Any) -> Endpoint:
+def started(
+    strategy: str = "canary", *candidates: str, traffic_request: TrafficRequest | None = None, **changes: Any
+) -> Endpoint:
     """An endpoint with an open release."""
-    given = wish or {"ab": Wish(header="x-arm"), "shadow": Wish(mirror=25)}.get(strategy, Wish(weight=0))
-    return transitions.start(an_endpoint(**changes), a_release(strategy, *candidates, wish=given), given)
+    given = traffic_request or {"ab": TrafficRequest(header="x-arm"), "shadow": TrafficRequest(mirror=25)}.get(
+        strategy, TrafficRequest(weight=0)
+    )
+    return transitions.start(an_endpoint(**changes), a_release(strategy, *candidates, traffic_request=given), given)
 
 
-def a_stamp(change_id: str = "c1", action: str = "shift", **changes: Any) -> Stamp:
+def a_stamp(change_id: str = "c1", action: str = "shift", **changes: Any) -> ChangeMetadata:
     """Who, when and why of a change."""
     values: dict[str, Any] = {"id": change_id, "time": TIME, "who": "me", "action": action, "versions": VERSIONS}
-    return Stamp(**{**values, **changes})
+    return ChangeMetadata(**{**values, **changes})
 
 
-def a_virtual_service(endpoint: Endpoint | None = None, **stamped: Any) -> Object:
+def a_virtual_service(endpoint: Endpoint | None = None, **with_change: Any) -> Object:
     """A VirtualService of our own that carries an endpoint."""
     bare = virtual_service_manifest(TEMPLATES["VirtualService"], "churn")
-    return first_endpoint(bare, endpoint or an_endpoint(), a_stamp("c0", "deploy", **stamped))
+    return first_endpoint(bare, endpoint or an_endpoint(), a_stamp("c0", "deploy", **with_change))
 
 
 def carrying(endpoint: Endpoint) -> Object:
@@ -89,10 +96,12 @@ def carrying(endpoint: Endpoint) -> Object:
     return write_endpoint(a_virtual_service(), endpoint)
 
 
-def moved(virtual_service: Object, transition: Any, change_id: str, action: str = "shift", **stamped: Any) -> Object:
+def moved(
+    virtual_service: Object, transition: Any, change_id: str, action: str = "shift", **with_change: Any
+) -> Object:
     """The VirtualService after a transition, as the edit does it."""
     after = transition(read_endpoint(virtual_service, "churn"))
-    return changed(virtual_service, after, a_stamp(change_id, action, **stamped))
+    return changed(virtual_service, after, a_stamp(change_id, action, **with_change))
 
 
 def adopted(**base: Any) -> Object:
@@ -133,7 +142,8 @@ def adopted(**base: Any) -> Object:
         },
     }
     traffic = Traffic(
-        split=(Share(destination=LEGACY, weight=70), Share(destination=OTHER, weight=30)), pins=("v1", "v2", "v3")
+        split=(WeightedDestination(destination=LEGACY, weight=70), WeightedDestination(destination=OTHER, weight=30)),
+        pins=("v1", "v2", "v3"),
     )
     endpoint = an_endpoint(traffic=traffic, stable=LEGACY, route="main", sequence=1, change="c0")
     return with_annotations(theirs, state_annotations(endpoint)) | {
@@ -180,9 +190,9 @@ def with_match(virtual_service: Object, match: list[Object] | None) -> Object:
 
 def canary(now: Endpoint) -> Endpoint:
     """Start a canary of v2 at 10%."""
-    return transitions.start(now, a_release(), Wish(weight=10))
+    return transitions.start(now, a_release(), TrafficRequest(weight=10))
 
 
 def by_header(now: Endpoint) -> Endpoint:
     """Start an A/B of v2 by the header x-arm at 50%."""
-    return transitions.start(now, a_release("ab"), Wish(header="x-arm", weight=50))
+    return transitions.start(now, a_release("ab"), TrafficRequest(header="x-arm", weight=50))

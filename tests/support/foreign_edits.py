@@ -118,7 +118,7 @@ def drift(world: World) -> None:
 
 def left_tags(world: World) -> None:
     """A deployment was removed by hand with its route; its version's tags stay."""
-    removal.delete(world.desk, "churn-v3")
+    removal.delete(world.context, "churn-v3")
     world.registry.tags["churn/3"]["istio.prod.churn.role"] = "idle"
 
 
@@ -133,8 +133,8 @@ def lost(world: World) -> None:
 
 
 def marked(world: World) -> None:
-    shifting.abort(world.desk, "churn")
-    removal._mark_deleting(world.desk, "churn", force=False, reason="", timeout=1)
+    shifting.abort(world.context, "churn")
+    removal._mark_deleting(world.context, "churn", force=False, reason="", timeout=1)
 
 
 def two_hosts(world: World) -> None:
@@ -150,4 +150,4 @@ def unpinned(world: World) -> None:
 
         return replace(now, traffic=now.traffic.without_pin("churn-v3"))
 
-    shifting.move(world.desk, "churn", take_out, action="remove")
+    shifting.move(world.context, "churn", take_out, action="remove")

@@ -12,8 +12,8 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying.adoption import adopt
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry, InMemoryRuns, StillClock
@@ -24,7 +24,7 @@ KINDS = ("Deployment", "Service", "DestinationRule", "VirtualService")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A cluster, a registry, and a desk at which a use-case works on them.
+    """A cluster, a registry, and a context at which a use-case works on them.
 
     Attributes:
         cluster: The cluster.
@@ -41,9 +41,9 @@ class World:
     ids: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
-    def desk(self) -> Desk:
-        """A desk on the world's own ports."""
-        return Desk(
+    def context(self) -> Context:
+        """A context on the world's own ports."""
+        return Context(
             cluster=self.cluster,
             registry=self.registry,
             runs=self.runs,
@@ -62,7 +62,7 @@ class World:
 
     def deploy(self, name: str, **changes: Any) -> Outcome:
         """Deploy ``churn-v2`` from version 2 of its model, and so on."""
-        return deploy(self.desk, a_request(name, **changes))
+        return deploy(self.context, a_request(name, **changes))
 
     def history(self, name: str = "churn") -> list[tuple[int, str]]:
         """Sequence and action of every recorded change."""
@@ -113,7 +113,7 @@ def a_world(*deployments: str, **opened: Any) -> World:
 
     Args:
         deployments: Names, such as ``churn-v1``.
-        opened: ``strategy`` and ``wish`` of a release of the last one, if one is to be open.
+        opened: ``strategy`` and ``traffic_request`` of a release of the last one, if one is to be open.
     """
     world = World()
     for name in deployments:
@@ -123,7 +123,9 @@ def a_world(*deployments: str, **opened: Any) -> World:
 
 def with_canary(weight: int = 10) -> World:
     """churn-v1 is stable, churn-v2 gets 10% as a canary, churn-v3 waits."""
-    world = a_world("churn-v1", "churn-v3", "churn-v2", strategy="canary", wish=Wish(weight=weight))
+    world = a_world(
+        "churn-v1", "churn-v3", "churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=weight)
+    )
     world.warnings.clear()
     return world
 
@@ -157,7 +159,7 @@ def with_shop(obj: Object | None = None, *, deployed: tuple[str, ...] | None = N
     world = World()
     world.cluster.apply(obj or a_shop())
     if deployed is not None:
-        adopt(world.desk, "churn", virtual_service="shop", route="main")
+        adopt(world.context, "churn", virtual_service="shop", route="main")
         for name in deployed:
             world.deploy(name)
     world.cluster.writes.clear()
@@ -218,8 +220,8 @@ class Fate:
                 raise Killed
 
 
-def mortal(desk: Desk, fate: Fate) -> Desk:
-    """The desk with ports that die by that fate."""
-    cluster: Any = Mortal(desk.cluster, fate)
-    registry: Any = Mortal(desk.registry, fate)
-    return replace(desk, cluster=cluster, registry=registry)
+def mortal(context: Context, fate: Fate) -> Context:
+    """The context with ports that die by that fate."""
+    cluster: Any = Mortal(context.cluster, fate)
+    registry: Any = Mortal(context.registry, fate)
+    return replace(context, cluster=cluster, registry=registry)

@@ -10,11 +10,11 @@ from typing import Any
 from mlflow_istio.core.basics.model_card import ModelCard
 from mlflow_istio.options.base import ConnectionOptions
 from mlflow_istio.ports.records import Recorded
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.testing import InMemoryMetrics
 from mlflow_istio.verbs import Verbs
-from mlflow_istio.wiring.connection import Workplace, load_templates
+from mlflow_istio.wiring.connection import Connection, load_templates
 from tests.support.in_memory import World
 
 LOCAL, CLUSTER = "istio-local:/never-made", "istio:/models"
@@ -50,7 +50,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemoryPlace(Workplace):
+class InMemoryPlace(Connection):
     """A target whose adapters are a world's ports; it notes with what it was asked for each."""
 
     around: Surroundings
@@ -71,24 +71,26 @@ class InMemoryPlace(Workplace):
     def models(self) -> Any:
         return self.around
 
-    def desk(self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None) -> Desk:
+    def context(
+        self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None
+    ) -> Context:
         self.around.asked.append(
             ["desk", self.tracking_uri, self.registry_uri, self.scope, self.gateway, self.gateway_url]
         )
-        desk = self.around.world.desk
-        desk.clock.sleep(self.around.later)
+        context = self.around.world.context
+        context.clock.sleep(self.around.later)
         return replace(
-            desk,
+            context,
             tell=tell,
             warn=warn,
-            templates=load_templates(templates) if templates else desk.templates,
+            templates=load_templates(templates) if templates else context.templates,
             scope=self.scope or "prod",
             enforce=enforce,
         )
 
-    def unrecorded_desk(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Desk:
-        later = super().unrecorded_desk(tell, warn)
-        return replace(self.desk(tell, warn), registry=later.registry, runs=later.runs)
+    def unrecorded_context(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Context:
+        later = super().unrecorded_context(tell, warn)
+        return replace(self.context(tell, warn), registry=later.registry, runs=later.runs)
 
     def metrics(self, source: str = "auto", **how: Any) -> Any:
         self.around.asked.append(["metrics", source, {key: str(value) for key, value in how.items()}])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.options import analysis, base, release, routes
 from tests.support.in_memory import World, a_world, with_canary, with_shop
@@ -213,7 +213,9 @@ OPTIONS: Mapping[str, Options] = {
             "supersede": Try(
                 value=True,
                 given={"strategy": "canary"},
-                world=lambda: a_world("churn-v1", "churn-v3", strategy="canary", wish=Wish(weight=5)),
+                world=lambda: a_world(
+                    "churn-v1", "churn-v3", strategy="canary", traffic_request=TrafficRequest(weight=5)
+                ),
             ),
             "host": new_endpoint()("a.example"),
             "export_to": new_endpoint()("."),
@@ -404,7 +406,10 @@ OPTIONS: Mapping[str, Options] = {
             "arms": Try(value={"churn-v2": STAFF}, given={"strategy": "ab"}),
             "release_id": "r-9",
             "supersede": Try(
-                value=True, world=lambda: a_world("churn-v1", "churn-v3", strategy="canary", wish=Wish(weight=5))
+                value=True,
+                world=lambda: a_world(
+                    "churn-v1", "churn-v3", strategy="canary", traffic_request=TrafficRequest(weight=5)
+                ),
             ),
             "confirm_timeout": Try(value=1, given={"detach": False, "deadline": 5, "interval": 1}),
             "metrics": "envoy",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_istio.core.basics.model_card import Column, ModelCard
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.deploying.removal import delete
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import World, a_shop, a_world, with_canary, with_shop
@@ -39,8 +39,8 @@ def two_destinations() -> World:
 def canary_that_left() -> World:
     """The traffic of change 4 needs churn-v2, which is gone."""
     world = with_canary()
-    shifting.abort(world.desk, "churn")
-    delete(world.desk, "churn-v2")
+    shifting.abort(world.context, "churn")
+    delete(world.context, "churn-v2")
     return world
 
 
@@ -54,8 +54,13 @@ def three() -> World:
     return a_world("churn-v1", "churn-v2", "churn-v3")
 
 
-def ab(**wish: Any) -> World:
-    return a_world("churn-v1", "churn-v2", strategy="ab", wish=Wish(**(wish or {"weight": 50, "cookie": "arm"})))
+def ab(**traffic_request: Any) -> World:
+    return a_world(
+        "churn-v1",
+        "churn-v2",
+        strategy="ab",
+        traffic_request=TrafficRequest(**(traffic_request or {"weight": 50, "cookie": "arm"})),
+    )
 
 
 def counted() -> Surroundings:
@@ -75,15 +80,27 @@ def counted() -> Surroundings:
 
 def recorded() -> Surroundings:
     """A shadow whose answers differ a little."""
-    return recording(a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=100)), 1.0, 1.05)
+    return recording(
+        a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=100)), 1.0, 1.05
+    )
 
 
 def recorded_few() -> Surroundings:
-    return recording(a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=100)), 1.0, 1.0, count=20)
+    return recording(
+        a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=100)),
+        1.0,
+        1.0,
+        count=20,
+    )
 
 
 def recorded_many() -> Surroundings:
-    return recording(a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=100)), 1.0, 1.0, count=2000)
+    return recording(
+        a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=100)),
+        1.0,
+        1.0,
+        count=2000,
+    )
 
 
 def half_alike(_one: str, _other: str) -> float:
@@ -91,13 +108,13 @@ def half_alike(_one: str, _other: str) -> float:
 
 
 def recorded_texts() -> Surroundings:
-    world = a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=100))
+    world = a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=100))
     return recording(world, "a red fox", "a red box")
 
 
 def recording(world: World, one: Any, other: Any, count: int = 200) -> Surroundings:
     """Every second answer of churn-v2 is another, it takes half as long again, and some requests never came to it."""
-    start = world.desk.clock.now().timestamp()
+    start = world.context.clock.now().timestamp()
 
     def record(number: int, output: Any, ms: float) -> dict[str, Any]:
         answer = {"predictions": [output]}

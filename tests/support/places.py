@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.core.basics.target import parse_target
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.verbs import Verbs
 from tests.support.simulated_users import Stage
 
@@ -41,8 +41,8 @@ class Place:
     def scope(self) -> str:
         return "prod"
 
-    def desk(self, tell: Any, warn: Any, templates: str | None = None) -> Desk:
-        return replace(self.stage.desk, tell=tell, warn=warn)
+    def context(self, tell: Any, warn: Any, templates: str | None = None) -> Context:
+        return replace(self.stage.context, tell=tell, warn=warn)
 
     def metrics(self, *_arguments: Any, kpis: Any = (), **_options: Any) -> Any:
         return KpiMetrics(self.stage.users.metrics, kpis) if kpis else self.stage.users.metrics

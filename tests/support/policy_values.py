@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.policy.settings import (
+    CustomRoute,
     DestinationPolicy,
     Fault,
     Policy,
-    PolicyWish,
+    PolicyRequest,
     RoutePolicy,
-    Rule,
     StaleCookie,
 )
 from tests.support.endpoint_values import TIME
@@ -48,11 +48,11 @@ MATCHES: tuple[Object, ...] = (
 
 
 @st.composite
-def wishes(draw: st.DrawFn, subsets: tuple[str, ...]) -> PolicyWish:
-    """Any wish; some are refused."""
+def wishes(draw: st.DrawFn, subsets: tuple[str, ...]) -> PolicyRequest:
+    """Any request; some are refused."""
     names = draw(st.lists(st.sampled_from(sorted(SETTINGS)), min_size=1, max_size=3, unique=True))
     subset = draw(st.none() | st.none() | st.sampled_from(subsets))
-    return PolicyWish(
+    return PolicyRequest(
         changes={name: draw(st.sampled_from(SETTINGS[name])) for name in names},
         subset=subset,
         replace=draw(st.booleans()),
@@ -95,7 +95,7 @@ def policies(draw: st.DrawFn, deployments: tuple[str, ...], *, answers: bool = T
         destination=draw(destination),
         subsets=draw(st.dictionaries(st.sampled_from(deployments), destination.filter(lambda one: one.set_fields))),
         rules=tuple(
-            Rule(name=f"r{index}", deployment=draw(st.sampled_from(deployments)), match=(match,))
+            CustomRoute(name=f"r{index}", deployment=draw(st.sampled_from(deployments)), match=(match,))
             for index, match in enumerate(rules)
         ),
         fault=None if answer else fault,

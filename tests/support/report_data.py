@@ -13,7 +13,7 @@ from mlflow_istio.core.analysis.proportion import Proportion
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Destination, Mirror, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Mirror, Traffic, WeightedDestination
 from mlflow_istio.ports.runs import Figure
 from mlflow_istio.report import Comparison, ReportData
 
@@ -26,7 +26,8 @@ def traffic(weights: dict[str, int], mirror: str = "") -> Traffic:
     """Traffic of endpoint ``churn``."""
     return Traffic(
         split=tuple(
-            Share(destination=Destination(host="churn", subset=name), weight=weight) for name, weight in weights.items()
+            WeightedDestination(destination=Destination(host="churn", subset=name), weight=weight)
+            for name, weight in weights.items()
         ),
         mirrors=(Mirror(destination=Destination(host="churn", subset=mirror), percentage=100.0),) if mirror else (),
         pins=tuple(sorted(weights)),

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan, auto_guards
 from mlflow_istio.errors import NotFound
-from mlflow_istio.releases.context import Desk
-from mlflow_istio.releases.driving.drive import Crew, Ending
+from mlflow_istio.releases.context import Context
+from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.opening import ReleaseRequest, open_release
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.testing import InMemoryMetrics, StillClock
@@ -101,12 +101,12 @@ class Stage:
         self.clock = BusyClock(self.users)
 
     @property
-    def desk(self) -> Desk:
-        return replace(self.world.desk, clock=self.clock)
+    def context(self) -> Context:
+        return replace(self.world.context, clock=self.clock)
 
     @property
-    def crew(self) -> Crew:
-        return Crew(metrics=self.users.metrics, ask=self.ask)
+    def dependencies(self) -> DriverDependencies:
+        return DriverDependencies(metrics=self.users.metrics, ask=self.ask)
 
     def ask(self, url: str, payload: Mapping[str, Any], timeout: float) -> str:
         words = self.says(url, payload)
@@ -115,12 +115,12 @@ class Stage:
 
     def open(self, *, request: Mapping[str, Any] | None = None, **plan: Any) -> str:
         self.users.send(60)  # a history, from which the edges are chosen
-        return open_release(self.desk, self.crew, a_release_request(dict(request or {}), **plan))
+        return open_release(self.context, self.dependencies, a_release_request(dict(request or {}), **plan))
 
-    def drive(self, **how: Any) -> Ending:
-        return drive(self.desk, self.crew, "churn", **how)
+    def drive(self, **how: Any) -> DriveResult:
+        return drive(self.context, self.dependencies, "churn", **how)
 
-    def release(self, **plan: Any) -> Ending:
+    def release(self, **plan: Any) -> DriveResult:
         self.open(**plan)
         return self.drive()
 
@@ -166,7 +166,7 @@ def a_release_request(request: dict[str, Any], **plan: Any) -> ReleaseRequest:
     return ReleaseRequest(**{**values, **request})
 
 
-ERRORS = (GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.03)),)
+ERRORS = (GuardPlan(name="errors", kind="errors", allowed=NonInferiorityMargin(rate_difference=0.03)),)
 QUICK: dict[str, Any] = {"guards": ERRORS, "hold": 10.0}
 
 

@@ -16,15 +16,15 @@ from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.inspection.fingerprint import digest, fingerprint
 from mlflow_istio.core.moves.claims import Claim
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.routes import Written
-from mlflow_istio.core.policy.settings import DestinationPolicy, Fault, Policy, RoutePolicy, Rule, StaleCookie
+from mlflow_istio.core.policy.settings import CustomRoute, DestinationPolicy, Fault, Policy, RoutePolicy, StaleCookie
 from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.experiment import Experiment, ExperimentPlan
-from mlflow_istio.core.release.plan import Allowed, Approval, GuardPlan, Webhook
+from mlflow_istio.core.release.plan import Approval, GuardPlan, NonInferiorityMargin, Webhook
 from mlflow_istio.core.release.progress import Progress, first_progress
 from mlflow_istio.verbs.plans import Plan
 from tests.support.endpoint_values import (
@@ -78,8 +78,10 @@ POLICIES: Mapping[str, Written] = {
     "rules": Written(
         policy=Policy(
             rules=(
-                Rule(name="staff", deployment="v3", match=(MATCH, {"uri": {"prefix": "/x"}})),
-                Rule(name="slow", deployment="v2", match=(MATCH,), policy=RoutePolicy(timeout="9s", headers=HEADERS)),
+                CustomRoute(name="staff", deployment="v3", match=(MATCH, {"uri": {"prefix": "/x"}})),
+                CustomRoute(
+                    name="slow", deployment="v2", match=(MATCH,), policy=RoutePolicy(timeout="9s", headers=HEADERS)
+                ),
             ),
             stale=(StaleCookie(cookie="arm", release="r0"), StaleCookie(cookie="arm", release="r1")),
         )
@@ -96,13 +98,13 @@ FOREIGN = replace(LEGACY, foreign=True)
 EVERYTHING = Traffic(
     split=(
         *split(v1=50),
-        Share(destination=FOREIGN, weight=20),
-        Share(destination=Destination(host="other", subset="v1", foreign=True), weight=30),
+        WeightedDestination(destination=FOREIGN, weight=20),
+        WeightedDestination(destination=Destination(host="other", subset="v1", foreign=True), weight=30),
     ),
     pins=("v1", "v2", "v3"),
     arms=(Arm(deployment="v2", match=(MATCH, {"headers": {"x-arm": {"exact": "b"}}})),),
     mirrors=(Mirror(destination=own("v3"), percentage=12.5), Mirror(destination=FOREIGN, percentage=100)),
-    sticky=Sticky(cookie="arm", release="r1", max_age=60),
+    sticky=SessionAffinity(cookie="arm", release="r1", max_age=60),
     policy=replace(POLICIES["rules"].policy, route=RoutePolicy(timeout="2s"), headers={"v1": HEADERS}),
 )
 """A traffic with every part."""
@@ -129,7 +131,9 @@ def _a_change(**changes: Any) -> RoutingChange:
     return RoutingChange(**{**values, **changes})
 
 
-_MANY = tuple(Share(destination=Destination(host="h" * 240 + f"{n:03d}", port=65535), weight=1) for n in range(60))
+_MANY = tuple(
+    WeightedDestination(destination=Destination(host="h" * 240 + f"{n:03d}", port=65535), weight=1) for n in range(60)
+)
 CHANGES: Mapping[str, RoutingChange] = {
     "whole": _a_change(),
     "first": _a_change(before=None, release=None, run=None, reason="", who=""),
@@ -154,15 +158,18 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         sequence=8,
         change="c8",
         release=a_release(
-            "ab", wish=Wish(header="x-arm", values={"v1": "a", "v2": '"{{ b }}"'}), state="paused", run=None
+            "ab",
+            traffic_request=TrafficRequest(header="x-arm", values={"v1": "a", "v2": '"{{ b }}"'}),
+            state="paused",
+            run=None,
         ),
         last=ClosedRelease(
             id="r0", strategy="ab", outcome="promoted", candidates=("v1",), run="x", previous=FOREIGN, sequence=6
         ),
         settings={"stable_alias": "prod", "root": "shop"},
-        unrecorded=(CHANGES["whole"], CHANGES["bare"], CHANGES["last"]),
+        outbox=(CHANGES["whole"], CHANGES["bare"], CHANGES["last"]),
         progress='{"as":"text"}',
-        untold="text, too",
+        pending_notification="text, too",
         deleting=True,
         adopted=Adopted(
             virtual_service="shop",
@@ -184,8 +191,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         earlier=(EarlierRelease(id="r-2", outcome="aborted"), EarlierRelease(id="r-1", outcome="promoted", sequence=4)),
     ),
     "rolled-back": an_endpoint(last=ClosedRelease(id="r0", strategy="shadow", outcome="aborted")),
-    "canary": started("canary", wish=Wish(weight=10)),
-    "ab-cookie": started("ab", "v2", "v3", wish=Wish(cookie="arm")),
+    "canary": started("canary", traffic_request=TrafficRequest(weight=10)),
+    "ab-cookie": started("ab", "v2", "v3", traffic_request=TrafficRequest(cookie="arm")),
     "shadow": started("shadow"),
 }
 """Endpoints as their annotations tell them."""
@@ -204,12 +211,12 @@ NOTES: Mapping[str, Mapping[str, Any]] = {
 """What webhooks are told of rollbacks."""
 
 GUARDS = (
-    replace(ERRORS, margin=1.25, weight=2, allowed=Allowed(odds_ratio=1.5, rate_difference=0.01)),
+    replace(ERRORS, margin=1.25, weight=2, allowed=NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.01)),
     GuardPlan(name="latency", kind="latency", margin=1.2, edges=(100.0, 250.0)),
     GuardPlan(name="slow", kind="objective", limit=0.02, slower_than=100.0),
     GuardPlan(name="failed", kind="objective", limit=0.05),
     GuardPlan(name="clicks", kind="rate", worse="lower"),
-    GuardPlan(name="basket", kind="mean", margin=0.5, worse="lower", allowed=Allowed(difference=1.5)),
+    GuardPlan(name="basket", kind="mean", margin=0.5, worse="lower", allowed=NonInferiorityMargin(difference=1.5)),
 )
 FULL_PLAN = a_plan(
     guards=GUARDS,
@@ -253,7 +260,7 @@ def _asking() -> Progress:
         passed=("10",),
         question=Question(gate="promotion", asked=at(30), answer="approve", who="ann"),
         stopped=True,
-        driver=Driver(id="d1", who="me@here", alive_until=at(65)),
+        driver=Driver(id="d1", who="me@here", lease_expires=at(65)),
         verdict={"word": "hold", "reason": "Too few requests.", "evidence": {"n": 3}},
     )
     evidence = replace(progress.evidence, stable_failed=True, step_requests=7, requests={"v2": 7, "v1": 9})

@@ -17,7 +17,7 @@ import tenacity
 from kubernetes import client
 
 from mlflow_istio.adapters.kubernetes import failures
-from mlflow_istio.adapters.kubernetes.api_server import Connection
+from mlflow_istio.adapters.kubernetes.api_server import ApiServer
 from mlflow_istio.adapters.kubernetes.resources import NAMESPACE, POD_LOG, Resource
 from mlflow_istio.core.basics.objects import FIELD_MANAGER, Object
 from mlflow_istio.errors import MlflowIstioError
@@ -76,7 +76,7 @@ class Caller:
         patience: Seconds for which what passes by itself is tried again.
     """
 
-    def __init__(self, connection: Connection, patience: float = PATIENCE) -> None:
+    def __init__(self, connection: ApiServer, patience: float = PATIENCE) -> None:
         self.connection = connection
         self._patience = patience
 

@@ -19,7 +19,7 @@ _APPLY = "application/apply-patch+yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Connection:
+class ApiServer:
     """An API server and who we are there.
 
     Attributes:
@@ -47,7 +47,7 @@ class Connection:
         self.applying.rest_client.pool_manager.clear()
 
 
-def open_connection(target: Target) -> Connection:
+def open_connection(target: Target) -> ApiServer:
     """The connection of a target. Asks nothing yet.
 
     Raises:
@@ -85,7 +85,7 @@ def open_connection(target: Target) -> Connection:
     )
 
 
-def _inside(settings: Any, target: Target) -> Connection:
+def _inside(settings: Any, target: Target) -> ApiServer:
     try:
         config.load_incluster_config(client_configuration=settings)
         own = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
@@ -96,10 +96,10 @@ def _inside(settings: Any, target: Target) -> Connection:
     return _connection(settings, namespace=target.place or own, who="this pod's service account", inside=True)
 
 
-def _connection(settings: Any, *, namespace: str, who: str, inside: bool) -> Connection:
+def _connection(settings: Any, *, namespace: str, who: str, inside: bool) -> ApiServer:
     applying = client.ApiClient(settings)
     applying.set_default_header("Content-Type", _APPLY)
-    return Connection(api=client.ApiClient(settings), applying=applying, namespace=namespace, who=who, inside=inside)
+    return ApiServer(api=client.ApiClient(settings), applying=applying, namespace=namespace, who=who, inside=inside)
 
 
 def _kubeconfig_files() -> list[Path]:

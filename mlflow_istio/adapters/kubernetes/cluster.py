@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.kubernetes import api_calls, failures
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
-from mlflow_istio.adapters.kubernetes.api_server import Connection, open_connection
+from mlflow_istio.adapters.kubernetes.api_server import ApiServer, open_connection
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of
 from mlflow_istio.adapters.kubernetes.ownership import disown, given_up
 from mlflow_istio.adapters.kubernetes.proxies import Proxies
@@ -73,7 +73,7 @@ class KubernetesCluster:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ApiServer,
         *,
         gateway: str | None = None,
         gateway_url: str | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from mlflow_istio.adapters.kubernetes.api_server import Connection
+from mlflow_istio.adapters.kubernetes.api_server import ApiServer
 from mlflow_istio.adapters.kubernetes.resources import Resource
 from mlflow_istio.errors import ClusterError, Forbidden, MlflowIstioError, NotFound
 
@@ -75,7 +75,7 @@ def explained(
     verb: str,
     resource: Resource,
     subject: str,
-    connection: Connection,
+    connection: ApiServer,
     may: Callable[[str, Resource], bool | None],
 ) -> MlflowIstioError:
     """A foreign error as one of ours.
@@ -111,7 +111,7 @@ def _refusal(
     verb: str,
     resource: Resource,
     subject: str,
-    connection: Connection,
+    connection: ApiServer,
     may: Callable[[str, Resource], bool | None],
 ) -> MlflowIstioError:
     status = _status(exc)

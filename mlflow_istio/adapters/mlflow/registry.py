@@ -24,9 +24,9 @@ from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
-from mlflow_istio.core.endpoint.standing import Standing, gone_from_registry, refused_parts
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 
@@ -160,7 +160,7 @@ class MlflowRegistry:
         with mapped("look over the registry"):
             return survey(self._client, scope, models)
 
-    def publish(self, standing: Standing) -> tuple[str, ...]:
+    def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         wanted = {served.version: served.tags(standing.scope, standing.endpoint) for served in standing.served}
         gone: list[str] = []
@@ -276,7 +276,7 @@ class MlflowRegistry:
                 self._client.delete_model_version_tag(version.model, str(version.version), key)
 
     @again
-    def _point(self, model: str, alias: str, version: int | None, standing: Standing, gone: Sequence[str]) -> None:
+    def _point(self, model: str, alias: str, version: int | None, standing: RegistryState, gone: Sequence[str]) -> None:
         if version is not None and f"{model}/{version}" in gone:
             return
         try:

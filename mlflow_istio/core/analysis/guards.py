@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.e_process import EProcess
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_positive
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.errors import InvalidInput
 
 
@@ -111,7 +111,7 @@ class GuardTest(EProcess):
         """Return what the guard called `name` says now."""
 
     @abstractmethod
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
         """Return what must be proven before promotion, and how far it is; each bound at `alpha`."""
 
     @abstractmethod

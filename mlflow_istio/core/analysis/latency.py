@@ -15,7 +15,7 @@ from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import InvalidInput
@@ -89,7 +89,7 @@ class LatencyTest(GuardTest):
         figures = {"odds_ratio_by_edge_ms": odds, "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
         """Return the bounds of each edge; all must be met, so each has the whole of alpha."""
         edges = zip(self.edges, self.tests, strict=True)
         return tuple(

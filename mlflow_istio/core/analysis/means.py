@@ -14,7 +14,7 @@ from scipy.special import log_ndtr
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive, finite
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.basics.stored import form, to_json
 from mlflow_istio.errors import InvalidInput
 
@@ -227,7 +227,7 @@ class MeanDifference(GuardTest):
         figures = {"difference": to_json(interval), "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
         """Return the bound on how much worse the candidate's mean is, if a difference is allowed."""
         if allowed.difference is None:
             return ()

@@ -17,7 +17,7 @@ from mlflow_istio.errors import InvalidInput
 
 @form(sparse=True, closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Allowed:
+class NonInferiorityMargin:
     """What a candidate may be worse by and still be promoted; with two kinds, either is enough, each at alpha/2.
 
     Attributes:
@@ -59,7 +59,7 @@ class Allowed:
         return " or ".join(parts)
 
 
-NOTHING_TO_PROVE = Allowed()
+NOTHING_TO_PROVE = NonInferiorityMargin()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

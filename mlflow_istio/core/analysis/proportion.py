@@ -12,7 +12,7 @@ from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent, share
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, crossing
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.basics.stored import stored, to_json
 from mlflow_istio.errors import InvalidInput
 
@@ -145,7 +145,7 @@ class ObjectiveTest(GuardTest):
         figures = {"rate": to_json(self.confidence_sequence(alpha)), "limit": self.limit, "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:  # noqa: ARG002
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:  # noqa: ARG002
         """Return the upper end of the rate, for which the limit is what is allowed."""
         upper = self.confidence_sequence(alpha).upper
         return (PromotionBound(name=name, measure="rate", upper=upper, allowed=self.limit),)

@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.hypergeometric import log_normaliser
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, finite
 from mlflow_istio.core.analysis.log_likelihood import NODE_POINTS, NODES, LogLikelihood, interpolation_matrix
 from mlflow_istio.core.analysis.packing import PACKED
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound, nearest_bound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound, nearest_bound
 from mlflow_istio.core.analysis.proportion import Proportion
 from mlflow_istio.core.basics.stored import stored, to_json
 from mlflow_istio.errors import InvalidInput
@@ -137,7 +137,7 @@ class RateTest(GuardTest):
         figures = {"odds_ratio": to_json(interval), "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
         """Return one bound, if anything is allowed: of odds ratio and difference of rates, either is enough.
 
         "Good enough" by either measure is wrongly called only if one of the two bounds fails, so each gets alpha/2.

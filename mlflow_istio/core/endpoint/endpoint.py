@@ -52,9 +52,9 @@ class Endpoint:
         last: How the last release ended, or None.
         earlier: Releases that ended before the last one, oldest first; at most ``MAX_EARLIER``.
         settings: Small settings that later commands need, such as alias names.
-        unrecorded: Changes that the registry does not have yet, oldest first.
+        outbox: Changes that the registry does not have yet, oldest first.
         progress: Where a progressive release stands, as text (``core.release.progress``); None when nothing drives it.
-        untold: Whom nobody has told yet that a release was rolled back, as JSON; None when everybody knows.
+        pending_notification: Whom nobody has told yet that a release was rolled back, as JSON; None when everybody knows.
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
@@ -70,15 +70,15 @@ class Endpoint:
     last: ClosedRelease | None = None
     earlier: tuple[EarlierRelease, ...] = field(default=(), metadata=stored(sparse=True))
     settings: Mapping[str, str] = field(default_factory=dict)
-    unrecorded: tuple[RoutingChange, ...] = field(default=(), metadata=NOT_STORED)
+    outbox: tuple[RoutingChange, ...] = field(default=(), metadata=NOT_STORED)
     progress: str | None = field(default=None, metadata=NOT_STORED)
-    untold: str | None = field(default=None, metadata=NOT_STORED)
+    pending_notification: str | None = field(default=None, metadata=NOT_STORED)
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = field(default=(), metadata=NOT_STORED)
     adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
 
     @property
-    def home(self) -> str:
+    def virtual_service(self) -> str:
         """Name of the VirtualService that carries it."""
         return self.adopted.virtual_service if self.adopted else self.name
 
@@ -92,7 +92,7 @@ class Endpoint:
 
     def has_change(self, change_id: str) -> bool:
         """Whether a change is on the object already: the reply to the write that brought it may have been lost."""
-        return change_id == self.change or any(entry.id == change_id for entry in self.unrecorded)
+        return change_id == self.change or any(entry.id == change_id for entry in self.outbox)
 
     def role_of(self, deployment: str) -> str:
         """stable, candidate or idle."""
@@ -104,7 +104,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stamp:
+class ChangeMetadata:
     """Who changes traffic, when and why; made outside the pure core.
 
     Attributes:
@@ -147,21 +147,23 @@ def annotation(endpoint: str, part: str) -> str:
     return f"{DOMAIN}/{part}.{endpoint}"
 
 
-def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_version: str) -> Endpoint:
+def with_change(
+    before: Endpoint | None, after: Endpoint, change_metadata: ChangeMetadata, resource_version: str
+) -> Endpoint:
     """The endpoint after a change, with the change's entry waiting for the registry.
 
     Args:
         before: The endpoint before; None when it comes into being.
         after: The endpoint after, still without the entry.
-        stamp: Who, when, why.
+        change_metadata: Who, when, why.
         resource_version: The version of the object the change is based on.
 
     Raises:
         StateConflict: Too many changes wait for the registry, and this one is not urgent.
     """
-    if not stamp.urgent and _is_full(after.unrecorded):
+    if not change_metadata.urgent and _is_full(after.outbox):
         raise StateConflict(
-            f"endpoint '{after.name}' has {len(after.unrecorded)} routing changes that the MLflow registry does not have yet: "
+            f"endpoint '{after.name}' has {len(after.outbox)} routing changes that the MLflow registry does not have yet: "
             "make the registry reachable (MLFLOW_TRACKING_URI) and run 'mlflow-istio history' before changing more; "
             "rollback and abort still work"
         )
@@ -172,20 +174,20 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         share.destination.name for end in (before, after) if end for share in end.traffic.split if share.weight
     } | {name for end in (before, after) if end for name in end.traffic.pins}
     entry = RoutingChange(
-        id=stamp.id,
+        id=change_metadata.id,
         sequence=after.sequence + 1,
-        time=stamp.time,
+        time=change_metadata.time,
         endpoint=after.name,
-        action=stamp.action,
-        reason=stamp.reason,
-        who=stamp.who,
+        action=change_metadata.action,
+        reason=change_metadata.reason,
+        who=change_metadata.who,
         release=release.id if release else None,
-        run=stamp.run or (release.run if release else None),
+        run=change_metadata.run or (release.run if release else None),
         before=before.traffic if before else None,
         after=None if after.deleting else after.traffic,
-        versions={name: version for name, version in stamp.versions.items() if name in named},
+        versions={name: version for name, version in change_metadata.versions.items() if name in named},
         resource_version=resource_version,
-        evidence=stamp.evidence,
+        evidence=change_metadata.evidence,
         stable=None if after.deleting else after.stable,
     )
     if last is not None and closes:
@@ -196,7 +198,7 @@ def stamped(before: Endpoint | None, after: Endpoint, stamp: Stamp, resource_ver
         change=entry.id,
         last=last,
         earlier=_earlier(before, after),
-        unrecorded=(*after.unrecorded, entry),
+        outbox=(*after.outbox, entry),
     )
 
 
@@ -216,23 +218,23 @@ def _closes(before: Endpoint, after: Endpoint) -> bool:
     return ends[0] != ends[1]
 
 
-def _is_full(unrecorded: tuple[RoutingChange, ...]) -> bool:
-    if len(unrecorded) >= MAX_UNRECORDED:
+def _is_full(outbox: tuple[RoutingChange, ...]) -> bool:
+    if len(outbox) >= MAX_UNRECORDED:
         return True
-    return len(compact([to_json(change) for change in unrecorded])) > MAX_UNRECORDED_BYTES
+    return len(compact([to_json(change) for change in outbox])) > MAX_UNRECORDED_BYTES
 
 
 def state_annotations(endpoint: Endpoint) -> dict[str, str | None]:
     """The annotations that hold the endpoint's state (None: not there)."""
-    unrecorded = [to_json(change) for change in endpoint.unrecorded]
+    outbox = [to_json(change) for change in endpoint.outbox]
     deadlines = [to_json(deadline) for deadline in endpoint.deadlines]
     return {
         annotation(endpoint.name, "state"): compact(to_json(endpoint)),
         annotation(endpoint.name, "release"): compact(to_json(endpoint.release)) if endpoint.release else None,
-        annotation(endpoint.name, "unrecorded"): compact(unrecorded) if unrecorded else None,
+        annotation(endpoint.name, "unrecorded"): compact(outbox) if outbox else None,
         annotation(endpoint.name, "deadlines"): compact(deadlines) if deadlines else None,
         annotation(endpoint.name, "progress"): endpoint.progress,
-        annotation(endpoint.name, "untold"): endpoint.untold,
+        annotation(endpoint.name, "untold"): endpoint.pending_notification,
     }
 
 
@@ -261,7 +263,7 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
     if state is None:
         raise InvalidInput(f"VirtualService '{name_of(virtual_service)}' does not carry endpoint '{name}'")
     release = _loads(virtual_service, annotations, annotation(name, "release"))
-    unrecorded = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
+    outbox = _loads(virtual_service, annotations, annotation(name, "unrecorded")) or []
     deadlines = _loads(virtual_service, annotations, annotation(name, "deadlines")) or []
     try:
         return from_json(
@@ -271,9 +273,9 @@ def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffi
             endpoint=name,
             traffic=traffic,
             release=from_json(Release, release) if release else None,
-            unrecorded=tuple(from_json(RoutingChange, change) for change in unrecorded),
+            outbox=tuple(from_json(RoutingChange, change) for change in outbox),
             progress=annotations.get(annotation(name, "progress")),
-            untold=annotations.get(annotation(name, "untold")),
+            pending_notification=annotations.get(annotation(name, "untold")),
             deadlines=tuple(from_json(Deadline, deadline) for deadline in deadlines),
         )
     except (TypeError, InvalidInput) as exc:  # a list that is none can't be walked

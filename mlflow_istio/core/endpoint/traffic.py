@@ -58,7 +58,7 @@ class Destination:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class WeightedDestination:
     """A destination and its weight in percent, an integer from 0 to 100."""
 
     destination: Destination = field(metadata=stored(flat=True))
@@ -100,7 +100,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sticky:
+class SessionAffinity:
     """A cookie that brings a user back to the arm that the split chose.
 
     The value is ``RELEASE.DEPLOYMENT``, so that a cookie of an earlier release matches nothing.
@@ -133,11 +133,11 @@ class Traffic:
         InvalidInput: The weights don't sum to 100, or something is named twice.
     """
 
-    split: tuple[Share, ...]
+    split: tuple[WeightedDestination, ...]
     pins: tuple[str, ...] = ()
     arms: tuple[Arm, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
-    sticky: Sticky | None = None
+    sticky: SessionAffinity | None = None
     policy: Policy = NO_POLICY
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ def check_weight(weight: object, name: str) -> int:
     return weight
 
 
-def split_between(stable: Destination, candidates: Iterable[Share]) -> tuple[Share, ...]:
+def split_between(stable: Destination, candidates: Iterable[WeightedDestination]) -> tuple[WeightedDestination, ...]:
     """The split that gives each candidate its weight and stable the rest.
 
     Raises:
@@ -207,4 +207,4 @@ def split_between(stable: Destination, candidates: Iterable[Share]) -> tuple[Sha
     if rest < 0:
         parts = ", ".join(f"{share.destination.name}={share.weight}" for share in shares)
         raise InvalidInput(f"weights of the candidates are over 100 together: {parts}")
-    return (Share(destination=stable, weight=rest), *shares)
+    return (WeightedDestination(destination=stable, weight=rest), *shares)

@@ -13,8 +13,8 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.deadlines import due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Standing
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.destination_rule import subset_labels, subsets_of
 from mlflow_istio.core.mesh.virtual_service import write_endpoint
@@ -198,8 +198,8 @@ def ledger_findings(
         open_runs: Release id to run, for the registry's runs of releases that have not ended.
     """
     name = endpoint.name
-    if endpoint.unrecorded:
-        count = len(endpoint.unrecorded)
+    if endpoint.outbox:
+        count = len(endpoint.outbox)
         yield Finding(
             endpoint=name,
             code="unrecorded",
@@ -209,7 +209,7 @@ def ledger_findings(
             safe=True,
         )
     known = {change.sequence: change for change in recorded}
-    waiting = {change.sequence for change in endpoint.unrecorded}
+    waiting = {change.sequence for change in endpoint.outbox}
     lost = [number for number in range(1, endpoint.sequence + 1) if number not in known and number not in waiting]
     newest = known.get(endpoint.sequence)
     if newest is not None and newest.id != endpoint.change and endpoint.sequence not in waiting:
@@ -242,7 +242,7 @@ def orphan_run(name: str, release: str, run: str) -> Finding:
 
 
 def standing_findings(
-    standing: Standing,
+    standing: RegistryState,
     tags: Mapping[str, Mapping[str, str]],
     versions: frozenset[str],
     aliases: Mapping[tuple[str, str], int],

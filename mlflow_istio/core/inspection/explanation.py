@@ -56,7 +56,7 @@ class Passed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class AnsweringShare:
     """A destination and its percent of the requests that its route takes."""
 
     destination: Destination
@@ -82,8 +82,8 @@ class Explanation:
     why: tuple[Finding, ...] = ()
     above: tuple[Passed, ...] = ()
     perhaps: tuple[Passed, ...] = ()
-    shares: tuple[Share, ...] = ()
-    mirrors: tuple[Share, ...] = ()
+    shares: tuple[AnsweringShare, ...] = ()
+    mirrors: tuple[AnsweringShare, ...] = ()
 
 
 def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Delegates | None = None) -> Explanation:
@@ -112,8 +112,8 @@ def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Del
                 mirrors=_mirrors(place.route),
             )
         if taking:
-            untold = tuple(one for one in taking[0] if one.holds is None)
-            perhaps.append(Passed(place=place, because=untold))
+            pending_notification = tuple(one for one in taking[0] if one.holds is None)
+            perhaps.append(Passed(place=place, because=pending_notification))
         else:
             above.append(Passed(place=place, because=tuple(one for one in missed if one is not None)))
     return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
@@ -151,19 +151,21 @@ def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator
                 yield Place(virtual_service=key[1], index=inner, route=own, conditions=tuple(conditions_of(both)))
 
 
-def _shares(route: Mapping[str, Any]) -> tuple[Share, ...]:
+def _shares(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
     """Destinations that can answer; weights count in relation to their sum, and an only destination gets all."""
     entries: Sequence[Mapping[str, Any]] = route.get("route") or []
     weights = [1] if len(entries) == 1 else [entry.get("weight", 0) for entry in entries]
     total = sum(weights)
     return tuple(
-        Share(destination=from_json(Destination, entry["destination"]), percent=round(100.0 * weight / total, 4))
+        AnsweringShare(
+            destination=from_json(Destination, entry["destination"]), percent=round(100.0 * weight / total, 4)
+        )
         for entry, weight in zip(entries, weights, strict=True)
         if weight > 0
     )
 
 
-def _mirrors(route: Mapping[str, Any]) -> tuple[Share, ...]:
+def _mirrors(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
     entries = [
         *(
             {"destination": route[key], "percentage": route.get("mirrorPercentage", {"value": 100.0})}
@@ -173,4 +175,6 @@ def _mirrors(route: Mapping[str, Any]) -> tuple[Share, ...]:
         *(route.get("mirrors") or []),
     ]
     found = [read_mirror(entry) for entry in entries]
-    return tuple(Share(destination=one.destination, percent=one.percentage) for one in found if one.percentage > 0)
+    return tuple(
+        AnsweringShare(destination=one.destination, percent=one.percentage) for one in found if one.percentage > 0
+    )

@@ -74,7 +74,7 @@ def ignore_differences(endpoint: Endpoint, destination_rule: Mapping[str, Any] |
     return {
         "spec": {
             "ignoreDifferences": [
-                {"group": group, "kind": "VirtualService", "name": endpoint.home, "jsonPointers": routes},
+                {"group": group, "kind": "VirtualService", "name": endpoint.virtual_service, "jsonPointers": routes},
                 {"group": group, "kind": "DestinationRule", "name": endpoint.name, "jsonPointers": subsets},
             ],
             "syncPolicy": {"syncOptions": ["RespectIgnoreDifferences=true", "ServerSideApply=true"]},

@@ -16,8 +16,15 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, is_own_route, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import from_json, to_json
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, endpoint_from, route_name, stamped, state_annotations
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
+from mlflow_istio.core.endpoint.endpoint import (
+    ChangeMetadata,
+    Endpoint,
+    endpoint_from,
+    route_name,
+    state_annotations,
+    with_change,
+)
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.policy.routes import (
     Written,
@@ -96,28 +103,28 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
     return with_annotations(changed, {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)})
 
 
-def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, stamp: Stamp) -> Object:
+def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, change_metadata: ChangeMetadata) -> Object:
     """A fresh VirtualService (rendered from its template, without routes) that carries a new endpoint."""
     bare: Object = {
         **virtual_service,
         "spec": {**virtual_service["spec"], "http": [{"name": endpoint.route, "route": []}]},
     }
-    return write_endpoint(bare, stamped(None, endpoint, stamp, ""))
+    return write_endpoint(bare, with_change(None, endpoint, change_metadata, ""))
 
 
-def changed(virtual_service: Object, after: Endpoint, stamp: Stamp) -> Object:
+def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMetadata) -> Object:
     """The VirtualService after a transition, with the change's entry in the same object.
 
     The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
     pauses or resumes the open release, or notes its progress, writes no entry.
     """
     before = read_endpoint(virtual_service, after.name)
-    if before.has_change(stamp.id) or after == before:
+    if before.has_change(change_metadata.id) or after == before:
         return virtual_service
     if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
-    return write_endpoint(virtual_service, stamped(before, after, stamp, version))
+    return write_endpoint(virtual_service, with_change(before, after, change_metadata, version))
 
 
 def routes_of(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
@@ -168,9 +175,11 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Po
     )
 
 
-def _read_share(entry: Mapping[str, Any], endpoint: str, *, alone: bool) -> Share:
+def _read_share(entry: Mapping[str, Any], endpoint: str, *, alone: bool) -> WeightedDestination:
     weight = 100 if alone else entry.get("weight", 0)  # Istio: an only destination gets all, whatever its weight
-    return Share(destination=from_json(Destination, entry["destination"], endpoint=endpoint), weight=weight)
+    return WeightedDestination(
+        destination=from_json(Destination, entry["destination"], endpoint=endpoint), weight=weight
+    )
 
 
 def read_mirror(entry: Mapping[str, Any], endpoint: str | None = None) -> Mirror:
@@ -185,12 +194,12 @@ def _last(route: Object, endpoint: str, part: str) -> str:
     return name[len(start) :] if name.startswith(start) else ""
 
 
-def _read_sticky(entry: Mapping[str, Any]) -> Sticky | None:
+def _read_sticky(entry: Mapping[str, Any]) -> SessionAffinity | None:
     cookie = entry.get("headers", {}).get("response", {}).get("add", {}).get("set-cookie", "")
     found = _STICKY.fullmatch(cookie)
     if not found or found["deployment"] != entry["destination"].get("subset"):
         return None
-    return Sticky(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
+    return SessionAffinity(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
 
 
 def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Object], Written]:
@@ -277,7 +286,7 @@ def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Ob
     return split, under
 
 
-def _with_weight(share: Share, old: Object | None, endpoint: Endpoint) -> Object:
+def _with_weight(share: WeightedDestination, old: Object | None, endpoint: Endpoint) -> Object:
     """A destination of the split; what it says already stays as it is, so that an untouched one is equal."""
     unsaid = 100 if len(endpoint.traffic.split) == 1 else 0
     if old is None or old.get("weight", unsaid) != share.weight:
@@ -305,7 +314,7 @@ def _keep_foreign(
         )
 
 
-def _with_cookie(entry: Object, sticky: Sticky | None) -> Object:
+def _with_cookie(entry: Object, sticky: SessionAffinity | None) -> Object:
     headers = entry.get("headers", {})
     response = headers.get("response", {})
     add = dict(response.get("add", {}))

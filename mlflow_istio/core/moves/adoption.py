@@ -16,8 +16,16 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.adopted import Adopted
-from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, Stamp, annotation, has_endpoint, route_name, stamped
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.endpoint.endpoint import (
+    PARTS,
+    ChangeMetadata,
+    Endpoint,
+    annotation,
+    has_endpoint,
+    route_name,
+    with_change,
+)
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.matching.entrance import entrance_at
 from mlflow_istio.core.mesh.virtual_service import (
     read_endpoint,
@@ -41,7 +49,7 @@ def adopt(
     virtual_service: Object,
     name: str,
     route: str,
-    stamp: Stamp,
+    change_metadata: ChangeMetadata,
     *,
     stable: str | None = None,
     settings: Mapping[str, str] | None = None,
@@ -55,7 +63,7 @@ def adopt(
         virtual_service: Somebody's object.
         name: The endpoint; also the name of the Service and DestinationRule its deployments will have.
         route: Name of the http route.
-        stamp: Who, when, why.
+        change_metadata: Who, when, why.
         stable: Which destination is stable, where several have weight: its subset, HOST or HOST:PORT.
         settings: Small settings of the endpoint.
         sequence: How many changes an endpoint of that name had before.
@@ -94,7 +102,7 @@ def adopt(
         adopted=Adopted(virtual_service=name_of(virtual_service), stable=chosen, route=tuple(entries)),
     )
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
-    return write_endpoint(_marked(virtual_service, endpoint), stamped(None, endpoint, stamp, version))
+    return write_endpoint(_marked(virtual_service, endpoint), with_change(None, endpoint, change_metadata, version))
 
 
 def given_back(virtual_service: Object, name: str) -> Object:
@@ -202,7 +210,7 @@ def _missing(spec: Mapping[str, Any], routes: Sequence[Object], route: str, wher
     return text
 
 
-def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) -> tuple[Share, ...]:
+def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) -> tuple[WeightedDestination, ...]:
     """The route's destinations with weights that sum to 100, as Istio understands them."""
     destinations = [from_json(Destination, entry["destination"], endpoint=endpoint) for entry in entries]
     weights = [100 if len(entries) == 1 else int(entry.get("weight", 0)) for entry in entries]
@@ -214,14 +222,14 @@ def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) ->
         raise InvalidInput(
             f"{where}: weights of route '{route}' must sum to 100, not {sum(weights)} ({said}): set them first"
         )
-    shares = tuple(Share(destination=d, weight=w) for d, w in zip(destinations, weights, strict=True))
+    shares = tuple(WeightedDestination(destination=d, weight=w) for d, w in zip(destinations, weights, strict=True))
     twice = sorted({d.name for d in destinations if [other.name for other in destinations].count(d.name) > 1})
     if twice:
         raise InvalidInput(f"{where}: route '{route}' has destination '{twice[0]}' twice: join the two first")
     return shares
 
 
-def _stable(shares: Sequence[Share], stable: str | None, where: str, route: str) -> Destination:
+def _stable(shares: Sequence[WeightedDestination], stable: str | None, where: str, route: str) -> Destination:
     names = [share.destination.name for share in shares]
     if stable is not None:
         chosen = [share.destination for share in shares if share.destination.name == stable]

@@ -8,11 +8,18 @@ from datetime import datetime, timedelta
 from mlflow_istio.core.basics.names import check_name, nearest
 from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, with_deadline, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
-from mlflow_istio.core.policy.settings import Fault, Policy, PolicyWish, Rule, StaleCookie, with_wish
+from mlflow_istio.core.policy.settings import (
+    CustomRoute,
+    Fault,
+    Policy,
+    PolicyRequest,
+    StaleCookie,
+    with_policy_request,
+)
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
 
-def set_policy(endpoint: Endpoint, wish: PolicyWish) -> Endpoint:
+def set_policy(endpoint: Endpoint, policy_request: PolicyRequest) -> Endpoint:
     """Make, change or take away settings.
 
     Raises:
@@ -20,12 +27,12 @@ def set_policy(endpoint: Endpoint, wish: PolicyWish) -> Endpoint:
         StateConflict: A deployment that is meant is not there.
     """
     check_not_deleting(endpoint)
-    if wish.subset is not None:
-        _deployed(endpoint, wish.subset)
-    return _with_policy(endpoint, with_wish(endpoint.traffic.policy, wish))
+    if policy_request.subset is not None:
+        _deployed(endpoint, policy_request.subset)
+    return _with_policy(endpoint, with_policy_request(endpoint.traffic.policy, policy_request))
 
 
-def set_rule(endpoint: Endpoint, rule: Rule) -> Endpoint:
+def set_rule(endpoint: Endpoint, rule: CustomRoute) -> Endpoint:
     """Make a route of its own, or change the one of that name; what is set for it stays.
 
     Raises:

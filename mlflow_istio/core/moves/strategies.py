@@ -16,9 +16,9 @@ from mlflow_istio.core.endpoint.traffic import (
     Arm,
     Destination,
     Mirror,
-    Share,
-    Sticky,
+    SessionAffinity,
     Traffic,
+    WeightedDestination,
     check_weight,
     split_between,
 )
@@ -30,7 +30,7 @@ STRATEGIES = ("canary", "ab", "blue-green", "shadow")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class TrafficRequest:
     """What a user asks of the split, the arms and the mirrors; None means: not said.
 
     Attributes:
@@ -102,58 +102,62 @@ def check_strategy(strategy: str) -> str:
     raise InvalidInput(f"unknown strategy {strategy!r}: {nearest(strategy, STRATEGIES)}")
 
 
-def check_wish(strategy: str, wish: Wish, *, starting: bool) -> None:
+def check_traffic_request(strategy: str, traffic_request: TrafficRequest, *, starting: bool) -> None:
     """Refuse options that would have no effect under the strategy.
 
     Raises:
         InvalidInput: Names the option, the strategy and what to use instead.
     """
-    for option in wish.said:
+    for option in traffic_request.said:
         if option not in _ALLOWED[strategy]:
             why = _WHY_NOT.get((strategy, option), f"it takes: {', '.join(sorted(_ALLOWED[strategy]))}")
             raise InvalidInput(f"option '{option}' has no effect with strategy={strategy}: {why}")
-    if wish.weight is not None and wish.weights is not None:
+    if traffic_request.weight is not None and traffic_request.weights is not None:
         raise InvalidInput("give either 'weight' (of the candidate) or 'weights' (of every destination), not both")
     if not starting:
         for option in ("header", "cookie", "values", "arms"):
-            if option in wish.said:
+            if option in traffic_request.said:
                 raise InvalidInput(f"option '{option}' is fixed when an A/B release starts: abort it and start another")
 
 
-def start(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> Traffic:
     """Traffic at the start of a release: candidates get the weight asked for, 0 unless given."""
-    check_wish(release.strategy, wish, starting=True)
+    check_traffic_request(release.strategy, traffic_request, starting=True)
     if release.strategy == "shadow":
-        return shadow(endpoint, release, 100.0 if wish.mirror is None else wish.mirror)
+        return shadow(endpoint, release, 100.0 if traffic_request.mirror is None else traffic_request.mirror)
     if release.strategy == "ab":
-        return ab(endpoint, release, wish)
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=_matched(release, wish.match or ()))
+        return ab(endpoint, release, traffic_request)
+    return replace(
+        endpoint.traffic,
+        split=_split(endpoint, release, traffic_request),
+        arms=_matched(release, traffic_request.match or ()),
+    )
 
 
-def shift(endpoint: Endpoint, wish: Wish) -> Traffic:
+def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Traffic:
     """Traffic after the candidates' weight, or the mirrored share, of the open release is changed.
 
     Raises:
         StateConflict: No release is open.
-        InvalidInput: The wish does not fit the release's strategy, or the weights don't fit.
+        InvalidInput: The request does not fit the release's strategy, or the weights don't fit.
     """
     release = endpoint.release
     if release is None:
         raise StateConflict(no_release(endpoint))
-    if not wish.said:
+    if not traffic_request.said:
         raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
-    wish = _without_known(endpoint, release, wish)
-    check_wish(release.strategy, wish, starting=False)
-    if not wish.said:
+    traffic_request = _without_known(endpoint, release, traffic_request)
+    check_traffic_request(release.strategy, traffic_request, starting=False)
+    if not traffic_request.said:
         return endpoint.traffic
-    if wish.mirror is not None:
-        return shadow(endpoint, release, wish.mirror)
+    if traffic_request.mirror is not None:
+        return shadow(endpoint, release, traffic_request.mirror)
     traffic = endpoint.traffic
-    if wish.match is not None:
-        traffic = replace(traffic, arms=_matched(release, wish.match))
-    if wish.weight is None and wish.weights is None:
+    if traffic_request.match is not None:
+        traffic = replace(traffic, arms=_matched(release, traffic_request.match))
+    if traffic_request.weight is None and traffic_request.weights is None:
         return traffic
-    return replace(traffic, split=_split(endpoint, release, wish))
+    return replace(traffic, split=_split(endpoint, release, traffic_request))
 
 
 def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
@@ -165,14 +169,16 @@ def shadow(endpoint: Endpoint, release: Release, percentage: float) -> Traffic:
     return replace(endpoint.traffic, mirrors=(*mirrors, *ours))
 
 
-def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
+def ab(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> Traffic:
     """Every arm, stable included, is reached by its header's or cookie's value; the rest is split by weight.
 
     Sticking stable's users too keeps the candidate's share from growing with every visit.
     """
-    if wish.arms is not None:
+    if traffic_request.arms is not None:
         return replace(
-            endpoint.traffic, split=_split(endpoint, release, wish), arms=_given_arms(endpoint, release, wish.arms)
+            endpoint.traffic,
+            split=_split(endpoint, release, traffic_request),
+            arms=_given_arms(endpoint, release, traffic_request.arms),
         )
     assignment = release.assignment
     if assignment is None:
@@ -181,39 +187,43 @@ def ab(endpoint: Endpoint, release: Release, wish: Wish) -> Traffic:
     arms = tuple(
         Arm(deployment=name, match=(matching(assignment.name, value),)) for name, value in assignment.values.items()
     )
-    sticky = Sticky(cookie=assignment.name, release=release.id) if assignment.kind == "cookie" else None
-    return replace(endpoint.traffic, split=_split(endpoint, release, wish), arms=arms, sticky=sticky)
+    sticky = SessionAffinity(cookie=assignment.name, release=release.id) if assignment.kind == "cookie" else None
+    return replace(endpoint.traffic, split=_split(endpoint, release, traffic_request), arms=arms, sticky=sticky)
 
 
-def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignment | None:
+def assignment_for(release_id: str, arms: Sequence[str], traffic_request: TrafficRequest) -> Assignment | None:
     """How callers name the arms of an A/B release; None when each arm has matches of its own.
 
     Args:
         release_id: The release's id; part of every value, so that one of an earlier release means nothing.
         arms: Deployments, stable first.
-        wish: The header or cookie, and values if the caller has its own (header only).
+        traffic_request: The header or cookie, and values if the caller has its own (header only).
 
     Raises:
         InvalidInput: Neither or both of header and cookie, or values that don't fit.
     """
-    if wish.arms is not None:
-        if wish.header is not None or wish.cookie is not None or wish.values is not None:
+    if traffic_request.arms is not None:
+        if (
+            traffic_request.header is not None
+            or traffic_request.cookie is not None
+            or traffic_request.values is not None
+        ):
             raise InvalidInput("'arms' says which requests each arm gets: leave 'header', 'cookie' and 'values' out")
         return None
-    if (wish.header is None) == (wish.cookie is None):
+    if (traffic_request.header is None) == (traffic_request.cookie is None):
         raise InvalidInput("strategy=ab needs exactly one of 'header' and 'cookie': how a caller names the arm")
-    if wish.header is not None and wish.header.lower() in _NOT_FOR_ARMS:
+    if traffic_request.header is not None and traffic_request.header.lower() in _NOT_FOR_ARMS:
         raise InvalidInput(
-            f"header '{wish.header}' can't name the arm, it has a meaning of its own: use another header"
+            f"header '{traffic_request.header}' can't name the arm, it has a meaning of its own: use another header"
         )
     values = {name: f"{release_id}.{name}" for name in arms}
-    if wish.values is not None:
-        if wish.cookie is not None:
+    if traffic_request.values is not None:
+        if traffic_request.cookie is not None:
             raise InvalidInput("option 'values' goes with 'header'; a cookie's values carry the release id")
-        unknown = [name for name in wish.values if name not in arms]
+        unknown = [name for name in traffic_request.values if name not in arms]
         if unknown:
             raise InvalidInput(f"'values' names {unknown[0]!r}, which is no arm: {nearest(unknown[0], arms)}")
-        values = {name: value for name in arms if (value := wish.values.get(name)) is not None}
+        values = {name: value for name in arms if (value := traffic_request.values.get(name)) is not None}
         if len(set(values.values())) < len(values):
             raise InvalidInput("'values' gives two arms the same value: each arm needs its own")
         unfit = [value for value in values.values() if not _HEADER_VALUE.fullmatch(value)]
@@ -221,8 +231,8 @@ def assignment_for(release_id: str, arms: Sequence[str], wish: Wish) -> Assignme
             raise InvalidInput(
                 f"'values' holds {unfit[0]!r}, which no header carries as it is: use visible ASCII characters"
             )
-    name = wish.header if wish.header is not None else str(wish.cookie)
-    return Assignment(kind="header" if wish.header is not None else "cookie", name=name, values=values)
+    name = traffic_request.header if traffic_request.header is not None else str(traffic_request.cookie)
+    return Assignment(kind="header" if traffic_request.header is not None else "cookie", name=name, values=values)
 
 
 def settle(endpoint: Endpoint, stable: Destination) -> Traffic:
@@ -287,39 +297,47 @@ def _given_arms(endpoint: Endpoint, release: Release, arms: Mapping[str, tuple[O
     return tuple(Arm(deployment=name, match=match) for name, match in arms.items())
 
 
-def _without_known(endpoint: Endpoint, release: Release, wish: Wish) -> Wish:
-    """The wish without what the release already has: the command that started it may be given again."""
-    if wish.arms is not None and dict(wish.arms) == {arm.deployment: arm.match for arm in endpoint.traffic.arms}:
-        wish = replace(wish, arms=None)
+def _without_known(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> TrafficRequest:
+    """The request without what the release already has: the command that started it may be given again."""
+    if traffic_request.arms is not None and dict(traffic_request.arms) == {
+        arm.deployment: arm.match for arm in endpoint.traffic.arms
+    }:
+        traffic_request = replace(traffic_request, arms=None)
     if release.assignment is None:
-        return wish
+        return traffic_request
     known = {release.assignment.kind: release.assignment.name, "values": dict(release.assignment.values)}
-    return replace(wish, **{option: None for option in wish.said if known.get(option) == getattr(wish, option)})
+    return replace(
+        traffic_request,
+        **{option: None for option in traffic_request.said if known.get(option) == getattr(traffic_request, option)},
+    )
 
 
-def _split(endpoint: Endpoint, release: Release, wish: Wish) -> tuple[Share, ...]:
+def _split(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> tuple[WeightedDestination, ...]:
     candidates = release.candidates
     foreign = [
         share
         for share in endpoint.traffic.split
         if not endpoint.owns(share.destination) and share.destination != endpoint.stable
     ]
-    if wish.weights is not None:
-        return _replaced(endpoint, release, wish.weights, foreign)
-    if wish.weight is not None and len(candidates) > 1:
+    if traffic_request.weights is not None:
+        return _replaced(endpoint, release, traffic_request.weights, foreign)
+    if traffic_request.weight is not None and len(candidates) > 1:
         raise InvalidInput(
             f"release '{release.id}' has {len(candidates)} candidates: give 'weights' for every destination, "
             'such as {"' + '": 20, "'.join([endpoint.stable.name, *candidates]) + '": 20}'
         )
-    shares = [Share(destination=endpoint.destination(name), weight=wish.weight or 0) for name in candidates]
+    shares = [
+        WeightedDestination(destination=endpoint.destination(name), weight=traffic_request.weight or 0)
+        for name in candidates
+    ]
     if release.strategy == "blue-green":
         _check_all_or_nothing({share.destination.name: share.weight for share in shares})
     return split_between(endpoint.stable, [*shares, *foreign])
 
 
 def _replaced(
-    endpoint: Endpoint, release: Release, weights: Mapping[str, int], foreign: Sequence[Share]
-) -> tuple[Share, ...]:
+    endpoint: Endpoint, release: Release, weights: Mapping[str, int], foreign: Sequence[WeightedDestination]
+) -> tuple[WeightedDestination, ...]:
     destinations = {
         d.name: d
         for d in (
@@ -342,7 +360,7 @@ def _replaced(
         check_weight(weight, name)
     if release.strategy == "blue-green":
         _check_all_or_nothing(weights)
-    return tuple(Share(destination=destinations[name], weight=weights[name]) for name in destinations)
+    return tuple(WeightedDestination(destination=destinations[name], weight=weights[name]) for name in destinations)
 
 
 def _check_all_or_nothing(weights: Mapping[str, int]) -> None:

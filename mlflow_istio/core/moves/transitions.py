@@ -14,7 +14,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease, Release, describe_release, same_plan
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.moves.policies import opened, settled
-from mlflow_istio.core.moves.strategies import Wish, no_release, settle
+from mlflow_istio.core.moves.strategies import TrafficRequest, no_release, settle
 from mlflow_istio.core.moves.strategies import shift as shifted
 from mlflow_istio.core.moves.strategies import start as started
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -55,12 +55,12 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
 
 
-def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
+def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> Endpoint:
     """Open a release and give its candidates the traffic asked for; a release that is open already is left alone.
 
     Raises:
         StateConflict: Another release is open, the id has or had another plan or has ended, or a candidate is not deployed.
-        InvalidInput: A candidate is stable already, or the wish does not fit the strategy.
+        InvalidInput: A candidate is stable already, or the request does not fit the strategy.
     """
     check_not_deleting(endpoint)
     check_plan(endpoint, release)
@@ -83,13 +83,13 @@ def start(endpoint: Endpoint, release: Release, wish: Wish) -> Endpoint:
     for name in (*release.candidates, *arms):
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
-    return opened(replace(endpoint, release=release, traffic=started(endpoint, release, wish)))
+    return opened(replace(endpoint, release=release, traffic=started(endpoint, release, traffic_request)))
 
 
-def shift(endpoint: Endpoint, wish: Wish) -> Endpoint:
+def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
     """Change the candidates' weight or the mirrored share of the open release."""
     check_not_deleting(endpoint)
-    return replace(endpoint, traffic=shifted(endpoint, wish))
+    return replace(endpoint, traffic=shifted(endpoint, traffic_request))
 
 
 def promote(

@@ -9,7 +9,7 @@ from datetime import datetime
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import Assignment, ClosedRelease, Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Traffic, WeightedDestination
 from mlflow_istio.core.moves.policies import opened, settled
 from mlflow_istio.errors import NotFound, StateConflict
 
@@ -116,7 +116,7 @@ def _is_ours(destination: Destination, endpoint: str) -> bool:
     return destination.host == endpoint and destination.subset is not None
 
 
-def _split(endpoint: Endpoint, change: RoutingChange, then: Traffic) -> tuple[Share, ...]:
+def _split(endpoint: Endpoint, change: RoutingChange, then: Traffic) -> tuple[WeightedDestination, ...]:
     """The split as it was; a foreign destination that came since gets nothing, since it is never removed."""
     has = {share.destination for share in endpoint.traffic.split}
     for share in then.split:

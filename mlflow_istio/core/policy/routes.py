@@ -15,7 +15,7 @@ from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, nam
 from mlflow_istio.core.basics.stored import compact, from_json, stored, to_json
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS
 from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over
-from mlflow_istio.core.policy.settings import NO_POLICY, Policy, RoutePolicy, Rule, StaleCookie
+from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Policy, RoutePolicy, StaleCookie
 from mlflow_istio.errors import InvalidInput
 
 MAX_POLICY = 32 * 1024
@@ -139,7 +139,7 @@ def answer_of(route: RoutePolicy) -> Object | None:
     return {"directResponse": route.maintenance} if route.maintenance is not None else None
 
 
-def rule_action(rule: Rule, destination: Object, inherited: Object) -> Object:
+def rule_action(rule: CustomRoute, destination: Object, inherited: Object) -> Object:
     """What a rule's route does: the same as the split's route, but for its own settings and its destination."""
     answer = answer_of(rule.policy)
     if answer is not None:

@@ -128,7 +128,7 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class CustomRoute:
     """A route of its own: matching requests go to one deployment, whatever the split says, in and out of releases.
 
     Attributes:
@@ -177,7 +177,7 @@ class Policy:
     headers: Mapping[str, Object] = field(default_factory=dict)
     destination: DestinationPolicy = field(default_factory=DestinationPolicy)
     subsets: Mapping[str, DestinationPolicy] = field(default_factory=dict)
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[CustomRoute, ...] = ()
     fault: Fault | None = None
     stale: tuple[StaleCookie, ...] = ()
     replaced: tuple[str, ...] = ()
@@ -211,7 +211,7 @@ NO_POLICY = Policy()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PolicyWish:
+class PolicyRequest:
     """What a user asks of the policy.
 
     Attributes:
@@ -227,24 +227,26 @@ class PolicyWish:
     replace: bool = False
 
 
-def with_wish(policy: Policy, wish: PolicyWish) -> Policy:
-    """The policy after a wish.
+def with_policy_request(policy: Policy, policy_request: PolicyRequest) -> Policy:
+    """The policy after a request.
 
     Raises:
         InvalidInput: A setting can't be right, has no place where it is aimed, or can't go with another.
     """
-    if not wish.changes:
+    if not policy_request.changes:
         raise InvalidInput(f"nothing to set: give one of {', '.join((*ROUTE_FIELDS, *DESTINATION_FIELDS))}")
-    changes = {name: None if value is None else check_field(name, value) for name, value in wish.changes.items()}
-    if wish.subset is not None and wish.route is not None:
+    changes = {
+        name: None if value is None else check_field(name, value) for name, value in policy_request.changes.items()
+    }
+    if policy_request.subset is not None and policy_request.route is not None:
         raise InvalidInput("give either 'subset' (a deployment) or 'route' (a route of its own), not both")
-    if wish.route is not None:
-        return _on_rule(policy, wish.route, changes)
-    if wish.subset is not None:
-        return replace(_on_subset(policy, wish.subset, changes), replaced=_replaced(policy, wish))
+    if policy_request.route is not None:
+        return _on_rule(policy, policy_request.route, changes)
+    if policy_request.subset is not None:
+        return replace(_on_subset(policy, policy_request.subset, changes), replaced=_replaced(policy, policy_request))
     return replace(
         policy,
-        replaced=_replaced(policy, wish),
+        replaced=_replaced(policy, policy_request),
         route=replace(policy.route, **{k: v for k, v in changes.items() if k in ROUTE_FIELDS}),
         destination=replace(policy.destination, **{k: v for k, v in changes.items() if k in DESTINATION_FIELDS}),
     )
@@ -279,11 +281,11 @@ def notes(policy: Policy, *, mirrors: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _replaced(policy: Policy, wish: PolicyWish) -> tuple[str, ...]:
-    """Settings that may stand over the owner's, after a wish: the word holds as long as the setting."""
-    names = set(policy.replaced) - (set(wish.changes) if wish.subset is None else set())
-    if wish.replace:
-        names |= {name for name, value in wish.changes.items() if value is not None}
+def _replaced(policy: Policy, policy_request: PolicyRequest) -> tuple[str, ...]:
+    """Settings that may stand over the owner's, after a request: the word holds as long as the setting."""
+    names = set(policy.replaced) - (set(policy_request.changes) if policy_request.subset is None else set())
+    if policy_request.replace:
+        names |= {name for name, value in policy_request.changes.items() if value is not None}
     return tuple(sorted(names))
 
 

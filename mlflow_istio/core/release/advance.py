@@ -10,7 +10,7 @@ from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.driver import Question
 from mlflow_istio.core.release.evidence import Look, serves_nothing, taken_in
-from mlflow_istio.core.release.judgement import Standing, brief, judge
+from mlflow_istio.core.release.judgement import LookContext, brief, judge
 from mlflow_istio.core.release.plan import Event, Webhook
 from mlflow_istio.core.release.progress import Progress
 
@@ -184,7 +184,7 @@ def _judged(progress: Progress, seen: Observation, missing: tuple[str, ...], now
     verdict = judge(
         plan,
         progress.evidence,
-        Standing(
+        LookContext(
             missing=missing,
             tolerant=tolerant,
             step_complete=complete,

@@ -43,16 +43,16 @@ class Driver:
     Attributes:
         id: Made anew by each process.
         who: Whose it is, and where.
-        alive_until: It counts as alive until then, in UTC.
+        lease_expires: It counts as alive until then, in UTC.
     """
 
     id: str
     who: str
-    alive_until: datetime
+    lease_expires: datetime = field(metadata=stored(name="alive_until"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
+class ReleaseStatus:
     """What every command knows of a progressive release.
 
     Attributes:
@@ -75,7 +75,7 @@ class Course:
 
     def driven(self, now: datetime) -> Driver | None:
         """The driver, if it is alive."""
-        return self.driver if self.driver and now < self.driver.alive_until else None
+        return self.driver if self.driver and now < self.driver.lease_expires else None
 
     def view(self) -> dict[str, Any]:
         """What users are told."""
@@ -90,7 +90,7 @@ class Course:
         }
 
 
-def course_of(text: str | None) -> Course | None:
+def release_status_of(text: str | None) -> ReleaseStatus | None:
     """The course in a stored progress; None when there is none.
 
     Raises:
@@ -99,7 +99,7 @@ def course_of(text: str | None) -> Course | None:
     if text is None:
         return None
     try:
-        return from_json(Course, json.loads(text))
+        return from_json(ReleaseStatus, json.loads(text))
     except (ValueError, KeyError, TypeError, InvalidInput) as exc:
         raise InvalidInput(
             f"the progress of the release is damaged ({exc}): abort the release, or restore its annotation"

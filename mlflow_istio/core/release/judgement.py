@@ -21,7 +21,7 @@ BROKEN = "The stable serves nothing, so the candidate is judged by itself."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class LookContext:
     """What a verdict depends on besides the evidence.
 
     Attributes:
@@ -41,32 +41,32 @@ class Standing:
     broken: bool = False
 
 
-def judge(plan: ReleasePlan, evidence: Evidence, standing: Standing) -> Verdict:
+def judge(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) -> Verdict:
     """The verdict of one look."""
     if not plan.guards:
-        return _by_time(standing)
+        return _by_time(look_context)
     promotion: Sequence[PromotionBound] | None = None
-    if standing.broken:
+    if look_context.broken:
         promotion = evidence.alone.bounds("errors of the candidate", NOTHING_TO_PROVE, alpha=plan.alpha)
-    elif standing.last:
+    elif look_context.last:
         promotion = bounds_of(plan, evidence) or None
     verdict = decide(
         guards_of(plan, evidence),
         alpha=plan.alpha,
         promotion=promotion,
-        sample_ratio=None if standing.broken else evidence.ratio,
-        missing=standing.missing,
-        no_data="hold" if standing.tolerant else plan.no_data,
-        step_complete=standing.step_complete or standing.broken,
-        deadline_reached=standing.deadline_reached,
+        sample_ratio=None if look_context.broken else evidence.ratio,
+        missing=look_context.missing,
+        no_data="hold" if look_context.tolerant else plan.no_data,
+        step_complete=look_context.step_complete or look_context.broken,
+        deadline_reached=look_context.deadline_reached,
     )
-    return replace(verdict, reason=f"{BROKEN} {verdict.reason}") if standing.broken else verdict
+    return replace(verdict, reason=f"{BROKEN} {verdict.reason}") if look_context.broken else verdict
 
 
-def _by_time(standing: Standing) -> Verdict:
-    if standing.step_complete:
+def _by_time(look_context: LookContext) -> Verdict:
+    if look_context.step_complete:
         return Verdict(word="advance", reason="The step is complete; nothing is analysed.")
-    if standing.deadline_reached:
+    if look_context.deadline_reached:
         return Verdict(word="inconclusive", reason="The deadline has passed: the step isn't complete.")
     return Verdict(word="hold", reason="Waiting: the step isn't complete.")
 

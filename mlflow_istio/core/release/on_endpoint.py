@@ -7,13 +7,13 @@ from dataclasses import replace
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
 from mlflow_istio.errors import StateConflict
 
 
-class Overtaken(StateConflict):
+class StaleRevision(StateConflict):
     """The endpoint is not as it was when the step was decided: look again."""
 
 
@@ -21,24 +21,24 @@ def expected(endpoint: Endpoint, release: str, revision: int) -> Progress:
     """The progress on the endpoint, if it is the one that was looked at.
 
     Raises:
-        Overtaken: The release has ended, or somebody else wrote its progress.
+        StaleRevision: The release has ended, or somebody else wrote its progress.
     """
     if endpoint.release is None or endpoint.release.id != release or endpoint.progress is None:
-        raise Overtaken(f"release '{release}' of endpoint '{endpoint.name}' is not open any more")
+        raise StaleRevision(f"release '{release}' of endpoint '{endpoint.name}' is not open any more")
     found = progress_from_text(endpoint.progress)
     if found.revision != revision:
-        raise Overtaken(f"release '{release}' of endpoint '{endpoint.name}' was written by somebody else meanwhile")
+        raise StaleRevision(f"release '{release}' of endpoint '{endpoint.name}' was written by somebody else meanwhile")
     return found
 
 
-def opened(endpoint: Endpoint, release: Release, wish: Wish, progress: Progress) -> Endpoint:
+def opened(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest, progress: Progress) -> Endpoint:
     """Open a release that is driven, with no traffic for its candidates yet.
 
     Raises:
         StateConflict: Another release is open.
-        InvalidInput: The wish does not fit the strategy.
+        InvalidInput: The request does not fit the strategy.
     """
-    found = transitions.start(endpoint, release, wish)
+    found = transitions.start(endpoint, release, traffic_request)
     if found == endpoint:
         return endpoint
     if release.strategy == "shadow":  # the only strategy that can't begin with nothing
@@ -66,20 +66,24 @@ def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str) ->
     return transitions.promote(endpoint, candidate)
 
 
-def ended(endpoint: Endpoint, release: str, revision: int, outcome: str, untold: str | None = None) -> Endpoint:
-    """Return the traffic to the stable and end the release; ``untold`` says who is to be told of it afterwards."""
+def ended(
+    endpoint: Endpoint, release: str, revision: int, outcome: str, pending_notification: str | None = None
+) -> Endpoint:
+    """Return the traffic to the stable and end the release; ``pending_notification`` says who is to be told of it afterwards."""
     expected(endpoint, release, revision)
-    return replace(transitions.abort(endpoint, outcome), untold=untold or endpoint.untold)
+    return replace(
+        transitions.abort(endpoint, outcome), pending_notification=pending_notification or endpoint.pending_notification
+    )
 
 
-def step_wish(plan: ReleasePlan, weight: float) -> Wish:
+def step_wish(plan: ReleasePlan, weight: float) -> TrafficRequest:
     """What a step asks of the traffic."""
     if plan.strategy == "shadow":
-        return Wish(mirror=weight)
+        return TrafficRequest(mirror=weight)
     if len(plan.candidates) > 1:
         rest = 100 - int(weight) * len(plan.candidates)
-        return Wish(weights={plan.stable: rest, **dict.fromkeys(plan.candidates, int(weight))})
-    return Wish(weight=int(weight))
+        return TrafficRequest(weights={plan.stable: rest, **dict.fromkeys(plan.candidates, int(weight))})
+    return TrafficRequest(weight=int(weight))
 
 
 def step_weights(endpoint: Endpoint, plan: ReleasePlan) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
 from mlflow_istio.core.analysis.latency import LATENCY_MARGIN
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.moves.strategies import STRATEGIES
@@ -37,7 +37,7 @@ class GuardPlan(GuardTerms):
             raise InvalidInput(f"guard '{self.name}': limit is a rate between 0 and 1, such as 0.01; got {self.limit}")
         if list(self.edges) != sorted(set(self.edges)):
             raise InvalidInput(f"guard '{self.name}': edges must rise, got {list(self.edges)}")
-        for proof in fields(Allowed):
+        for proof in fields(NonInferiorityMargin):
             if getattr(self.allowed, proof.name) is not None and proof.name not in kind.proofs:
                 raise InvalidInput(
                     f"guard '{self.name}': '{proof.name}' can't be allowed for {self.kind}; it takes: "
@@ -220,7 +220,7 @@ def check_steps(strategy: str, steps: tuple[float, ...]) -> None:
         raise InvalidInput("a shadow gets more than 0 percent")
 
 
-def auto_guards(margin: float | None = None, allowed: Allowed | None = None) -> tuple[GuardPlan, ...]:
+def auto_guards(margin: float | None = None, allowed: NonInferiorityMargin | None = None) -> tuple[GuardPlan, ...]:
     """What ``analysis=auto`` watches: errors and latency.
 
     Args:
@@ -232,13 +232,13 @@ def auto_guards(margin: float | None = None, allowed: Allowed | None = None) -> 
             name="errors",
             kind="errors",
             margin=1.0 if margin is None else margin,
-            allowed=allowed or Allowed(odds_ratio=1.5, rate_difference=0.01),
+            allowed=allowed or NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.01),
         ),
         GuardPlan(
             name="latency",
             kind="latency",
             margin=max(LATENCY_MARGIN, margin or 0.0),
-            allowed=allowed or Allowed(odds_ratio=1.5, rate_difference=0.05),
+            allowed=allowed or NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.05),
         ),
     )
 

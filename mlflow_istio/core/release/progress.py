@@ -75,7 +75,7 @@ class Progress:
     def driven_by_another(self, driver: str, now: datetime) -> Driver | None:
         """The driver that is alive, unless it is this one."""
         found = self.driver
-        return found if found and found.id != driver and now < found.alive_until else None
+        return found if found and found.id != driver and now < found.lease_expires else None
 
 
 def first_progress(plan: ReleasePlan, now: datetime) -> Progress:
@@ -86,7 +86,7 @@ def first_progress(plan: ReleasePlan, now: datetime) -> Progress:
 def alive(progress: Progress, driver: str, who: str, now: datetime) -> Progress:
     """The progress with a sign of life of its driver."""
     until = now + timedelta(seconds=progress.plan.heartbeat)
-    return replace(progress, driver=Driver(id=driver, who=who, alive_until=until))
+    return replace(progress, driver=Driver(id=driver, who=who, lease_expires=until))
 
 
 def answered(progress: Progress | None, endpoint: str, answer: str, who: str) -> Progress:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from mlflow_istio.core.basics.model_version import ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, service_name
 from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of, prefix
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp, check_not_deleting, has_endpoint
-from mlflow_istio.core.endpoint.standing import alias_names
-from mlflow_istio.core.endpoint.traffic import Destination, Share, Traffic
+from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
+from mlflow_istio.core.endpoint.registry_state import alias_names
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.destination_rule import with_subset
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.manifests import (
@@ -28,22 +28,22 @@ from mlflow_istio.core.mesh.manifests import (
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
 from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish, check_strategy, check_wish
+from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
     ROOT,
-    Desk,
+    Context,
     Outcome,
     deployment_of,
     deployments_of,
+    emit_warnings,
     endpoint_of,
     existing_endpoint,
     is_ours,
     versions_of,
-    warned,
 )
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim
-from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
 from mlflow_istio.releases.moving.proposal import plan
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, start
@@ -59,7 +59,7 @@ class DeployRequest:
         model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
         flavor: Flavor; only ones with python_function can be served.
         strategy: Strategy of the release it opens; None: it gets no traffic, unless it is the endpoint's first.
-        wish: Weight, mirror, header, cookie of that release.
+        traffic_request: Weight, mirror, header, cookie of that release.
         release_id: Id of that release, or of the one that is opened later; None: made anew.
         supersede: Whether to abort an open release first.
         reason: Why, for the ledger.
@@ -84,7 +84,7 @@ class DeployRequest:
     model_uri: str
     flavor: str | None = None
     strategy: str | None = None
-    wish: Wish = field(default_factory=Wish)
+    traffic_request: TrafficRequest = field(default_factory=TrafficRequest)
     release_id: str | None = None
     supersede: bool = False
     reason: str = ""
@@ -104,7 +104,7 @@ class DeployRequest:
     share: HostShare | None = None
 
 
-def deploy(desk: Desk, request: DeployRequest) -> Outcome:
+def deploy(context: Context, request: DeployRequest) -> Outcome:
     """Bring a version up and, if asked, open its release.
 
     The endpoint comes into being with its first deployment, which gets all the traffic. A deployment that does not come up
@@ -119,16 +119,16 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         RegistryError: The registry can't be reached, so the version can't be resolved.
     """
     check_name(request.name, "deployment")
-    model = desk.registry.resolve(parse_model_uri(request.model_uri))
+    model = context.registry.resolve(parse_model_uri(request.model_uri))
     flavor = _flavor(model, request.flavor)
-    name = request.endpoint or _default_endpoint(desk, model)
+    name = request.endpoint or _default_endpoint(context, model)
     check_endpoint_name(name)
     share = request.share
-    root = check_share(desk, name, share, request.hosts) if share else None
-    before = existing_endpoint(desk.cluster, name)
-    standing = _check_before(desk, request, name, model, before)
+    root = check_share(context, name, share, request.hosts) if share else None
+    before = existing_endpoint(context.cluster, name)
+    standing = _check_before(context, request, name, model, before)
     if before is not None:
-        warned(desk, catch_up(desk, name, publish=False))
+        emit_warnings(context, flush_outbox(context, name, publish=False))
 
     values = DeploymentValues(
         name=request.name,
@@ -142,31 +142,31 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         from_folder=request.from_folder,
         pod=request.pod,
     )
-    deployment = deployment_manifest(desk.templates["Deployment"], values)
-    service = service_manifest(desk.templates["Service"], name)
-    rule = exported_to(destination_rule_manifest(desk.templates["DestinationRule"], name), request.export_to)
+    deployment = deployment_manifest(context.templates["Deployment"], values)
+    service = service_manifest(context.templates["Service"], name)
+    rule = exported_to(destination_rule_manifest(context.templates["DestinationRule"], name), request.export_to)
     virtual_service = virtual_service_manifest(
-        desk.templates["VirtualService"], name, (name, *request.hosts), request.gateways
+        context.templates["VirtualService"], name, (name, *request.hosts), request.gateways
     )
     virtual_service = exported_to(virtual_service, request.export_to)
     if before is None and share is None:
-        check_hosts(virtual_service, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
-    desk.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
-    _apply(desk, service, deployment)
+        check_hosts(virtual_service, context.cluster.list("VirtualService", {}), context.cluster.scope)
+    context.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
+    _apply(context, service, deployment)
     if not request.wait:
         pending = (
             f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
             "waits for them and does the rest"
         )
-        desk.tell(pending)
+        context.tell(pending)
         return Outcome(endpoint=before, changed=True, pending=pending)
-    _wait_ready(desk, request, name, before)
-    desk.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    _wait_ready(context, request, name, before)
+    context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
     if share is not None and before is not None:
-        claim(desk, name, share, request.hosts, request.gateways)
+        claim(context, name, share, request.hosts, request.gateways)
     if before is None:
-        outcome = first(
-            desk,
+        outcome = create_endpoint(
+            context,
             name,
             request.name,
             model.label,
@@ -181,23 +181,23 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
         )
     else:
         outcome = move(
-            desk,
+            context,
             name,
             lambda now: transitions.pin(now, request.name),
             action="deploy",
             reason=request.reason,
             timeout=request.timeout,
         )
-    prove_pinned(desk, name, request.name, model.label, request.timeout)
-    endpoint = endpoint_of(desk.cluster, name)
+    prove_pinned(context, name, request.name, model.label, request.timeout)
+    endpoint = endpoint_of(context.cluster, name)
     if before is None or request.strategy is None or endpoint.role_of(request.name) == "stable":
         return outcome
     started = start(
-        desk,
+        context,
         name,
         strategy=request.strategy,
         candidates=(request.name,),
-        wish=request.wish,
+        traffic_request=request.traffic_request,
         release_id=request.release_id,
         supersede=request.supersede,
         reason=request.reason,
@@ -211,7 +211,7 @@ def deploy(desk: Desk, request: DeployRequest) -> Outcome:
 
 
 def update(
-    desk: Desk,
+    context: Context,
     name: str,
     *,
     model_uri: str | None = None,
@@ -232,9 +232,9 @@ def update(
         InvalidInput: An option is wrong, or none was given.
         NotReady: The new pods did not come up; the old ones keep serving.
     """
-    found = deployment_of(desk.cluster, name)
+    found = deployment_of(context.cluster, name)
     if model_uri is not None:
-        asked = desk.registry.resolve(parse_model_uri(model_uri)).label
+        asked = context.registry.resolve(parse_model_uri(model_uri)).label
         serves = versions_of([found])[name]
         if asked != serves:
             raise StateConflict(
@@ -243,7 +243,7 @@ def update(
     elif replicas is None and env is None and image is None:
         raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
     if replicas == 0:
-        endpoint = existing_endpoint(desk.cluster, labels_of(found)[ENDPOINT_LABEL])
+        endpoint = existing_endpoint(context.cluster, labels_of(found)[ENDPOINT_LABEL])
         if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):
             raise StateConflict(
                 f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
@@ -254,15 +254,15 @@ def update(
             raise NotFound(f"there is no deployment '{name}' any more")
         return _with_pods(obj, replicas, env, image)
 
-    _, after = desk.cluster.edit("Deployment", name, change)
+    _, after = context.cluster.edit("Deployment", name, change)
     if wait and replicas != 0:
-        desk.cluster.wait_ready(name, ready_timeout)
+        context.cluster.wait_ready(name, ready_timeout)
     return after
 
 
-def _default_endpoint(desk: Desk, model: ModelVersion) -> str:
+def _default_endpoint(context: Context, model: ModelVersion) -> str:
     name = service_name(model.model)
-    labels = versions_of(deployments_of(desk.cluster, name)).values()
+    labels = versions_of(deployments_of(context.cluster, name)).values()
     others = {parse_label(label).model for label in labels if label}
     if others and model.model not in others:
         raise StateConflict(
@@ -283,19 +283,19 @@ def _flavor(model: ModelVersion, flavor: str | None) -> str:
 
 
 def _check_before(
-    desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
+    context: Context, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
 ) -> Object | None:
     """Refuse what can't end well before anything is applied; the Deployment if it stands already."""
     if request.strategy is not None:
         check_strategy(request.strategy)
-        check_wish(request.strategy, request.wish, starting=True)
-    elif request.wish.said:
-        raise InvalidInput(f"option '{request.wish.said[0]}' needs a strategy")
+        check_traffic_request(request.strategy, request.traffic_request, starting=True)
+    elif request.traffic_request.said:
+        raise InvalidInput(f"option '{request.traffic_request.said[0]}' needs a strategy")
     if before is not None and request.release_id is not None:
         transitions.check_part(before, request.release_id, request.name, model.label)
     if before is not None:
         check_not_deleting(before)
-    found = desk.cluster.get("Deployment", request.name)
+    found = context.cluster.get("Deployment", request.name)
     if found is not None:
         serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
         if labels_of(found).get(ENDPOINT_LABEL) != name or serves != model.label:
@@ -305,12 +305,16 @@ def _check_before(
                 f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
             )
     for kind in ("Service", "DestinationRule"):
-        other = desk.cluster.get(kind, name)
+        other = context.cluster.get(kind, name)
         if other is not None and not is_ours(other, name):
             raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
-    _check_aliases(desk, request, name, model, before)
+    _check_aliases(context, request, name, model, before)
     if before is None:
-        useless = [option for option in request.wish.said if (option, request.wish.weight) != ("weight", 100)]
+        useless = [
+            option
+            for option in request.traffic_request.said
+            if (option, request.traffic_request.weight) != ("weight", 100)
+        ]
         if request.strategy in ("ab", "shadow"):
             useless.append("strategy")
         if useless:
@@ -322,35 +326,37 @@ def _check_before(
         superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
         candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
         release = plan(
-            desk,
+            context,
             candidate,
             request.strategy,
             (request.name,),
-            request.wish,
+            request.traffic_request,
             request.release_id,
             versions={request.name: model.label},
         )
         transitions.check_plan(before, release)
         transitions.check_not_ended(before, release.id)
-        transitions.start(candidate, release, request.wish)
+        transitions.start(candidate, release, request.traffic_request)
     return found
 
 
-def _apply(desk: Desk, service: Object, deployment: Object) -> None:
+def _apply(context: Context, service: Object, deployment: Object) -> None:
     """Service and Deployment; a Deployment that is refused leaves no Service behind."""
     name = name_of(service)
-    there = desk.cluster.get("Service", name) is not None
+    there = context.cluster.get("Service", name) is not None
     if not there:
-        desk.cluster.apply(service)
+        context.cluster.apply(service)
     try:
-        desk.cluster.apply(deployment)
+        context.cluster.apply(deployment)
     except MlflowIstioError:
-        if not there and not deployments_of(desk.cluster, name):
-            desk.cluster.delete("Service", name)
+        if not there and not deployments_of(context.cluster, name):
+            context.cluster.delete("Service", name)
         raise
 
 
-def _check_aliases(desk: Desk, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None) -> None:
+def _check_aliases(
+    context: Context, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
+) -> None:
     if before is not None and any(before.settings.get(key) != value for key, value in request.settings.items()):
         has = " and ".join(f"'{alias}'" for alias in alias_names(before.settings).values()) or "none"
         raise StateConflict(
@@ -359,19 +365,19 @@ def _check_aliases(desk: Desk, request: DeployRequest, name: str, model: ModelVe
     aliases = tuple(alias_names(before.settings if before else request.settings).values())
     if len(set(aliases)) < len(aliases):
         raise InvalidInput(f"champion_alias and challenger_alias are both '{aliases[0]}': give each its own")
-    desk.registry.check_aliases(model.model, aliases, f"{desk.scope}/{name}")
+    context.registry.check_aliases(model.model, aliases, f"{context.scope}/{name}")
 
 
-def _wait_ready(desk: Desk, request: DeployRequest, name: str, before: Endpoint | None) -> None:
+def _wait_ready(context: Context, request: DeployRequest, name: str, before: Endpoint | None) -> None:
     """Wait for the pods; what nobody can reach yet is taken away again when they don't come up."""
     try:
-        desk.cluster.wait_ready(request.name, request.ready_timeout)
+        context.cluster.wait_ready(request.name, request.ready_timeout)
     except NotReady as exc:
         if before is not None and request.name in before.traffic.pins:
             raise
-        desk.cluster.delete("Deployment", request.name)
-        if before is None and not deployments_of(desk.cluster, name):
-            desk.cluster.delete("Service", name)
+        context.cluster.delete("Deployment", request.name)
+        if before is None and not deployments_of(context.cluster, name):
+            context.cluster.delete("Service", name)
         raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
 
 
@@ -391,8 +397,8 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
     return {**obj, "spec": spec}
 
 
-def first(
-    desk: Desk,
+def create_endpoint(
+    context: Context,
     name: str,
     deployment: str,
     label: str,
@@ -409,7 +415,7 @@ def first(
     """Make an endpoint's VirtualService and, under a shared host, let the root delegate to it.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         deployment: Its first deployment.
         label: ``MODEL/VERSION`` that the deployment serves.
@@ -426,20 +432,20 @@ def first(
         StateConflict: It came into being meanwhile.
         NotRouted: A proxy did not take it over in time.
     """
-    run, warnings = run_for(desk, name, None)
+    run, warnings = run_for(context, name, None)
     own = Destination(host=name, subset=deployment)
     fresh = Endpoint(
         name=name,
-        traffic=Traffic(split=(Share(destination=own, weight=100),), pins=(deployment,)),
+        traffic=Traffic(split=(WeightedDestination(destination=own, weight=100),), pins=(deployment,)),
         stable=own,
         route=f"{prefix(name)}split",
         settings={**settings, **({ROOT: root} if root else {})},
-        sequence=last_sequence(desk, name),
+        sequence=last_sequence(context, name),
     )
-    stamp = Stamp(
-        id=desk.new_id(),
-        time=desk.clock.now(),
-        who=desk.who,
+    change_metadata = ChangeMetadata(
+        id=context.new_id(),
+        time=context.clock.now(),
+        who=context.who,
         action="deploy",
         reason=reason,
         run=run,
@@ -449,26 +455,26 @@ def first(
 
     def create(found: Object | None) -> Object:
         if found is None:
-            return first_endpoint(bare, fresh, stamp)
-        if has_endpoint(found, name) and read_endpoint(found, name).has_change(stamp.id):
+            return first_endpoint(bare, fresh, change_metadata)
+        if has_endpoint(found, name) and read_endpoint(found, name).has_change(change_metadata.id):
             return found  # a lost reply
         raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
 
-    _, after = desk.cluster.edit("VirtualService", name, create)
+    _, after = context.cluster.edit("VirtualService", name, create)
     if share is not None:
-        claim(desk, name, share, hosts, gateways)
+        claim(context, name, share, hosts, gateways)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(desk, endpoint, timeout, after)
-    warnings += catch_up(desk, name, objects={stamp.id: {"after": after}})
-    return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=warned(desk, warnings))
+    proxies = prove_change(context, endpoint, timeout, after)
+    warnings += flush_outbox(context, name, objects={change_metadata.id: {"after": after}})
+    return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=emit_warnings(context, warnings))
 
 
-def last_sequence(desk: Desk, name: str) -> int:
+def last_sequence(context: Context, name: str) -> int:
     """Where the count stands if an endpoint of this name was deleted before; its history goes on."""
     try:
-        return max((change.sequence for change in desk.registry.history(desk.scope, name)), default=0)
+        return max((change.sequence for change in context.registry.history(context.scope, name)), default=0)
     except RegistryError as exc:
-        desk.tell(
+        context.tell(
             f"the history of endpoint '{name}' could not be read, so its changes are counted from 1 ({exc.message})"
         )
         return 0

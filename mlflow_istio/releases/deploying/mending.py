@@ -6,16 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow_istio.core.basics.objects import Object, name_of, with_annotations
-from mlflow_istio.core.endpoint.standing import nothing_stands, standing_of
+from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.inspection.diagnosis import Finding
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_subset, without_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
-from mlflow_istio.releases.context import Desk, deployments_of, edit_home, endpoint_of, found_home, versions_of
+from mlflow_istio.releases.context import (
+    Context,
+    deployments_of,
+    edit_virtual_service,
+    endpoint_of,
+    find_virtual_service,
+    versions_of,
+)
 from mlflow_istio.releases.deploying.sweeping import enforce
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.policy import follow
 from mlflow_istio.releases.moving.proof import prove_change
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
@@ -35,14 +42,14 @@ class Mended:
     problem: str = ""
 
 
-def mend(desk: Desk, findings: Sequence[Finding]) -> list[Mended]:
+def mend(context: Context, findings: Sequence[Finding]) -> list[Mended]:
     """Mend what is safe to mend; one that fails does not hold back the others."""
     done = []
     for finding in findings:
         if not finding.safe:
             continue
         try:
-            _MENDERS[finding.code](desk, finding)
+            _MENDERS[finding.code](context, finding)
         except MlflowIstioError as exc:
             done.append(Mended(finding=finding, problem=exc.message))
         else:
@@ -50,36 +57,40 @@ def mend(desk: Desk, findings: Sequence[Finding]) -> list[Mended]:
     return done
 
 
-def _mend_annotations(desk: Desk, finding: Finding) -> None:
+def _mend_annotations(context: Context, finding: Finding) -> None:
     name = finding.endpoint
-    home = found_home(desk.cluster, name) or desk.cluster.get("VirtualService", name)
-    if home is None:
+    virtual_service = find_virtual_service(context.cluster, name) or context.cluster.get("VirtualService", name)
+    if virtual_service is None:
         raise NotFound(f"VirtualService '{name}' is gone")
-    recorded = desk.registry.history(desk.scope, name)
+    recorded = context.registry.history(context.scope, name)
 
     def restore(found: Object | None) -> Object:
-        kept = kept_annotations(desk, found, name, recorded) if found is not None else None
+        kept = kept_annotations(context, found, name, recorded) if found is not None else None
         if found is None or kept is None:
-            raise StateConflict(f"VirtualService '{name_of(home)}' was changed meanwhile: run the same command again")
+            raise StateConflict(
+                f"VirtualService '{name_of(virtual_service)}' was changed meanwhile: run the same command again"
+            )
         return with_annotations(found, kept)
 
-    desk.cluster.edit("VirtualService", name_of(home), restore)
-    catch_up(desk, name)
+    context.cluster.edit("VirtualService", name_of(virtual_service), restore)
+    flush_outbox(context, name)
 
 
-def _mend_routes(desk: Desk, finding: Finding) -> None:
+def _mend_routes(context: Context, finding: Finding) -> None:
     name = finding.endpoint
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
 
-    edit_home(desk.cluster, endpoint.home, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name)))
-    prove_change(desk, endpoint, DEFAULT_TIMEOUT)
+    edit_virtual_service(
+        context.cluster, endpoint.virtual_service, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name))
+    )
+    prove_change(context, endpoint, DEFAULT_TIMEOUT)
 
 
-def _mend_rule(desk: Desk, finding: Finding) -> None:
+def _mend_rule(context: Context, finding: Finding) -> None:
     name = finding.endpoint
-    endpoint = endpoint_of(desk.cluster, name)
-    deployed = {name_of(obj) for obj in deployments_of(desk.cluster, name)}
-    fresh = destination_rule_manifest(desk.templates["DestinationRule"], name)
+    endpoint = endpoint_of(context.cluster, name)
+    deployed = {name_of(obj) for obj in deployments_of(context.cluster, name)}
+    fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
 
     def right(found: Object | None) -> Object:
         rule = found or fresh
@@ -98,44 +109,44 @@ def _mend_rule(desk: Desk, finding: Finding) -> None:
                 rule = without_subset(rule, subset["name"])
         return rule
 
-    desk.cluster.edit("DestinationRule", name, right)
-    follow(desk, name, endpoint.traffic.policy)
+    context.cluster.edit("DestinationRule", name, right)
+    follow(context, name, endpoint.traffic.policy)
 
 
-def _mend_gone(desk: Desk, finding: Finding) -> None:
+def _mend_gone(context: Context, finding: Finding) -> None:
     name, deployment = finding.endpoint, finding.what
-    move(desk, name, lambda now: transitions.unpin(now, deployment), action="remove", reason="its pods are gone")
-    if desk.cluster.get("DestinationRule", name) is not None:
-        desk.cluster.edit("DestinationRule", name, lambda rule: without_subset(rule or {}, deployment))
+    move(context, name, lambda now: transitions.unpin(now, deployment), action="remove", reason="its pods are gone")
+    if context.cluster.get("DestinationRule", name) is not None:
+        context.cluster.edit("DestinationRule", name, lambda rule: without_subset(rule or {}, deployment))
 
 
-def _mend_ledger(desk: Desk, finding: Finding) -> None:
-    warnings = catch_up(desk, finding.endpoint, publish=True)
+def _mend_ledger(context: Context, finding: Finding) -> None:
+    warnings = flush_outbox(context, finding.endpoint, publish=True)
     if warnings:
         raise RegistryError(warnings[0])
 
 
-def _mend_standing(desk: Desk, finding: Finding) -> None:
+def _mend_standing(context: Context, finding: Finding) -> None:
     name = finding.endpoint
-    labels = labels_in(desk.registry.history(desk.scope, name))
-    home = found_home(desk.cluster, name)
-    if home is None:
-        desk.registry.publish(nothing_stands(desk.scope, name, {}, labels))
+    labels = labels_in(context.registry.history(context.scope, name))
+    virtual_service = find_virtual_service(context.cluster, name)
+    if virtual_service is None:
+        context.registry.publish(nothing_stands(context.scope, name, {}, labels))
         return
-    endpoint = read_endpoint(home, name)
-    versions = versions_of(deployments_of(desk.cluster, name))
-    desk.registry.publish(standing_of(endpoint, desk.scope, versions, labels - set(versions.values())))
+    endpoint = read_endpoint(virtual_service, name)
+    versions = versions_of(deployments_of(context.cluster, name))
+    context.registry.publish(registry_state_of(endpoint, context.scope, versions, labels - set(versions.values())))
 
 
-def _mend_run(desk: Desk, finding: Finding) -> None:
-    desk.registry.close_run(finding.what, "abandoned")
+def _mend_run(context: Context, finding: Finding) -> None:
+    context.registry.close_run(finding.what, "abandoned")
 
 
-def _mend_overdue(desk: Desk, finding: Finding) -> None:
-    enforce(desk, finding.endpoint)
+def _mend_overdue(context: Context, finding: Finding) -> None:
+    enforce(context, finding.endpoint)
 
 
-_MENDERS: Mapping[str, Callable[[Desk, Finding], None]] = {
+_MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "damaged": _mend_annotations,
     "edited-routes": _mend_routes,
     "no-destination-rule": _mend_rule,

@@ -9,16 +9,24 @@ from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, StateConflict
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.scoring import Score
-from mlflow_istio.releases.context import Desk, address_of, deployments_of, versions_of
+from mlflow_istio.releases.context import Context, address_of, deployments_of, versions_of
 
 
 def preflight(
-    desk: Desk, models: Models, score: Score, name: str, *, stable: str, candidate: str, force: bool, timeout: float
+    context: Context,
+    models: Models,
+    score: Score,
+    name: str,
+    *,
+    stable: str,
+    candidate: str,
+    force: bool,
+    timeout: float,
 ) -> tuple[str, ...]:
     """Compare the candidate's signature with the stable's, and replay its input example through its header route.
 
     Args:
-        desk: The ports.
+        context: The ports.
         models: What model versions say of themselves.
         score: Sends one request.
         name: The endpoint.
@@ -34,7 +42,7 @@ def preflight(
         StateConflict: The signature differs so that callers would fail, or the example isn't answered as promised.
         RegistryError: The registry can't be reached.
     """
-    versions = versions_of(deployments_of(desk.cluster, name))
+    versions = versions_of(deployments_of(context.cluster, name))
     warnings: list[str] = []
     card = models.card(versions[candidate])
     old = ModelCard()
@@ -55,15 +63,15 @@ def preflight(
     if card.example is None:
         warnings.append(f"'{candidate}' has no input_example: whether it answers was not tried")
         return tuple(warnings)
-    _replay(desk, score, name, candidate, card, timeout)
+    _replay(context, score, name, candidate, card, timeout)
     return tuple(warnings)
 
 
-def _replay(desk: Desk, score: Score, name: str, candidate: str, card: ModelCard, timeout: float) -> None:
-    desk.tell(f"sending the input example to '{candidate}'")
+def _replay(context: Context, score: Score, name: str, candidate: str, card: ModelCard, timeout: float) -> None:
+    context.tell(f"sending the input example to '{candidate}'")
     example = json.loads(card.example or "{}")
     try:
-        answer = score(address_of(desk.cluster, name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
+        answer = score(address_of(context.cluster, name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
     except (ClusterError, InvalidInput) as exc:
         raise StateConflict(
             f"'{candidate}' fails on its own input example, so it gets no traffic: {exc.message}"

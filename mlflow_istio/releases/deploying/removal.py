@@ -16,23 +16,23 @@ from mlflow_istio.core.policy.routes import written_policy
 from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
 from mlflow_istio.releases.context import (
     ROOT,
-    Desk,
+    Context,
     Outcome,
     deployments_of,
+    emit_warnings,
     endpoint_of,
     entrance_of,
     existing_endpoint,
-    found_home,
+    find_virtual_service,
     is_ours,
     versions_of,
-    warned,
 )
 from mlflow_istio.releases.deploying.sharing import check_nothing_under, give_up_claims
-from mlflow_istio.releases.ledger import catch_up, publish_nothing, run_for
+from mlflow_istio.releases.ledger import flush_outbox, publish_nothing, run_for
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 
 
-def delete(desk: Desk, name: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
+def delete(context: Context, name: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
     """Take a deployment away; None when there is none (deleting twice is fine).
 
     The registry forgets where its version served before the pods go, since afterwards nobody knows which version it was.
@@ -41,28 +41,28 @@ def delete(desk: Desk, name: str, *, reason: str = "", timeout: float = DEFAULT_
         StateConflict: It has traffic, is stable, or belongs to the open release.
         NotRouted: A proxy did not take the change over in time; the pods still run.
     """
-    found = desk.cluster.get("Deployment", name)
+    found = context.cluster.get("Deployment", name)
     if found is None or DEPLOYMENT_LABEL not in labels_of(found):
         return None
     endpoint = labels_of(found)[ENDPOINT_LABEL]
     outcome = Outcome(endpoint=None, changed=True)
-    if existing_endpoint(desk.cluster, endpoint) is not None:
+    if existing_endpoint(context.cluster, endpoint) is not None:
         outcome = move(
-            desk,
+            context,
             endpoint,
             lambda now: transitions.unpin(now, name),
             action="remove",
             reason=reason,
             timeout=timeout,
         )
-        desk.clock.sleep(desk.removal_delay)
-        _drop_subset(desk, endpoint, name)
-    desk.cluster.delete("Deployment", name)
+        context.clock.sleep(context.removal_delay)
+        _drop_subset(context, endpoint, name)
+    context.cluster.delete("Deployment", name)
     return outcome
 
 
 def delete_endpoint(
-    desk: Desk, name: str, *, force: bool = False, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+    context: Context, name: str, *, force: bool = False, reason: str = "", timeout: float = DEFAULT_TIMEOUT
 ) -> bool:
     """Take an endpoint away with all its deployments; False when there is none.
 
@@ -70,7 +70,7 @@ def delete_endpoint(
     not made for the endpoint stay.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         force: Whether to delete it with a release open, with a registry that is down, or when it can't be read any more.
         reason: Why, for the ledger.
@@ -81,80 +81,80 @@ def delete_endpoint(
         InvalidInput: It can't be read, and it is not forced.
         NotRouted: A proxy did not take the mark over in time, and it is not forced.
     """
-    check_nothing_under(desk, name)
-    endpoint = _readable(desk, name, force)
-    routes = found_home(desk.cluster, name) or _named(desk, name)
-    deployments = deployments_of(desk.cluster, name)
+    check_nothing_under(context, name)
+    endpoint = _readable(context, name, force)
+    routes = find_virtual_service(context.cluster, name) or _named(context, name)
+    deployments = deployments_of(context.cluster, name)
     if endpoint is not None:
-        if not endpoint.deleting or _is_reached(desk, name):
-            _mark_deleting(desk, name, force=force, reason=reason, timeout=timeout)
+        if not endpoint.deleting or _is_reached(context, name):
+            _mark_deleting(context, name, force=force, reason=reason, timeout=timeout)
     elif deployments:
-        warned(desk, publish_nothing(desk, name, {}, versions_of(deployments).values()))
-    give_up_claims(desk, name, endpoint.settings.get(ROOT, "") if endpoint else None)
+        emit_warnings(context, publish_nothing(context, name, {}, versions_of(deployments).values()))
+    give_up_claims(context, name, endpoint.settings.get(ROOT, "") if endpoint else None)
     if routes is not None:
         if is_ours(routes, name):
-            desk.cluster.delete("VirtualService", name)
+            context.cluster.delete("VirtualService", name)
         else:
-            _give_back(desk, name, name_of(routes), torn=endpoint is None)
-        desk.clock.sleep(desk.removal_delay)
-    gone = [_delete_ours(desk, "DestinationRule", name)]
-    gone += [desk.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
-    gone += [_delete_ours(desk, "Service", name)]
+            _give_back(context, name, name_of(routes), torn=endpoint is None)
+        context.clock.sleep(context.removal_delay)
+    gone = [_delete_ours(context, "DestinationRule", name)]
+    gone += [context.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
+    gone += [_delete_ours(context, "Service", name)]
     return routes is not None or any(gone)
 
 
-def _is_reached(desk: Desk, name: str) -> bool:
+def _is_reached(context: Context, name: str) -> bool:
     """Whether requests still come to an endpoint; the root of one whose deletion was cut short may have let go of it."""
     try:
-        entrance_of(desk.cluster, name)
+        entrance_of(context.cluster, name)
     except NotFound:
         return False
     return True
 
 
-def _give_back(desk: Desk, name: str, home: str, *, torn: bool) -> None:
+def _give_back(context: Context, name: str, virtual_service: str, *, torn: bool) -> None:
     """Take our routes and annotations out of a VirtualService that stays its owner's."""
 
     def give_back(virtual_service: Object | None) -> Object:
         if virtual_service is None:
-            raise NotFound(f"VirtualService '{home}' went away meanwhile: run the same command again")
+            raise NotFound(f"VirtualService '{virtual_service}' went away meanwhile: run the same command again")
         if not has_endpoint(virtual_service, name):
             return virtual_service
         return torn_out(virtual_service, name) if torn else given_back(virtual_service, name)
 
-    desk.tell(f"giving route back to VirtualService '{home}'")
-    desk.cluster.edit("VirtualService", home, give_back)
+    context.tell(f"giving route back to VirtualService '{virtual_service}'")
+    context.cluster.edit("VirtualService", virtual_service, give_back)
 
 
-def _named(desk: Desk, name: str) -> Object | None:
+def _named(context: Context, name: str) -> Object | None:
     """The VirtualService that was made for the endpoint, even if it no longer says that it carries it."""
-    found = desk.cluster.get("VirtualService", name)
+    found = context.cluster.get("VirtualService", name)
     return found if found is not None and is_ours(found, name) else None
 
 
-def _readable(desk: Desk, name: str, force: bool) -> Endpoint | None:
+def _readable(context: Context, name: str, force: bool) -> Endpoint | None:
     """The endpoint; None when there is none, or when it is forced and ours but can't be read."""
-    found = found_home(desk.cluster, name) or _named(desk, name)
+    found = find_virtual_service(context.cluster, name) or _named(context, name)
     if found is None:
-        left = deployments_of(desk.cluster, name) or any(
-            (obj := desk.cluster.get(kind, name)) is not None and is_ours(obj, name)
+        left = deployments_of(context.cluster, name) or any(
+            (obj := context.cluster.get(kind, name)) is not None and is_ours(obj, name)
             for kind in ("Service", "DestinationRule")
         )
         # A VirtualService of that name may have been adopted, and given back before the rest was taken away.
-        return None if left else existing_endpoint(desk.cluster, name)
+        return None if left else existing_endpoint(context.cluster, name)
     try:
-        return read_endpoint(found, name) if has_endpoint(found, name) else existing_endpoint(desk.cluster, name)
+        return read_endpoint(found, name) if has_endpoint(found, name) else existing_endpoint(context.cluster, name)
     except (InvalidInput, NotFound, StateConflict) as exc:
         if not force or not (is_ours(found, name) or looks_adopted(found, name)):
             raise
-        warned(desk, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
+        emit_warnings(context, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
         return None
 
 
-def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: float) -> None:
+def _mark_deleting(context: Context, name: str, *, force: bool, reason: str, timeout: float) -> None:
     """From here on nothing else may change the endpoint, and the ledger says who deletes it."""
     if not force:
-        _, problems = run_for(desk, name, None)  # before the mark: it would forbid even a rollback
+        _, problems = run_for(context, name, None)  # before the mark: it would forbid even a rollback
         if problems:
             raise StateConflict(
                 f"endpoint '{name}' can't be deleted while the registry is down, which must know of it ({problems[0]}): make it "
@@ -162,7 +162,7 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
             )
     try:
         move(
-            desk,
+            context,
             name,
             lambda now: transitions.mark_deleting(now, force=force),
             action="delete",
@@ -174,12 +174,14 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
     except NotRouted as exc:
         if not force:
             raise
-        warned(desk, (exc.message, *catch_up(desk, name)))
+        emit_warnings(context, (exc.message, *flush_outbox(context, name)))
     except NotFound:
-        if _is_reached(desk, name):
+        if _is_reached(context, name):
             raise
-        warned(desk, catch_up(desk, name))  # its root lets no request through to it, so there is nothing to prove
-    waiting = endpoint_of(desk.cluster, name).unrecorded
+        emit_warnings(
+            context, flush_outbox(context, name)
+        )  # its root lets no request through to it, so there is nothing to prove
+    waiting = endpoint_of(context.cluster, name).outbox
     if waiting and not force:
         raise StateConflict(
             f"endpoint '{name}' holds {len(waiting)} routing changes the registry does not have: make it reachable and delete "
@@ -187,12 +189,12 @@ def _mark_deleting(desk: Desk, name: str, *, force: bool, reason: str, timeout: 
         )
 
 
-def _delete_ours(desk: Desk, kind: str, name: str) -> bool:
-    found = desk.cluster.get(kind, name)
-    return found is not None and is_ours(found, name) and desk.cluster.delete(kind, name)
+def _delete_ours(context: Context, kind: str, name: str) -> bool:
+    found = context.cluster.get(kind, name)
+    return found is not None and is_ours(found, name) and context.cluster.delete(kind, name)
 
 
-def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:
+def _drop_subset(context: Context, endpoint: str, deployment: str) -> None:
     def drop(rule: Object | None) -> Object:
         if rule is None:
             raise NotFound(f"DestinationRule '{endpoint}' is gone")
@@ -200,5 +202,5 @@ def _drop_subset(desk: Desk, endpoint: str, deployment: str) -> None:
         settings = written_policy(left, endpoint).policy.without_deployment(deployment)
         return with_policy(left, endpoint, settings)
 
-    if desk.cluster.get("DestinationRule", endpoint) is not None:
-        desk.cluster.edit("DestinationRule", endpoint, drop)
+    if context.cluster.get("DestinationRule", endpoint) is not None:
+        context.cluster.edit("DestinationRule", endpoint, drop)

@@ -10,9 +10,9 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.moves.way_back import check_restorable, find_change, needed, restore
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
-from mlflow_istio.releases.context import Desk, Outcome, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.context import Context, Outcome, deployments_of, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, update
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 
 AsRequest = Callable[[str, str], DeployRequest]
@@ -20,7 +20,7 @@ AsRequest = Callable[[str, str], DeployRequest]
 
 
 def rollback_to(
-    desk: Desk,
+    context: Context,
     name: str,
     to: str,
     *,
@@ -36,7 +36,7 @@ def rollback_to(
     scaled to 0 gets one replica. Only when all of it answers does one edit move the traffic.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         to: Sequence number or id of the change.
         as_request: Makes the request for a deployment that has to come back.
@@ -52,16 +52,16 @@ def rollback_to(
         NotReady: A deployment that would get traffic is not ready, and it is not forced.
         NotRouted: A proxy did not take a change over in time.
     """
-    endpoint = endpoint_of(desk.cluster, name)
-    changes = _known_changes(desk, endpoint, to)
+    endpoint = endpoint_of(context.cluster, name)
+    changes = _known_changes(context, endpoint, to)
     change = find_change(changes, to, name)
     check_restorable(change)
     versions = needed(change, changes)
-    _bring_back(desk, endpoint, change, versions, as_request, force=force, ready_timeout=ready_timeout)
-    now = desk.clock.now()
-    deployed = tuple(name_of(obj) for obj in deployments_of(desk.cluster, name))
+    _bring_back(context, endpoint, change, versions, as_request, force=force, ready_timeout=ready_timeout)
+    now = context.clock.now()
+    deployed = tuple(name_of(obj) for obj in deployments_of(context.cluster, name))
     return move(
-        desk,
+        context,
         name,
         lambda found: restore(found, change, now, deployed),
         action="rollback",
@@ -73,13 +73,13 @@ def rollback_to(
     )
 
 
-def _known_changes(desk: Desk, endpoint: Endpoint, to: str) -> Sequence[RoutingChange]:
+def _known_changes(context: Context, endpoint: Endpoint, to: str) -> Sequence[RoutingChange]:
     """Changes of the registry and those on the object; the latter alone, if they hold the one that is meant."""
-    for warning in catch_up(desk, endpoint.name, publish=False):
-        desk.warn(warning)
-    waiting = endpoint.unrecorded
+    for warning in flush_outbox(context, endpoint.name, publish=False):
+        context.warn(warning)
+    waiting = endpoint.outbox
     try:
-        recorded = desk.registry.history(desk.scope, endpoint.name)
+        recorded = context.registry.history(context.scope, endpoint.name)
     except RegistryError as exc:
         if any(to in (str(change.sequence), change.id) for change in waiting):
             return waiting
@@ -92,7 +92,7 @@ def _known_changes(desk: Desk, endpoint: Endpoint, to: str) -> Sequence[RoutingC
 
 
 def _bring_back(
-    desk: Desk,
+    context: Context,
     endpoint: Endpoint,
     change: RoutingChange,
     versions: Mapping[str, str],
@@ -102,7 +102,7 @@ def _bring_back(
     ready_timeout: float,
 ) -> None:
     """Deploy what is gone, once it is certain that all of it can be."""
-    found = {name_of(obj): obj for obj in deployments_of(desk.cluster, endpoint.name)}
+    found = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
     serving = versions_of(list(found.values()))
     gone: dict[str, str] = {}
     for name, version in versions.items():
@@ -118,19 +118,21 @@ def _bring_back(
                 f"change {change.sequence} needs deployment '{name}', which is gone, and no entry says which version it "
                 "served: deploy it first under that name"
             )
-        gone[name] = _uri(desk, name, version, change)
+        gone[name] = _uri(context, name, version, change)
     for name, uri in gone.items():
-        desk.tell(f"deployment '{name}' is gone: bringing it back")
-        deploy(desk, as_request(name, uri))
+        context.tell(f"deployment '{name}' is gone: bringing it back")
+        deploy(context, as_request(name, uri))
     for name in versions:
         if name in found and not _replicas(found[name]) and not force:
-            desk.tell(f"deployment '{name}' has no replicas: bringing one up")
-            update(desk, name, replicas=1, ready_timeout=ready_timeout)
+            context.tell(f"deployment '{name}' has no replicas: bringing one up")
+            update(context, name, replicas=1, ready_timeout=ready_timeout)
         elif name in found and name not in endpoint.traffic.pins:
-            deploy(desk, as_request(name, _uri(desk, name, serving[name], change)))  # its removal was not finished
+            deploy(
+                context, as_request(name, _uri(context, name, serving[name], change))
+            )  # its removal was not finished
 
 
-def _uri(desk: Desk, name: str, version: str, change: RoutingChange) -> str:
+def _uri(context: Context, name: str, version: str, change: RoutingChange) -> str:
     """The model URI of a version that can still be deployed.
 
     Raises:
@@ -139,7 +141,7 @@ def _uri(desk: Desk, name: str, version: str, change: RoutingChange) -> str:
     """
     label = parse_label(version)
     try:
-        return desk.registry.resolve(ModelReference(model=label.model, version=label.version)).uri
+        return context.registry.resolve(ModelReference(model=label.model, version=label.version)).uri
     except NotFound as exc:
         raise NotFound(
             f"change {change.sequence} needs deployment '{name}' of {version}, which can't be brought back: {exc.message}"

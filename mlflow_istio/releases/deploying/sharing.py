@@ -12,7 +12,7 @@ from mlflow_istio.core.mesh.manifests import service_manifest, virtual_service_m
 from mlflow_istio.core.mesh.virtual_service import routes_of
 from mlflow_istio.core.moves.claims import Claim, claimants, claimed, released
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
-from mlflow_istio.releases.context import ROOT, Desk, existing_endpoint, found_home, is_ours
+from mlflow_istio.releases.context import ROOT, Context, existing_endpoint, find_virtual_service, is_ours
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class HostShare:
     claim: Claim
 
 
-def check_share(desk: Desk, name: str, share: HostShare, hosts: tuple[str, ...]) -> str:
+def check_share(context: Context, name: str, share: HostShare, hosts: tuple[str, ...]) -> str:
     """Refuse a share that can't be before anything is applied; the name of the root.
 
     Raises:
@@ -37,14 +37,14 @@ def check_share(desk: Desk, name: str, share: HostShare, hosts: tuple[str, ...])
     """
     if share.under == name:
         raise InvalidInput(f"endpoint '{name}' can't stand under itself: name another host with 'under'")
-    root = _root(desk, share.under)
-    before = existing_endpoint(desk.cluster, name)
+    root = _root(context, share.under)
+    before = existing_endpoint(context.cluster, name)
     root_name = share.under if root is None else name_of(root)
     if before is not None and before.settings.get(ROOT) != root_name:
         raise StateConflict(f"endpoint '{name}' exists already and is not under '{share.under}': leave 'under' out")
     if root is None:
         check_endpoint_name(share.under)
-        other = desk.cluster.get("Service", share.under)
+        other = context.cluster.get("Service", share.under)
         if other is not None and not is_ours(other, share.under):
             raise StateConflict(f"Service '{share.under}' exists and is not ours: use another name with 'under'")
         return root_name
@@ -60,47 +60,47 @@ def as_delegate(virtual_service: Object) -> Object:
     return {**virtual_service, "spec": spec}
 
 
-def claim(desk: Desk, name: str, share: HostShare, hosts: tuple[str, ...], gateways: tuple[str, ...]) -> None:
+def claim(context: Context, name: str, share: HostShare, hosts: tuple[str, ...], gateways: tuple[str, ...]) -> None:
     """Give an endpoint its requests under the host; nothing to do when it has them.
 
     Raises:
         StateConflict: They became somebody else's meanwhile, or another VirtualService has one of the hosts.
     """
-    root = _root(desk, share.under)
+    root = _root(context, share.under)
     root_name = share.under if root is None else name_of(root)
-    fresh = virtual_service_manifest(desk.templates["VirtualService"], root_name, (root_name, *hosts), gateways)
+    fresh = virtual_service_manifest(context.templates["VirtualService"], root_name, (root_name, *hosts), gateways)
     if root is None:
-        check_hosts(fresh, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
-        if desk.cluster.get("Service", root_name) is None:  # its name is what callers inside the mesh resolve
-            desk.cluster.apply(service_manifest(desk.templates["Service"], root_name))
+        check_hosts(fresh, context.cluster.list("VirtualService", {}), context.cluster.scope)
+        if context.cluster.get("Service", root_name) is None:  # its name is what callers inside the mesh resolve
+            context.cluster.apply(service_manifest(context.templates["Service"], root_name))
     empty: Object = {**fresh, "spec": {**fresh["spec"], "http": []}}
-    desk.cluster.edit("VirtualService", root_name, lambda found: claimed(found or empty, name, share.claim))
+    context.cluster.edit("VirtualService", root_name, lambda found: claimed(found or empty, name, share.claim))
 
 
-def give_up_claims(desk: Desk, name: str, root_name: str | None) -> None:
+def give_up_claims(context: Context, name: str, root_name: str | None) -> None:
     """Take an endpoint's requests away from it; a root of our own that has none left goes, too.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         root_name: Its root, empty where it has hosts of its own; None where that can't be read: whichever hands requests on to it.
     """
     if root_name == "":
         return
     if root_name is not None:
-        _give_up(desk, name, root_name, desk.cluster.get("VirtualService", root_name))
+        _give_up(context, name, root_name, context.cluster.get("VirtualService", root_name))
         return
-    for obj in desk.cluster.list("VirtualService", {}):
+    for obj in context.cluster.list("VirtualService", {}):
         if name in claimants(obj):
-            _give_up(desk, name, name_of(obj), obj)
+            _give_up(context, name, name_of(obj), obj)
 
 
-def _give_up(desk: Desk, name: str, root_name: str, root: Object | None) -> None:
+def _give_up(context: Context, name: str, root_name: str, root: Object | None) -> None:
     if root is None or (is_ours(root, root_name) and not routes_of(released(root, name))):
-        desk.cluster.delete("VirtualService", root_name)
-        service = desk.cluster.get("Service", root_name)
+        context.cluster.delete("VirtualService", root_name)
+        service = context.cluster.get("Service", root_name)
         if service is not None and is_ours(service, root_name):
-            desk.cluster.delete("Service", root_name)
+            context.cluster.delete("Service", root_name)
         return
 
     def release(found: Object | None) -> Object:
@@ -108,27 +108,27 @@ def _give_up(desk: Desk, name: str, root_name: str, root: Object | None) -> None
             raise NotFound(f"VirtualService '{root_name}' went away meanwhile: run the same command again")
         return released(found, name)
 
-    desk.cluster.edit("VirtualService", root_name, release)
+    context.cluster.edit("VirtualService", root_name, release)
 
 
-def check_nothing_under(desk: Desk, name: str) -> None:
+def check_nothing_under(context: Context, name: str) -> None:
     """Refuse to delete an endpoint whose host others share, or the root that they share.
 
     Raises:
         StateConflict: Some do; names them.
     """
-    home = desk.cluster.get("VirtualService", name)
-    if home is None or not is_ours(home, name):
+    virtual_service = context.cluster.get("VirtualService", name)
+    if virtual_service is None or not is_ours(virtual_service, name):
         return
-    others = claimants(home)
+    others = claimants(virtual_service)
     if others:
         raise StateConflict(
             f"'{name}' has the host of {', '.join(others)}: delete {'them' if len(others) > 1 else 'that'} first"
         )
 
 
-def _root(desk: Desk, under: str) -> Object | None:
-    root = found_home(desk.cluster, under) or desk.cluster.get("VirtualService", under)
+def _root(context: Context, under: str) -> Object | None:
+    root = find_virtual_service(context.cluster, under) or context.cluster.get("VirtualService", under)
     if root is not None and is_delegate(root):
         raise StateConflict(f"'{under}' has no hosts, so it is itself a delegate: use one with hosts")
     return root

@@ -15,13 +15,13 @@ from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import policies
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.errors import MlflowIstioError
-from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of, warned
+from mlflow_istio.releases.context import Context, edit_endpoint, emit_warnings, endpoint_of
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.shifting import move
 
-Enforcer = Callable[[Desk, str, Deadline], None]
+Enforcer = Callable[[Context, str, Deadline], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,49 +39,51 @@ class Swept:
     problem: str = ""
 
 
-def sweep(desk: Desk) -> tuple[Swept, ...]:
+def sweep(context: Context) -> tuple[Swept, ...]:
     """Carry out every deadline that has passed, on every endpoint; one that fails does not hold back the others.
 
     What the registry does not have yet is recorded, as by every command.
     """
     done: list[Swept] = []
-    rules = {obj["metadata"]["name"]: obj for obj in desk.cluster.list("DestinationRule", {})}
-    for virtual_service in desk.cluster.list("VirtualService", {}):
+    rules = {obj["metadata"]["name"]: obj for obj in context.cluster.list("DestinationRule", {})}
+    for virtual_service in context.cluster.list("VirtualService", {}):
         for name in endpoints_in(virtual_service):
             try:
                 endpoint = read_endpoint(virtual_service, name)
-                if endpoint.unrecorded:
-                    catch_up(desk, name, publish=False)  # what an earlier sweep died over, or had no registry for
-                done += _enforced(desk, endpoint)
+                if endpoint.outbox:
+                    flush_outbox(
+                        context, name, publish=False
+                    )  # what an earlier sweep died over, or had no registry for
+                done += _enforced(context, endpoint)
                 rule = rules.get(name)
-                if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, desk.clock.now()):
+                if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, context.clock.now()):
                     wanted = endpoint.traffic.policy
-                    if with_policy(rule, name, wanted) != rule and policy.follow(desk, name, wanted):
+                    if with_policy(rule, name, wanted) != rule and policy.follow(context, name, wanted):
                         done.append(Swept(endpoint=name, what="DestinationRule follows the endpoint again"))
             except MlflowIstioError as exc:
                 done.append(Swept(endpoint=name, what="left as it is", problem=exc.message))
     return tuple(done)
 
 
-def enforce(desk: Desk, name: str) -> None:
+def enforce(context: Context, name: str) -> None:
     """Carry out the deadlines of one endpoint that have passed; what fails is a warning and is tried again later."""
-    for swept in _enforced(desk, endpoint_of(desk.cluster, name)):
+    for swept in _enforced(context, endpoint_of(context.cluster, name)):
         if swept.problem:
-            warned(desk, (f"endpoint '{name}': {swept.what} ({swept.problem})",))
+            emit_warnings(context, (f"endpoint '{name}': {swept.what} ({swept.problem})",))
         else:
-            desk.tell(f"endpoint '{name}': {swept.what}, as its deadline says")
+            context.tell(f"endpoint '{name}': {swept.what}, as its deadline says")
 
 
-def end_overdue_fault(desk: Desk, name: str, deadline: Deadline) -> None:
+def end_overdue_fault(context: Context, name: str, deadline: Deadline) -> None:
     """End a fault whose time is over."""
     del deadline
-    policy.end_fault(desk, name, reason="its time is over")
+    policy.end_fault(context, name, reason="its time is over")
 
 
-def end_overdue_cookie(desk: Desk, name: str, deadline: Deadline) -> None:
+def end_overdue_cookie(context: Context, name: str, deadline: Deadline) -> None:
     """Stop expiring cookies that every browser has forgotten by now."""
     move(
-        desk,
+        context,
         name,
         lambda now: policies.end_cookie(now, deadline.what),
         action="cookie-end",
@@ -89,16 +91,16 @@ def end_overdue_cookie(desk: Desk, name: str, deadline: Deadline) -> None:
     )
 
 
-def end_kept_version(desk: Desk, name: str, deadline: Deadline) -> None:
+def end_kept_version(context: Context, name: str, deadline: Deadline) -> None:
     """Delete a version that was replaced and kept for a while; one that is needed again stays.
 
     The deadline goes last: whoever dies before that is done again.
     """
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     if not endpoint.traffic.reaches(deadline.what) and endpoint.role_of(deadline.what) == "idle":
-        removal.delete(desk, deadline.what, reason="its time after the release is over")
+        removal.delete(context, deadline.what, reason="its time after the release is over")
 
-    edit_endpoint(desk.cluster, endpoint.home, name, lambda now: policies.drop_deadline(now, deadline))
+    edit_endpoint(context.cluster, endpoint.virtual_service, name, lambda now: policies.drop_deadline(now, deadline))
 
 
 _ENFORCERS: Mapping[str, tuple[Enforcer, str]] = {
@@ -109,10 +111,10 @@ _ENFORCERS: Mapping[str, tuple[Enforcer, str]] = {
 """Kind of a deadline to what carries it out, and what is said of it."""
 
 
-def _enforced(desk: Desk, endpoint: Endpoint) -> list[Swept]:
-    quiet = replace(desk, enforce=lambda _desk, _name: None)
+def _enforced(context: Context, endpoint: Endpoint) -> list[Swept]:
+    quiet = replace(context, enforce=lambda _context, _name: None)
     done: list[Swept] = []
-    for deadline in () if endpoint.deleting else due(endpoint.deadlines, desk.clock.now()):
+    for deadline in () if endpoint.deleting else due(endpoint.deadlines, context.clock.now()):
         if deadline.kind not in _ENFORCERS:
             continue
         enforcer, words = _ENFORCERS[deadline.kind]

@@ -20,7 +20,7 @@ from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, Experim
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.ports.metrics import Metrics
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.moving import shifting
 
 STATE = "arms.json"
@@ -62,11 +62,11 @@ class Analysed:
     result: ArmsResult
 
 
-def analyse(desk: Desk, metrics: Metrics, name: str, options: ArmsOptions) -> Analysed:
+def analyse(context: Context, metrics: Metrics, name: str, options: ArmsOptions) -> Analysed:
     """Look at an open A/B/n release once.
 
     Args:
-        desk: The ports.
+        context: The ports.
         metrics: Where counts come from.
         name: The endpoint.
         options: What it is judged by.
@@ -77,17 +77,17 @@ def analyse(desk: Desk, metrics: Metrics, name: str, options: ArmsOptions) -> An
         MetricsError: The source of metrics can't be read.
         RegistryError: The tracking server, which holds what was counted, can't be reached.
     """
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     release = _release(endpoint)
-    run = release.run or desk.registry.open_run(desk.scope, name, release)
-    experiment = _stored(desk, run, _plan(endpoint, release, options))
+    run = release.run or context.registry.open_run(context.scope, name, release)
+    experiment = _stored(context, run, _plan(endpoint, release, options))
     readings = metrics.read(name, experiment.plan.arms)
     if options.kpi is not None and options.kpi.counts and not experiment.counters:
         # What a table counts has begun with the release: its base line is nothing, whenever somebody looks first.
         experiment = experiment.look(_from_nothing(readings, options.kpi.name), endpoint.traffic.weights)
     experiment = experiment.look(readings, endpoint.traffic.weights)
     state = {STATE: compact(to_json(experiment))}
-    desk.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
+    context.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
     return Analysed(release=release, experiment=experiment, result=experiment.result())
 
 
@@ -103,7 +103,7 @@ def _from_nothing(readings: Mapping[str, Reading], kpi: str) -> dict[str, Readin
 
 
 def declare(
-    desk: Desk,
+    context: Context,
     name: str,
     analysed: Analysed | None,
     *,
@@ -115,7 +115,7 @@ def declare(
     """Give the winner all the traffic: a challenger is promoted; when the control wins, the release is closed in its favour.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         analysed: The newest look; None when none could be made (then only by force).
         winner: Who is to win; None: whom the analysis names.
@@ -127,7 +127,7 @@ def declare(
         StateConflict: The analysis names no winner, or another.
         InvalidInput: The named one is no arm, or force has no name.
     """
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     release = _release(endpoint)
     arms = (endpoint.stable.name, *release.candidates)
     if winner is not None and winner not in arms:
@@ -151,10 +151,10 @@ def declare(
     why = f"{reason} ({forced})" if reason else forced
     if chosen == endpoint.stable.name:
         return shifting.abort(
-            desk, name, reason=why[:1000], evidence=evidence, force=force, release_id=release.id, timeout=timeout
+            context, name, reason=why[:1000], evidence=evidence, force=force, release_id=release.id, timeout=timeout
         )
     return shifting.promote(
-        desk,
+        context,
         name,
         candidate=chosen,
         reason=why[:1000],
@@ -205,9 +205,9 @@ def _plan(endpoint: Endpoint, release: Release, options: ArmsOptions) -> Experim
     )
 
 
-def _stored(desk: Desk, run: str, plan: ExperimentPlan) -> Experiment:
+def _stored(context: Context, run: str, plan: ExperimentPlan) -> Experiment:
     """The experiment as the last look left it, or a fresh one."""
-    text = desk.runs.text(run, STATE)
+    text = context.runs.text(run, STATE)
     if text is None:
         return Experiment(plan=plan)
     stored = from_json(Experiment, json.loads(text))

@@ -17,7 +17,7 @@ from mlflow_istio.core.release.comparison import Comparison, compare_records, ta
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.records import Records
-from mlflow_istio.releases.context import Desk, deployment_of, endpoint_of, warned
+from mlflow_istio.releases.context import Context, deployment_of, emit_warnings, endpoint_of
 from mlflow_istio.releases.ledger import run_for
 
 SETTLE = 5.0
@@ -49,7 +49,7 @@ class Compared:
 
 
 def compare(
-    desk: Desk,
+    context: Context,
     records: Records,
     name: str,
     *,
@@ -65,7 +65,7 @@ def compare(
     table of the most different requests and the verdict are kept in the release's MLflow run; a registry that is down is a warning.
 
     Args:
-        desk: The ports.
+        context: The ports.
         records: The recorders.
         name: The endpoint.
         rule: When two answers agree.
@@ -78,12 +78,12 @@ def compare(
         StateConflict: No shadow release is open, or nothing is recorded.
         ClusterError: The recorders can't be reached.
     """
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     release, percentage = _shadow(endpoint)
     candidate = release.candidates[0]
-    now = desk.clock.now().timestamp()
+    now = context.clock.now().timestamp()
     stable_side, candidate_side = (
-        records.read(name, deployment, max(1, ready_replicas(deployment_of(desk.cluster, deployment))))
+        records.read(name, deployment, max(1, ready_replicas(deployment_of(context.cluster, deployment))))
         for deployment in (endpoint.stable.name, candidate)
     )
     comparison = compare_records(
@@ -105,7 +105,7 @@ def compare(
         candidate=candidate,
         comparison=comparison,
         verdict=verdict,
-        warnings=warned(desk, _keep(desk, name, release, comparison, verdict, alpha)),
+        warnings=emit_warnings(context, _keep(context, name, release, comparison, verdict, alpha)),
     )
 
 
@@ -131,9 +131,9 @@ def _mirrored_since(endpoint: Endpoint, release: Release) -> datetime:
 
 
 def _keep(
-    desk: Desk, name: str, release: Release, comparison: Comparison, verdict: Verdict, alpha: float
+    context: Context, name: str, release: Release, comparison: Comparison, verdict: Verdict, alpha: float
 ) -> tuple[str, ...]:
-    run, warnings = (release.run, ()) if release.run else run_for(desk, name, release)
+    run, warnings = (release.run, ()) if release.run else run_for(context, name, release)
     if run is None:
         return warnings
     figures = shadow_metrics(comparison.tally, alpha=alpha)
@@ -143,14 +143,14 @@ def _keep(
         VERDICT_JSON: json.dumps(to_json(verdict), indent=2),
     }
     try:
-        desk.runs.keep(run, figures=figures, step=_next_step(desk, run), texts=texts)
+        context.runs.keep(run, figures=figures, step=_next_step(context, run), texts=texts)
     except (RegistryError, NotFound) as exc:
         return (*warnings, f"the comparison is not in MLflow ({exc.message}): run it again later")
     return warnings
 
 
-def _next_step(desk: Desk, run: str) -> int:
+def _next_step(context: Context, run: str) -> int:
     try:
-        return 1 + len(desk.runs.figures(run).get("shadow/pairs", ()))
+        return 1 + len(context.runs.figures(run).get("shadow/pairs", ()))
     except NotFound:  # nothing was ever kept there; whether it can be, keeping will tell
         return 1

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from mlflow_istio.calls.scoring import score
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.release.on_endpoint import Overtaken, noted
+from mlflow_istio.core.release.on_endpoint import StaleRevision, noted
 from mlflow_istio.core.release.progress import Progress, alive, answered, progress_from_text, progress_to_text
 from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.scoring import Score
-from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of
+from mlflow_istio.releases.context import Context, edit_endpoint, endpoint_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
 
 
@@ -53,8 +53,8 @@ def _agreed(_url: str, _payload: Mapping[str, Any], _timeout: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
-    """Who helps to drive a release, beside the desk.
+class DriverDependencies:
+    """Who helps to drive a release, beside the context.
 
     Attributes:
         models: What model versions say of themselves; None: there is no preflight.
@@ -76,7 +76,7 @@ class Crew:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class DriveResult:
     """How driving ended.
 
     Attributes:
@@ -95,23 +95,23 @@ class Ending:
 
 
 @dataclass(kw_only=True, slots=True)
-class Work:
+class Drive:
     """One driver at work, from its claim to its end.
 
     Attributes:
-        desk: The ports.
-        crew: Who helps.
+        context: The ports.
+        dependencies: Who helps.
         name: The endpoint.
-        home: The VirtualService that carries it: its own, or the adopted route's.
+        virtual_service: The VirtualService that carries it: its own, or the adopted route's.
         release: The release's id.
         driver: The driver's id.
         told: Warnings that were said already.
     """
 
-    desk: Desk
-    crew: Crew
+    context: Context
+    dependencies: DriverDependencies
     name: str
-    home: str
+    virtual_service: str
     release: str
     driver: str
     told: set[str] = field(default_factory=set)
@@ -120,62 +120,62 @@ class Work:
         """Say a warning when it is new."""
         if line not in self.told:
             self.told.add(line)
-            self.desk.warn(line)
+            self.context.warn(line)
 
 
-def claim(work: Work, take_over: bool) -> None:
+def acquire_lease(drive: Drive, take_over: bool) -> None:
     """Become the driver; wait for the last one's sign of life to run out, unless told to take over."""
-    desk, waited = work.desk, None
+    context, waited = drive.context, None
     while True:
-        now = desk.clock.now()
-        endpoint = endpoint_of(desk.cluster, work.name)
-        if endpoint.release is None or endpoint.release.id != work.release or endpoint.progress is None:
+        now = context.clock.now()
+        endpoint = endpoint_of(context.cluster, drive.name)
+        if endpoint.release is None or endpoint.release.id != drive.release or endpoint.progress is None:
             return  # it ended meanwhile: the first round says how
         progress = progress_from_text(endpoint.progress)
-        other = progress.driven_by_another(work.driver, now)
+        other = progress.driven_by_another(drive.driver, now)
         if other is None or take_over:
             break
-        if waited is not None and (other.id, other.alive_until) != waited:
+        if waited is not None and (other.id, other.lease_expires) != waited:
             raise StateConflict(
-                f"release '{work.release}' of endpoint '{work.name}' is driven by {other.who}, which is alive: watch it with "
-                f"'mlflow-istio status {work.name}', or take over with --force"
+                f"release '{drive.release}' of endpoint '{drive.name}' is driven by {other.who}, which is alive: watch it with "
+                f"'mlflow-istio status {drive.name}', or take over with --force"
             )
-        waited = (other.id, other.alive_until)
-        left = (other.alive_until - now).total_seconds()
-        desk.tell(f"waiting {left:.0f} s: {other.who} drove release '{work.release}' and may still be alive")
-        desk.clock.sleep(left + 0.01)
-    claimed = alive(replace(progress, revision=progress.revision + 1, stopped=False), work.driver, desk.who, now)
+        waited = (other.id, other.lease_expires)
+        left = (other.lease_expires - now).total_seconds()
+        context.tell(f"waiting {left:.0f} s: {other.who} drove release '{drive.release}' and may still be alive")
+        context.clock.sleep(left + 0.01)
+    claimed = alive(replace(progress, revision=progress.revision + 1, stopped=False), drive.driver, context.who, now)
     try:
-        note(work, claimed, progress.revision)
-    except Overtaken:
-        claim(work, take_over)
+        note(drive, claimed, progress.revision)
+    except StaleRevision:
+        acquire_lease(drive, take_over)
 
 
-def leave(work: Work) -> None:
+def release_lease(drive: Drive) -> None:
     """Say on the object that nobody drives the release any more, as far as that can be said now."""
     try:
-        endpoint = endpoint_of(work.desk.cluster, work.name)
-        if endpoint.release is None or endpoint.release.id != work.release or endpoint.progress is None:
+        endpoint = endpoint_of(drive.context.cluster, drive.name)
+        if endpoint.release is None or endpoint.release.id != drive.release or endpoint.progress is None:
             return
         progress = progress_from_text(endpoint.progress)
-        if progress.driver is not None and progress.driver.id == work.driver:
-            note(work, replace(progress, driver=None, revision=progress.revision + 1), progress.revision)
+        if progress.driver is not None and progress.driver.id == drive.driver:
+            note(drive, replace(progress, driver=None, revision=progress.revision + 1), progress.revision)
     except MlflowIstioError as exc:  # its sign of life runs out anyway
-        work.desk.warn(f"could not say that nobody drives release '{work.release}' any more: {exc.message}")
+        drive.context.warn(f"could not say that nobody drives release '{drive.release}' any more: {exc.message}")
 
 
-def note(work: Work, progress: Progress, revision: int) -> None:
+def note(drive: Drive, progress: Progress, revision: int) -> None:
     """Store where the release stands; traffic and ledger stay."""
 
     def with_progress(endpoint: Endpoint) -> Endpoint:
         if endpoint.progress == progress_to_text(progress):  # a lost reply
             return endpoint
-        return noted(endpoint, work.release, revision, progress)
+        return noted(endpoint, drive.release, revision, progress)
 
-    edit_endpoint(work.desk.cluster, work.home, work.name, with_progress)
+    edit_endpoint(drive.context.cluster, drive.virtual_service, drive.name, with_progress)
 
 
-def answer(desk: Desk, name: str, word: str) -> str:
+def answer(context: Context, name: str, word: str) -> str:
     """Answer what an open release asks: ``approve`` or ``reject``; the gate that was answered.
 
     Raises:
@@ -186,9 +186,9 @@ def answer(desk: Desk, name: str, word: str) -> str:
     def with_answer(endpoint: Endpoint) -> Endpoint:
         nonlocal gate
         progress = progress_from_text(endpoint.progress) if endpoint.progress else None
-        after = answered(progress, name, word, desk.who)
+        after = answered(progress, name, word, context.who)
         gate = after.question.gate if after.question else ""
         return endpoint if after is progress else replace(endpoint, progress=progress_to_text(after))
 
-    edit_endpoint(desk.cluster, endpoint_of(desk.cluster, name).home, name, with_answer)
+    edit_endpoint(context.cluster, endpoint_of(context.cluster, name).virtual_service, name, with_answer)
     return gate

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
 from mlflow_istio.core.release.plan import Webhook
 from mlflow_istio.errors import NotFound
-from mlflow_istio.releases.context import Desk, edit_endpoint, endpoint_of
+from mlflow_istio.releases.context import Context, edit_endpoint, endpoint_of
 
 Ask = Callable[[str, Mapping[str, Any], float], str]
 """Asks a webhook (address, payload, seconds); empty for yes."""
@@ -24,14 +24,14 @@ def to_be_told(hooks: tuple[Webhook, ...], payload: Mapping[str, Any]) -> str | 
     return json.dumps({"hooks": asked, "payload": dict(payload)}, separators=(",", ":"), sort_keys=True)
 
 
-def tell(desk: Desk, ask: Ask, name: str) -> bool:
+def notify(context: Context, ask: Ask, name: str) -> bool:
     """Tell whoever is still to be told of a rollback of this endpoint, and note that it was done.
 
     What a webhook answers changes nothing: the traffic is back already. A process that dies in between leaves the note, and
     whoever drives or resumes a release of this endpoint next tells again.
 
     Args:
-        desk: The ports.
+        context: The ports.
         ask: Asks a webhook.
         name: The endpoint.
 
@@ -41,35 +41,37 @@ def tell(desk: Desk, ask: Ask, name: str) -> bool:
     Raises:
         ClusterError: The cluster can't be reached; the note stays.
     """
-    endpoint = endpoint_of(desk.cluster, name)
-    untold = endpoint.untold
-    if untold is None:
+    endpoint = endpoint_of(context.cluster, name)
+    pending_notification = endpoint.pending_notification
+    if pending_notification is None:
         return False
-    for url, payload, timeout in _noted(desk, name, untold):
+    for url, payload, timeout in _noted(context, name, pending_notification):
         words = ask(url, payload, timeout)
         if words:
-            desk.warn(f"webhook {url} was told of the rollback and said: {words}")
+            context.warn(f"webhook {url} was told of the rollback and said: {words}")
 
     def told(found: Endpoint) -> Endpoint:
-        return replace(found, untold=None) if found.untold == untold else found  # else it is another rollback's
+        return (
+            replace(found, pending_notification=None) if found.pending_notification == pending_notification else found
+        )  # else it is another rollback's
 
     try:
-        edit_endpoint(desk.cluster, endpoint.home, name, told)
+        edit_endpoint(context.cluster, endpoint.virtual_service, name, told)
     except NotFound:
-        desk.tell(
+        context.tell(
             f"endpoint '{name}' was deleted while webhooks were told of its rollback"
         )  # and the note went with it
     return True
 
 
-def _noted(desk: Desk, name: str, untold: str) -> list[tuple[str, Mapping[str, Any], float]]:
+def _noted(context: Context, name: str, pending_notification: str) -> list[tuple[str, Mapping[str, Any], float]]:
     """Whom to tell what; nobody where somebody damaged the note: no release may wait for that."""
     try:
-        note = json.loads(untold)
+        note = json.loads(pending_notification)
         return [(str(hook["url"]), dict(note["payload"]), float(hook["timeout"])) for hook in note["hooks"]]
     except (ValueError, TypeError, KeyError) as exc:
         key = annotation(name, "untold")
-        desk.warn(
+        context.warn(
             f"annotation {key} can't be read ({exc!r}), so its webhooks are not told of a rollback; it is taken away"
         )
         return []

@@ -11,17 +11,17 @@ from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import first_progress, progress_from_text
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of, warned
+from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
-from mlflow_istio.releases.driving.drive import Crew, Ending
+from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.progressive import drive
-from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, shifting
 
 
@@ -35,7 +35,7 @@ class ReleaseRequest:
         candidates: Deployments to release.
         deployments: What to deploy first; empty when the candidates stand there already.
         strategy: canary, ab, blue-green or shadow.
-        wish: A/B: header or cookie, and values.
+        traffic_request: A/B: header or cookie, and values.
         release_id: Id to use; made anew when None.
         supersede: Whether to abort an open release first.
         reason: Why, for the ledger.
@@ -48,7 +48,7 @@ class ReleaseRequest:
     candidates: tuple[str, ...]
     deployments: tuple[DeployRequest, ...] = ()
     strategy: str = "canary"
-    wish: Wish = field(default_factory=Wish)
+    traffic_request: TrafficRequest = field(default_factory=TrafficRequest)
     release_id: str | None = None
     supersede: bool = False
     reason: str = ""
@@ -56,7 +56,7 @@ class ReleaseRequest:
     detach: bool = False
 
 
-def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
+def open_release(context: Context, dependencies: DriverDependencies, request: ReleaseRequest) -> str:
     """Bring a release to where driving begins: deployed, tried at no weight, open; the release's id.
 
     Given again while that release is open, nothing is done twice.
@@ -67,16 +67,16 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
         InvalidInput: The plan does not fit.
     """
     name = request.endpoint
-    endpoint_of(desk.cluster, name)  # says which endpoints there are
-    warned(desk, catch_up(desk, name, publish=False))
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint_of(context.cluster, name)  # says which endpoints there are
+    emit_warnings(context, flush_outbox(context, name, publish=False))
+    endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
     found, last = endpoint.release, endpoint.last
     fixed = _fixed(plan)
     if request.release_id is not None:
         known = next((release for release in (found, last) if release and release.id == request.release_id), None)
         if known is not None:
-            transitions.check_plan(endpoint, _intended(desk, request, request.release_id, fixed))
+            transitions.check_plan(endpoint, _intended(context, request, request.release_id, fixed))
         if known is last and last is not None and found is None:
             return last.id  # a pipeline's step that is run again
         transitions.check_not_ended(endpoint, request.release_id)
@@ -88,53 +88,57 @@ def open_release(desk: Desk, crew: Crew, request: ReleaseRequest) -> str:
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
     for deployment in request.deployments:
-        deploy(desk, deployment)
-    if crew.models is not None:
+        deploy(context, deployment)
+    if dependencies.models is not None:
         for candidate in request.candidates:
-            desk.tell(f"looking at '{candidate}' before it gets traffic")
-            warned(
-                desk,
+            context.tell(f"looking at '{candidate}' before it gets traffic")
+            emit_warnings(
+                context,
                 preflight(
-                    desk,
-                    crew.models,
-                    crew.score,
+                    context,
+                    dependencies.models,
+                    dependencies.score,
                     name,
                     stable=endpoint.stable.name,
                     candidate=candidate,
                     force=request.force,
-                    timeout=crew.timeout,
+                    timeout=dependencies.timeout,
                 ),
             )
     if found is not None:
-        shifting.abort(desk, name, action="supersede", reason=request.reason or "superseded", timeout=crew.timeout)
-    endpoint = endpoint_of(desk.cluster, name)
-    wish = _without_traffic(request, endpoint)
+        shifting.abort(
+            context, name, action="supersede", reason=request.reason or "superseded", timeout=dependencies.timeout
+        )
+    endpoint = endpoint_of(context.cluster, name)
+    traffic_request = _without_traffic(request, endpoint)
     release = proposal.plan(
-        desk, endpoint, request.strategy, request.candidates, wish, request.release_id, options=fixed
+        context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
     )
-    progress = first_progress(plan, desk.clock.now())
-    opened(endpoint, release, wish, progress)  # refuse what can't work before a run is opened for it
-    run, warnings = run_for(desk, name, release, new=True)
-    warned(desk, warnings)
+    progress = first_progress(plan, context.clock.now())
+    opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
+    run, warnings = run_for(context, name, release, new=True)
+    emit_warnings(context, warnings)
     release = replace(release, run=run)
     shifting.move(
-        desk,
+        context,
         name,
-        lambda now: opened(now, release, wish, progress),
+        lambda now: opened(now, release, traffic_request, progress),
         action="start",
         reason=request.reason,
-        timeout=crew.timeout,
+        timeout=dependencies.timeout,
     )
     return release.id
 
 
-def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> Wish:
+def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> TrafficRequest:
     """What is asked of the strategy, with no traffic for the candidates yet."""
     if request.strategy == "shadow":
-        return request.wish
+        return request.traffic_request
     if len(request.candidates) > 1:
-        return replace(request.wish, weights={endpoint.stable.name: 100, **dict.fromkeys(request.candidates, 0)})
-    return replace(request.wish, weight=0)
+        return replace(
+            request.traffic_request, weights={endpoint.stable.name: 100, **dict.fromkeys(request.candidates, 0)}
+        )
+    return replace(request.traffic_request, weight=0)
 
 
 def _fixed(plan: ReleasePlan) -> dict[str, Any]:
@@ -142,20 +146,20 @@ def _fixed(plan: ReleasePlan) -> dict[str, Any]:
     return {key: value for key, value in to_json(plan).items() if key != "stable"}
 
 
-def _intended(desk: Desk, request: ReleaseRequest, release_id: str, fixed: Mapping[str, Any]) -> Release:
+def _intended(context: Context, request: ReleaseRequest, release_id: str, fixed: Mapping[str, Any]) -> Release:
     """The release as it is asked for, before anything of it is deployed."""
     versions = {
-        deployment.name: desk.registry.resolve(parse_model_uri(deployment.model_uri)).label
+        deployment.name: context.registry.resolve(parse_model_uri(deployment.model_uri)).label
         for deployment in request.deployments
     }
-    standing = versions_of(deployments_of(desk.cluster, request.endpoint))
+    standing = versions_of(deployments_of(context.cluster, request.endpoint))
     return Release(
         id=release_id,
         strategy=request.strategy,
         candidates=request.candidates,
-        opened=desk.clock.now(),
+        opened=context.clock.now(),
         versions={name: versions.get(name) or standing.get(name, "") for name in request.candidates},
-        options=proposal.options_digest(request.wish, fixed),
+        options=proposal.options_digest(request.traffic_request, fixed),
     )
 
 
@@ -174,11 +178,11 @@ def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
     return release.id
 
 
-def release(desk: Desk, crew: Crew, request: ReleaseRequest) -> Ending | None:
+def release(context: Context, dependencies: DriverDependencies, request: ReleaseRequest) -> DriveResult | None:
     """Open a release and drive it to its end; None when it was only opened.
 
     Raises:
         MlflowIstioError: As for ``open_release`` and ``drive``.
     """
-    opened_now = open_release(desk, crew, request)
-    return None if request.detach else drive(desk, crew, request.endpoint, release=opened_now)
+    opened_now = open_release(context, dependencies, request)
+    return None if request.detach else drive(context, dependencies, request.endpoint, release=opened_now)

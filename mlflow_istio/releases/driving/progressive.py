@@ -30,7 +30,7 @@ from mlflow_istio.core.release.advance import (
 )
 from mlflow_istio.core.release.judgement import look_figures
 from mlflow_istio.core.release.on_endpoint import (
-    Overtaken,
+    StaleRevision,
     ended,
     promoted,
     shifted,
@@ -47,10 +47,18 @@ from mlflow_istio.errors import (
     RegistryError,
     StateConflict,
 )
-from mlflow_istio.releases.context import Desk, deployments_of, endpoint_of, versions_of, warned
-from mlflow_istio.releases.driving.drive import Crew, Ending, Seen, Work, claim, leave, note
-from mlflow_istio.releases.driving.notifications import tell, to_be_told
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
+from mlflow_istio.releases.driving.drive import (
+    Drive,
+    DriverDependencies,
+    DriveResult,
+    Seen,
+    acquire_lease,
+    note,
+    release_lease,
+)
+from mlflow_istio.releases.driving.notifications import notify, to_be_told
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.shifting import Transition, move
 from mlflow_istio.releases.reporting import report_release
 
@@ -58,12 +66,19 @@ PATIENCE = 300.0
 """Seconds for which a cluster that can't be reached is asked again before the driver gives up; `resume` goes on later."""
 
 
-def drive(desk: Desk, crew: Crew, name: str, *, release: str | None = None, take_over: bool = False) -> Ending:
+def drive(
+    context: Context,
+    dependencies: DriverDependencies,
+    name: str,
+    *,
+    release: str | None = None,
+    take_over: bool = False,
+) -> DriveResult:
     """Drive the open release of an endpoint from where it stands to its end.
 
     Args:
-        desk: The ports.
-        crew: Who helps.
+        context: The ports.
+        dependencies: Who helps.
         name: The endpoint.
         release: Which release is meant; None: the open one. One that has ended already says how.
         take_over: Whether to take it from a driver that still counts as alive.
@@ -72,9 +87,9 @@ def drive(desk: Desk, crew: Crew, name: str, *, release: str | None = None, take
         StateConflict: No release with a plan is open, or another process drives it.
         ClusterError: The cluster could not be reached for too long; the state stands there, and `resume` goes on.
     """
-    warned(desk, catch_up(desk, name, publish=False))
-    told = tell(desk, crew.ask, name)
-    endpoint = endpoint_of(desk.cluster, name)
+    emit_warnings(context, flush_outbox(context, name, publish=False))
+    told = notify(context, dependencies.ask, name)
+    endpoint = endpoint_of(context.cluster, name)
     if told and endpoint.release is None and endpoint.last is not None:
         return _ended_by_hand(endpoint, endpoint.last.id)  # all that was left to do
     if release is not None and endpoint.last is not None and endpoint.last.id == release:
@@ -83,97 +98,106 @@ def drive(desk: Desk, crew: Crew, name: str, *, release: str | None = None, take
         raise StateConflict(
             f"endpoint '{name}' has no release that goes on by itself: start one with 'mlflow-istio release {name} models:/...'"
         )
-    work = Work(desk=desk, crew=crew, name=name, home=endpoint.home, release=endpoint.release.id, driver=desk.new_id())
-    claim(work, take_over)
+    drive = Drive(
+        context=context,
+        dependencies=dependencies,
+        name=name,
+        virtual_service=endpoint.virtual_service,
+        release=endpoint.release.id,
+        driver=context.new_id(),
+    )
+    acquire_lease(drive, take_over)
     try:
-        return _to_the_end(work)
+        return _to_the_end(drive)
     except (KeyboardInterrupt, SystemExit):
-        leave(work)
+        release_lease(drive)
         raise
 
 
-def _to_the_end(work: Work) -> Ending:
-    desk = work.desk
+def _to_the_end(drive: Drive) -> DriveResult:
+    context = drive.context
     failing_since: float | None = None
     while True:
         try:
-            ending, interval = _round(work)
+            result, interval = _round(drive)
             failing_since = None
-        except Overtaken:
+        except StaleRevision:
             continue
         except NotFound:
-            if desk.cluster.get("VirtualService", work.home) is not None:
+            if context.cluster.get("VirtualService", drive.virtual_service) is not None:
                 raise
-            return Ending(
-                release=work.release, outcome="aborted", word="hold", reason="The endpoint was deleted.", by_hand=True
+            return DriveResult(
+                release=drive.release, outcome="aborted", word="hold", reason="The endpoint was deleted.", by_hand=True
             )
         except ClusterError as exc:
-            now = desk.clock.monotonic()
+            now = context.clock.monotonic()
             failing_since = now if failing_since is None else failing_since
             if now - failing_since > PATIENCE:
                 raise
-            work.warn_once(f"could not look at endpoint '{work.name}', trying again: {exc.message}")
-            ending, interval = None, 5.0
-        if ending is not None:
-            return ending
-        desk.clock.sleep(interval)
+            drive.warn_once(f"could not look at endpoint '{drive.name}', trying again: {exc.message}")
+            result, interval = None, 5.0
+        if result is not None:
+            return result
+        context.clock.sleep(interval)
 
 
-def _round(work: Work) -> tuple[Ending | None, float]:
+def _round(drive: Drive) -> tuple[DriveResult | None, float]:
     """One look and what follows from it; the ending, or None and the seconds until the next look."""
-    desk = work.desk
-    endpoint = endpoint_of(desk.cluster, work.name)
-    if endpoint.release is None or endpoint.release.id != work.release or endpoint.progress is None:
-        return _ended_by_hand(endpoint, work.release), 0.0
+    context = drive.context
+    endpoint = endpoint_of(context.cluster, drive.name)
+    if endpoint.release is None or endpoint.release.id != drive.release or endpoint.progress is None:
+        return _ended_by_hand(endpoint, drive.release), 0.0
     progress = progress_from_text(endpoint.progress)
     other = progress.driver
-    if other is not None and other.id != work.driver:
-        raise StateConflict(f"release '{work.release}' of endpoint '{work.name}' is driven by {other.who} now")
-    seen = _observe(work, endpoint, progress)
-    now = desk.clock.now()
+    if other is not None and other.id != drive.driver:
+        raise StateConflict(f"release '{drive.release}' of endpoint '{drive.name}' is driven by {other.who} now")
+    seen = _observe(drive, endpoint, progress)
+    now = context.clock.now()
     after, action = advance(progress, seen, now)
     if isinstance(action, Call):
         answers = {
-            hook.url: _asked(work, endpoint.release, hook, action.event, action.gate, action.verdict)
+            hook.url: _asked(drive, endpoint.release, hook, action.event, action.gate, action.verdict)
             for hook in action.hooks
         }
         after, action = advance(after, replace(seen, webhooks=answers), now)
-    after = _with_left_over(work, progress, after)
-    after = alive(replace(after, revision=progress.revision + 1), work.driver, desk.who, desk.clock.now())
-    _keep(work, endpoint.release, after)
-    work.crew.watch(Seen(endpoint=endpoint, progress=after, verdict=action.verdict, doing=type(action).__name__))
-    return _act(work, endpoint, progress, after, action, seen), progress.plan.interval
+    after = _with_left_over(drive, progress, after)
+    after = alive(replace(after, revision=progress.revision + 1), drive.driver, context.who, context.clock.now())
+    _keep(drive, endpoint.release, after)
+    drive.dependencies.watch(
+        Seen(endpoint=endpoint, progress=after, verdict=action.verdict, doing=type(action).__name__)
+    )
+    return _act(drive, endpoint, progress, after, action, seen), progress.plan.interval
 
 
 def _act(
-    work: Work, endpoint: Endpoint, before: Progress, after: Progress, action: Action, seen: Observation
-) -> Ending | None:
-    desk, release, revision = work.desk, work.release, before.revision
+    drive: Drive, endpoint: Endpoint, before: Progress, after: Progress, action: Action, seen: Observation
+) -> DriveResult | None:
+    context, release, revision = drive.context, drive.release, before.revision
     verdict = action.verdict
 
     def moved(transition: Transition, word: str, *, urgent: bool = False, why: Verdict = verdict) -> None:
         move(
-            desk,
-            work.name,
+            context,
+            drive.name,
             transition,
             action=word,
             reason=why.reason,
             evidence=to_json(why),
             urgent=urgent,
             force=urgent and not seen.stable_ready,
-            timeout=work.crew.timeout,
+            timeout=drive.dependencies.timeout,
         )
 
-    def back(outcome: str, why: Verdict = verdict) -> Ending:
+    def back(outcome: str, why: Verdict = verdict) -> DriveResult:
         hooks = before.plan.webhook_gates("rollback")
-        untold = to_be_told(hooks, _payload(work, endpoint.release, "rollback", "rollback", why))
+        pending_notification = to_be_told(hooks, _payload(drive, endpoint.release, "rollback", "rollback", why))
         word = "rollback" if outcome == "rolled-back" else outcome
-        moved(lambda now: ended(now, release, revision, outcome, untold), word, urgent=True, why=why)
-        return _ending(work, endpoint, after, why, outcome)
+        moved(lambda now: ended(now, release, revision, outcome, pending_notification), word, urgent=True, why=why)
+        return _ending(drive, endpoint, after, why, outcome)
 
-    def refused(exc: ClusterError) -> Ending | None:
-        if desk.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
-            _hold_back(work, before, after, exc)
+    def refused(exc: ClusterError) -> DriveResult | None:
+        if context.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
+            _hold_back(drive, before, after, exc)
             return None
         late = Verdict(word="inconclusive", reason=f"The deadline has passed: {exc.message}")
         return back("inconclusive", late)
@@ -189,137 +213,139 @@ def _act(
             moved(lambda now: promoted(now, release, revision, action.candidate), "promote")
         except (NotReady, NotRouted) as exc:
             return refused(exc)
-        return _ending(work, endpoint, after, verdict, "promoted")
+        return _ending(drive, endpoint, after, verdict, "promoted")
     if isinstance(action, RollBack):
         return back("rolled-back")
     if isinstance(action, GiveUp):
         return back("inconclusive")
     if isinstance(action, Stop):
-        note(work, replace(after, driver=None), revision)
-        return _ending(work, endpoint, after, verdict, "inconclusive" if verdict.word == "inconclusive" else "held")
-    note(work, after, revision)
+        note(drive, replace(after, driver=None), revision)
+        return _ending(drive, endpoint, after, verdict, "inconclusive" if verdict.word == "inconclusive" else "held")
+    note(drive, after, revision)
     return None
 
 
-def _hold_back(work: Work, before: Progress, after: Progress, exc: ClusterError) -> None:
+def _hold_back(drive: Drive, before: Progress, after: Progress, exc: ClusterError) -> None:
     """A candidate that can't take its traffic yet: what was seen is kept, the step is not taken."""
-    work.warn_once(f"the step is not taken: {exc.message}")
+    drive.warn_once(f"the step is not taken: {exc.message}")
     verdict = {"word": "hold", "reason": f"Waiting: {exc.message}"}
     held = replace(before, evidence=after.evidence if after.step == before.step else before.evidence)
     held = replace(held, looks=after.looks, driver=after.driver, revision=after.revision, verdict=verdict)
-    note(work, held, before.revision)
+    note(drive, held, before.revision)
 
 
-def _observe(work: Work, endpoint: Endpoint, progress: Progress) -> Observation:
-    desk, crew, plan = work.desk, work.crew, progress.plan
+def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observation:
+    context, dependencies, plan = drive.context, drive.dependencies, progress.plan
     readings: Mapping[str, Reading] = {}
     unavailable = ""
-    if plan.guards and crew.metrics is not None:
+    if plan.guards and dependencies.metrics is not None:
         try:
-            readings = crew.metrics.read(work.name, plan.deployments)
+            readings = dependencies.metrics.read(drive.name, plan.deployments)
         except MetricsError as exc:
-            unavailable = crew.metrics.name
-            work.warn_once(f"no figures: {exc.message}")
+            unavailable = dependencies.metrics.name
+            drive.warn_once(f"no figures: {exc.message}")
     elif plan.guards:
         unavailable = "any source of metrics (metrics=none)"
-    ready = {name_of(obj): ready_replicas(obj) for obj in deployments_of(desk.cluster, work.name)}
-    verdict, winner = (None, None) if crew.judge is None else crew.judge(endpoint, progress, desk.clock.now())
+    ready = {name_of(obj): ready_replicas(obj) for obj in deployments_of(context.cluster, drive.name)}
+    verdict, winner = (
+        (None, None) if dependencies.judge is None else dependencies.judge(endpoint, progress, context.clock.now())
+    )
     return Observation(
         readings=readings,
         unavailable=unavailable,
         weights=step_weights(endpoint, plan),
         paused=endpoint.release is not None and endpoint.release.state == "paused",
         stable_ready=ready.get(plan.stable, 0) > 0 if endpoint.owns(endpoint.stable) else True,
-        tag=_tag(work, progress),
+        tag=_tag(drive, progress),
         verdict=verdict,
         winner=winner,
     )
 
 
-def _tag(work: Work, progress: Progress) -> str | None:
+def _tag(drive: Drive, progress: Progress) -> str | None:
     """The model version's tag, while a person is asked for something it can answer."""
     approval = progress.plan.approval
     if approval is None or approval.tag is None or progress.question is None or progress.question.answer:
         return None
-    label = versions_of(deployments_of(work.desk.cluster, work.name)).get(progress.plan.candidate, "")
+    label = versions_of(deployments_of(drive.context.cluster, drive.name)).get(progress.plan.candidate, "")
     try:
-        said = _tagged(work, label, f"{approval.tag}.{work.release}", progress.question.gate)
-        plain = _tagged(work, label, approval.tag, progress.question.gate)
+        said = _tagged(drive, label, f"{approval.tag}.{drive.release}", progress.question.gate)
+        plain = _tagged(drive, label, approval.tag, progress.question.gate)
         return said or (plain if plain != progress.question.left_over else None)
     except (RegistryError, NotFound) as exc:
-        work.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
+        drive.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return None
 
 
-def _tagged(work: Work, label: str, key: str, gate: str) -> str | None:
+def _tagged(drive: Drive, label: str, key: str, gate: str) -> str | None:
     """What a tag of the model version says to a gate; one of the gate's own says it first."""
-    return work.desk.runs.tag(label, f"{key}.{gate}") or work.desk.runs.tag(label, key)
+    return drive.context.runs.tag(label, f"{key}.{gate}") or drive.context.runs.tag(label, key)
 
 
-def _with_left_over(work: Work, before: Progress, after: Progress) -> Progress:
+def _with_left_over(drive: Drive, before: Progress, after: Progress) -> Progress:
     """The progress whose new question knows what a tag said before it was asked: an approval belongs to one release."""
     question, approval = after.question, after.plan.approval
     known = before.question is not None and question is not None and before.question.gate == question.gate
     if question is None or question.answer or known or approval is None or approval.tag is None:
         return after
-    label = versions_of(deployments_of(work.desk.cluster, work.name)).get(after.plan.candidate, "")
+    label = versions_of(deployments_of(drive.context.cluster, drive.name)).get(after.plan.candidate, "")
     try:
-        said = _tagged(work, label, approval.tag, question.gate)
+        said = _tagged(drive, label, approval.tag, question.gate)
     except (RegistryError, NotFound) as exc:
-        work.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
+        drive.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return after
     if said is None:
         return after
-    work.warn_once(
+    drive.warn_once(
         f"tag '{approval.tag}' of models:/{label} said {said!r} before '{question.gate}' was asked: that was an earlier release's "
-        f"answer; set '{approval.tag}.{work.release}', or run 'mlflow-istio approve {work.name}'"
+        f"answer; set '{approval.tag}.{drive.release}', or run 'mlflow-istio approve {drive.name}'"
     )
     return replace(after, question=replace(question, left_over=said))
 
 
-def _asked(work: Work, release: Release, hook: Webhook, event: Event, gate: str, verdict: Verdict) -> str:
-    return work.crew.ask(hook.url, _payload(work, release, event, gate, verdict), hook.timeout)
+def _asked(drive: Drive, release: Release, hook: Webhook, event: Event, gate: str, verdict: Verdict) -> str:
+    return drive.dependencies.ask(hook.url, _payload(drive, release, event, gate, verdict), hook.timeout)
 
 
-def _payload(work: Work, release: Release | None, event: Event, gate: str, verdict: Verdict) -> dict[str, Any]:
+def _payload(drive: Drive, release: Release | None, event: Event, gate: str, verdict: Verdict) -> dict[str, Any]:
     return {
         "event": event,
-        "endpoint": work.name,
-        "release": work.release,
+        "endpoint": drive.name,
+        "release": drive.release,
         "strategy": release.strategy if release else "",
         "candidates": list(release.candidates) if release else [],
         "gate": gate,
         "verdict": {"word": verdict.word, "reason": verdict.reason},
-        "scope": work.desk.scope,
+        "scope": drive.context.scope,
     }
 
 
-def _keep(work: Work, release: Release, progress: Progress) -> None:
+def _keep(drive: Drive, release: Release, progress: Progress) -> None:
     """Write the look's figures to the release's run; a registry that is down costs the figures, not the release."""
     if release.run is None or progress.step < 0:
         return
     try:
         figures = look_figures(progress.plan, progress.evidence, progress.weight)
-        work.desk.runs.keep(release.run, figures=figures, step=progress.looks)
+        drive.context.runs.keep(release.run, figures=figures, step=progress.looks)
     except (RegistryError, NotFound) as exc:
-        work.warn_once(f"the figures of a look could not be kept: {exc.message}")
+        drive.warn_once(f"the figures of a look could not be kept: {exc.message}")
 
 
-def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict, outcome: str) -> Ending:
+def _ending(drive: Drive, endpoint: Endpoint, progress: Progress, verdict: Verdict, outcome: str) -> DriveResult:
     """The last things: tell the webhooks of a rollback, keep plan, verdict and report."""
-    release, desk = endpoint.release, work.desk
+    release, context = endpoint.release, drive.context
     if outcome in ("rolled-back", "inconclusive"):
         try:
-            tell(desk, work.crew.ask, work.name)
+            notify(context, drive.dependencies.ask, drive.name)
         except (ClusterError, NotFound) as exc:
-            work.warn_once(
-                f"webhooks may not know of the rollback; 'mlflow-istio resume {work.name}' tells them: {exc.message}"
+            drive.warn_once(
+                f"webhooks may not know of the rollback; 'mlflow-istio resume {drive.name}' tells them: {exc.message}"
             )
     if release is not None and release.run is not None:
         text = json.dumps(
             {
                 "release": release.id,
-                "endpoint": work.name,
+                "endpoint": drive.name,
                 "outcome": outcome,
                 "plan": to_json(progress.plan),
                 "verdict": to_json(verdict),
@@ -328,21 +354,21 @@ def _ending(work: Work, endpoint: Endpoint, progress: Progress, verdict: Verdict
             indent=2,
         )
         try:
-            desk.runs.keep(release.run, texts={"release.json": text})
+            context.runs.keep(release.run, texts={"release.json": text})
         except (RegistryError, NotFound) as exc:
-            work.warn_once(f"plan and verdict could not be kept: {exc.message}")
+            drive.warn_once(f"plan and verdict could not be kept: {exc.message}")
         else:
-            for warning in report_release(desk, work.name, release.id):  # once more: now with the plan
-                work.warn_once(warning)
-    return Ending(release=work.release, outcome=outcome, word=verdict.word, reason=verdict.reason)
+            for warning in report_release(context, drive.name, release.id):  # once more: now with the plan
+                drive.warn_once(warning)
+    return DriveResult(release=drive.release, outcome=outcome, word=verdict.word, reason=verdict.reason)
 
 
-def _ended_by_hand(endpoint: Endpoint, release: str) -> Ending:
+def _ended_by_hand(endpoint: Endpoint, release: str) -> DriveResult:
     last = endpoint.last
     if last is not None and last.id == release:
         reason = (
             f"Release '{release}' has ended: {last.outcome}; 'mlflow-istio history {endpoint.name}' tells who and why."
         )
-        return Ending(release=release, outcome=last.outcome, word="hold", reason=reason, by_hand=True)
+        return DriveResult(release=release, outcome=last.outcome, word="hold", reason=reason, by_hand=True)
     reason = f"Release '{release}' is not open any more."
-    return Ending(release=release, outcome="aborted", word="hold", reason=reason, by_hand=True)
+    return DriveResult(release=release, outcome="aborted", word="hold", reason=reason, by_hand=True)

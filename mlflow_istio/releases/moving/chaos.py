@@ -11,7 +11,7 @@ from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.core.release.fault_trial import ChaosReport, caller_answers, deployment_answers
 from mlflow_istio.errors import MetricsError, StateConflict
 from mlflow_istio.ports.metrics import Metrics
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
 
@@ -24,7 +24,7 @@ _GRACE = 30.0
 
 
 def chaos(
-    desk: Desk,
+    context: Context,
     name: str,
     fault: Fault,
     *,
@@ -40,7 +40,7 @@ def chaos(
     The fault ends in any case: at its time, on an interrupt, and by its deadline if this process is killed.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         fault: What to inject; its deadline is set here.
         seconds: How long.
@@ -54,30 +54,35 @@ def chaos(
         StateConflict: A fault is on already.
         MlflowIstioError: As for ``start_fault``.
     """
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     if endpoint.traffic.policy.fault is not None:
         raise StateConflict(f"endpoint '{name}' has a fault already: end it first (mlflow-istio fault {name} --end)")
     pins = endpoint.traffic.pins
     problems: list[str] = []
-    before = _read(metrics, name, pins, problems), _called(callers, endpoint.home, problems)
-    until = desk.clock.now() + timedelta(seconds=seconds + _GRACE)
+    before = _read(metrics, name, pins, problems), _called(callers, endpoint.virtual_service, problems)
+    until = context.clock.now() + timedelta(seconds=seconds + _GRACE)
     interrupted = False
-    started = desk.clock.monotonic()
+    started = context.clock.monotonic()
     try:
         policy.start_fault(
-            desk, name, replace(fault, until=until), replace_own=replace_own, reason=reason or "chaos", timeout=timeout
+            context,
+            name,
+            replace(fault, until=until),
+            replace_own=replace_own,
+            reason=reason or "chaos",
+            timeout=timeout,
         )
-        desk.tell(f"fault on endpoint '{name}' for {seconds:g} s; an interrupt ends it at once")
-        started = desk.clock.monotonic()
-        while (left := started + seconds - desk.clock.monotonic()) > 0:
-            desk.clock.sleep(min(_SLICE, left))
+        context.tell(f"fault on endpoint '{name}' for {seconds:g} s; an interrupt ends it at once")
+        started = context.clock.monotonic()
+        while (left := started + seconds - context.clock.monotonic()) > 0:
+            context.clock.sleep(min(_SLICE, left))
     except KeyboardInterrupt:
         interrupted = True
-        desk.tell("interrupted: the fault is being taken away")
+        context.tell("interrupted: the fault is being taken away")
     finally:
-        lasted = desk.clock.monotonic() - started
-        outcome = policy.end_fault(desk, name, reason="chaos is over", timeout=timeout)
-    after = _read(metrics, name, pins, problems), _called(callers, endpoint.home, problems)
+        lasted = context.clock.monotonic() - started
+        outcome = policy.end_fault(context, name, reason="chaos is over", timeout=timeout)
+    after = _read(metrics, name, pins, problems), _called(callers, endpoint.virtual_service, problems)
     report = ChaosReport(
         seconds=lasted,
         interrupted=interrupted,
@@ -99,9 +104,9 @@ def _read(metrics: Metrics | None, name: str, pins: tuple[str, ...], problems: l
         return {}
 
 
-def _called(callers: Callers | None, home: str, problems: list[str]) -> Mapping[str, float] | None:
+def _called(callers: Callers | None, virtual_service: str, problems: list[str]) -> Mapping[str, float] | None:
     try:
-        return callers(home) if callers is not None else None
+        return callers(virtual_service) if callers is not None else None
     except MetricsError as exc:
         problems.append(exc.message)
         return None

@@ -11,14 +11,14 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.mesh.virtual_service import write_endpoint
 from mlflow_istio.core.moves import policies
-from mlflow_istio.core.policy.settings import NO_POLICY, Fault, Policy, PolicyWish, Rule
+from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Fault, Policy, PolicyRequest
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted
-from mlflow_istio.releases.context import Desk, Outcome, endpoint_of, virtual_service_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of, virtual_service_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 
 
 def set_policy(
-    desk: Desk, name: str, wish: PolicyWish, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+    context: Context, name: str, policy_request: PolicyRequest, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
 ) -> Outcome:
     """Make, change or take away settings of an endpoint, of one deployment, or of a route of its own.
 
@@ -28,19 +28,19 @@ def set_policy(
         Unsupported: The cluster can't carry a setting out; nothing was applied.
         NotRouted: A proxy did not take the change over in time.
     """
-    before = endpoint_of(desk.cluster, name)
-    wanted = policies.set_policy(before, wish)
+    before = endpoint_of(context.cluster, name)
+    wanted = policies.set_policy(before, policy_request)
     write_endpoint(
-        virtual_service_of(desk.cluster, name), wanted
+        virtual_service_of(context.cluster, name), wanted
     )  # whatever can't be written is refused before the first edit
     touched = _destinations(before.traffic.policy) != _destinations(wanted.traffic.policy)
     if touched:
-        follow(desk, name, wanted.traffic.policy)
+        follow(context, name, wanted.traffic.policy)
     try:
         outcome = move(
-            desk,
+            context,
             name,
-            lambda now: policies.set_policy(now, wish),
+            lambda now: policies.set_policy(now, policy_request),
             action="policy",
             reason=reason,
             timeout=timeout,
@@ -49,14 +49,16 @@ def set_policy(
         raise  # the change stands, and a proxy is late
     except MlflowIstioError:
         if touched:
-            follow(desk, name, endpoint_of(desk.cluster, name).traffic.policy)
+            follow(context, name, endpoint_of(context.cluster, name).traffic.policy)
         raise
     if outcome.endpoint is not None and (touched or outcome.endpoint.traffic.policy.has_destinations):
-        follow(desk, name, outcome.endpoint.traffic.policy)
+        follow(context, name, outcome.endpoint.traffic.policy)
     return outcome
 
 
-def set_rule(desk: Desk, name: str, rule: Rule, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+def set_rule(
+    context: Context, name: str, rule: CustomRoute, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> Outcome:
     """Make a route of its own, or change where it leads.
 
     Raises:
@@ -65,10 +67,12 @@ def set_rule(desk: Desk, name: str, rule: Rule, *, reason: str = "", timeout: fl
         NotReady: The deployment has no ready replica.
         NotRouted: A proxy did not take the change over in time.
     """
-    return move(desk, name, lambda now: policies.set_rule(now, rule), action="route", reason=reason, timeout=timeout)
+    return move(context, name, lambda now: policies.set_rule(now, rule), action="route", reason=reason, timeout=timeout)
 
 
-def remove_rule(desk: Desk, name: str, rule: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome:
+def remove_rule(
+    context: Context, name: str, rule: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> Outcome:
     """Take a route of its own away.
 
     Raises:
@@ -76,7 +80,7 @@ def remove_rule(desk: Desk, name: str, rule: str, *, reason: str = "", timeout: 
         NotRouted: A proxy did not take the change over in time.
     """
     return move(
-        desk,
+        context,
         name,
         lambda now: policies.remove_rule(now, rule),
         action="route",
@@ -86,7 +90,7 @@ def remove_rule(desk: Desk, name: str, rule: str, *, reason: str = "", timeout: 
 
 
 def start_fault(
-    desk: Desk,
+    context: Context,
     name: str,
     fault: Fault,
     *,
@@ -102,7 +106,7 @@ def start_fault(
         NotRouted: A proxy did not take the change over in time.
     """
     return move(
-        desk,
+        context,
         name,
         lambda now: policies.start_fault(now, fault, replace_own=replace_own),
         action="fault",
@@ -112,17 +116,17 @@ def start_fault(
 
 
 def end_fault(
-    desk: Desk, name: str, *, action: str = "fault-end", reason: str = "", timeout: float = DEFAULT_TIMEOUT
+    context: Context, name: str, *, action: str = "fault-end", reason: str = "", timeout: float = DEFAULT_TIMEOUT
 ) -> Outcome:
     """Take the fault away, if there is one; never held back by a registry that is down.
 
     Raises:
         NotRouted: A proxy did not take the change over in time.
     """
-    return move(desk, name, policies.end_fault, action=action, reason=reason, urgent=True, timeout=timeout)
+    return move(context, name, policies.end_fault, action=action, reason=reason, urgent=True, timeout=timeout)
 
 
-def follow(desk: Desk, name: str, policy: Policy) -> bool:
+def follow(context: Context, name: str, policy: Policy) -> bool:
     """Make the DestinationRule say what the endpoint's policy says; whether it had to be changed.
 
     Raises:
@@ -135,9 +139,9 @@ def follow(desk: Desk, name: str, policy: Policy) -> bool:
             raise NotFound(f"DestinationRule '{name}' is gone: deploy a version again, which makes one")
         return with_policy(rule, name, policy)
 
-    if desk.cluster.get("DestinationRule", name) is None and not policy.has_destinations:
+    if context.cluster.get("DestinationRule", name) is None and not policy.has_destinations:
         return False
-    before, after = desk.cluster.edit("DestinationRule", name, edit)
+    before, after = context.cluster.edit("DestinationRule", name, edit)
     return before != after
 
 

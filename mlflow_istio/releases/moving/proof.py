@@ -7,13 +7,15 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
 from mlflow_istio.errors import NotReady, NotRouted, StateConflict
-from mlflow_istio.releases.context import Desk, endpoint_of, entrance_of, versions_of
+from mlflow_istio.releases.context import Context, endpoint_of, entrance_of, versions_of
 
 _FIRST_WAIT = 2.0
 """Seconds before looking whether somebody else has changed the endpoint once more."""
 
 
-def check_targets(desk: Desk, deployments: list[Object], before: Endpoint, after: Endpoint, *, timeout: float) -> None:
+def check_targets(
+    context: Context, deployments: list[Object], before: Endpoint, after: Endpoint, *, timeout: float
+) -> None:
     """No weight to a subset without ready endpoints; one that gets its first traffic must answer its pinned route.
 
     Only deployments that gain are asked: one that is broken and loses traffic must not hold the others back.
@@ -35,31 +37,33 @@ def check_targets(desk: Desk, deployments: list[Object], before: Endpoint, after
                 f"deployment '{deployment}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
             )
         if not before.traffic.reaches(deployment):
-            prove_pinned(desk, after.name, deployment, versions[deployment], timeout)
+            prove_pinned(context, after.name, deployment, versions[deployment], timeout)
 
 
-def prove_pinned(desk: Desk, name: str, deployment: str, version: str, timeout: float) -> None:
+def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float) -> None:
     """Ask a deployment through its header route whether it answers as the version it should be.
 
     Raises:
         NotRouted: It does not, in time.
     """
     try:
-        _asked(desk, pin_probe(name, deployment, version), name, timeout)
+        _asked(context, pin_probe(name, deployment, version), name, timeout)
     except NotRouted as exc:
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 
 
-def prove_change(desk: Desk, endpoint: Endpoint, timeout: float, home: Object | None = None) -> tuple[str, ...]:
+def prove_change(
+    context: Context, endpoint: Endpoint, timeout: float, virtual_service: Object | None = None
+) -> tuple[str, ...]:
     """Wait until every reachable proxy has the endpoint's newest change, and say which those are.
 
     When somebody else changes the endpoint right after us, proxies answer with that change, which contains ours.
 
     Args:
-        desk: The ports.
+        context: The ports.
         endpoint: The endpoint after the change.
         timeout: Seconds.
-        home: The VirtualService that carries it, as just written; read when None.
+        virtual_service: The VirtualService that carries it, as just written; read when None.
 
     Raises:
         NotRouted: A proxy did not, in time.
@@ -67,16 +71,18 @@ def prove_change(desk: Desk, endpoint: Endpoint, timeout: float, home: Object | 
     """
     first = min(_FIRST_WAIT, timeout / 2)
     try:
-        return _asked(desk, change_probe(endpoint.name, endpoint.change), endpoint.name, first, home)
+        return _asked(context, change_probe(endpoint.name, endpoint.change), endpoint.name, first, virtual_service)
     except NotRouted:
-        newest = endpoint_of(desk.cluster, endpoint.name).change
-        return _asked(desk, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
+        newest = endpoint_of(context.cluster, endpoint.name).change
+        return _asked(context, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
 
 
-def _asked(desk: Desk, probe: Probe, name: str, timeout: float, home: Object | None = None) -> tuple[str, ...]:
+def _asked(
+    context: Context, probe: Probe, name: str, timeout: float, virtual_service: Object | None = None
+) -> tuple[str, ...]:
     """The proxies that proved it, asked in the way that reaches the endpoint."""
-    entrance = entrance_of(desk.cluster, name, home)
-    return tuple(desk.cluster.wait_routed(entrance.through(probe), timeout))
+    entrance = entrance_of(context.cluster, name, virtual_service)
+    return tuple(context.cluster.wait_routed(entrance.through(probe), timeout))
 
 
 def _gains(deployment: str, before: Traffic, after: Traffic) -> bool:

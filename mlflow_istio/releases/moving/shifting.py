@@ -9,25 +9,25 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.deadlines import due
-from mlflow_istio.core.endpoint.endpoint import Endpoint, Stamp
+from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.claims import check_carried
-from mlflow_istio.core.moves.strategies import Wish, check_strategy
-from mlflow_istio.core.release.driver import course_of
+from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
+from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import StateConflict
 from mlflow_istio.releases.context import (
-    Desk,
+    Context,
     Outcome,
     deployments_of,
-    edit_home,
+    edit_virtual_service,
+    emit_warnings,
     endpoint_of,
     root_of,
     versions_of,
-    warned,
 )
-from mlflow_istio.releases.ledger import catch_up, run_for
+from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import check_targets, prove_change
 from mlflow_istio.releases.moving.proposal import plan
 
@@ -38,12 +38,12 @@ DEFAULT_TIMEOUT = 30.0
 
 
 def start(
-    desk: Desk,
+    context: Context,
     name: str,
     *,
     strategy: str,
     candidates: tuple[str, ...],
-    wish: Wish,
+    traffic_request: TrafficRequest,
     release_id: str | None = None,
     supersede: bool = False,
     reason: str = "",
@@ -52,11 +52,11 @@ def start(
     """Open a release of deployments that stand ready, and give them the traffic asked for.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         strategy: canary, ab, blue-green or shadow.
         candidates: Deployments to release.
-        wish: Weight, mirror, header, cookie.
+        traffic_request: Weight, mirror, header, cookie.
         release_id: Id to use; made anew when None.
         supersede: Whether to abort a release that is open first.
         reason: Why, for the ledger.
@@ -65,44 +65,46 @@ def start(
     Raises:
         StateConflict: Another release is open and is not superseded, the id has or had another plan or has ended, or a candidate
             is not deployed.
-        InvalidInput: The wish does not fit.
+        InvalidInput: The request does not fit.
         NotReady: A candidate has no ready replica.
         NotRouted: A proxy did not take a change over in time.
     """
     check_strategy(strategy)
-    endpoint = endpoint_of(desk.cluster, name)
+    endpoint = endpoint_of(context.cluster, name)
     warnings: tuple[str, ...] = ()
-    release = plan(desk, endpoint, strategy, candidates, wish, release_id)
+    release = plan(context, endpoint, strategy, candidates, traffic_request, release_id)
     transitions.check_plan(endpoint, release)
     transitions.check_not_ended(endpoint, release.id)
     if endpoint.release and supersede and endpoint.release.id != release.id:
         freed = transitions.abort(endpoint, "superseded")
-        wanted = transitions.start(freed, release, wish)
+        wanted = transitions.start(freed, release, traffic_request)
         check_targets(
-            desk, deployments_of(desk.cluster, name), freed, wanted, timeout=timeout
+            context, deployments_of(context.cluster, name), freed, wanted, timeout=timeout
         )  # before anything is moved
-        warnings = abort(desk, name, action="supersede", reason=reason or "superseded", timeout=timeout).warnings
-        endpoint = endpoint_of(desk.cluster, name)
-    transitions.start(endpoint, release, wish)  # refuse what can't work before a run is opened for it
+        warnings = abort(context, name, action="supersede", reason=reason or "superseded", timeout=timeout).warnings
+        endpoint = endpoint_of(context.cluster, name)
+    transitions.start(endpoint, release, traffic_request)  # refuse what can't work before a run is opened for it
     if endpoint.release is None:
-        run, more = run_for(desk, name, release, new=True)
-        release, warnings = replace(release, run=run), (*warnings, *warned(desk, more))
+        run, more = run_for(context, name, release, new=True)
+        release, warnings = replace(release, run=run), (*warnings, *emit_warnings(context, more))
     outcome = move(
-        desk,
+        context,
         name,
-        lambda now: transitions.start(now, release, wish),
+        lambda now: transitions.start(now, release, traffic_request),
         action="start",
         reason=reason,
         timeout=timeout,
     )
-    hints = warned(desk, _users_missing(name, release, wish))
+    hints = emit_warnings(context, _users_missing(name, release, traffic_request))
     return replace(outcome, warnings=(*warnings, *outcome.warnings, *hints))
 
 
-def _users_missing(name: str, release: Release, wish: Wish) -> tuple[str, ...]:
+def _users_missing(name: str, release: Release, traffic_request: TrafficRequest) -> tuple[str, ...]:
     """A test that nobody takes part in is no mistake, but it never ends either."""
-    given = wish.weight or any((wish.weights or {}).get(candidate) for candidate in release.candidates)
-    if release.strategy != "ab" or wish.header or wish.arms or given:
+    given = traffic_request.weight or any(
+        (traffic_request.weights or {}).get(candidate) for candidate in release.candidates
+    )
+    if release.strategy != "ab" or traffic_request.header or traffic_request.arms or given:
         return ()
     return (
         f"the arms of release '{release.id}' get no users before they have weight: run 'mlflow deployments update-endpoint "
@@ -111,9 +113,9 @@ def _users_missing(name: str, release: Release, wish: Wish) -> tuple[str, ...]:
 
 
 def shift(
-    desk: Desk,
+    context: Context,
     name: str,
-    wish: Wish,
+    traffic_request: TrafficRequest,
     *,
     reason: str = "",
     timeout: float = DEFAULT_TIMEOUT,
@@ -122,26 +124,26 @@ def shift(
     """Change the weight of the open release's candidates, or its mirrored share.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
-        wish: Weight or mirrored share.
+        traffic_request: Weight or mirrored share.
         reason: Why, for the ledger.
         timeout: Seconds to wait for the proxies.
         planned: The endpoint as the caller has just read it; read here when None.
 
     Raises:
         StateConflict: No release is open, or a process drives it.
-        InvalidInput: The wish does not fit the release.
+        InvalidInput: The request does not fit the release.
         NotReady: A deployment that would get traffic has no ready replica.
         NotRouted: A proxy did not take the change over in time.
     """
 
     def by_hand(endpoint: Endpoint) -> Endpoint:
-        wanted = transitions.shift(endpoint, wish)
-        check_not_driven(endpoint, desk.clock.now())
+        wanted = transitions.shift(endpoint, traffic_request)
+        check_not_driven(endpoint, context.clock.now())
         return wanted
 
-    return move(desk, name, by_hand, action="shift", reason=reason, timeout=timeout, planned=planned)
+    return move(context, name, by_hand, action="shift", reason=reason, timeout=timeout, planned=planned)
 
 
 def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
@@ -150,8 +152,8 @@ def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
     Raises:
         StateConflict: Names the process and says how to stop it.
     """
-    course = course_of(endpoint.progress)
-    driver = course.driven(now) if course else None
+    release_status = release_status_of(endpoint.progress)
+    driver = release_status.driven(now) if release_status else None
     if endpoint.release and endpoint.release.state != "paused" and driver:
         raise StateConflict(
             f"release '{endpoint.release.id}' of endpoint '{endpoint.name}' is driven by {driver.who}: run "
@@ -160,7 +162,7 @@ def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
 
 
 def promote(
-    desk: Desk,
+    context: Context,
     name: str,
     *,
     candidate: str | None = None,
@@ -180,9 +182,9 @@ def promote(
         NotReady: The candidate has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
-    time = desk.clock.now()
+    time = context.clock.now()
     return move(
-        desk,
+        context,
         name,
         _of(release_id, "promote", lambda now: transitions.promote(now, candidate, now=time, keep=keep_old), candidate),
         action="promote",
@@ -194,7 +196,7 @@ def promote(
 
 
 def rollback(
-    desk: Desk,
+    context: Context,
     name: str,
     *,
     reason: str = "",
@@ -211,9 +213,9 @@ def rollback(
         NotReady: The version to go back to has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
-    time = desk.clock.now()
+    time = context.clock.now()
     return move(
-        desk,
+        context,
         name,
         _of(release_id, "rollback", lambda now: transitions.rollback(now, now=time)),
         action="rollback",
@@ -225,7 +227,7 @@ def rollback(
 
 
 def abort(
-    desk: Desk,
+    context: Context,
     name: str,
     *,
     action: str = "abort",
@@ -245,9 +247,9 @@ def abort(
         NotRouted: A proxy did not take the change over in time.
     """
     result = "superseded" if action == "supersede" else "aborted"
-    time = desk.clock.now()
+    time = context.clock.now()
     return move(
-        desk,
+        context,
         name,
         _of(release_id, "abort", lambda now: transitions.abort(now, result, now=time)),
         action=action,
@@ -268,26 +270,26 @@ def _of(release_id: str | None, action: str, transition: Transition, candidate: 
     return checked
 
 
-def pause(desk: Desk, name: str) -> Outcome:
+def pause(context: Context, name: str) -> Outcome:
     """Stop the open release from advancing by itself; the traffic stays.
 
     Raises:
         StateConflict: No release is open.
     """
-    return move(desk, name, transitions.pause, action="pause")
+    return move(context, name, transitions.pause, action="pause")
 
 
-def resume(desk: Desk, name: str) -> Outcome:
+def resume(context: Context, name: str) -> Outcome:
     """Let a paused release go on.
 
     Raises:
         StateConflict: No release is open.
     """
-    return move(desk, name, transitions.resume, action="resume")
+    return move(context, name, transitions.resume, action="resume")
 
 
 def move(
-    desk: Desk,
+    context: Context,
     name: str,
     transition: Transition,
     *,
@@ -305,7 +307,7 @@ def move(
     the ledger catches up.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint.
         transition: What to change; raises what forbids it. It is evaluated on the object inside the edit.
         action: The verb, for the ledger.
@@ -316,18 +318,18 @@ def move(
         timeout: Seconds to wait for the proxies.
         planned: The endpoint as the caller has just read it, for which targets are checked; read here when None.
     """
-    planned = planned or endpoint_of(desk.cluster, name)
-    if not urgent and due(planned.deadlines, desk.clock.now()):
-        desk.enforce(replace(desk, enforce=lambda _desk, _name: None), name)
-        planned = endpoint_of(desk.cluster, name)
-    deployments = deployments_of(desk.cluster, name)
-    root = root_of(desk.cluster, planned)
+    planned = planned or endpoint_of(context.cluster, name)
+    if not urgent and due(planned.deadlines, context.clock.now()):
+        context.enforce(replace(context, enforce=lambda _context, _name: None), name)
+        planned = endpoint_of(context.cluster, name)
+    deployments = deployments_of(context.cluster, name)
+    root = root_of(context.cluster, planned)
     if not force:
-        check_targets(desk, deployments, planned, transition(planned), timeout=timeout)
-    stamp = Stamp(
-        id=desk.new_id(),
-        time=desk.clock.now(),
-        who=desk.who,
+        check_targets(context, deployments, planned, transition(planned), timeout=timeout)
+    change_metadata = ChangeMetadata(
+        id=context.new_id(),
+        time=context.clock.now(),
+        who=context.who,
         action=action,
         reason=reason,
         versions=versions_of(deployments),
@@ -337,24 +339,26 @@ def move(
 
     def edit(virtual_service: Object) -> Object:
         now = read_endpoint(virtual_service, name)
-        if now.has_change(stamp.id):  # a lost reply: what forbids the change a second time must not be asked
+        if now.has_change(change_metadata.id):  # a lost reply: what forbids the change a second time must not be asked
             return virtual_service
         wanted = transition(now)
         _check_same_release(planned, now, wanted)
-        new = changed(virtual_service, wanted, stamp)
+        new = changed(virtual_service, wanted, change_metadata)
         if root is not None:
             check_carried(root, virtual_service, new, name)
         return new
 
-    before, after = edit_home(desk.cluster, planned.home, name, edit)
+    before, after = edit_virtual_service(context.cluster, planned.virtual_service, name, edit)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(desk, endpoint, timeout, after)
+    proxies = prove_change(context, endpoint, timeout, after)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
     warnings = (
         *(() if proxies else (unproved,)),
-        *catch_up(desk, name, objects={stamp.id: {"before": before, "after": after}}),
+        *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
     )
-    return Outcome(endpoint=endpoint, changed=after != before, proxies=proxies, warnings=warned(desk, warnings))
+    return Outcome(
+        endpoint=endpoint, changed=after != before, proxies=proxies, warnings=emit_warnings(context, warnings)
+    )
 
 
 def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> None:

@@ -17,8 +17,8 @@ from mlflow_istio.core.basics.objects import (
     with_annotations,
 )
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
+from mlflow_istio.core.endpoint.registry_state import RegistryState, nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import Standing, nothing_stands, standing_of
 from mlflow_istio.core.inspection.diagnosis import (
     ERROR,
     FIX,
@@ -40,12 +40,12 @@ from mlflow_istio.core.moves.claims import claimants, claims_in
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.releases.context import (
-    Desk,
+    Context,
     deployments_of,
     endpoint_names,
     endpoint_of,
     entrance_of,
-    found_home,
+    find_virtual_service,
     is_ours,
     versions_of,
 )
@@ -54,11 +54,11 @@ _PROBE_TIMEOUT = 5.0
 _PARTS = ("state", "release", "progress", "unrecorded", "deadlines", "policy")
 
 
-def examine(desk: Desk, name: str | None = None) -> list[Finding]:
+def examine(context: Context, name: str | None = None) -> list[Finding]:
     """Everything that is not as it should be, the worst first.
 
     Args:
-        desk: The ports.
+        context: The ports.
         name: The endpoint; None: all of the target, and those that only the registry still knows.
 
     Raises:
@@ -66,10 +66,10 @@ def examine(desk: Desk, name: str | None = None) -> list[Finding]:
         ClusterError: The cluster can't be reached.
     """
     findings: list[Finding] = []
-    names = endpoint_names(desk.cluster)
+    names = endpoint_names(context.cluster)
     known: Survey | None = None
     try:
-        known = desk.registry.survey(desk.scope, ())
+        known = context.registry.survey(context.scope, ())
     except RegistryError as exc:
         findings.append(
             Finding(
@@ -82,21 +82,21 @@ def examine(desk: Desk, name: str | None = None) -> list[Finding]:
         )
     if name is None:
         orphans = {
-            labelled for kind in ("Service", "DestinationRule", "Deployment") for labelled in _labelled(desk, kind)
+            labelled for kind in ("Service", "DestinationRule", "Deployment") for labelled in _labelled(context, kind)
         }
         names = sorted({*names, *orphans, *(known.open_runs if known else ())})
     else:
         names = [name]
-    findings += _claim_findings(desk, name)
+    findings += _claim_findings(context, name)
     for one in names:
-        findings += _examined(desk, one, known, must_exist=name is not None)
+        findings += _examined(context, one, known, must_exist=name is not None)
     rank = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
 
 
-def _claim_findings(desk: Desk, name: str | None) -> Iterator[Finding]:
+def _claim_findings(context: Context, name: str | None) -> Iterator[Finding]:
     """What roots hand on to endpoints that are not there; of one endpoint, or under one root, if it is named."""
-    known = desk.cluster.list("VirtualService", {})
+    known = context.cluster.list("VirtualService", {})
     there = {endpoint for obj in known for endpoint in endpoints_in(obj)}
     for root in known:
         try:
@@ -121,19 +121,19 @@ def _claim_findings(desk: Desk, name: str | None) -> Iterator[Finding]:
                 )
 
 
-def _labelled(desk: Desk, kind: str) -> Iterator[str]:
-    for obj in desk.cluster.list(kind, {}):
+def _labelled(context: Context, kind: str) -> Iterator[str]:
+    for obj in context.cluster.list(kind, {}):
         labels = labels_of(obj)
         if ENDPOINT_LABEL in labels and MANAGED_BY_LABEL in labels:
             yield labels[ENDPOINT_LABEL]
 
 
-def _examined(desk: Desk, name: str, known: Survey | None, *, must_exist: bool) -> Iterator[Finding]:
+def _examined(context: Context, name: str, known: Survey | None, *, must_exist: bool) -> Iterator[Finding]:
     recorded: Sequence[RoutingChange] = ()
     problem = ""
     if known is not None:
         try:
-            recorded = desk.registry.history(desk.scope, name)
+            recorded = context.registry.history(context.scope, name)
         except RegistryError as exc:
             problem = exc.message
             yield Finding(
@@ -143,35 +143,37 @@ def _examined(desk: Desk, name: str, known: Survey | None, *, must_exist: bool) 
                 text=f"its history can't be read: {problem}",
                 command="mlflow runs describe --run-id RUN, and delete or restore the tag it names",
             )
-    deployments = deployments_of(desk.cluster, name)
-    home = found_home(desk.cluster, name)
-    if home is None:
-        yield from _without_home(desk, name, recorded, deployments, known, must_exist=must_exist)
+    deployments = deployments_of(context.cluster, name)
+    virtual_service = find_virtual_service(context.cluster, name)
+    if virtual_service is None:
+        yield from _without_home(context, name, recorded, deployments, known, must_exist=must_exist)
         return
     try:
-        endpoint = read_endpoint(home, name)
+        endpoint = read_endpoint(virtual_service, name)
     except MlflowIstioError as exc:
-        yield _damaged(desk, home, name, recorded, exc.message)
+        yield _damaged(context, virtual_service, name, recorded, exc.message)
         return
-    last = endpoint.unrecorded[-1] if endpoint.unrecorded else recorded[-1] if recorded else None
+    last = endpoint.outbox[-1] if endpoint.outbox else recorded[-1] if recorded else None
     if last is not None and last.id != endpoint.change:
         last = None
-    yield from route_findings(home, endpoint, last if last is not None and last.whole else None, desk.clock.now())
+    yield from route_findings(
+        virtual_service, endpoint, last if last is not None and last.whole else None, context.clock.now()
+    )
     deployed = [name_of(obj) for obj in deployments]
     if not endpoint.deleting:
-        yield from rule_findings(desk.cluster.get("DestinationRule", name), endpoint, deployed)
+        yield from rule_findings(context.cluster.get("DestinationRule", name), endpoint, deployed)
         yield from deployment_findings(endpoint, deployments)
-        yield from _host_findings(desk, home, name)
+        yield from _host_findings(context, virtual_service, name)
     if known is not None and not problem:
         yield from ledger_findings(endpoint, recorded, known.open_runs.get(name, {}))
-        standing = standing_of(endpoint, desk.scope, versions_of(deployments))
-        yield from _registry_findings(desk, standing, recorded)
+        standing = registry_state_of(endpoint, context.scope, versions_of(deployments))
+        yield from _registry_findings(context, standing, recorded)
     if not endpoint.deleting:
-        yield from _proxy_findings(desk, endpoint)
+        yield from _proxy_findings(context, endpoint)
 
 
 def _without_home(
-    desk: Desk,
+    context: Context,
     name: str,
     recorded: Sequence[RoutingChange],
     deployments: Sequence[Object],
@@ -180,15 +182,15 @@ def _without_home(
     must_exist: bool,
 ) -> Iterator[Finding]:
     """An endpoint whose VirtualService is gone, or no longer says that it carries it."""
-    found = desk.cluster.get("VirtualService", name)
+    found = context.cluster.get("VirtualService", name)
     if found is not None and is_ours(found, name) and claimants(found):
         return  # the root of a shared host, which is no endpoint
     if found is not None and is_ours(found, name):
         yield _damaged(
-            desk, found, name, recorded, f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}"
+            context, found, name, recorded, f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}"
         )
         return
-    kinds = [kind for kind in ("Service", "DestinationRule") if _is_there(desk, kind, name)]
+    kinds = [kind for kind in ("Service", "DestinationRule") if _is_there(context, kind, name)]
     left = [*kinds, *(f"deployment '{name_of(obj)}'" for obj in deployments)]
     if left:
         yield Finding(
@@ -199,16 +201,18 @@ def _without_home(
             command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {name}",
         )
     elif must_exist and not recorded and not (known and name in known.open_runs):
-        endpoint_of(desk.cluster, name)  # says which there are
+        endpoint_of(context.cluster, name)  # says which there are
     for release, run in (known.open_runs.get(name, {}) if known else {}).items():
         yield orphan_run(name, release, run)
-    yield from _registry_findings(desk, nothing_stands(desk.scope, name, {}, labels_in(recorded)), recorded)
+    yield from _registry_findings(context, nothing_stands(context.scope, name, {}, labels_in(recorded)), recorded)
 
 
-def _damaged(desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChange], why: str) -> Finding:
+def _damaged(
+    context: Context, virtual_service: Object, name: str, recorded: Sequence[RoutingChange], why: str
+) -> Finding:
     """Annotations, or routes, that can't be read; the objects that the ledger keeps bring annotations back."""
     try:
-        kept = kept_annotations(desk, home, name, recorded)
+        kept = kept_annotations(context, virtual_service, name, recorded)
     except RegistryError:
         kept = None
     if kept is not None:
@@ -230,55 +234,57 @@ def _damaged(desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChan
 
 
 def kept_annotations(
-    desk: Desk, home: Object, name: str, recorded: Sequence[RoutingChange]
+    context: Context, virtual_service: Object, name: str, recorded: Sequence[RoutingChange]
 ) -> dict[str, str | None] | None:
     """The endpoint's annotations as the newest change left them, if that is the change whose routes stand there."""
     last = recorded[-1] if recorded else None
     if last is None or last.run is None or last.after is None:
         return None
-    probe = next((route for route in routes_of(home) if route.get("name") == f"{prefix(name)}probe"), {})
+    probe = next((route for route in routes_of(virtual_service) if route.get("name") == f"{prefix(name)}probe"), {})
     if probe.get("directResponse", {}).get("body", {}).get("string") != last.id:
         return None
-    text = desk.runs.text(last.run, f"changes/{last.sequence:06d}-{last.id}/after.json")
+    text = context.runs.text(last.run, f"changes/{last.sequence:06d}-{last.id}/after.json")
     if text is None:
         return None
     found = annotations_of(json.loads(text))
     kept = {annotation(name, part): found.get(annotation(name, part)) for part in _PARTS}
     kept[annotation(name, "unrecorded")] = None
     try:
-        read_endpoint(with_annotations(home, kept), name)
+        read_endpoint(with_annotations(virtual_service, kept), name)
     except MlflowIstioError:
         return None
     return kept
 
 
-def _host_findings(desk: Desk, home: Object, name: str) -> Iterator[Finding]:
+def _host_findings(context: Context, virtual_service: Object, name: str) -> Iterator[Finding]:
     try:
-        check_hosts(home, desk.cluster.list("VirtualService", {}), desk.cluster.scope)
+        check_hosts(virtual_service, context.cluster.list("VirtualService", {}), context.cluster.scope)
     except StateConflict as exc:
         yield Finding(
             endpoint=name,
             code="host-conflict",
             severity=ERROR,
             text=exc.message,
-            command=f"kubectl edit virtualservice {name_of(home)}",
+            command=f"kubectl edit virtualservice {name_of(virtual_service)}",
         )
 
 
-def _registry_findings(desk: Desk, standing: Standing, recorded: Sequence[RoutingChange]) -> Iterator[Finding]:
+def _registry_findings(
+    context: Context, standing: RegistryState, recorded: Sequence[RoutingChange]
+) -> Iterator[Finding]:
     labels = {*(served.version for served in standing.served), *standing.removed, *labels_in(recorded)}
     models = sorted({parse_label(label).model for label in labels})
     if not models:
         return
     try:
-        survey = desk.registry.survey(desk.scope, models)
+        survey = context.registry.survey(context.scope, models)
     except RegistryError:
         return  # said once, for all
     owned = frozenset(key for key, owner in survey.owners.items() if owner == standing.owner)
     others = {key for key, owner in survey.owners.items() if owner != standing.owner}
     aliases = {key: version for key, version in standing.aliases.items() if key not in others}
     aliases |= {key: None for key in owned if key not in aliases}
-    wanted = Standing(
+    wanted = RegistryState(
         scope=standing.scope,
         endpoint=standing.endpoint,
         served=standing.served,
@@ -288,10 +294,10 @@ def _registry_findings(desk: Desk, standing: Standing, recorded: Sequence[Routin
     yield from standing_findings(wanted, survey.tags, survey.versions, survey.aliases, owned)
 
 
-def _proxy_findings(desk: Desk, endpoint: Endpoint) -> Iterator[Finding]:
+def _proxy_findings(context: Context, endpoint: Endpoint) -> Iterator[Finding]:
     try:
-        probe = entrance_of(desk.cluster, endpoint.name).through(change_probe(endpoint.name, endpoint.change))
-        proxies = desk.cluster.wait_routed(probe, _PROBE_TIMEOUT)
+        probe = entrance_of(context.cluster, endpoint.name).through(change_probe(endpoint.name, endpoint.change))
+        proxies = context.cluster.wait_routed(probe, _PROBE_TIMEOUT)
     except ClusterError as exc:
         yield Finding(
             endpoint=endpoint.name,
@@ -319,8 +325,8 @@ def _proxy_findings(desk: Desk, endpoint: Endpoint) -> Iterator[Finding]:
             )
 
 
-def _is_there(desk: Desk, kind: str, name: str) -> bool:
-    found = desk.cluster.get(kind, name)
+def _is_there(context: Context, kind: str, name: str) -> bool:
+    found = context.cluster.get(kind, name)
     return found is not None and is_ours(found, name)
 
 

@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, prefix, ready_replicas
 from mlflow_istio.core.endpoint.assignment import assignment_headers
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.inspection.explanation import Explanation, Passed, Place, Share, explain, known_delegates
+from mlflow_istio.core.inspection.explanation import (
+    AnsweringShare,
+    Explanation,
+    Passed,
+    Place,
+    explain,
+    known_delegates,
+)
 from mlflow_istio.core.matching.entrance import SCORING
 from mlflow_istio.core.matching.requests import Request, normalized
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
@@ -98,9 +105,9 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
         StateConflict: A user is named, but no A/B release is open.
         InvalidInput: The request can't be right.
     """
-    home, endpoint = virtual_service_of(cluster, name), endpoint_of(cluster, name)
+    virtual_service, endpoint = virtual_service_of(cluster, name), endpoint_of(cluster, name)
     known = cluster.list("VirtualService", {})
-    root = next((obj for obj in known if _hands_on(obj, name_of(home))), home)
+    root = next((obj for obj in known if _hands_on(obj, name_of(virtual_service))), virtual_service)
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
     found = explain(root, question.as_request(assigned, path, authority), known_delegates(known, root, whole=True))
@@ -187,7 +194,7 @@ def _kind(place: Place, endpoint: Endpoint | None) -> str:
     return "other"
 
 
-def _share_view(share: Share, endpoint: Endpoint | None, deployments: Mapping[str, Object]) -> View:
+def _share_view(share: AnsweringShare, endpoint: Endpoint | None, deployments: Mapping[str, Object]) -> View:
     destination = share.destination
     ours = endpoint is not None and endpoint.owns(destination)
     found = deployments.get(destination.name) if ours else None

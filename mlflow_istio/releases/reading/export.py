@@ -27,16 +27,16 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
     if named is not None and is_ours(named, name) and not has_endpoint(named, name):
         service = cluster.get("Service", name)  # the root of a shared host: no pods, no release
         return [as_in_git(obj, name) for obj in (service, named) if obj is not None and with_traffic]
-    home = virtual_service_of(cluster, name)
+    virtual_service = virtual_service_of(cluster, name)
     found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
     objects = [obj for obj in found if is_ours(obj, name)] + deployments_of(cluster, name)
     if with_traffic:
-        if read_endpoint(home, name).adopted is not None:
+        if read_endpoint(virtual_service, name).adopted is not None:
             raise InvalidInput(
-                f"endpoint '{name}' has its routes in VirtualService '{name_of(home)}', which stays its owner's, in Git too: "
-                "export the rest with --without-traffic, and let Argo CD leave the routes alone (--argocd)"
+                f"endpoint '{name}' has its routes in VirtualService '{name_of(virtual_service)}', which stays its owner's, in Git "
+                "too: export the rest with --without-traffic, and let Argo CD leave the routes alone (--argocd)"
             )
-        objects.append(home)
+        objects.append(virtual_service)
     clean = [as_in_git(obj, name) for obj in objects]
     kept = clean if with_traffic else [obj for one in clean if (obj := without_traffic(one, name)) is not None]
     return sorted(kept, key=order_of)

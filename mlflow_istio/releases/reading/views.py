@@ -21,7 +21,7 @@ from mlflow_istio.core.mesh.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.policy.settings import notes
-from mlflow_istio.core.release.driver import course_of
+from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import MlflowIstioError, NotFound
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import (
@@ -45,15 +45,15 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
     return _endpoint_view(cluster, name, virtual_service_of(cluster, name), deployments_of(cluster, name))
 
 
-def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Sequence[Object]) -> View:
-    endpoint = read_endpoint(home, name)
-    address = address_at(cluster, home, name)
+def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deployments: Sequence[Object]) -> View:
+    endpoint = read_endpoint(virtual_service, name)
+    address = address_at(cluster, virtual_service, name)
     return {
         "name": name,
         "url": address.url,
         "headers": dict(address.headers),
         "scoring_url": address.url + address.scoring,
-        "virtual_service": endpoint.home,
+        "virtual_service": endpoint.virtual_service,
         "adopted_route": endpoint.route if endpoint.adopted else None,
         "stable": endpoint.stable.name,
         "candidates": list(endpoint.release.candidates) if endpoint.release else [],
@@ -72,7 +72,7 @@ def _endpoint_view(cluster: Cluster, name: str, home: Object, deployments: Seque
             {"id": earlier.id, "outcome": earlier.outcome, "change": earlier.sequence} for earlier in endpoint.earlier
         ],
         "change": {"id": endpoint.change, "sequence": endpoint.sequence},
-        "unrecorded": len(endpoint.unrecorded),
+        "unrecorded": len(endpoint.outbox),
         "deployments": [_deployment_view(obj, endpoint) for obj in deployments],
     }
 
@@ -186,9 +186,9 @@ def _release_view(endpoint: Endpoint) -> View | None:
             "name": release.assignment.name,
             "values": dict(release.assignment.values),
         }
-    course = course_of(endpoint.progress)
-    if course is not None:
-        view["progress"] = course.view()
+    release_status = release_status_of(endpoint.progress)
+    if release_status is not None:
+        view["progress"] = release_status.view()
     return view
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.endpoint.endpoint import MAX_UNRECORDED
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.options.base import UpdateEndpointOptions, parse_options
 from mlflow_istio.releases.context import endpoint_of
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from tests.support.foreign_edits import annotated, edit, weights
 from tests.support.in_memory import World, a_world, with_canary
@@ -26,17 +26,25 @@ HEADINGS = re.findall(r"^### `(.*)`$", TEXT, re.M)
 
 
 def no_release() -> None:
-    shifting.promote(a_world("churn-v1", "churn-v2").desk, "churn")
+    shifting.promote(a_world("churn-v1", "churn-v2").context, "churn")
 
 
 def second_release() -> None:
-    shifting.start(with_canary().desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=1))
+    shifting.start(
+        with_canary().context,
+        "churn",
+        strategy="canary",
+        candidates=("churn-v3",),
+        traffic_request=TrafficRequest(weight=1),
+    )
 
 
 def not_ready() -> None:
     world = a_world("churn-v1", "churn-v2")
     world.cluster.unready.add("churn-v2")
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v2",), wish=Wish(weight=1))
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v2",), traffic_request=TrafficRequest(weight=1)
+    )
 
 
 def does_not_come_up() -> None:
@@ -48,30 +56,38 @@ def does_not_come_up() -> None:
 def not_routed() -> None:
     world = a_world("churn-v1", "churn-v2")
     world.cluster.unroutable = True
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v2",), wish=Wish(weight=1))
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v2",), traffic_request=TrafficRequest(weight=1)
+    )
 
 
 def race() -> None:
-    world = a_world("churn-v1", "churn-v2", "churn-v3", strategy="canary", wish=Wish(weight=10))
+    world = a_world("churn-v1", "churn-v2", "churn-v3", strategy="canary", traffic_request=TrafficRequest(weight=10))
 
     def first(kind: str, _name: str) -> None:
         if kind == "VirtualService":
             world.cluster.before_write = lambda _kind, _name: None
-            shifting.abort(world.desk, "churn")
-            shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v2",), wish=Wish(weight=10))
+            shifting.abort(world.context, "churn")
+            shifting.start(
+                world.context,
+                "churn",
+                strategy="canary",
+                candidates=("churn-v2",),
+                traffic_request=TrafficRequest(weight=10),
+            )
 
     world.cluster.before_write = first
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
 
 
 def nothing_to_roll_back() -> None:
-    shifting.rollback(a_world("churn-v1").desk, "churn")
+    shifting.rollback(a_world("churn-v1").context, "churn")
 
 
 def version_gone() -> None:
     world = with_canary()
-    shifting.promote(world.desk, "churn")
-    removal.delete(world.desk, "churn-v1")
+    shifting.promote(world.context, "churn")
+    removal.delete(world.context, "churn-v1")
     world.registry.gone.add("churn/1")
     back(world, 1)
 
@@ -84,28 +100,28 @@ def back_without_registry() -> None:
 
 def being_deleted() -> None:
     world = a_world("churn-v1", "churn-v2")
-    removal._mark_deleting(world.desk, "churn", force=False, reason="", timeout=1)
-    removal.delete(world.desk, "churn-v2")
+    removal._mark_deleting(world.context, "churn", force=False, reason="", timeout=1)
+    removal.delete(world.context, "churn-v2")
 
 
 def delete_without_registry() -> None:
     world = a_world("churn-v1")
     world.registry.down = True
-    removal.delete_endpoint(world.desk, "churn")
+    removal.delete_endpoint(world.context, "churn")
 
 
 def waiting() -> str:
     world = with_canary()
     world.registry.down = True
-    shifting.shift(world.desk, "churn", Wish(weight=20))
-    return catch_up(world.desk, "churn")[0]
+    shifting.shift(world.context, "churn", TrafficRequest(weight=20))
+    return flush_outbox(world.context, "churn")[0]
 
 
 def too_many_waiting() -> None:
     world = with_canary()
     world.registry.down = True
     for number in range(MAX_UNRECORDED + 2):
-        shifting.shift(world.desk, "churn", Wish(weight=number % 50))
+        shifting.shift(world.context, "churn", TrafficRequest(weight=number % 50))
 
 
 def damaged(change: Callable[[Any], None]) -> Callable[[], None]:
@@ -135,22 +151,22 @@ def foreign() -> None:
 def version_deleted() -> str:
     world = with_canary()
     world.registry.deleted.add("churn/1")
-    return shifting.promote(world.desk, "churn").warnings[0]
+    return shifting.promote(world.context, "churn").warnings[0]
 
 
 def run_deleted() -> str:
     world = with_canary()
     for number in (20, 30):
-        shifting.shift(world.desk, "churn", Wish(weight=number))
+        shifting.shift(world.context, "churn", TrafficRequest(weight=number))
     release = world.endpoint().release
     world.registry.deleted_runs.add((release.run or "") if release else "")
-    return shifting.promote(world.desk, "churn").warnings[0]
+    return shifting.promote(world.context, "churn").warnings[0]
 
 
 def tag_refused() -> str:
     world = with_canary()
     world.registry.forbidden.add("churn/1")
-    return shifting.promote(world.desk, "churn").warnings[0]
+    return shifting.promote(world.context, "churn").warnings[0]
 
 
 def pending() -> None:
@@ -169,8 +185,8 @@ PRODUCERS: dict[str, Callable[[], Any]] = {
     "has nothing to roll back": nothing_to_roll_back,
     "which can't be brought back": version_gone,
     "is not on the endpoint itself any more": back_without_registry,
-    "has traffic (weight 10)": lambda: removal.delete(with_canary().desk, "churn-v2"),
-    "is stable: promote another": lambda: removal.delete(with_canary().desk, "churn-v1"),
+    "has traffic (weight 10)": lambda: removal.delete(with_canary().context, "churn-v2"),
+    "is stable: promote another": lambda: removal.delete(with_canary().context, "churn-v1"),
     "is being deleted": being_deleted,
     "can't be deleted while the registry": delete_without_registry,
     "until the registry takes it": waiting,

@@ -39,8 +39,8 @@ class Endpoint:
         self.sent.append(config)
 
 
-def driven(*, alive_until: datetime = OLD, stopped: bool = False) -> dict[str, Any]:
-    driver = {"id": "d1", "who": "ada", "alive_until": alive_until.isoformat()}
+def driven(*, lease_expires: datetime = OLD, stopped: bool = False) -> dict[str, Any]:
+    driver = {"id": "d1", "who": "ada", "alive_until": lease_expires.isoformat()}
     return {"release": {"id": "job-1", "progress": {"stopped": stopped, "driver": driver}}}
 
 
@@ -138,13 +138,13 @@ def test_the_release_decides_where_the_word_does_not(
 def test_a_driver_that_still_lives_keeps_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody resumed it from elsewhere: the sign of life is renewed while the exit handler waits for it to run out."""
     soon = datetime.now(timezone.utc) + timedelta(milliseconds=50)
-    endpoint = Endpoint(driven(alive_until=soon), driven(alive_until=soon + timedelta(minutes=1)))
+    endpoint = Endpoint(driven(lease_expires=soon), driven(lease_expires=soon + timedelta(minutes=1)))
     assert end(monkeypatch, endpoint, "RUNNING") == "left open"
     assert endpoint.sent == []
 
 
 def test_a_driver_whose_step_was_killed_a_moment_ago_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     soon = datetime.now(timezone.utc) + timedelta(milliseconds=50)
-    endpoint = Endpoint(driven(alive_until=soon))
+    endpoint = Endpoint(driven(lease_expires=soon))
     assert end(monkeypatch, endpoint, "RUNNING") == "rolled-back"
     assert datetime.now(timezone.utc) >= soon

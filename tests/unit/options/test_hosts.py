@@ -10,7 +10,7 @@ from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions, parse_options
 from mlflow_istio.releases.deploying.sharing import HostShare
-from mlflow_istio.verbs.deployments import brought_up, host_share
+from mlflow_istio.verbs.deployments import deploy_or_adopt, host_share
 from tests.support.in_memory import World, a_request
 
 
@@ -40,7 +40,7 @@ def test_a_share_is_read_from_path_and_header() -> None:
 def test_what_means_nothing_is_refused_with_nothing_written(given: dict[str, Any], words: str) -> None:
     world = World()
     with pytest.raises(InvalidInput, match=words):
-        brought_up(world.desk, a_request("churn-v1"), options(**given))
+        deploy_or_adopt(world.context, a_request("churn-v1"), options(**given))
     assert world.objects() == []
 
 

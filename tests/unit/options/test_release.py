@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
@@ -57,12 +57,12 @@ def test_arms_share_alike_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("allowed", "proof"),
     [
-        ("1.3", Allowed(odds_ratio=1.3)),
-        (0.02, Allowed(rate_difference=0.02)),
-        ('{"odds_ratio": 2, "rate_difference": 0.01}', Allowed(odds_ratio=2, rate_difference=0.01)),
+        ("1.3", NonInferiorityMargin(odds_ratio=1.3)),
+        (0.02, NonInferiorityMargin(rate_difference=0.02)),
+        ('{"odds_ratio": 2, "rate_difference": 0.01}', NonInferiorityMargin(odds_ratio=2, rate_difference=0.01)),
     ],
 )
-def test_what_is_allowed_is_an_odds_ratio_a_difference_or_both(allowed: Any, proof: Allowed) -> None:
+def test_what_is_allowed_is_an_odds_ratio_a_difference_or_both(allowed: Any, proof: NonInferiorityMargin) -> None:
     assert [guard.allowed for guard in plan(allowed=allowed).guards] == [proof, proof]
 
 
@@ -73,7 +73,9 @@ def test_guards_come_from_json_or_a_file_with_the_usual_values_where_nothing_is_
         {"guard": "objective", "name": "slo", "limit": 0.01, "slower_than": 300},
     ]
     found = plan(analysis=json.dumps(listed)).guards
-    assert found[0] == GuardPlan(name="errors", kind="errors", weight=2, allowed=Allowed(rate_difference=0.03))
+    assert found[0] == GuardPlan(
+        name="errors", kind="errors", weight=2, allowed=NonInferiorityMargin(rate_difference=0.03)
+    )
     assert (found[1].edges, found[1].margin) == ((100.0,), 1.25)
     assert (found[2].kind, found[2].name, found[2].slower_than) == ("objective", "slo", 300)
     (tmp_path / "guards.json").write_text(json.dumps(listed))
@@ -91,7 +93,7 @@ def test_every_kpi_is_a_guard_unless_the_analysis_names_it() -> None:
     }
     guards = {guard.name: guard for guard in plan(kpi=json.dumps(kpis)).guards}
     assert (guards["bought"].kind, guards["bought"].worse, guards["bought"].margin) == ("rate", "lower", 1.1)
-    assert guards["bought"].allowed == Allowed(odds_ratio=1.2)
+    assert guards["bought"].allowed == NonInferiorityMargin(odds_ratio=1.2)
     assert (guards["spend"].kind, guards["spend"].worse, guards["spend"].margin) == ("mean", "higher", 0.0)
     named = plan(
         kpi=json.dumps(kpis), analysis=json.dumps([{"guard": "rate", "name": "bought", "worse": "lower", "margin": 2}])

@@ -10,7 +10,7 @@ from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.policy.fields import check_field
 from mlflow_istio.core.policy.routes import merged_headers
-from mlflow_istio.core.policy.settings import NO_POLICY, Policy, PolicyWish, RoutePolicy, notes, with_wish
+from mlflow_istio.core.policy.settings import NO_POLICY, Policy, PolicyRequest, RoutePolicy, notes, with_policy_request
 from mlflow_istio.errors import InvalidInput
 from tests.support.policy_values import a_fault
 
@@ -136,7 +136,7 @@ TOGETHER: tuple[tuple[dict[str, Any], str], ...] = (
 @pytest.mark.parametrize(("changes", "words"), TOGETHER)
 def test_what_istio_cant_do_together_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        with_wish(NO_POLICY, PolicyWish(changes=changes))
+        with_policy_request(NO_POLICY, PolicyRequest(changes=changes))
 
 
 BAD_FAULTS: tuple[tuple[dict[str, Any], str], ...] = (
@@ -164,7 +164,9 @@ NOTES: tuple[tuple[Policy, bool, str], ...] = (
         "while maintenance answers all requests",
     ),
     (
-        with_wish(NO_POLICY, PolicyWish(changes={"load_balancer": {"consistentHash": {"httpHeaderName": "a"}}})),
+        with_policy_request(
+            NO_POLICY, PolicyRequest(changes={"load_balancer": {"consistentHash": {"httpHeaderName": "a"}}})
+        ),
         False,
         "consistent hash",
     ),

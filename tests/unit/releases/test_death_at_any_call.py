@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.moves.claims import Claim
-from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
 from mlflow_istio.errors import MlflowIstioError, NotReady
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import deployments, removal
 from mlflow_istio.releases.deploying.adoption import adopt, adopt_and_deploy
 from mlflow_istio.releases.deploying.restoring import rollback_to
@@ -39,18 +39,22 @@ class Case:
     """
 
     world: Callable[[], World]
-    command: Callable[[Desk], Any]
+    command: Callable[[Context], Any]
     refusal: type[MlflowIstioError] | None = None
 
 
-def start(desk: Desk, **changes: Any) -> Any:
-    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    return shifting.start(desk, "churn", **{**options, **changes})
+def start(context: Context, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "strategy": "canary",
+        "candidates": ("churn-v2",),
+        "traffic_request": TrafficRequest(weight=10),
+    }
+    return shifting.start(context, "churn", **{**options, **changes})
 
 
 def promoted() -> World:
     world = with_canary()
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     return world
 
 
@@ -59,8 +63,8 @@ def owing() -> World:
     world = with_canary()
     world.registry.down = True
     for weight in (20, 30):
-        shifting.shift(world.desk, "churn", Wish(weight=weight))
-    shifting.promote(world.desk, "churn")
+        shifting.shift(world.context, "churn", TrafficRequest(weight=weight))
+    shifting.promote(world.context, "churn")
     world.registry.down = False
     return world
 
@@ -83,26 +87,29 @@ def two() -> World:
 
 def without_the_first() -> World:
     world = promoted()
-    removal.delete(world.desk, "churn-v1")
+    removal.delete(world.context, "churn-v1")
     return world
 
 
-def back(desk: Desk, to: int) -> Any:
+def back(context: Context, to: int) -> Any:
     return rollback_to(
-        desk, "churn", str(to), as_request=lambda name, uri: replace(a_request(name), model_uri=uri, endpoint="churn")
+        context,
+        "churn",
+        str(to),
+        as_request=lambda name, uri: replace(a_request(name), model_uri=uri, endpoint="churn"),
     )
 
 
 def overdue() -> World:
     """A fault and a kept version whose time is over."""
     world = with_canary()
-    shifting.promote(world.desk, "churn", keep_old=timedelta(seconds=-1))
-    policy.start_fault(world.desk, "churn", Fault(abort=503, until=world.desk.clock.now()))
+    shifting.promote(world.context, "churn", keep_old=timedelta(seconds=-1))
+    policy.start_fault(world.context, "churn", Fault(abort=503, until=world.context.clock.now()))
     return world
 
 
-SETTINGS = PolicyWish(changes={"timeout": "2s", "connection_pool": {"tcp": {"maxConnections": 1}}})
-STAFF = Rule(name="staff", deployment="churn-v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
+SETTINGS = PolicyRequest(changes={"timeout": "2s", "connection_pool": {"tcp": {"maxConnections": 1}}})
+STAFF = CustomRoute(name="staff", deployment="churn-v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
 UNDER = HostShare(under="models", claim=Claim(path="/api"))
 
 
@@ -112,109 +119,122 @@ def under_a_host() -> World:
     return world
 
 
-CANARY = {"strategy": "canary", "wish": Wish(weight=10)}
+CANARY = {"strategy": "canary", "traffic_request": TrafficRequest(weight=10)}
 CASES = {
-    "first deployment": Case(world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
+    "first deployment": Case(world=World, command=lambda context: deployments.deploy(context, a_request("churn-v1"))),
     "first deployment that does not come up": Case(
-        world=nothing_ready, command=lambda desk: deployments.deploy(desk, a_request("churn-v1")), refusal=NotReady
+        world=nothing_ready,
+        command=lambda context: deployments.deploy(context, a_request("churn-v1")),
+        refusal=NotReady,
     ),
     "second deployment": Case(
-        world=lambda: a_world("churn-v1"), command=lambda desk: deployments.deploy(desk, a_request("churn-v2"))
+        world=lambda: a_world("churn-v1"), command=lambda context: deployments.deploy(context, a_request("churn-v2"))
     ),
     "second deployment that does not come up": Case(
-        world=never_ready, command=lambda desk: deployments.deploy(desk, a_request("churn-v2")), refusal=NotReady
+        world=never_ready, command=lambda context: deployments.deploy(context, a_request("churn-v2")), refusal=NotReady
     ),
     "deployment of a canary": Case(
         world=lambda: a_world("churn-v1"),
-        command=lambda desk: deployments.deploy(desk, a_request("churn-v2", **CANARY)),
+        command=lambda context: deployments.deploy(context, a_request("churn-v2", **CANARY)),
     ),
     "deployment of another model's challenger": Case(
         world=lambda: a_world("churn-v1"),
-        command=lambda desk: deployments.deploy(
-            desk, a_request("forest-v1", endpoint="churn", strategy="shadow", wish=Wish(mirror=5))
+        command=lambda context: deployments.deploy(
+            context,
+            a_request("forest-v1", endpoint="churn", strategy="shadow", traffic_request=TrafficRequest(mirror=5)),
         ),
     ),
     "deployment that supersedes": Case(
         world=lambda: a_world("churn-v1", "churn-v2", **CANARY),
-        command=lambda desk: deployments.deploy(desk, a_request("churn-v3", supersede=True, **CANARY)),
+        command=lambda context: deployments.deploy(context, a_request("churn-v3", supersede=True, **CANARY)),
     ),
-    "more replicas": Case(world=two, command=lambda desk: deployments.update(desk, "churn-v2", replicas=3)),
+    "more replicas": Case(world=two, command=lambda context: deployments.update(context, "churn-v2", replicas=3)),
     "canary": Case(world=two, command=start),
-    "canary with an id": Case(world=two, command=lambda desk: start(desk, release_id="job-7")),
-    "A/B": Case(world=two, command=lambda desk: start(desk, strategy="ab", wish=Wish(cookie="arm", weight=50))),
-    "shadow": Case(world=two, command=lambda desk: start(desk, strategy="shadow", wish=Wish())),
+    "canary with an id": Case(world=two, command=lambda context: start(context, release_id="job-7")),
+    "A/B": Case(
+        world=two,
+        command=lambda context: start(context, strategy="ab", traffic_request=TrafficRequest(cookie="arm", weight=50)),
+    ),
+    "shadow": Case(
+        world=two, command=lambda context: start(context, strategy="shadow", traffic_request=TrafficRequest())
+    ),
     "superseding release": Case(
-        world=with_canary, command=lambda desk: start(desk, candidates=("churn-v3",), supersede=True)
+        world=with_canary, command=lambda context: start(context, candidates=("churn-v3",), supersede=True)
     ),
-    "shift": Case(world=with_canary, command=lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
-    "promote": Case(world=with_canary, command=lambda desk: shifting.promote(desk, "churn")),
-    "rollback of an open release": Case(world=with_canary, command=lambda desk: shifting.rollback(desk, "churn")),
-    "rollback of a promotion": Case(world=promoted, command=lambda desk: shifting.rollback(desk, "churn")),
-    "rollback to an earlier change": Case(world=promoted, command=lambda desk: back(desk, 4)),
+    "shift": Case(
+        world=with_canary, command=lambda context: shifting.shift(context, "churn", TrafficRequest(weight=50))
+    ),
+    "promote": Case(world=with_canary, command=lambda context: shifting.promote(context, "churn")),
+    "rollback of an open release": Case(world=with_canary, command=lambda context: shifting.rollback(context, "churn")),
+    "rollback of a promotion": Case(world=promoted, command=lambda context: shifting.rollback(context, "churn")),
+    "rollback to an earlier change": Case(world=promoted, command=lambda context: back(context, 4)),
     "rollback to an earlier change whose deployment is gone": Case(
-        world=without_the_first, command=lambda desk: back(desk, 1)
+        world=without_the_first, command=lambda context: back(context, 1)
     ),
-    "abort": Case(world=with_canary, command=lambda desk: shifting.abort(desk, "churn")),
-    "pause": Case(world=with_canary, command=lambda desk: shifting.pause(desk, "churn")),
+    "abort": Case(world=with_canary, command=lambda context: shifting.abort(context, "churn")),
+    "pause": Case(world=with_canary, command=lambda context: shifting.pause(context, "churn")),
     "rollback with changes that the registry lacks": Case(
-        world=owing, command=lambda desk: shifting.rollback(desk, "churn")
+        world=owing, command=lambda context: shifting.rollback(context, "churn")
     ),
-    "removal of a deployment": Case(world=with_canary, command=lambda desk: removal.delete(desk, "churn-v3")),
+    "removal of a deployment": Case(world=with_canary, command=lambda context: removal.delete(context, "churn-v3")),
     "removal of a deployment, with changes that the registry lacks": Case(
-        world=owing, command=lambda desk: removal.delete(desk, "churn-v3")
+        world=owing, command=lambda context: removal.delete(context, "churn-v3")
     ),
     "removal of the version that was replaced": Case(
-        world=promoted, command=lambda desk: removal.delete(desk, "churn-v1")
+        world=promoted, command=lambda context: removal.delete(context, "churn-v1")
     ),
-    "deletion of an endpoint": Case(world=two, command=lambda desk: removal.delete_endpoint(desk, "churn")),
+    "deletion of an endpoint": Case(world=two, command=lambda context: removal.delete_endpoint(context, "churn")),
     "deletion of an endpoint, with changes that the registry lacks": Case(
-        world=owing, command=lambda desk: removal.delete_endpoint(desk, "churn")
+        world=owing, command=lambda context: removal.delete_endpoint(context, "churn")
     ),
-    "settings on both objects": Case(world=two, command=lambda desk: policy.set_policy(desk, "churn", SETTINGS)),
-    "route of its own": Case(world=two, command=lambda desk: policy.set_rule(desk, "churn", STAFF)),
+    "settings on both objects": Case(world=two, command=lambda context: policy.set_policy(context, "churn", SETTINGS)),
+    "route of its own": Case(world=two, command=lambda context: policy.set_rule(context, "churn", STAFF)),
     "fault": Case(
         world=two,
-        command=lambda desk: policy.start_fault(desk, "churn", Fault(abort=503, until=desk.clock.now())),
+        command=lambda context: policy.start_fault(context, "churn", Fault(abort=503, until=context.clock.now())),
     ),
     "sweep of what is over": Case(world=overdue, command=sweep),
-    "adoption": Case(world=with_shop, command=lambda desk: adopt(desk, "churn", virtual_service="shop", route="main")),
+    "adoption": Case(
+        world=with_shop, command=lambda context: adopt(context, "churn", virtual_service="shop", route="main")
+    ),
     "adoption with a canary": Case(
         world=with_shop,
-        command=lambda desk: adopt_and_deploy(
-            desk, a_request("churn-v1", **CANARY), virtual_service="shop", route="main"
+        command=lambda context: adopt_and_deploy(
+            context, a_request("churn-v1", **CANARY), virtual_service="shop", route="main"
         ),
     ),
     "promotion over a foreign stable": Case(
         world=lambda: with_shop(deployed=("churn-v1",)),
-        command=lambda desk: start(desk, candidates=("churn-v1",), wish=Wish(weight=100)),
+        command=lambda context: start(context, candidates=("churn-v1",), traffic_request=TrafficRequest(weight=100)),
     ),
     "deletion of an adopted endpoint": Case(
-        world=lambda: with_shop(deployed=("churn-v1",)), command=lambda desk: removal.delete_endpoint(desk, "churn")
+        world=lambda: with_shop(deployed=("churn-v1",)),
+        command=lambda context: removal.delete_endpoint(context, "churn"),
     ),
     "first deployment under a shared host": Case(
-        world=World, command=lambda desk: deployments.deploy(desk, a_request("churn-v1", share=UNDER))
+        world=World, command=lambda context: deployments.deploy(context, a_request("churn-v1", share=UNDER))
     ),
     "deletion of an endpoint under a shared host": Case(
-        world=under_a_host, command=lambda desk: removal.delete_endpoint(desk, "churn")
+        world=under_a_host, command=lambda context: removal.delete_endpoint(context, "churn")
     ),
     "forced deletion of an endpoint with a release": Case(
-        world=with_canary, command=lambda desk: removal.delete_endpoint(desk, "churn", force=True)
+        world=with_canary, command=lambda context: removal.delete_endpoint(context, "churn", force=True)
     ),
 }
 
 
-def carry_out(case: Case, desk: Desk) -> None:
+def carry_out(case: Case, context: Context) -> None:
     if case.refusal is None:
-        case.command(desk)
+        case.command(context)
     else:
         with pytest.raises(case.refusal):
-            case.command(desk)
+            case.command(context)
 
 
 def undisturbed(case: Case) -> tuple[str, int]:
     """What an undisturbed run leaves, and how many calls it makes."""
     world, fate = case.world(), Fate(call=0, replied=False)
-    carry_out(case, mortal(world.desk, fate))
+    carry_out(case, mortal(world.context, fate))
     return world.text(), fate.calls
 
 
@@ -227,8 +247,8 @@ def test_killed_at_any_call_and_given_again_a_command_leaves_what_it_would_have(
     for call in range(1, calls + 1):
         world = copy.deepcopy(before)
         with pytest.raises(Killed):
-            carry_out(case, mortal(world.desk, Fate(call=call, replied=replied)))
-        carry_out(case, world.desk)
+            carry_out(case, mortal(world.context, Fate(call=call, replied=replied)))
+        carry_out(case, world.context)
         assert world.text() == expected, f"killed at call {call} of {calls}"
 
 
@@ -237,7 +257,7 @@ def test_given_twice_a_command_leaves_what_it_leaves_once(case: Case) -> None:
     expected, _ = undisturbed(case)
     world = case.world()
     for _ in range(2):
-        carry_out(case, world.desk)
+        carry_out(case, world.context)
     assert world.text() == expected
 
 
@@ -249,8 +269,8 @@ def test_killed_twice_at_the_same_call_it_still_finishes(case: Case) -> None:
         world = copy.deepcopy(before)
         for _ in range(2):
             try:
-                carry_out(case, mortal(world.desk, Fate(call=call, replied=True)))
+                carry_out(case, mortal(world.context, Fate(call=call, replied=True)))
             except Killed:
                 continue
-        carry_out(case, world.desk)
+        carry_out(case, world.context)
         assert world.text() == expected, f"killed twice at call {call} of {calls}"

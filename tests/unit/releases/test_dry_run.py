@@ -10,58 +10,65 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.endpoint.release_state import Release
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError, NotReady, StateConflict
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import deployments, removal
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, difference
 from mlflow_istio.releases.moving import shifting
 from tests.support.endpoint_values import a_release
 from tests.support.in_memory import KINDS, World, a_request, a_world, with_canary
 
-COMMANDS: dict[str, tuple[Callable[[], World], Callable[[Desk], Any]]] = {
-    "first deployment": (World, lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
+COMMANDS: dict[str, tuple[Callable[[], World], Callable[[Context], Any]]] = {
+    "first deployment": (World, lambda context: deployments.deploy(context, a_request("churn-v1"))),
     "canary": (
         lambda: a_world("churn-v1"),
-        lambda desk: deployments.deploy(desk, a_request("churn-v2", strategy="canary", wish=Wish(weight=10))),
-    ),
-    "more replicas": (with_canary, lambda desk: deployments.update(desk, "churn-v2", replicas=3)),
-    "shift": (with_canary, lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
-    "pause": (with_canary, lambda desk: shifting.pause(desk, "churn")),
-    "promote": (with_canary, lambda desk: shifting.promote(desk, "churn")),
-    "rollback": (with_canary, lambda desk: shifting.rollback(desk, "churn")),
-    "supersede": (
-        with_canary,
-        lambda desk: shifting.start(
-            desk, "churn", strategy="shadow", candidates=("churn-v3",), wish=Wish(mirror=5), supersede=True
+        lambda context: deployments.deploy(
+            context, a_request("churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10))
         ),
     ),
-    "removal": (with_canary, lambda desk: removal.delete(desk, "churn-v3")),
-    "deletion": (with_canary, lambda desk: removal.delete_endpoint(desk, "churn", force=True)),
-    "nothing to do": (with_canary, lambda desk: shifting.resume(desk, "churn")),
+    "more replicas": (with_canary, lambda context: deployments.update(context, "churn-v2", replicas=3)),
+    "shift": (with_canary, lambda context: shifting.shift(context, "churn", TrafficRequest(weight=50))),
+    "pause": (with_canary, lambda context: shifting.pause(context, "churn")),
+    "promote": (with_canary, lambda context: shifting.promote(context, "churn")),
+    "rollback": (with_canary, lambda context: shifting.rollback(context, "churn")),
+    "supersede": (
+        with_canary,
+        lambda context: shifting.start(
+            context,
+            "churn",
+            strategy="shadow",
+            candidates=("churn-v3",),
+            traffic_request=TrafficRequest(mirror=5),
+            supersede=True,
+        ),
+    ),
+    "removal": (with_canary, lambda context: removal.delete(context, "churn-v3")),
+    "deletion": (with_canary, lambda context: removal.delete_endpoint(context, "churn", force=True)),
+    "nothing to do": (with_canary, lambda context: shifting.resume(context, "churn")),
 }
 
 
-def dry(desk: Desk) -> tuple[DryCluster, Desk]:
-    cluster = DryCluster(desk.cluster)
-    return cluster, replace(desk, cluster=cluster, registry=DryRegistry(desk.registry))
+def dry(context: Context) -> tuple[DryCluster, Context]:
+    cluster = DryCluster(context.cluster)
+    return cluster, replace(context, cluster=cluster, registry=DryRegistry(context.registry))
 
 
 @pytest.mark.parametrize(("make", "command"), COMMANDS.values(), ids=COMMANDS)
 def test_a_dry_run_writes_nothing_and_shows_what_the_real_run_writes(
-    make: Callable[[], World], command: Callable[[Desk], Any]
+    make: Callable[[], World], command: Callable[[Context], Any]
 ) -> None:
     world = make()
     rehearsed = copy.deepcopy(world)
     before = world.text()
     writes, runs = len(world.cluster.writes), dict(world.registry.runs)
-    cluster, desk = dry(rehearsed.desk)
-    command(desk)
+    cluster, context = dry(rehearsed.context)
+    command(context)
     assert rehearsed.text() == before
     assert (len(rehearsed.cluster.writes), rehearsed.registry.runs) == (writes, runs)
 
     objects = {(kind, obj["metadata"]["name"]): obj for kind in KINDS for obj in world.cluster.list(kind, {})}
-    command(world.desk)
+    command(world.context)
     after = {(kind, obj["metadata"]["name"]): obj for kind in KINDS for obj in world.cluster.list(kind, {})}
     real = {key: difference(*key, objects.get(key), after.get(key)) for key in objects.keys() | after.keys()}
     shown = cluster.difference().replace("(dry run of ", "run-prod-churn-").replace(')"', '"')
@@ -69,14 +76,14 @@ def test_a_dry_run_writes_nothing_and_shows_what_the_real_run_writes(
 
 
 def test_nothing_to_change_shows_nothing() -> None:
-    cluster, desk = dry(with_canary().desk)
-    shifting.resume(desk, "churn")
+    cluster, context = dry(with_canary().context)
+    shifting.resume(context, "churn")
     assert cluster.difference() == ""
 
 
 def test_a_difference_reads_as_one_of_files() -> None:
-    cluster, desk = dry(with_canary().desk)
-    shifting.shift(desk, "churn", Wish(weight=50))
+    cluster, context = dry(with_canary().context)
+    shifting.shift(context, "churn", TrafficRequest(weight=50))
     lines = cluster.difference().splitlines()
     assert lines[:2] == ["--- VirtualService/churn", "+++ VirtualService/churn"]
     assert {"-      weight: 90", "+      weight: 50"} <= set(lines)
@@ -94,24 +101,24 @@ def test_what_comes_and_what_goes_is_shown_whole() -> None:
 @pytest.mark.parametrize(
     ("unready", "command", "error"),
     [
-        ((), lambda desk: removal.delete(desk, "churn-v1"), StateConflict),
-        (("churn-v2",), lambda desk: shifting.promote(desk, "churn"), NotReady),
-        ((), lambda desk: deployments.deploy(desk, a_request("churn-v9")), MlflowIstioError),
+        ((), lambda context: removal.delete(context, "churn-v1"), StateConflict),
+        (("churn-v2",), lambda context: shifting.promote(context, "churn"), NotReady),
+        ((), lambda context: deployments.deploy(context, a_request("churn-v9")), MlflowIstioError),
     ],
 )
 def test_a_dry_run_is_refused_as_the_real_run_would_be(
-    unready: tuple[str, ...], command: Callable[[Desk], Any], error: type[MlflowIstioError]
+    unready: tuple[str, ...], command: Callable[[Context], Any], error: type[MlflowIstioError]
 ) -> None:
     world = with_canary()
     world.cluster.unready.update(unready)
-    for desk in (dry(world.desk)[1], world.desk):
+    for context in (dry(world.context)[1], world.context):
         with pytest.raises(error):
-            command(desk)
+            command(context)
 
 
 def test_later_reads_see_what_was_written_before_them() -> None:
     world = a_world("churn-v1", "churn-v2")
-    cluster, _ = dry(world.desk)
+    cluster, _ = dry(world.context)
     found = cluster.get("Deployment", "churn-v2")
     assert found is not None
     cluster.apply({**found, "spec": {**found["spec"], "replicas": 5}})
@@ -128,7 +135,7 @@ def test_later_reads_see_what_was_written_before_them() -> None:
 
 
 def test_what_is_handed_out_is_not_shared() -> None:
-    cluster, _ = dry(a_world("churn-v1").desk)
+    cluster, _ = dry(a_world("churn-v1").context)
     found = cluster.get("Service", "churn")
     assert found is not None
     stored = cluster.apply({**found, "spec": {"mine": []}})
@@ -140,7 +147,7 @@ def test_what_is_handed_out_is_not_shared() -> None:
 
 def test_an_address_is_the_real_one_or_says_when_it_will_be_known() -> None:
     world = a_world("churn-v1")
-    cluster, _ = dry(world.desk)
+    cluster, _ = dry(world.context)
     assert cluster.address("churn") == world.cluster.address("churn")
     assert cluster.address("other").url == "(known once the endpoint exists)"
 

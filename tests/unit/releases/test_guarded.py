@@ -11,47 +11,51 @@ import pytest
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.inspection.fingerprint import fingerprint, moved
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError, StateConflict
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry
 from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
 
-Command = Callable[[Desk], Any]
+Command = Callable[[Context], Any]
 
 
 def planned(world: World, command: Command) -> list[dict[str, str]]:
     """The states that a plan goes through."""
     guard = GuardedCluster(DryCluster(world.cluster), "churn")
-    command(replace(world.desk, cluster=guard, registry=DryRegistry(world.registry)))
+    command(replace(world.context, cluster=guard, registry=DryRegistry(world.registry)))
     return guard.states
 
 
-def carry_out(world: World, plan: list[dict[str, str]], command: Command, desk: Desk | None = None) -> Any:
-    found = desk or world.desk
+def carry_out(world: World, plan: list[dict[str, str]], command: Command, context: Context | None = None) -> Any:
+    found = context or world.context
     return command(replace(found, cluster=GuardedCluster(found.cluster, "churn", plan)))
 
 
-def start(desk: Desk, **changes: Any) -> Any:
-    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    return shifting.start(desk, "churn", **{**options, "release_id": "r-planned", **changes})
+def start(context: Context, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "strategy": "canary",
+        "candidates": ("churn-v2",),
+        "traffic_request": TrafficRequest(weight=10),
+    }
+    return shifting.start(context, "churn", **{**options, "release_id": "r-planned", **changes})
 
 
-def create(desk: Desk) -> Any:
-    request = a_request("churn-v2", strategy="canary", wish=Wish(weight=5), release_id="r-planned")
-    return deployments.deploy(desk, request)
+def create(context: Context) -> Any:
+    request = a_request("churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=5), release_id="r-planned")
+    return deployments.deploy(context, request)
 
 
 COMMANDS: dict[str, tuple[Callable[[], World], Command]] = {
     "start": (lambda: a_world("churn-v1", "churn-v2"), start),
-    "shift": (with_canary, lambda desk: shifting.shift(desk, "churn", Wish(weight=50))),
-    "promote": (with_canary, lambda desk: shifting.promote(desk, "churn")),
-    "rollback": (with_canary, lambda desk: shifting.rollback(desk, "churn")),
-    "supersede": (with_canary, lambda desk: start(desk, candidates=("churn-v3",), supersede=True)),
-    "first": (World, lambda desk: deployments.deploy(desk, a_request("churn-v1"))),
+    "shift": (with_canary, lambda context: shifting.shift(context, "churn", TrafficRequest(weight=50))),
+    "promote": (with_canary, lambda context: shifting.promote(context, "churn")),
+    "rollback": (with_canary, lambda context: shifting.rollback(context, "churn")),
+    "supersede": (with_canary, lambda context: start(context, candidates=("churn-v3",), supersede=True)),
+    "first": (World, lambda context: deployments.deploy(context, a_request("churn-v1"))),
     "create": (lambda: a_world("churn-v1"), create),
     "create behind an adopted route": (lambda: with_shop(deployed=()), create),
 }
@@ -64,9 +68,9 @@ def test_a_plan_is_carried_out_through_exactly_the_states_it_named(make: Callabl
     plan = planned(world, command)
     assert world.text() == before, "a plan changes nothing"
     carry_out(world, plan, command)
-    home = "shop" if world.cluster.get("VirtualService", "shop") else "churn"
+    virtual_service = "shop" if world.cluster.get("VirtualService", "shop") else "churn"
     found = fingerprint(
-        world.cluster.get("VirtualService", home), world.cluster.get("DestinationRule", "churn"), "churn"
+        world.cluster.get("VirtualService", virtual_service), world.cluster.get("DestinationRule", "churn"), "churn"
     )
     assert found == plan[-1]
     after = world.text()
@@ -83,12 +87,12 @@ def test_killed_at_any_call_the_same_plan_finishes(name: str, replied: bool) -> 
     before, whole = make(), Fate(call=0, replied=replied)
     undisturbed = copy.deepcopy(before)
     plan = planned(undisturbed, command)
-    carry_out(undisturbed, plan, command, mortal(undisturbed.desk, whole))
+    carry_out(undisturbed, plan, command, mortal(undisturbed.context, whole))
     expected = undisturbed.text()
     for call in range(1, whole.calls + 1):
         world = copy.deepcopy(before)
         with pytest.raises(Killed):
-            carry_out(world, plan, command, mortal(world.desk, Fate(call=call, replied=replied)))
+            carry_out(world, plan, command, mortal(world.context, Fate(call=call, replied=replied)))
         carry_out(world, plan, command)
         assert world.text() == expected, f"killed at call {call} of {whole.calls}"
 
@@ -107,12 +111,15 @@ def edit_routes(world: World) -> None:
 
 MOVES: dict[str, tuple[Callable[[World], Any], str]] = {
     "weights": (
-        lambda w: shifting.shift(w.desk, "churn", Wish(weight=20)),
+        lambda w: shifting.shift(w.context, "churn", TrafficRequest(weight=20)),
         "its traffic was churn-v1 90%, churn-v2 10%, is",
     ),
-    "release": (lambda w: shifting.pause(w.desk, "churn"), r"its release was 'id.*open\), is 'id.*paused\)"),
-    "promotion": (lambda w: shifting.promote(w.desk, "churn"), "its stable was churn-v1, is churn-v2"),
-    "deployment": (lambda w: deployments.deploy(w.desk, a_request("forest-v1", endpoint="churn")), "its subsets was"),
+    "release": (lambda w: shifting.pause(w.context, "churn"), r"its release was 'id.*open\), is 'id.*paused\)"),
+    "promotion": (lambda w: shifting.promote(w.context, "churn"), "its stable was churn-v1, is churn-v2"),
+    "deployment": (
+        lambda w: deployments.deploy(w.context, a_request("forest-v1", endpoint="churn")),
+        "its subsets was",
+    ),
     "routes": (edit_routes, "its routes were edited"),
 }
 
@@ -122,8 +129,8 @@ MOVES: dict[str, tuple[Callable[[World], Any], str]] = {
 def test_what_moved_since_is_named_and_nothing_is_written(when: str, move: Callable[[World], Any], words: str) -> None:
     world = with_canary()
 
-    def shift(desk: Desk) -> Any:
-        return shifting.shift(desk, "churn", Wish(weight=50))
+    def shift(context: Context) -> Any:
+        return shifting.shift(context, "churn", TrafficRequest(weight=50))
 
     plan = planned(world, shift)
     if when == "before":
@@ -145,18 +152,18 @@ def test_what_moved_since_is_named_and_nothing_is_written(when: str, move: Calla
 def test_what_nobody_decided_does_not_spoil_a_plan() -> None:
     world = with_canary()
     world.registry.down = True
-    shifting.shift(world.desk, "churn", Wish(weight=20))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=20))
     world.registry.down = False
 
-    def shift(desk: Desk) -> Any:
-        return shifting.shift(desk, "churn", Wish(weight=50))
+    def shift(context: Context) -> Any:
+        return shifting.shift(context, "churn", TrafficRequest(weight=50))
 
     plan = planned(world, shift)
-    assert world.endpoint().unrecorded
-    from mlflow_istio.releases.ledger import catch_up
+    assert world.endpoint().outbox
+    from mlflow_istio.releases.ledger import flush_outbox
 
-    catch_up(world.desk, "churn")
-    assert not world.endpoint().unrecorded
+    flush_outbox(world.context, "churn")
+    assert not world.endpoint().outbox
     carry_out(world, plan, shift)
     assert world.endpoint().traffic.weights == {"churn-v1": 50, "churn-v2": 50}
 
@@ -164,7 +171,7 @@ def test_what_nobody_decided_does_not_spoil_a_plan() -> None:
 def test_a_refusal_of_the_command_itself_stays_what_it_is() -> None:
     world = with_canary()
     with pytest.raises(MlflowIstioError, match="has an open release"):
-        planned(world, lambda desk: start(desk, candidates=("churn-v3",)))
+        planned(world, lambda context: start(context, candidates=("churn-v3",)))
 
 
 def test_parts_that_are_equal_are_not_named() -> None:

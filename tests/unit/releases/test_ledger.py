@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.endpoint.registry_state import gone_from_registry
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.standing import gone_from_registry
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import RegistryError, StateConflict
 from mlflow_istio.releases import ledger
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import World, a_request, a_world, deploy, with_canary
 
@@ -25,20 +25,20 @@ def ids(changes: Any) -> list[str]:
 def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> None:
     world = with_canary()
     world.registry.down = True
-    shifting.shift(world.desk, "churn", Wish(weight=30))
-    outcome = shifting.rollback(world.desk, "churn", reason="errors")
+    shifting.shift(world.context, "churn", TrafficRequest(weight=30))
+    outcome = shifting.rollback(world.context, "churn", reason="errors")
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert any(
         "2 routing changes wait on endpoint 'churn' itself until the registry takes them" in w for w in outcome.warnings
     )
-    owed = world.endpoint().unrecorded
+    owed = world.endpoint().outbox
     assert [(change.sequence, change.action) for change in owed] == [(5, "shift"), (6, "rollback")]
     world.registry.down = False
-    assert catch_up(world.desk, "churn") == ()
+    assert flush_outbox(world.context, "churn") == ()
     assert world.history()[-2:] == [(5, "shift"), (6, "rollback")]
     recorded = world.registry.history("prod", "churn")[-2:]
     assert [(change.time, change.reason) for change in recorded] == [(change.time, change.reason) for change in owed]
-    assert world.endpoint().unrecorded == ()
+    assert world.endpoint().outbox == ()
     assert world.registry.tags["churn/2"] == {"istio.prod.churn.weight": "0", "istio.prod.churn.role": "idle"}
     assert world.registry.runs[recorded[-1].run or ""] == "rolled-back"
 
@@ -46,7 +46,7 @@ def test_a_registry_that_is_down_never_blocks_a_rollback_and_loses_nothing() -> 
 def test_one_change_that_waits_is_said_in_the_singular() -> None:
     world = with_canary()
     world.registry.down = True
-    outcome = shifting.shift(world.desk, "churn", Wish(weight=30))
+    outcome = shifting.shift(world.context, "churn", TrafficRequest(weight=30))
     assert outcome.warnings[0].startswith("1 routing change waits on endpoint 'churn' itself")
     assert world.warnings == list(outcome.warnings)
 
@@ -54,22 +54,26 @@ def test_one_change_that_waits_is_said_in_the_singular() -> None:
 def test_any_later_command_records_what_was_left_over_first() -> None:
     world = with_canary()
     world.registry.down = True
-    shifting.shift(world.desk, "churn", Wish(weight=30))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=30))
     world.registry.down = False
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     assert world.history()[-2:] == [(5, "shift"), (6, "promote")]
 
 
 def test_a_release_that_was_opened_and_ended_while_the_registry_was_down_gets_one_run_that_is_ended() -> None:
     world = a_world("churn-v1", "churn-v2")
     world.registry.down = True
-    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
-    started = shifting.start(world.desk, "churn", release_id="r7", **options)
+    options: dict[str, Any] = {
+        "strategy": "canary",
+        "candidates": ("churn-v2",),
+        "traffic_request": TrafficRequest(weight=10),
+    }
+    started = shifting.start(world.context, "churn", release_id="r7", **options)
     assert "no run could be opened yet" in started.warnings[0]
     assert world.warnings == list(started.warnings)
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     world.registry.down = False
-    catch_up(world.desk, "churn")
+    flush_outbox(world.context, "churn")
     assert world.registry.runs == {"run-prod-churn-standing": "", "run-prod-churn-r7": "promoted"}
     assert {change.run for change in world.registry.history("prod", "churn")[-2:]} == {"run-prod-churn-r7"}
 
@@ -77,13 +81,17 @@ def test_a_release_that_was_opened_and_ended_while_the_registry_was_down_gets_on
 def test_an_older_release_than_the_last_gets_its_run_too() -> None:
     world = a_world("churn-v1", "churn-v2")
     world.registry.down = True
-    options: dict[str, Any] = {"strategy": "canary", "candidates": ("churn-v2",), "wish": Wish(weight=10)}
+    options: dict[str, Any] = {
+        "strategy": "canary",
+        "candidates": ("churn-v2",),
+        "traffic_request": TrafficRequest(weight=10),
+    }
     for release in ("r7", "r8"):
-        shifting.start(world.desk, "churn", release_id=release, **options)
-        shifting.abort(world.desk, "churn")
-    shifting.start(world.desk, "churn", release_id="r9", **options)
+        shifting.start(world.context, "churn", release_id=release, **options)
+        shifting.abort(world.context, "churn")
+    shifting.start(world.context, "churn", release_id="r9", **options)
     world.registry.down = False
-    catch_up(world.desk, "churn")
+    flush_outbox(world.context, "churn")
     assert world.registry.runs == {
         "run-prod-churn-standing": "",
         "run-prod-churn-r7": "aborted",
@@ -111,7 +119,7 @@ def owing(count: int) -> World:
     world = with_canary()
     world.registry.down = True
     for weight in range(20, 20 + count):
-        shifting.shift(world.desk, "churn", Wish(weight=weight))
+        shifting.shift(world.context, "churn", TrafficRequest(weight=weight))
     world.registry.down = False
     return world
 
@@ -120,32 +128,32 @@ def owing(count: int) -> World:
 def test_what_was_recorded_before_the_registry_fails_again_leaves_the_object(failing: int) -> None:
     world = owing(3)
     Failing(world, "record", failing)
-    (warning,) = catch_up(world.desk, "churn")
+    (warning,) = flush_outbox(world.context, "churn")
     assert f"{4 - failing} routing change" in warning
-    assert [change.sequence for change in world.endpoint().unrecorded] == [5, 6, 7][failing - 1 :]
-    catch_up(world.desk, "churn")
+    assert [change.sequence for change in world.endpoint().outbox] == [5, 6, 7][failing - 1 :]
+    flush_outbox(world.context, "churn")
     assert [sequence for sequence, _ in world.history()] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_end_of_a_release_is_not_recorded_before_its_run_is_ended() -> None:
     world = with_canary()
     Failing(world, "close_run", 1)
-    shifting.promote(world.desk, "churn")
-    assert [change.action for change in world.endpoint().unrecorded] == ["promote"]
-    catch_up(world.desk, "churn")
+    shifting.promote(world.context, "churn")
+    assert [change.action for change in world.endpoint().outbox] == ["promote"]
+    flush_outbox(world.context, "churn")
     assert world.history()[-1] == (5, "promote")
     assert "promoted" in world.registry.runs.values()
-    assert world.endpoint().unrecorded == ()
+    assert world.endpoint().outbox == ()
 
 
 def test_tags_that_could_not_be_written_are_mended_by_any_later_command() -> None:
     world = with_canary()
     Failing(world, "publish", 1)
-    outcome = shifting.promote(world.desk, "churn")
+    outcome = shifting.promote(world.context, "churn")
     assert "tags and aliases of endpoint 'churn' are not up to date" in outcome.warnings[0]
-    assert world.endpoint().unrecorded == (), "it is recorded all the same"
+    assert world.endpoint().outbox == (), "it is recorded all the same"
     assert world.registry.aliases[("churn", "champion")] == 1
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     assert world.registry.aliases == {("churn", "champion"): 2}
 
 
@@ -153,26 +161,26 @@ def test_tags_of_a_removed_version_are_owed_until_they_are_gone() -> None:
     """Once the deployment is gone, nothing but the entry knows which version it was."""
     world = with_canary()
     Failing(world, "publish", 1)
-    removal.delete(world.desk, "churn-v3")
-    assert [change.action for change in world.endpoint().unrecorded] == ["remove"]
+    removal.delete(world.context, "churn-v3")
+    assert [change.action for change in world.endpoint().outbox] == ["remove"]
     assert world.registry.tags["churn/3"]
-    catch_up(world.desk, "churn", publish=False)
+    flush_outbox(world.context, "churn", publish=False)
     assert world.registry.tags["churn/3"] == {}
-    assert world.endpoint().unrecorded == ()
+    assert world.endpoint().outbox == ()
     assert [action for _, action in world.history()].count("remove") == 1
 
 
 def test_only_the_removal_is_owed_when_recording_fails_after_it() -> None:
     world = with_canary()
     world.registry.down = True
-    removal.delete(world.desk, "churn-v3")
-    shifting.shift(world.desk, "churn", Wish(weight=30))
-    shifting.shift(world.desk, "churn", Wish(weight=40))
+    removal.delete(world.context, "churn-v3")
+    shifting.shift(world.context, "churn", TrafficRequest(weight=30))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=40))
     world.registry.down = False
     Failing(world, "record", 3)
-    catch_up(world.desk, "churn")
-    assert [change.action for change in world.endpoint().unrecorded] == ["remove", "shift"]
-    catch_up(world.desk, "churn")
+    flush_outbox(world.context, "churn")
+    assert [change.action for change in world.endpoint().outbox] == ["remove", "shift"]
+    flush_outbox(world.context, "churn")
     assert world.registry.tags["churn/3"] == {}
     assert [sequence for sequence, _ in world.history()] == [1, 2, 3, 4, 5, 6, 7]
 
@@ -180,7 +188,7 @@ def test_only_the_removal_is_owed_when_recording_fails_after_it() -> None:
 def test_a_version_that_is_deployed_again_keeps_its_tags() -> None:
     world = with_canary()
     world.registry.down = True
-    removal.delete(world.desk, "churn-v3")
+    removal.delete(world.context, "churn-v3")
     world.registry.down = False
     world.deploy("churn-v3")
     assert world.registry.tags["churn/3"]["istio.prod.churn.role"] == "idle"
@@ -188,20 +196,20 @@ def test_a_version_that_is_deployed_again_keeps_its_tags() -> None:
 
 def test_a_removed_version_that_another_deployment_serves_keeps_its_tags() -> None:
     world = with_canary()
-    deploy(world.desk, replace(a_request("churn-v3"), name="twin"))
-    removal.delete(world.desk, "churn-v3")
+    deploy(world.context, replace(a_request("churn-v3"), name="twin"))
+    removal.delete(world.context, "churn-v3")
     assert world.registry.tags["churn/3"]["istio.prod.churn.role"] == "idle"
 
 
 def test_nothing_left_over_and_nothing_to_publish_asks_the_registry_nothing() -> None:
     world = with_canary()
     world.registry.down = True
-    assert catch_up(world.desk, "churn", publish=False) == ()
+    assert flush_outbox(world.context, "churn", publish=False) == ()
 
 
 def test_artifacts_are_kept_for_the_change_they_belong_to() -> None:
     world = owing(2)
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     changes = world.registry.history("prod", "churn")[-3:]
     assert [set(world.registry.artifacts[change.id]) for change in changes] == [set(), set(), {"before", "after"}]
 
@@ -221,7 +229,7 @@ def test_an_endpoint_whose_versions_are_unknown_is_published_without_them() -> N
     assert found is not None
     del found["metadata"]["annotations"]["mlflow-istio.org/model-version"]
     world.cluster.apply(found)
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     assert world.registry.aliases == {("churn", "champion"): 2}
 
 
@@ -236,22 +244,22 @@ def test_a_change_is_attributed_to_the_release_under_which_it_was_made() -> None
 
 def test_what_is_left_of_an_endpoint_that_is_gone_can_be_taken_away() -> None:
     world = with_canary()
-    assert ledger.publish_nothing(world.desk, "churn", {}, ["churn/1", "churn/2", "churn/3"]) == ()
+    assert ledger.publish_nothing(world.context, "churn", {}, ["churn/1", "churn/2", "churn/3"]) == ()
     assert (world.registry.aliases, world.registry.owners) == ({}, {})
     world.registry.down = True
-    (warning,) = ledger.publish_nothing(world.desk, "churn", {}, ["churn/1"])
+    (warning,) = ledger.publish_nothing(world.context, "churn", {}, ["churn/1"])
     assert "tags 'istio.prod.churn.*' and aliases are left over" in warning
 
 
 def test_a_version_deleted_while_it_serves_costs_only_its_own_tags_and_alias() -> None:
     world = with_canary()
     world.registry.deleted.add("churn/1")
-    outcome = shifting.promote(world.desk, "churn")
+    outcome = shifting.promote(world.context, "churn")
     assert world.registry.aliases[("churn", "champion")] == 2
     assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "stable"
     assert outcome.warnings == (gone_from_registry("churn/1"),)
-    assert world.endpoint().unrecorded == ()
-    back = shifting.rollback(world.desk, "churn")
+    assert world.endpoint().outbox == ()
+    back = shifting.rollback(world.context, "churn")
     assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "idle"
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert back.warnings == (gone_from_registry("churn/1"),)
@@ -263,9 +271,9 @@ def test_a_release_whose_run_was_deleted_is_recorded_in_the_standing_run() -> No
     release = world.endpoint().release
     assert release is not None
     world.registry.deleted_runs.add(release.run or "")
-    outcome = shifting.promote(world.desk, "churn")
+    outcome = shifting.promote(world.context, "churn")
     assert [w for w in outcome.warnings if "was deleted" in w]
-    assert world.endpoint().unrecorded == ()
+    assert world.endpoint().outbox == ()
     last = world.registry.history("prod", "churn")[-1]
     assert (last.action, last.run) == ("promote", "run-prod-churn-standing")
 
@@ -273,13 +281,13 @@ def test_a_release_whose_run_was_deleted_is_recorded_in_the_standing_run() -> No
 def test_a_refused_tag_is_said_and_tried_again_and_the_rest_is_written() -> None:
     world = with_canary()
     world.registry.forbidden.add("churn/1")
-    outcome = shifting.promote(world.desk, "churn")
+    outcome = shifting.promote(world.context, "churn")
     assert world.registry.tags["churn/2"]["istio.prod.churn.role"] == "stable"
     (warning,) = outcome.warnings
     assert "refused tags of churn/1 (forbidden); the rest is written" in warning
     assert warning.endswith("any later command tries again")
     world.registry.forbidden.clear()
-    assert catch_up(world.desk, "churn") == ()
+    assert flush_outbox(world.context, "churn") == ()
     assert world.registry.tags["churn/1"]["istio.prod.churn.role"] == "idle"
 
 

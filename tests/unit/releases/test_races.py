@@ -10,36 +10,36 @@ import pytest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import EditConflict, NotFound, StateConflict
-from mlflow_istio.releases.context import Desk
+from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import World, a_world, with_canary
 
 
-def meanwhile(world: World, other: Callable[[Desk], Any], kind: str = "VirtualService") -> None:
+def meanwhile(world: World, other: Callable[[Context], Any], kind: str = "VirtualService") -> None:
     """Let another command run between the read and the write of the next edit of a kind."""
 
     def run(its_kind: str, _name: str) -> None:
         if its_kind == kind:
             world.cluster.before_write = lambda _kind, _name: None
-            other(world.desk)
+            other(world.context)
 
     world.cluster.before_write = run
 
 
-def shift(weight: int) -> Callable[[Desk], Any]:
-    return lambda desk: shifting.shift(desk, "churn", Wish(weight=weight))
+def shift(weight: int) -> Callable[[Context], Any]:
+    return lambda context: shifting.shift(context, "churn", TrafficRequest(weight=weight))
 
 
-def start(candidate: str, **changes: Any) -> Callable[[Desk], Any]:
-    options: dict[str, Any] = {"strategy": "canary", "wish": Wish(weight=10), **changes}
-    return lambda desk: shifting.start(desk, "churn", candidates=(candidate,), **options)
+def start(candidate: str, **changes: Any) -> Callable[[Context], Any]:
+    options: dict[str, Any] = {"strategy": "canary", "traffic_request": TrafficRequest(weight=10), **changes}
+    return lambda context: shifting.start(context, "churn", candidates=(candidate,), **options)
 
 
-def end(verb: Callable[..., Any]) -> Callable[[Desk], Any]:
-    return lambda desk: verb(desk, "churn")
+def end(verb: Callable[..., Any]) -> Callable[[Context], Any]:
+    return lambda context: verb(context, "churn")
 
 
 promote, rollback, abort = (end(verb) for verb in (shifting.promote, shifting.rollback, shifting.abort))
@@ -66,19 +66,19 @@ def quiet() -> World:
 )
 def test_commands_that_can_both_be_are_both_carried_out_and_recorded_in_order(
     make: Callable[[], World],
-    first: Callable[[Desk], Any],
-    second: Callable[[Desk], Any],
+    first: Callable[[Context], Any],
+    second: Callable[[Context], Any],
     weights: dict[str, int],
     actions: list[str],
 ) -> None:
     world = make()
     recorded = len(world.history())
     meanwhile(world, second)
-    first(world.desk)
+    first(world.context)
     assert world.endpoint().traffic.weights == weights
     assert [action for _, action in world.history()[recorded:]] == actions
     assert [sequence for sequence, _ in world.history()] == list(range(1, len(world.history()) + 1))
-    assert world.endpoint().unrecorded == ()
+    assert world.endpoint().outbox == ()
 
 
 @pytest.mark.parametrize(
@@ -99,29 +99,29 @@ def test_commands_that_can_both_be_are_both_carried_out_and_recorded_in_order(
         (with_canary, abort, supersede, "was changed by somebody else meanwhile"),
         (quiet, start("churn-v2"), start("churn-v3"), "has an open release"),
         (quiet, start("churn-v2"), start("churn-v2"), "has an open release"),
-        (quiet, start("churn-v2"), lambda desk: removal.delete(desk, "churn-v2"), "has no deployment 'churn-v2'"),
-        (quiet, lambda desk: removal.delete(desk, "churn-v2"), start("churn-v2"), "has traffic"),
+        (quiet, start("churn-v2"), lambda context: removal.delete(context, "churn-v2"), "has no deployment 'churn-v2'"),
+        (quiet, lambda context: removal.delete(context, "churn-v2"), start("churn-v2"), "has traffic"),
         (
             quiet,
             start("churn-v2"),
-            lambda desk: removal.delete_endpoint(desk, "churn"),
+            lambda context: removal.delete_endpoint(context, "churn"),
             "there is no endpoint 'churn' any more",
         ),
     ],
 )
 def test_a_command_that_the_other_made_impossible_says_so_and_changes_nothing(
-    make: Callable[[], World], first: Callable[[Desk], Any], second: Callable[[Desk], Any], words: str
+    make: Callable[[], World], first: Callable[[Context], Any], second: Callable[[Context], Any], words: str
 ) -> None:
     world = make()
     after_second: list[str] = []
 
-    def other(desk: Desk) -> None:
-        second(desk)
+    def other(context: Context) -> None:
+        second(context)
         after_second.append(world.text())
 
     meanwhile(world, other)
     with pytest.raises((StateConflict, NotFound), match=words):
-        first(world.desk)
+        first(world.context)
     assert [world.text()] == after_second
 
 
@@ -130,7 +130,7 @@ def test_a_first_release_that_appears_meanwhile_is_named() -> None:
     world = quiet()
 
     def raise_what_is_open(now: Endpoint) -> Endpoint:
-        return transitions.shift(now, Wish(weight=5)) if now.release else now
+        return transitions.shift(now, TrafficRequest(weight=5)) if now.release else now
 
     get, read = world.cluster.get, []
 
@@ -138,19 +138,19 @@ def test_a_first_release_that_appears_meanwhile_is_named() -> None:
         found = get(kind, name)
         if kind == "VirtualService" and not read:
             read.append(name)
-            start("churn-v2")(world.desk)
+            start("churn-v2")(world.context)
         return found
 
     world.cluster.get = appearing  # type: ignore[method-assign]
     with pytest.raises(StateConflict, match=r"meanwhile \(release was none, is 'id\d+'\)"):
-        shifting.move(world.desk, "churn", raise_what_is_open, action="shift")
+        shifting.move(world.context, "churn", raise_what_is_open, action="shift")
     assert world.endpoint().traffic.weights["churn-v2"] == 10
 
 
 def test_a_user_who_edits_the_object_meanwhile_keeps_the_edit() -> None:
     world = with_canary()
 
-    def edit(_desk: Desk) -> None:
+    def edit(_context: Context) -> None:
         def retries(found: Object | None) -> Object:
             assert found is not None
             http = [
@@ -162,7 +162,7 @@ def test_a_user_who_edits_the_object_meanwhile_keeps_the_edit() -> None:
         world.cluster.edit("VirtualService", "churn", retries)
 
     meanwhile(world, edit)
-    promote(world.desk)
+    promote(world.context)
     found = world.cluster.get("VirtualService", "churn")
     assert found is not None
     assert found["spec"]["http"][-1]["timeout"] == "9s"
@@ -183,7 +183,7 @@ def test_others_that_never_stop_are_an_error_with_nothing_written() -> None:
     with pytest.raises(
         EditConflict, match="VirtualService 'churn' kept being changed by others: run the command again"
     ):
-        promote(world.desk)
+        promote(world.context)
     assert world.endpoint().traffic.weights == {"churn-v1": 90, "churn-v2": 10}
 
 
@@ -200,10 +200,10 @@ def test_a_lost_reply_is_recognised_where_the_verb_would_refuse_a_second_time() 
     def once(now: Any) -> Any:
         if now.traffic.weights.get("churn-v2") == 77:
             raise StateConflict("asked a second time")
-        return transitions.shift(now, Wish(weight=77))
+        return transitions.shift(now, TrafficRequest(weight=77))
 
     world.cluster.edit = twice  # type: ignore[method-assign]
-    shifting.move(world.desk, "churn", once, action="shift")
+    shifting.move(world.context, "churn", once, action="shift")
     assert world.history()[-1] == (5, "shift")
 
 
@@ -214,11 +214,11 @@ def test_tags_are_written_anew_when_the_endpoint_changes_while_they_are() -> Non
 
     def slow(standing: Any) -> None:
         world.registry.publish = publish  # type: ignore[method-assign]
-        rollback(world.desk)  # somebody rolls back and publishes, then our older tags arrive
+        rollback(world.context)  # somebody rolls back and publishes, then our older tags arrive
         publish(standing)
 
     world.registry.publish = slow  # type: ignore[method-assign]
-    promote(world.desk)
+    promote(world.context)
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert world.registry.aliases == {("churn", "champion"): 1}
     assert world.registry.tags["churn/1"]["istio.prod.churn.role"] == "stable"
@@ -231,12 +231,12 @@ def test_tags_do_not_come_back_for_an_endpoint_that_is_deleted_while_they_are_wr
 
     def slow(standing: Any) -> None:
         world.registry.publish = publish  # type: ignore[method-assign]
-        removal.delete_endpoint(world.desk, "churn", force=True)
+        removal.delete_endpoint(world.context, "churn", force=True)
         publish(standing)
 
     world.registry.publish = slow  # type: ignore[method-assign]
     with pytest.raises(NotFound, match="there is no endpoint 'churn' any more"):
-        start("churn-v2")(world.desk)
+        start("churn-v2")(world.context)
     assert all(not tags for tags in world.registry.tags.values())
     assert (world.registry.aliases, world.registry.owners) == ({}, {})
 
@@ -249,10 +249,10 @@ def test_an_endpoint_that_never_stands_still_ends_the_writing_of_tags() -> None:
     def restless(standing: Any) -> tuple[str, ...]:
         published.append(standing)
         world.registry.publish = publish  # type: ignore[method-assign]
-        shift(next(weights))(world.desk)
+        shift(next(weights))(world.context)
         world.registry.publish = restless  # type: ignore[method-assign]
         return publish(standing)
 
     world.registry.publish = restless  # type: ignore[method-assign]
-    shift(15)(world.desk)
+    shift(15)(world.context)
     assert len(published) == 5

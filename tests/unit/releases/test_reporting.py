@@ -10,7 +10,7 @@ from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.moves.transitions import rollback as rolled_back
 from mlflow_istio.errors import NotFound
-from mlflow_istio.releases.ledger import catch_up
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.reporting import ARTIFACT, PLAN_ARTIFACT, gather, keep_report
 from tests.support.in_memory import World, a_world, with_canary
@@ -38,7 +38,7 @@ def kept(world: World) -> World:
 )
 def test_every_way_a_release_ends_leaves_its_report(end: object, sentence: str) -> None:
     world = kept(with_canary())
-    end(world.desk, "churn", reason="because")  # type: ignore[operator]
+    end(world.context, "churn", reason="because")  # type: ignore[operator]
     (page,) = reports(world).values()
     assert sentence in page
     assert "because" in page
@@ -47,15 +47,15 @@ def test_every_way_a_release_ends_leaves_its_report(end: object, sentence: str) 
 
 def test_a_rollback_after_promotion_replaces_the_report() -> None:
     world = kept(with_canary())
-    shifting.promote(world.desk, "churn")
-    shifting.rollback(world.desk, "churn", reason="complaints")
+    shifting.promote(world.context, "churn")
+    shifting.rollback(world.context, "churn", reason="complaints")
     (page,) = reports(world).values()
     assert "churn-v2 was rolled back after its promotion: users are back on churn-v1." in page
 
 
 def test_the_changes_before_the_release_are_not_told_as_its_own() -> None:
     world = kept(with_canary())
-    data = gather(world.desk, "churn")
+    data = gather(world.context, "churn")
     assert [change.action for change in data.changes] == ["start"]
     assert (data.candidates, data.strategy, data.outcome) == (("churn-v2",), "canary", "")
 
@@ -63,13 +63,13 @@ def test_the_changes_before_the_release_are_not_told_as_its_own() -> None:
 def test_runs_that_cant_be_written_cost_the_report_and_nothing_else() -> None:
     world = with_canary()
     world.runs.down = True
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     assert world.endpoint().traffic.weights["churn-v1"] == 100
-    assert not world.endpoint().unrecorded
+    assert not world.endpoint().outbox
     (warning,) = world.warnings
     assert "mlflow-istio report churn --release" in warning
     world.runs.down = False
-    page, warnings = keep_report(world.desk, gather(world.desk, "churn"))
+    page, warnings = keep_report(world.context, gather(world.context, "churn"))
     assert not warnings
     assert list(reports(world).values()) == [page]
 
@@ -77,18 +77,18 @@ def test_runs_that_cant_be_written_cost_the_report_and_nothing_else() -> None:
 def test_a_registry_that_was_down_gets_the_report_with_the_changes() -> None:
     world = kept(with_canary())
     world.registry.down = world.runs.down = True
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     assert not reports(world)
     world.registry.down = world.runs.down = False
-    catch_up(world.desk, "churn")
+    flush_outbox(world.context, "churn")
     assert len(reports(world)) == 1
 
 
 def test_a_report_of_changes_that_the_registry_does_not_have_yet() -> None:
     world = kept(with_canary())
     world.registry.down = world.runs.down = True
-    shifting.rollback(world.desk, "churn")
-    data = gather(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
+    data = gather(world.context, "churn")
     assert [change.action for change in data.changes] == ["rollback"]
     assert any("the changes: " in line for line in data.missing)
     assert any("the figures: " in line for line in data.missing)
@@ -98,40 +98,40 @@ def test_the_verdict_that_closed_it_is_quoted_and_an_older_one_is_not() -> None:
     world = kept(with_canary())
     verdict = Verdict(word="rollback", reason="5% against 1%.", evidence={"p": 0.01})
     shifting.move(
-        world.desk,
+        world.context,
         "churn",
         lambda now: rolled_back(now),
         action="rollback",
         reason=verdict.reason,
         evidence=to_json(verdict),
     )
-    data = gather(world.desk, "churn")
+    data = gather(world.context, "churn")
     assert data.verdict == to_json(verdict)
     run = str(data.run)
     world.runs.keep(run, texts={PLAN_ARTIFACT: json.dumps({"plan": {"alpha": 0.01}, "verdict": {"word": "advance"}})})
-    assert gather(world.desk, "churn").plan == {"alpha": 0.01}
-    assert gather(world.desk, "churn").verdict == to_json(verdict)
+    assert gather(world.context, "churn").plan == {"alpha": 0.01}
+    assert gather(world.context, "churn").verdict == to_json(verdict)
 
 
 def test_a_damaged_artifact_is_named_and_left_out() -> None:
     world = kept(with_canary())
-    run = str(gather(world.desk, "churn").run)
+    run = str(gather(world.context, "churn").run)
     world.runs.keep(run, texts={PLAN_ARTIFACT: "{"})
-    data = gather(world.desk, "churn")
+    data = gather(world.context, "churn")
     assert data.plan == {}
     assert any("release.json" in line and "not JSON" in line for line in data.missing)
 
 
 def test_the_comparison_comes_from_the_runs_figures_and_its_table() -> None:
     world = kept(with_canary())
-    run = str(gather(world.desk, "churn").run)
+    run = str(gather(world.context, "churn").run)
     rows = [
         {"request_id": "id-1", "difference": 0.5, "note": "0.1 against 0.6"},
         {"request_id": "id-2", "difference": None, "note": "a text"},
         "odd",
     ]
     world.runs.keep(run, figures={"shadow/agreement": 0.9}, texts={"comparison/most-different.json": json.dumps(rows)})
-    comparison = gather(world.desk, "churn").comparison
+    comparison = gather(world.context, "churn").comparison
     assert comparison is not None
     assert comparison.figures == {"shadow/agreement": 0.9}
     assert list(comparison.most_different) == [("id-1", 0.5, "0.1 against 0.6"), ("id-2", None, "a text")]
@@ -139,14 +139,20 @@ def test_the_comparison_comes_from_the_runs_figures_and_its_table() -> None:
 
 def test_an_older_release_is_told_when_asked_for() -> None:
     world = kept(with_canary())
-    first = gather(world.desk, "churn").release
-    shifting.rollback(world.desk, "churn")
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=shifting.Wish(weight=20))
-    data = gather(world.desk, "churn", first)
+    first = gather(world.context, "churn").release
+    shifting.rollback(world.context, "churn")
+    shifting.start(
+        world.context,
+        "churn",
+        strategy="canary",
+        candidates=("churn-v3",),
+        traffic_request=shifting.TrafficRequest(weight=20),
+    )
+    data = gather(world.context, "churn", first)
     assert (data.outcome, data.candidates) == ("rolled-back", ("churn-v2",))
-    assert gather(world.desk, "churn").candidates == ("churn-v3",)
-    shifting.promote(world.desk, "churn")
-    older = gather(world.desk, "churn", first)  # the object remembers only the newest
+    assert gather(world.context, "churn").candidates == ("churn-v3",)
+    shifting.promote(world.context, "churn")
+    older = gather(world.context, "churn", first)  # the object remembers only the newest
     assert (older.outcome, older.candidates) == ("rolled-back", ("churn-v2",))
 
 
@@ -154,8 +160,8 @@ def test_a_deleted_endpoint_is_told_from_the_registry() -> None:
     from mlflow_istio.releases.deploying.removal import delete_endpoint
 
     world = kept(with_canary())
-    delete_endpoint(world.desk, "churn", force=True)
-    data = gather(world.desk, "churn")
+    delete_endpoint(world.context, "churn", force=True)
+    data = gather(world.context, "churn")
     assert (data.outcome, data.changes[-1].action) == ("aborted", "delete")
     assert data.changes[-1].after is None
 
@@ -164,20 +170,20 @@ def test_a_deleted_endpoint_is_told_from_the_registry() -> None:
 def test_a_release_that_never_was_is_not_found(release: str | None, says: str) -> None:
     world = a_world("churn-v1")
     with pytest.raises(NotFound, match=says):
-        gather(world.desk, "churn", release)
+        gather(world.context, "churn", release)
 
 
 def test_an_endpoint_that_never_was_is_not_found() -> None:
     with pytest.raises(NotFound, match="there is no endpoint 'churm'"):
-        gather(a_world("churn-v1").desk, "churm")
+        gather(a_world("churn-v1").context, "churm")
 
 
 def test_the_objects_before_and_after_are_in_it() -> None:
     world = kept(with_canary())
-    run = str(gather(world.desk, "churn").run)
-    first = gather(world.desk, "churn").changes[0]
+    run = str(gather(world.context, "churn").run)
+    first = gather(world.context, "churn").changes[0]
     before = {"kind": "VirtualService", "metadata": {"name": "churn"}, "spec": {}}
     world.runs.keep(run, texts={f"changes/{first.sequence:06d}-{first.id}/before.json": json.dumps(before)})
-    data = gather(world.desk, "churn")
+    data = gather(world.context, "churn")
     assert data.before == before
     assert data.after == world.cluster.get("VirtualService", "churn")

@@ -24,7 +24,7 @@ def looks() -> list[Seen]:
 
     from mlflow_istio.releases.driving.progressive import drive
 
-    drive(stage.desk, replace(stage.crew, watch=seen.append), "churn")
+    drive(stage.context, replace(stage.dependencies, watch=seen.append), "churn")
     return seen
 
 

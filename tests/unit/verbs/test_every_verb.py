@@ -17,7 +17,7 @@ from typing import Any, get_args
 import pytest
 
 from mlflow_istio.core.inspection.fingerprint import digest
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.errors import ClusterError, InvalidInput, StateConflict
 from mlflow_istio.releases.moving import policy, shifting
@@ -52,13 +52,13 @@ def idle() -> World:
 
 
 def by_header() -> World:
-    return a_world("churn-v1", "churn-v2", strategy="ab", wish=Wish(header="x-arm"))
+    return a_world("churn-v1", "churn-v2", strategy="ab", traffic_request=TrafficRequest(header="x-arm"))
 
 
 def overdue() -> World:
     world = idle()
     past = datetime(2025, 1, 1, tzinfo=timezone.utc)
-    policy.start_fault(world.desk, "churn", Fault(abort=503, until=past))
+    policy.start_fault(world.context, "churn", Fault(abort=503, until=past))
     return world
 
 
@@ -70,7 +70,7 @@ def without_rule() -> World:
 
 def paused() -> World:
     world = with_canary()
-    shifting.pause(world.desk, "churn")
+    shifting.pause(world.context, "churn")
     return world
 
 
@@ -138,7 +138,7 @@ CASES: Mapping[str, Case] = {
         world=idle, call=lambda verbs, options: verbs.chaos("churn", {"abort": 503, "duration": "1s", **options})
     ),
     "compare": Case(
-        world=lambda: a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=100)),
+        world=lambda: a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=100)),
         call=lambda verbs, options: verbs.compare("churn", options),
         reads=True,
     ),

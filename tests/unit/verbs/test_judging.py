@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.analysis.arms import ArmsResult
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import GuardPlan
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
@@ -47,16 +47,16 @@ def test_an_abs_result_is_a_verdict(outcome: Any, winner: str | None, word: str)
 def test_what_its_guards_decide_has_no_other_comparison() -> None:
     stage = Stage()
     for plan in (a_plan(), a_plan(strategy="ab", steps=(50.0,), guards=())):
-        assert judge_for(stage.desk, no_records, None, options(), plan) is None
+        assert judge_for(stage.context, no_records, None, options(), plan) is None
 
 
 def test_an_ab_needs_a_source_of_figures_and_one_kpi() -> None:
     stage, plan = Stage(), a_plan(**AB)
     with pytest.raises(InvalidInput, match="give a source of metrics"):
-        judge_for(stage.desk, no_records, None, options(), plan)
+        judge_for(stage.context, no_records, None, options(), plan)
     two = {"a": lambda _name: (1, 1), "b": lambda _name: (1, 1)}
     with pytest.raises(InvalidInput, match="compared by one KPI, not 2"):
-        judge_for(stage.desk, no_records, stage.users.metrics, options(kpi=two), plan)
+        judge_for(stage.context, no_records, stage.users.metrics, options(kpi=two), plan)
 
 
 @pytest.mark.parametrize(("better", "outcome"), [(0.5, "promoted"), (0.1, "rolled-back")])
@@ -66,11 +66,11 @@ def test_the_arm_with_the_better_kpi_wins_the_release(better: float, outcome: st
         "churn-v1": Behaviour(kpis={"bought": 0.3}),
         "churn-v2": Behaviour(kpis={"bought": better}),
     }
-    stage.open(request={"strategy": "ab", "wish": Wish(cookie="arm")}, **AB)
+    stage.open(request={"strategy": "ab", "traffic_request": TrafficRequest(cookie="arm")}, **AB)
     plan = a_plan(**AB, stable="churn-v1", candidates=("churn-v2",))
     asked = options(kpi={"bought": lambda _name: (1, 1)}, delta=1.2)
-    judge = judge_for(stage.desk, no_records, stage.users.metrics, asked, plan)
-    ending = drive(stage.desk, replace(stage.crew, judge=judge), "churn")
+    judge = judge_for(stage.context, no_records, stage.users.metrics, asked, plan)
+    ending = drive(stage.context, replace(stage.dependencies, judge=judge), "churn")
     assert ending.outcome == outcome
     assert "better than" in ending.reason
     assert stage.world.endpoint().stable.name == ("churn-v2" if outcome == "promoted" else "churn-v1")
@@ -85,9 +85,9 @@ def test_a_shadow_whose_answers_can_not_be_compared_waits_until_the_deadline() -
     plan = a_plan(strategy="shadow", steps=(100.0,), guards=ERRORS, deadline=120.0)
     stage.open(request={"strategy": "shadow"}, strategy="shadow", steps=(100.0,), guards=ERRORS, deadline=120.0)
     records: Any = Silent()
-    judge = judge_for(stage.desk, lambda: records, None, options(compare='{"agreement": 0.9}'), plan)
-    ending = drive(stage.desk, replace(stage.crew, judge=judge, metrics=None), "churn")
+    judge = judge_for(stage.context, lambda: records, None, options(compare='{"agreement": 0.9}'), plan)
+    ending = drive(stage.context, replace(stage.dependencies, judge=judge, metrics=None), "churn")
     assert ending.outcome == "inconclusive"
     assert "nothing is recorded" in ending.reason
     with pytest.raises(InvalidInput, match="unknown option 'agreemnt'"):
-        judge_for(stage.desk, lambda: records, None, options(compare='{"agreemnt": 1}'), plan)
+        judge_for(stage.context, lambda: records, None, options(compare='{"agreemnt": 1}'), plan)

@@ -10,15 +10,15 @@ from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions
 from mlflow_istio.verbs.deployments import deploy_request
-from mlflow_istio.wiring.connection import Workplace, without_passwords
+from mlflow_istio.wiring.connection import Connection, without_passwords
 from tests.support.mlflow_addresses import mlflow_at
 
 SECRET = "http://ada:secret@mlflow.example"
 PLAIN = "http://mlflow.example"
 
 
-def place(target: str, tracking: str | None = None, registry: str | None = None) -> Workplace:
-    return Workplace(target=parse_target(target), tracking_uri=tracking, registry_uri=registry)
+def place(target: str, tracking: str | None = None, registry: str | None = None) -> Connection:
+    return Connection(target=parse_target(target), tracking_uri=tracking, registry_uri=registry)
 
 
 def test_an_address_without_a_password_is_what_pods_get() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.verbs import Verbs
-from mlflow_istio.wiring.connection import workplace
+from mlflow_istio.wiring.connection import connection_to
 
 REFUSED = "no MLflow tracking server is named, .*MLFLOW_TRACKING_URI.* option 'tracking_uri'"
 STEP = "_KFP_RUNTIME"
@@ -33,7 +33,7 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize("registry", [None, "http://registry:5000"])
 def test_a_target_on_a_cluster_needs_an_address(registry: str | None) -> None:
-    place = workplace("istio:/models", registry_uri=registry)
+    place = connection_to("istio:/models", registry_uri=registry)
     for part in ("registry", "runs", "models"):
         with pytest.raises(InvalidInput, match=f"for a target on a cluster.*{REFUSED[-20:]}"):
             getattr(place, part)
@@ -53,14 +53,14 @@ def test_a_pipelines_step_needs_an_address(monkeypatch: pytest.MonkeyPatch, targ
 def test_a_variable_an_option_or_mlflows_own_setting_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    workplace("istio:/models", tracking_uri="http://mlflow:5000").check_ledger()
+    connection_to("istio:/models", tracking_uri="http://mlflow:5000").check_ledger()
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-        workplace("istio:/models").check_ledger()
+        connection_to("istio:/models").check_ledger()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the setter writes it, and this puts it back
     mlflow.set_tracking_uri("http://mlflow:5000")
-    workplace("istio:/models").check_ledger()
+    connection_to("istio:/models").check_ledger()
 
 
 def test_on_a_developers_machine_mlflows_own_fallback_is_all_right() -> None:
-    workplace("istio-local").check_ledger()
+    connection_to("istio-local").check_ledger()

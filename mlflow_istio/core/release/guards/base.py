@@ -9,7 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.means import Direction
-from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, Allowed
+from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, NonInferiorityMargin
 from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
@@ -38,7 +38,7 @@ class GuardTerms:
     kind: str
     margin: float = 1.0
     weight: float = 1.0
-    allowed: Allowed = field(default=NOTHING_TO_PROVE, metadata=stored(sparse=False))
+    allowed: NonInferiorityMargin = field(default=NOTHING_TO_PROVE, metadata=stored(sparse=False))
     worse: Direction = "higher"
     limit: float | None = None
     slower_than: float | None = None
@@ -70,7 +70,8 @@ class GuardKind(ABC, Generic[ATest]):
     Attributes:
         name: What options and stored plans call it; never changes.
         test: The class of its tests.
-        proofs: Which fields of ``Allowed`` can be proven of it; none for a kind whose tests bound what they bound by themselves.
+        proofs: Which fields of ``NonInferiorityMargin`` can be proven of it; none for a kind whose tests bound what they bound
+            by themselves.
         has_limit: Whether ``limit`` is one of its terms: if so it must be given, else it can't be.
         reads: Which of ``margin``, ``worse``, ``slower_than`` and ``edges`` it reads; options refuse the others.
     """

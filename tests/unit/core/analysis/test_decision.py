@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.decision import decide
 from mlflow_istio.core.analysis.guards import Guard, combine
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.means import MeanDifference, Moments
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
 from mlflow_istio.core.analysis.rate_test import DRIFT_ASSUMPTION, RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
@@ -63,10 +63,10 @@ def test_a_guard_with_impossible_data_costs_only_its_share():
         (lambda: decide([FEW.guard("errors", alpha=0.05)], alpha=1.0), "alpha"),
         (lambda: bound(upper=math.nan), "errors"),
         (lambda: bound(allowed=math.inf), "errors"),
-        (lambda: Allowed(odds_ratio=1.0), "above 1"),
-        (lambda: Allowed(rate_difference=0.0), "between 0 and 1"),
-        (lambda: Allowed(difference=0.0), "positive"),
-        (lambda: GOOD.bounds("errors", Allowed(rate_difference=0.1), alpha=2), "alpha"),
+        (lambda: NonInferiorityMargin(odds_ratio=1.0), "above 1"),
+        (lambda: NonInferiorityMargin(rate_difference=0.0), "between 0 and 1"),
+        (lambda: NonInferiorityMargin(difference=0.0), "positive"),
+        (lambda: GOOD.bounds("errors", NonInferiorityMargin(rate_difference=0.1), alpha=2), "alpha"),
     ],
 )
 def test_bad_values_are_refused_with_what_to_do(make, message):
@@ -115,7 +115,7 @@ def test_a_mean_guard_tells_the_difference_or_that_there_is_none_to_tell():
 
 
 def the_bound(test, **allowed):
-    (single,) = test.bounds("errors", Allowed(**allowed), alpha=0.05)
+    (single,) = test.bounds("errors", NonInferiorityMargin(**allowed), alpha=0.05)
     return single
 
 
@@ -128,13 +128,13 @@ def test_an_odds_ratio_is_bounded_by_the_upper_end_of_its_sequence():
 
 def test_where_nothing_is_allowed_nothing_is_bounded_but_what_has_a_limit():
     for test in (GOOD, LatencyTest.at([5.0]), MeanDifference()):
-        assert test.bounds("errors", Allowed(), alpha=0.05) == ()
-    (single,) = ObjectiveTest(limit=0.01).bounds("slo", Allowed(), alpha=0.05)
+        assert test.bounds("errors", NonInferiorityMargin(), alpha=0.05) == ()
+    (single,) = ObjectiveTest(limit=0.01).bounds("slo", NonInferiorityMargin(), alpha=0.05)
     assert (single.measure, single.allowed, single.met) == ("rate", 0.01, False)
 
 
 def test_latency_is_bounded_at_every_edge():
-    bounds = LatencyTest.at([10.0, 50.0]).bounds("latency", Allowed(odds_ratio=1.5), alpha=0.05)
+    bounds = LatencyTest.at([10.0, 50.0]).bounds("latency", NonInferiorityMargin(odds_ratio=1.5), alpha=0.05)
     assert [single.name for single in bounds] == ["latency over 10 ms", "latency over 50 ms"]
     assert not any(single.met for single in bounds)
 

@@ -12,7 +12,7 @@ from mlflow_istio.core.endpoint.assignment import assignment_headers, choose_arm
 from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.core.mesh.virtual_service import write_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, StateConflict
 from tests.support.endpoint_values import an_endpoint, carrying, started
 
@@ -93,15 +93,17 @@ def test_an_arm_without_weight_gets_nobody_and_all_without_is_an_error() -> None
 
 
 @pytest.mark.parametrize(
-    ("wish", "header", "value"),
+    ("traffic_request", "header", "value"),
     [
-        (Wish(header="X-Arm", weight=50), "X-Arm", "r1.{}"),
-        (Wish(cookie="arm", weight=50), "cookie", "arm=r1.{}"),
-        (Wish(header="plan", weight=50, values={"v1": "free", "v2": "free-{}"}), "plan", None),
+        (TrafficRequest(header="X-Arm", weight=50), "X-Arm", "r1.{}"),
+        (TrafficRequest(cookie="arm", weight=50), "cookie", "arm=r1.{}"),
+        (TrafficRequest(header="plan", weight=50, values={"v1": "free", "v2": "free-{}"}), "plan", None),
     ],
 )
-def test_the_headers_reach_the_arm_through_the_routes(wish: Wish, header: str, value: str | None) -> None:
-    endpoint = started("ab", wish=wish)
+def test_the_headers_reach_the_arm_through_the_routes(
+    traffic_request: TrafficRequest, header: str, value: str | None
+) -> None:
+    endpoint = started("ab", traffic_request=traffic_request)
     virtual_service = write_endpoint(carrying(an_endpoint()), endpoint)
     reached = set()
     for user in USERS[:50]:

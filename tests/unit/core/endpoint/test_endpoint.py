@@ -18,14 +18,14 @@ from mlflow_istio.core.endpoint.endpoint import (
     endpoint_from,
     has_endpoint,
     route_name,
-    stamped,
+    with_change,
     without_recorded,
 )
 from mlflow_istio.core.endpoint.release_state import ClosedRelease
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, StateConflict
 from tests.support.endpoint_values import (
     LEGACY,
@@ -55,11 +55,11 @@ STATE, RELEASE, UNRECORDED = (annotation("churn", part) for part in ("state", "r
             )
         ),
         an_endpoint(last=ClosedRelease(id="r0", strategy="shadow", outcome="aborted")),
-        started("canary", wish=Wish(weight=10)),
-        started("ab", wish=Wish(header="x-arm", values={"v1": "a", "v2": '"{{ b }}"'})),
-        started("ab", wish=Wish(cookie="arm")),
+        started("canary", traffic_request=TrafficRequest(weight=10)),
+        started("ab", traffic_request=TrafficRequest(header="x-arm", values={"v1": "a", "v2": '"{{ b }}"'})),
+        started("ab", traffic_request=TrafficRequest(cookie="arm")),
         started("shadow"),
-        stamped(an_endpoint(), started(), a_stamp("c1", reason="weil\u2028 {{ 'ü' }}", evidence={"p": 0.5}), "4"),
+        with_change(an_endpoint(), started(), a_stamp("c1", reason="weil\u2028 {{ 'ü' }}", evidence={"p": 0.5}), "4"),
     ],
 )
 def test_what_is_written_is_read_back(endpoint: Endpoint) -> None:
@@ -130,7 +130,7 @@ def test_the_splits_route_is_named_by_the_state_or_ours() -> None:
 def test_recorded_entries_leave_and_the_others_stay_in_order() -> None:
     three = moved(moved(a_virtual_service(), canary, "c1"), transitions.abort, "c2")
     left = without_recorded(three, "churn", frozenset({"c1"}))
-    assert [entry.id for entry in read_endpoint(left, "churn").unrecorded] == ["c0", "c2"]
+    assert [entry.id for entry in read_endpoint(left, "churn").outbox] == ["c0", "c2"]
     none = without_recorded(left, "churn", frozenset({"c0", "c2", "other"}))
     assert UNRECORDED not in annotations_of(none)
     assert without_recorded(none, "churn", frozenset({"c0"})) is none
@@ -165,38 +165,38 @@ def test_a_change_is_known_while_it_is_the_newest_or_unrecorded() -> None:
 def owing(count: int, reason: str = "") -> Endpoint:
     endpoint = an_endpoint()
     for number in range(count):
-        endpoint = stamped(endpoint, endpoint, a_stamp(f"c{number}", reason=reason), "1")
+        endpoint = with_change(endpoint, endpoint, a_stamp(f"c{number}", reason=reason), "1")
     return endpoint
 
 
 @pytest.mark.parametrize("full", [owing(MAX_UNRECORDED), owing(11, "x" * 12_000)], ids=["by number", "by size"])
 def test_too_many_unrecorded_changes_refuse_another_and_say_what_still_works(full: Endpoint) -> None:
     with pytest.raises(StateConflict, match=r"endpoint 'churn' has \d+ routing changes that the MLflow") as caught:
-        stamped(full, full, a_stamp("more"), "1")
+        with_change(full, full, a_stamp("more"), "1")
     assert "rollback and abort still work" in caught.value.message
-    urgent = stamped(full, full, a_stamp("more", "rollback", urgent=True), "1")
-    assert urgent.unrecorded[-1].id == "more"
+    urgent = with_change(full, full, a_stamp("more", "rollback", urgent=True), "1")
+    assert urgent.outbox[-1].id == "more"
 
 
 def test_what_may_be_owed_leaves_room_for_rollbacks_in_256_kib_of_annotations() -> None:
     """Kubernetes refuses an object whose annotations are larger; then nothing could be rolled back any more."""
-    entry = stamped(None, an_endpoint(), a_stamp("c", reason="x" * 12_000), "1").unrecorded[0]
+    entry = with_change(None, an_endpoint(), a_stamp("c", reason="x" * 12_000), "1").outbox[0]
     assert MAX_UNRECORDED_BYTES + 4 * len(json.dumps(to_json(entry))) < 256 * 1024
 
 
 def test_an_entry_names_the_versions_of_what_it_moved_and_no_others() -> None:
     before = an_endpoint(traffic=Traffic(split=split(v1=100), pins=("v1",)))
     after = replace(before, traffic=before.traffic.with_pin("v2"))
-    (entry,) = stamped(before, after, a_stamp(), "1").unrecorded
+    (entry,) = with_change(before, after, a_stamp(), "1").outbox
     assert entry.versions == {"v1": "churn/1", "v2": "churn/2"}
 
 
 def test_the_last_entry_of_an_endpoint_has_no_traffic_after() -> None:
-    (entry,) = stamped(an_endpoint(), replace(an_endpoint(), deleting=True), a_stamp(), "1").unrecorded
+    (entry,) = with_change(an_endpoint(), replace(an_endpoint(), deleting=True), a_stamp(), "1").outbox
     assert entry.before == an_endpoint().traffic
     assert entry.after is None
 
 
 def test_a_release_that_never_closed_leaves_no_end() -> None:
     assert a_release().run == "run-r1"
-    assert stamped(an_endpoint(), started(), a_stamp(), "1").last is None
+    assert with_change(an_endpoint(), started(), a_stamp(), "1").last is None

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.routing_change import MAX_TAG, RoutingChange
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, Share, Sticky, Traffic
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from tests.support.endpoint_values import TIME, own, split
 
 LONG_HOST = "h" * 249
@@ -27,7 +27,9 @@ def a_change(**changes: Any) -> RoutingChange:
         "release": "r1",
         "run": "0123",
         "before": Traffic(split=split(v1=100), pins=("v1",)),
-        "after": Traffic(split=split(v1=90, v2=10), pins=("v1", "v2"), sticky=Sticky(cookie="arm", release="r1")),
+        "after": Traffic(
+            split=split(v1=90, v2=10), pins=("v1", "v2"), sticky=SessionAffinity(cookie="arm", release="r1")
+        ),
         "versions": {"v1": "churn/1", "v2": "churn/2"},
         "resource_version": "41",
         "evidence": {"p": 0.01, "n": [1, 2]},
@@ -38,12 +40,12 @@ def a_change(**changes: Any) -> RoutingChange:
 def wide(count: int, host: str = LONG_HOST) -> Traffic:
     """A split over many destinations with long names."""
     shares = [
-        Share(
+        WeightedDestination(
             destination=Destination(host=f"{host}{number:03d}", subset=f"{number:03d}{'s' * 49}", port=65535), weight=1
         )
         for number in range(count - 1)
     ]
-    return Traffic(split=(*shares, Share(destination=own("v1"), weight=100 - len(shares))))
+    return Traffic(split=(*shares, WeightedDestination(destination=own("v1"), weight=100 - len(shares))))
 
 
 def armed(count: int) -> Traffic:

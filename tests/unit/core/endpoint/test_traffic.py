@@ -12,9 +12,9 @@ from mlflow_istio.core.endpoint.traffic import (
     Arm,
     Destination,
     Mirror,
-    Share,
-    Sticky,
+    SessionAffinity,
     Traffic,
+    WeightedDestination,
     split_between,
 )
 from mlflow_istio.errors import InvalidInput
@@ -25,7 +25,7 @@ RICH = Traffic(
     pins=("v1", "v2"),
     arms=(Arm(deployment="v2", match=({"headers": {"x-arm": {"exact": "b"}}},)),),
     mirrors=(Mirror(destination=own("v3"), percentage=12.5),),
-    sticky=Sticky(cookie="arm", release="r1", max_age=60),
+    sticky=SessionAffinity(cookie="arm", release="r1", max_age=60),
 )
 
 
@@ -49,7 +49,7 @@ def test_a_destination_is_written_as_istio_has_it_and_read_back(
 @pytest.mark.parametrize("weight", [-1, 101, 10.5, "10", True, None])
 def test_a_weight_is_a_whole_number_from_0_to_100(weight: Any) -> None:
     with pytest.raises(InvalidInput, match="weight of 'v1' must be"):
-        Share(destination=own("v1"), weight=weight)
+        WeightedDestination(destination=own("v1"), weight=weight)
 
 
 @pytest.mark.parametrize("percentage", [-0.1, 100.1, float("nan"), "5", True, None])

@@ -123,10 +123,10 @@ def test_what_can_not_be_told_is_said_and_the_next_route_is_named_as_well(match:
     found = explain(routes(to("a", match), to("b")), Request())
     assert found.place is not None
     assert (found.place.name, found.above) == ("b", ())
-    ((untold,),) = [passed.because for passed in found.perhaps]
-    assert untold.holds is None
-    assert reason in str(untold)
-    assert "can't be evaluated offline" in str(untold)
+    ((pending_notification,),) = [passed.because for passed in found.perhaps]
+    assert pending_notification.holds is None
+    assert reason in str(pending_notification)
+    assert "can't be evaluated offline" in str(pending_notification)
 
 
 @pytest.mark.parametrize(("match", "reason"), UNKNOWABLE.values(), ids=UNKNOWABLE)

@@ -12,7 +12,7 @@ from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput
 from tests.support.endpoint_values import (
     LEGACY,
@@ -52,8 +52,8 @@ def foreign_parts(virtual_service: Object) -> Any:
 
 VERBS = {
     "canary": canary,
-    "ab": lambda now: transitions.start(now, a_release("canary"), Wish(weight=5)),
-    "shadow": lambda now: transitions.start(now, a_release("shadow"), Wish(mirror=5)),
+    "ab": lambda now: transitions.start(now, a_release("canary"), TrafficRequest(weight=5)),
+    "shadow": lambda now: transitions.start(now, a_release("shadow"), TrafficRequest(mirror=5)),
     "promote": lambda now: transitions.promote(canary(now)),
     "pin": lambda now: transitions.pin(now, "v4"),
     "unpin": lambda now: transitions.unpin(now, "v3"),
@@ -118,7 +118,7 @@ def test_an_only_destination_gets_all_whatever_its_weight_says() -> None:
 
 def test_the_weight_of_what_stays_alone_is_written() -> None:
     both = adopted(route=[{"destination": to_json(LEGACY), "weight": 100}])
-    half = moved(both, lambda now: transitions.start(now, a_release(), Wish(weight=50)), "c1")
+    half = moved(both, lambda now: transitions.start(now, a_release(), TrafficRequest(weight=50)), "c1")
     after = moved(half, transitions.abort, "c2")
     assert route(after, "main")["route"] == [{"destination": to_json(LEGACY), "weight": 100}]
 
@@ -128,7 +128,7 @@ def test_a_mirror_of_ours_stands_in_the_same_list_as_others() -> None:
     after = moved(adopted(mirrors=[theirs]), VERBS["shadow"], "c1")
     ours = {"destination": to_json(own("v2")), "percentage": {"value": 5}}
     assert route(after, "main")["mirrors"] == [theirs, ours]
-    changed = moved(after, lambda now: transitions.shift(now, Wish(mirror=7)), "c2")
+    changed = moved(after, lambda now: transitions.shift(now, TrafficRequest(mirror=7)), "c2")
     assert route(changed, "main")["mirrors"] == [theirs, {**ours, "percentage": {"value": 7}}]
 
 
@@ -152,9 +152,9 @@ def test_an_owner_may_change_the_match_of_the_split_under_an_open_release(
     first: list[Object] | None, then: list[Object] | None
 ) -> None:
     opened = moved(with_match(carrying(an_endpoint()), first), by_header, "c1")
-    after = moved(with_match(opened, then), lambda now: transitions.shift(now, Wish(weight=60)), "c2")
+    after = moved(with_match(opened, then), lambda now: transitions.shift(now, TrafficRequest(weight=60)), "c2")
     expected = moved(with_match(carrying(an_endpoint()), then), by_header, "c1")
-    expected = moved(expected, lambda now: transitions.shift(now, Wish(weight=60)), "c2")
+    expected = moved(expected, lambda now: transitions.shift(now, TrafficRequest(weight=60)), "c2")
     assert after["spec"] == expected["spec"]
 
 
@@ -170,7 +170,7 @@ def test_sticky_cookies_are_set_by_our_destinations_and_leave_with_the_release()
         route=[{"destination": to_json(own("v1")), "weight": 70}, {"destination": to_json(OTHER), "weight": 30}]
     )
     before = with_stable(before)
-    after = moved(before, lambda now: transitions.start(now, a_release("ab", wish=COOKIE), COOKIE), "c1")
+    after = moved(before, lambda now: transitions.start(now, a_release("ab", traffic_request=COOKIE), COOKIE), "c1")
     headers = [entry.get("headers") for entry in route(after, "main")["route"]]
     cookies = [h and h["response"]["add"]["set-cookie"] for h in headers]
     tail = "; Path=/; Max-Age=604800; SameSite=Lax"
@@ -178,7 +178,7 @@ def test_sticky_cookies_are_set_by_our_destinations_and_leave_with_the_release()
     assert route(moved(after, transitions.abort, "c2"), "main") == route(before, "main")
 
 
-COOKIE = Wish(cookie="arm", weight=10)
+COOKIE = TrafficRequest(cookie="arm", weight=10)
 
 
 def with_stable(virtual_service: Object) -> Object:
@@ -206,14 +206,14 @@ def test_a_users_own_cookie_is_neither_taken_for_ours_nor_lost(theirs: str) -> N
     after = moved(before, canary, "c1")
     assert route(after, "main")["route"][0]["headers"] == headers
     with pytest.raises(InvalidInput, match="destination 'v1' already adds a 'set-cookie' header"):
-        moved(before, lambda now: transitions.start(now, a_release("ab", wish=COOKIE), COOKIE), "c1")
+        moved(before, lambda now: transitions.start(now, a_release("ab", traffic_request=COOKIE), COOKIE), "c1")
 
 
 def test_other_headers_of_a_destination_stay_beside_our_cookie() -> None:
     headers = {"response": {"add": {"x": "1"}, "set": {"y": "2"}}, "request": {"set": {"z": "3"}}}
     mine = [{"destination": to_json(own("v1")), "weight": 100, "headers": headers}]
     before = with_stable(adopted(route=mine))
-    after = moved(before, lambda now: transitions.start(now, a_release("ab", wish=COOKIE), COOKIE), "c1")
+    after = moved(before, lambda now: transitions.start(now, a_release("ab", traffic_request=COOKIE), COOKIE), "c1")
     found = route(after, "main")["route"][0]["headers"]
     assert found["response"]["add"].pop("set-cookie").startswith("arm=r1.v1")
     assert found == headers
@@ -234,12 +234,12 @@ def test_foreign_destinations_are_told_apart_from_each_other_and_from_a_deployme
     ]
     before = adopted(route=entries)
 
-    after = moved(before, lambda now: transitions.start(now, a_release("canary"), Wish(weight=5)), "c1")
+    after = moved(before, lambda now: transitions.start(now, a_release("canary"), TrafficRequest(weight=5)), "c1")
 
     endpoint = read_endpoint(after, "churn")
     assert endpoint.traffic.weights == {LEGACY.name: 65, "v2": 5, "legacy/v2": 10, "other/v2:80": 20}
-    assert endpoint.unrecorded[-1].after is not None
-    assert endpoint.unrecorded[-1].after.weights == endpoint.traffic.weights
+    assert endpoint.outbox[-1].after is not None
+    assert endpoint.outbox[-1].after.weights == endpoint.traffic.weights
     back = moved(after, transitions.abort, "c2")
     assert read_endpoint(back, "churn").traffic.weights == {LEGACY.name: 70, "legacy/v2": 10, "other/v2:80": 20}
     kept = [entry for entry in route(back, "main")["route"] if entry["destination"]["host"] in ("legacy", "other")]

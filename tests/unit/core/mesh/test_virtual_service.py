@@ -13,7 +13,7 @@ from mlflow_istio.core.endpoint.traffic import Mirror
 from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.core.mesh.virtual_service import cookie_match, read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from tests.support.endpoint_values import (
     LEGACY,
     OTHER,
@@ -31,7 +31,7 @@ from tests.support.endpoint_values import (
 
 
 def test_our_routes_stand_in_order_of_precedence_above_the_split() -> None:
-    assert names(carrying(started("ab", wish=Wish(header="x-arm", weight=10)))) == [
+    assert names(carrying(started("ab", traffic_request=TrafficRequest(header="x-arm", weight=10)))) == [
         "mlflow-istio.churn.probe",
         "mlflow-istio.churn.pin.v1",
         "mlflow-istio.churn.pin.v2",
@@ -58,7 +58,7 @@ def test_our_routes_stand_in_order_of_precedence_above_the_split() -> None:
     ],
 )
 def test_a_request_is_answered_by_the_first_route_that_means_it(headers: dict[str, str], answered_by: str) -> None:
-    virtual_service = carrying(started("ab", wish=Wish(cookie="arm", weight=10)))
+    virtual_service = carrying(started("ab", traffic_request=TrafficRequest(cookie="arm", weight=10)))
     found = answering_route(virtual_service, Request(headers=headers))
     assert found is not None
     assert found["name"] == f"mlflow-istio.churn.{answered_by}"
@@ -81,7 +81,7 @@ def test_a_change_leaves_its_entry_in_the_same_object() -> None:
     before = adopted()
     after = moved(before, canary, "c1", "start", reason="why", evidence={"p": 0.1}, run="run-x")
     endpoint = read_endpoint(after, "churn")
-    (entry,) = endpoint.unrecorded
+    (entry,) = endpoint.outbox
     assert (entry.id, entry.sequence, entry.action, entry.reason, entry.who) == ("c1", 2, "start", "why", "me")
     assert (entry.release, entry.run, entry.resource_version, entry.evidence) == ("r1", "run-x", "41", {"p": 0.1})
     assert entry.before == read_endpoint(before, "churn").traffic
@@ -91,7 +91,7 @@ def test_a_change_leaves_its_entry_in_the_same_object() -> None:
 
 def test_a_change_that_is_there_already_is_not_made_again() -> None:
     once = moved(a_virtual_service(), canary, "c1")
-    assert moved(once, lambda now: transitions.shift(now, Wish(weight=99)), "c1") is once
+    assert moved(once, lambda now: transitions.shift(now, TrafficRequest(weight=99)), "c1") is once
     twice = moved(once, transitions.abort, "c2")
     assert moved(twice, lambda now: transitions.pin(now, "v4"), "c1") is twice
 
@@ -107,7 +107,7 @@ def test_a_pause_moves_no_traffic_and_writes_no_entry() -> None:
     endpoint = read_endpoint(after, "churn")
     assert endpoint.release is not None
     assert endpoint.release.state == "paused"
-    assert (endpoint.change, [entry.id for entry in endpoint.unrecorded]) == ("c1", ["c0", "c1"])
+    assert (endpoint.change, [entry.id for entry in endpoint.outbox]) == ("c1", ["c0", "c1"])
     assert after["spec"] == before["spec"]
 
 
@@ -115,7 +115,7 @@ def test_the_end_of_a_release_is_recorded_even_when_no_weight_moves() -> None:
     theirs = Mirror(destination=OTHER, percentage=1)
     before = carrying(an_endpoint(release=a_release(), traffic=replace(an_endpoint().traffic, mirrors=(theirs,))))
     endpoint = read_endpoint(moved(before, transitions.abort, "c1", "abort"), "churn")
-    assert [(entry.action, entry.release, entry.run) for entry in endpoint.unrecorded] == [("abort", "r1", "run-r1")]
+    assert [(entry.action, entry.release, entry.run) for entry in endpoint.outbox] == [("abort", "r1", "run-r1")]
     assert endpoint.last is not None
     assert endpoint.last.sequence == endpoint.sequence
 
@@ -123,7 +123,7 @@ def test_the_end_of_a_release_is_recorded_even_when_no_weight_moves() -> None:
 def test_what_undoes_a_promotion_belongs_to_its_release_and_run() -> None:
     promoted = moved(moved(a_virtual_service(), canary, "c1"), transitions.promote, "c2")
     endpoint = read_endpoint(moved(promoted, transitions.rollback, "c3", "rollback"), "churn")
-    assert [(entry.release, entry.run) for entry in endpoint.unrecorded] == [
+    assert [(entry.release, entry.run) for entry in endpoint.outbox] == [
         (None, None),
         ("r1", "run-r1"),
         ("r1", "run-r1"),

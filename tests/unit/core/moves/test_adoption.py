@@ -13,7 +13,7 @@ from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.adoption import adopt, endpoints_in, given_back, torn_out
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, StateConflict
 from tests.support.endpoint_values import a_release, a_stamp, names, route
 
@@ -47,7 +47,7 @@ def moved(virtual_service: Object, transition: Any, change_id: str) -> Object:
 
 def canary(virtual_service: Object, weight: int = 10) -> Object:
     pinned = moved(virtual_service, lambda now: transitions.pin(now, "v2"), "c1")
-    return moved(pinned, lambda now: transitions.start(now, a_release("canary"), Wish(weight=weight)), "c2")
+    return moved(pinned, lambda now: transitions.start(now, a_release("canary"), TrafficRequest(weight=weight)), "c2")
 
 
 def deleting(virtual_service: Object) -> Object:
@@ -62,8 +62,8 @@ def test_what_the_route_goes_to_becomes_stable_and_nothing_else_changes() -> Non
     endpoint = read_endpoint(after, "churn")
     assert endpoint.stable == Destination(host="web", port=8080)
     assert endpoint.traffic.weights == {"web:8080": 100}
-    assert [change.action for change in endpoint.unrecorded] == ["adopt"]
-    assert endpoint.home == "shop"
+    assert [change.action for change in endpoint.outbox] == ["adopt"]
+    assert endpoint.virtual_service == "shop"
     assert names(after) == ["mlflow-istio.churn.probe", "main", ""]
     assert route(after, "main") == route(before, "main") | {"route": [WEB]}
     assert {**after["spec"], "http": ()} == {**before["spec"], "http": ()}

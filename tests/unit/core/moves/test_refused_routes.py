@@ -10,7 +10,7 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, StateConflict
 from tests.support.endpoint_values import (
     OTHER,
@@ -103,7 +103,7 @@ def test_istios_old_single_mirror_beside_ours_is_refused() -> None:
     with pytest.raises(
         InvalidInput, match="route 'main' has a 'mirror' of its own.*write yours as an entry of 'mirrors'"
     ):
-        moved(before, lambda now: transitions.start(now, a_release("shadow"), Wish(mirror=5)), "c1")
+        moved(before, lambda now: transitions.start(now, a_release("shadow"), TrafficRequest(mirror=5)), "c1")
     assert moved(before, canary, "c1")["spec"]["http"][5]["mirror"] == {"host": "old"}
 
 

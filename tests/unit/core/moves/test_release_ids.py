@@ -11,8 +11,8 @@ from mlflow_istio.core.endpoint.endpoint import (
     MAX_EARLIER,
     Endpoint,
     endpoint_from,
-    stamped,
     state_annotations,
+    with_change,
 )
 from mlflow_istio.core.endpoint.release_state import (
     ClosedRelease,
@@ -22,7 +22,7 @@ from mlflow_istio.core.endpoint.release_state import (
     same_plan,
 )
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import StateConflict
 from tests.support.endpoint_values import a_release, a_stamp, an_endpoint
 
@@ -57,11 +57,11 @@ def test_a_release_is_described_with_the_versions_that_are_known() -> None:
 
 def an_end(endpoint: Endpoint, release_id: str, change: str) -> Endpoint:
     """Another release that was opened and rolled back."""
-    started = transitions.start(endpoint, a_release(id=release_id, **PLAN), Wish(weight=5))
-    opened = stamped(endpoint, started, a_stamp(f"{change}-start"), "1")
-    opened = replace(opened, unrecorded=())
-    ended = stamped(opened, transitions.abort(opened), a_stamp(f"{change}-end"), "2")
-    return replace(ended, unrecorded=())
+    started = transitions.start(endpoint, a_release(id=release_id, **PLAN), TrafficRequest(weight=5))
+    opened = with_change(endpoint, started, a_stamp(f"{change}-start"), "1")
+    opened = replace(opened, outbox=())
+    ended = with_change(opened, transitions.abort(opened), a_stamp(f"{change}-end"), "2")
+    return replace(ended, outbox=())
 
 
 def test_an_endpoint_remembers_the_ids_of_its_newest_releases_and_how_they_ended() -> None:
@@ -82,7 +82,7 @@ def test_an_endpoint_remembers_the_ids_of_its_newest_releases_and_how_they_ended
 def test_a_release_that_was_opened_again_is_remembered_once() -> None:
     endpoint = an_end(an_endpoint(), "r1", "a")
     reopened = replace(endpoint, release=a_release(id="r1"), last=None)
-    again = stamped(endpoint, reopened, a_stamp("b"), "3")
+    again = with_change(endpoint, reopened, a_stamp("b"), "3")
     assert again.earlier == ()
     endpoint = replace(an_end(an_end(endpoint, "r2", "c"), "r3", "d"), last=closed("r1"))
     assert [earlier.id for earlier in an_end(endpoint, "r4", "e").earlier] == ["r2", "r1"]
@@ -120,7 +120,7 @@ def test_how_a_release_ended_is_found_by_its_id(release_id: str, said: tuple[str
 )
 def test_an_id_that_is_used_up_opens_no_release(endpoint: Endpoint, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(StateConflict, match=words):
-        transitions.start(endpoint, a_release(**{**PLAN, **changes}), Wish())
+        transitions.start(endpoint, a_release(**{**PLAN, **changes}), TrafficRequest())
 
 
 @pytest.mark.parametrize(

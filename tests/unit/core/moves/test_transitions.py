@@ -12,7 +12,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from tests.support.endpoint_values import (
     LEGACY,
@@ -39,11 +39,11 @@ def after(endpoint: Endpoint, *verbs: Verb) -> Endpoint:
 
 
 def _start(now: Endpoint) -> Endpoint:
-    return transitions.start(now, a_release(id="r9"), Wish(weight=10))
+    return transitions.start(now, a_release(id="r9"), TrafficRequest(weight=10))
 
 
 def _shift(now: Endpoint) -> Endpoint:
-    return transitions.shift(now, Wish(weight=50))
+    return transitions.shift(now, TrafficRequest(weight=50))
 
 
 def _pin(now: Endpoint) -> Endpoint:
@@ -58,7 +58,7 @@ def _delete(now: Endpoint) -> Endpoint:
     return transitions.mark_deleting(now)
 
 
-CANARY = started("canary", wish=Wish(weight=10))
+CANARY = started("canary", traffic_request=TrafficRequest(weight=10))
 STATES: dict[str, Endpoint] = {
     "quiet": after(an_endpoint()),
     "canary": after(CANARY),
@@ -253,15 +253,15 @@ def test_changes_are_counted() -> None:
 )
 def test_a_release_without_a_fit_candidate_is_refused(release: Any, endpoint: Endpoint, words: str) -> None:
     with pytest.raises((InvalidInput, StateConflict), match=words):
-        transitions.start(endpoint, release, Wish())
+        transitions.start(endpoint, release, TrafficRequest())
 
 
 def test_a_release_of_its_id_is_started_once_and_never_after_it_has_ended() -> None:
     """pipelines 11329: a late step of an ended release said "nothing to do" while its candidate had no traffic."""
     release = a_release()
-    assert transitions.start(STATES["canary"], release, Wish(weight=90)) == STATES["canary"]
+    assert transitions.start(STATES["canary"], release, TrafficRequest(weight=90)) == STATES["canary"]
     with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
-        transitions.start(STATES["promoted"], release, Wish(weight=90))
+        transitions.start(STATES["promoted"], release, TrafficRequest(weight=90))
 
 
 @pytest.mark.parametrize("state", ["canary", "promoted"])
@@ -270,17 +270,19 @@ def test_an_id_that_had_another_plan_is_refused(state: str) -> None:
     with pytest.raises(
         StateConflict, match="release 'r1' of endpoint 'churn' is a canary of v2: use another release_id"
     ):
-        transitions.start(STATES[state], other, Wish())
+        transitions.start(STATES[state], other, TrafficRequest())
 
 
 def test_a_foreign_deployment_of_stables_name_may_be_a_candidate_of_ours() -> None:
     foreign = an_endpoint(traffic=Traffic(split=split(legacy=100), pins=("v1",)), stable=LEGACY)
-    result = transitions.start(foreign, a_release("canary", "v1"), Wish(weight=10))
+    result = transitions.start(foreign, a_release("canary", "v1"), TrafficRequest(weight=10))
     assert result.traffic.split == split(legacy=90, v1=10)
     assert (result.role_of("v1"), transitions.promote(result).role_of("v1")) == ("candidate", "stable")
 
 
-TWO_ARMS = started("ab", "v2", "v3", wish=Wish(header="x-arm", weights={"v1": 40, "v2": 30, "v3": 30}))
+TWO_ARMS = started(
+    "ab", "v2", "v3", traffic_request=TrafficRequest(header="x-arm", weights={"v1": 40, "v2": 30, "v3": 30})
+)
 
 
 def test_promote_names_one_of_several_candidates() -> None:
@@ -310,7 +312,7 @@ def test_a_candidate_without_traffic_is_not_removed_under_its_release() -> None:
     with pytest.raises(
         StateConflict, match="'v2' of endpoint 'churn' is a candidate of the open release: abort it first"
     ):
-        transitions.unpin(started("canary", wish=Wish(weight=0)), "v2")
+        transitions.unpin(started("canary", traffic_request=TrafficRequest(weight=0)), "v2")
 
 
 def test_after_the_previous_version_is_removed_there_is_nothing_to_roll_back_to() -> None:
@@ -377,7 +379,7 @@ def test_a_verb_that_names_a_release_means_the_newest(state: str, release_id: st
 
 def test_an_arm_that_is_gone_since_the_test_was_planned_is_refused() -> None:
     """Else its users would be sent where nothing stands; found by the property tests on an adopted route."""
-    planned = a_release("ab", "v2", wish=Wish(header="x-arm"))
+    planned = a_release("ab", "v2", traffic_request=TrafficRequest(header="x-arm"))
     gone = transitions.unpin(read_endpoint(adopted(), "churn"), "v1")
     with pytest.raises(StateConflict, match="has no deployment 'v1': deploy it first"):
-        transitions.start(gone, planned, Wish(header="x-arm"))
+        transitions.start(gone, planned, TrafficRequest(header="x-arm"))

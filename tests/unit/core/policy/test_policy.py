@@ -15,9 +15,9 @@ from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves import policies, transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.routes import policy_key
-from mlflow_istio.core.policy.settings import NO_POLICY, PolicyWish, Rule
+from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, PolicyRequest
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from tests.support.endpoint_values import (
     TIME,
@@ -54,7 +54,7 @@ MATCHING: tuple[tuple[Any, Request, bool], ...] = (
 
 @pytest.mark.parametrize(("match", "request_", "reached"), MATCHING)
 def test_a_rule_takes_exactly_the_matching_requests(match: Any, request_: Request, *, reached: bool) -> None:
-    rule = Rule(name="inner", deployment="v2", match=read_match(match))
+    rule = CustomRoute(name="inner", deployment="v2", match=read_match(match))
     routes = carrying(policies.set_rule(an_endpoint(), rule))
     found = answering_route(routes, request_)
     assert found is not None
@@ -68,30 +68,30 @@ def test_conditions_on_where_a_request_comes_from_are_written_as_they_are() -> N
 
 def wished(endpoint: Endpoint | None = None, subset: str | None = None, **changes: Any) -> Endpoint:
     at = subset and changes.pop("route", None)
-    wish = PolicyWish(changes=changes, subset=subset, route=at)
-    return policies.set_policy(endpoint or an_endpoint(), wish)
+    policy_request = PolicyRequest(changes=changes, subset=subset, route=at)
+    return policies.set_policy(endpoint or an_endpoint(), policy_request)
 
 
-AIMED: tuple[tuple[PolicyWish, type[Exception], str], ...] = (
-    (PolicyWish(changes={"timeout": "1s"}, subset="v2"), InvalidInput, "'timeout' is set for the endpoint"),
-    (PolicyWish(changes={"timeout": "1s"}, subset="v9"), StateConflict, "'churn' has no deployment 'v9'"),
-    (PolicyWish(changes={"timeout": "1s"}, route="inner"), InvalidInput, "there is no route 'inner'"),
+AIMED: tuple[tuple[PolicyRequest, type[Exception], str], ...] = (
+    (PolicyRequest(changes={"timeout": "1s"}, subset="v2"), InvalidInput, "'timeout' is set for the endpoint"),
+    (PolicyRequest(changes={"timeout": "1s"}, subset="v9"), StateConflict, "'churn' has no deployment 'v9'"),
+    (PolicyRequest(changes={"timeout": "1s"}, route="inner"), InvalidInput, "there is no route 'inner'"),
     (
-        PolicyWish(changes={"tls": "DISABLE"}, route="staff"),
+        PolicyRequest(changes={"tls": "DISABLE"}, route="staff"),
         InvalidInput,
         "'tls' is set for the endpoint or for a deployment",
     ),
-    (PolicyWish(changes={"tls": "DISABLE"}, route="a", subset="v1"), InvalidInput, "not both"),
+    (PolicyRequest(changes={"tls": "DISABLE"}, route="a", subset="v1"), InvalidInput, "not both"),
 )
 
 
-@pytest.mark.parametrize(("wish", "kind", "words"), AIMED)
+@pytest.mark.parametrize(("policy_request", "kind", "words"), AIMED)
 def test_a_setting_that_has_no_place_where_it_is_aimed_is_refused(
-    wish: PolicyWish, kind: type[Exception], words: str
+    policy_request: PolicyRequest, kind: type[Exception], words: str
 ) -> None:
-    rule = Rule(name="staff", deployment="v2", match=({"uri": {"exact": "/a"}},))
+    rule = CustomRoute(name="staff", deployment="v2", match=({"uri": {"exact": "/a"}},))
     with pytest.raises(kind, match=words):
-        policies.set_policy(policies.set_rule(an_endpoint(), rule), wish)
+        policies.set_policy(policies.set_rule(an_endpoint(), rule), policy_request)
 
 
 def test_a_split_arms_mirror_cookie_fault_and_headers_render_as_one_value() -> None:
@@ -99,8 +99,8 @@ def test_a_split_arms_mirror_cookie_fault_and_headers_render_as_one_value() -> N
     headers = {"request": {"set": {"x-tenant": "a"}}}
 
     def ab(now: Endpoint) -> Endpoint:
-        wish = Wish(cookie="arm", weight=50)
-        return transitions.start(now, a_release("ab", wish=wish), wish)
+        traffic_request = TrafficRequest(cookie="arm", weight=50)
+        return transitions.start(now, a_release("ab", traffic_request=traffic_request), traffic_request)
 
     def policy(now: Endpoint) -> Endpoint:
         now = wished(now, timeout="2s", headers=headers)
@@ -163,7 +163,7 @@ def test_an_owners_field_is_refused_by_name_and_comes_back_after_a_replacement(
     theirs = adopted(headers={"response": {"set": {"x-theirs": "1"}}})
 
     def set_to(value: Any, *, replaced: bool) -> Any:
-        return lambda now: policies.set_policy(now, PolicyWish(changes={name: value}, replace=replaced))
+        return lambda now: policies.set_policy(now, PolicyRequest(changes={name: value}, replace=replaced))
 
     with pytest.raises(StateConflict) as refused:
         moved(theirs, set_to(value, replaced=False), "c1", "policy")
@@ -199,22 +199,24 @@ def test_an_owners_fault_is_not_overwritten() -> None:
 
 
 def test_a_rule_keeps_its_own_settings_beside_what_it_inherits() -> None:
-    rule = Rule(name="staff", deployment="v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
+    rule = CustomRoute(name="staff", deployment="v2", match=({"headers": {"x-user": {"exact": "staff"}}},))
     endpoint = policies.set_rule(wished(timeout="2s", headers={"request": {"set": {"a": "1", "b": "1"}}}), rule)
-    wish = PolicyWish(changes={"rewrite": "/v2", "headers": {"request": {"set": {"b": "2"}}}}, route="staff")
-    endpoint = policies.set_policy(endpoint, wish)
+    policy_request = PolicyRequest(
+        changes={"rewrite": "/v2", "headers": {"request": {"set": {"b": "2"}}}}, route="staff"
+    )
+    endpoint = policies.set_policy(endpoint, policy_request)
     found = route(carrying(endpoint), "mlflow-istio.churn.rule.staff")
     assert found["timeout"] == "2s"
     assert found["rewrite"] == {"uri": "/v2"}
     assert found["headers"] == {"request": {"set": {"a": "1", "b": "2"}}}
-    away = policies.set_policy(endpoint, PolicyWish(changes={"redirect": "/x", "rewrite": None}, route="staff"))
+    away = policies.set_policy(endpoint, PolicyRequest(changes={"redirect": "/x", "rewrite": None}, route="staff"))
     assert route(carrying(away), "mlflow-istio.churn.rule.staff")["redirect"] == {"uri": "/x"}
     moved_on = policies.set_rule(endpoint, replace(rule, deployment="v3"))
     assert moved_on.traffic.policy.rules[0].policy == endpoint.traffic.policy.rules[0].policy
 
 
 def test_a_rule_counts_as_traffic_and_is_named_when_its_deployment_should_go() -> None:
-    rule = Rule(name="staff", deployment="v2", match=({"method": {"exact": "GET"}},))
+    rule = CustomRoute(name="staff", deployment="v2", match=({"method": {"exact": "GET"}},))
     endpoint = policies.set_rule(an_endpoint(), rule)
     assert endpoint.traffic.reaches("v2")
     with pytest.raises(StateConflict, match="where route 'staff' leads: remove it first"):
@@ -231,8 +233,8 @@ def test_a_rule_counts_as_traffic_and_is_named_when_its_deployment_should_go() -
 @pytest.mark.parametrize("end", [transitions.abort, transitions.rollback, transitions.promote])
 def test_the_end_of_a_release_ends_its_fault_and_the_routes_to_what_users_leave(end: Any) -> None:
     rules = (
-        Rule(name="to-candidate", deployment="v2", match=({"method": {"exact": "GET"}},)),
-        Rule(name="to-other", deployment="v3", match=({"method": {"exact": "PUT"}},)),
+        CustomRoute(name="to-candidate", deployment="v2", match=({"method": {"exact": "GET"}},)),
+        CustomRoute(name="to-other", deployment="v3", match=({"method": {"exact": "PUT"}},)),
     )
     endpoint = canary(an_endpoint())
     for rule in rules:
@@ -256,8 +258,8 @@ def test_a_deleted_deployment_takes_its_own_settings_with_it() -> None:
 
 
 def test_stickiness_cookies_are_expired_after_the_release_until_browsers_forgot_them() -> None:
-    wish = Wish(cookie="arm", weight=50)
-    opened = transitions.start(an_endpoint(), a_release("ab", wish=wish), wish)
+    traffic_request = TrafficRequest(cookie="arm", weight=50)
+    opened = transitions.start(an_endpoint(), a_release("ab", traffic_request=traffic_request), traffic_request)
     ended = transitions.promote(opened, now=TIME)
     assert ended.deadlines == (Deadline(kind="cookie", at=TIME + timedelta(days=7), what="r1"),)
     state = carrying(ended)
@@ -272,56 +274,59 @@ def test_stickiness_cookies_are_expired_after_the_release_until_browsers_forgot_
         carrying(policies.end_cookie(ended, "r1"))["spec"]
         == carrying(replace(ended, traffic=replace(ended.traffic, policy=NO_POLICY)))["spec"]
     )
-    again = transitions.start(ended, _second(wish), wish)
+    again = transitions.start(ended, _second(traffic_request), traffic_request)
     assert again.traffic.policy.stale == (), "the new release sets the same cookie itself"
     assert again.deadlines == ()
 
 
-def _second(wish: Wish) -> Any:
+def _second(traffic_request: TrafficRequest) -> Any:
     from mlflow_istio.core.moves.strategies import assignment_for
 
-    return replace(a_release("ab", "v1", id="r2", wish=wish), assignment=assignment_for("r2", ("v2", "v1"), wish))
+    return replace(
+        a_release("ab", "v1", id="r2", traffic_request=traffic_request),
+        assignment=assignment_for("r2", ("v2", "v1"), traffic_request),
+    )
 
 
 def test_the_replaced_version_is_kept_until_its_time_and_longer_when_it_is_needed_again() -> None:
     promoted = transitions.promote(canary(an_endpoint()), now=TIME, keep=timedelta(hours=1))
     assert promoted.deadlines == (Deadline(kind="keep", at=TIME + timedelta(hours=1), what="v1"),)
     assert transitions.rollback(promoted, now=TIME).deadlines == ()
-    released_again = transitions.start(promoted, a_release("canary", "v1", id="r2"), Wish(weight=5))
+    released_again = transitions.start(promoted, a_release("canary", "v1", id="r2"), TrafficRequest(weight=5))
     assert released_again.deadlines == ()
 
 
 def test_a_canary_by_match_gets_exactly_the_matching_requests() -> None:
     match = read_match({"headers": {"x-user": "staff"}})
-    wish = Wish(match=match)
-    endpoint = transitions.start(an_endpoint(), a_release(), wish)
+    traffic_request = TrafficRequest(match=match)
+    endpoint = transitions.start(an_endpoint(), a_release(), traffic_request)
     assert endpoint.traffic.weights == {"v1": 100, "v2": 0}
     found = answering_route(carrying(endpoint), Request(headers={"x-user": "staff"}))
     assert found is not None
     assert found["route"][0]["destination"]["subset"] == "v2"
-    wider = transitions.shift(endpoint, Wish(weight=20))
+    wider = transitions.shift(endpoint, TrafficRequest(weight=20))
     assert (wider.traffic.weights, wider.traffic.arms) == ({"v1": 80, "v2": 20}, endpoint.traffic.arms)
-    assert transitions.shift(wider, Wish(match=())).traffic.weights == {"v1": 80, "v2": 20}
-    assert transitions.shift(wider, Wish(match=())).traffic.arms == ()
+    assert transitions.shift(wider, TrafficRequest(match=())).traffic.weights == {"v1": 80, "v2": 20}
+    assert transitions.shift(wider, TrafficRequest(match=())).traffic.arms == ()
     assert transitions.promote(wider).traffic.arms == ()
 
 
 def test_arms_by_match_need_no_header_or_cookie() -> None:
     arms = {"v1": read_match({"queryParams": {"arm": "a"}}), "v2": read_match({"queryParams": {"arm": "b"}})}
-    wish = Wish(arms=arms, weight=0)
+    traffic_request = TrafficRequest(arms=arms, weight=0)
     release = replace(a_release("canary"), strategy="ab")
-    endpoint = transitions.start(an_endpoint(), release, wish)
+    endpoint = transitions.start(an_endpoint(), release, traffic_request)
     assert {arm.deployment: arm.match for arm in endpoint.traffic.arms} == arms
-    assert transitions.shift(endpoint, Wish(arms=arms)) == endpoint
+    assert transitions.shift(endpoint, TrafficRequest(arms=arms)) == endpoint
     for given, words in (
         ({"v9": arms["v1"], "v2": arms["v2"]}, "names 'v9', which is no arm"),
         ({"v1": arms["v1"]}, "'v2' is missing"),
         ({"v1": arms["v1"], "v2": arms["v1"]}, "the same match"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            transitions.start(an_endpoint(), release, Wish(arms=given))
+            transitions.start(an_endpoint(), release, TrafficRequest(arms=given))
     with pytest.raises(InvalidInput, match="'arms' is fixed when an A/B release starts"):
-        transitions.shift(endpoint, Wish(arms={"v2": arms["v2"]}))
+        transitions.shift(endpoint, TrafficRequest(arms={"v2": arms["v2"]}))
 
 
 def test_a_fault_whose_match_contradicts_a_route_is_refused() -> None:
@@ -345,7 +350,7 @@ def test_a_policy_that_is_too_large_for_an_object_is_refused() -> None:
     endpoint = an_endpoint()
     for number in range(400):
         match: tuple[Object, ...] = ({"headers": {"x-user": {"exact": f"{number:050d}"}}},)
-        endpoint = policies.set_rule(endpoint, Rule(name=f"r{number}", deployment="v2", match=match))
+        endpoint = policies.set_rule(endpoint, CustomRoute(name=f"r{number}", deployment="v2", match=match))
     with pytest.raises(InvalidInput, match="is larger than 32768 bytes: take rules or headers away"):
         carrying(endpoint)
 
@@ -374,7 +379,7 @@ def test_headers_that_we_remove_beside_the_owners_go_alone_when_ours_go() -> Non
     theirs = adopted(headers={"request": {"remove": ["x-theirs"]}})
 
     def removing(value: Any, *, replaced: bool = False) -> Any:
-        return lambda now: policies.set_policy(now, PolicyWish(changes={"headers": value}, replace=replaced))
+        return lambda now: policies.set_policy(now, PolicyRequest(changes={"headers": value}, replace=replaced))
 
     ours = moved(theirs, removing({"request": {"remove": ["x-ours"]}}), "c1", "policy")
     assert route(ours, "main")["headers"] == {"request": {"remove": ["x-theirs", "x-ours"]}}

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.advance import Action, Ask, Call, GiveUp, Promote, RollBack, Shift, Stop, Wait
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook
 from tests.support.release_values import ERRORS, Journey, a_plan, at, counters, seen
 
-PROVEN = GuardPlan(name="errors", kind="errors", allowed=Allowed(rate_difference=0.02))
+PROVEN = GuardPlan(name="errors", kind="errors", allowed=NonInferiorityMargin(rate_difference=0.02))
 GOOD = {"v1": (900, 9), "v2": (100, 1)}
 HALF = {"v1": (500, 5), "v2": (500, 5)}
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.means import MeanDifference
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.basics.stored import from_json, to_json
@@ -24,10 +24,12 @@ from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 from tests.support.release_values import a_plan, at, counters
 
-LATENCY = GuardPlan(name="latency", kind="latency", margin=1.25, allowed=Allowed(odds_ratio=1.5, rate_difference=0.05))
+LATENCY = GuardPlan(
+    name="latency", kind="latency", margin=1.25, allowed=NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.05)
+)
 FIXED = replace(LATENCY, edges=(100.0,))
-CLICKS = GuardPlan(name="clicks", kind="rate", worse="lower", allowed=Allowed(odds_ratio=1.5))
-SPEND = GuardPlan(name="spend", kind="mean", worse="lower", allowed=Allowed(difference=1.0))
+CLICKS = GuardPlan(name="clicks", kind="rate", worse="lower", allowed=NonInferiorityMargin(odds_ratio=1.5))
+SPEND = GuardPlan(name="spend", kind="mean", worse="lower", allowed=NonInferiorityMargin(difference=1.0))
 SLO = GuardPlan(name="slo", kind="objective", limit=0.01)
 SLOW = GuardPlan(name="slow", kind="objective", limit=0.05, slower_than=100.0)
 
@@ -286,12 +288,12 @@ def test_figures_are_named_as_the_report_reads_them() -> None:
 
 
 def test_either_proof_is_enough_and_the_nearer_is_told() -> None:
-    both = GuardPlan(name="errors", kind="errors", allowed=Allowed(odds_ratio=1.2, rate_difference=0.01))
+    both = GuardPlan(name="errors", kind="errors", allowed=NonInferiorityMargin(odds_ratio=1.2, rate_difference=0.01))
     plan = a_plan(guards=(both,))
     start = (counters(0), counters(0))
     (bound,) = bounds_of(plan, fed(plan, start, (counters(9000), counters(9000)))[0])
     assert (bound.measure, bound.met) == ("difference of rates", True)  # without any error no odds can be compared
-    strict = a_plan(guards=(replace(both, allowed=Allowed(odds_ratio=1.2, rate_difference=0.0001)),))
+    strict = a_plan(guards=(replace(both, allowed=NonInferiorityMargin(odds_ratio=1.2, rate_difference=0.0001)),))
     (bound,) = bounds_of(strict, fed(strict, start, (counters(10**6, 200000), counters(10**6, 200000)))[0])
     assert (bound.measure, bound.met) == ("odds ratio", True)
     (bound,) = bounds_of(plan, fed(plan, start, (counters(20), counters(20)))[0])
@@ -299,7 +301,7 @@ def test_either_proof_is_enough_and_the_nearer_is_told() -> None:
 
 
 def test_every_guard_that_allows_something_has_its_bound() -> None:
-    one = replace(FIXED, name="slow answers", allowed=Allowed(rate_difference=0.1))
+    one = replace(FIXED, name="slow answers", allowed=NonInferiorityMargin(rate_difference=0.1))
     plan = a_plan(guards=(SLO, GuardPlan(name="errors", kind="errors"), FIXED, one, CLICKS))
     zero = {**kpi(0, clicks__n=0, clicks__events=0), **slow(0, 0)}
     after = {**kpi(900, clicks__n=900, clicks__events=300), **slow(900, 90)}
@@ -323,6 +325,6 @@ def test_requests_that_an_arm_brought_back_are_no_shares_of_the_weights() -> Non
     assert found.ratio is not None
     assert found.ratio.counts == {"v1": 400, "v2": 400}
     assert found.requests == {"v1": 400, "v2": 1600}
-    untold, _ = fed(a_plan(), (counters(0), counters(0)), (counters(400), counters(1600)), evidence=start)
-    assert untold.ratio is not None
-    assert untold.ratio.counts == {"v1": 400, "v2": 1600}
+    pending_notification, _ = fed(a_plan(), (counters(0), counters(0)), (counters(400), counters(1600)), evidence=start)
+    assert pending_notification.ratio is not None
+    assert pending_notification.ratio.counts == {"v1": 400, "v2": 1600}

@@ -10,9 +10,9 @@ import pytest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.on_endpoint import (
-    Overtaken,
+    StaleRevision,
     ended,
     noted,
     opened,
@@ -27,17 +27,17 @@ from tests.support.endpoint_values import TIME, a_release, a_stamp, a_virtual_se
 from tests.support.release_values import a_plan
 
 
-def an_open(strategy: str = "canary", plan: ReleasePlan | None = None, **wish: Any) -> Endpoint:
+def an_open(strategy: str = "canary", plan: ReleasePlan | None = None, **traffic_request: Any) -> Endpoint:
     progress = first_progress(plan or a_plan(strategy=strategy, steps=(20.0,)), TIME)
-    asked = Wish(**wish) if wish or strategy == "shadow" else Wish(weight=0)
-    return opened(an_endpoint(), a_release(strategy, *progress.plan.candidates, wish=asked), asked, progress)
+    asked = TrafficRequest(**traffic_request) if traffic_request or strategy == "shadow" else TrafficRequest(weight=0)
+    return opened(an_endpoint(), a_release(strategy, *progress.plan.candidates, traffic_request=asked), asked, progress)
 
 
 def test_a_release_opens_with_its_progress_and_no_traffic() -> None:
     found = an_open()
     assert found.traffic.weights == {"v1": 100, "v2": 0}
     assert found.progress is not None
-    assert opened(found, a_release(), Wish(weight=0), first_progress(a_plan(), TIME)) is found
+    assert opened(found, a_release(), TrafficRequest(weight=0), first_progress(a_plan(), TIME)) is found
 
 
 def test_a_shadow_opens_without_copies() -> None:
@@ -59,14 +59,14 @@ def test_a_step_writes_traffic_and_progress_at_once() -> None:
 
 def test_a_step_of_several_arms_names_every_weight() -> None:
     plan = a_plan(strategy="ab", candidates=("v2", "v3"), steps=(30.0,))
-    assert step_wish(plan, 30.0) == Wish(weights={"v1": 40, "v2": 30, "v3": 30})
+    assert step_wish(plan, 30.0) == TrafficRequest(weights={"v1": 40, "v2": 30, "v3": 30})
 
 
 @pytest.mark.parametrize("step", [noted, shifted])
 @pytest.mark.parametrize(("release", "revision"), [("r1", 7), ("r9", 0)])
 def test_a_step_that_expects_another_state_is_refused(step: Any, release: str, revision: int) -> None:
     found = an_open()
-    with pytest.raises(Overtaken):
+    with pytest.raises(StaleRevision):
         step(found, release, revision, progress_from_text(found.progress or ""))
 
 
@@ -81,7 +81,7 @@ def test_promotion_and_return_end_the_progress_too() -> None:
     for end in (transitions.promote, transitions.abort, transitions.rollback):
         assert end(found).progress is None
     assert transitions.mark_deleting(found, force=True).progress is None
-    with pytest.raises(Overtaken):
+    with pytest.raises(StaleRevision):
         ended(done, "r1", 0, "rolled-back")
 
 
@@ -91,9 +91,9 @@ def test_progress_alone_makes_no_entry_in_the_ledger() -> None:
     progress = replace(progress_from_text(found.progress or ""), looks=3, revision=1)
     after = changed(stored, noted(found, "r1", 0, progress), a_stamp("c9"))
     read = read_endpoint(after, "churn")
-    assert (read.progress, read.unrecorded, read.sequence) == (
+    assert (read.progress, read.outbox, read.sequence) == (
         progress_to_text(progress),
-        found.unrecorded,
+        found.outbox,
         found.sequence,
     )
     assert read_endpoint(a_virtual_service(), "churn").progress is None

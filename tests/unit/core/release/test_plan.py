@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.analysis.promotion import Allowed
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.stored import from_json, to_json
-from mlflow_istio.core.release.driver import Question, course_of
+from mlflow_istio.core.release.driver import Question, release_status_of
 from mlflow_istio.core.release.plan import (
     Approval,
     GuardPlan,
@@ -70,9 +70,9 @@ def test_a_plan_that_can_not_be_is_refused_by_name(changes: dict[str, Any], says
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Allowed(odds_ratio=1), "above 1"),
-        (lambda: Allowed(rate_difference=1), "between 0 and 1"),
-        (lambda: Allowed(difference=0), "difference of means"),
+        (lambda: NonInferiorityMargin(odds_ratio=1), "above 1"),
+        (lambda: NonInferiorityMargin(rate_difference=1), "between 0 and 1"),
+        (lambda: NonInferiorityMargin(difference=0), "difference of means"),
         (lambda: GuardPlan(name="x", kind="error"), "unknown kind"),  # type: ignore[arg-type]
         (lambda: GuardPlan(name="x", kind="errors", weight=0), "weight"),
         (lambda: GuardPlan(name="x", kind="objective"), "a limit is what an objective has"),
@@ -80,7 +80,7 @@ def test_a_plan_that_can_not_be_is_refused_by_name(changes: dict[str, Any], says
         (lambda: GuardPlan(name="x", kind="objective", limit=2), "between 0 and 1"),
         (lambda: GuardPlan(name="x", kind="latency", edges=(5, 1)), "edges must rise"),
         (
-            lambda: GuardPlan(name="x", kind="mean", allowed=Allowed(odds_ratio=2)),
+            lambda: GuardPlan(name="x", kind="mean", allowed=NonInferiorityMargin(odds_ratio=2)),
             "'odds_ratio' can't be allowed for mean",
         ),
         (lambda: Approval(before=(), timeout=0), "approval_timeout"),
@@ -124,7 +124,7 @@ def test_a_plan_says_in_words_what_it_will_do() -> None:
         assert words in text
     kpis = (
         GuardPlan(name="clicks", kind="rate", worse="lower"),
-        GuardPlan(name="spend", kind="mean", worse="lower", allowed=Allowed(difference=2)),
+        GuardPlan(name="spend", kind="mean", worse="lower", allowed=NonInferiorityMargin(difference=2)),
         GuardPlan(name="failures", kind="objective", limit=0.02),
     )
     more = "\n".join(describe_plan(a_plan(guards=kpis, undecided="hold", approval=Approval(before=("10",)))))
@@ -140,7 +140,7 @@ def test_a_plan_says_in_words_what_it_will_do() -> None:
 
 def test_auto_watches_errors_and_latency_with_margins_that_can_be_widened() -> None:
     assert [(guard.name, guard.margin) for guard in auto_guards()] == [("errors", 1.0), ("latency", 1.25)]
-    wide = auto_guards(2.0, Allowed(odds_ratio=3))
+    wide = auto_guards(2.0, NonInferiorityMargin(odds_ratio=3))
     assert [(guard.margin, guard.allowed.odds_ratio) for guard in wide] == [(2.0, 3), (2.0, 3)]
 
 
@@ -165,23 +165,23 @@ def test_progress_reads_back_as_it_was_written_and_stays_small() -> None:
 
 
 def test_every_command_reads_the_course_without_numpy() -> None:
-    course = course_of(progress_to_text(on_the_way()))
-    assert course is not None
-    assert course.steps == (10.0, 50.0)
-    assert course.driven(at(5)) is not None
-    assert course.driven(at(1000)) is None
-    view = course.view()
+    release_status = release_status_of(progress_to_text(on_the_way()))
+    assert release_status is not None
+    assert release_status.steps == (10.0, 50.0)
+    assert release_status.driven(at(5)) is not None
+    assert release_status.driven(at(1000)) is None
+    view = release_status.view()
     assert view["waits_for"]["gate"] == "10"
     assert view["driver"]["who"] == "me@here"
-    quiet = course_of(progress_to_text(first_progress(a_plan(), at(0))))
+    quiet = release_status_of(progress_to_text(first_progress(a_plan(), at(0))))
     assert quiet is not None
     assert (quiet.view()["waits_for"], quiet.view()["driver"], quiet.view()["verdict"], quiet.driven(at(0))) == (
         None,
     ) * 4
-    assert course_of(None) is None
+    assert release_status_of(None) is None
 
 
-@pytest.mark.parametrize("read", [course_of, progress_from_text])
+@pytest.mark.parametrize("read", [release_status_of, progress_from_text])
 @pytest.mark.parametrize("text", ["{", "{}"])
 def test_damaged_progress_says_so(read: Any, text: str) -> None:
     with pytest.raises(InvalidInput):

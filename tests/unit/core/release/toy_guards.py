@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent
-from mlflow_istio.core.analysis.promotion import Allowed, PromotionBound
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
@@ -22,7 +22,7 @@ ENOUGH = 20
 class PlainTest(GuardTest):
     """A test whose state is its fields, and which bounds nothing."""
 
-    def bounds(self, name: str, allowed: Allowed, *, alpha: float) -> tuple[PromotionBound, ...]:
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
         return ()
 
     def figures(self, alpha: float) -> Figures:

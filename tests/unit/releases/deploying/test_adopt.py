@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import Object, with_annotations
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, StateConflict
 from mlflow_istio.releases.context import address_of, endpoint_names, existing_endpoint
 from mlflow_istio.releases.deploying.adoption import adopt, adopt_and_deploy
@@ -18,7 +18,7 @@ from tests.support.in_memory import World, a_request, a_shop, with_shop
 
 
 def taken(world: World, **options: Any) -> Any:
-    return adopt(world.desk, "churn", **{"virtual_service": "shop", "route": "main", **options})
+    return adopt(world.context, "churn", **{"virtual_service": "shop", "route": "main", **options})
 
 
 def as_applied(world: World, name: str = "shop") -> Object:
@@ -33,25 +33,25 @@ def test_the_whole_job_from_a_foreign_stable_and_back() -> None:
     assert outcome.changed
     assert outcome.proxies == ("in-memory",)
     assert world.warnings == []
-    world.deploy("churn-v1", strategy="canary", wish=Wish(weight=10))
+    world.deploy("churn-v1", strategy="canary", traffic_request=TrafficRequest(weight=10))
     assert world.endpoint().traffic.weights == {"web": 90, "churn-v1": 10}
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     assert world.endpoint().traffic.weights == {"churn-v1": 100, "web": 0}
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     assert world.endpoint().traffic.weights == {"web": 100}
     assert world.history() == [(1, "adopt"), (2, "deploy"), (3, "start"), (4, "promote"), (5, "rollback")]
-    assert delete_endpoint(world.desk, "churn")
+    assert delete_endpoint(world.context, "churn")
     assert as_applied(world) == a_shop()
     assert [obj["kind"] for obj in world.objects()] == ["VirtualService"]
     assert world.history()[-1] == (6, "delete")
-    assert not delete_endpoint(world.desk, "churn")
+    assert not delete_endpoint(world.context, "churn")
 
 
 def test_a_deployment_of_an_adopted_route_can_be_taken_away() -> None:
     world = with_shop()
     taken(world)
     world.deploy("churn-v1")
-    assert delete(world.desk, "churn-v1") is not None
+    assert delete(world.context, "churn-v1") is not None
     assert world.endpoint().traffic.pins == ()
 
 
@@ -89,7 +89,7 @@ def test_an_object_of_the_endpoints_own_name_can_be_adopted_and_is_never_deleted
     world = with_shop(a_shop("churn"))
     taken(world, virtual_service="churn")
     world.deploy("churn-v1")
-    delete_endpoint(world.desk, "churn")
+    delete_endpoint(world.context, "churn")
     assert as_applied(world, "churn") == a_shop("churn")
 
 
@@ -130,7 +130,7 @@ def test_an_endpoint_that_is_being_deleted_is_not_adopted_again() -> None:
     taken(world)
     world.cluster.unroutable = True
     with pytest.raises(MlflowIstioError):
-        delete_endpoint(world.desk, "churn")
+        delete_endpoint(world.context, "churn")
     with pytest.raises(StateConflict, match="being deleted"):
         taken(world)
 
@@ -139,16 +139,16 @@ def test_a_foreign_stable_is_never_an_arm() -> None:
     world = with_shop()
     taken(world)
     with pytest.raises(InvalidInput, match="needs a stable arm of ours"):
-        world.deploy("churn-v1", strategy="ab", wish=Wish(header="x-arm"))
+        world.deploy("churn-v1", strategy="ab", traffic_request=TrafficRequest(header="x-arm"))
 
 
 def test_create_on_an_adopted_route_adopts_it_and_opens_the_release() -> None:
     world = with_shop()
-    request = a_request("churn-v1", endpoint=None, strategy="canary", wish=Wish(weight=5))
-    outcome = adopt_and_deploy(world.desk, request, virtual_service="shop", route="main")
+    request = a_request("churn-v1", endpoint=None, strategy="canary", traffic_request=TrafficRequest(weight=5))
+    outcome = adopt_and_deploy(world.context, request, virtual_service="shop", route="main")
     assert outcome.changed
     assert world.endpoint().traffic.weights == {"web": 95, "churn-v1": 5}
-    again = adopt_and_deploy(world.desk, request, virtual_service="shop", route="main")
+    again = adopt_and_deploy(world.context, request, virtual_service="shop", route="main")
     assert not again.changed
 
 
@@ -156,7 +156,7 @@ def test_a_first_version_that_does_not_come_up_leaves_the_route_as_it_was() -> N
     world = with_shop()
     world.cluster.unready.add("churn-v1")
     with pytest.raises(NotReady, match="was taken away again"):
-        adopt_and_deploy(world.desk, a_request("churn-v1"), virtual_service="shop", route="main")
+        adopt_and_deploy(world.context, a_request("churn-v1"), virtual_service="shop", route="main")
     assert as_applied(world) == a_shop()
     assert world.warnings == []
 
@@ -166,7 +166,7 @@ def test_a_route_that_was_adopted_before_stays_adopted_when_a_version_does_not_c
     taken(world)
     world.cluster.unready.add("churn-v1")
     with pytest.raises(NotReady):
-        adopt_and_deploy(world.desk, a_request("churn-v1"), virtual_service="shop", route="main")
+        adopt_and_deploy(world.context, a_request("churn-v1"), virtual_service="shop", route="main")
     assert world.endpoint().traffic.weights == {"web": 100}
 
 
@@ -178,8 +178,8 @@ def test_damage_is_torn_out_by_force_only_and_the_object_stays_its_owners() -> N
     assert found is not None
     world.cluster.apply(with_annotations(found, {"mlflow-istio.org/unrecorded.churn": "{"}))
     with pytest.raises(InvalidInput, match="damaged|is not JSON"):
-        delete_endpoint(world.desk, "churn")
-    assert delete_endpoint(world.desk, "churn", force=True)
+        delete_endpoint(world.context, "churn")
+    assert delete_endpoint(world.context, "churn", force=True)
     assert as_applied(world) == a_shop()
 
 

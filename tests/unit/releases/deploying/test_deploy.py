@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.mesh.destination_rule import subsets_of
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import (
     NotReady,
     NotRouted,
@@ -21,14 +21,14 @@ from mlflow_istio.releases.moving import shifting
 from mlflow_istio.testing import InMemoryRegistry
 from tests.support.in_memory import World, a_request, a_world, with_canary
 
-CANARY: dict[str, Any] = {"strategy": "canary", "wish": Wish(weight=10)}
+CANARY: dict[str, Any] = {"strategy": "canary", "traffic_request": TrafficRequest(weight=10)}
 
 
 def test_the_first_deployment_gets_all_the_traffic_once_its_pods_are_ready() -> None:
     world = World()
     outcome = world.deploy("churn-v1", reason="to begin")
     assert outcome.changed
-    assert outcome.endpoint == replace(world.endpoint(), unrecorded=outcome.endpoint.unrecorded)  # type: ignore[union-attr]
+    assert outcome.endpoint == replace(world.endpoint(), outbox=outcome.endpoint.outbox)  # type: ignore[union-attr]
     assert world.endpoint().traffic.weights == {"churn-v1": 100}
     assert world.endpoint().role_of("churn-v1") == "stable"
     assert world.cluster.writes[:4] == [
@@ -89,12 +89,12 @@ def test_an_alias_that_moved_meanwhile_is_said() -> None:
     world = a_world("churn-v1")
     world.registry.aliases[("churn", "next")] = 2
     request = a_request("churn-next", model_uri="models:/churn@next", endpoint="churn")
-    deploy(world.desk, request)
+    deploy(world.context, request)
     world.registry.aliases[("churn", "next")] = 3
     with pytest.raises(
         StateConflict, match="alias 'next' means churn/3 now, but deployment 'churn-next' exists already"
     ):
-        deploy(world.desk, request)
+        deploy(world.context, request)
 
 
 # Which endpoint
@@ -203,7 +203,7 @@ def test_other_parts_of_the_destination_rule_stay() -> None:
 
 def test_superseding_returns_traffic_to_stable_before_the_new_release_begins() -> None:
     world = with_canary()
-    world.deploy("churn-v3", supersede=True, strategy="canary", wish=Wish(weight=5))
+    world.deploy("churn-v3", supersede=True, strategy="canary", traffic_request=TrafficRequest(weight=5))
     actions = [action for _, action in world.history()][-2:]
     assert actions == ["supersede", "start"]
     superseded = world.registry.history("prod", "churn")[-2]
@@ -228,13 +228,18 @@ def test_a_release_id_that_is_given_is_the_releases() -> None:
     assert world.endpoint().release.id == "job-7"  # type: ignore[union-attr]
     with pytest.raises(StateConflict, match="has an open release 'job-7'"):
         shifting.start(
-            world.desk, "churn", strategy="canary", candidates=("churn-v2",), wish=Wish(), release_id="job-8"
+            world.context,
+            "churn",
+            strategy="canary",
+            candidates=("churn-v2",),
+            traffic_request=TrafficRequest(),
+            release_id="job-8",
         )
 
 
 def test_a_repeated_deployment_does_not_move_a_release_that_went_on_meanwhile() -> None:
     world = a_world("churn-v1", "churn-v2", **CANARY)
-    shifting.shift(world.desk, "churn", Wish(weight=60))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=60))
     outcome = world.deploy("churn-v2", **CANARY)
     assert not outcome.changed
     assert world.endpoint().traffic.weights == {"churn-v1": 40, "churn-v2": 60}
@@ -245,7 +250,7 @@ def test_a_repeated_deployment_does_not_move_a_release_that_went_on_meanwhile() 
 
 def test_the_history_of_an_endpoint_goes_on_after_it_was_deleted() -> None:
     world = a_world("churn-v1")
-    removal.delete_endpoint(world.desk, "churn")
+    removal.delete_endpoint(world.context, "churn")
     world.deploy("churn-v2")
     assert world.history() == [(1, "deploy"), (2, "delete"), (3, "deploy")]
 
@@ -253,13 +258,13 @@ def test_the_history_of_an_endpoint_goes_on_after_it_was_deleted() -> None:
 def test_while_the_history_can_not_be_read_changes_are_counted_from_1() -> None:
     world = World()
     told: list[str] = []
-    desk = replace(world.desk, tell=told.append)
+    context = replace(world.context, tell=told.append)
 
     class HistoryDown(InMemoryRegistry):
         def history(self, scope: str, endpoint: str) -> Any:
             raise RegistryError("the history is away")
 
-    deploy(replace(desk, registry=HistoryDown({"churn": [1]})), a_request("churn-v1"))
+    deploy(replace(context, registry=HistoryDown({"churn": [1]})), a_request("churn-v1"))
     assert world.endpoint().sequence == 1
     assert any("counted from 1 (the history is away)" in line for line in told)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import (
     InvalidInput,
     MlflowIstioError,
@@ -21,7 +21,7 @@ from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.testing import InMemoryRegistry
 from tests.support.in_memory import World, a_request, a_world, with_canary
 
-CANARY: dict[str, Any] = {"strategy": "canary", "wish": Wish(weight=10)}
+CANARY: dict[str, Any] = {"strategy": "canary", "traffic_request": TrafficRequest(weight=10)}
 
 
 def foreign(kind: str) -> World:
@@ -52,7 +52,7 @@ def deleting() -> World:
     world = a_world("churn-v1")
     world.cluster.unroutable = True
     with pytest.raises(NotRouted):
-        removal.delete_endpoint(world.desk, "churn")
+        removal.delete_endpoint(world.context, "churn")
     world.cluster.unroutable = False
     return world
 
@@ -81,12 +81,12 @@ REFUSED: list[tuple[Any, Any, type[MlflowIstioError], str]] = [
         "models:/churn/1 has no flavor 'xgboost': it has python_function",
     ),
     (World, replace(FIRST, strategy="cannary"), InvalidInput, "unknown strategy 'cannary'"),
-    (World, replace(FIRST, wish=Wish(weight=5)), InvalidInput, "option 'weight' needs a strategy"),
+    (World, replace(FIRST, traffic_request=TrafficRequest(weight=5)), InvalidInput, "option 'weight' needs a strategy"),
     (World, replace(FIRST, **CANARY), InvalidInput, "'churn-v1' is the first deployment.*leave 'weight' out"),
     (World, replace(FIRST, strategy="shadow"), InvalidInput, "gets all the traffic: leave 'strategy' out"),
     (
         World,
-        replace(FIRST, strategy="ab", wish=Wish(header="x")),
+        replace(FIRST, strategy="ab", traffic_request=TrafficRequest(header="x")),
         InvalidInput,
         "'churn-v1' is the first deployment of endpoint 'churn' and gets all the traffic: leave 'header' out",
     ),
@@ -129,7 +129,7 @@ REFUSED: list[tuple[Any, Any, type[MlflowIstioError], str]] = [
     ),
     (
         lambda: a_world("churn-v1"),
-        replace(V2, strategy="shadow", wish=Wish(weight=5)),
+        replace(V2, strategy="shadow", traffic_request=TrafficRequest(weight=5)),
         InvalidInput,
         "'weight' has no effect",
     ),
@@ -151,7 +151,7 @@ def test_what_can_not_end_well_is_refused_with_nothing_applied(
     made = world()
     made.cluster.writes.clear()
     with pytest.raises(error, match=words) as caught:
-        deploy(made.desk, request_)
+        deploy(made.context, request_)
     assert "\n" not in caught.value.message
     assert made.cluster.writes == []
 

@@ -11,12 +11,12 @@ import pytest
 
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Arm, Destination, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Arm, Destination, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.moves.way_back import check_restorable, find_change, needed, restore
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
-from mlflow_istio.releases.context import Desk, Outcome
+from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import DeployRequest, update
 from mlflow_istio.releases.deploying.restoring import rollback_to
@@ -29,19 +29,23 @@ def as_request(name: str, uri: str) -> DeployRequest:
     return replace(a_request(name), model_uri=uri, endpoint="churn")
 
 
-def back(world: World, to: int | str, desk: Desk | None = None, **options: Any) -> Outcome:
-    return rollback_to(desk or world.desk, "churn", str(to), as_request=as_request, **options)
+def back(world: World, to: int | str, context: Context | None = None, **options: Any) -> Outcome:
+    return rollback_to(context or world.context, "churn", str(to), as_request=as_request, **options)
 
 
 def long_story() -> World:
     """1-2: two deployed; 3: canary at 10; 4: at 50; 5: promoted; 6: v3 deployed; 7: canary of it at 20; 8: promoted."""
     world = a_world("churn-v1", "churn-v2")
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v2",), wish=Wish(weight=10))
-    shifting.shift(world.desk, "churn", Wish(weight=50))
-    shifting.promote(world.desk, "churn")
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v2",), traffic_request=TrafficRequest(weight=10)
+    )
+    shifting.shift(world.context, "churn", TrafficRequest(weight=50))
+    shifting.promote(world.context, "churn")
     world.deploy("churn-v3")
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=20))
-    shifting.promote(world.desk, "churn")
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v3",), traffic_request=TrafficRequest(weight=20)
+    )
+    shifting.promote(world.context, "churn")
     assert world.endpoint().sequence == 8
     return world
 
@@ -64,7 +68,7 @@ def test_each_earlier_change_comes_back_as_it_was(to: int, lost: bool) -> None:
     world = long_story()
     if lost:
         for name in ("churn-v1", "churn-v2"):
-            removal.delete(world.desk, name)
+            removal.delete(world.context, name)
     by_sequence = {change.sequence: change for change in world.registry.history("prod", "churn")}
     outcome = back(world, by_sequence[to].id if to % 2 else to)
     weights, stable, candidate = STORY[to]
@@ -89,7 +93,7 @@ def test_each_earlier_change_comes_back_as_it_was(to: int, lost: bool) -> None:
 def test_only_what_the_traffic_needs_is_deployed_again_in_its_recorded_version_and_before_it_moves() -> None:
     world = long_story()
     for name in ("churn-v1", "churn-v2"):
-        removal.delete(world.desk, name)
+        removal.delete(world.context, name)
     world.cluster.writes.clear()
     back(world, 1)
     deployed = [(verb, name) for verb, kind, name in world.cluster.writes if kind == "Deployment"]
@@ -100,7 +104,9 @@ def test_only_what_the_traffic_needs_is_deployed_again_in_its_recorded_version_a
 
 def test_a_release_that_is_open_ends_as_rolled_back_and_its_run_with_it() -> None:
     world = long_story()
-    shifting.start(world.desk, "churn", strategy="shadow", candidates=("churn-v1",), wish=Wish())
+    shifting.start(
+        world.context, "churn", strategy="shadow", candidates=("churn-v1",), traffic_request=TrafficRequest()
+    )
     open_release = world.endpoint().release
     assert open_release is not None
     back(world, 3)
@@ -114,18 +120,18 @@ def test_a_release_that_is_open_ends_as_rolled_back_and_its_run_with_it() -> Non
 def test_a_release_that_comes_back_goes_on_and_ends_as_any_other() -> None:
     world = long_story()
     back(world, 3)
-    shifting.resume(world.desk, "churn")
-    shifting.shift(world.desk, "churn", Wish(weight=30))
-    shifting.promote(world.desk, "churn")
+    shifting.resume(world.context, "churn")
+    shifting.shift(world.context, "churn", TrafficRequest(weight=30))
+    shifting.promote(world.context, "churn")
     endpoint = world.endpoint()
     assert (endpoint.stable.name, endpoint.release) == ("churn-v2", None)
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     assert world.endpoint().stable.name == "churn-v1"
 
 
 def test_an_earlier_step_of_the_open_release_leaves_it_open_as_it_is() -> None:
-    world = a_world("churn-v1", "churn-v2", strategy="canary", wish=Wish(weight=10))
-    shifting.shift(world.desk, "churn", Wish(weight=60))
+    world = a_world("churn-v1", "churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=60))
     before = world.endpoint().release
     back(world, 3)
     assert (world.endpoint().release, world.endpoint().traffic.weights) == (before, {"churn-v1": 90, "churn-v2": 10})
@@ -134,20 +140,20 @@ def test_an_earlier_step_of_the_open_release_leaves_it_open_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "wish"),
+    ("strategy", "traffic_request"),
     [
-        ("ab", Wish(header="x-arm", weight=30)),
-        ("ab", Wish(cookie="arm", weight=30)),
-        ("ab", Wish(header="x-arm", weight=0, values={"churn-v2": "beta"})),
-        ("shadow", Wish(mirror=25)),
-        ("blue-green", Wish(weight=0)),
+        ("ab", TrafficRequest(header="x-arm", weight=30)),
+        ("ab", TrafficRequest(cookie="arm", weight=30)),
+        ("ab", TrafficRequest(header="x-arm", weight=0, values={"churn-v2": "beta"})),
+        ("shadow", TrafficRequest(mirror=25)),
+        ("blue-green", TrafficRequest(weight=0)),
     ],
 )
-def test_arms_mirrors_and_assignment_come_back(strategy: str, wish: Wish) -> None:
-    world = a_world("churn-v1", "churn-v2", strategy=strategy, wish=wish)
+def test_arms_mirrors_and_assignment_come_back(strategy: str, traffic_request: TrafficRequest) -> None:
+    world = a_world("churn-v1", "churn-v2", strategy=strategy, traffic_request=traffic_request)
     then = world.endpoint()
-    shifting.promote(world.desk, "churn")
-    removal.delete(world.desk, "churn-v1")
+    shifting.promote(world.context, "churn")
+    removal.delete(world.context, "churn-v1")
     back(world, 3)
     now = world.endpoint()
     assert replace(now.traffic, policy=then.traffic.policy) == then.traffic
@@ -158,10 +164,14 @@ def test_arms_mirrors_and_assignment_come_back(strategy: str, wish: Wish) -> Non
 
 def test_a_canary_with_requests_of_its_own_comes_back_as_a_canary() -> None:
     beta = ({"uri": {"prefix": "/beta"}},)
-    world = a_world("churn-v1", "churn-v3", "churn-v2", strategy="canary", wish=Wish(weight=10, match=beta))
-    shifting.promote(world.desk, "churn")
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=1))
-    shifting.promote(world.desk, "churn")
+    world = a_world(
+        "churn-v1", "churn-v3", "churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10, match=beta)
+    )
+    shifting.promote(world.context, "churn")
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v3",), traffic_request=TrafficRequest(weight=1)
+    )
+    shifting.promote(world.context, "churn")
     back(world, 4)
     release = world.endpoint().release
     assert release is not None
@@ -170,12 +180,12 @@ def test_a_canary_with_requests_of_its_own_comes_back_as_a_canary() -> None:
 
 
 def gone_version(world: World) -> None:
-    removal.delete(world.desk, "churn-v1")
+    removal.delete(world.context, "churn-v1")
     world.registry.gone.add("churn/1")
 
 
 def another_version(world: World) -> None:
-    removal.delete(world.desk, "churn-v1")
+    removal.delete(world.context, "churn-v1")
     world.deploy("churn-v1", model_uri="models:/churn/2")
 
 
@@ -186,14 +196,16 @@ def down(world: World) -> None:
 def down_and_needed(world: World) -> None:
     """The change is on the object still, but a deployment it needs is gone."""
     world.registry.down = True
-    shifting.rollback(world.desk, "churn")  # 9: back on churn-v2
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=1))  # 10
-    shifting.promote(world.desk, "churn")  # 11
+    shifting.rollback(world.context, "churn")  # 9: back on churn-v2
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v3",), traffic_request=TrafficRequest(weight=1)
+    )  # 10
+    shifting.promote(world.context, "churn")  # 11
     world.cluster.delete("Deployment", "churn-v2")
 
 
 def being_deleted(world: World) -> None:
-    removal._mark_deleting(world.desk, "churn", force=False, reason="", timeout=1)
+    removal._mark_deleting(world.context, "churn", force=False, reason="", timeout=1)
 
 
 def unready(world: World) -> None:
@@ -254,26 +266,28 @@ def test_forced_traffic_goes_even_to_what_is_not_ready() -> None:
 def test_a_registry_that_is_down_does_not_stop_a_change_that_is_on_the_object_still() -> None:
     world = long_story()
     world.registry.down = True
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     back(world, 9)
-    shifting.start(world.desk, "churn", strategy="canary", candidates=("churn-v1",), wish=Wish(weight=30))
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v1",), traffic_request=TrafficRequest(weight=30)
+    )
     back(world, 9)
     assert world.endpoint().traffic.weights == {"churn-v2": 100}
     world.registry.down = False
-    shifting.rollback(world.desk, "churn")
+    shifting.rollback(world.context, "churn")
     assert [sequence for sequence, _ in world.history()] == list(range(1, 12))
 
 
 def test_what_was_scaled_to_nothing_gets_a_replica_and_what_was_half_removed_is_finished() -> None:
     world = long_story()
-    update(world.desk, "churn-v1", replicas=0)
+    update(world.context, "churn-v1", replicas=0)
     back(world, 1)
     found = world.cluster.get("Deployment", "churn-v1")
     assert found is not None
     assert found["spec"]["replicas"] == 1
     world = long_story()
     shifting.move(
-        world.desk, "churn", lambda now: replace(now, traffic=now.traffic.without_pin("churn-v1")), action="remove"
+        world.context, "churn", lambda now: replace(now, traffic=now.traffic.without_pin("churn-v1")), action="remove"
     )
     back(world, 1)
     assert "churn-v1" in world.endpoint().traffic.pins
@@ -281,7 +295,7 @@ def test_what_was_scaled_to_nothing_gets_a_replica_and_what_was_half_removed_is_
 
 def test_an_endpoint_that_was_deleted_and_made_anew_goes_back_to_its_earlier_life() -> None:
     world = long_story()
-    removal.delete_endpoint(world.desk, "churn")
+    removal.delete_endpoint(world.context, "churn")
     world.deploy("churn-v3")
     with pytest.raises(StateConflict, match="change 9 of endpoint 'churn' deleted it and left no traffic"):
         back(world, 9)
@@ -325,10 +339,10 @@ def test_a_deployment_of_no_known_version_is_named() -> None:
 def test_foreign_destinations_are_kept_and_never_made_up() -> None:
     endpoint = read_endpoint(adopted(), "churn")
     change = long_story().registry.history("prod", "churn")[0]
-    mine = Traffic(split=(Share(destination=own("v1"), weight=100),), pins=("v1",))
+    mine = Traffic(split=(WeightedDestination(destination=own("v1"), weight=100),), pins=("v1",))
     restored = restore(endpoint, replace(change, after=mine, stable=own("v1")), TIME)
     assert restored.traffic.weights == {"v1": 100, LEGACY.name: 0, "other": 0}
-    lost = replace(mine, split=(Share(destination=Destination(host="lost"), weight=100),))
+    lost = replace(mine, split=(WeightedDestination(destination=Destination(host="lost"), weight=100),))
     with pytest.raises(StateConflict, match="had 'lost' in route 'main', which is not ours and is not there any more"):
         restore(endpoint, replace(change, after=lost, stable=None), TIME)
     with pytest.raises(StateConflict, match="needs deployment 'v1', which endpoint 'churn' does not have"):

@@ -10,8 +10,8 @@ import pytest
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.moves.claims import Claim
-from mlflow_istio.core.moves.strategies import Wish
-from mlflow_istio.core.policy.settings import Fault, Rule
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import CustomRoute, Fault
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import address_of, entrance_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -54,10 +54,10 @@ def test_endpoints_share_a_host_each_with_a_release_and_a_ledger_of_its_own() ->
     chat = world.cluster.get("VirtualService", "chat")
     assert chat is not None
     assert not {"hosts", "gateways"} & set(chat["spec"])
-    world.deploy("churn-v2", endpoint="chat", strategy="canary", wish=Wish(weight=10))
+    world.deploy("churn-v2", endpoint="chat", strategy="canary", traffic_request=TrafficRequest(weight=10))
     assert world.endpoint("chat").traffic.weights == {"churn-v1": 90, "churn-v2": 10}
     assert world.endpoint("rank").release is None
-    shifting.promote(world.desk, "chat")
+    shifting.promote(world.context, "chat")
     assert world.history("chat") == [(1, "deploy"), (2, "deploy"), (3, "start"), (4, "promote")]
     assert world.history("rank") == [(1, "deploy")]
     assert world.warnings == []
@@ -76,10 +76,10 @@ def test_the_address_of_each_leads_through_the_root() -> None:
 def test_removing_one_leaves_the_others_and_the_last_takes_the_root_along() -> None:
     world = a_world()
     before = root_of(world)["spec"]["http"][2:]
-    assert delete_endpoint(world.desk, "chat")
+    assert delete_endpoint(world.context, "chat")
     assert root_of(world)["spec"]["http"] == before
     assert world.endpoint("rank").traffic.weights == {"forest-v1": 100}
-    assert delete_endpoint(world.desk, "rank")
+    assert delete_endpoint(world.context, "rank")
     assert world.objects() == []
 
 
@@ -94,7 +94,7 @@ def test_a_root_of_somebody_elses_stays_as_it_was() -> None:
     world.cluster.apply(theirs)
     world.deploy("churn-v1", endpoint="chat", share=CHAT)
     assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
-    delete_endpoint(world.desk, "chat")
+    delete_endpoint(world.context, "chat")
     found = root_of(world)
     assert (found["spec"], found["metadata"].get("annotations")) == (theirs["spec"], None)
 
@@ -103,14 +103,14 @@ def test_another_endpoints_host_can_be_shared_and_is_not_deleted_under_the_other
     world = World()
     world.deploy("churn-v1", endpoint="models")
     world.deploy("forest-v1", endpoint="chat", share=CHAT)
-    world.deploy("churn-v2", endpoint="models", strategy="canary", wish=Wish(weight=20))
+    world.deploy("churn-v2", endpoint="models", strategy="canary", traffic_request=TrafficRequest(weight=20))
     assert world.endpoint("models").traffic.weights == {"churn-v1": 80, "churn-v2": 20}
-    shifting.promote(world.desk, "models")
+    shifting.promote(world.context, "models")
     with pytest.raises(StateConflict, match="'models' has the host of chat: delete that first"):
-        delete_endpoint(world.desk, "models")
-    delete_endpoint(world.desk, "chat")
+        delete_endpoint(world.context, "models")
+    delete_endpoint(world.context, "chat")
     assert world.endpoint("models").traffic.weights == {"churn-v2": 100}
-    delete_endpoint(world.desk, "models")
+    delete_endpoint(world.context, "models")
     assert world.objects() == []
 
 
@@ -195,37 +195,37 @@ def test_a_root_that_lost_the_endpoint_is_named_and_the_create_command_mends_it(
 def test_a_route_that_istio_would_leave_out_without_a_word_is_refused(match: Object, reached: bool) -> None:
     world = a_world()
     world.deploy("churn-v2", endpoint="chat")
-    rule = Rule(name="special", deployment="churn-v2", match=(match,))
+    rule = CustomRoute(name="special", deployment="churn-v2", match=(match,))
     before = world.cluster.get("VirtualService", "chat")
     if reached:
-        policy.set_rule(world.desk, "chat", rule)
+        policy.set_rule(world.context, "chat", rule)
         assert [one.name for one in world.endpoint("chat").traffic.policy.rules] == ["special"]
         return
     fields = ", ".join(sorted(match))
     words = rf"'mlflow-istio.chat.rule.special' matches on {fields} outside of what 'models' hands on .*/api/v1/chat\)"
     with pytest.raises(InvalidInput, match=words):
-        policy.set_rule(world.desk, "chat", rule)
+        policy.set_rule(world.context, "chat", rule)
     assert world.cluster.get("VirtualService", "chat") == before
 
 
 def test_a_fault_on_the_header_that_chose_the_endpoint_is_refused_when_it_asks_for_another_value() -> None:
     world = a_world()
-    until = world.desk.clock.now() + timedelta(seconds=60)
+    until = world.context.clock.now() + timedelta(seconds=60)
     other = Fault(abort=503, until=until, match=({"headers": {"model-version": {"exact": "other"}}},))
     with pytest.raises(InvalidInput, match="would reach it"):
-        policy.start_fault(world.desk, "rank", other)
-    policy.start_fault(world.desk, "rank", replace(other, match=({"headers": {"x-user": {"exact": "staff"}}},)))
+        policy.start_fault(world.context, "rank", other)
+    policy.start_fault(world.context, "rank", replace(other, match=({"headers": {"x-user": {"exact": "staff"}}},)))
 
 
 def test_a_route_that_its_roots_owner_cut_off_does_not_hold_up_a_rollback() -> None:
     world = a_world()
-    world.deploy("churn-v2", endpoint="chat", strategy="canary", wish=Wish(weight=10))
-    rule = Rule(name="special", deployment="churn-v2", match=({"uri": {"prefix": "/api/v1/chat/special"}},))
-    policy.set_rule(world.desk, "chat", rule)
+    world.deploy("churn-v2", endpoint="chat", strategy="canary", traffic_request=TrafficRequest(weight=10))
+    rule = CustomRoute(name="special", deployment="churn-v2", match=({"uri": {"prefix": "/api/v1/chat/special"}},))
+    policy.set_rule(world.context, "chat", rule)
     moved = root_of(world)
     moved["spec"]["http"][1]["match"] = [{"uri": {"prefix": "/api/v2/"}}]
     world.cluster.apply(moved)
-    shifting.rollback(world.desk, "chat")
+    shifting.rollback(world.context, "chat")
     assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
 
 
@@ -234,7 +234,7 @@ def test_a_root_is_no_endpoint_and_is_not_deleted_under_those_that_share_it(forc
     world = a_world()
     before = world.objects()
     with pytest.raises(StateConflict, match="'models' has the host of chat, rank: delete them first"):
-        delete_endpoint(world.desk, "models", force=force)
+        delete_endpoint(world.context, "models", force=force)
     with pytest.raises(StateConflict, match="'models' is the host that chat, rank share, not an endpoint"):
         world.deploy("churn-v2", endpoint="models")
     assert world.objects() == before
@@ -242,15 +242,15 @@ def test_a_root_is_no_endpoint_and_is_not_deleted_under_those_that_share_it(forc
 
 def test_the_doctor_finds_nothing_at_a_healthy_root_and_names_a_claim_without_an_endpoint() -> None:
     world = a_world()
-    assert examine(world.desk) == []
+    assert examine(world.context) == []
     world.cluster.delete("VirtualService", "chat")
-    found = [finding for finding in examine(world.desk) if finding.code == "stale-claim"]
+    found = [finding for finding in examine(world.context) if finding.code == "stale-claim"]
     assert [(one.endpoint, one.text) for one in found] == [
         ("chat", "VirtualService 'models' hands /api/v1/chat on to it, but there is no such endpoint: callers get 404")
     ]
-    delete_endpoint(world.desk, "chat")  # the command it gives
+    delete_endpoint(world.context, "chat")  # the command it gives
     assert delegates(world) == ["rank"]
-    assert [one for one in examine(world.desk) if one.code == "stale-claim"] == []
+    assert [one for one in examine(world.context) if one.code == "stale-claim"] == []
 
 
 def test_the_doctor_names_a_claim_that_can_not_be_read() -> None:
@@ -258,7 +258,7 @@ def test_the_doctor_names_a_claim_that_can_not_be_read() -> None:
     broken = root_of(world)
     broken["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"] = "{"
     world.cluster.apply(broken)
-    assert ("models", "damaged-claim") in [(one.endpoint, one.code) for one in examine(world.desk)]
+    assert ("models", "damaged-claim") in [(one.endpoint, one.code) for one in examine(world.context)]
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -269,8 +269,8 @@ def test_an_endpoint_that_its_root_no_longer_knows_is_deleted_in_one_go(gone: bo
     world.cluster.apply(cut)
     if gone:
         world.cluster.delete("VirtualService", "models")
-    assert delete_endpoint(world.desk, "chat")
+    assert delete_endpoint(world.context, "chat")
     assert world.history("chat") == [(1, "deploy"), (2, "delete")]
     assert world.cluster.get("VirtualService", "chat") is None
-    assert delete_endpoint(world.desk, "rank")
+    assert delete_endpoint(world.context, "rank")
     assert world.objects() == []

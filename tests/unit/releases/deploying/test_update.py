@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import (
     InvalidInput,
     MlflowIstioError,
@@ -23,7 +23,7 @@ def test_an_update_changes_pods_and_neither_traffic_nor_version() -> None:
     world = with_canary()
     before = world.endpoint()
     after = update(
-        world.desk, "churn-v2", model_uri="models:/churn/2", replicas=3, env={"A": "1", "B": "2"}, image="new"
+        world.context, "churn-v2", model_uri="models:/churn/2", replicas=3, env={"A": "1", "B": "2"}, image="new"
     )
     assert world.endpoint() == before
     assert after["spec"]["replicas"] == 3
@@ -31,7 +31,7 @@ def test_an_update_changes_pods_and_neither_traffic_nor_version() -> None:
     env = {entry["name"]: entry["value"] for entry in container["env"]}
     assert (container["image"], env["A"], env["B"]) == ("new", "1", "2")
     assert env["MLFLOW_ISTIO_MODEL_URI"] == "models:/churn/2"
-    again = update(world.desk, "churn-v2", env={"A": "9"})
+    again = update(world.context, "churn-v2", env={"A": "9"})
     env = {entry["name"]: entry["value"] for entry in again["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert (env["A"], env["B"]) == ("9", "2")
 
@@ -42,7 +42,7 @@ def test_a_sidecar_of_the_users_stays() -> None:
     assert found is not None
     found["spec"]["template"]["spec"]["containers"].append({"name": "sidecar", "image": "s"})
     world.cluster.apply(found)
-    after = update(world.desk, "churn-v2", image="new")
+    after = update(world.context, "churn-v2", image="new")
     assert [c["image"] for c in after["spec"]["template"]["spec"]["containers"]] == ["new", "s"]
 
 
@@ -62,7 +62,7 @@ def test_an_update_that_would_hurt_is_refused(
     world = with_canary()
     world.cluster.writes.clear()
     with pytest.raises(error, match=words):
-        update(world.desk, name, **changes)
+        update(world.context, name, **changes)
     assert world.cluster.writes == []
 
 
@@ -70,15 +70,20 @@ def test_the_stable_version_is_not_scaled_away_under_a_candidate_that_has_all_th
     """An abort would send everybody to nothing."""
     world = with_canary(100)
     with pytest.raises(StateConflict, match="'churn-v1' has traffic or is stable"):
-        update(world.desk, "churn-v1", replicas=0)
+        update(world.context, "churn-v1", replicas=0)
 
 
 def test_a_deployment_without_traffic_may_be_scaled_to_nothing() -> None:
     world = with_canary()
-    update(world.desk, "churn-v3", replicas=0)
+    update(world.context, "churn-v3", replicas=0)
     with pytest.raises(NotReady, match="deployment 'churn-v3' has no ready replica"):
         shifting.start(
-            world.desk, "churn", strategy="canary", candidates=("churn-v3",), wish=Wish(weight=5), supersede=True
+            world.context,
+            "churn",
+            strategy="canary",
+            candidates=("churn-v3",),
+            traffic_request=TrafficRequest(weight=5),
+            supersede=True,
         )
     assert world.endpoint().traffic.weights == {"churn-v1": 90, "churn-v2": 10}, "the open release was given up for it"
 
@@ -86,15 +91,15 @@ def test_a_deployment_without_traffic_may_be_scaled_to_nothing() -> None:
 def test_a_deployment_whose_endpoint_is_not_there_yet_may_be_updated() -> None:
     world = World()
     world.deploy("churn-v1", wait=False)
-    assert update(world.desk, "churn-v1", replicas=0)["spec"]["replicas"] == 0
+    assert update(world.context, "churn-v1", replicas=0)["spec"]["replicas"] == 0
 
 
 def test_new_pods_that_do_not_come_up_are_said_unless_not_waited_for() -> None:
     world = with_canary()
     world.cluster.unready.add("churn-v2")
-    update(world.desk, "churn-v2", replicas=3, wait=False)
+    update(world.context, "churn-v2", replicas=3, wait=False)
     with pytest.raises(NotReady):
-        update(world.desk, "churn-v2", replicas=4)
+        update(world.context, "churn-v2", replicas=4)
 
 
 def test_a_deployment_that_goes_away_under_an_update_is_said() -> None:
@@ -105,4 +110,4 @@ def test_a_deployment_that_goes_away_under_an_update_is_said() -> None:
 
     world.cluster.before_write = delete_first
     with pytest.raises(NotFound, match="there is no deployment 'churn-v3' any more"):
-        update(world.desk, "churn-v3", replicas=2)
+        update(world.context, "churn-v3", replicas=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.releases.driving.arms import Analysed, ArmsOptions, analyse, declare
 from mlflow_istio.testing import InMemoryMetrics
@@ -16,19 +16,19 @@ OPTIONS = ArmsOptions(delta=1.5)
 
 def in_test(metrics: InMemoryMetrics, **errors: int) -> tuple[World, Analysed]:
     """An A/B test of the two, in which each arm has answered 2,000 requests; ``v1`` and ``v2``: errors in each 200."""
-    world = a_world(STABLE, CANDIDATE, strategy="ab", wish=Wish(weight=50, cookie="arm"))
+    world = a_world(STABLE, CANDIDATE, strategy="ab", traffic_request=TrafficRequest(weight=50, cookie="arm"))
     found: Analysed | None = None
     for count in (1, *[200] * 10):
         for arm, bad in ((STABLE, errors["v1"]), (CANDIDATE, errors["v2"])):
             metrics.serve(arm, count, errors=min(bad, count - 1))
-        found = analyse(world.desk, metrics, "churn", OPTIONS)
+        found = analyse(world.context, metrics, "churn", OPTIONS)
     assert found is not None
     return world, found
 
 
 def test_a_challenger_that_wins_is_promoted_and_the_entry_says_why() -> None:
     world, found = in_test(InMemoryMetrics(), v1=20, v2=2)
-    outcome = declare(world.desk, "churn", found, reason="fewer errors")
+    outcome = declare(world.context, "churn", found, reason="fewer errors")
     assert outcome.endpoint is not None
     assert outcome.endpoint.traffic.weights == {CANDIDATE: 100}
     entry = world.registry.history("prod", "churn")[-1]
@@ -39,7 +39,7 @@ def test_a_challenger_that_wins_is_promoted_and_the_entry_says_why() -> None:
 def test_when_the_control_wins_the_release_is_closed_in_its_favour() -> None:
     world, found = in_test(InMemoryMetrics(), v1=2, v2=20)
     assert found.result.winner == STABLE
-    declare(world.desk, "churn", found)
+    declare(world.context, "churn", found)
     endpoint = world.endpoint()
     assert endpoint.traffic.weights[STABLE] == 100
     assert endpoint.release is None
@@ -51,19 +51,19 @@ def test_without_a_winner_nothing_is_declared() -> None:
     world, found = in_test(InMemoryMetrics(), v1=20, v2=20)
     before = world.endpoint()
     with pytest.raises(StateConflict, match="has no winner to declare"):
-        declare(world.desk, "churn", found)
+        declare(world.context, "churn", found)
     with pytest.raises(StateConflict, match="has no winner to declare: No analysis was made"):
-        declare(world.desk, "churn", None, winner=CANDIDATE)
+        declare(world.context, "churn", None, winner=CANDIDATE)
     with pytest.raises(InvalidInput, match="needs the name of the winner"):
-        declare(world.desk, "churn", found, force=True)
+        declare(world.context, "churn", found, force=True)
     assert world.endpoint() == before
 
 
 def test_another_than_the_winner_wins_only_by_force() -> None:
     world, found = in_test(InMemoryMetrics(), v1=20, v2=2)
     with pytest.raises(StateConflict, match=f"is '{CANDIDATE}', not '{STABLE}'"):
-        declare(world.desk, "churn", found, winner=STABLE)
-    declare(world.desk, "churn", found, winner=STABLE, force=True)
+        declare(world.context, "churn", found, winner=STABLE)
+    declare(world.context, "churn", found, winner=STABLE, force=True)
     entry = world.registry.history("prod", "churn")[-1]
     assert entry.evidence["forced"] is True
     assert entry.reason.startswith("declared by force")
@@ -73,7 +73,7 @@ def test_what_the_first_look_fixed_stays() -> None:
     metrics = InMemoryMetrics()
     world, _ = in_test(metrics, v1=20, v2=2)
     with pytest.raises(InvalidInput, match="option 'alpha'.*was 0.05 at the first look, not 0.2"):
-        analyse(world.desk, metrics, "churn", ArmsOptions(delta=1.5, alpha=0.2))
+        analyse(world.context, metrics, "churn", ArmsOptions(delta=1.5, alpha=0.2))
 
 
 def test_a_source_that_is_down_loses_nothing() -> None:
@@ -82,16 +82,16 @@ def test_a_source_that_is_down_loses_nothing() -> None:
     metrics.serve(STABLE, 100)
     metrics.down = True
     with pytest.raises(MetricsError):
-        analyse(world.desk, metrics, "churn", OPTIONS)
+        analyse(world.context, metrics, "churn", OPTIONS)
     metrics.down = False
     metrics.serve(CANDIDATE, 100)
-    again = analyse(world.desk, metrics, "churn", OPTIONS)
+    again = analyse(world.context, metrics, "churn", OPTIONS)
     assert again.experiment.requests == {STABLE: 2100, CANDIDATE: 2100}
 
 
 def test_after_the_release_there_is_nothing_left_to_analyse() -> None:
     metrics = InMemoryMetrics()
     world, found = in_test(metrics, v1=20, v2=2)
-    declare(world.desk, "churn", found)
+    declare(world.context, "churn", found)
     with pytest.raises(StateConflict, match="has no open A/B release to analyse"):
-        analyse(world.desk, metrics, "churn", OPTIONS)
+        analyse(world.context, metrics, "churn", OPTIONS)

@@ -12,7 +12,7 @@ import pytest
 from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
 from mlflow_istio.core.mesh.virtual_service import write_endpoint
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import Approval
 from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
 from mlflow_istio.errors import StateConflict
@@ -28,7 +28,7 @@ class Recorders:
     """What each deployment's servers have recorded."""
 
     def __init__(self, world: World, answers: Mapping[str, list[float]], complete_since: float = 0.0) -> None:
-        self._opened = world.desk.clock.now().timestamp()
+        self._opened = world.context.clock.now().timestamp()
         self._answers = answers
         self._complete_since = complete_since and self._opened + complete_since
         self.asked: list[tuple[str, str, int]] = []
@@ -44,15 +44,15 @@ class Recorders:
 
 
 def compared(world: World, recorders: Recorders) -> Compared:
-    desk = world.desk
-    desk.clock.sleep(timedelta(hours=1).total_seconds())
+    context = world.context
+    context.clock.sleep(timedelta(hours=1).total_seconds())
     return compare(
-        desk, recorders, "churn", rule=AnswerRule(kind="numbers"), limits=ShadowLimits(agreement=0.9), settle=0.0
+        context, recorders, "churn", rule=AnswerRule(kind="numbers"), limits=ShadowLimits(agreement=0.9), settle=0.0
     )
 
 
 def a_shadow(mirror: float = 100) -> World:
-    return a_world(STABLE, CANDIDATE, strategy="shadow", wish=Wish(mirror=mirror))
+    return a_world(STABLE, CANDIDATE, strategy="shadow", traffic_request=TrafficRequest(mirror=mirror))
 
 
 def test_both_sides_recorders_are_read_and_the_result_is_kept_in_the_releases_run() -> None:
@@ -78,9 +78,9 @@ def test_what_came_before_a_driven_release_mirrored_anything_is_not_missed() -> 
     stage = Stage()
     stage.open(request={"strategy": "shadow"}, strategy="shadow", steps=(100.0,), approval=Approval(before=("100",)))
     recorders = Recorders(stage.world, {STABLE: [1.0] * 3000, CANDIDATE: []})
-    stage.desk.clock.sleep(1200)  # a person took that long to agree to the first step
+    stage.context.clock.sleep(1200)  # a person took that long to agree to the first step
     endpoint = stage.world.endpoint()
-    progress = replace(progress_from_text(endpoint.progress or ""), step=0, since=stage.desk.clock.now())
+    progress = replace(progress_from_text(endpoint.progress or ""), step=0, since=stage.context.clock.now())
     stage.world.cluster.edit(
         "VirtualService",
         "churn",
@@ -95,6 +95,6 @@ def test_a_partial_mirror_is_told() -> None:
 
 
 def test_a_canary_is_no_shadow() -> None:
-    world = a_world(STABLE, CANDIDATE, strategy="canary", wish=Wish(weight=10))
+    world = a_world(STABLE, CANDIDATE, strategy="canary", traffic_request=TrafficRequest(weight=10))
     with pytest.raises(StateConflict, match="no open shadow release to compare .*is a canary"):
         compared(world, Recorders(world, {}))

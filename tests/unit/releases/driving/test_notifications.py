@@ -37,13 +37,13 @@ def test_a_process_that_dies_while_it_tells_leaves_the_telling_to_the_next() -> 
     with pytest.raises(Killed):
         stage.drive()
     assert stage.outcome() == "rolled-back", "the traffic does not wait for it"
-    assert stage.world.endpoint().untold is not None
+    assert stage.world.endpoint().pending_notification is not None
 
     stage.says = lambda _url, payload: "" if payload["verdict"]["word"] == "rollback" else "who?"
     ending = stage.drive()
     assert (ending.outcome, ending.by_hand) == ("rolled-back", True)
     assert stage.asked == [("rollback", "rollback", "")]
-    assert stage.world.endpoint().untold is None
+    assert stage.world.endpoint().pending_notification is None
 
 
 def test_resume_tells_what_a_dead_process_did_not() -> None:
@@ -67,17 +67,17 @@ def test_resume_tells_what_a_dead_process_did_not() -> None:
 
 def test_killed_at_any_call_of_the_rollback_somebody_is_told_at_least_once() -> None:
     whole, fate = a_bad_release(webhooks=(HOOK,)), Fate(call=0, replied=False)
-    drive(mortal(whole.desk, fate), whole.crew, "churn")
+    drive(mortal(whole.context, fate), whole.dependencies, "churn")
     for replied in (False, True):
         for call in range(max(1, fate.calls - 14), fate.calls + 1):
             stage = a_bad_release(webhooks=(HOOK,))
             with pytest.raises(Killed):
-                drive(mortal(stage.desk, Fate(call=call, replied=replied)), stage.crew, "churn")
-            if stage.world.endpoint().release is not None or stage.world.endpoint().untold is not None:
+                drive(mortal(stage.context, Fate(call=call, replied=replied)), stage.dependencies, "churn")
+            if stage.world.endpoint().release is not None or stage.world.endpoint().pending_notification is not None:
                 stage.drive()
             assert stage.outcome() == "rolled-back"
             assert ("rollback", "rollback", "") in stage.asked, f"killed at call {call} of {fate.calls}"
-            assert stage.world.endpoint().untold is None
+            assert stage.world.endpoint().pending_notification is None
 
 
 @pytest.mark.parametrize("damage", ["", "no JSON", "[]", '{"hooks": [{"url": "http://gate"}], "payload": {}}'])
@@ -90,14 +90,14 @@ def test_a_note_that_somebody_damaged_is_said_and_holds_nothing_up(damage: str) 
     stage.world.cluster.edit("VirtualService", "churn", edited)
     assert stage.release(**QUICK).outcome == "promoted"
     assert any("mlflow-istio.org/untold.churn can't be read" in warning for warning in stage.world.warnings)
-    assert stage.world.endpoint().untold is None
+    assert stage.world.endpoint().pending_notification is None
     assert stage.asked == []
 
 
 def test_where_nobody_wants_to_know_nothing_is_noted() -> None:
     stage = a_bad_release(webhooks=(Webhook(url="http://gate", events=("start",)),))
     assert stage.drive().outcome == "rolled-back"
-    assert stage.world.endpoint().untold is None
+    assert stage.world.endpoint().pending_notification is None
     assert [event for event, _, _ in stage.asked] == ["start"]
 
 
@@ -120,7 +120,7 @@ def test_an_endpoint_that_is_deleted_while_webhooks_are_told_ends_nothing_in_a_c
     stage = a_bad_release(webhooks=(HOOK,))
 
     def deletes(_url: str, _payload: Mapping[str, Any]) -> str:
-        delete_endpoint(stage.world.desk, "churn", force=True)
+        delete_endpoint(stage.world.context, "churn", force=True)
         return ""
 
     stage.says = deletes
@@ -137,7 +137,7 @@ def test_an_endpoint_that_is_deleted_while_a_later_command_tells_is_not_found() 
         raise Killed
 
     def deletes(_url: str, _payload: Mapping[str, Any]) -> str:
-        delete_endpoint(stage.world.desk, "churn", force=True)
+        delete_endpoint(stage.world.context, "churn", force=True)
         return ""
 
     stage.says = dies
@@ -154,7 +154,7 @@ def test_an_adopted_route_that_is_given_back_while_webhooks_are_told_is_left_alo
     stage.users.behaviours = {"churn-v2": Behaviour(errors=0.2)}
 
     def gives_back(_url: str, _payload: Mapping[str, Any]) -> str:
-        delete_endpoint(stage.world.desk, "churn", force=True)
+        delete_endpoint(stage.world.context, "churn", force=True)
         return ""
 
     stage.says = gives_back

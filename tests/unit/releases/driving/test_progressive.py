@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import Approval, GuardPlan, Webhook
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import (
@@ -16,7 +16,7 @@ from mlflow_istio.errors import (
     StateConflict,
 )
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.driving.drive import Ending, answer
+from mlflow_istio.releases.driving.drive import DriveResult, answer
 from mlflow_istio.releases.driving.opening import release
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.moving import shifting
@@ -80,7 +80,7 @@ def test_an_undecided_release_may_leave_its_traffic_to_a_person() -> None:
     ending = stage.release(**QUICK, deadline=120.0, undecided="hold")
     assert ending.outcome == "inconclusive"
     assert stage.world.endpoint().traffic.weights["churn-v2"] == 10
-    shifting.promote(stage.desk, "churn")  # nobody drives it any more, and a person may do what they like
+    shifting.promote(stage.context, "churn")  # nobody drives it any more, and a person may do what they like
     assert stage.outcome() == "promoted"
 
 
@@ -89,7 +89,7 @@ def test_a_release_that_is_not_to_promote_is_held_and_may_be_promoted_or_resumed
     assert stage.release(**QUICK, promote=False).outcome == "held"
     assert stage.world.endpoint().traffic.weights["churn-v2"] == 50
     assert stage.drive().outcome == "held"
-    shifting.promote(stage.desk, "churn")
+    shifting.promote(stage.context, "churn")
     assert stage.world.endpoint().stable.name == "churn-v2"
 
 
@@ -99,7 +99,7 @@ def test_a_release_that_is_not_to_promote_is_held_and_may_be_promoted_or_resumed
 def finish(stage: Stage) -> None:
     """Give the same command again, as a person would; one that has done its work says that nothing is left."""
     try:
-        release(stage.desk, stage.crew, a_release_request({}, **QUICK))
+        release(stage.context, stage.dependencies, a_release_request({}, **QUICK))
     except InvalidInput:
         assert stage.world.endpoint().stable.name == "churn-v2"
 
@@ -107,13 +107,17 @@ def finish(stage: Stage) -> None:
 @pytest.mark.parametrize("replied", [False, True], ids=["before the call", "after the call"])
 def test_killed_at_any_call_and_given_again_it_ends_the_same(replied: bool) -> None:
     stage, fate = a_stage(), Fate(call=0, replied=False)
-    ending = release(mortal(stage.desk, fate), stage.crew, a_release_request({}, **QUICK))
+    ending = release(mortal(stage.context, fate), stage.dependencies, a_release_request({}, **QUICK))
     assert ending is not None
     assert ending.outcome == "promoted"
     for call in range(1, fate.calls + 1, 3 if replied else 4):
         other = a_stage()
         with pytest.raises(Killed):
-            release(mortal(other.desk, Fate(call=call, replied=replied)), other.crew, a_release_request({}, **QUICK))
+            release(
+                mortal(other.context, Fate(call=call, replied=replied)),
+                other.dependencies,
+                a_release_request({}, **QUICK),
+            )
         finish(other)
         assert other.outcome() == "promoted", f"killed at call {call} of {fate.calls}"
         assert [action for _, action in other.world.history()][-4:] == ["start", "shift", "shift", "promote"], call
@@ -140,10 +144,10 @@ def test_a_successor_waits_until_the_last_sign_of_life_has_run_out() -> None:
     with pytest.raises(Killed):
         stage.drive()
     died = stage.clock.monotonic()
-    course = progress_from_text(stage.world.endpoint().progress or "")
-    assert course.driver is not None
+    release_status = progress_from_text(stage.world.endpoint().progress or "")
+    assert release_status.driver is not None
     assert stage.drive().outcome == "promoted"
-    assert course.driver.alive_until.timestamp() - stage.world.desk.clock.now().timestamp() > died
+    assert release_status.driver.lease_expires.timestamp() - stage.world.context.clock.now().timestamp() > died
 
 
 def test_a_release_that_is_driven_is_not_driven_twice() -> None:
@@ -152,9 +156,9 @@ def test_a_release_that_is_driven_is_not_driven_twice() -> None:
     found: list[str] = []
 
     def second() -> None:
-        other = replace(stage.desk, clock=Pushing(stage))
+        other = replace(stage.context, clock=Pushing(stage))
         with pytest.raises(StateConflict, match="is driven by me, which is alive"):
-            drive(other, stage.crew, "churn")
+            drive(other, stage.dependencies, "churn")
         found.append("refused")
 
     stage.users.plans[12.0] = second
@@ -184,7 +188,7 @@ class Pushing:
             driver = progress.driver
             assert driver is not None
             later = alive(replace(progress, revision=progress.revision + 1), driver.id, driver.who, self.now())
-            later = replace(later, driver=replace(driver, alive_until=driver.alive_until.replace(year=2030)))
+            later = replace(later, driver=replace(driver, lease_expires=driver.lease_expires.replace(year=2030)))
             return write_endpoint(found, replace(endpoint, progress=progress_to_text(later)))
 
         self._stage.world.cluster.edit("VirtualService", "churn", beat)
@@ -193,8 +197,8 @@ class Pushing:
 def test_one_that_is_told_to_may_take_over_and_the_first_stops() -> None:
     stage = a_stage()
     stage.open(**QUICK)
-    taken: list[Ending] = []
-    stage.users.plans[12.0] = lambda: taken.append(drive(stage.desk, stage.crew, "churn", take_over=True))
+    taken: list[DriveResult] = []
+    stage.users.plans[12.0] = lambda: taken.append(drive(stage.context, stage.dependencies, "churn", take_over=True))
     ending = stage.drive()
     assert (taken[0].outcome, ending.outcome, ending.by_hand) == ("promoted", "promoted", True)
 
@@ -224,7 +228,7 @@ def test_an_interrupted_driver_leaves_nobody_waiting_for_it() -> None:
 def test_a_person_may_end_a_driven_release_at_any_time(verb: str, outcome: str) -> None:
     stage = a_stage()
     stage.open(**QUICK)
-    stage.users.plans[12.0] = lambda: getattr(shifting, verb)(stage.desk, "churn") and None
+    stage.users.plans[12.0] = lambda: getattr(shifting, verb)(stage.context, "churn") and None
     ending = stage.drive()
     assert (ending.outcome, ending.by_hand) == (outcome, True)
     assert f"has ended: {outcome}" in ending.reason
@@ -237,12 +241,12 @@ def test_a_weight_by_hand_is_refused_until_pause_and_put_back_after_resume() -> 
 
     def meddle() -> None:
         with pytest.raises(StateConflict, match="mlflow-istio pause churn"):
-            shifting.shift(stage.desk, "churn", Wish(weight=77))
-        shifting.pause(stage.desk, "churn")
-        shifting.shift(stage.desk, "churn", Wish(weight=77))
+            shifting.shift(stage.context, "churn", TrafficRequest(weight=77))
+        shifting.pause(stage.context, "churn")
+        shifting.shift(stage.context, "churn", TrafficRequest(weight=77))
 
     stage.users.plans[12.0] = meddle
-    stage.users.plans[200.0] = lambda: shifting.resume(stage.desk, "churn") and None
+    stage.users.plans[200.0] = lambda: shifting.resume(stage.context, "churn") and None
     assert stage.drive().outcome == "promoted"
     assert stage.clock.monotonic() > 200
     assert stage.weights_seen() == [0, 0, 0, 10, 77, 10, 50, 100]
@@ -251,7 +255,7 @@ def test_a_weight_by_hand_is_refused_until_pause_and_put_back_after_resume() -> 
 def test_an_endpoint_that_is_deleted_ends_the_drive() -> None:
     stage = a_stage()
     stage.open(**QUICK)
-    stage.users.plans[12.0] = lambda: removal.delete_endpoint(stage.desk, "churn", force=True) and None
+    stage.users.plans[12.0] = lambda: removal.delete_endpoint(stage.context, "churn", force=True) and None
     ending = stage.drive()
     assert (ending.outcome, ending.by_hand, ending.reason) == ("aborted", True, "The endpoint was deleted.")
 
@@ -259,12 +263,12 @@ def test_an_endpoint_that_is_deleted_ends_the_drive() -> None:
 @pytest.mark.parametrize(("word", "outcome"), [("approve", "promoted"), ("reject", "rolled-back")])
 def test_a_gate_waits_for_a_persons_command(word: str, outcome: str) -> None:
     stage = a_stage()
-    stage.users.plans[500.0] = lambda: answer(stage.desk, "churn", word) and None
+    stage.users.plans[500.0] = lambda: answer(stage.context, "churn", word) and None
     ending = stage.release(**QUICK, approval=Approval(before=("promotion",)))
     assert ending.outcome == outcome
     assert stage.clock.monotonic() >= 500
     with pytest.raises(StateConflict, match="nothing waits for approval"):
-        answer(stage.desk, "churn", "approve")
+        answer(stage.context, "churn", "approve")
 
 
 def test_a_gate_is_passed_by_a_tag_of_the_model_version() -> None:

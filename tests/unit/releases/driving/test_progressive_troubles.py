@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.model_card import Column, ModelCard
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import (
     ClusterError,
@@ -19,7 +19,7 @@ from mlflow_istio.errors import (
     RegistryError,
     StateConflict,
 )
-from mlflow_istio.releases.driving.drive import Crew
+from mlflow_istio.releases.driving.drive import DriverDependencies
 from mlflow_istio.releases.driving.opening import open_release, release
 from mlflow_istio.releases.driving.progressive import PATIENCE, drive
 from mlflow_istio.releases.moving import shifting
@@ -37,7 +37,7 @@ def test_a_registry_that_goes_down_blocks_neither_steps_nor_rollback() -> None:
     assert any("figures of a look could not be kept" in warning for warning in stage.world.warnings)
     assert any("wait on endpoint 'churn' itself" in warning for warning in stage.world.warnings)
     stage.world.registry.down = stage.world.runs.down = False
-    shifting.rollback(stage.desk, "churn")
+    shifting.rollback(stage.context, "churn")
     assert stage.world.history()[-1][1] == "rollback"
 
 
@@ -53,7 +53,7 @@ def test_a_source_of_figures_that_dies_follows_the_policy(no_data: Any, outcome:
 def test_without_any_source_a_watched_release_does_not_start() -> None:
     stage = a_stage()
     stage.open(**QUICK, deadline=60.0)
-    ending = drive(stage.desk, Crew(), "churn")
+    ending = drive(stage.context, DriverDependencies(), "churn")
     assert ending.outcome == "inconclusive"
     assert "metrics=none" in ending.reason
     assert stage.weights_seen()[-1] == 0
@@ -108,13 +108,13 @@ class Flaky:
 def test_a_cluster_that_can_not_be_reached_is_asked_again_for_a_while(until: float) -> None:
     stage = a_stage()
     stage.open(**QUICK)
-    desk = replace(stage.desk, cluster=Flaky(stage.world.cluster, stage.clock, until))
+    context = replace(stage.context, cluster=Flaky(stage.world.cluster, stage.clock, until))
     if until < PATIENCE:
-        assert drive(desk, stage.crew, "churn").outcome == "promoted"
+        assert drive(context, stage.dependencies, "churn").outcome == "promoted"
         assert any("trying again: no route" in warning for warning in stage.world.warnings)
     else:
         with pytest.raises(ClusterError, match="no route"):
-            drive(desk, stage.crew, "churn")
+            drive(context, stage.dependencies, "churn")
         stage.clock.sleep(until)
         assert stage.drive().outcome == "promoted"
 
@@ -125,17 +125,21 @@ def test_a_cluster_that_can_not_be_reached_is_asked_again_for_a_while(until: flo
 def test_a_release_needs_an_endpoint_with_a_stable() -> None:
     stage = a_stage()
     with pytest.raises(NotFound, match="there is no endpoint 'chrun'"):
-        open_release(stage.desk, stage.crew, a_release_request({"endpoint": "chrun"}))
+        open_release(stage.context, stage.dependencies, a_release_request({"endpoint": "chrun"}))
 
 
 def test_the_same_command_again_means_the_same_release_and_another_plan_is_refused() -> None:
     stage = a_stage()
     first = stage.open(**QUICK)
-    assert open_release(stage.desk, stage.crew, a_release_request({}, **QUICK)) == first
+    assert open_release(stage.context, stage.dependencies, a_release_request({}, **QUICK)) == first
     with pytest.raises(StateConflict, match="open with another plan"):
-        open_release(stage.desk, stage.crew, a_release_request({}, hold=99.0))
+        open_release(stage.context, stage.dependencies, a_release_request({}, hold=99.0))
     with pytest.raises(StateConflict, match=f"open release '{first}'"):
-        open_release(stage.desk, stage.crew, a_release_request({"candidates": ("churn-v3",)}, candidates=("churn-v3",)))
+        open_release(
+            stage.context,
+            stage.dependencies,
+            a_release_request({"candidates": ("churn-v3",)}, candidates=("churn-v3",)),
+        )
 
 
 def test_superseding_returns_the_traffic_first_and_starts_counting_anew() -> None:
@@ -144,7 +148,9 @@ def test_superseding_returns_the_traffic_first_and_starts_counting_anew() -> Non
     stage.users.plans[12.0] = kill
     with pytest.raises(Killed):
         stage.drive()
-    second = open_release(stage.desk, stage.crew, a_release_request({"supersede": True, "release_id": "two"}, **QUICK))
+    second = open_release(
+        stage.context, stage.dependencies, a_release_request({"supersede": True, "release_id": "two"}, **QUICK)
+    )
     assert (first, second) != (second, first)
     progress = progress_from_text(stage.world.endpoint().progress or "")
     assert (progress.step, progress.looks, progress.evidence.requests) == (-1, 0, {})
@@ -154,9 +160,9 @@ def test_superseding_returns_the_traffic_first_and_starts_counting_anew() -> Non
 
 def test_a_release_without_a_plan_does_not_go_on_by_itself() -> None:
     stage = a_stage()
-    stage.world.deploy("churn-v2", strategy="canary", wish=Wish(weight=10))
+    stage.world.deploy("churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10))
     with pytest.raises(StateConflict, match="opened without a plan"):
-        open_release(stage.desk, stage.crew, a_release_request({}, **QUICK))
+        open_release(stage.context, stage.dependencies, a_release_request({}, **QUICK))
     with pytest.raises(StateConflict, match="no release that goes on by itself"):
         stage.drive()
 
@@ -165,10 +171,10 @@ def test_what_is_stable_already_and_an_id_that_has_ended_are_refused() -> None:
     stage = a_stage()
     stage.release(**QUICK)
     with pytest.raises(InvalidInput, match="is stable already"):
-        open_release(stage.desk, stage.crew, a_release_request({}, **QUICK))
+        open_release(stage.context, stage.dependencies, a_release_request({}, **QUICK))
     last = stage.world.endpoint().last
     assert last is not None
-    again = release(stage.desk, stage.crew, a_release_request({"release_id": last.id}, **QUICK))
+    again = release(stage.context, stage.dependencies, a_release_request({"release_id": last.id}, **QUICK))
     assert again is not None
     assert (again.outcome, again.by_hand) == ("promoted", True)
     request: dict[str, Any] = {"release_id": last.id, "candidates": ("churn-v3",)}
@@ -176,12 +182,12 @@ def test_what_is_stable_already_and_an_id_that_has_ended_are_refused() -> None:
         StateConflict,
         match="is a canary of churn-v2 .churn/2.: use another release_id for another plan .it has ended as promoted",
     ):
-        open_release(stage.desk, stage.crew, a_release_request(request, candidates=("churn-v3",)))
+        open_release(stage.context, stage.dependencies, a_release_request(request, candidates=("churn-v3",)))
 
 
 def test_detached_it_only_opens() -> None:
     stage = a_stage()
-    assert release(stage.desk, stage.crew, a_release_request({"detach": True}, **QUICK)) is None
+    assert release(stage.context, stage.dependencies, a_release_request({"detach": True}, **QUICK)) is None
     assert stage.world.endpoint().release is not None
     assert stage.drive().outcome == "promoted"
 
@@ -215,8 +221,8 @@ def tried(
         sent.append((payload, dict(headers)))
         return score() if score else {"predictions": [{"score": 1.0}]}
 
-    crew = replace(stage.crew, models=cards, score=answering)
-    open_release(stage.desk, crew, a_release_request(request, **QUICK))
+    dependencies = replace(stage.dependencies, models=cards, score=answering)
+    open_release(stage.context, dependencies, a_release_request(request, **QUICK))
     return sent
 
 
@@ -276,7 +282,7 @@ def test_a_shadow_gets_copies_and_its_comparison_promotes_it() -> None:
         mirrored.extend(mirror.percentage for mirror in endpoint.traffic.mirrors)
         return (Verdict(word="advance", reason="They agree.") if len(mirrored) > 8 else None), None
 
-    ending = drive(stage.desk, replace(stage.crew, judge=judge), "churn")
+    ending = drive(stage.context, replace(stage.dependencies, judge=judge), "churn")
     assert (ending.outcome, ending.reason, set(mirrored)) == ("promoted", "They agree.", {50.0})
     assert stage.world.endpoint().traffic.mirrors == ()
 
@@ -285,7 +291,11 @@ def test_the_winner_of_an_ab_is_promoted() -> None:
     stage = a_stage()
     stage.world.deploy("churn-v3")
     stage.open(
-        request={"strategy": "ab", "candidates": ("churn-v2", "churn-v3"), "wish": Wish(header="x-arm")},
+        request={
+            "strategy": "ab",
+            "candidates": ("churn-v2", "churn-v3"),
+            "traffic_request": TrafficRequest(header="x-arm"),
+        },
         strategy="ab",
         candidates=("churn-v2", "churn-v3"),
         steps=(30.0,),
@@ -295,5 +305,5 @@ def test_the_winner_of_an_ab_is_promoted() -> None:
     def judge(*_seen: Any) -> tuple[Verdict | None, str | None]:
         return Verdict(word="advance", reason="churn-v3 is better."), "churn-v3"
 
-    assert drive(stage.desk, replace(stage.crew, judge=judge), "churn").outcome == "promoted"
+    assert drive(stage.context, replace(stage.dependencies, judge=judge), "churn").outcome == "promoted"
     assert stage.world.endpoint().stable.name == "churn-v3"

@@ -20,7 +20,7 @@ def test_another_release_than_the_named_one_is_left_alone(verb: Any) -> None:
     world = with_canary()
     before = world.text()
     with pytest.raises(StateConflict, match="release 'job-7' is not the newest"):
-        verb(world.desk, "churn", release_id="job-7")
+        verb(world.context, "churn", release_id="job-7")
     assert world.text() == before
 
 
@@ -29,5 +29,5 @@ def test_the_named_release_is_ended_once_however_often_a_step_is_tried(verb: Any
     world = with_canary()
     release = world.endpoint().release
     assert release is not None
-    assert verb(world.desk, "churn", release_id=release.id).changed
-    assert not verb(world.desk, "churn", release_id=release.id).changed
+    assert verb(world.context, "churn", release_id=release.id).changed
+    assert not verb(world.context, "churn", release_id=release.id).changed

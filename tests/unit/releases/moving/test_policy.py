@@ -12,10 +12,10 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.policy.routes import policy_key
-from mlflow_istio.core.policy.settings import Fault, PolicyWish, Rule
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
 from mlflow_istio.core.release.fault_trial import Answers, caller_answers
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, StateConflict
-from mlflow_istio.releases.context import Desk, edit_endpoint
+from mlflow_istio.releases.context import Context, edit_endpoint
 from mlflow_istio.releases.deploying.removal import delete
 from mlflow_istio.releases.deploying.sweeping import Swept, enforce, sweep
 from mlflow_istio.releases.moving import policy, shifting
@@ -28,7 +28,7 @@ class LaterClock:
     """A clock some time after the still one; sleeping moves it."""
 
     def __init__(self, world: World, seconds: float) -> None:
-        self.time = world.desk.clock.now() + timedelta(seconds=seconds)
+        self.time = world.context.clock.now() + timedelta(seconds=seconds)
         self.slept = 0.0
         self.interrupt_after = float("inf")
 
@@ -45,12 +45,12 @@ class LaterClock:
             raise KeyboardInterrupt
 
 
-def later(world: World, seconds: float) -> Desk:
-    return replace(world.desk, clock=LaterClock(world, seconds), enforce=enforce)
+def later(world: World, seconds: float) -> Context:
+    return replace(world.context, clock=LaterClock(world, seconds), enforce=enforce)
 
 
 def a_fault(world: World, seconds: float = 60, **changes: Any) -> Fault:
-    return Fault(**{"abort": 503, "until": world.desk.clock.now() + timedelta(seconds=seconds), **changes})
+    return Fault(**{"abort": 503, "until": world.context.clock.now() + timedelta(seconds=seconds), **changes})
 
 
 def rule_of(world: World) -> Object:
@@ -59,21 +59,21 @@ def rule_of(world: World) -> Object:
     return found
 
 
-POOL = PolicyWish(changes={"connection_pool": {"tcp": {"maxConnections": 1}}, "timeout": "2s"})
+POOL = PolicyRequest(changes={"connection_pool": {"tcp": {"maxConnections": 1}}, "timeout": "2s"})
 
 
 def test_settings_stand_on_both_objects_and_once_in_the_ledger() -> None:
     world = a_world("churn-v1", "churn-v2")
-    outcome = policy.set_policy(world.desk, "churn", POOL, reason="load")
+    outcome = policy.set_policy(world.context, "churn", POOL, reason="load")
     assert outcome.changed
     assert rule_of(world)["spec"]["trafficPolicy"] == {"connectionPool": {"tcp": {"maxConnections": 1}}}
     assert world.history()[-1] == (3, "policy")
     (recorded,) = [c for c in world.registry.history("prod", "churn") if c.action == "policy"]
     assert (recorded.reason, recorded.after and recorded.after.policy.route.timeout) == ("load", "2s")
     before = world.text()
-    assert not policy.set_policy(world.desk, "churn", POOL).changed
+    assert not policy.set_policy(world.context, "churn", POOL).changed
     assert world.text() == before, "the same again changes nothing"
-    policy.set_policy(world.desk, "churn", PolicyWish(changes={"connection_pool": None, "timeout": None}))
+    policy.set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": None, "timeout": None}))
     assert "trafficPolicy" not in rule_of(world)["spec"]
     assert policy_key("churn") not in rule_of(world)["metadata"].get("annotations", {})
 
@@ -90,16 +90,16 @@ def test_settings_that_the_second_object_refuses_are_on_neither(monkeypatch: pyt
 
     monkeypatch.setattr(world.cluster, "edit", refusing)
     with pytest.raises(ClusterError, match="webhook"):
-        policy.set_policy(world.desk, "churn", POOL)
+        policy.set_policy(world.context, "churn", POOL)
     monkeypatch.undo()
     assert world.text() == before
 
 
 def test_settings_of_a_deployment_go_with_it() -> None:
     world = a_world("churn-v1", "churn-v2")
-    policy.set_policy(world.desk, "churn", PolicyWish(changes={"tls": "DISABLE"}, subset="churn-v2"))
+    policy.set_policy(world.context, "churn", PolicyRequest(changes={"tls": "DISABLE"}, subset="churn-v2"))
     assert rule_of(world)["spec"]["subsets"][1]["trafficPolicy"] == {"tls": {"mode": "DISABLE"}}
-    delete(world.desk, "churn-v2")
+    delete(world.context, "churn-v2")
     assert policy_key("churn") not in rule_of(world)["metadata"].get("annotations", {})
     world.deploy("churn-v2")
     assert "trafficPolicy" not in rule_of(world)["spec"]["subsets"][1]
@@ -108,23 +108,23 @@ def test_settings_of_a_deployment_go_with_it() -> None:
 def test_a_route_to_a_deployment_that_is_not_ready_is_refused() -> None:
     world = a_world("churn-v1", "churn-v2")
     world.cluster.unready.add("churn-v2")
-    rule = Rule(name="staff", deployment="churn-v2", match=({"method": {"exact": "GET"}},))
+    rule = CustomRoute(name="staff", deployment="churn-v2", match=({"method": {"exact": "GET"}},))
     with pytest.raises(NotReady, match="'churn-v2' has no ready replica"):
-        policy.set_rule(world.desk, "churn", rule)
+        policy.set_rule(world.context, "churn", rule)
     world.cluster.unready.clear()
-    policy.set_rule(world.desk, "churn", rule)
+    policy.set_rule(world.context, "churn", rule)
     with pytest.raises(StateConflict, match="where route 'staff' leads"):
-        delete(world.desk, "churn-v2")
+        delete(world.context, "churn-v2")
     with pytest.raises(NotFound, match="no route 'x'"):
-        policy.remove_rule(world.desk, "churn", "x")
-    policy.remove_rule(world.desk, "churn", "staff")
+        policy.remove_rule(world.context, "churn", "x")
+    policy.remove_rule(world.context, "churn", "staff")
     assert [action for _, action in world.history()][-2:] == ["route", "route"]
 
 
 def test_a_sweep_ends_what_is_over_and_nothing_before_its_time() -> None:
     world = with_canary()
-    shifting.promote(world.desk, "churn", keep_old=timedelta(seconds=30))
-    policy.start_fault(world.desk, "churn", a_fault(world, 60))
+    shifting.promote(world.context, "churn", keep_old=timedelta(seconds=30))
+    policy.start_fault(world.context, "churn", a_fault(world, 60))
     assert sweep(later(world, 29)) == ()
     assert sweep(later(world, 31)) == (Swept(endpoint="churn", what="replaced version deleted (churn-v1)"),)
     assert world.cluster.get("Deployment", "churn-v1") is None
@@ -137,9 +137,9 @@ def test_a_sweep_ends_what_is_over_and_nothing_before_its_time() -> None:
 
 def test_a_kept_version_that_is_needed_again_stays() -> None:
     world = with_canary()
-    shifting.promote(world.desk, "churn", keep_old=timedelta(seconds=30))
-    rule = Rule(name="old", deployment="churn-v1", match=({"method": {"exact": "GET"}},))
-    policy.set_rule(world.desk, "churn", rule)
+    shifting.promote(world.context, "churn", keep_old=timedelta(seconds=30))
+    rule = CustomRoute(name="old", deployment="churn-v1", match=({"method": {"exact": "GET"}},))
+    policy.set_rule(world.context, "churn", rule)
     sweep(later(world, 31))
     assert world.cluster.get("Deployment", "churn-v1") is not None
     assert world.endpoint().deadlines == ()
@@ -147,10 +147,10 @@ def test_a_kept_version_that_is_needed_again_stays() -> None:
 
 def test_every_change_of_traffic_begins_with_what_is_over_but_a_rollback_waits_for_nothing() -> None:
     world = with_canary()
-    policy.start_fault(world.desk, "churn", a_fault(world))
+    policy.start_fault(world.context, "churn", a_fault(world))
     shifting.pause(later(world, 61), "churn")
     assert world.endpoint().traffic.policy.fault is None
-    policy.start_fault(world.desk, "churn", a_fault(world))
+    policy.start_fault(world.context, "churn", a_fault(world))
     shifting.rollback(later(world, 61), "churn")
     assert [action for _, action in world.history()][-3:] == ["fault-end", "fault", "rollback"]
     assert world.endpoint().deadlines == ()
@@ -158,7 +158,7 @@ def test_every_change_of_traffic_begins_with_what_is_over_but_a_rollback_waits_f
 
 def test_what_cant_be_ended_is_said_and_holds_nothing_back() -> None:
     world = a_world("churn-v1", "churn-v2")
-    policy.start_fault(world.desk, "churn", a_fault(world))
+    policy.start_fault(world.context, "churn", a_fault(world))
     world.cluster.unroutable = True
     (swept,) = sweep(later(world, 61))
     assert swept.what == "not yet: fault ended"
@@ -171,7 +171,7 @@ def test_what_cant_be_ended_is_said_and_holds_nothing_back() -> None:
 
 def test_a_deadline_of_a_newer_version_stays_for_its_sweep() -> None:
     world = a_world("churn-v1")
-    deadline = Deadline(kind="unheard-of", at=world.desk.clock.now(), what="r1")
+    deadline = Deadline(kind="unheard-of", at=world.context.clock.now(), what="r1")
     edit_endpoint(world.cluster, "churn", "churn", lambda now: replace(now, deadlines=(deadline,)))
     assert sweep(later(world, 1)) == ()
     enforce(later(world, 1), "churn")
@@ -180,12 +180,12 @@ def test_a_deadline_of_a_newer_version_stays_for_its_sweep() -> None:
 
 def test_a_sweep_makes_the_destination_rule_follow_a_command_that_died_between_the_two() -> None:
     world = a_world("churn-v1")
-    policy.set_policy(world.desk, "churn", POOL)
+    policy.set_policy(world.context, "churn", POOL)
     wanted = world.endpoint().traffic.policy
     policy.follow(
-        world.desk, "churn", replace(wanted, destination=replace(wanted.destination, tls={"mode": "DISABLE"}))
+        world.context, "churn", replace(wanted, destination=replace(wanted.destination, tls={"mode": "DISABLE"}))
     )
-    assert sweep(world.desk) == (Swept(endpoint="churn", what="DestinationRule follows the endpoint again"),)
+    assert sweep(world.context) == (Swept(endpoint="churn", what="DestinationRule follows the endpoint again"),)
     assert "tls" not in rule_of(world)["spec"]["trafficPolicy"]
 
 
@@ -193,14 +193,14 @@ def test_chaos_reports_what_was_seen_and_leaves_nothing_behind() -> None:
     world = a_world("churn-v1", "churn-v2")
     metrics = InMemoryMetrics()
     metrics.serve("churn-v1", 10)
-    desk = later(world, 0)
+    context = later(world, 0)
     counts = iter(
         [
             {"2xx": 5.0, "le/+Inf": 5.0, "le/10": 5.0},
             {"2xx": 9.0, "5xx": 3.0, "aborted": 3.0, "le/+Inf": 12.0, "le/10": 9.0, "le/50": 12.0},
         ]
     )
-    clock = desk.clock
+    clock = context.clock
     sleep = clock.sleep
 
     def busy(seconds: float) -> None:
@@ -210,7 +210,7 @@ def test_chaos_reports_what_was_seen_and_leaves_nothing_behind() -> None:
 
     clock.sleep = busy  # type: ignore[method-assign]
     outcome, report = chaos(
-        desk, "churn", a_fault(world), seconds=2, metrics=metrics, callers=lambda home: next(counts)
+        context, "churn", a_fault(world), seconds=2, metrics=metrics, callers=lambda virtual_service: next(counts)
     )
     assert outcome.endpoint is not None
     assert outcome.endpoint.traffic.policy.fault is None
@@ -225,15 +225,15 @@ def test_chaos_ends_on_an_interrupt_and_without_its_metrics() -> None:
     world = a_world("churn-v1")
     metrics = InMemoryMetrics()
     metrics.down = True
-    desk = later(world, 0)
-    desk.clock.interrupt_after = 1.0  # type: ignore[attr-defined]
-    _, report = chaos(desk, "churn", a_fault(world), seconds=60, metrics=metrics)
+    context = later(world, 0)
+    context.clock.interrupt_after = 1.0  # type: ignore[attr-defined]
+    _, report = chaos(context, "churn", a_fault(world), seconds=60, metrics=metrics)
     assert report.interrupted
     assert "can't be reached" in report.problem
     assert world.endpoint().traffic.policy.fault is None
-    policy.start_fault(world.desk, "churn", a_fault(world))
+    policy.start_fault(world.context, "churn", a_fault(world))
     with pytest.raises(StateConflict, match="has a fault already"):
-        chaos(world.desk, "churn", a_fault(world), seconds=1)
+        chaos(world.context, "churn", a_fault(world), seconds=1)
 
 
 def test_counts_of_an_envoy_that_started_again_are_counted_from_zero() -> None:
@@ -246,6 +246,6 @@ def test_a_setting_that_cant_be_is_refused_before_the_first_edit() -> None:
     writes = list(world.cluster.writes)
     with pytest.raises(InvalidInput, match="rewrite can't go with redirect"):
         policy.set_policy(
-            world.desk, "churn", PolicyWish(changes={"rewrite": "/a", "redirect": "/b", "tls": "DISABLE"})
+            world.context, "churn", PolicyRequest(changes={"rewrite": "/a", "redirect": "/b", "tls": "DISABLE"})
         )
     assert world.cluster.writes == writes

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.endpoint.traffic import Destination, Mirror, Share, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Mirror, Traffic, WeightedDestination
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding, traffic_difference
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import NotFound
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import update
@@ -63,8 +63,8 @@ class Case:
 
 def another_version(world: World) -> None:
     """What the release of a version that is there does in the end; the one that is gone goes with its deployment."""
-    shifting.promote(world.desk, "churn")
-    removal.delete(world.desk, "churn-v1")
+    shifting.promote(world.context, "churn")
+    removal.delete(world.context, "churn-v1")
 
 
 FIX = "mlflow-istio doctor churn -t {target} --fix"
@@ -155,17 +155,17 @@ CASES: dict[str, Case] = {
         found=[("not-ready", "error")],
         text="deployment 'churn-v1' has 0 of 0 replicas ready",
         command="mlflow deployments update -t {target} --name churn-v1 -C replicas=1",
-        by_hand=lambda world: update(world.desk, "churn-v1", replicas=1),
+        by_hand=lambda world: update(world.context, "churn-v1", replicas=1),
     ),
     "removal not finished": Case(
         damage=unpinned,
         found=[("unrouted-deployment", "warning")],
         text="deployment 'churn-v3' runs, but no route leads to it",
         command="mlflow deployments delete -t {target} --name churn-v3",
-        by_hand=lambda world: removal.delete(world.desk, "churn-v3"),
+        by_hand=lambda world: removal.delete(world.context, "churn-v3"),
     ),
     "changes wait": Case(
-        damage=with_registry_down(lambda world: shifting.shift(world.desk, "churn", Wish(weight=30))),
+        damage=with_registry_down(lambda world: shifting.shift(world.context, "churn", TrafficRequest(weight=30))),
         found=[("registry-drift", "warning"), ("unrecorded", "warning")],
         text="the registry says something else than the endpoint: tags of churn/1, tags of churn/2",
         command=FIX,
@@ -218,21 +218,21 @@ CASES: dict[str, Case] = {
         found=[("damaged-for-good", "error")],
         text="annotation mlflow-istio.org/release.churn is not JSON",
         command="mlflow-istio delete-endpoint churn --force -t {target}",
-        by_hand=lambda world: removal.delete_endpoint(world.desk, "churn", force=True),
+        by_hand=lambda world: removal.delete_endpoint(world.context, "churn", force=True),
     ),
     "deletion not finished": Case(
         damage=marked,
         found=[("half-deleted", "warning")],
         text="a deletion was begun and not finished",
         command="mlflow deployments delete-endpoint -t {target} --endpoint churn",
-        by_hand=lambda world: removal.delete_endpoint(world.desk, "churn"),
+        by_hand=lambda world: removal.delete_endpoint(world.context, "churn"),
     ),
     "VirtualService gone": Case(
         damage=lambda world: world.cluster.delete("VirtualService", "churn"),
         found=[("orphan-objects", "warning"), ("orphan-run", "warning"), ("registry-drift", "warning")],
         text="there is no such endpoint any more, but Service, DestinationRule, deployment 'churn-v1'",
         command="mlflow deployments delete-endpoint -t {target} --endpoint churn",
-        by_hand=lambda world: removal.delete_endpoint(world.desk, "churn"),
+        by_hand=lambda world: removal.delete_endpoint(world.context, "churn"),
     ),
     "two VirtualServices of one host": Case(
         damage=two_hosts,
@@ -264,8 +264,8 @@ def told(findings: list[Finding]) -> list[tuple[str, str]]:
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
     world = with_canary()
-    assert examine(world.desk, "churn") == []
-    assert examine(world.desk) == []
+    assert examine(world.context, "churn") == []
+    assert examine(world.context) == []
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -273,7 +273,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 def test_each_damage_is_found_with_the_command_that_mends_it(case: Case, all_of_them: bool) -> None:
     world = with_canary()
     case.damage(world)
-    findings = examine(world.desk, None if all_of_them else "churn")
+    findings = examine(world.context, None if all_of_them else "churn")
     assert told(findings) == case.found
     (meant,) = [finding for finding in findings if finding.code == case.found[0][0]]
     assert case.text in meant.text
@@ -290,15 +290,15 @@ def test_what_was_found_is_mended_by_what_was_said(case: Case) -> None:
     before = world.cluster.get("VirtualService", "churn")
     if case.by_hand is not None:
         mended = mend(
-            world.desk, [finding for finding in examine(world.desk, "churn") if finding.code == case.found[0][0]]
+            world.context, [finding for finding in examine(world.context, "churn") if finding.code == case.found[0][0]]
         )
         assert mended == [], "what changes what users get is never mended by --fix"
         assert world.cluster.get("VirtualService", "churn") == before
         case.by_hand(world)
-        mend(world.desk, examine(world.desk, "churn"))  # tags and runs that are left over
+        mend(world.context, examine(world.context, "churn"))  # tags and runs that are left over
     else:
-        assert all(not one.problem for one in mend(world.desk, examine(world.desk, "churn")))
-    assert [one for one in examine(world.desk) if one.severity != INFO] == []
+        assert all(not one.problem for one in mend(world.context, examine(world.context, "churn")))
+    assert [one for one in examine(world.context) if one.severity != INFO] == []
 
 
 def test_mending_changes_nothing_of_what_users_get() -> None:
@@ -308,7 +308,7 @@ def test_mending_changes_nothing_of_what_users_get() -> None:
         world = with_canary()
         case.damage(world)
         before = world.endpoint()
-        mend(world.desk, examine(world.desk, "churn"))
+        mend(world.context, examine(world.context, "churn"))
         after = world.endpoint()
         assert (after.traffic.split, after.traffic.arms, after.stable, after.release) == (
             before.traffic.split,
@@ -321,55 +321,55 @@ def test_mending_changes_nothing_of_what_users_get() -> None:
 def test_a_foreign_subset_stays() -> None:
     world = with_canary()
     edit(world, "DestinationRule", another_subset)
-    mend(world.desk, examine(world.desk, "churn"))
+    mend(world.context, examine(world.context, "churn"))
     rule = world.cluster.get("DestinationRule", "churn")
     assert rule is not None
     assert [one["name"] for one in rule["spec"]["subsets"] if one["name"] in ("gone", "theirs")] == ["theirs"]
 
 
 def test_a_version_that_had_its_release_is_said_to_be_left_over_and_is_no_fault() -> None:
-    world = a_world("churn-v1", "churn-v2", strategy="canary", wish=Wish(weight=10))
-    shifting.abort(world.desk, "churn")
-    (finding,) = examine(world.desk, "churn")
+    world = a_world("churn-v1", "churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10))
+    shifting.abort(world.context, "churn")
+    (finding,) = examine(world.context, "churn")
     assert (finding.code, finding.severity) == ("idle", "info")
     assert finding.command == "mlflow deployments delete -t {target} --name churn-v2"
 
 
 def test_the_way_back_of_the_last_promotion_is_no_left_over() -> None:
     world = with_canary()
-    shifting.promote(world.desk, "churn")
-    assert [finding.what for finding in examine(world.desk, "churn")] == ["churn-v3"]
+    shifting.promote(world.context, "churn")
+    assert [finding.what for finding in examine(world.context, "churn")] == ["churn-v3"]
 
 
 def test_an_endpoint_that_is_gone_for_good_is_looked_for_in_the_registry_only() -> None:
     world = with_canary()
-    removal.delete_endpoint(world.desk, "churn", force=True)
-    assert examine(world.desk) == []
+    removal.delete_endpoint(world.context, "churn", force=True)
+    assert examine(world.context) == []
     world.registry.tags["churn/1"] = {"istio.prod.churn.weight": "100"}
-    (finding,) = examine(world.desk, "churn")
+    (finding,) = examine(world.context, "churn")
     assert finding.code == "registry-drift"
-    assert [one.problem for one in mend(world.desk, [finding])] == [""]
-    assert examine(world.desk) == []
+    assert [one.problem for one in mend(world.context, [finding])] == [""]
+    assert examine(world.context) == []
 
 
 def test_an_endpoint_that_never_was_is_named() -> None:
     with pytest.raises(NotFound, match="there is no endpoint 'chrun'"):
-        examine(with_canary().desk, "chrun")
+        examine(with_canary().context, "chrun")
 
 
 def test_what_can_not_be_mended_says_why_and_does_not_hold_back_the_rest() -> None:
     world = with_canary()
     edit(world, "DestinationRule", no_subset)
     drift(world)
-    findings = examine(world.desk, "churn")
+    findings = examine(world.context, "churn")
     world.registry.down = True
-    problems = {one.finding.code: one.problem for one in mend(world.desk, findings)}
+    problems = {one.finding.code: one.problem for one in mend(world.context, findings)}
     assert problems["wrong-subset"] == ""
     assert "can't be reached" in problems["registry-drift"]
 
 
 def test_a_difference_of_traffic_is_told_in_words() -> None:
-    one = Traffic(split=(Share(destination=Destination(host="m", subset="a"), weight=100),), pins=("a",))
+    one = Traffic(split=(WeightedDestination(destination=Destination(host="m", subset="a"), weight=100),), pins=("a",))
     from dataclasses import replace
 
     mirror = Mirror(destination=Destination(host="m", subset="b"), percentage=5)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mlflow_istio.cli.explain import explanation_text
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, StateConflict
 from mlflow_istio.releases.reading.explain import Question, explain_objects, explain_route
 from mlflow_istio.verbs import Verbs
@@ -25,8 +25,8 @@ def who(view: dict[str, Any]) -> dict[str, float]:
     return {share["name"]: share["percent"] for share in view["answers"]}
 
 
-def ab(**wish: Any) -> World:
-    return a_world("churn-v1", "churn-v2", strategy="ab", wish=Wish(weight=30, **wish))
+def ab(**traffic_request: Any) -> World:
+    return a_world("churn-v1", "churn-v2", strategy="ab", traffic_request=TrafficRequest(weight=30, **traffic_request))
 
 
 def test_the_split_shows_its_shares_versions_and_the_routes_above() -> None:
@@ -83,7 +83,7 @@ def test_a_cookie_beside_others_brings_a_browser_back_to_its_arm() -> None:
 
 
 def test_copies_and_a_destination_without_a_ready_replica_are_shown() -> None:
-    world = a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=25))
+    world = a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=25))
     world.cluster.unready.add("churn-v1")
     text = explanation_text(asked(world))
     assert "answered by: churn-v1 (churn/1) 100%, which has no ready replica\n" in text

@@ -15,10 +15,10 @@ from tests.support.in_memory import World, a_world, with_canary, with_shop
 def test_an_export_has_routes_and_release_but_nothing_of_this_moment() -> None:
     world = with_canary()
     world.registry.down = True
-    from mlflow_istio.core.moves.strategies import Wish
+    from mlflow_istio.core.moves.strategies import TrafficRequest
     from mlflow_istio.releases.moving import shifting
 
-    shifting.shift(world.desk, "churn", Wish(weight=20))
+    shifting.shift(world.context, "churn", TrafficRequest(weight=20))
     objects = exported(world.cluster, "churn")
     assert [obj["kind"] for obj in objects] == ["Service", *["Deployment"] * 3, "DestinationRule", "VirtualService"]
     assert set(objects[-1]["metadata"]["annotations"]) == {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import NotFound
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving import shifting
@@ -45,7 +45,12 @@ def test_an_endpoint_is_shown_with_all_that_a_caller_and_a_person_need() -> None
 def test_an_ab_release_shows_how_callers_name_their_arm() -> None:
     world = a_world("churn-v1", "churn-v2")
     shifting.start(
-        world.desk, "churn", strategy="ab", candidates=("churn-v2",), wish=Wish(cookie="arm"), release_id="r7"
+        world.context,
+        "churn",
+        strategy="ab",
+        candidates=("churn-v2",),
+        traffic_request=TrafficRequest(cookie="arm"),
+        release_id="r7",
     )
     view = views.endpoint_view(world.cluster, "churn")
     assert view["release"]["assignment"] == {
@@ -58,14 +63,14 @@ def test_an_ab_release_shows_how_callers_name_their_arm() -> None:
 
 def test_after_a_release_its_end_is_shown() -> None:
     world = with_canary()
-    shifting.promote(world.desk, "churn")
+    shifting.promote(world.context, "churn")
     view = views.endpoint_view(world.cluster, "churn")
     assert (view["release"], view["candidates"]) == (None, [])
     assert (view["last_release"]["strategy"], view["last_release"]["outcome"]) == ("canary", "promoted")
 
 
 def test_a_shadows_copies_are_shown() -> None:
-    world = a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=12.5))
+    world = a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=12.5))
     assert views.endpoint_view(world.cluster, "churn")["mirrors"] == {"churn-v2": 12.5}
 
 
@@ -102,7 +107,7 @@ def test_a_deployment_is_shown_with_how_to_reach_it_at_any_weight() -> None:
 
 def test_a_deployment_without_an_endpoint_yet_is_shown_without_an_address() -> None:
     world = World()
-    deploy(world.desk, a_request("churn-v1", wait=False))
+    deploy(world.context, a_request("churn-v1", wait=False))
     view = views.deployment_view(world.cluster, "churn-v1")
     assert (view["role"], view["weight"]) == ("idle", 0)
     assert "url" not in view
@@ -132,8 +137,8 @@ def test_deployments_are_listed_by_name_of_one_endpoint_or_all() -> None:
 
 
 def test_a_history_tells_of_each_change_in_one_line_each() -> None:
-    world = a_world("churn-v1", "churn-v2", strategy="shadow", wish=Wish(mirror=5))
-    removal.delete_endpoint(world.desk, "churn", force=True)
+    world = a_world("churn-v1", "churn-v2", strategy="shadow", traffic_request=TrafficRequest(mirror=5))
+    removal.delete_endpoint(world.context, "churn", force=True)
     lines = views.history_views(world.registry.history("prod", "churn"))
     assert json.loads(json.dumps(lines)) == lines
     assert [(line["sequence"], line["action"], line["before"], line["after"]) for line in lines] == [

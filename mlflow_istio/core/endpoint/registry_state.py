@@ -43,7 +43,7 @@ class Served:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class RegistryState:
     """Everything the registry should say about an endpoint besides its history.
 
     Attributes:
@@ -77,7 +77,9 @@ def alias_names(settings: Mapping[str, str]) -> dict[str, str]:
     return {role: name for role, name in names.items() if name}
 
 
-def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], removed: Iterable[str] = ()) -> Standing:
+def registry_state_of(
+    endpoint: Endpoint, scope: str, versions: Mapping[str, str], removed: Iterable[str] = ()
+) -> RegistryState:
     """Compute the standing from the endpoint as it is; behind one that is being deleted stands nothing any more.
 
     Args:
@@ -111,10 +113,12 @@ def standing_of(endpoint: Endpoint, scope: str, versions: Mapping[str, str], rem
             key = (parse_label(one.version).model, alias)
             if one.role == role and aliases[key] is None:
                 aliases[key] = parse_label(one.version).version
-    return Standing(scope=scope, endpoint=endpoint.name, served=tuple(served.values()), removed=gone, aliases=aliases)
+    return RegistryState(
+        scope=scope, endpoint=endpoint.name, served=tuple(served.values()), removed=gone, aliases=aliases
+    )
 
 
-def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versions: Iterable[str]) -> Standing:
+def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versions: Iterable[str]) -> RegistryState:
     """What the registry should say about an endpoint that is gone.
 
     Args:
@@ -126,7 +130,7 @@ def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versi
     removed = tuple(sorted(set(versions)))
     models = sorted({parse_label(label).model for label in removed})
     names = alias_names(settings).values()
-    return Standing(
+    return RegistryState(
         scope=scope,
         endpoint=endpoint,
         served=(),

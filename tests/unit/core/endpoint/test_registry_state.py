@@ -9,12 +9,12 @@ import pytest
 
 from mlflow_istio.core.basics.names import MAX_NAME
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.standing import Served, alias_names, nothing_stands, standing_of
+from mlflow_istio.core.endpoint.registry_state import Served, alias_names, nothing_stands, registry_state_of
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import Wish
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from tests.support.endpoint_values import VERSIONS, an_endpoint, started
 
-CANARY = started("canary", wish=Wish(weight=10))
+CANARY = started("canary", traffic_request=TrafficRequest(weight=10))
 CHAMPION, CHALLENGER = ("churn", "champion"), ("churn", "challenger")
 
 
@@ -52,7 +52,7 @@ CHAMPION, CHALLENGER = ("churn", "champion"), ("churn", "challenger")
 def test_roles_weights_and_aliases_follow_the_endpoint(
     endpoint: Endpoint, roles: dict[str, tuple[int, str, str]], aliases: tuple[int | None, int | None]
 ) -> None:
-    standing = standing_of(endpoint, "prod", VERSIONS)
+    standing = registry_state_of(endpoint, "prod", VERSIONS)
     assert {one.version: (one.weight, one.role, one.strategy) for one in standing.served} == roles
     assert {one.release for one in standing.served if one.strategy} <= {"r1"}
     assert standing.aliases == {CHAMPION: aliases[0], CHALLENGER: aliases[1]}
@@ -85,13 +85,13 @@ def test_tags_name_scope_and_endpoint_and_leave_out_what_is_not_so() -> None:
 )
 def test_alias_names_are_settable_and_may_be_none(settings: dict[str, str], names: dict[str, str]) -> None:
     assert alias_names(settings) == names
-    aliases = standing_of(an_endpoint(settings=settings), "prod", VERSIONS).aliases
+    aliases = registry_state_of(an_endpoint(settings=settings), "prod", VERSIONS).aliases
     assert {alias for _, alias in aliases} == set(names.values())
 
 
 def test_a_challenger_of_another_model_has_aliases_of_its_own_model() -> None:
     versions = {"v1": "churn/1", "v2": "forest/7"}
-    standing = standing_of(CANARY, "prod", versions)
+    standing = registry_state_of(CANARY, "prod", versions)
     assert standing.aliases == {
         CHAMPION: 1,
         CHALLENGER: None,
@@ -102,23 +102,23 @@ def test_a_challenger_of_another_model_has_aliases_of_its_own_model() -> None:
 
 
 def test_one_version_behind_two_deployments_adds_up_and_its_higher_role_counts() -> None:
-    standing = standing_of(CANARY, "prod", {"v1": "churn/1", "v2": "churn/1", "v3": "churn/1"})
+    standing = registry_state_of(CANARY, "prod", {"v1": "churn/1", "v2": "churn/1", "v3": "churn/1"})
     assert standing.served == (Served(version="churn/1", weight=100, role="stable", strategy="canary", release="r1"),)
     assert standing.aliases[CHAMPION] == 1
 
 
 def test_of_several_candidates_the_first_is_the_challenger() -> None:
-    two = started("ab", "v2", "v3", wish=Wish(header="x", weights={"v1": 40, "v2": 30, "v3": 30}))
-    assert standing_of(two, "prod", VERSIONS).aliases[CHALLENGER] == 2
+    two = started("ab", "v2", "v3", traffic_request=TrafficRequest(header="x", weights={"v1": 40, "v2": 30, "v3": 30}))
+    assert registry_state_of(two, "prod", VERSIONS).aliases[CHALLENGER] == 2
 
 
 @pytest.mark.parametrize("versions", [{"v1": "churn/1"}, {"v1": "churn/1", "v2": ""}])
 def test_a_deployment_of_unknown_version_is_left_out(versions: dict[str, str]) -> None:
-    assert [one.version for one in standing_of(an_endpoint(), "prod", versions).served] == ["churn/1"]
+    assert [one.version for one in registry_state_of(an_endpoint(), "prod", versions).served] == ["churn/1"]
 
 
 def test_what_was_removed_loses_its_tags_unless_another_deployment_still_serves_it() -> None:
-    standing = standing_of(an_endpoint(), "prod", {"v1": "churn/1"}, removed=["churn/1", "forest/7", "forest/7"])
+    standing = registry_state_of(an_endpoint(), "prod", {"v1": "churn/1"}, removed=["churn/1", "forest/7", "forest/7"])
     assert standing.removed == ("forest/7",)
     assert standing.aliases[("forest", "champion")] is None
     assert standing.models == {"churn"}
@@ -126,7 +126,7 @@ def test_what_was_removed_loses_its_tags_unless_another_deployment_still_serves_
 
 def test_behind_an_endpoint_that_is_being_deleted_stands_nothing() -> None:
     going = replace(CANARY, deleting=True)
-    standing = standing_of(going, "prod", VERSIONS, removed=VERSIONS.values())
+    standing = registry_state_of(going, "prod", VERSIONS, removed=VERSIONS.values())
     gone = nothing_stands("prod", "churn", {}, VERSIONS.values())
     assert standing == gone
     assert (gone.served, gone.removed) == ((), ("churn/1", "churn/2", "churn/3"))
