@@ -5,8 +5,6 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-_PAGE = 1000
-
 
 def versions_of_model(client: MlflowClient, model: str) -> list[ModelVersion]:
     """Every version of a registered model; empty when there is none. Raises what MLflow raises.
@@ -18,7 +16,7 @@ def versions_of_model(client: MlflowClient, model: str) -> list[ModelVersion]:
     versions: list[ModelVersion] = []
     token = None
     while True:
-        page = client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
+        page = client.search_model_versions(wanted, page_token=token)
         versions += [version for version in page if version.name == model]
         token = page.token
         if not token:
