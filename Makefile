@@ -4,6 +4,10 @@
 
 PYTHON ?= python3
 VENV := .venv
+# The folder of this file may have spaces in its name: all paths here are relative to it.
+ifneq ($(words $(VENV)),1)
+$(error VENV must be a path without spaces, since make takes one as the end of a name)
+endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format

@@ -80,13 +80,19 @@ def test_an_example_runs(workshop: Path, example: str) -> None:
 
 def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
     """``make demo`` in a set-up clone; the setting up itself is what CI's fresh clone does."""
-    venv = Path(sys.prefix)
+    # A path with a space, where this clone may lie, can't be a target of make.
+    venv = tmp_path / "venv"
+    venv.symlink_to(sys.prefix)
     environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "MAKEFLAGS")}
     done = subprocess.run(
         ["make", "--no-print-directory", "-o", f"{venv}/.ready", f"VENV={venv}", "demo"],
         cwd=ROOT,
         # A registry of the user's that this demo has nothing to do with: it would fail on trying to reach it.
-        env={**environment, "MLFLOW_ISTIO_HOME": str(tmp_path), "MLFLOW_REGISTRY_URI": "sqlite:////nowhere/at.all"},
+        env={
+            **environment,
+            "MLFLOW_ISTIO_HOME": str(tmp_path / "home"),
+            "MLFLOW_REGISTRY_URI": "sqlite:////nowhere/at.all",
+        },
         capture_output=True,
         text=True,
         timeout=560,
