@@ -14,7 +14,6 @@ from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.means import MeanDifference, Moments, mean_sequence
 from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
-from mlflow_istio.core.analysis.quantiles import quantile_sequence
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 
@@ -202,21 +201,6 @@ def test_a_rates_own_sequence_holds_it_at_every_look(rate):
             inside = inside and proportion.confidence_sequence(ALPHA).contains(rate)
         lost += not inside
     assert lost <= most_errors()
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95])
-def test_a_quantiles_sequence_holds_it_at_every_look(level):
-    rng = np.random.default_rng(4)
-    true = math.exp(math.log(12.0) + 0.6 * norm.ppf(level))
-    lost = 0
-    for _ in range(RUNS // 2):
-        total, inside = histogram(rng, 0, 12.0), True
-        for _ in range(LOOKS // 2):
-            total = total.plus(histogram(rng, 100, 12.0))
-            interval = quantile_sequence(total, level, ALPHA)
-            inside = inside and interval.lower < true <= interval.upper
-        lost += not inside
-    assert lost <= most_errors(RUNS // 2)
 
 
 def test_means_hold_the_truth_at_every_look_even_skewed_and_drifting():

@@ -111,8 +111,3 @@ def kpi_counts(series: Mapping[str, float], name: str) -> KpiCounts | None:
     if f"{start}sum" in series:
         return KpiCounts(n=n, total=series[f"{start}sum"], squares=series.get(f"{start}sum_squares", 0.0))
     return KpiCounts(n=n, events=series.get(f"{start}events", 0.0))
-
-
-def kpi_names(series: Mapping[str, float]) -> tuple[str, ...]:
-    """The KPIs among the series, in order."""
-    return tuple(sorted({name.split("/")[1] for name in series if name.startswith(_KPI) and name.count("/") == 2}))

@@ -7,11 +7,10 @@ compared once more at the end, so that of two writers the one whose change stand
 from __future__ import annotations
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.mesh.virtual_service import write_endpoint
 from mlflow_istio.core.moves import policies
-from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Fault, Policy, PolicyRequest
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, Policy, PolicyRequest
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of, virtual_service_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
@@ -143,11 +142,6 @@ def follow(context: Context, name: str, policy: Policy) -> bool:
         return False
     before, after = context.cluster.edit("DestinationRule", name, edit)
     return before != after
-
-
-def policy_of(endpoint: Endpoint | None) -> Policy:
-    """The endpoint's policy."""
-    return endpoint.traffic.policy if endpoint else NO_POLICY
 
 
 def _destinations(policy: Policy) -> tuple[object, ...]:

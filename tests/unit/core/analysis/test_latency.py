@@ -5,11 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom, binom
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
-from mlflow_istio.core.analysis.quantiles import quantile_sequence
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
@@ -58,8 +56,6 @@ def test_histograms_of_two_intervals_add_up():
         (lambda: choose_edges(STABLE, quantiles=[]), "quantiles"),
         (lambda: choose_edges(STABLE, quantiles=[1.0]), "quantiles"),
         (lambda: choose_edges(buckets(0, 0, 0, 0, 0, 0)), "send it traffic"),
-        (lambda: quantile_sequence(STABLE, 0.0, 0.05), "quantile"),
-        (lambda: quantile_sequence(STABLE, 0.5, 0.0), "alpha"),
         (lambda: from_json(LatencyTest, {}), "missing fields"),
     ],
 )
@@ -105,32 +101,3 @@ def test_state_comes_back_equal():
 def test_edges_nearest_to_the_stables_quantiles_are_chosen_once_each(quantiles, edges):
     """0.99 lies between 98.0% at 50 ms and 99.8% at 100 ms; 98% is nearer in log odds (0.70 against 1.62)."""
     assert choose_edges(STABLE, quantiles) == edges
-
-
-def test_quantile_lies_between_edges_the_data_can_tell_from_it():
-    interval = quantile_sequence(STABLE, 0.5, 0.05)
-    assert (interval.lower, interval.upper) == (5.0, 25.0)
-    assert interval.estimate == pytest.approx(10.0)
-    tail = quantile_sequence(STABLE, 0.99, 0.05)
-    assert (tail.lower, tail.upper) == (25.0, 100.0)
-    assert 50 < tail.estimate <= 100
-
-
-@pytest.mark.parametrize(("count", "told_apart"), [(980, False), (998, True), (900, True)])
-def test_an_edge_is_told_from_p99_by_the_beta_binomial_evidence(count, told_apart):
-    """Beta(49.5, 0.5) against 0.99; 20 to 1 is needed."""
-    evidence = betabinom.pmf(count, 1000, 49.5, 0.5) / binom.pmf(count, 1000, 0.99)
-    assert (evidence >= 20) == told_apart
-    interval = quantile_sequence(Buckets(edges=(50.0, math.inf), counts=(count, 1000)), 0.99, 0.05)
-    assert ((interval.lower, interval.upper) != (0.0, math.inf)) == told_apart
-
-
-def test_quantile_of_few_answers_is_not_told_apart():
-    interval = quantile_sequence(buckets(1, 2, 3, 3, 3, 3), 0.5, 0.05)
-    assert (interval.lower, interval.upper) == (0.0, math.inf)
-    empty = quantile_sequence(buckets(0, 0, 0, 0, 0, 0), 0.5, 0.05)
-    assert (empty.lower, empty.upper, empty.estimate) == (0.0, math.inf, None)
-
-
-def test_quantile_in_the_last_bucket_is_reported_as_its_lower_edge():
-    assert quantile_sequence(buckets(0, 0, 0, 0, 10, 100), 0.9, 0.05).estimate == 100.0

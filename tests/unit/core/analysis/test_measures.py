@@ -11,7 +11,6 @@ from mlflow_istio.core.analysis.measures import (
     KpiCounts,
     check_kpi_name,
     kpi_counts,
-    kpi_names,
     latency_counts,
     latency_series,
 )
@@ -40,7 +39,6 @@ def test_the_histogram_is_found_among_the_series() -> None:
 def test_kpi_counts_survive_their_series(counts: KpiCounts) -> None:
     series = {**counts.series("sold"), "requests": 1.0}
     assert kpi_counts(series, "sold") == counts
-    assert kpi_names(series) == ("sold",)
 
 
 def test_a_kpi_that_the_source_lacks_is_none() -> None:
