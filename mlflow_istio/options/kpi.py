@@ -10,7 +10,9 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
 
-_KEYS = ("queries", "call", "counts", "better", "delta", "margin")
+_KEYS = ("queries", "call", "better", "delta", "margin")
+_COUNTED = "counts"
+"""Beside the others, where a KPI is looked at once: counts that stand still drive no release."""
 _EXAMPLE = '{"bought": {"queries": {"n": "visits_total{version=\\"$deployment\\"}", "events": "..."}}}'
 
 
@@ -59,8 +61,10 @@ def _kpi(name: str, entry: Any) -> Kpi:
             f"option 'kpi': '{name}' must be an object with queries, or a Python callable, not {entry!r}"
         )
     for key in entry:
-        if key not in _KEYS:
-            raise InvalidInput(f"option 'kpi': '{name}' has the unknown key {key!r}: {nearest(str(key), _KEYS)}")
+        if key not in (*_KEYS, _COUNTED):
+            raise InvalidInput(
+                f"option 'kpi': '{name}' has the unknown key {key!r}: {nearest(str(key), (*_KEYS, _COUNTED))}"
+            )
     queries = entry.get("queries", {})
     if not isinstance(queries, Mapping) or not all(isinstance(query, str) for query in queries.values()):
         raise InvalidInput(f"option 'kpi': queries of '{name}' must be PromQL texts by part, not {queries!r}")
@@ -71,7 +75,7 @@ def _kpi(name: str, entry: Any) -> Kpi:
         name=name,
         queries=dict(queries),
         call=entry.get("call"),
-        counts=_counts(name, entry.get("counts")),
+        counts=_counts(name, entry.get(_COUNTED)),
         better=better,
         delta=_number(name, "delta", entry.get("delta")),
         margin=_number(name, "margin", entry.get("margin")),

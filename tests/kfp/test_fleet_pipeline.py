@@ -13,10 +13,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 def test_each_endpoint_is_released_and_undone_for_itself(workshop: Workshop) -> None:
     client = workshop.client()
-    client.create_deployment(
-        "spam-v1", "models:/churn/1", endpoint="spam", config={"champion_alias": "", "challenger_alias": ""}
-    )
     good, bad = register(), register(whole=False)
+    # The stable must fill in missing values before a candidate can fail to; version 1 does not.
+    client.create_deployment("spam-v1", good, endpoint="spam", config={"champion_alias": "", "challenger_alias": ""})
     releases = json.dumps([{"endpoint": "churn", "model_uri": good}, {"endpoint": "spam", "model_uri": bad}])
     example = str(ROOT / "examples" / "12_fleet_pipeline.py")
     options = json.dumps({**QUICK, "deadline": 400})
