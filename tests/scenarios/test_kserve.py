@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def test_a_version_is_released_beside_a_predictor_and_the_way_back_stays_open(
     def run(line: str) -> None:
         command = line.replace("istio:/models", place.target)
         program, *arguments = command.split(" ", 1)
-        bash = f"{Path(sys.executable).parent / program} {arguments[0]}"
+        bash = f"{shlex.quote(str(Path(sys.executable).parent / program))} {arguments[0]}"
         done = subprocess.run(
             ["bash", "-ec", bash], env=dict(os.environ), capture_output=True, text=True, timeout=500, check=False
         )
