@@ -96,7 +96,7 @@ FEW_WATCHES = """
 import sys
 from pathlib import Path
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.probe import change_probe
+from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.errors import ClusterError
 from tests.contract.model_server import virtual_service, with_spec
 

@@ -56,7 +56,7 @@ class Workshop:
 
     def run(self, *command: str, expect: int = 0, timeout: float = 560) -> str:
         """Run a command of the environment; what it said."""
-        program = str(Path(sys.executable).parent / command[0])
+        program = str(self.folder / "venv" / "bin" / command[0])
         done = subprocess.run(
             [program, *command[1:]],
             cwd=self.folder,
@@ -86,6 +86,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """Version 1 of model ``churn`` serves endpoint ``churn``."""
     folder = tmp_path_factory.mktemp("workshop")
     register_example(folder)
+    # KFP's local runner takes a space in the interpreter's path as its end, and this clone may lie in such a folder.
+    (folder / "venv").symlink_to(sys.prefix)
     own = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_REGISTRY_URI": f"sqlite:///{folder / 'mlflow.db'}",

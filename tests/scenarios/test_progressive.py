@@ -50,7 +50,7 @@ QUICK = [
 
 KPI_SCRIPT = """
 import json, sys
-from mlflow_istio.plugin import IstioDeploymentClient
+from mlflow_istio.client.plugin import IstioDeploymentClient
 
 target, verb, counts, out = sys.argv[1:5]
 options = json.loads(sys.argv[5])
