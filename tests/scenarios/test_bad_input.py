@@ -134,7 +134,7 @@ def test_explain_is_refused_with_what_to_do_instead(settled: Place, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[{", "is not JSON"), ('"x"', "must hold a list of records"), (None, "can't be read"), ('{"foo": 1}', "refused")],
+    [("[{", "is not JSON"), ('"x"', "the model refused the input"), (None, "can't be read"), ('{"foo": 1}', "refused")],
 )
 def test_a_bad_input_file_is_named(settled: Place, tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "input.json"

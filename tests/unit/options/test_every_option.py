@@ -84,8 +84,8 @@ KEYS: Mapping[str, tuple[str, Any, Any]] = {
 
 def test_every_key_of_a_kpi_and_of_a_guard_is_tried() -> None:
     tried = {tuple(name.split(".")) for name in KEYS}
-    # Counts that were taken elsewhere are for analyse and declare; tests/unit/kfp/test_kfp_needs.py shows what they do.
-    assert {key for option, key in tried if option == "kpi"} | {"counts"} == set(kpi._KEYS)
+    # Counts that were taken elsewhere (kpi._COUNTED) are for analyse and declare: tests/unit/kfp_components/test_needs.py.
+    assert {key for option, key in tried if option == "kpi"} == set(kpi._KEYS)
     assert {key for option, key in tried if option == "analysis"} == set(release_plan._GUARD_KEYS)
 
 
