@@ -1,7 +1,7 @@
 """Write kfp_components/compiled/NAME.yaml, for pipelines that load a component from a file: ``make components``.
 
 With them goes docs/components.md, which says what each component takes and gives.
-The files are made, never edited: ``tests/unit/kfp/test_kfp_compiled.py`` fails when they are behind the components.
+The files are made, never edited: ``tests/unit/kfp_components/test_compiled.py`` fails when they are behind the components.
 """
 
 import inspect
