@@ -24,20 +24,50 @@ from __future__ import annotations
 
 import re
 
-_USERINFO = re.compile(
-    r"""(?P<scheme>\b(?!models:)[a-z][a-z0-9+.-]*://)          # an address that can have a user ...
-        (?:(?<=http://)[^\s/?#'"]*|(?<=https://)[^\s/?#'"]*    # ... whose password ends where the host does
-        |(?<!http://)(?<!https://)[^\s/:'"]+:[^\s'"]*)@         # ... or, for databases, may hold a slash""",
+_SCHEME = r"[a-z][a-z0-9+._-]{0,30}"
+_INNER_QUOTE = r"""\\(?!['"])|\\?['"](?![\s\\,:;)\]}<>]|$)"""
+"""A backslash or quote that belongs to a password: what follows would be a comma, a bracket or a blank if it ended a text."""
+
+_SCHEME_BEFORE = re.compile(rf"{_SCHEME}\Z", re.IGNORECASE)
+_AUTHORITY = re.compile(rf"""://(?P<authority>(?:[^\s/?#:'"\\]+|:(?!//)|{_INNER_QUOTE})*)""")
+_DATABASE = re.compile(
+    rf"""(?P<scheme>(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle|snowflake)(?:\+[a-z0-9._-]{{1,30}})?://)
+         [^\s:/@]*:(?!\d{{1,5}}[/?])  # a user; a port ends the host
+         (?P<rest>(?:(?!{_SCHEME}://)(?:[^\s'"\\]|{_INNER_QUOTE}))*)""",
     re.VERBOSE | re.IGNORECASE,
 )
+_KEY = re.compile(
+    rf"""(?P<key>[?&;](?:sslpassword|password|passwd|pwd)=)(?:[^\s&;'"\\]+|{_INNER_QUOTE})+""", re.IGNORECASE
+)
+_NEVER_A_PASSWORD = ("models", "istio")
+"""Schemes whose names may hold ``:`` and ``@``."""
 
 
 def masked(text: str) -> str:
-    """The text with ``***`` for user and password in each address: ``http://***@host``.
+    """The text with ``***`` for user and password in each address: ``http://***@host``, ``postgresql://host/db?password=***``.
 
     Addresses of MLflow's servers and databases may carry both (``http://ada:secret@host``), and many libraries quote them.
+    A user without a password is masked for HTTP only, where it may be a token. What stands before an ``@`` belongs to an
+    address as far as its first ``/``, ``?`` or ``#``; databases' drivers take these in a password, too.
+
+    The work grows with the length of the text: no pattern here goes back over what it has read.
     """
-    return _USERINFO.sub(r"\g<scheme>***@", text)
+    if "@" in text:
+        text = _DATABASE.sub(_without_slashed_password, _AUTHORITY.sub(_without_user, text))
+    return _KEY.sub(r"\g<key>***", text)
+
+
+def _without_user(address: re.Match[str]) -> str:
+    before = address.string[max(0, address.start() - 31) : address.start()]
+    scheme = named[0].lower() if (named := _SCHEME_BEFORE.search(before)) else ""
+    user, _, host = address["authority"].rpartition("@")
+    secret = user and scheme and (":" in user or scheme.endswith(("http", "https"))) and scheme not in _NEVER_A_PASSWORD
+    return f"://***@{host}" if secret else address[0]
+
+
+def _without_slashed_password(address: re.Match[str]) -> str:
+    _, at, host = address["rest"].rpartition("@")
+    return f"{address['scheme']}***@{host}" if at else address[0]
 
 
 class MlflowIstioError(Exception):
