@@ -31,16 +31,22 @@ def as_in_git(obj: Object, endpoint: str) -> Object:
     metadata = {key: value for key, value in bare["metadata"].items() if key not in _FROM_SERVER}
     spec = {key: value for key, value in obj["spec"].items() if key not in _ALLOCATED.get(str(obj["kind"]), ())}
     rest = {key: value for key, value in bare.items() if key not in ("status", "metadata", "spec")}
-    return {**rest, "metadata": metadata, "spec": _masked(spec)}
+    return {**rest, "metadata": metadata, "spec": spec}
 
 
-def _masked(value: Any) -> Any:
-    """The same without passwords in addresses: a Deployment of an older version may hold one, and Git must not."""
-    if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return {key: _masked(item) for key, item in value.items()} if isinstance(value, dict) else value
+def variable_with_password(deployment: Object) -> str | None:
+    """The first variable of a Deployment's containers whose value is an address with a user or password."""
+    pod = deployment["spec"]["template"]["spec"]
+    variables = (
+        variable
+        for container in (*(pod.get("initContainers") or ()), *pod["containers"])
+        for variable in container.get("env") or ()
+    )
+    return next((str(variable["name"]) for variable in variables if _has_password(variable.get("value"))), None)
+
+
+def _has_password(value: Any) -> bool:
+    return isinstance(value, str) and masked(value) != value
 
 
 def without_traffic(obj: Object, endpoint: str) -> Object | None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.endpoint.endpoint import has_endpoint
-from mlflow_istio.core.mesh.export import as_in_git, ignore_differences, order_of, without_traffic
+from mlflow_istio.core.mesh.export import (
+    as_in_git,
+    ignore_differences,
+    order_of,
+    variable_with_password,
+    without_traffic,
+)
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.ports.cluster import Cluster
@@ -21,7 +27,8 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
 
     Raises:
         NotFound: There is no such endpoint.
-        InvalidInput: Its routes stand in somebody's VirtualService, which is not ours to export.
+        InvalidInput: Its routes stand in somebody's VirtualService, which is not ours to export,
+            or a Deployment holds a password, which Git must not.
     """
     named = cluster.get("VirtualService", name)
     if named is not None and is_ours(named, name) and not has_endpoint(named, name):
@@ -29,7 +36,14 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
         return [as_in_git(obj, name) for obj in (service, named) if obj is not None and with_traffic]
     virtual_service = virtual_service_of(cluster, name)
     found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
-    objects = [obj for obj in found if is_ours(obj, name)] + deployments_of(cluster, name)
+    deployments = deployments_of(cluster, name)
+    for deployment in deployments:
+        if (variable := variable_with_password(deployment)) is not None:
+            raise InvalidInput(
+                f"deployment '{name_of(deployment)}' has a user or password in its variable '{variable}', which Git must not "
+                f'hold: put the value into a Secret and deploy again with env_from_secret={{"{variable}": "SECRET/KEY"}}'
+            )
+    objects = [obj for obj in found if is_ours(obj, name)] + deployments
     if with_traffic:
         if read_endpoint(virtual_service, name).adopted is not None:
             raise InvalidInput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.inspection.difference import difference
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput, NotFound
@@ -60,12 +61,41 @@ def test_the_root_of_a_shared_host_is_exported_by_its_own_name() -> None:
         exported(world.cluster, "other")
 
 
-def test_an_address_with_a_password_in_a_standing_deployment_is_masked_in_git_and_in_differences() -> None:
+def with_variable(name: str, value: str) -> tuple[World, Object]:
+    """A world whose standing Deployment holds a variable."""
     world = a_world("churn-v1")
     found = world.cluster.get("Deployment", "churn-v1")
     assert found is not None
     container = found["spec"]["template"]["spec"]["containers"][0]
-    container["env"] = [{"name": "MLFLOW_TRACKING_URI", "value": "http://ada:secret@host"}]
+    container["env"] = [{"name": "FIRST", "valueFrom": {}}, {"name": name, "value": value}]
     world.cluster.edit("Deployment", "churn-v1", lambda _: found)
-    assert "secret" not in str(exported(world.cluster, "churn"))
-    assert "secret" not in difference("Deployment", "churn-v1", None, found)
+    return world, found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://ada:secret@host"),
+        ("REGISTRY_URI", "postgresql://host/db?user=ada&password=secret"),
+        ("AMQP_URL", "amqp://guest:secret@mq:5672"),
+    ],
+)
+def test_a_password_in_a_standing_deployment_is_refused_for_git_and_masked_in_differences(
+    name: str, value: str
+) -> None:
+    world, deployment = with_variable(name, value)
+    for with_traffic in (True, False):
+        with pytest.raises(InvalidInput, match=rf"'churn-v1' .*'{name}'.*env_from_secret=.*\"{name}\"") as refusal:
+            exported(world.cluster, "churn", with_traffic=with_traffic)
+        assert "secret@" not in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    assert "secret" not in difference("Deployment", "churn-v1", None, deployment)
+
+
+@pytest.mark.parametrize(
+    "value", ["oci://reg:5000/img@sha256:abc", "http://mail/?to=a@b", "http://host:8080/a@b", "$$5"]
+)
+def test_a_users_variable_is_exported_as_it_stands(value: str) -> None:
+    world, deployment = with_variable("MINE", value)
+    exports = [obj for obj in exported(world.cluster, "churn") if obj["kind"] == "Deployment"]
+    assert [obj["spec"] for obj in exports] == [deployment["spec"]]
