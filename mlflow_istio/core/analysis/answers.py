@@ -4,6 +4,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,8 @@ Scorer = Callable[[str, str], float]
 
 _SIDE_LENGTH = 48
 _LARGEST_SUMMED = 1e100
+_LARGEST_COUNT = 2.0**53
+"""From here on a float no longer holds every whole number."""
 
 
 @form(whole=True)
@@ -75,21 +78,26 @@ def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDiff
 
     NaN equals NaN, each infinity itself, and a float64 the float32 that it rounds to. Among numbers, a text that reads as a
     number counts as that number, null as NaN, and what is no number must be equal. A prediction that differs changes
-    nothing for the others.
+    nothing for the others. Rows of another length, and empty lists or objects in another place, can't be compared; a list of
+    one value is as good as the value.
 
     Args:
-        stable: A list of predictions (nested lists are flattened), `{"predictions": [...]}`, or one value.
+        stable: A list of predictions (each value in nested lists is one), `{"predictions": [...]}`, or one value.
         candidate: The same.
         rule: When two predictions agree.
     """
-    ours, theirs = tuple(_leaves(stable)), tuple(_leaves(candidate))
+    our_parts, their_parts = tuple(_parts(stable)), tuple(_parts(candidate))
+    ours, theirs = ([part for part in parts if not isinstance(part[1], _Size)] for parts in (our_parts, their_parts))
     if len(ours) != len(theirs):
         return _incomparable(max(len(ours), len(theirs)), f"{len(ours)} predictions against {len(theirs)}")
-    if not ours:
-        return AnswerDifference(agrees=True, difference=0.0, signed=None, rows=0, rows_agreeing=0, note="")
     for (key, _), (other, _) in zip(ours, theirs, strict=True):
         if key != other:
             return _incomparable(len(ours), f"field {_short(key)} against {_short(other)}")
+    for part, counterpart in zip_longest(our_parts, their_parts):
+        if _shape(part) != _shape(counterpart):
+            return _incomparable(max(1, len(ours)), f"{_shape(part)} against {_shape(counterpart)}")
+    if not ours:
+        return AnswerDifference(agrees=True, difference=0.0, signed=None, rows=0, rows_agreeing=0, note="")
     a, b = [value for _, value in ours], [value for _, value in theirs]
     if rule.kind == "numbers":
         return _compare_numbers(a, b, rule)
@@ -113,8 +121,9 @@ def _compare_numbers(ours: Sequence[Any], theirs: Sequence[Any], rule: AnswerRul
             same = _equal(one, other) if x is None or y is None else x == y or (math.isnan(x) and math.isnan(y))
             size = size if same else math.inf
         else:
-            gap = y - x
-            same = abs(gap) <= rule.absolute + rule.relative * abs(x) or _is_rounded(x, y)
+            exact = isinstance(x, int) and isinstance(y, int)
+            gap = _gap(x, y)
+            same = abs(gap) <= rule.absolute + rule.relative * abs(x) or (not exact and _is_rounded(x, y))
             size = max(size, abs(gap))
             gaps.append(gap)
         agree.append(same)
@@ -130,10 +139,20 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _is_rounded(one: float, other: float) -> bool:
-    """Whether one is the float32 that the other rounds to; whole numbers may count things, so they are compared as they are."""
-    if not (math.isfinite(one) and math.isfinite(other)) or one.is_integer() or other.is_integer():
+    """Whether one is the float32 that the other rounds to; two whole numbers may count things, so they are compared as they are."""
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return False
+    if all(float(value).is_integer() and abs(value) < _LARGEST_COUNT for value in (one, other)):
         return False
     return _float32(other) == one or _float32(one) == other
+
+
+def _gap(one: float, other: float) -> float:
+    """Other minus one; between two whole numbers, to the last digit."""
+    try:
+        return float(other - one)
+    except OverflowError:  # whole numbers at both ends of what a float holds
+        return math.inf if other > one else -math.inf
 
 
 def _float32(value: float) -> float:
@@ -144,13 +163,17 @@ def _float32(value: float) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a prediction is, or reads as; null is how writers of strict JSON say NaN. None: it is none."""
+    """The number that a prediction is, or reads as; null is how writers of strict JSON say NaN. None: it is none.
+
+    A whole number stays one, so that all its digits count.
+    """
     if value is None:
         return math.nan
     if not isinstance(value, (Real, str)) or (isinstance(value, str) and "_" in value):  # float() reads 1_000
         return None
     try:
-        return float(value)
+        number = float(value)
+        return value if isinstance(value, int) else number
     except (ValueError, OverflowError):  # a word; a whole number beyond every float
         return None
 
@@ -187,19 +210,47 @@ def _incomparable(rows: int, note: str) -> AnswerDifference:
     return AnswerDifference(agrees=False, difference=math.inf, signed=None, rows=rows, rows_agreeing=0, note=note)
 
 
-def _leaves(answer: Any) -> Iterator[tuple[str, Any]]:
-    """Each single value with the names of the fields it stands in."""
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A list or object within an answer: how much of what follows is in it."""
+
+    kind: Literal["a list", "an object"]
+    length: int
+
+
+_Part = tuple[str, Any]
+"""The names of the fields that something stands in, and a single value or a `_Size`."""
+
+
+def _shape(part: _Part | None) -> str:
+    """A part of an answer without its value, in words."""
+    if part is None:
+        return "no value"
+    name, value = part
+    what = f"{value.kind} of {value.length}" if isinstance(value, _Size) else "a value"
+    return f"{what} in field {_short(name)}" if name else what
+
+
+def _parts(answer: Any) -> Iterator[_Part]:
+    """Each single value and, before what is in it, each list and object; the outermost list only says how many they are."""
     if isinstance(answer, Mapping) and set(answer) == {"predictions"}:
         answer = answer["predictions"]
-    yield from _flat(answer, "")
+    yield from _flat(answer, "", outermost=True)
 
 
-def _flat(answer: Any, field: str) -> Iterator[tuple[str, Any]]:
+def _flat(answer: Any, field: str, *, outermost: bool = False) -> Iterator[_Part]:
     if isinstance(answer, list | tuple):
+        if not (outermost or (len(answer) == 1 and not _is_empty(answer[0]))):
+            yield field, _Size("a list", len(answer))
         for item in answer:
             yield from _flat(item, field)
     elif isinstance(answer, Mapping):
+        yield field, _Size("an object", len(answer))
         for key in sorted(answer, key=str):
             yield from _flat(answer[key], f"{field}.{key}" if field else str(key))
     else:
         yield field, answer
+
+
+def _is_empty(item: Any) -> bool:
+    return isinstance(item, list | tuple | Mapping) and not item

@@ -31,6 +31,15 @@ SAME: dict[str, tuple[Any, Any, tuple[AnswerRule, ...]]] = {
     ),
     "float32 beside float64": ([float(np.float32(0.1))], [0.1], (CLASSES, EXACT, TEXT)),
     "float64 beside float32": ([0.1], [float(np.float32(0.1))], (CLASSES, EXACT, TEXT)),
+    "a float32 that is whole by rounding": (
+        [0.99999999, 12345678.9, 1e-50],
+        [1.0, 12345679.0, 0.0],
+        (CLASSES, EXACT),
+    ),
+    "whole numbers that count nothing any more": ([1.5e20], [float(np.float32(1.5e20))], (CLASSES, EXACT)),
+    "a column beside a flat list": ([[1], [2]], [1, 2], (CLASSES, EXACT)),
+    "one value beside a list of one": ("x", ["x"], (CLASSES, TEXT)),
+    "empty answers": ({"a": [], "b": [{}]}, {"b": [{}], "a": []}, (CLASSES, EXACT)),
     "numbers in text": (["0.10", "1e3"], [0.1, "1000"], (EXACT,)),
     "null for nan": ([None], [NAN], (EXACT,)),
     "nan in text": (["NaN", "-Infinity"], [NAN, -INF], (EXACT,)),
@@ -62,6 +71,8 @@ OTHER: dict[str, tuple[Any, Any, AnswerRule]] = {
     "a last digit of float64": ([0.1], [math.nextafter(0.1, 1)], EXACT),
     "whole numbers beyond float32": ([16777216.0], [16777217.0], CLASSES),
     "whole numbers beyond every float": ([10**400], [10**400 + 1], EXACT),
+    "whole numbers beyond float64": ([2**53], [2**53 + 1], EXACT),
+    "whole numbers at both ends of float64": ([10**308], [-(10**308)], EXACT),
     "an underscore is no digit": (["1_000"], [1000], EXACT),
     "another label beside the same score": ([{"label": "yes", "score": 0.7}], [{"label": "no", "score": 0.7}], NUMBERS),
 }
@@ -74,6 +85,30 @@ def test_another_value_differs_and_is_named(name: str) -> None:
     assert not found.agrees
     assert found.difference > 0
     assert found.note
+
+
+@pytest.mark.parametrize("rule", [CLASSES, NUMBERS, TEXT])
+@pytest.mark.parametrize(
+    ("stable", "candidate", "note"),
+    [
+        ([[5], []], [[], [5]], "a value against a list of 0"),
+        ([[1, 2], [3]], [[1], [2, 3]], "a list of 2 against a value"),
+        ([[1, 2, 3]], [1, 2, 3], "a list of 3 against a value"),
+        ({"a": []}, {"b": []}, "a list of 0 in field 'a' against a list of 0 in field 'b'"),
+        ({"a": [], "x": 1}, {"x": 1}, "an object of 2 against an object of 1"),
+        ([{"a": 1}, {"b": 2}], [{"a": 1, "b": 2}], "an object of 1 against an object of 2"),
+        ([{}], [], "an object of 0 against no value"),
+        ([[]], [], "a list of 0 against no value"),
+        ([1, 2, 3], [[1, 2]], "3 predictions against 2"),
+    ],
+)
+def test_answers_of_another_shape_differ_although_their_values_are_the_same(
+    stable: Any, candidate: Any, note: str, rule: AnswerRule
+) -> None:
+    found = compare_answers(stable, candidate, rule)
+    assert (found.agrees, found.difference, found.rows_agreeing, found.note) == (False, INF, 0, note)
+    assert found.rows > 0
+    assert not compare_answers(candidate, stable, rule).agrees
 
 
 def test_one_value_that_is_not_finite_leaves_the_tolerance_of_the_others() -> None:
@@ -118,5 +153,5 @@ def test_any_two_answers_can_be_compared(stable: Any, candidate: Any, rule: Answ
 def test_a_float32_model_agrees_with_itself_in_float64(values: list[float]) -> None:
     exact = [value * (1 + 1e-9) if math.isfinite(value) else value for value in values]
     narrow = [float(np.float32(value)) for value in exact]
-    both = [(x, y) for x, y in zip(exact, narrow, strict=True) if not float(y).is_integer() or x == y]
+    both = [(x, y) for x, y in zip(exact, narrow, strict=True) if not x.is_integer() or x == y or abs(x) >= 2**53]
     assert compare_answers([x for x, _ in both], [y for _, y in both], EXACT).agrees
