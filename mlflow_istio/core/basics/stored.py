@@ -84,6 +84,16 @@ def form(
     return register
 
 
+def shaped(kind: Any) -> Read:
+    """A reader, for ``stored``, of JSON that stays as it is: it must only fit this type, else it is refused by its path."""
+
+    def read(data: Any, context: Mapping[str, Any]) -> Any:
+        _codec(kind)[1](data, context)
+        return data
+
+    return read
+
+
 def to_json(value: Any) -> dict[str, Any]:
     """A value's JSON; ``from_json`` reads it back."""
     return cast("dict[str, Any]", _written(value))

@@ -246,10 +246,11 @@ def has_endpoint(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
     if name_of(virtual_service) == endpoint:
         return True
     try:
-        adopted = json.loads(state).get("adopted") or {}
-    except (ValueError, AttributeError):
+        adopted = json.loads(state).get("adopted")
+        where = None if adopted is None else adopted["virtualService"]
+    except (ValueError, AttributeError, LookupError, TypeError):
         return True  # damaged: whoever reads it is told
-    return bool(adopted.get("virtualService") == name_of(virtual_service))
+    return where == name_of(virtual_service) or not (where is None or isinstance(where, str))
 
 
 def endpoint_from(virtual_service: Mapping[str, Any], name: str, traffic: Traffic) -> Endpoint:

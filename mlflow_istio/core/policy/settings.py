@@ -13,9 +13,15 @@ from typing import Any
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.basics.stored import form, stored
+from mlflow_istio.core.basics.stored import form, shaped, stored
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
+from mlflow_istio.core.policy.shapes import HEADERS, HEADERS_BY_DEPLOYMENT, MATCH
 from mlflow_istio.errors import InvalidInput
+
+
+def read_rules(data: Any, context: Mapping[str, Any]) -> tuple[Object, ...]:
+    """The rules of a stored match, as they are."""
+    return tuple(shaped(MATCH)(data, context))
 
 
 @form(sparse=True, closed=True)
@@ -37,7 +43,7 @@ class RoutePolicy:
 
     timeout: str | None = None
     retries: Object | None = None
-    headers: Object | None = None
+    headers: Object | None = field(default=None, metadata=stored(read=shaped(HEADERS)))
     rewrite: Object | None = None
     redirect: Object | None = None
     maintenance: Object | None = None
@@ -103,7 +109,7 @@ class Fault:
     delay: str | None = None
     abort: int | None = None
     percentage: float = field(default=100.0, metadata=stored(needed=True))
-    match: tuple[Object, ...] = ()
+    match: tuple[Object, ...] = field(default=(), metadata=stored(read=read_rules))
     until: datetime
 
     def __post_init__(self) -> None:
@@ -140,7 +146,7 @@ class CustomRoute:
 
     name: str
     deployment: str
-    match: tuple[Object, ...]
+    match: tuple[Object, ...] = field(metadata=stored(read=read_rules))
     policy: RoutePolicy = field(default_factory=RoutePolicy)
 
 
@@ -174,7 +180,7 @@ class Policy:
     """
 
     route: RoutePolicy = field(default_factory=RoutePolicy)
-    headers: Mapping[str, Object] = field(default_factory=dict)
+    headers: Mapping[str, Object] = field(default_factory=dict, metadata=stored(read=shaped(HEADERS_BY_DEPLOYMENT)))
     destination: DestinationPolicy = field(default_factory=DestinationPolicy)
     subsets: Mapping[str, DestinationPolicy] = field(default_factory=dict)
     rules: tuple[CustomRoute, ...] = ()

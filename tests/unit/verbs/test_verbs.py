@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ from click.testing import CliRunner
 
 from mlflow_istio.cli import main
 from mlflow_istio.cli.options import report
+from mlflow_istio.core.basics.objects import annotations_of, with_annotations
 from mlflow_istio.errors import InvalidInput, NotFound
 from mlflow_istio.releases.context import edit_endpoint
 from mlflow_istio.verbs import Result, Verbs
-from tests.support.in_memory import World, a_world, with_canary
+from tests.support.in_memory import World, a_world, with_canary, with_shop
 from tests.support.in_memory_verbs import InMemoryVerbs
 
 
@@ -66,6 +68,25 @@ def test_a_history_is_shown_where_the_object_is_damaged_with_a_warning() -> None
     world.cluster.edit("VirtualService", "churn", damage)
     assert len(verbs_in(world, warnings).history("churn")) == 4
     assert "is not JSON" in warnings[0]
+
+
+@pytest.mark.parametrize("adopted", [1.5, [1], "shop", {}, {"virtualService": 5}])
+def test_one_adopted_endpoint_that_is_damaged_keeps_no_other_from_being_seen(adopted: Any) -> None:
+    world = with_shop(deployed=())
+    world.deploy("forest-v1", endpoint="forest")
+
+    def damage(found: Any) -> Any:
+        state = json.loads(annotations_of(found)["mlflow-istio.org/state.churn"])
+        return with_annotations(found, {"mlflow-istio.org/state.churn": json.dumps({**state, "adopted": adopted})})
+
+    world.cluster.edit("VirtualService", "shop", damage)
+    verbs = verbs_in(world)
+    views = {view["name"]: view for view in verbs.endpoints()}
+    assert "the annotations of endpoint 'churn' are damaged" in views["churn"]["problem"]
+    assert views["forest"]["stable"] == "forest-v1"
+    assert {finding["endpoint"] for finding in verbs.doctor()["findings"]} == {"churn"}
+    (line,) = verbs.sweep({})
+    assert (line["endpoint"], line["what"]) == ("churn", "left as it is")
 
 
 @dataclass

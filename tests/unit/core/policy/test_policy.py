@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -344,6 +345,38 @@ def test_a_damaged_policy_is_named() -> None:
     damaged = with_annotations(a_virtual_service(), {policy_key("churn"): '{"policy": 5}'})
     with pytest.raises(InvalidInput, match=r"annotation mlflow-istio.org/policy.churn is damaged"):
         read_endpoint(damaged, "churn")
+
+
+UNTIL = "2026-01-01T00:00:00+00:00"
+HELD_BACK = {"delay": "2s", "percentage": 100.0, "until": UNTIL}
+STORED_DAMAGE: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"headers": {"v2": {"response": []}}}, r"policy\.headers\.v2\.response: must be an object, not \[\]"),
+    ({"headers": {"v2": {"response": {"set": 0}}}}, r"policy\.headers\.v2\.response\.set: must be an object, not 0"),
+    ({"headers": {"v2": {"response": {"remove": "a"}}}}, r"policy\.headers\.v2\.response\.remove: must be a list"),
+    ({"headers": {"v2": {"answer": {}}}}, r"policy\.headers\.v2: unknown fields: answer"),
+    (
+        {"route": {"headers": {"response": float("nan")}}},
+        r"policy\.route\.headers\.response: must be an object, not nan",
+    ),
+    ({"route": {"headers": {"request": {"add": {"x-a": 1}}}}}, r"route\.headers\.request\.add\.x-a: must be a text"),
+    (
+        {"fault": {**HELD_BACK, "match": [{"headers": -1}]}},
+        r"policy\.fault\.match\[0\]\.headers: must be an object, not -1",
+    ),
+    ({"fault": {**HELD_BACK, "match": {"uri": {}}}}, r"policy\.fault\.match: must be a list"),
+    (
+        {"rules": [{"name": "a", "deployment": "v2", "match": [{"uri": "/a"}], "policy": {}}]},
+        r"policy\.rules\[0\]\.match\[0\]\.uri: must be an object, not '/a'",
+    ),
+)
+
+
+@pytest.mark.parametrize(("policy", "words"), STORED_DAMAGE, ids=[str(policy)[:60] for policy, _ in STORED_DAMAGE])
+def test_damage_inside_of_a_policy_is_named_by_its_path(policy: dict[str, Any], words: str) -> None:
+    damaged = with_annotations(a_virtual_service(), {policy_key("churn"): json.dumps({"policy": policy})})
+    with pytest.raises(InvalidInput, match=words) as caught:
+        read_endpoint(damaged, "churn")
+    assert "\n" not in caught.value.message
 
 
 def test_a_policy_that_is_too_large_for_an_object_is_refused() -> None:
