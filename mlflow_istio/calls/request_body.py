@@ -59,7 +59,14 @@ def body_of(payload: Any) -> RequestBody:
     if isinstance(payload, RequestBody):
         return payload
     try:
-        return RequestBody(content=json.dumps(_document(payload)).encode("ascii"))
+        document = _document(payload)
+        try:
+            return RequestBody(content=json.dumps(document).encode("ascii"))
+        except ValueError as exc:
+            raise InvalidInput(
+                f"the input holds a whole number of more than {sys.get_int_max_str_digits()} digits, which Python does not write "
+                "out: send it as text or as a float"
+            ) from exc
     except RecursionError as exc:
         raise InvalidInput("the input is nested too deep, or holds itself: send less of it") from exc
 

@@ -14,6 +14,8 @@ import click
 
 from mlflow_istio.client.display import view_of
 from mlflow_istio.client.errors import mlflow_errors
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.errors import InvalidInput
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -81,6 +83,9 @@ def arguments_of(verb: Callable[..., Any], given: Mapping[str, Any], options: Ma
         verb: The verb.
         given: The method's own arguments by name.
         options: Options that it was given beside them.
+
+    Raises:
+        InvalidInput: The verb takes no options, and one was given.
     """
     takes = inspect.signature(verb).parameters
     named = {("name" if name == "endpoint" and name not in takes else name): value for name, value in given.items()}
@@ -88,4 +93,9 @@ def arguments_of(verb: Callable[..., Any], given: Mapping[str, Any], options: Ma
     further = {name: value for name, value in named.items() if name not in takes and value not in (None, "")}
     if "config" in takes:
         return {"config": {**further, **options}, **arguments}
-    return {**arguments, **further, **options}
+    beside = {**further, **options}
+    unknown = [name for name in beside if name not in takes]
+    if unknown:
+        free = [name for name in takes if name not in arguments and name != "self"]
+        raise InvalidInput(f"unknown option '{unknown[0]}': {nearest(unknown[0], free)}")
+    return {**arguments, **beside}

@@ -167,6 +167,13 @@ def test_a_dry_run_prints_and_returns_the_difference(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "+ a line\ndry run: nothing was changed\n"
 
 
+def test_an_option_of_a_verb_that_has_none_is_refused_with_the_nearest_name() -> None:
+    recorder = Recorder(None)
+    with pytest.raises(IstioDeploymentError, match="^unknown option 'quary': did you mean 'query'\\? known: .*path"):
+        client_on(recorder).explain_route("churn", quary={"a": "1"})
+    assert recorder.asked == []
+
+
 def test_a_wrong_call_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="endpoint"):
         client_on(Recorder(None)).promote()  # type: ignore[call-arg]
