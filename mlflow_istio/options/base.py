@@ -270,13 +270,20 @@ class DeleteEndpointOptions(DeleteOptions):
 Parsed = TypeVar("Parsed", bound=ConnectionOptions)
 
 
-def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str) -> Parsed:
+_OF_THIS_PLACE = ("tracking_uri", "registry_uri", "gateway_url", "dry_run")
+"""Options that say how things are reached from here, or that nothing is to be changed from here: no part of what is done."""
+
+
+def parse_options(
+    model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str, environment: bool = True
+) -> Parsed:
     """Read options, or say in one line what is wrong with the first that is.
 
     Args:
         model: Which verb's options.
         config: Names and values as MLflow hands them over; values are text or Python values.
         cluster: Kind of the target; options that have no effect there are refused.
+        environment: Whether the environment's defaults count for more than how things are reached from here.
 
     Raises:
         InvalidInput: Names the option and what to do.
@@ -292,6 +299,13 @@ def parse_options(model: type[Parsed], config: Mapping[str, Any] | None, *, clus
             raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
         # An environment set up for a cluster must not reach the local mesh.
         given |= {name: model.model_fields[name].default for name in only_there}
+    if not environment:
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in model.model_fields.items()
+            if name not in _OF_THIS_PLACE and not field.is_required()
+        }
+        given = {**defaults, **given}
     try:
         return model(**given)
     except ValidationError as exc:

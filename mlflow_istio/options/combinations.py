@@ -1,4 +1,8 @@
-"""Which options mean nothing beside which others: a table for each verb, read from the top, and what is said of the first."""
+"""Which options mean nothing beside which others: a table for each verb, read from the top, and what is said of the first.
+
+What a call says is refused. What only the environment says is a default for whichever verb it may concern: where it means nothing,
+it is as if it had not been said, and no abort is refused for it.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +38,12 @@ _ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "
 _MOVES = ("action", "strategy", "candidate", *_ASKS, "supersede", "force", "release_id", "keep_old", "to", "redeploy")
 
 _UPDATE_ENDPOINT: tuple[Idle[UpdateEndpointOptions], ...] = (
-    Idle(("redeploy",), lambda update: update.to is None, "has no effect without 'to': leave it out"),
     Idle(
         ("to",),
         lambda update: update.action != "rollback",
         "goes with action=rollback only: it names the change to go back to",
     ),
+    Idle(("redeploy",), lambda update: update.to is None, "has no effect without 'to': leave it out"),
     Idle(
         (*_ASKS, "strategy", "candidate", "release_id"),
         lambda update: update.to is not None,
@@ -135,16 +139,21 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 """The changes that ``update-endpoint`` makes, with the options that each takes; one call makes one of them."""
 
 
-def check_update_endpoint(options: UpdateEndpointOptions) -> None:
-    """Refuse options of ``update-endpoint`` that mean nothing together.
+def check_update_endpoint(options: UpdateEndpointOptions, given: Collection[str]) -> UpdateEndpointOptions:
+    """The options of ``update-endpoint`` that mean something together.
+
+    Args:
+        options: All of them.
+        given: Names of the options of the call.
 
     Raises:
-        InvalidInput: Names the first.
+        InvalidInput: The call says one that means nothing; names the first.
     """
-    _refuse(options, _UPDATE_ENDPOINT)
+    options = _heeded(options, _UPDATE_ENDPOINT, given)
     candidates = options.candidate or ()
     if options.action == "promote" and len(candidates) > 1:
         raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
+    return options
 
 
 def check_create(options: CreateOptions) -> None:
@@ -153,31 +162,40 @@ def check_create(options: CreateOptions) -> None:
     Raises:
         InvalidInput: Names the first.
     """
-    _refuse(options, _CREATE)
+    _heeded(options, _CREATE, CreateOptions.model_fields)
     if (options.virtual_service is None) != (options.route is None):
         missing = "route" if options.route is None else "virtual_service"
         raise InvalidInput(f"to take over a route give both 'virtual_service' and 'route': '{missing}' is missing")
 
 
-def check_route(options: RouteOptions) -> None:
-    """Refuse options of ``route`` that mean nothing together.
+def check_route(options: RouteOptions, given: Collection[str]) -> RouteOptions:
+    """The options of ``route`` that mean something together.
+
+    Args:
+        options: All of them.
+        given: Names of the options of the call.
 
     Raises:
-        InvalidInput: Names the first, or what is missing.
+        InvalidInput: The call says one that means nothing, or something is missing; names it.
     """
-    _refuse(options, _ROUTE)
+    options = _heeded(options, _ROUTE, given)
     if options.remove is None and (options.to is None or not options.match):
         missing = "to" if options.to is None else "match"
         raise InvalidInput(f"a route of its own needs 'to' (a deployment) and 'match': '{missing}' is missing")
+    return options
 
 
-def check_fault(options: FaultOptions) -> None:
-    """Refuse options of ``fault`` that mean nothing together.
+def check_fault(options: FaultOptions, given: Collection[str]) -> FaultOptions:
+    """The options of ``fault`` that mean something together.
+
+    Args:
+        options: All of them.
+        given: Names of the options of the call.
 
     Raises:
-        InvalidInput: Names the first.
+        InvalidInput: The call says one that means nothing; names the first.
     """
-    _refuse(options, _FAULT)
+    return _heeded(options, _FAULT, given)
 
 
 def check_compare(options: CompareOptions) -> None:
@@ -186,7 +204,7 @@ def check_compare(options: CompareOptions) -> None:
     Raises:
         InvalidInput: Names the first.
     """
-    _refuse(options, _COMPARE)
+    _heeded(options, _COMPARE, CompareOptions.model_fields)
 
 
 def kind_of_update(given: Collection[str]) -> str:
@@ -213,14 +231,31 @@ def options_of_kind(kind: str) -> tuple[str, ...]:
     return _KINDS[kind]
 
 
-def _refuse(options: Model, table: Sequence[Idle[Model]]) -> None:
+def without_defaults_of_other_kinds(
+    options: UpdateEndpointOptions, kind: str, given: Collection[str]
+) -> UpdateEndpointOptions:
+    """The options without what only the environment says of changes of other kinds than the one that is asked for."""
+    others = [name for other, names in _KINDS.items() if other != kind for name in names]
+    return without(options, [name for name in others if name not in given])
+
+
+def without(options: Model, names: Collection[str]) -> Model:
+    """The options as if some had not been said."""
+    return options.model_copy(update={name: _usual(options, name) for name in names})
+
+
+def _heeded(options: Model, table: Sequence[Idle[Model]], given: Collection[str]) -> Model:
     for row in table:
         for name in row.options:
-            if row.when(options) and _is_given(options, name):
+            if not row.when(options) or getattr(options, name) == _usual(options, name):
+                continue
+            if name in given:
                 raise InvalidInput(f"option '{name}' {row.words.format_map(dict(options))}")
+            options = without(options, [name])
+    return options
 
 
-def _is_given(options: ConnectionOptions, name: str) -> bool:
-    """Whether an option is set at all, in the call or in the environment."""
+def _usual(options: ConnectionOptions, name: str) -> object:
+    """What an option is that nobody says."""
     usual: object = type(options).model_fields[name].get_default(call_default_factory=True)
-    return bool(getattr(options, name) != usual)
+    return usual

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import ConnectionOptions, DryRunOptions, ReadOptions, parse_options
+from mlflow_istio.options.base import ConnectionOptions, DryRunOptions, Parsed, ReadOptions, parse_options
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, DryRuns
@@ -63,6 +63,10 @@ class Base:
         self._tell = tell
         self._warn = warn
         self._places: dict[tuple[str | None, ...], Connection] = {}
+
+    def _options(self, model: type[Parsed], config: Config | None) -> Parsed:
+        """The options of a verb that can be planned: what applies a plan reads them without the environment."""
+        return parse_options(model, config, cluster=self.target.kind)
 
     def _read(self) -> Connection:
         return self._place(parse_options(ReadOptions, {}, cluster=self.target.kind))

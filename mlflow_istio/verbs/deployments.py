@@ -53,7 +53,7 @@ class DeploymentVerbs(Base):
         self, name: str, model_uri: str, flavor: str | None, endpoint: str | None, config: Config | None
     ) -> Result:
         """Deploy a version; see ``releases.deployments.deploy``."""
-        options = parse_options(CreateOptions, config, cluster=self.target.kind)
+        options = self._options(CreateOptions, config)
         place = self._place(options)
         strategy = options.strategy
         if strategy is None and options.traffic_request.said:
@@ -101,7 +101,7 @@ class DeploymentVerbs(Base):
 
     def delete(self, name: str, endpoint: str | None, config: Config | None) -> Result:
         """Take a deployment away; see ``releases.removal.delete``."""
-        options = parse_options(DeleteOptions, config, cluster=self.target.kind)
+        options = self._options(DeleteOptions, config)
         session = self._session(options)
         if endpoint is not None and session.context.cluster.get("Deployment", name) is not None:
             views.deployment_view(session.context.cluster, name, endpoint)
@@ -110,7 +110,7 @@ class DeploymentVerbs(Base):
 
     def adopt(self, name: str, config: Config | None = None) -> Result:
         """Make one route of a VirtualService an endpoint; see ``releases.adoption.adopt``."""
-        options = parse_options(AdoptOptions, config, cluster=self.target.kind)
+        options = self._options(AdoptOptions, config)
         session = self._session(options)
         outcome = adoption.adopt(
             session.context,

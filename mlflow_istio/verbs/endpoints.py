@@ -10,7 +10,7 @@ from mlflow_istio.core.endpoint.release_state import describe_release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
-from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions
 from mlflow_istio.options.combinations import check_update_endpoint
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
@@ -28,11 +28,11 @@ class EndpointVerbs(PolicyVerbs):
 
     def update_endpoint(self, name: str, config: Config | None) -> Result:
         """Move traffic or a release; see ``releases.traffic``."""
-        options = parse_options(UpdateEndpointOptions, config, cluster=self.target.kind)
+        options = self._options(UpdateEndpointOptions, config)
         settings = self._settings_of(name, options, config or {})
         if settings is not None:
             return settings
-        check_update_endpoint(options)
+        options = check_update_endpoint(options, config or {})
         session = self._session(options)
         if options.to is not None:
             outcome = self._rollback_to(session.context, name, options)
@@ -44,9 +44,7 @@ class EndpointVerbs(PolicyVerbs):
 
     def _rollback_to(self, context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
         assert options.to is not None
-        create = parse_options(
-            CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy}, cluster=self.target.kind
-        )
+        create = self._options(CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy})
         place = self._place(options)
 
         def as_request(deployment: str, model_uri: str) -> DeployRequest:
@@ -66,7 +64,7 @@ class EndpointVerbs(PolicyVerbs):
 
     def delete_endpoint(self, name: str, config: Config | None = None) -> Result:
         """Take an endpoint away; see ``releases.removal.delete_endpoint``."""
-        options = parse_options(DeleteEndpointOptions, config, cluster=self.target.kind)
+        options = self._options(DeleteEndpointOptions, config)
         session = self._session(options)
         gone = removal.delete_endpoint(
             session.context, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout

@@ -19,16 +19,26 @@ from mlflow_istio.options.base import (
     CreateOptions,
     DeleteEndpointOptions,
     DeleteOptions,
+    Parsed,
     UpdateEndpointOptions,
     cluster_only,
     parse_options,
 )
+from mlflow_istio.options.combinations import (
+    check_fault,
+    check_route,
+    check_update_endpoint,
+    without,
+    without_defaults_of_other_kinds,
+)
 from mlflow_istio.options.routes import FaultOptions, PolicyOptions, RouteOptions
+from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import existing_endpoint
 from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.base import Base, Config, Result, Session
 from mlflow_istio.verbs.deployments import DeploymentVerbs
 from mlflow_istio.verbs.endpoints import EndpointVerbs
+from mlflow_istio.verbs.policy import change_of
 from mlflow_istio.wiring.connection import Connection
 
 PlannedVerb = Literal["update-endpoint", "create", "adopt", "policy", "route", "fault", "delete", "delete-endpoint"]
@@ -115,8 +125,8 @@ class PlanVerbs(Base):
         _check_deployment(planned, name, model_uri, flavor)
         planner = _Planner(self.target_uri, tell=self._tell, warn=self._warn)
         planner.endpoint, planner.places = endpoint, self
-        options = parse_options(_VERBS[planned].options, config, cluster=self.target.kind)
-        said = _all_options(options, self.target.kind, config)
+        planned, options, config = self._heeded(planned, config or {})
+        said = self._all_options(options, config)
         deployment: dict[str, str | None] | None = None
         if model_uri is not None:
             model = self._session(options).context.registry.resolve(parse_model_uri(model_uri))
@@ -137,6 +147,33 @@ class PlanVerbs(Base):
             hash=digest(planner.guard.states[0]),
             difference=result.difference or "",
         ).model_dump()
+
+    def _heeded(self, verb: PlannedVerb, config: Config) -> tuple[PlannedVerb, ChangeOptions, Config]:
+        """The verb that does it, its options without those of the environment that it passes over, and those of the call."""
+        options = self._options(_VERBS[verb].options, config)
+        if isinstance(options, UpdateEndpointOptions):
+            kind, config = change_of(options, config)
+            if kind != "traffic":
+                return self._heeded(kind, config)
+            options = without_defaults_of_other_kinds(options, kind, config)
+            options = check_update_endpoint(options, config)
+        elif isinstance(options, RouteOptions):
+            options = check_route(options, config)
+        elif isinstance(options, FaultOptions):
+            options = check_fault(options, config)
+        elif isinstance(options, PolicyOptions):
+            options = without(options, [name for name in SETTINGS if name not in config])
+        return verb, options, config
+
+    def _all_options(self, options: ChangeOptions, config: Config) -> dict[str, Any]:
+        """Every option that is said, those included that a deployment comes back with."""
+        said = _all_options(options, self.target.kind, config)
+        if isinstance(options, UpdateEndpointOptions) and options.to is not None:
+            create = self._options(CreateOptions, options.redeploy)
+            redeploy = _all_options(create, self.target.kind, options.redeploy)
+            if redeploy:
+                said["redeploy"] = redeploy
+        return said
 
     def apply_plan(self, document: Mapping[str, Any]) -> Result:
         """Carry out a plan, on exactly the endpoint it was made for; given again, it finishes what is left.
@@ -186,6 +223,10 @@ class _Carrier(_Worker):
     """Verbs that write only on the endpoint that was planned on."""
 
     plan_to_apply: Plan
+
+    def _options(self, model: type[Parsed], config: Config | None) -> Parsed:
+        # The plan holds what the environment said when it was made; another one must not change what it does.
+        return parse_options(model, config, cluster=self.target.kind, environment=False)
 
     def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
         session, plan = super()._session(options, templates=templates, recorded=recorded), self.plan_to_apply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.basics.stored import to_json
@@ -29,7 +29,7 @@ class PolicyVerbs(Base):
 
     def policy(self, name: str, config: Config | None) -> Result:
         """Make, change or take away settings; see ``releases.policy.set_policy``."""
-        options = parse_options(PolicyOptions, config, cluster=self.target.kind)
+        options = self._options(PolicyOptions, config)
         traffic_request = options.settings(set(config or {}), options.route)
         if traffic_request is None:
             raise InvalidInput(f"nothing to set: give one of {', '.join(SETTINGS)}")
@@ -43,8 +43,8 @@ class PolicyVerbs(Base):
 
     def route(self, name: str, config: Config | None) -> Result:
         """Make or take away a route of its own; see ``releases.policy.set_rule``."""
-        options = parse_options(RouteOptions, config, cluster=self.target.kind)
-        check_route(options)
+        options = self._options(RouteOptions, config)
+        options = check_route(options, config or {})
         reason, timeout = options.reason, options.confirm_timeout
         if options.remove is not None:
             gone = options.remove
@@ -60,8 +60,8 @@ class PolicyVerbs(Base):
 
     def fault(self, name: str, config: Config | None) -> Result:
         """Put a fault into live traffic for a time, or end it; see ``releases.policy.start_fault``."""
-        options = parse_options(FaultOptions, config, cluster=self.target.kind)
-        check_fault(options)
+        options = self._options(FaultOptions, config)
+        options = check_fault(options, config or {})
         reason, timeout = options.reason, options.confirm_timeout
         if options.end:
             return self._with(
@@ -92,16 +92,11 @@ class PolicyVerbs(Base):
         Raises:
             InvalidInput: It is said together with something of another kind.
         """
-        kind = kind_of_update(config)
+        kind, given = change_of(options, config)
         if kind == "traffic":
             return None
-        shared = {key: config[key] for key in _SHARED if key in config}
-        if kind == "policy":
-            given = {key: config[key] for key in options_of_kind(kind) if key in config}
-            return self.policy(name, {**shared, **given})
-        if kind == "route":
-            return self.route(name, {**shared, **_given_route(options)})
-        return self.fault(name, {**shared, **_given_fault(options, config)})
+        verb: Callable[[str, Config | None], Result] = getattr(self, kind)
+        return verb(name, given)
 
     def _with(self, options: ChangeOptions, name: str, work: Callable[[Context], Outcome]) -> Result:
         session = self._session(options)
@@ -144,6 +139,25 @@ class PolicyVerbs(Base):
             timeout=options.confirm_timeout,
         )
         return to_json(report)
+
+
+def change_of(
+    options: UpdateEndpointOptions, config: Config
+) -> tuple[Literal["traffic", "policy", "route", "fault"], Config]:
+    """The change that ``update-endpoint`` is asked for, and the options of the verb that makes it.
+
+    Raises:
+        InvalidInput: It is asked for two of them.
+    """
+    kind = kind_of_update(config)
+    shared = {key: config[key] for key in _SHARED if key in config}
+    if kind == "policy":
+        return "policy", {**shared, **{key: config[key] for key in options_of_kind(kind) if key in config}}
+    if kind == "route":
+        return "route", {**shared, **_given_route(options)}
+    if kind == "fault":
+        return "fault", {**shared, **_given_fault(options, config)}
+    return "traffic", config
 
 
 def _given_route(options: UpdateEndpointOptions) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,11 @@ HEEDS: Mapping[str, frozenset[str]] = {
 
 
 def update(**given: Any) -> None:
-    check_update_endpoint(parse_options(UpdateEndpointOptions, given, cluster="istio"))
+    heeded(**given)
+
+
+def heeded(**given: Any) -> UpdateEndpointOptions:
+    return check_update_endpoint(parse_options(UpdateEndpointOptions, given, cluster="istio"), given)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -76,10 +81,38 @@ def test_only_one_can_be_promoted() -> None:
         update(action="promote", candidate="a,b")
 
 
-def test_what_the_environment_says_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_ISTIO_WEIGHT", "10")
-    with pytest.raises(InvalidInput, match="option 'weight' has no effect with action=abort: give one or the other"):
-        update(action="abort")
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("option", SAMPLES)
+def test_an_action_passes_over_what_only_the_environment_says(
+    action: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who has to abort can leave out what a profile has set."""
+    sample = SAMPLES[option]
+    monkeypatch.setenv(f"MLFLOW_ISTIO_{option.upper()}", sample if isinstance(sample, str) else json.dumps(sample))
+    options = heeded(action=action)
+    usual = UpdateEndpointOptions.model_fields[option].get_default(call_default_factory=True)
+    assert (getattr(options, option) == usual) is (option not in HEEDS[action])
+    assert options.action == action
+
+
+def test_a_weight_passes_over_how_long_a_promotion_keeps_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ISTIO_KEEP_OLD", "1h")
+    monkeypatch.setenv("MLFLOW_ISTIO_TO", "3")
+    options = heeded(weight=30)
+    assert (options.weight, options.keep_old, options.to) == (30, None, None)
+
+
+def test_what_the_call_says_is_refused_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ISTIO_TO", "3")
+    with pytest.raises(InvalidInput, match="option 'redeploy' has no effect without 'to'"):
+        update(action="promote", redeploy={"replicas": 1})
+
+
+def test_a_fault_ends_and_a_route_goes_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ISTIO_ABORT", "503")
+    monkeypatch.setenv("MLFLOW_ISTIO_NAME", "staff")
+    assert check_fault(parse_options(FaultOptions, {"end": True}, cluster="istio"), {"end"}).abort is None
+    assert check_route(parse_options(RouteOptions, {"remove": "a"}, cluster="istio"), {"remove"}).name is None
 
 
 @pytest.mark.parametrize(
@@ -101,14 +134,14 @@ def test_where_a_new_endpoint_stands_is_said_once(given: Mapping[str, Any], word
 def test_a_route_that_is_taken_away_has_a_name_only(given: Mapping[str, Any]) -> None:
     (option,) = given
     with pytest.raises(InvalidInput, match=f"option '{option}' has no effect with 'remove': leave it out"):
-        check_route(parse_options(RouteOptions, {"remove": "staff", **given}, cluster="istio"))
+        check_route(parse_options(RouteOptions, {"remove": "staff", **given}, cluster="istio"), {"remove", *given})
 
 
 @pytest.mark.parametrize("given", [{"delay": "2s"}, {"abort": 503}, {"match": {"uri": {"prefix": "/"}}}])
 def test_a_fault_that_ends_is_not_described(given: Mapping[str, Any]) -> None:
     (option,) = given
     with pytest.raises(InvalidInput, match=f"option '{option}' has no effect with 'end': leave it out"):
-        check_fault(parse_options(FaultOptions, {"end": True, **given}, cluster="istio"))
+        check_fault(parse_options(FaultOptions, {"end": True, **given}, cluster="istio"), {"end", *given})
 
 
 @pytest.mark.parametrize(
