@@ -12,13 +12,19 @@ from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, check_release_id
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import MAX_REASON, CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
 
 Options = Mapping[str, Any]
 
+_CUT = "..."
+"""End of a text that was cut."""
+
 
 def given(**named: Any) -> dict[str, Any]:
-    """The parameters that were given: neither an empty text nor -1."""
+    """The parameters that were given: neither an empty text nor -1; of a reason, as much as a change may have."""
+    reason = named.get("reason")
+    if isinstance(reason, str) and len(reason) > MAX_REASON:  # a message of KFP's or of another step has any length
+        named["reason"] = reason[: MAX_REASON - len(_CUT)] + _CUT
     return {name: value for name, value in named.items() if value not in ("", -1, None)}
 
 

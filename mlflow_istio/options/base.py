@@ -81,10 +81,14 @@ class DryRunOptions(ConnectionOptions):
     dry_run: bool = Field(default=False, description="print the difference it would make, and change nothing")
 
 
+MAX_REASON = 1000
+"""Characters of a reason."""
+
+
 class ChangeOptions(DryRunOptions):
     """Options of verbs whose change has an entry in the ledger."""
 
-    reason: str = Field(default="", max_length=1000, description="why, for the ledger")
+    reason: str = Field(default="", max_length=MAX_REASON, description="why, for the ledger")
 
 
 class _TrafficOptions(ChangeOptions, Confirmed):

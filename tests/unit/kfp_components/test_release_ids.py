@@ -232,6 +232,24 @@ def test_a_rollback_that_is_tried_again_has_nothing_to_do(stage: Stage) -> None:
     assert objects(stage) == before
 
 
+def test_a_reason_of_any_length_rolls_back(stage: Stage) -> None:
+    """KFP's messages have any length, an option of ours has not."""
+    opened(stage)
+    ended = steps.end_pipeline(TARGET, "churn", "job-1", state="FAILED", message="x" * 2000, undo_promotion=False)
+    assert ended == "rolled-back"
+    reason = steps.read_ledger(TARGET, "churn", "job-1")[-1]["reason"]
+    assert (len(reason), reason[-4:]) == (1000, "x...")
+    assert reason.startswith("the pipeline ended as FAILED: x")
+
+
+@pytest.mark.parametrize(("length", "ending"), [(1000, "yyyy"), (1001, "y...")])
+def test_only_a_reason_that_is_too_long_is_cut(stage: Stage, length: int, ending: str) -> None:
+    opened(stage)
+    steps.roll_back(TARGET, "churn", "job-1", "y" * length)
+    reason = steps.read_ledger(TARGET, "churn", "job-1")[-1]["reason"]
+    assert (len(reason), reason[-4:]) == (1000, ending)
+
+
 def test_an_older_promotion_can_not_be_undone_by_a_step(stage: Stage) -> None:
     opened(stage)
     promote()
