@@ -125,11 +125,13 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
         return "not opened"
     if (view["release"] or {}).get("id") != release_id:
         outcome = ended_as(view, release_id) or _recorded_end(verbs, endpoint, view, release_id) or "not opened"
-        if outcome != "promoted" or not undo_promotion:
+        # An earlier try may have died after its edit, before it was proved and recorded.
+        unproved = outcome == "rolled-back" and _is_newest(view, release_id)
+        if not unproved and (outcome != "promoted" or not undo_promotion):
             say(f"release '{release_id}' of '{endpoint}' is {outcome}: nothing to roll back")
             return outcome
-        newest = (view["release"] or view["last_release"] or {}).get("id")
-        if newest != release_id:
+        if not _is_newest(view, release_id):
+            newest = (view["release"] or view["last_release"])["id"]
             raise StateConflict(
                 f"too late: release '{release_id}' of endpoint '{endpoint}' was promoted, and release '{newest}' came after it: a "
                 f"step can't undo the older one; 'mlflow-istio history {endpoint}' shows the changes, and 'mlflow-istio rollback "
@@ -138,6 +140,10 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
     verbs.update_endpoint(endpoint, {"action": "rollback", **given(release_id=release_id, reason=reason)})
     say(f"{endpoint}: {traffic_line(verbs.endpoint(endpoint))}")
     return "rolled-back"
+
+
+def _is_newest(view: View, release_id: str) -> bool:
+    return bool((view["release"] or view["last_release"] or {}).get("id") == release_id)
 
 
 def ended_as(view: View, release_id: str) -> str | None:

@@ -14,7 +14,7 @@ from kfp_components import analysing, steps
 from mlflow_istio.core.endpoint.endpoint import MAX_EARLIER
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.release.progress import alive, progress_from_text, progress_to_text
-from mlflow_istio.errors import StateConflict
+from mlflow_istio.errors import NotRouted, StateConflict
 from tests.support.places import TARGET, verbs_on
 from tests.support.simulated_users import Stage, a_stage
 
@@ -227,6 +227,35 @@ def test_a_rollback_that_is_tried_again_has_nothing_to_do(stage: Stage) -> None:
     opened(stage)
     assert roll_back() == "rolled-back"
     deploy("churn-v3", 3)
+    before = objects(stage)
+    assert roll_back() == "rolled-back"
+    assert objects(stage) == before
+
+
+def test_a_rollback_that_is_tried_again_is_proved_and_recorded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try edits, and no proxy confirms it: the second one is not green before a proxy does."""
+    opened(stage)
+
+    def refuse(cluster: Any, probe: Any, timeout: float) -> Any:
+        raise NotRouted("no proxy has it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stage.world.cluster), "wait_routed", refuse)
+        for _ in range(2):
+            with pytest.raises(NotRouted):
+                roll_back()
+        with pytest.raises(NotRouted):
+            steps.end_pipeline(TARGET, "churn", "job-1", state="FAILED", message="m", undo_promotion=False)
+    assert [change.action for change in stage.world.endpoint().outbox] == ["rollback"]
+    assert roll_back() == "rolled-back"
+    assert stage.world.endpoint().outbox == ()
+    assert [change["action"] for change in steps.read_ledger(TARGET, "churn", "job-1")].count("rollback") == 1
+
+
+def test_a_rollback_that_is_tried_again_leaves_the_next_release_alone(stage: Stage) -> None:
+    opened(stage)
+    roll_back()
+    opened(stage, "job-2", "churn-v3")
     before = objects(stage)
     assert roll_back() == "rolled-back"
     assert objects(stage) == before
