@@ -3,7 +3,7 @@
 from kfp import dsl  # noqa: F401  # the body is copied beside this import
 
 from kfp_components.checked import component
-from kfp_components.inputs import check_delete
+from kfp_components.inputs import check_delete, check_delete_endpoint
 
 
 @component(check_delete)
@@ -27,7 +27,7 @@ def delete_deployment(target: str, endpoint: str, name: str, options: dict = {},
     return steps.step(lambda: steps.delete_deployment(target, endpoint, name, options, reason))
 
 
-@component(check_delete)
+@component(check_delete_endpoint)
 def delete_endpoint(target: str, endpoint: str, options: dict = {}, reason: str = "") -> bool:
     """Take an endpoint away with all its deployments; an adopted route is given back. Given again, it does nothing.
 

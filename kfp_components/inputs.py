@@ -12,7 +12,14 @@ from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, check_release_id
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import MAX_REASON, CreateOptions, DeleteOptions, UpdateEndpointOptions, parse_options
+from mlflow_istio.options.base import (
+    MAX_REASON,
+    CreateOptions,
+    DeleteEndpointOptions,
+    DeleteOptions,
+    UpdateEndpointOptions,
+    parse_options,
+)
 
 Options = Mapping[str, Any]
 
@@ -212,9 +219,15 @@ def check_approval(constants: Options) -> None:
 
 
 def check_delete(constants: Options) -> None:
-    """Check what of ``delete_deployment`` and ``delete_endpoint`` is known."""
+    """Check what of ``delete_deployment`` is known."""
     kind = _check_common(constants)
     parse_options(DeleteOptions, delete_config(**constants), cluster=kind)
+
+
+def check_delete_endpoint(constants: Options) -> None:
+    """Check what of ``delete_endpoint`` is known."""
+    kind = _check_common(constants)
+    parse_options(DeleteEndpointOptions, delete_config(**constants), cluster=kind)
 
 
 def check_promote(constants: Options) -> None:

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import dsl
+from kfp import compiler, dsl
 
 import kfp_components as components
 from kfp_components.checked import IMAGE, is_constant
@@ -40,6 +41,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (components.compare_shadow, {**MOVE, "poll_seconds": 0.0}, "poll_seconds must be above 0"),
     (components.declare_winner, {**MOVE, "winner": "B"}, "deployment name 'B'"),
     (components.declare_winner, {**MOVE, "winner": "b", "options": {"winner": "c"}}, "given twice"),
+    (components.delete_deployment, {**MOVE, "name": "b", "options": {"force": True}}, "unknown option 'force'"),
+    (components.delete_endpoint, {**MOVE, "options": {"forced": True}}, "unknown option 'forced'"),
     (components.read_ledger, {**MOVE, "target": "seldon"}, "unknown target 'seldon'"),
     (components.roll_back_release, {**MOVE, "release_id": "x" * 64}, "release id"),
 ]
@@ -74,6 +77,15 @@ def test_what_is_only_known_later_is_left_to_the_step() -> None:
 
     tasks = pipeline.pipeline_spec.root.dag.tasks
     assert not any(task.caching_options.enable_cache for task in tasks.values())
+
+
+def test_an_endpoint_with_an_open_release_can_be_deleted_by_a_pipeline(tmp_path: Path) -> None:
+    @dsl.pipeline(name="clean-up")
+    def clean_up() -> None:
+        components.delete_endpoint(target="istio:/models", endpoint="churn", options={"force": True})
+
+    compiler.Compiler().compile(clean_up, str(tmp_path / "pipeline.yaml"))
+    assert "force: true" in (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
 
 
 def test_a_wrong_type_fails_when_the_pipeline_is_compiled() -> None:
