@@ -213,6 +213,17 @@ def test_an_arm_that_nobody_called_is_named(stage: Stage) -> None:
     assert "0 requests: nobody called churn-v1, churn-v2." in view["reason"]
 
 
+def test_the_first_look_says_of_nobody_that_it_was_not_called(stage: Stage) -> None:
+    """It takes the base line: every arm has 0 requests since then, however many came before."""
+    move(strategy="ab", weight=-1, options=SPLIT)
+    for looks, requests in ((1, False), (2, True)):
+        stage.users.send(60)
+        view = analysing.analyse(TARGET, "churn", release_id="job-1", options={}, minutes=0, seconds=1)
+        assert view["looks"] == looks
+        assert [arm["requests"] > 0 for arm in view["arms"]] == [requests, requests]
+        assert "nobody called" not in view["reason"]
+
+
 # A similarity
 
 
