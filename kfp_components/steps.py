@@ -211,24 +211,40 @@ def _left_open(verbs: Verbs, endpoint: str, release_id: str) -> bool:
             return None
         return release if release and release["id"] == release_id else None
 
-    release = look()
-    progress = (release or {}).get("progress")
-    if release is None:
-        return False
-    if progress is None or progress["stopped"]:
+    def waits_for_somebody(release: View) -> bool:
+        progress = release.get("progress")
+        if progress is not None and not progress["stopped"] and release.get("state") != "paused":
+            return False
         say(f"warning: release '{release_id}' of '{endpoint}' is left open: promote it or roll it back")
         return True
-    driver = progress["driver"]
+
+    release = look()
+    if release is None:
+        return False
+    if waits_for_somebody(release):
+        return True
+    driver = release["progress"]["driver"]
     if driver is None:
         return False
     remaining = datetime.fromisoformat(driver["alive_until"]) - datetime.now(timezone.utc)
-    say(f"waiting until the driver of release '{release_id}' must have shown that it lives")
-    time.sleep(max(0.0, remaining.total_seconds()))
-    now = ((look() or {}).get("progress") or {}).get("driver")
-    if now is None or now == driver:
+    seconds = min(max(0.0, remaining.total_seconds()), _LONGEST_WAIT)
+    say(f"waiting {seconds:.0f} s for the driver of release '{release_id}' to show that it lives")
+    time.sleep(seconds)
+    release = look()
+    if release is None:
         return False
-    say(f"warning: release '{release_id}' of '{endpoint}' is driven by {now['who']}: left open")
+    if waits_for_somebody(release):
+        return True
+    now = release["progress"]["driver"]
+    if now is None or (now == driver and remaining.total_seconds() <= _LONGEST_WAIT):
+        return False
+    shown = f"may still be driven by {now['who']}" if now == driver else f"is driven by {now['who']}"
+    say(f"warning: release '{release_id}' of '{endpoint}' {shown}, alive until {now['alive_until']}: left open")
     return True
+
+
+_LONGEST_WAIT = 600.0
+"""Seconds that an exit handler waits for a sign of life; a driver with a long interval shows one less often."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,9 +39,9 @@ class Endpoint:
         self.sent.append(config)
 
 
-def driven(*, lease_expires: datetime = OLD, stopped: bool = False) -> dict[str, Any]:
+def driven(*, lease_expires: datetime = OLD, stopped: bool = False, state: str = "open") -> dict[str, Any]:
     driver = {"id": "d1", "who": "ada", "alive_until": lease_expires.isoformat()}
-    return {"release": {"id": "job-1", "progress": {"stopped": stopped, "driver": driver}}}
+    return {"release": {"id": "job-1", "state": state, "progress": {"stopped": stopped, "driver": driver}}}
 
 
 BY_HAND = {"release": {"id": "job-1"}}
@@ -123,6 +123,7 @@ def test_what_failed_or_was_cancelled_is_undone(
         (None, "not opened"),
         (BY_HAND, "left open"),
         (driven(stopped=True), "left open"),
+        (driven(state="paused"), "left open"),
         (driven(), "rolled-back"),
     ],
 )
@@ -148,3 +149,31 @@ def test_a_driver_whose_step_was_killed_a_moment_ago_is_waited_for(monkeypatch: 
     endpoint = Endpoint(driven(lease_expires=soon))
     assert end(monkeypatch, endpoint, "RUNNING") == "rolled-back"
     assert datetime.now(timezone.utc) >= soon
+
+
+def test_a_release_that_a_person_pauses_during_the_wait_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = Endpoint(driven(), driven(state="paused"))
+    assert end(monkeypatch, endpoint, "RUNNING") == "left open"
+    assert endpoint.sent == []
+
+
+def test_a_release_that_fails_is_rolled_back_even_if_a_person_has_paused_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(monkeypatch, Endpoint(driven(state="paused")), "FAILED") == "rolled-back"
+
+
+def test_a_wait_that_would_take_hours_ends_after_ten_minutes_with_the_release_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an interval of an hour, the sign of life of a driver that has died stands for three."""
+    waits: list[float] = []
+    monkeypatch.setattr(steps.time, "sleep", waits.append)
+    endpoint = Endpoint(driven(lease_expires=datetime.now(timezone.utc) + timedelta(hours=3)))
+    assert end(monkeypatch, endpoint, "RUNNING") == "left open"
+    assert (waits, endpoint.sent) == ([600.0], [])
+    log = capsys.readouterr().out
+    assert "waiting 600 s for the driver of release 'job-1'" in log
+    assert "warning: release 'job-1' of 'churn' may still be driven by ada, alive until " in log
+
+
+def test_a_release_that_ends_during_the_wait_is_told_as_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(monkeypatch, Endpoint(driven(), PROMOTED), "RUNNING") == "promoted"
