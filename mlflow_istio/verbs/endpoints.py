@@ -42,6 +42,14 @@ class EndpointVerbs(PolicyVerbs):
             outcome = _move(session.context, name, options)
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
+    def roll_back_open(self, name: str, release_id: str, reason: str) -> Result:
+        """Roll a release back that is open, and never undo its promotion; see ``releases.moving.shifting.rollback``."""
+        config = {"action": "rollback", "release_id": release_id, "reason": reason}
+        options = check_update_endpoint(self._options(UpdateEndpointOptions, config), config)
+        session = self._session(options)
+        outcome = _rollback(session.context, name, options, undo_promotion=False)
+        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
+
     def _rollback_to(self, context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
         assert options.to is not None
         create = self._options(CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy})
@@ -85,13 +93,14 @@ def _promote(context: Context, name: str, options: UpdateEndpointOptions) -> Out
     )
 
 
-def _rollback(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
+def _rollback(context: Context, name: str, options: UpdateEndpointOptions, *, undo_promotion: bool = True) -> Outcome:
     return shifting.rollback(
         context,
         name,
         reason=options.reason,
         force=options.force,
         release_id=options.release_id,
+        undo_promotion=undo_promotion,
         timeout=options.confirm_timeout,
     )
 

@@ -202,14 +202,16 @@ def rollback(
     reason: str = "",
     force: bool = False,
     release_id: str | None = None,
+    undo_promotion: bool = True,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Return to what users had before, in one edit: out of an open release, or out of the last promotion.
 
-    Works while the registry is down.
+    Works while the registry is down. Without ``undo_promotion``, the release that is named is refused once it was promoted, as
+    ``abort`` refuses it: judged on the object inside the edit, whoever promotes it meanwhile.
 
     Raises:
-        StateConflict: There is nothing to go back to.
+        StateConflict: There is nothing to go back to, or it was promoted and that must stay.
         NotReady: The version to go back to has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
@@ -217,7 +219,7 @@ def rollback(
     return move(
         context,
         name,
-        _of(release_id, "rollback", lambda now: transitions.rollback(now, now=time)),
+        _of(release_id, "rollback" if undo_promotion else "abort", lambda now: transitions.rollback(now, now=time)),
         action="rollback",
         reason=reason,
         force=force,

@@ -38,6 +38,9 @@ class Endpoint:
     def update_endpoint(self, name: str, config: dict[str, Any]) -> None:
         self.sent.append(config)
 
+    def roll_back_open(self, name: str, release_id: str, reason: str) -> None:
+        self.sent.append({"action": "rollback", "release_id": release_id, "reason": reason})
+
 
 def driven(*, lease_expires: datetime = OLD, stopped: bool = False, state: str = "open") -> dict[str, Any]:
     driver = {"id": "d1", "who": "ada", "alive_until": lease_expires.isoformat()}

@@ -261,6 +261,36 @@ def test_a_rollback_that_is_tried_again_leaves_the_next_release_alone(stage: Sta
     assert objects(stage) == before
 
 
+@pytest.mark.parametrize(
+    ("undo", "ended", "stable"), [(False, "promoted", "churn-v2"), (True, "rolled-back", "churn-v1")]
+)
+def test_a_promotion_between_look_and_rollback_stays_unless_it_may_be_undone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, undo: bool, ended: str, stable: str
+) -> None:
+    """Somebody promotes in the last moment: when the rollback is about to edit the object."""
+    opened(stage)
+    edit = type(stage.world.cluster).edit
+
+    def edit_too_late(cluster: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(type(cluster), "edit", edit)
+        promote()
+        return edit(cluster, *arguments)
+
+    monkeypatch.setattr(type(stage.world.cluster), "edit", edit_too_late)
+    state = {"state": "FAILED", "message": "m", "undo_promotion": undo}
+    assert steps.end_pipeline(TARGET, "churn", "job-1", **state) == ended  # type: ignore[arg-type]
+    assert verbs_on(stage).endpoint("churn")["stable"] == stable
+
+
+def test_a_release_that_must_not_be_undone_later_is_rolled_back_as_any(stage: Stage) -> None:
+    opened(stage)
+    for _ in range(2):
+        assert steps.roll_back(TARGET, "churn", "job-1", "why", undo_promotion=False) == "rolled-back"
+    assert verbs_on(stage).endpoint("churn")["last_release"]["outcome"] == "rolled-back"
+    actions = [change["action"] for change in steps.read_ledger(TARGET, "churn", "job-1")]
+    assert (actions[-1], actions.count("rollback")) == ("rollback", 1)
+
+
 def test_a_reason_of_any_length_rolls_back(stage: Stage) -> None:
     """KFP's messages have any length, an option of ours has not."""
     opened(stage)

@@ -33,6 +33,9 @@ class Asked:
     def update_endpoint(self, name: str, config: dict[str, Any]) -> None:
         self.sent.append(config)
 
+    def roll_back_open(self, name: str, release_id: str, reason: str) -> None:
+        self.sent.append({"action": "rollback", "release_id": release_id, "reason": reason})
+
 
 def wait(monkeypatch: pytest.MonkeyPatch, asked: Asked, **changes: Any) -> tuple[bool, str]:
     monkeypatch.setattr(steps, "verbs_of", lambda target: asked)
