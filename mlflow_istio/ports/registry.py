@@ -67,6 +67,14 @@ class Registry(Protocol):
             RegistryError: The tracking server can't be reached.
         """
 
+    def check_run(self, scope: str, endpoint: str, release: Release) -> None:
+        """Refuse what ``open_run`` with ``new`` would refuse, without opening a run.
+
+        Raises:
+            StateConflict: A run of the release's id has another plan, or has ended.
+            RegistryError: The tracking server can't be reached.
+        """
+
     def close_run(self, run: str, outcome: str) -> None:
         """End a release's run with its outcome; ending it twice is fine.
 

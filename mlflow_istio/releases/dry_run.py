@@ -115,6 +115,10 @@ class DryRegistry:
         del scope, endpoint, new
         return f"(dry run of {release.id if release else 'the standing run'})"
 
+    def check_run(self, scope: str, endpoint: str, release: Release) -> None:
+        """See ``ports.Registry``."""
+        self._registry.check_run(scope, endpoint, release)
+
     def close_run(self, run: str, outcome: str) -> None:
         """No run is closed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -100,6 +101,16 @@ def run_for(
         return context.registry.open_run(context.scope, name, release), ()
     except RegistryError as exc:
         return None, (f"no run could be opened yet ({exc.message}); the changes wait on the object",)
+
+
+def check_run(context: Context, name: str, release: Release) -> None:
+    """Refuse a release whose id is used up, before anything is done for it; a registry that is down knows no better.
+
+    Raises:
+        StateConflict: The registry knows the id of another plan, or of one that has ended.
+    """
+    with contextlib.suppress(RegistryError):
+        context.registry.check_run(context.scope, name, release)
 
 
 def _record(

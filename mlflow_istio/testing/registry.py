@@ -87,13 +87,20 @@ class InMemoryRegistry:
         self._up()
         run = f"run-{scope}-{endpoint}-{release.id if release else 'standing'}"
         plan = (release.strategy, ",".join(release.candidates)) if release else ("", "")
-        if new and release and run in self.runs:
-            check_run_is_free(endpoint, release, *self._plans[run], self.runs[run])
+        if new and release:
+            self.check_run(scope, endpoint, release)
         self.runs.setdefault(run, "")
         self._plans.setdefault(run, plan)
         if release:
             self.release_runs[(scope, endpoint, release.id)] = run
         return run
+
+    def check_run(self, scope: str, endpoint: str, release: Release) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        run = f"run-{scope}-{endpoint}-{release.id}"
+        if run in self.runs:
+            check_run_is_free(endpoint, release, *self._plans[run], self.runs[run])
 
     def close_run(self, run: str, outcome: str) -> None:
         """See ``ports.Registry``."""

@@ -403,6 +403,8 @@ def test_a_survey_says_what_is_open_tagged_and_owned_in_a_scope(registry: Regist
 
 def test_an_id_is_used_up_by_another_plan_and_by_its_end(registry: Registry) -> None:
     release = Release(id="r1", strategy="canary", candidates=("v2",), opened=TIME)
+    registry.check_run("test", "churn", release)
+    assert registry.survey("test", ()).open_runs.get("churn", {}) == {}, "to look opens none"
     run = registry.open_run("test", "churn", release, new=True)
     assert registry.open_run("test", "churn", release, new=True) == run, "the command that opened it may have died"
     other = Release(id="r1", strategy="canary", candidates=("v3",), opened=TIME)
@@ -411,6 +413,8 @@ def test_an_id_is_used_up_by_another_plan_and_by_its_end(registry: Registry) -> 
     registry.close_run(run, "promoted")
     with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
         registry.open_run("test", "churn", release, new=True)
+    with pytest.raises(StateConflict, match="too late: release 'r1' of endpoint 'churn' has ended as promoted"):
+        registry.check_run("test", "churn", release)
     assert registry.open_run("test", "churn", release) == run, "what is left over of it is still recorded there"
 
 

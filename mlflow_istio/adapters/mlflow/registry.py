@@ -76,30 +76,29 @@ class MlflowRegistry:
 
     def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """See ``ports.Registry``."""
-        kind = "release" if release else "standing"
-        tags = {"istio.scope": scope, "istio.endpoint": endpoint, "istio.kind": kind}
-        if release:
-            tags["istio.release"] = release.id
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        tags = _run_tags(scope, endpoint, release)
         with mapped("open the release's run"):
             experiment = self._experiment(scope, endpoint)
-            found = self._client.search_runs([experiment], wanted, max_results=1)
-            if found:
+            run = self._find_run(experiment, tags)
+            if run is not None:
                 if new and release:
-                    had = found[0].data.tags
-                    check_run_is_free(
-                        endpoint,
-                        release,
-                        had.get("istio.strategy", ""),
-                        had.get("istio.candidates", ""),
-                        had.get("istio.outcome", ""),
-                    )
-                return str(found[0].info.run_id)
+                    _check_run_is_free(endpoint, release, run)
+                return str(run.info.run_id)
             if release:
                 tags |= {"istio.strategy": release.strategy, "istio.candidates": ",".join(release.candidates)}
             name = f"{release.strategy or 'release'} {release.id}" if release else "standing changes"
             run = self._client.create_run(experiment, run_name=name, tags=tags)
             return str(run.info.run_id)
+
+    def check_run(self, scope: str, endpoint: str, release: Release) -> None:
+        """See ``ports.Registry``."""
+        with mapped("look for the release's run"):
+            experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
+            if experiment is None:
+                return
+            run = self._find_run(str(experiment.experiment_id), _run_tags(scope, endpoint, release))
+        if run is not None:
+            _check_run_is_free(endpoint, release, run)
 
     def close_run(self, run: str, outcome: str) -> None:
         """See ``ports.Registry``."""
@@ -244,6 +243,11 @@ class MlflowRegistry:
                 raise
             return str(found.experiment_id)
 
+    def _find_run(self, experiment: str, tags: Mapping[str, str]) -> Run | None:
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = self._client.search_runs([experiment], wanted, max_results=1)
+        return runs[0] if runs else None
+
     def _all_runs(self, experiment: str) -> list[Run]:
         runs: list[Run] = []
         token: str | None = None
@@ -360,6 +364,23 @@ def _folder(source: str) -> str:
 
 def _experiment_name(scope: str, endpoint: str) -> str:
     return f"mlflow-istio/{scope}/{endpoint}"
+
+
+def _run_tags(scope: str, endpoint: str, release: Release | None) -> dict[str, str]:
+    """The tags by which the run of a release, or the standing run, is known again."""
+    tags = {"istio.scope": scope, "istio.endpoint": endpoint, "istio.kind": "release" if release else "standing"}
+    return {**tags, "istio.release": release.id} if release else tags
+
+
+def _check_run_is_free(endpoint: str, release: Release, run: Run) -> None:
+    tags = run.data.tags
+    check_run_is_free(
+        endpoint,
+        release,
+        tags.get("istio.strategy", ""),
+        tags.get("istio.candidates", ""),
+        tags.get("istio.outcome", ""),
+    )
 
 
 def _owner_tag(alias: str) -> str:

@@ -43,7 +43,7 @@ from mlflow_istio.releases.context import (
     versions_of,
 )
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim
-from mlflow_istio.releases.ledger import flush_outbox, run_for
+from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
 from mlflow_istio.releases.moving.proposal import plan
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, start
@@ -336,6 +336,8 @@ def _check_before(
         )
         transitions.check_plan(before, release)
         transitions.check_not_ended(before, release.id)
+        if request.release_id is not None:
+            check_run(context, name, release)
         transitions.start(candidate, release, request.traffic_request)
     return found
 

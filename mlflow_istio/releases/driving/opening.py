@@ -21,7 +21,7 @@ from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
 from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.progressive import drive
-from mlflow_istio.releases.ledger import flush_outbox, run_for
+from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, shifting
 
 
@@ -87,6 +87,17 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         raise StateConflict(transitions.open_release(endpoint))
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
+    if request.release_id is not None:
+        check_run(
+            context,
+            name,
+            Release(
+                id=request.release_id,
+                strategy=request.strategy,
+                candidates=request.candidates,
+                opened=context.clock.now(),
+            ),
+        )
     for deployment in request.deployments:
         deploy(context, deployment)
     if dependencies.models is not None:

@@ -27,7 +27,7 @@ from mlflow_istio.releases.context import (
     root_of,
     versions_of,
 )
-from mlflow_istio.releases.ledger import flush_outbox, run_for
+from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import check_targets, prove_change
 from mlflow_istio.releases.moving.proposal import plan
 
@@ -81,6 +81,8 @@ def start(
         check_targets(
             context, deployments_of(context.cluster, name), freed, wanted, timeout=timeout
         )  # before anything is moved
+        if release_id is not None:
+            check_run(context, name, release)
         warnings = abort(context, name, action="supersede", reason=reason or "superseded", timeout=timeout).warnings
         endpoint = endpoint_of(context.cluster, name)
     transitions.start(endpoint, release, traffic_request)  # refuse what can't work before a run is opened for it

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.destination_rule import subsets_of
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import (
@@ -212,6 +213,16 @@ def test_superseding_returns_traffic_to_stable_before_the_new_release_begins() -
     assert world.endpoint().traffic.weights == {"churn-v1": 95, "churn-v3": 5}
     assert sorted(world.registry.runs.values()) == ["", "", "superseded"]
     assert world.registry.aliases[("churn", "challenger")] == 3
+
+
+def test_a_release_id_that_only_the_registry_knows_is_refused_before_anything_is_deployed() -> None:
+    world = a_world("churn-v1", "churn-v2", strategy="canary", traffic_request=TrafficRequest(weight=10))
+    used_up = Release(id="job-0", strategy="canary", candidates=("churn-v3",), opened=world.context.clock.now())
+    world.registry.close_run(world.registry.open_run("prod", "churn", used_up), "promoted")
+    before = world.text()
+    with pytest.raises(StateConflict, match="'job-0' .* has ended as promoted, says the registry"):
+        world.deploy("churn-v3", supersede=True, strategy="canary", release_id="job-0")
+    assert world.text() == before
 
 
 def test_a_deployment_without_a_strategy_comes_up_beside_an_open_release() -> None:

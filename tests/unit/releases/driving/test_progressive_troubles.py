@@ -10,6 +10,7 @@ import pytest
 
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.model_card import Column, ModelCard
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import (
@@ -23,7 +24,7 @@ from mlflow_istio.releases.driving.drive import DriverDependencies
 from mlflow_istio.releases.driving.opening import open_release, release
 from mlflow_istio.releases.driving.progressive import PATIENCE, drive
 from mlflow_istio.releases.moving import shifting
-from tests.support.in_memory import Killed
+from tests.support.in_memory import Killed, a_request
 from tests.support.simulated_users import ERRORS, QUICK, Behaviour, Stage, a_release_request, a_stage, kill
 
 # What may be broken
@@ -156,6 +157,19 @@ def test_superseding_returns_the_traffic_first_and_starts_counting_anew() -> Non
     assert (progress.step, progress.looks, progress.evidence.requests) == (-1, 0, {})
     assert [action for _, action in stage.world.history()][-3:] == ["shift", "supersede", "start"]
     assert stage.drive().outcome == "promoted"
+
+
+def test_superseding_with_an_id_that_only_the_registry_knows_ends_nobody_elses_release() -> None:
+    stage = a_stage()
+    stage.open(**QUICK)
+    used_up = Release(id="job-0", strategy="canary", candidates=("churn-v3",), opened=stage.context.clock.now())
+    stage.context.registry.close_run(stage.context.registry.open_run("prod", "churn", used_up), "promoted")
+    before = stage.world.text()
+    again = {"supersede": True, "release_id": "job-0", "candidates": ("churn-v3",)}
+    request = a_release_request({**again, "deployments": (a_request("churn-v3"),)}, candidates=("churn-v3",), **QUICK)
+    with pytest.raises(StateConflict, match="'job-0' .* has ended as promoted, says the registry"):
+        open_release(stage.context, stage.dependencies, request)
+    assert stage.world.text() == before, "nothing was deployed either"
 
 
 def test_a_release_without_a_plan_does_not_go_on_by_itself() -> None:

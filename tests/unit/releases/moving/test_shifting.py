@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
@@ -363,3 +364,13 @@ def test_arms_that_nobody_reaches_are_said_to_need_weight(traffic_request: Traff
     outcome = start(world.context, strategy="ab", traffic_request=traffic_request)
     assert any("get no users before they have weight" in line for line in outcome.warnings) is said
     assert list(outcome.warnings) == world.warnings
+
+
+def test_superseding_with_an_id_that_only_the_registry_knows_ends_nobody_elses_release() -> None:
+    world = with_canary()
+    used_up = Release(id="job-0", strategy="canary", candidates=("churn-v2",), opened=world.context.clock.now())
+    world.registry.close_run(world.registry.open_run("prod", "churn", used_up), "promoted")
+    before = world.text()
+    with pytest.raises(StateConflict, match="'job-0' .* has ended as promoted, says the registry"):
+        start(world.context, release_id="job-0", supersede=True)
+    assert world.text() == before
