@@ -13,7 +13,7 @@ from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.dry_run import DryCluster, DryRegistry, DryRuns
 from mlflow_istio.releases.reading import views
-from mlflow_istio.wiring.connection import Connection, connection_to
+from mlflow_istio.wiring.connection import NO_ADDRESS, Connection, connection_to
 
 Config = Mapping[str, Any]
 
@@ -79,19 +79,23 @@ class Base:
             self._places[key] = connection_to(self.target_uri, **given)
         return self._places[key]
 
-    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, unrecorded: str = "") -> Session:
         """What a verb works with: the only way from options to ports, which planning and applying wrap.
 
         Args:
             options: The verb's options; with ``dry_run`` its writes are only remembered.
             templates: Folder with templates that override ours.
-            recorded: Whether the ledger is written; False leaves that to the next command.
+            unrecorded: Why the ledger is left to the next command; empty: it is written.
         """
         place = self._place(options)
         voice = (self._tell, self._warn)
-        context = place.context(*voice, templates) if recorded else place.unrecorded_context(*voice)
+        context = place.context(*voice, templates) if not unrecorded else place.unrecorded_context(*voice, unrecorded)
         session = Session(place=place, context=context)
         return session.dry_run() if isinstance(options, DryRunOptions) and options.dry_run else session
+
+    def _urgent_session(self, options: ConnectionOptions) -> Session:
+        """The same for what must not wait for the ledger's address: where nobody names it, the change stays on the object."""
+        return self._session(options, unrecorded="" if self._place(options).names_ledger() else NO_ADDRESS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,8 @@ class EndpointVerbs(PolicyVerbs):
         if settings is not None:
             return settings
         options = check_update_endpoint(options, config or {})
-        session = self._session(options)
+        urgent = options.to is None and options.action in ("rollback", "abort")
+        session = self._urgent_session(options) if urgent else self._session(options)
         if options.to is not None:
             outcome = self._rollback_to(session.context, name, options)
         elif options.action is not None:
@@ -46,7 +47,7 @@ class EndpointVerbs(PolicyVerbs):
         """Roll a release back that is open, and never undo its promotion; see ``releases.moving.shifting.rollback``."""
         config = {"action": "rollback", "release_id": release_id, "reason": reason}
         options = check_update_endpoint(self._options(UpdateEndpointOptions, config), config)
-        session = self._session(options)
+        session = self._urgent_session(options)
         outcome = _rollback(session.context, name, options, undo_promotion=False)
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 

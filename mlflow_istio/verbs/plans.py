@@ -210,8 +210,8 @@ class _Planner(_Worker):
         release = after.release if after else None
         return release.id if release and release.id != was else None
 
-    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
-        session = super()._session(options, templates=templates, recorded=recorded)
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, unrecorded: str = "") -> Session:
+        session = super()._session(options, templates=templates, unrecorded=unrecorded)
         session = session if session.remembered else session.dry_run()
         self.scope = session.context.scope
         self.before = existing_endpoint(session.context.cluster, self.endpoint)
@@ -228,8 +228,8 @@ class _Carrier(_Worker):
         # The plan holds what the environment said when it was made; another one must not change what it does.
         return parse_options(model, config, cluster=self.target.kind, environment=False)
 
-    def _session(self, options: ConnectionOptions, *, templates: str | None = None, recorded: bool = True) -> Session:
-        session, plan = super()._session(options, templates=templates, recorded=recorded), self.plan_to_apply
+    def _session(self, options: ConnectionOptions, *, templates: str | None = None, unrecorded: str = "") -> Session:
+        session, plan = super()._session(options, templates=templates, unrecorded=unrecorded), self.plan_to_apply
         if session.context.scope != plan.scope:
             raise StateConflict(
                 f"the plan was made for {plan.scope} ({plan.target}), not for {session.context.scope}: give that target"

@@ -20,6 +20,7 @@ from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
+from mlflow_istio.wiring.connection import LEFT_FOR_LATER
 
 _SHARED = (*ChangeOptions.model_fields, "confirm_timeout")
 
@@ -83,7 +84,7 @@ class PolicyVerbs(Base):
     def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
         """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""
         options = parse_options(SweepOptions, config, cluster=self.target.kind)
-        context = self._session(options, recorded=options.record).context
+        context = self._session(options, unrecorded="" if options.record else LEFT_FOR_LATER).context
         return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(context)]
 
     def _settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:

@@ -64,7 +64,7 @@ class ReadingVerbs(Base):
         ]
         if not over:
             return False  # a look must not pay for MLflow
-        context = self._session(parse_options(ReadOptions, {}, cluster=self.target.kind)).context
+        context = self._urgent_session(parse_options(ReadOptions, {}, cluster=self.target.kind)).context
         for name in over:
             context.enforce(context, name)
         return True

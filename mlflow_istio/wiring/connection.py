@@ -48,12 +48,27 @@ class SystemClock:
         time.sleep(seconds)
 
 
+LEFT_FOR_LATER = "it is left to the next command"
+NO_ADDRESS = (
+    "no MLflow tracking server is named: the next command with the environment variable MLFLOW_TRACKING_URI, or the option "
+    "'tracking_uri', records it"
+)
+"""Why the ledger is not written."""
+
+
 class LaterRegistry:
-    """Stands where nobody may record: whoever does not know the ledger's address must not write into another one."""
+    """Stands where nobody may record: whoever does not know the ledger's address must not write into another one.
+
+    Args:
+        why: What is said where something would have been recorded.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def later(*_args: object, **_kwargs: object) -> Any:
-            raise RegistryError("it is left to the next command")
+            raise RegistryError(self._why)
 
         return later
 
@@ -143,6 +158,14 @@ class Connection:
             enforce=enforce,
         )
 
+    def names_ledger(self) -> bool:
+        """Whether somebody said where the ledger is, or MLflow's own fallback is all right; see ``check_ledger``."""
+        if self.tracking_uri or (self.target.kind != "istio" and not _in_a_step()):
+            return True
+        import mlflow
+
+        return mlflow.tracking.is_tracking_uri_set() or not _is_in_a_folder(mlflow.get_tracking_uri())
+
     def check_ledger(self) -> None:
         """Refuse to work where MLflow would make a ledger of its own in the working directory, which nobody else sees.
 
@@ -152,22 +175,25 @@ class Connection:
         Raises:
             InvalidInput: No tracking server is named; says the variable and the option.
         """
-        in_a_step = os.environ.get("_KFP_RUNTIME") == "true"  # set by KFP's own command for every lightweight component
-        if self.tracking_uri or (self.target.kind != "istio" and not in_a_step):
+        if self.names_ledger():
             return
-        import mlflow
-
-        if mlflow.tracking.is_tracking_uri_set() or not _is_in_a_folder(mlflow.get_tracking_uri()):
-            return
-        where = "in a pipeline's step" if in_a_step else "for a target on a cluster"
+        where = "in a pipeline's step" if _in_a_step() else "for a target on a cluster"
         raise InvalidInput(
             f"no MLflow tracking server is named, which {where} would leave the ledger in a throwaway folder: set the environment "
             "variable MLFLOW_TRACKING_URI, or give the option 'tracking_uri'"
         )
 
-    def unrecorded_context(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Context:
-        """A context that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported."""
-        later: Any = LaterRegistry()
+    def unrecorded_context(
+        self, tell: Callable[[str], None], warn: Callable[[str], None], why: str = LEFT_FOR_LATER
+    ) -> Context:
+        """A context that leaves the ledger to the next command: its changes wait on the objects, and MLflow is not imported.
+
+        Args:
+            tell: Called with one line of progress.
+            warn: Called with one line of warning.
+            why: What is said where something would have been recorded.
+        """
+        later: Any = LaterRegistry(why)
         return Context(
             cluster=self.cluster,
             registry=later,
@@ -329,6 +355,10 @@ def load_templates(folder: str | None) -> dict[str, str]:
             raise InvalidInput(f"template '{file.name}' in '{folder}' overrides nothing: {nearest(file.name, names)}")
         texts[names[file.name]] = file.read_text(encoding="utf-8")
     return texts
+
+
+def _in_a_step() -> bool:
+    return os.environ.get("_KFP_RUNTIME") == "true"  # set by KFP's own command for every lightweight component
 
 
 def _is_in_a_folder(uri: str) -> bool:

@@ -14,7 +14,7 @@ from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.testing import InMemoryMetrics
 from mlflow_istio.verbs import Verbs
-from mlflow_istio.wiring.connection import Connection, load_templates
+from mlflow_istio.wiring.connection import LEFT_FOR_LATER, Connection, load_templates
 from tests.support.in_memory import World
 
 LOCAL, CLUSTER = "istio-local:/never-made", "istio:/models"
@@ -29,6 +29,7 @@ class Surroundings:
         metrics: Where counts come from.
         recorded: Deployment to what its servers recorded.
         cards: ``MODEL/VERSION`` to what it says of itself; nothing unless given.
+        ledger_named: Whether somebody said where the ledger is.
         later: Seconds that have passed since the world was made.
         asked: Everything a verb asked its surroundings for, in order.
     """
@@ -37,6 +38,7 @@ class Surroundings:
     metrics: InMemoryMetrics = field(default_factory=InMemoryMetrics)
     recorded: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     cards: Mapping[str, ModelCard] = field(default_factory=dict)
+    ledger_named: bool = True
     later: float = 0.0
     asked: list[Any] = field(default_factory=list)
 
@@ -71,7 +73,17 @@ class InMemoryPlace(Connection):
     def models(self) -> Any:
         return self.around
 
+    def names_ledger(self) -> bool:
+        return self.around.ledger_named
+
     def context(
+        self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None
+    ) -> Context:
+        if not self.around.ledger_named:
+            self.check_ledger()
+        return self._context(tell, warn, templates)
+
+    def _context(
         self, tell: Callable[[str], None], warn: Callable[[str], None], templates: str | None = None
     ) -> Context:
         self.around.asked.append(
@@ -88,9 +100,11 @@ class InMemoryPlace(Connection):
             enforce=enforce,
         )
 
-    def unrecorded_context(self, tell: Callable[[str], None], warn: Callable[[str], None]) -> Context:
-        later = super().unrecorded_context(tell, warn)
-        return replace(self.context(tell, warn), registry=later.registry, runs=later.runs)
+    def unrecorded_context(
+        self, tell: Callable[[str], None], warn: Callable[[str], None], why: str = LEFT_FOR_LATER
+    ) -> Context:
+        later = super().unrecorded_context(tell, warn, why)
+        return replace(self._context(tell, warn), registry=later.registry, runs=later.runs)
 
     def metrics(self, source: str = "auto", **how: Any) -> Any:
         self.around.asked.append(["metrics", source, {key: str(value) for key, value in how.items()}])

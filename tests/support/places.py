@@ -41,6 +41,9 @@ class Place:
     def scope(self) -> str:
         return "prod"
 
+    def names_ledger(self) -> bool:
+        return True
+
     def context(self, tell: Any, warn: Any, templates: str | None = None) -> Context:
         return replace(self.stage.context, tell=tell, warn=warn)
 
