@@ -137,17 +137,14 @@ def roll_back(target: str, endpoint: str, release_id: str, reason: str, *, undo_
                 f"step can't undo the older one; 'mlflow-istio history {endpoint}' shows the changes, and 'mlflow-istio rollback "
                 f"{endpoint} --to CHANGE' goes back to one"
             )
-    named = given(release_id=release_id, reason=reason)
-    if undo_promotion:
-        verbs.update_endpoint(endpoint, {"action": "rollback", **named})
-    else:
-        try:
-            verbs.roll_back_open(endpoint, release_id, named.get("reason", ""))
-        except StateConflict:
-            if ended_as(verbs.endpoint(endpoint), release_id) != "promoted":
-                raise
-            say(f"release '{release_id}' of '{endpoint}' was promoted meanwhile: nothing to roll back")
-            return "promoted"
+    config = {"action": "rollback", **given(release_id=release_id, reason=reason)}
+    try:
+        verbs.update_endpoint(endpoint, config, undo_promotion=undo_promotion)
+    except StateConflict:
+        if undo_promotion or ended_as(verbs.endpoint(endpoint), release_id) != "promoted":
+            raise
+        say(f"release '{release_id}' of '{endpoint}' was promoted meanwhile: nothing to roll back")
+        return "promoted"
     say(f"{endpoint}: {traffic_line(verbs.endpoint(endpoint))}")
     return "rolled-back"
 

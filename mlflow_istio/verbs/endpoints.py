@@ -26,8 +26,14 @@ from mlflow_istio.verbs.policy import PolicyVerbs
 class EndpointVerbs(PolicyVerbs):
     """Traffic, releases and whole endpoints."""
 
-    def update_endpoint(self, name: str, config: Config | None) -> Result:
-        """Move traffic or a release; see ``releases.traffic``."""
+    def update_endpoint(self, name: str, config: Config | None, *, undo_promotion: bool = True) -> Result:
+        """Move traffic or a release; see ``releases.moving.shifting``.
+
+        Args:
+            name: The endpoint.
+            config: Options of update-endpoint.
+            undo_promotion: Whether action=rollback may undo a promotion, also one that comes this very moment.
+        """
         options = self._options(UpdateEndpointOptions, config)
         settings = self._settings_of(name, options, config or {})
         if settings is not None:
@@ -37,18 +43,12 @@ class EndpointVerbs(PolicyVerbs):
         session = self._urgent_session(options) if urgent else self._session(options)
         if options.to is not None:
             outcome = self._rollback_to(session.context, name, options)
+        elif options.action == "rollback":
+            outcome = _rollback(session.context, name, options, undo_promotion=undo_promotion)
         elif options.action is not None:
             outcome = _ACTIONS[options.action](session.context, name, options)
         else:
             outcome = _move(session.context, name, options)
-        return session.result(outcome, views.endpoint_view(session.context.cluster, name))
-
-    def roll_back_open(self, name: str, release_id: str, reason: str) -> Result:
-        """Roll a release back that is open, and never undo its promotion; see ``releases.moving.shifting.rollback``."""
-        config = {"action": "rollback", "release_id": release_id, "reason": reason}
-        options = check_update_endpoint(self._options(UpdateEndpointOptions, config), config)
-        session = self._urgent_session(options)
-        outcome = _rollback(session.context, name, options, undo_promotion=False)
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
     def _rollback_to(self, context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
@@ -94,7 +94,7 @@ def _promote(context: Context, name: str, options: UpdateEndpointOptions) -> Out
     )
 
 
-def _rollback(context: Context, name: str, options: UpdateEndpointOptions, *, undo_promotion: bool = True) -> Outcome:
+def _rollback(context: Context, name: str, options: UpdateEndpointOptions, *, undo_promotion: bool) -> Outcome:
     return shifting.rollback(
         context,
         name,
@@ -119,7 +119,6 @@ def _abort(context: Context, name: str, options: UpdateEndpointOptions) -> Outco
 
 _ACTIONS: Mapping[str, Callable[[Context, str, UpdateEndpointOptions], Outcome]] = {
     "promote": _promote,
-    "rollback": _rollback,
     "abort": _abort,
     "pause": lambda context, name, _options: shifting.pause(context, name),
     "resume": lambda context, name, _options: shifting.resume(context, name),

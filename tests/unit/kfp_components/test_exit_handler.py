@@ -35,11 +35,8 @@ class Endpoint:
             raise NotFound(f"there is no endpoint '{name}'")
         return {"traffic": {}, "release": None, "last_release": None, **view}
 
-    def update_endpoint(self, name: str, config: dict[str, Any]) -> None:
+    def update_endpoint(self, name: str, config: dict[str, Any], *, undo_promotion: bool = True) -> None:
         self.sent.append(config)
-
-    def roll_back_open(self, name: str, release_id: str, reason: str) -> None:
-        self.sent.append({"action": "rollback", "release_id": release_id, "reason": reason})
 
 
 def driven(*, lease_expires: datetime = OLD, stopped: bool = False, state: str = "open") -> dict[str, Any]:

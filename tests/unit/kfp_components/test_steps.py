@@ -30,11 +30,8 @@ class Asked:
             raise NotFound(f"there is no endpoint '{name}'")
         return {"traffic": {}, **self.view}
 
-    def update_endpoint(self, name: str, config: dict[str, Any]) -> None:
+    def update_endpoint(self, name: str, config: dict[str, Any], *, undo_promotion: bool = True) -> None:
         self.sent.append(config)
-
-    def roll_back_open(self, name: str, release_id: str, reason: str) -> None:
-        self.sent.append({"action": "rollback", "release_id": release_id, "reason": reason})
 
 
 def wait(monkeypatch: pytest.MonkeyPatch, asked: Asked, **changes: Any) -> tuple[bool, str]:
