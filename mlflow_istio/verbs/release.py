@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.calls import webhooks
 from mlflow_istio.core.basics.names import dns_name
+from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.options.base import DryRunOptions, parse_options
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
@@ -64,7 +65,15 @@ class ReleaseVerbs(Base):
             raise InvalidInput(
                 "say what to release: either a model URI, or the option 'candidate' for what is deployed already"
             )
-        candidates = options.candidate or (options.name or default_name(context, str(model_uri)),)
+        known = transitions.known_release(endpoint_of(context.cluster, endpoint), options.release_id)
+        if options.candidate:
+            candidates = options.candidate
+        elif options.name:
+            candidates = (options.name,)
+        elif known is not None and known.model_uri == model_uri:
+            candidates = known.candidates  # the URI may mean another version by now
+        else:
+            candidates = (default_name(context, str(model_uri)),)
         deployments = () if model_uri is None else (deploy_request(place, options, candidates[0], endpoint, model_uri),)
         request = ReleaseRequest(
             endpoint=endpoint,

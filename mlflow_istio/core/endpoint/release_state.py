@@ -41,6 +41,7 @@ class Release:
         assignment: How users are assigned, for ab.
         versions: Candidate to the ``MODEL/VERSION`` it was planned with.
         options: Digest of what else the plan fixes; empty where nobody wrote it down.
+        model_uri: What was asked for, word for word, which may mean another version by now; empty where deployments were named.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Release:
     assignment: Assignment | None = field(default=None, metadata=stored(sparse=True))
     versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
     options: str = field(default="", metadata=stored(sparse=True))
+    model_uri: str = field(default="", metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,7 @@ class ClosedRelease:
         sequence: Number of the routing change that ended it: whether anything happened since.
         versions: Candidate to the ``MODEL/VERSION`` it was planned with.
         options: Digest of what else the plan fixed; empty where nobody wrote it down.
+        model_uri: What was asked for, word for word; empty where deployments were named.
     """
 
     id: str
@@ -80,6 +83,7 @@ class ClosedRelease:
     sequence: int = 0
     versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
     options: str = field(default="", metadata=stored(sparse=True))
+    model_uri: str = field(default="", metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -238,6 +238,12 @@ def check_release(endpoint: Endpoint, release_id: str | None) -> None:
     )
 
 
+def known_release(endpoint: Endpoint, release_id: str | None) -> Release | ClosedRelease | None:
+    """The open or last release, if it has this id; None for any other."""
+    both = (endpoint.release, endpoint.last)
+    return next((release for release in both if release is not None and release.id == release_id), None)
+
+
 def ended_release(endpoint: Endpoint, release_id: str) -> ClosedRelease | EarlierRelease | None:
     """How the release of an id ended, as far as the endpoint remembers; None where it is open, or was never there."""
     if endpoint.release is not None and endpoint.release.id == release_id:
@@ -375,6 +381,7 @@ def _close(release: Release, outcome: str, previous: Destination | None) -> Clos
         previous=previous,
         versions=release.versions,
         options=release.options,
+        model_uri=release.model_uri,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.release_state import Release
+from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.on_endpoint import opened
@@ -74,9 +74,9 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     found, last = endpoint.release, endpoint.last
     fixed = _fixed(plan)
     if request.release_id is not None:
-        known = next((release for release in (found, last) if release and release.id == request.release_id), None)
+        known = transitions.known_release(endpoint, request.release_id)
         if known is not None:
-            transitions.check_plan(endpoint, _intended(context, request, request.release_id, fixed))
+            transitions.check_plan(endpoint, _intended(context, request, known, fixed))
         if known is last and last is not None and found is None:
             return last.id  # a pipeline's step that is run again
         transitions.check_not_ended(endpoint, request.release_id)
@@ -129,7 +129,9 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
     run, warnings = run_for(context, name, release, new=True)
     emit_warnings(context, warnings)
-    release = replace(release, run=run)
+    release = replace(
+        release, run=run, model_uri=next((deployment.model_uri for deployment in request.deployments), "")
+    )
     shifting.move(
         context,
         name,
@@ -157,15 +159,23 @@ def _fixed(plan: ReleasePlan) -> dict[str, Any]:
     return {key: value for key, value in to_json(plan).items() if key != "stable"}
 
 
-def _intended(context: Context, request: ReleaseRequest, release_id: str, fixed: Mapping[str, Any]) -> Release:
-    """The release as it is asked for, before anything of it is deployed."""
+def _intended(
+    context: Context, request: ReleaseRequest, known: Release | ClosedRelease, fixed: Mapping[str, Any]
+) -> Release:
+    """The release as it is asked for, before anything of it is deployed.
+
+    The URI that the known one was asked for still means its version: promotion takes the challenger's alias away, and an alias
+    or ``latest`` may have moved since.
+    """
     versions = {
-        deployment.name: context.registry.resolve(parse_model_uri(deployment.model_uri)).label
+        deployment.name: known.versions.get(deployment.name)
+        if known.model_uri == deployment.model_uri
+        else context.registry.resolve(parse_model_uri(deployment.model_uri)).label
         for deployment in request.deployments
     }
     standing = versions_of(deployments_of(context.cluster, request.endpoint))
     return Release(
-        id=release_id,
+        id=known.id,
         strategy=request.strategy,
         candidates=request.candidates,
         opened=context.clock.now(),

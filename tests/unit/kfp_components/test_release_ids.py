@@ -36,11 +36,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return made
 
 
-def release(version: int = 2, release_id: str = "job-1", *, options: dict[str, Any] | None = None, **more: Any) -> Any:
+def release(
+    version: int | str = 2, release_id: str = "job-1", *, options: dict[str, Any] | None = None, **more: Any
+) -> Any:
     given = {"strategy": "canary", "steps": "10,50", "name": "", "reason": "", **more}
-    return steps.release(
-        TARGET, "churn", f"models:/churn/{version}", release_id=release_id, options=options or QUICK, **given
-    )
+    uri = f"models:/churn{version}" if str(version).startswith("@") else f"models:/churn/{version}"
+    return steps.release(TARGET, "churn", uri, release_id=release_id, options=options or QUICK, **given)
 
 
 def move(release_id: str = "job-1", **more: Any) -> Any:
@@ -76,6 +77,38 @@ def test_a_release_that_is_tried_again_says_how_it_ended(stage: Stage) -> None:
     again = release()
     assert (first.outcome, again.outcome, again.verdict) == ("promoted", "promoted", "advance")
     assert objects(stage) == before
+
+
+@pytest.mark.parametrize("name", ["", "candidate"])
+@pytest.mark.parametrize("promoted", [True, False])
+def test_the_alias_that_a_promotion_takes_away_is_not_asked_for_again(stage: Stage, promoted: bool, name: str) -> None:
+    stage.world.registry.aliases[("churn", "challenger")] = 2
+    first = release("@challenger", name=name)
+    if not promoted:
+        roll_back()
+    assert ("churn", "challenger") not in stage.world.registry.aliases
+    again = release("@challenger", name=name)
+    assert (first.outcome, again.outcome) == ("promoted", "promoted" if promoted else "rolled-back")
+    with pytest.raises(StateConflict, match="is a canary of .*another release_id"):
+        release(3, name=name)
+
+
+@pytest.mark.parametrize("uri", ["@nightly", "latest"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_alias_that_means_another_version_by_now_means_the_same_release(stage: Stage, uri: str, ended: bool) -> None:
+    registry = stage.world.registry
+    registry.aliases[("churn", "nightly")] = 2
+    registry.deleted.add("churn/3")
+    options = {**QUICK, "promote": ended}
+    first = release(uri, options=options)
+    registry.aliases[("churn", "nightly")] = 3
+    registry.deleted.clear()
+    before = objects(stage)
+    again = release(uri, options=options)
+    assert (again.outcome, again.release_id) == (first.outcome, first.release_id)
+    assert stage.world.endpoint().traffic.weights.get("churn-v2")
+    if ended:
+        assert objects(stage) == before
 
 
 @pytest.mark.parametrize(
