@@ -231,5 +231,7 @@ def _webhooks(given: Any) -> tuple[Webhook, ...]:
             )
         if "events" in values:
             values["events"] = tuple(values["events"])
+        if isinstance(values.get("timeout"), int) and not isinstance(values["timeout"], bool):
+            values["timeout"] = float(values["timeout"])  # 1 and 1.0 are one plan
         hooks.append(Webhook(**values))
     return tuple(hooks)

@@ -127,8 +127,8 @@ _ACTIONS: Mapping[str, Callable[[Context, str, UpdateEndpointOptions], Outcome]]
 
 def _move(context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
     """Shift the open release, or start one."""
-    candidates = options.candidate or ()
     endpoint = endpoint_of(context.cluster, name)
+    candidates = transitions.in_known_order(endpoint, options.release_id, options.candidate or ())
     if options.release_id is not None:
         transitions.check_not_ended(endpoint, options.release_id)
     release = endpoint.release

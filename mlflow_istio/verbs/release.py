@@ -65,9 +65,10 @@ class ReleaseVerbs(Base):
             raise InvalidInput(
                 "say what to release: either a model URI, or the option 'candidate' for what is deployed already"
             )
-        known = transitions.known_release(endpoint_of(context.cluster, endpoint), options.release_id)
+        before = endpoint_of(context.cluster, endpoint)
+        known = transitions.known_release(before, options.release_id)
         if options.candidate:
-            candidates = options.candidate
+            candidates = transitions.in_known_order(before, options.release_id, options.candidate)
         elif options.name:
             candidates = (options.name,)
         elif known is not None and known.model_uri == model_uri:

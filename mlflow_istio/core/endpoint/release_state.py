@@ -104,9 +104,9 @@ class EarlierRelease:
 def same_plan(one: Release | ClosedRelease, other: Release | ClosedRelease) -> bool:
     """Whether two releases do the same: strategy, candidates, their versions, and what else the plan fixes.
 
-    What one of them does not know of itself is taken for equal.
+    What one of them does not know of itself is taken for equal. Only an A/B test has several candidates, in any order.
     """
-    if (one.strategy, one.candidates) != (other.strategy, other.candidates):
+    if (one.strategy, sorted(one.candidates)) != (other.strategy, sorted(other.candidates)):
         return False
     both = set(one.versions) & set(other.versions)
     if any(one.versions[name] != other.versions[name] for name in both):
@@ -135,7 +135,7 @@ def check_run_is_free(endpoint: str, release: Release, strategy: str, candidates
     Raises:
         StateConflict: Says what the run holds.
     """
-    if strategy and (strategy, candidates) != (release.strategy, ",".join(release.candidates)):
+    if strategy and (strategy, sorted(candidates.split(","))) != (release.strategy, sorted(release.candidates)):
         raise StateConflict(
             f"release '{release.id}' of endpoint '{endpoint}' was a {strategy} of {candidates}, says the registry: use another "
             "release_id for another plan"

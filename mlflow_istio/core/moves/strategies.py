@@ -57,6 +57,8 @@ class TrafficRequest:
     def fixed(self) -> dict[str, Any]:
         """What of it stays as it is for as long as the release is open, as JSON; its weights may move."""
         said = {name: getattr(self, name) for name in ("header", "cookie", "values") if getattr(self, name) is not None}
+        if self.header is not None:
+            said["header"] = self.header.lower()  # Istio and HTTP take every spelling for the same
         if self.arms is not None:
             said["arms"] = {deployment: list(match) for deployment, match in self.arms.items()}
         return said
@@ -305,11 +307,13 @@ def _without_known(endpoint: Endpoint, release: Release, traffic_request: Traffi
         traffic_request = replace(traffic_request, arms=None)
     if release.assignment is None:
         return traffic_request
-    known = {release.assignment.kind: release.assignment.name, "values": dict(release.assignment.values)}
-    return replace(
-        traffic_request,
-        **{option: None for option in traffic_request.said if known.get(option) == getattr(traffic_request, option)},
-    )
+    assignment = release.assignment
+    same = {
+        "header": assignment.kind == "header" and assignment.name.lower() == (traffic_request.header or "").lower(),
+        "cookie": assignment.kind == "cookie" and assignment.name == traffic_request.cookie,
+        "values": assignment.values == traffic_request.values,
+    }
+    return replace(traffic_request, **{option: None for option in traffic_request.said if same.get(option)})
 
 
 def _split(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> tuple[WeightedDestination, ...]:

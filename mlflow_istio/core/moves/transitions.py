@@ -244,6 +244,12 @@ def known_release(endpoint: Endpoint, release_id: str | None) -> Release | Close
     return next((release for release in both if release is not None and release.id == release_id), None)
 
 
+def in_known_order(endpoint: Endpoint, release_id: str | None, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """The candidates in the order in which the release that is meant has them; any order means the same A/B test."""
+    known = endpoint.release if release_id is None else known_release(endpoint, release_id)
+    return known.candidates if known and sorted(known.candidates) == sorted(candidates) else candidates
+
+
 def ended_release(endpoint: Endpoint, release_id: str) -> ClosedRelease | EarlierRelease | None:
     """How the release of an id ended, as far as the endpoint remembers; None where it is open, or was never there."""
     if endpoint.release is not None and endpoint.release.id == release_id:

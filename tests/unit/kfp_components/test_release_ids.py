@@ -411,3 +411,49 @@ def test_another_cookie_under_the_same_id_is_refused(stage: Stage) -> None:
             "churn",
             {"strategy": "ab", "cookie": "other", "release_id": "job-1"},
         )
+
+
+HOOK = {"url": "http://127.0.0.1:9/", "events": ["rollback"]}
+HELD = {"analysis": "none", "promote": False, "deadline": 60}
+HALVES = {"weights": {"churn-v1": 50, "churn-v2": 50}}
+THIRDS = {"weights": {"churn-v1": 34, "churn-v2": 33, "churn-v3": 33}}
+
+
+@pytest.mark.parametrize(
+    ("once", "again", "more"),
+    [
+        ({"header": "X-Arm", **HELD}, {"header": "x-arm", **HELD}, {"strategy": "ab", "steps": "50"}),
+        ({"webhooks": [{**HOOK, "timeout": 1}]}, {"webhooks": [{**HOOK, "timeout": 1.0}]}, {}),
+    ],
+)
+@pytest.mark.parametrize("promote", [True, False])
+def test_another_spelling_of_options_is_the_same_release(
+    stage: Stage, once: dict[str, Any], again: dict[str, Any], more: dict[str, Any], promote: bool
+) -> None:
+    first = release(options={**QUICK, "promote": promote, **once}, **more)
+    assert release(options={**QUICK, "promote": promote, **again}, **more).outcome == first.outcome
+
+
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        (
+            {"candidate": "churn-v2", "options": {"header": "X-Arm", **HALVES}},
+            {"candidate": "churn-v2", "options": {"header": "x-arm", **HALVES}},
+        ),
+        (
+            {"candidate": "churn-v2,churn-v3", "options": {"cookie": "arm", **THIRDS}},
+            {"candidate": "churn-v3,churn-v2", "options": {"cookie": "arm", **THIRDS}},
+        ),
+    ],
+)
+@pytest.mark.parametrize("release_id", ["job-1", ""])
+def test_another_spelling_of_a_test_by_hand_changes_nothing(
+    stage: Stage, once: dict[str, Any], again: dict[str, Any], release_id: str
+) -> None:
+    deploy("churn-v2", 2)
+    deploy("churn-v3", 3)
+    move(release_id, strategy="ab", **once)
+    before = objects(stage)
+    move(release_id, strategy="ab", **again)
+    assert objects(stage) == before

@@ -137,13 +137,14 @@ def test_approval_is_a_gate_several_or_json(given: dict[str, Any], approval: App
         ("http://a,https://b", (Webhook(url="http://a"), Webhook(url="https://b"))),
         (
             '{"url": "http://a", "events": ["start"], "timeout": 3}',
-            (Webhook(url="http://a", events=("start",), timeout=3),),
+            (Webhook(url="http://a", events=("start",), timeout=3.0),),
         ),
         (["http://a", {"url": "http://b"}], (Webhook(url="http://a"), Webhook(url="http://b"))),
     ],
 )
 def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) -> None:
     assert plan(webhooks=given).webhooks == hooks
+    assert repr(plan(webhooks=given).webhooks) == repr(hooks), "digests tell 3 from 3.0"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,16 @@ def test_plans_are_the_same_by_all_that_both_know_of_themselves(changes: dict[st
     assert same_plan(replace(closed(), **changes), closed()) is same
 
 
+def test_the_order_of_the_arms_makes_no_other_plan() -> None:
+    arms = closed(strategy="ab", candidates=("v2", "v3"))
+    assert same_plan(arms, replace(arms, candidates=("v3", "v2")))
+    assert not same_plan(arms, replace(arms, candidates=("v3",)))
+    release = a_release("ab", "v3", "v2")
+    check_run_is_free("churn", release, "ab", "v2,v3", "")
+    with pytest.raises(StateConflict, match="was a ab of v2"):
+        check_run_is_free("churn", release, "ab", "v2", "")
+
+
 def test_a_release_is_described_with_the_versions_that_are_known() -> None:
     assert describe_release(a_release("canary", "v2", "v3", **PLAN)) == "canary of v2 (churn/2), v3"
 
