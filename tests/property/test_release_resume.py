@@ -126,3 +126,26 @@ def test_a_release_never_gives_more_than_its_next_step_and_never_promotes_from_s
             assert not plan.guards or sum(progress.evidence.requests.values()) > 0
             break
     assert from_json(ReleasePlan, json.loads(json.dumps(to_json(plan)))) == plan
+
+
+@given(plan=st.sampled_from(PLANS), drawn=intervals)
+@settings(max_examples=60, deadline=None)
+def test_a_look_whose_figures_nobody_reads_does_the_same(plan: ReleasePlan, drawn: list[dict[str, Any]]) -> None:
+    look = observations(plan, drawn)
+    progress = first_progress(plan, TIME)
+    for number in range(len(drawn)):
+        seen_then = look(number, progress)
+        (in_full, action), (in_short, brief) = (
+            advance(progress, *seen_then, figures=figures) for figures in (True, False)
+        )
+        assert in_short == in_full
+        assert (type(brief), brief.verdict.word, brief.verdict.reason) == (
+            type(action),
+            action.verdict.word,
+            action.verdict.reason,
+        )
+        if brief.verdict.word != "hold":
+            assert brief.verdict == action.verdict
+        progress = in_full
+        if type(action).__name__ in ("Promote", "RollBack", "GiveUp", "Stop"):
+            break

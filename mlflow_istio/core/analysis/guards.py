@@ -108,7 +108,7 @@ class GuardTest(EProcess):
 
     @abstractmethod
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
-        """Return what the guard called `name` says now."""
+        """Return what the guard called `name` says now; its evidence is `log_e_value`, which alone decides."""
 
     @abstractmethod
     def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:

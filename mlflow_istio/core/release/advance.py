@@ -104,7 +104,7 @@ class Stop(Action):
     """Leave the traffic as it is and stop driving; a person decides."""
 
 
-def advance(progress: Progress, seen: Observation, now: datetime) -> tuple[Progress, Action]:
+def advance(progress: Progress, seen: Observation, now: datetime, *, figures: bool = True) -> tuple[Progress, Action]:
     """Take in one look and say what to do.
 
     The same progress, observation and time always give the same answer, so a process that died after looking may be
@@ -114,6 +114,7 @@ def advance(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         progress: Where the release stands.
         seen: The look.
         now: The time in UTC.
+        figures: Whether somebody reads the verdict's figures; without them the same is done, in a fraction of the time.
 
     Returns:
         Where it stands then (to be stored together with what the action writes), and the action.
@@ -128,7 +129,7 @@ def advance(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         verdict = _hold(f"The traffic is not what the step says: {progress.weight:g}% is restored.")
         return _with(held, verdict), Shift(verdict=verdict, weight=progress.weight)
     progress, missing = _looked(progress, seen, now)
-    verdict = _judged(progress, seen, missing, now)
+    verdict = _judged(progress, seen, missing, now, figures=figures)
     progress = _with(progress, verdict)
     if verdict.word == "rollback":
         return progress, RollBack(verdict=verdict)
@@ -164,7 +165,9 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
     return replace(progress, evidence=evidence, missing_since=since), missing
 
 
-def _judged(progress: Progress, seen: Observation, missing: tuple[str, ...], now: datetime) -> Verdict:
+def _judged(
+    progress: Progress, seen: Observation, missing: tuple[str, ...], now: datetime, *, figures: bool
+) -> Verdict:
     plan = progress.plan
     if progress.question and progress.question.answer == "reject":
         return Verdict(
@@ -191,6 +194,7 @@ def _judged(progress: Progress, seen: Observation, missing: tuple[str, ...], now
             last=progress.last_step,
             deadline_reached=late,
             broken=_judged_alone(progress, seen),
+            figures=figures,
         ),
     )
     if not plan.compares and plan.guards and not (plan.guarded and verdict.word == "rollback"):

@@ -31,6 +31,7 @@ class LookContext:
         last: Whether promotion comes next.
         deadline_reached: Whether time is up.
         broken: Whether the stable serves nothing.
+        figures: Whether somebody reads the figures of a look that only waits. They decide nothing, and cost most of a look.
     """
 
     missing: tuple[str, ...] = ()
@@ -39,19 +40,27 @@ class LookContext:
     last: bool = False
     deadline_reached: bool = False
     broken: bool = False
+    figures: bool = True
 
 
 def judge(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) -> Verdict:
-    """The verdict of one look."""
+    """The verdict of one look; one that lets something happen always has its figures."""
     if not plan.guards:
         return _by_time(look_context)
+    verdict = _judged(plan, evidence, look_context)
+    if look_context.figures or verdict.word == "hold":
+        return verdict
+    return _judged(plan, evidence, replace(look_context, figures=True))
+
+
+def _judged(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) -> Verdict:
     promotion: Sequence[PromotionBound] | None = None
     if look_context.broken:
         promotion = evidence.alone.bounds("errors of the candidate", NOTHING_TO_PROVE, alpha=plan.alpha)
     elif look_context.last:
         promotion = bounds_of(plan, evidence) or None
     verdict = decide(
-        guards_of(plan, evidence),
+        guards_of(plan, evidence, figures=look_context.figures),
         alpha=plan.alpha,
         promotion=promotion,
         sample_ratio=None if look_context.broken else evidence.ratio,
@@ -71,15 +80,24 @@ def _by_time(look_context: LookContext) -> Verdict:
     return Verdict(word="hold", reason="Waiting: the step isn't complete.")
 
 
-def guards_of(plan: ReleasePlan, evidence: Evidence) -> tuple[Guard, ...]:
-    """Every guard, the same at each look; one without data has no evidence."""
-    guards = [_guard(plan, guard, evidence.tests.get(guard.name)) for guard in plan.guards]
-    return (*guards, evidence.alone.guard(ALONE, alpha=plan.alpha))
+def guards_of(plan: ReleasePlan, evidence: Evidence, *, figures: bool = True) -> tuple[Guard, ...]:
+    """Every guard, the same at each look; one without data has no evidence.
+
+    Args:
+        plan: The plan.
+        evidence: What was measured.
+        figures: Whether each has its sentence and figures; without them it has its name, evidence and weight only.
+    """
+    guards = [_guard(plan, guard, evidence.tests.get(guard.name), figures=figures) for guard in plan.guards]
+    alone = evidence.alone
+    return (*guards, alone.guard(ALONE, alpha=plan.alpha) if figures else Guard(name=ALONE, log_e=alone.log_e_value))
 
 
-def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> Guard:
+def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None, *, figures: bool) -> Guard:
     if test is None:
         return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
+    if not figures:
+        return Guard(name=guard.name, log_e=test.log_e_value, weight=guard.weight)
     return test.guard(guard.name, alpha=plan.alpha, weight=guard.weight)
 
 
@@ -153,7 +171,7 @@ def look_figures(plan: ReleasePlan, evidence: Evidence, weight: float) -> dict[s
 
 def log_evidence(plan: ReleasePlan, evidence: Evidence) -> float:
     """The guards' evidence together; rollback comes at log(1/alpha). 0 without guards."""
-    return combine(guards_of(plan, evidence)).log_e if plan.guards else 0.0
+    return combine(guards_of(plan, evidence, figures=False)).log_e if plan.guards else 0.0
 
 
 def brief(verdict: Verdict) -> Mapping[str, Any]:
