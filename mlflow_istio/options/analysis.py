@@ -49,6 +49,8 @@ class AnalyseOptions(ReadOptions, Judged, Tested):
             delta=self.delta,
             alpha=self.alpha,
             phi=self.phi,
+            phase=self.phase,
+            label_delay=self.label_delay,
             randomised=self.randomised,
         )
 

@@ -57,6 +57,10 @@ class ReleaseOptions(CreateOptions, SourceOptions, Tested):
         default=None,
         description="seconds after a change of weights in which shares aren't checked (60 with prometheus, else 0)",
     )
+    warm_requests: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="requests the candidate answers, after the warmup, before its latency counts (500; without warmup 0)",
+    )
     alpha: Probability = Field(
         default=0.05, description="probability of ever rolling back a candidate within every margin"
     )

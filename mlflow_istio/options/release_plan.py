@@ -13,10 +13,13 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
-from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook, auto_guards
+from mlflow_istio.core.release.plan import RULES, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards, gross_guard
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.release import ReleaseOptions, SourceOptions
+
+WARM_REQUESTS = 500
+"""A fresh process is slow for its first hundreds of requests, and no clock knows when they were."""
 
 PROMETHEUS_SETTLE = 60.0
 """Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
@@ -49,6 +52,10 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
         guards=_guards(options),
         alpha=options.alpha,
         phi=options.phi,
+        phase=options.phase,
+        label_delay=options.label_delay,
+        warm_requests=_warm_requests(options),
+        rules=RULES,
         alone_limit=options.alone_limit,
         no_data=options.no_data,
         undecided=options.undecided,
@@ -87,6 +94,12 @@ def _without_password(url: str | None) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
 
 
+def _warm_requests(options: ReleaseOptions) -> int:
+    if options.warm_requests is not None:
+        return options.warm_requests
+    return WARM_REQUESTS if options.warmup else 0
+
+
 def _usual_steps(strategy: str, arms: int) -> tuple[float, ...]:
     return {
         "canary": (5.0, 25.0, 50.0),
@@ -107,6 +120,8 @@ def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
         guards = auto_guards(options.margin, allowed)
     elif isinstance(given, list):
         guards = tuple(_guard(entry, options.margin, allowed) for entry in given)
+        if guards and not any(guard.kind == "gross" for guard in guards):
+            guards = (*guards, gross_guard())
     else:
         raise InvalidInput(f"option 'analysis' must be auto, none or a list of guards, not {given!r}")
     return (*guards, *_kpi_guards(options.kpi, {guard.name for guard in guards}))
@@ -144,7 +159,7 @@ def _guard(entry: Any, margin: float | None, allowed: NonInferiorityMargin | Non
     proof = _allowed(entry.get("allowed"), f"analysis: allowed of {kind}")
     values: dict[str, Any] = {"name": kind, "kind": kind, **said}
     if base is not None:
-        values = {"name": base.name, "kind": kind, "margin": base.margin, **said}
+        values = {"name": base.name, "kind": kind, "margin": base.margin, "weight": base.weight, **said}
     values["allowed"] = proof or (base.allowed if base else NonInferiorityMargin())
     if "edges" in entry:
         values["edges"] = tuple(float(edge) for edge in entry["edges"])

@@ -85,7 +85,14 @@ class Tested(BaseModel):
     """How a test counts events."""
 
     phi: Annotated[float, Field(ge=1)] = Field(
-        default=1.0, description="overdispersion: above 1 where events come in bursts"
+        default=1.0, description="for experts: overdispersion of independent bursts; slow phases need 'phase' instead"
+    )
+    phase: Annotated[float, Field(ge=0, le=86400)] | None = Field(
+        default=None,
+        description="longest slow phase of a server in seconds, 0: none (default: learnt from the stable's history, else 60)",
+    )
+    label_delay: Annotated[float, Field(ge=0, le=604800)] = Field(
+        default=0.0, description="seconds after which a KPI's events may still come"
     )
 
 

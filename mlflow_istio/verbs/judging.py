@@ -77,6 +77,8 @@ def _by_arms(context: Context, metrics: Metrics, options: SourceOptions, plan: R
         delta=options.delta,
         alpha=plan.alpha,
         phi=plan.phi,
+        phase=plan.phase,
+        label_delay=plan.label_delay,
         randomised=options.randomised,
     )
 

@@ -7,6 +7,7 @@ A guard of every kind is in them, a rollback by each, and every strategy.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,9 @@ from mlflow_istio.core.release.advance import Observation, advance
 from mlflow_istio.core.release.judgement import bounds_of, look_figures
 from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
 from tests.golden import FOLDER
+
+NEVER_PROMISED = re.compile(r"at most once in [\w, ]+ releases")
+"""How earlier versions said how rare such evidence is, beyond what their method could support: the one thing said otherwise."""
 
 CASES = {
     f"{file.stem}-{number}": case
@@ -36,7 +40,7 @@ def test_an_open_release_of_an_earlier_version_goes_on_as_that_version_would_hav
     assert (type(action).__name__, action.verdict.word, action.verdict.reason) == (
         case["action"],
         case["word"],
-        case["reason"],
+        NEVER_PROMISED.sub("in at most 5% of releases", case["reason"]),
     )
     assert [bound.describe() for bound in bounds_of(progress.plan, progress.evidence)] == case["bounds"]
     weight = next(look.weights[name] for name in progress.plan.candidates)

@@ -34,6 +34,7 @@ QUICK: dict[str, Any] = {
     "hold": 3,
     "min_requests": 40,
     "warmup": 1,
+    "phase": 0,
     "deadline": 150,
     "analysis": [{"guard": "errors", "allowed": 0.03}],
 }

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mlflow_istio.core.analysis.guards import Guard, combine
+from mlflow_istio.core.analysis.guards import CombinedEvidence, Guard, combine
 from mlflow_istio.core.analysis.interval import check_alpha, finite
 from mlflow_istio.core.analysis.promotion import PromotionBound
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
@@ -19,6 +19,7 @@ def decide(
     guards: Sequence[Guard],
     *,
     alpha: float = 0.05,
+    averaged: bool = False,
     promotion: Sequence[PromotionBound] | None = None,
     sample_ratio: SampleRatioTest | None = None,
     missing: Sequence[str] = (),
@@ -35,6 +36,7 @@ def decide(
     Args:
         guards: Every guard of the release, each look with the same weights.
         alpha: Probability of ever rolling back a candidate within every margin, over all looks.
+        averaged: Whether the guards' evidence is averaged, as the first rules did.
         promotion: None at an intermediate step. At the last one, the bounds that must all be met.
         sample_ratio: The test of the traffic shares; None where traffic isn't randomised by weight.
         missing: Names of the guards or sources without data at this look.
@@ -51,7 +53,7 @@ def decide(
         raise InvalidInput("promotion needs at least one bound: name what the candidate may be worse by")
     if no_data not in ("hold", "rollback"):
         raise InvalidInput(f'no_data must be "hold" or "rollback", got {no_data!r}')
-    combined = combine(guards)
+    combined = combine(guards, averaged=averaged)
     mismatched = sample_ratio is not None and sample_ratio.mismatched()
     evidence: dict[str, Any] = {
         "alpha": alpha,
@@ -70,7 +72,7 @@ def decide(
     if combined.reaches(alpha):
         leading = combined.leading
         reason = f"The candidate is worse: {leading.name}, {leading.summary or 'see the evidence'}."
-        return Verdict(word="rollback", reason=f"{reason} {_strength(combined.log_e)}{doubt}", evidence=evidence)
+        return Verdict(word="rollback", reason=f"{reason} {_strength(combined, alpha)}{doubt}", evidence=evidence)
     if missing and no_data == "rollback":
         return Verdict(word="rollback", reason=f"No data from {', '.join(missing)}.{doubt}", evidence=evidence)
 
@@ -99,6 +101,8 @@ def _waiting(
     return "; ".join(reasons)
 
 
-def _strength(log_e: float) -> str:
-    odds = f"{math.exp(log_e):,.0f}" if log_e < math.log(1e6) else "a million or more"
-    return f"Were it not, such evidence would be seen at most once in {odds} releases."
+def _strength(combined: CombinedEvidence, alpha: float) -> str:
+    """What the method supports and no more: nobody knows its tail beyond alpha on real servers."""
+    if not math.isfinite(combined.log_e):
+        return "That needs no statistics."
+    return f"Were it not, such evidence would be seen in at most {100 * alpha:g}% of releases."

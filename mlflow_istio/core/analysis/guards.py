@@ -1,8 +1,10 @@
 """Several guards, one decision: weighted evidence that something is wrong with the candidate.
 
-`sum w_j E_j` with weights that add up to 1 is an e-value for "nothing is wrong", whatever the dependence between the
-guards (Vovk & Wang 2021, Ann. Statist. 49), so rolling back at `1/alpha` keeps the probability of ever rolling back a
-candidate that is within every margin below `alpha`.
+Each guard has its share of alpha: one alone rolls back at `w_j E_j >= 1/alpha`, the weights adding up to 1. That keeps the
+probability of ever rolling back a candidate that is within every margin below `alpha` (a union bound), whatever the
+guards are: rules that fire, and tests whose evidence is a martingale in a filtration of its own (Choe & Ramdas 2024, arXiv
+2402.09698). Releases that began under the first rules average instead: `sum w_j E_j` is an e-value, too, if each `E_j` is one
+for independent requests (Vovk & Wang 2021, Ann. Statist. 49).
 """
 
 import math
@@ -49,7 +51,7 @@ class CombinedEvidence:
     """The guards' evidence together.
 
     Attributes:
-        log_e: Log of the weighted mean of the e-values.
+        log_e: Log of the largest e-value times its weight; averaged: of the weighted mean of the e-values.
         leading: The guard that contributes most.
     """
 
@@ -58,7 +60,7 @@ class CombinedEvidence:
 
     @property
     def e_value(self) -> float:
-        """The weighted mean of the e-values: roll back when it reaches 1/alpha."""
+        """The evidence of all: roll back when it reaches 1/alpha."""
         return bounded_exp(self.log_e)
 
     def reaches(self, alpha: float) -> bool:
@@ -66,10 +68,14 @@ class CombinedEvidence:
         return self.log_e >= -math.log(alpha)
 
 
-def combine(guards: Sequence[Guard]) -> CombinedEvidence:
+def combine(guards: Sequence[Guard], *, averaged: bool = False) -> CombinedEvidence:
     """Return the weighted evidence of the guards.
 
     Guards must be combined at every look with the same weights; one that has no data yet has log evidence 0.
+
+    Args:
+        guards: Every guard.
+        averaged: Whether their evidence is averaged, as the first rules did.
 
     Raises:
         InvalidInput: If there is no guard or a name occurs twice.
@@ -79,7 +85,8 @@ def combine(guards: Sequence[Guard]) -> CombinedEvidence:
         raise InvalidInput(f"guards need at least one name and each name once, got {names}")
     weights = np.array([guard.weight for guard in guards])
     parts = np.log(weights / weights.sum()) + np.array([guard.log_e for guard in guards])
-    return CombinedEvidence(log_e=float(logsumexp(parts)), leading=guards[int(np.argmax(parts))])
+    log_e = logsumexp(parts) if averaged else np.max(parts)
+    return CombinedEvidence(log_e=float(log_e), leading=guards[int(np.argmax(parts))])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +94,8 @@ class Figures:
     """The figures that a person may compare.
 
     Attributes:
-        candidate: The candidate's rate, cumulative; None without requests.
-        stable: The stable's.
+        candidate: The candidate's rate, adjusted by interval where there is a stable; None without requests.
+        stable: The stable's, likewise.
         ratio: The odds ratio (or difference of means) with its confidence sequence; None without one.
     """
 
@@ -117,6 +124,10 @@ class GuardTest(EProcess):
     @abstractmethod
     def figures(self, alpha: float) -> Figures:
         """Return the figures now."""
+
+    def proven(self, alpha: float) -> Interval | None:
+        """Return the interval that holds the truth at every look, with probability 1 - alpha; None for a rule that has none."""
+        return self.figures(alpha).ratio
 
 
 def percent(rate: float) -> str:

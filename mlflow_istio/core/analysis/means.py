@@ -6,16 +6,17 @@ skewed that a handful decide the mean.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from scipy.special import log_ndtr
 
+from mlflow_istio.core.analysis.blocks import Blocks
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_positive, finite
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
-from mlflow_istio.core.basics.stored import form, to_json
+from mlflow_istio.core.basics.stored import form, stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 Direction = Literal["higher", "lower"]
@@ -133,6 +134,8 @@ class MeanDifference(GuardTest):
 
     An interval with fewer than two observations on a side is kept and joined to the next one.
 
+    With `blocks` the t-test over blocks of time (see `blocks`) must agree, since observations are not independent.
+
     Attributes:
         worse: Which direction is bad: the e-value is (asymptotic) evidence for it.
         margin: A worsening this large is still acceptable, in the KPI's unit, >= 0.
@@ -143,6 +146,8 @@ class MeanDifference(GuardTest):
         prior: r, 0 before the first interval with a varying KPI.
         candidate: The candidate's observations that wait for an interval to be complete.
         stable: The stable's.
+        waited: Seconds that these have waited.
+        blocks: Sums of w (mean_c - mean_b) and of w over blocks of time; None: observations are independent.
     """
 
     worse: Direction = "higher"
@@ -154,6 +159,8 @@ class MeanDifference(GuardTest):
     prior: float = 0.0
     candidate: Moments = NO_MOMENTS
     stable: Moments = NO_MOMENTS
+    waited: float = field(default=0.0, metadata=stored(sparse=True))
+    blocks: Blocks | None = field(default=None, metadata=stored(sparse=True))
 
     def __post_init__(self) -> None:
         if self.worse not in ("higher", "lower"):
@@ -162,11 +169,26 @@ class MeanDifference(GuardTest):
             raise InvalidInput(f"margin must be a finite number >= 0 in the KPI's unit, got {self.margin}")
         check_positive("tightest_at (observations)", self.tightest_at)
 
-    def update(self, candidate: Moments, stable: Moments) -> "MeanDifference":
-        """Return the difference after one more interval's observations."""
+    @classmethod
+    def of(cls, phase: float, *, worse: Direction = "higher", margin: float = 0.0) -> "MeanDifference":
+        """Return a difference that has seen nothing.
+
+        Args:
+            phase: The longest slow phase in seconds; 0: observations are independent.
+            worse: Which direction is bad.
+            margin: A worsening this large is still acceptable.
+
+        Raises:
+            InvalidInput: A value is out of its range.
+        """
+        return cls(worse=worse, margin=margin, blocks=Blocks.of(phase, columns=2) if phase else None)
+
+    def update(self, candidate: Moments, stable: Moments, *, seconds: float = 1.0) -> "MeanDifference":
+        """Return the difference after one more interval's observations, `seconds` long."""
         candidate, stable = self.candidate.plus(candidate), self.stable.plus(stable)
+        waited = self.waited + seconds
         if candidate.count < 2 or stable.count < 2:
-            return replace(self, candidate=candidate, stable=stable)
+            return replace(self, candidate=candidate, stable=stable, waited=waited)
         both = candidate.count + stable.count
         weight = candidate.count * stable.count / both
         noise = weight**2 * (candidate.variance / candidate.count + stable.variance / stable.count)
@@ -174,14 +196,17 @@ class MeanDifference(GuardTest):
         if prior == 0:
             # One observation adds noise/both to V, so V is `tightest_at` times that at the wanted size.
             prior = noise / both / tightness(TIGHT_ALPHA, self.tightest_at)
+        gap = weight * (candidate.mean - stable.mean)
         return replace(
             self,
             weight=self.weight + weight,
-            difference=self.difference + weight * (candidate.mean - stable.mean),
+            difference=self.difference + gap,
             variance=self.variance + noise,
             prior=prior,
             candidate=NO_MOMENTS,
             stable=NO_MOMENTS,
+            waited=0.0,
+            blocks=None if self.blocks is None else self.blocks.update((gap, weight), waited),
         ).with_peak()
 
     @property
@@ -193,8 +218,14 @@ class MeanDifference(GuardTest):
         """
         if not self.prior > 0:
             return 0.0
-        spread = self.variance + self.prior
         sign = 1 if self.worse == "higher" else -1
+        asymptotic = self._asymptotic(sign)
+        if self.blocks is None:
+            return asymptotic
+        return min(asymptotic, self.blocks.log_evidence(self.margin, a=(sign, 0.0), b=(0.0, 1.0)))
+
+    def _asymptotic(self, sign: int) -> float:
+        spread = self.variance + self.prior
         z = (sign * self.difference - self.margin * self.weight) / math.sqrt(spread)
         return math.log(2) + 0.5 * math.log(self.prior / spread) + z * z / 2 + float(log_ndtr(z))
 
@@ -212,7 +243,11 @@ class MeanDifference(GuardTest):
             return Interval(lower=-math.inf, upper=math.inf, estimate=estimate)
         spread = self.variance + self.prior
         radius = math.sqrt(spread * math.log(spread / (self.prior * alpha**2))) / self.weight
-        return Interval(lower=estimate - radius, upper=estimate + radius, estimate=estimate)
+        lower, upper = estimate - radius, estimate + radius
+        if self.blocks is not None:
+            ends = self.blocks.bounds(alpha, a=(1.0, 0.0), b=(0.0, 1.0))
+            lower, upper = min(lower, ends[0]), max(upper, ends[1])
+        return Interval(lower=lower, upper=upper, estimate=estimate)
 
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "the mean of `name` is worse on the candidate"."""

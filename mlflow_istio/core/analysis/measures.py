@@ -31,7 +31,7 @@ ASSIGNMENTS = "assignments"
 _LATENCY = "le/"
 _KPI = "kpi/"
 _KPI_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-RESERVED_NAMES = frozenset({"assignments", "errors", "latency", "requests"})
+RESERVED_NAMES = frozenset({"assignments", "errors", "gross", "latency", "requests"})
 """Names of the built-in guards and counts, which no KPI may take."""
 
 

@@ -72,6 +72,8 @@ class PromotionBound:
         upper: The bound; infinity while there are too few data.
         allowed: What is acceptable.
         assumption: What must hold for the bound, beyond independent requests; empty if nothing.
+        remaining: About how many more seconds of such traffic it takes until the bound is met; infinity: not with such figures;
+            None: met, or nobody can say yet.
     """
 
     name: str
@@ -79,6 +81,7 @@ class PromotionBound:
     upper: float = field(metadata=FINITE)
     allowed: float
     assumption: str = ""
+    remaining: float | None = field(default=None, metadata=FINITE)
 
     def __post_init__(self) -> None:
         if math.isnan(self.upper) or not math.isfinite(self.allowed):
@@ -92,11 +95,25 @@ class PromotionBound:
     def describe(self) -> str:
         """Return a clause such as `errors: odds ratio below 1.18 (allowed 1.25)`."""
         known = "not bounded yet" if finite(self.upper) is None else f"below {self.upper:.3g}"
-        return f"{self.name}: {self.measure} {known} (allowed {self.allowed:.3g})"
+        return f"{self.name}: {self.measure} {known} (allowed {self.allowed:.3g}{self._time()})"
 
     def to_json(self) -> Mapping[str, Any]:
         """Return plain JSON values."""
         return {**to_json(self), "met": self.met}
+
+    def _time(self) -> str:
+        if self.met or self.remaining is None:
+            return ""
+        if not math.isfinite(self.remaining):
+            return "; not to be met with such figures"
+        return f"; about {about(self.remaining)} more of such traffic"
+
+
+def about(seconds: float) -> str:
+    """Return a time in words, as exact as a guess is: `50 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def nearest_bound(bounds: Sequence[PromotionBound]) -> PromotionBound:

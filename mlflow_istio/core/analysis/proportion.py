@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import betainc, betaln, expit, logit, xlog1py, xlogy
 
+from mlflow_istio.core.analysis.blocks import Blocks
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent, share
 from mlflow_istio.core.analysis.interval import Interval, check_alpha, check_counts, check_overdispersion, crossing
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
@@ -94,6 +95,9 @@ class Proportion:
         return self.events / self.phi, (self.total - self.events) / self.phi
 
 
+RATE = {"a": (1.0, 0.0), "b": (0.0, 1.0)}
+"""How a block's row makes up the estimating function of a rate."""
+
 NO_REQUESTS = Proportion()
 """No requests yet."""
 
@@ -105,28 +109,58 @@ class ObjectiveTest(GuardTest):
     One-sided: the beta prior is cut off below the limit, so the e-value is one for every rate up to the limit
     (monotone likelihood ratio). The prior has `a = 1/2` and its mean at twice the limit (halfway to 1 above 1/3).
 
+    With `blocks` the t-test over blocks of time (see `blocks`) must agree, since requests are not independent.
+
     Attributes:
         limit: The largest acceptable rate, strictly between 0 and 1.
         counts: Events and requests so far.
+        blocks: Sums of events and of requests over blocks of time; None: requests are independent.
     """
 
     limit: float
     counts: Proportion = field(default=NO_REQUESTS, metadata=stored(flat=True))
+    blocks: Blocks | None = field(default=None, metadata=stored(sparse=True))
 
     def __post_init__(self) -> None:
         _check_rate("limit", self.limit)
 
-    def update(self, events: int, total: int) -> "ObjectiveTest":
+    @classmethod
+    def of(cls, phase: float, *, limit: float, phi: float = 1.0) -> "ObjectiveTest":
+        """Return a test that has seen nothing.
+
+        Args:
+            phase: The longest slow phase in seconds; 0: requests are independent.
+            limit: The largest acceptable rate.
+            phi: Overdispersion.
+
+        Raises:
+            InvalidInput: A value is out of its range.
+        """
+        blocks = Blocks.of(phase, columns=2) if phase else None
+        return cls(limit=limit, counts=Proportion(phi=phi), blocks=blocks)
+
+    def update(self, events: int, total: int, *, seconds: float = 1.0) -> "ObjectiveTest":
         """Return the test after one more interval's counts.
+
+        Args:
+            events: Events in this interval.
+            total: Requests in this interval.
+            seconds: How long it was.
 
         Raises:
             InvalidInput: If a count is negative or events exceed the total.
         """
-        return replace(self, counts=self.counts.update(events, total)).with_peak()
+        counts = self.counts.update(events, total)
+        blocks = None if self.blocks is None else self.blocks.update((float(events), float(total)), seconds)
+        return replace(self, counts=counts, blocks=blocks).with_peak()
 
     @property
     def log_e_value(self) -> float:
         """Log of the evidence now against "rate <= limit"; minus infinity when it is too small for a double."""
+        exact = self._exact()
+        return exact if self.blocks is None else min(exact, self.blocks.log_evidence(self.limit, **RATE))
+
+    def _exact(self) -> float:
         a, b = self._prior()
         hits, misses = self.counts._effective()
         with np.errstate(divide="ignore"):
@@ -135,8 +169,12 @@ class ObjectiveTest(GuardTest):
         return self.counts.log_e_value(self.limit, prior=(a, b)) + float(share_above)
 
     def confidence_sequence(self, alpha: float) -> Interval:
-        """Return the interval of rates (see `Proportion.confidence_sequence`)."""
-        return self.counts.confidence_sequence(alpha)
+        """Return the interval of rates (see `Proportion.confidence_sequence`); with blocks, one that holds theirs, too."""
+        exact = self.counts.confidence_sequence(alpha)
+        if self.blocks is None:
+            return exact
+        lower, upper = self.blocks.bounds(alpha, **RATE)
+        return replace(exact, lower=max(0.0, min(exact.lower, lower)), upper=min(1.0, max(exact.upper, upper)))
 
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "`name` is above its limit on the candidate"."""
@@ -153,6 +191,10 @@ class ObjectiveTest(GuardTest):
     def figures(self, alpha: float) -> Figures:  # noqa: ARG002
         """Return the candidate's own rate: there is nothing to compare it with."""
         return Figures(candidate=self.counts.rate)
+
+    def proven(self, alpha: float) -> Interval:
+        """Return the interval of the candidate's own rate."""
+        return self.confidence_sequence(alpha)
 
     def _prior(self) -> tuple[float, float]:
         mean = min(2 * self.limit, (1 + self.limit) / 2)

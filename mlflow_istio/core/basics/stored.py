@@ -72,7 +72,7 @@ def form(
     Args:
         sparse: Whether fields are left out when they have their defaults.
         closed: Whether an unknown key is refused.
-        whole: Whether each key must be there, and no other.
+        whole: Whether each key must be there, but for those of fields that say themselves that they are sparse, and no other.
         row: Whether it is written as a list of its fields.
     """
     settings = {"sparse": sparse, "closed": closed or whole, "whole": whole or row, "row": row}
@@ -179,7 +179,8 @@ def _form_of(kind: Any) -> _Form:
             needed |= part.flat if whole else _form_of(hints[field.name]).needed
         elif part.write is not None:
             known.add(part.key)
-            needed |= {part.key} if part.default is MISSING or settings["needed"] or whole else set()
+            always = part.default is MISSING or settings["needed"] or (whole and settings["sparse"] is None)
+            needed |= {part.key} if always else set()
     return _Form(
         kind=kind,
         parts=tuple(parts),

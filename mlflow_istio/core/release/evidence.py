@@ -10,13 +10,13 @@ from typing import Any
 from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
 from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
-from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
+from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
 from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts
 from mlflow_istio.core.release.guards.table import kind_of
-from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.plan import PHASE_UNKNOWN, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
 ENOUGH_TO_SEE = 20
@@ -45,6 +45,7 @@ class Evidence:
         requests: Requests counted, by deployment.
         step_requests: Of these, the candidate's in the present step.
         stable_failed: Whether every request of the stable failed when there were last enough to see.
+        phase: The longest slow phase in seconds that the tests reckon with.
     """
 
     counters: Mapping[str, CounterState] = field(default_factory=dict, metadata=LAST_VALUES)
@@ -55,6 +56,7 @@ class Evidence:
     requests: Mapping[str, int] = field(default_factory=dict)
     step_requests: int = 0
     stable_failed: bool = False
+    phase: float = field(default=0.0, metadata=stored(sparse=True))
 
     def rebased(self) -> Evidence:
         """The evidence without the last counters: what happened until the next reading counts for nothing."""
@@ -70,12 +72,25 @@ class Evidence:
         return replace(self, ratio=ratio, step_requests=0)
 
 
-def no_evidence(plan: ReleasePlan) -> Evidence:
-    """The evidence of a release that has not begun."""
-    settings = TestSettings(phi=plan.phi)
+def no_evidence(plan: ReleasePlan, *, phase: float | None = None) -> Evidence:
+    """The evidence of a release that has not begun.
+
+    Args:
+        plan: The plan.
+        phase: The longest slow phase in seconds that the stable's history shows; None: nobody knows.
+    """
+    if plan.phase is not None:
+        phase = plan.phase
+    elif phase is None:
+        phase = PHASE_UNKNOWN
+    settings = _settings(plan, phase)
     started = {guard.name: kind_of(guard).start(guard, settings) for guard in plan.guards}
     tests = {name: test for name, test in started.items() if test is not None}
-    return Evidence(tests=tests, alone=ObjectiveTest(limit=plan.alone_limit, counts=Proportion(phi=plan.phi)))
+    return Evidence(tests=tests, alone=ObjectiveTest.of(phase, limit=plan.alone_limit, phi=plan.phi), phase=phase)
+
+
+def _settings(plan: ReleasePlan, phase: float) -> TestSettings:
+    return TestSettings(phi=plan.phi, phase=phase, label_delay=plan.label_delay, warm_requests=plan.warm_requests)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,17 +138,20 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     if look.counts_from is None or base < look.counts_from:
         return evidence, ()
     broken = serves_nothing(evidence, look.stable_ready)
+    warm = sum(evidence.requests.get(name, 0) for name in plan.candidates) >= plan.warm_requests
+    seconds = (look.time - base).total_seconds()
     evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and lossless and not broken)
     if broken or look.weights.get(plan.stable, 0) == 0:
         alone = VersionCounts(growth=_candidates(plan, grown))
-        evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests))
+        evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests, seconds=seconds))
     if broken:
         return evidence, ()
     candidates_idle = not any(look.weights.get(name, 0) for name in plan.candidates)
     counts = IntervalCounts(
         candidate=VersionCounts(growth=_candidates(plan, grown), idle=candidates_idle),
         stable=VersionCounts(growth=grown.get(plan.stable, {}), idle=not look.weights.get(plan.stable, 0)),
-        seconds=(look.time - base).total_seconds(),
+        seconds=seconds,
+        warm=warm,
     )
     return _tested(plan, evidence, counts)
 
@@ -158,10 +176,14 @@ def _with_history(plan: ReleasePlan, evidence: Evidence, stable: Reading) -> Evi
 
     The counters start anew then, since the series of those tests were not kept before.
     """
-    settings = TestSettings(phi=plan.phi)
-    waiting = [guard for guard in plan.guards if guard.name not in evidence.tests]
-    started = {guard.name: kind_of(guard).start_from(guard, settings, stable) for guard in waiting}
-    ready = {name: test for name, test in started.items() if test is not None}
+    settings = _settings(plan, evidence.phase)
+    ready: dict[str, GuardTest] = {}
+    for guard in plan.guards:
+        before = evidence.tests.get(guard.name)
+        kind = kind_of(guard)
+        test = kind.start_from(guard, settings, stable) if before is None else kind.learn(guard, before, stable)
+        if test is not None and test is not before:
+            ready[guard.name] = test
     if not ready:  # not enough to see yet: asked again at the next look
         return evidence
     return replace(evidence, tests={**evidence.tests, **ready}, counters={}, read=None)

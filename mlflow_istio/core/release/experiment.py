@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult, compare_means, compare_rates, judge_arms
@@ -16,7 +17,7 @@ from mlflow_istio.core.analysis.interval import Interval, finite
 from mlflow_istio.core.analysis.means import NO_MOMENTS, MeanDifference, Moments, mean_sequence
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
 from mlflow_istio.core.analysis.proportion import NO_REQUESTS, Proportion
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.rate_test import EACH_LOOK, RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.basics.stored import form, stored, to_json
 from mlflow_istio.errors import InvalidInput
@@ -39,6 +40,8 @@ class ExperimentPlan:
         delta: The largest difference that doesn't matter: an odds ratio above 1, or a difference of means.
         alpha: Error probability over all arms and looks.
         phi: Overdispersion of a binary KPI (see ``RateTest``).
+        phase: The longest slow phase of a server in seconds; 0: observations are independent.
+        label_delay: Seconds after which events may still come.
         randomised: Whether chance decided who came to which arm.
         returning: Whether an arm's cookie or header brings requests to it, so that requests are no assignments.
     """
@@ -51,6 +54,8 @@ class ExperimentPlan:
     delta: float | None = None
     alpha: float = 0.05
     phi: float = 1.0
+    phase: float = field(default=0.0, metadata=stored(sparse=True))
+    label_delay: float = field(default=0.0, metadata=stored(sparse=True))
     randomised: bool = True
     returning: bool = False
 
@@ -86,6 +91,8 @@ class Experiment:
         weights: Weight of each arm since the last look.
         ratio: The test of the shares; None until the source has told assignments.
         missing: Arms without data at the last look.
+        read: When the counters were read, in UTC; None: never, or by an earlier version.
+        ahead: Events of each arm beyond its observations: what they are of is still to be counted.
     """
 
     plan: ExperimentPlan = field(metadata=stored(context=True))
@@ -99,8 +106,12 @@ class Experiment:
     weights: Mapping[str, int] = field(default_factory=dict)
     ratio: SampleRatioTest | None = None
     missing: tuple[str, ...] = ()
+    read: datetime | None = field(default=None, metadata=stored(sparse=True))
+    ahead: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
 
-    def look(self, readings: Mapping[str, Reading], weights: Mapping[str, int]) -> Experiment:
+    def look(
+        self, readings: Mapping[str, Reading], weights: Mapping[str, int], now: datetime | None = None
+    ) -> Experiment:
         """Take in one look.
 
         All arms are counted over the same intervals: while one has no data, the others wait.
@@ -108,6 +119,7 @@ class Experiment:
         Args:
             readings: What the source of metrics gave; the arms without data are absent.
             weights: Each arm's weight now.
+            now: The time in UTC; None: it doesn't matter, since observations are independent.
         """
         plan = self.plan
         missing = tuple(arm for arm in plan.arms if not _has(readings.get(arm, {}), plan.kpi))
@@ -116,11 +128,11 @@ class Experiment:
         states, grown = {}, {}
         for arm in plan.arms:
             states[arm], grown[arm] = self.counters.get(arm, CounterState()).advanced(_needed(readings[arm], plan.kpi))
-        seen = replace(self, looks=self.looks + 1, counters=states, weights=dict(weights), missing=())
+        seen = replace(self, looks=self.looks + 1, counters=states, weights=dict(weights), missing=(), read=now)
         if not self.counters:
             return seen
         requests = {arm: self.requests.get(arm, 0) + round(grown[arm].get(REQUESTS, 0)) for arm in plan.arms}
-        return replace(seen, requests=requests)._with_ratio(self, grown)._with_kpi(grown)
+        return replace(seen, requests=requests)._with_ratio(self, grown)._with_kpi(grown, _seconds(self.read, now))
 
     def result(self) -> ArmsResult:
         """What can be said now."""
@@ -182,20 +194,20 @@ class Experiment:
         counts = {arm: round(grown[arm].get(series, 0)) for arm in ratio.shares}
         return replace(self, ratio=ratio.update(counts))
 
-    def _with_kpi(self, grown: Mapping[str, Mapping[str, float]]) -> Experiment:
+    def _with_kpi(self, grown: Mapping[str, Mapping[str, float]], seconds: float) -> Experiment:
         plan = self.plan
         if plan.kpi == ERRORS_KPI:
             counts = {
                 arm: (round(growth.get(ERRORS, 0)), round(growth.get(REQUESTS, 0))) for arm, growth in grown.items()
             }
-            return self._with_rates({arm: (min(events, n), n) for arm, (events, n) in counts.items()})
+            return self._with_rates(counts, seconds)
         kpis = {arm: kpi_counts(growth, plan.kpi) for arm, growth in grown.items()}
         found = {arm: kpi for arm, kpi in kpis.items() if kpi is not None}
         if len(found) < len(kpis):
             return replace(self, missing=tuple(arm for arm, kpi in kpis.items() if kpi is None))
         if all(kpi.events is not None for kpi in found.values()):
             return self._with_rates(
-                {arm: (min(round(kpi.events or 0), round(kpi.n)), round(kpi.n)) for arm, kpi in found.items()}
+                {arm: (round(kpi.events or 0), round(kpi.n)) for arm, kpi in found.items()}, seconds
             )
         try:
             moments = {
@@ -204,25 +216,34 @@ class Experiment:
             }
         except InvalidInput:  # the sums are of two different instants: this interval can't be used
             return self
-        return self._with_means(moments)
+        return self._with_means(moments, seconds)
 
-    def _with_rates(self, counts: Mapping[str, tuple[int, int]]) -> Experiment:
+    def _with_rates(self, counts: Mapping[str, tuple[int, int]], seconds: float) -> Experiment:
         plan = self.plan
         control = counts[plan.control]
-        empty = RateTest(phi=plan.phi)
-        return replace(
-            self,
-            rates={arm: self.rates.get(arm, empty).update(*counts[arm], *control) for arm in plan.challengers},
-            events={arm: self.events.get(arm, Proportion(phi=plan.phi)).update(*counts[arm]) for arm in plan.arms},
-        )
+        empty = RateTest.of(plan.phase, phi=plan.phi, stratum=max(plan.label_delay, EACH_LOOK))
+        rates = {}
+        for arm in plan.challengers:
+            test = self.rates.get(arm, empty)
+            # One that an earlier version began takes no events of observations before.
+            sides = (counts[arm], control) if test.stratum else (_clipped(counts[arm]), _clipped(control))
+            rates[arm] = test.update(*sides[0], *sides[1], seconds=seconds)
+        events, ahead = {}, {}
+        for arm in plan.arms:
+            before = self.events.get(arm, Proportion(phi=plan.phi))
+            booked, total = before.events + self.ahead.get(arm, 0) + counts[arm][0], before.total + counts[arm][1]
+            events[arm] = replace(before, events=min(booked, total), total=total)
+            ahead[arm] = booked - events[arm].events
+        return replace(self, rates=rates, events=events, ahead={arm: n for arm, n in ahead.items() if n})
 
-    def _with_means(self, moments: Mapping[str, Moments]) -> Experiment:
+    def _with_means(self, moments: Mapping[str, Moments], seconds: float) -> Experiment:
         plan = self.plan
-        empty = MeanDifference(worse="lower" if plan.better == "higher" else "higher")
+        empty = MeanDifference.of(plan.phase, worse="lower" if plan.better == "higher" else "higher")
         return replace(
             self,
             means={
-                arm: self.means.get(arm, empty).update(moments[arm], moments[plan.control]) for arm in plan.challengers
+                arm: self.means.get(arm, empty).update(moments[arm], moments[plan.control], seconds=seconds)
+                for arm in plan.challengers
             },
             moments={arm: self.moments.get(arm, NO_MOMENTS).plus(moments[arm]) for arm in plan.arms},
         )
@@ -248,6 +269,17 @@ class Experiment:
             "arms": {arm: to_json(interval) for arm, interval in self.intervals().items()},
             "sample_ratio": ratio,
         }
+
+
+def _clipped(counts: tuple[int, int]) -> tuple[int, int]:
+    return min(counts), counts[1]
+
+
+def _seconds(before: datetime | None, now: datetime | None) -> float:
+    """How long an interval was; a second where nobody knows."""
+    if before is None or now is None:
+        return 1.0
+    return max((now - before) / timedelta(seconds=1), 1e-3)
 
 
 def _has(reading: Reading, kpi: str) -> bool:

@@ -17,6 +17,9 @@ from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 ALONE = "candidate alone"
 """The guard that decides while the stable serves nothing."""
 
+ALONE_SHARE = 0.02
+"""Its share of alpha, relative to all others together."""
+
 BROKEN = "The stable serves nothing, so the candidate is judged by itself."
 
 
@@ -62,6 +65,7 @@ def _judged(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) ->
     verdict = decide(
         guards_of(plan, evidence, figures=look_context.figures),
         alpha=plan.alpha,
+        averaged=plan.rules == 1,
         promotion=promotion,
         sample_ratio=None if look_context.broken else evidence.ratio,
         missing=look_context.missing,
@@ -89,8 +93,14 @@ def guards_of(plan: ReleasePlan, evidence: Evidence, *, figures: bool = True) ->
         figures: Whether each has its sentence and figures; without them it has its name, evidence and weight only.
     """
     guards = [_guard(plan, guard, evidence.tests.get(guard.name), figures=figures) for guard in plan.guards]
-    alone = evidence.alone
-    return (*guards, alone.guard(ALONE, alpha=plan.alpha) if figures else Guard(name=ALONE, log_e=alone.log_e_value))
+    alone, weight = evidence.alone, _weight_alone(plan)
+    if not figures:
+        return (*guards, Guard(name=ALONE, log_e=alone.log_e_value, weight=weight))
+    return (*guards, alone.guard(ALONE, alpha=plan.alpha, weight=weight))
+
+
+def _weight_alone(plan: ReleasePlan) -> float:
+    return 1.0 if plan.rules == 1 else ALONE_SHARE * sum(guard.weight for guard in plan.guards)
 
 
 def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None, *, figures: bool) -> Guard:
@@ -98,13 +108,30 @@ def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None, *, figur
         return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
     if not figures:
         return Guard(name=guard.name, log_e=test.log_e_value, weight=guard.weight)
-    return test.guard(guard.name, alpha=plan.alpha, weight=guard.weight)
+    return test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
+
+
+def alpha_of(plan: ReleasePlan, guard: GuardPlan) -> float:
+    """The error probability of one interval of a guard: what is proven in a release may be wrong with `alpha`, all guards together.
+
+    Each guard of which something must be proven has an equal share, halved again where two kinds of proof are accepted.
+    """
+    if plan.rules == 1:
+        return plan.alpha
+    return _proof_alpha(plan) / max(1, guard.allowed.kinds)
+
+
+def _proof_alpha(plan: ReleasePlan) -> float:
+    if plan.rules == 1:
+        return plan.alpha
+    proven = sum(1 for guard in plan.guards if guard.allowed.kinds or guard.limit is not None)
+    return plan.alpha / max(1, proven)
 
 
 def bounds_of(plan: ReleasePlan, evidence: Evidence) -> tuple[PromotionBound, ...]:
     """What must be proven before promotion, and how far it is."""
     tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
-    bounds = [test.bounds(guard.name, guard.allowed, alpha=plan.alpha) for guard, test in tested]
+    bounds = [test.bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan)) for guard, test in tested]
     return tuple(bound for each in bounds for bound in each)
 
 
@@ -129,15 +156,28 @@ class GuardFigures:
 
 def guard_figures(plan: ReleasePlan, evidence: Evidence) -> tuple[GuardFigures, ...]:
     """The figures of every guard; of latency those of the edge with most evidence."""
-    return tuple(_figures(plan, guard.name, evidence.tests.get(guard.name)) for guard in plan.guards)
+    return tuple(_figures(plan, guard, evidence.tests.get(guard.name)) for guard in plan.guards)
 
 
-def _figures(plan: ReleasePlan, name: str, test: GuardTest | None) -> GuardFigures:
+def proven(plan: ReleasePlan, evidence: Evidence) -> Mapping[str, Interval]:
+    """What is proven of each guard that has figures: the interval that holds the truth at every look.
+
+    All of them together are wrong in at most `alpha` of the releases.
+    """
+    found = {
+        guard.name: evidence.tests[guard.name].proven(alpha_of(plan, guard))
+        for guard in plan.guards
+        if guard.name in evidence.tests
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _figures(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> GuardFigures:
     if test is None:
-        return GuardFigures(name=name)
-    figures = test.figures(plan.alpha)
+        return GuardFigures(name=guard.name)
+    figures = test.figures(alpha_of(plan, guard))
     return GuardFigures(
-        name=name,
+        name=guard.name,
         candidate=figures.candidate,
         stable=figures.stable,
         ratio=figures.ratio,
@@ -171,7 +211,9 @@ def look_figures(plan: ReleasePlan, evidence: Evidence, weight: float) -> dict[s
 
 def log_evidence(plan: ReleasePlan, evidence: Evidence) -> float:
     """The guards' evidence together; rollback comes at log(1/alpha). 0 without guards."""
-    return combine(guards_of(plan, evidence, figures=False)).log_e if plan.guards else 0.0
+    if not plan.guards:
+        return 0.0
+    return combine(guards_of(plan, evidence, figures=False), averaged=plan.rules == 1).log_e
 
 
 def brief(verdict: Verdict) -> Mapping[str, Any]:

@@ -21,6 +21,16 @@ Undecided = Literal["rollback", "hold"]
 Default = Literal["approve", "reject"]
 Event = Literal["start", "increase", "promotion", "rollback"]
 
+PHASE_UNKNOWN = 60.0
+"""Seconds that a slow phase may last where nobody knows: garbage collection, a backup, a neighbour's job."""
+
+LONGEST_PHASE = 86400.0
+
+RULES = 2
+"""The rules of this version: blocks of time, a share of alpha for each guard, gross failure. 1: independent requests, averages."""
+
+GROSS_WEIGHT = 0.1
+
 _ALWAYS = stored(sparse=False, needed=True)
 
 
@@ -113,7 +123,12 @@ class ReleasePlan:
         deadline: Seconds for the whole release.
         guards: What is watched; none: steps go by time alone.
         alpha: Probability of ever rolling back a candidate within every margin.
-        phi: Overdispersion.
+        phi: Overdispersion of independent bursts, for experts.
+        phase: The longest slow phase of a replica, in seconds: what is shorter is no difference between versions. 0: requests are
+            independent; None: learnt from the stable's history where the source has one, else `PHASE_UNKNOWN`.
+        label_delay: Seconds after which a KPI's events may still come.
+        warm_requests: Requests that the candidate answers, after the warm-up, before its latency counts.
+        rules: By which rules it is judged: a release that began under earlier ones goes on by them.
         alone_limit: Largest acceptable error rate of a candidate whose stable serves nothing.
         no_data: What missing data mean.
         undecided: What happens to the traffic when the deadline has passed without proof.
@@ -136,6 +151,10 @@ class ReleasePlan:
     guards: tuple[GuardPlan, ...] = field(default=(), metadata=_ALWAYS)
     alpha: float = 0.05
     phi: float = 1.0
+    phase: float | None = 0.0
+    label_delay: float = 0.0
+    warm_requests: int = 0
+    rules: int = 1
     alone_limit: float = 0.05
     no_data: NoData = "hold"
     undecided: Undecided = "rollback"
@@ -154,8 +173,15 @@ class ReleasePlan:
         check_overdispersion(self.phi)
         check_positive("interval", self.interval)
         check_positive("deadline", self.deadline)
-        if min(self.hold, self.warmup, self.settle, self.min_requests) < 0:
-            raise InvalidInput("hold, warmup, settle and min_requests can't be negative")
+        if min(self.hold, self.warmup, self.settle, self.min_requests, self.label_delay, self.warm_requests) < 0:
+            raise InvalidInput("hold, warmup, settle, min_requests, label_delay and warm_requests can't be negative")
+        if self.phase is not None and not 0 <= self.phase <= LONGEST_PHASE:
+            raise InvalidInput(f"phase is from 0 to {LONGEST_PHASE:g} seconds, got {self.phase:g}")
+        if not 1 <= self.rules <= RULES:
+            raise InvalidInput(
+                f"the release is judged by rules {self.rules}, which this version of mlflow-istio doesn't know: go on with the one "
+                "that began it, or abort it"
+            )
         if not 0 < self.alone_limit < 1:
             raise InvalidInput(f"alone_limit is a rate between 0 and 1, got {self.alone_limit}")
         names = [guard.name for guard in self.guards]
@@ -221,7 +247,9 @@ def check_steps(strategy: str, steps: tuple[float, ...]) -> None:
 
 
 def auto_guards(margin: float | None = None, allowed: NonInferiorityMargin | None = None) -> tuple[GuardPlan, ...]:
-    """What ``analysis=auto`` watches: errors and latency.
+    """What ``analysis=auto`` watches: errors, latency, and gross failure of either.
+
+    Errors have four fifths of alpha: a failed request hurts, and a margin of 1.25 keeps slow answers from false alarms anyway.
 
     Args:
         margin: Odds ratio still acceptable for errors; latency's is never below its own default.
@@ -231,6 +259,7 @@ def auto_guards(margin: float | None = None, allowed: NonInferiorityMargin | Non
         GuardPlan(
             name="errors",
             kind="errors",
+            weight=4.0,
             margin=1.0 if margin is None else margin,
             allowed=allowed or NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.01),
         ),
@@ -240,7 +269,21 @@ def auto_guards(margin: float | None = None, allowed: NonInferiorityMargin | Non
             margin=max(LATENCY_MARGIN, margin or 0.0),
             allowed=allowed or NonInferiorityMargin(odds_ratio=1.5, rate_difference=0.05),
         ),
+        gross_guard(),
     )
+
+
+def gross_guard() -> GuardPlan:
+    """The rule for what needs no statistics; it has a small share of alpha."""
+    return GuardPlan(name="gross", kind="gross", weight=GROSS_WEIGHT)
+
+
+def _dependence(plan: ReleasePlan) -> str:
+    """What is taken for granted of how requests hang together."""
+    phi = "" if plan.phi == 1 else f", phi {plan.phi:g}"
+    if plan.phase is None:
+        return f"slow phases as long as the stable's history shows, else of up to {PHASE_UNKNOWN:g} s{phi}"
+    return (f"slow phases of up to {plan.phase:g} s" if plan.phase else "requests are independent") + phi
 
 
 def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
@@ -262,7 +305,7 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
     if plan.guarded:
         lines += [f"guard {guard.describe()}" for guard in plan.guards]
         lines.append(
-            f"rollback: at most {100 * plan.alpha:g}% of releases of a candidate within every margin (phi {plan.phi:g}); "
+            f"rollback: at most {100 * plan.alpha:g}% of releases of a candidate within every margin ({_dependence(plan)}); "
             f"missing data: {plan.no_data}"
         )
     if plan.approval:

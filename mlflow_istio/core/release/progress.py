@@ -78,9 +78,16 @@ class Progress:
         return found if found and found.id != driver and now < found.lease_expires else None
 
 
-def first_progress(plan: ReleasePlan, now: datetime) -> Progress:
-    """Where a release stands when it starts."""
-    return Progress(plan=plan, started=now, since=now, evidence=no_evidence(plan))
+def first_progress(plan: ReleasePlan, now: datetime, *, phase: float | None = None) -> Progress:
+    """Where a release stands when it starts.
+
+    Args:
+        plan: What it is to do.
+        now: The time in UTC.
+        phase: The longest slow phase in seconds that the stable's history shows; None: nobody knows. What the plan says is
+            stronger.
+    """
+    return Progress(plan=plan, started=now, since=now, evidence=no_evidence(plan, phase=phase))
 
 
 def alive(progress: Progress, driver: str, who: str, now: datetime) -> Progress:

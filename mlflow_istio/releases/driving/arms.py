@@ -18,6 +18,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, ExperimentPlan
 from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.core.release.plan import PHASE_UNKNOWN
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
@@ -36,6 +37,9 @@ class ArmsOptions:
         delta: The largest difference that doesn't matter; None: the KPI's own.
         alpha: Error probability over all arms and looks.
         phi: Overdispersion.
+        phase: The longest slow phase of a server in seconds; None: `PHASE_UNKNOWN` where failed requests decide, and 0 where
+            people's choices do.
+        label_delay: Seconds after which a KPI's events may still come.
         randomised: Whether chance decided who came to which arm; None: yes for weights and a cookie, no where a caller's header or
             request decides.
     """
@@ -44,6 +48,8 @@ class ArmsOptions:
     delta: float | None = None
     alpha: float = 0.05
     phi: float = 1.0
+    phase: float | None = None
+    label_delay: float = 0.0
     randomised: bool | None = None
 
 
@@ -80,12 +86,15 @@ def analyse(context: Context, metrics: Metrics, name: str, options: ArmsOptions)
     endpoint = endpoint_of(context.cluster, name)
     release = _release(endpoint)
     run = release.run or context.registry.open_run(context.scope, name, release)
-    experiment = _stored(context, run, _plan(endpoint, release, options))
+    now = context.clock.now()
+    experiment = _stored(context, run, _plan(endpoint, release, options), told_phase=options.phase is not None)
     readings = metrics.read(name, experiment.plan.arms)
     if options.kpi is not None and options.kpi.counts and not experiment.counters:
         # What a table counts has begun with the release: its base line is nothing, whenever somebody looks first.
-        experiment = experiment.look(_from_nothing(readings, options.kpi.name), endpoint.traffic.weights)
-    experiment = experiment.look(readings, endpoint.traffic.weights)
+        experiment = experiment.look(
+            _from_nothing(readings, options.kpi.name), endpoint.traffic.weights, release.opened
+        )
+    experiment = experiment.look(readings, endpoint.traffic.weights, now)
     state = {STATE: compact(to_json(experiment))}
     context.runs.keep(run, figures=experiment.figures(), step=experiment.looks, texts=state)
     return Analysed(release=release, experiment=experiment, result=experiment.result())
@@ -200,22 +209,26 @@ def _plan(endpoint: Endpoint, release: Release, options: ArmsOptions) -> Experim
         delta=options.delta if options.delta is not None else (kpi.delta if kpi else None),
         alpha=options.alpha,
         phi=options.phi,
+        phase=(0.0 if kpi else PHASE_UNKNOWN) if options.phase is None else options.phase,
+        label_delay=options.label_delay,
         randomised=own if options.randomised is None else options.randomised,
         returning=bool(endpoint.traffic.arms),
     )
 
 
-def _stored(context: Context, run: str, plan: ExperimentPlan) -> Experiment:
-    """The experiment as the last look left it, or a fresh one."""
+def _stored(context: Context, run: str, plan: ExperimentPlan, *, told_phase: bool) -> Experiment:
+    """The experiment as the last look left it, or a fresh one; what nobody said again is as it was."""
     text = context.runs.text(run, STATE)
     if text is None:
         return Experiment(plan=plan)
     stored = from_json(Experiment, json.loads(text))
     if stored.plan.release != plan.release:
         return Experiment(plan=plan)
+    if not told_phase:
+        plan = replace(plan, phase=stored.plan.phase)
     if stored.plan == replace(plan, returning=stored.plan.returning):
         return stored
-    for part in ("kpi", "better", "delta", "alpha", "phi", "randomised"):
+    for part in ("kpi", "better", "delta", "alpha", "phi", "phase", "label_delay", "randomised"):
         was, now = getattr(stored.plan, part), getattr(plan, part)
         if was != now:
             raise InvalidInput(

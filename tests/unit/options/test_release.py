@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
+from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, NonInferiorityMargin
 from mlflow_istio.core.release.plan import Approval, GuardPlan, ReleasePlan, Webhook
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import parse_options
@@ -28,7 +28,8 @@ def plan(*candidates: str, **given: Any) -> ReleasePlan:
 def test_without_options_it_is_a_canary_watched_for_errors_and_latency() -> None:
     found = plan()
     assert (found.strategy, found.stable, found.steps) == ("canary", "v1", (5, 25, 50))
-    assert [guard.name for guard in found.guards] == ["errors", "latency"]
+    assert [guard.name for guard in found.guards] == ["errors", "latency", "gross"]
+    assert (found.phase, found.rules, found.warm_requests) == (None, 2, 500)
     assert (found.hold, found.min_requests, found.warmup, found.settle, found.source) == (60, 100, 30, 0, {})
 
 
@@ -63,7 +64,7 @@ def test_arms_share_alike_unless_told_otherwise() -> None:
     ],
 )
 def test_what_is_allowed_is_an_odds_ratio_a_difference_or_both(allowed: Any, proof: NonInferiorityMargin) -> None:
-    assert [guard.allowed for guard in plan(allowed=allowed).guards] == [proof, proof]
+    assert [guard.allowed for guard in plan(allowed=allowed).guards] == [proof, proof, NOTHING_TO_PROVE]
 
 
 def test_guards_come_from_json_or_a_file_with_the_usual_values_where_nothing_is_said(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_every_kpi_is_a_guard_unless_the_analysis_names_it() -> None:
     named = plan(
         kpi=json.dumps(kpis), analysis=json.dumps([{"guard": "rate", "name": "bought", "worse": "lower", "margin": 2}])
     )
-    assert [(guard.name, guard.margin) for guard in named.guards] == [("bought", 2), ("spend", 0.0)]
+    assert [(guard.name, guard.margin) for guard in named.guards] == [("bought", 2), ("gross", 1.0), ("spend", 0.0)]
 
 
 def test_resume_needs_to_be_told_nothing_again_but_secrets_and_callables() -> None:

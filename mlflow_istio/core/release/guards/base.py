@@ -51,11 +51,17 @@ class TestSettings:
 
     Attributes:
         phi: Overdispersion.
+        phase: The longest slow phase of a replica, in seconds; 0: requests are independent.
+        label_delay: Seconds after which a KPI's events may still come.
+        warm_requests: Requests that the candidate answers before its latency counts.
     """
 
     __test__ = False  # pytest takes a class of this name for a suite
 
     phi: float = 1.0
+    phase: float = 0.0
+    label_delay: float = 0.0
+    warm_requests: int = 0
 
 
 ATest = TypeVar("ATest", bound=GuardTest)
@@ -98,6 +104,10 @@ class GuardKind(ABC, Generic[ATest]):
     ) -> ATest | None:
         """The test that ``start`` could not make, from the stable's counters until now; None while they tell too little."""
         return None
+
+    def learn(self, terms: GuardTerms, test: ATest, stable: Reading) -> ATest:
+        """The test with what it takes from the stable's counters until now, before anything is judged; the same if nothing."""
+        return test
 
     @abstractmethod
     def series(self, terms: GuardTerms, test: ATest) -> frozenset[str]:

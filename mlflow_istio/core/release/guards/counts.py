@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow_istio.core.analysis.buckets import Buckets
+from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, KpiCounts, kpi_counts, latency_counts, latency_series
 from mlflow_istio.errors import InvalidInput
 
@@ -31,9 +32,14 @@ class VersionCounts:
         return round(self.growth.get(REQUESTS, 0))
 
     @property
+    def failed(self) -> int:
+        """Failed answers, of which a few may be ahead of the requests: a scrape is no single instant."""
+        return round(self.growth.get(ERRORS, 0))
+
+    @property
     def errors(self) -> int:
-        """Failed ones of these; a scrape is no single instant, so the series may be a little ahead of that of requests."""
-        return min(self.requests, round(self.growth.get(ERRORS, 0)))
+        """Failed ones of these requests, at most all."""
+        return min(self.requests, self.failed)
 
     def histogram(self, edges: Sequence[float]) -> Buckets | None:
         """How slow its answers were; None when the source has no histogram, or none with these edges."""
@@ -62,16 +68,27 @@ class IntervalCounts:
         candidate: The candidates' counts, together.
         stable: Those of what the candidate is compared with.
         seconds: How long the interval was: a look without data joins it to the next one.
+        warm: Whether the candidate had answered enough before, so that its latency can be compared.
     """
 
     candidate: VersionCounts
     stable: VersionCounts
     seconds: float
+    warm: bool = True
 
 
 def histogram_series(edges: Sequence[float]) -> frozenset[str]:
     """The series that a histogram with these edges needs."""
     return frozenset(latency_series(edge) for edge in (*edges, float("inf"))) if edges else frozenset()
+
+
+def histogram_of(reading: Reading) -> dict[str, int]:
+    """All answers that a deployment's counters tell of, by upper edge; empty without a histogram."""
+    total: dict[str, int] = {}
+    for counters in reading.values():
+        for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
+            total[edge] = total.get(edge, 0) + count
+    return total
 
 
 def kpi_series(name: str) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.rate_test import EACH_LOOK, RateTest
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
@@ -21,7 +21,7 @@ class Errors(GuardKind[RateTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
         """A test of the odds ratio."""
-        return RateTest(margin=terms.margin, phi=settings.phi)
+        return RateTest.of(settings.phase, margin=terms.margin, phi=settings.phi, stratum=EACH_LOOK)
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
         """None but those that are always there."""
@@ -30,4 +30,6 @@ class Errors(GuardKind[RateTest]):
     def update(self, terms: GuardTerms, test: RateTest, counts: IntervalCounts) -> RateTest:
         """Take in both sides' requests and errors."""
         candidate, stable = counts.candidate, counts.stable
-        return test.update(candidate.errors, candidate.requests, stable.errors, stable.requests)
+        if not test.stratum:
+            return test.update(candidate.errors, candidate.requests, stable.errors, stable.requests)
+        return test.update(candidate.failed, candidate.requests, stable.failed, stable.requests, seconds=counts.seconds)

@@ -23,7 +23,7 @@ class KpiMean(GuardKind[MeanDifference]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> MeanDifference:
         """A test of the difference; it takes its spread from the data."""
-        return MeanDifference(worse=terms.worse, margin=terms.margin)
+        return MeanDifference.of(settings.phase, worse=terms.worse, margin=terms.margin)
 
     def series(self, terms: GuardTerms, test: MeanDifference) -> frozenset[str]:
         """The KPI's."""
@@ -38,7 +38,7 @@ class KpiMean(GuardKind[MeanDifference]):
             moments = _moments(candidate), _moments(stable)
         except InvalidInput:  # sums of two different instants: the interval can't be used
             return None
-        return test.update(*moments)
+        return test.update(*moments, seconds=counts.seconds)
 
 
 def _moments(kpi: KpiCounts) -> Moments:

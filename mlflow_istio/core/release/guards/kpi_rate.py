@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mlflow_istio.core.analysis.blocks import BLOCK_SHARE
 from mlflow_istio.core.analysis.measures import KpiCounts
-from mlflow_istio.core.analysis.rate_test import RateTest
+from mlflow_istio.core.analysis.rate_test import EACH_LOOK, RateTest
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts, kpi_series
 
@@ -21,8 +22,9 @@ class KpiRate(GuardKind[RateTest]):
         return f"odds at most {terms.margin:g} times the stable's ({terms.worse} is worse)"
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
-        """A test of the odds ratio."""
-        return RateTest(margin=terms.margin, phi=settings.phi)
+        """A test of the odds ratio; where events may come later than their observations, over strata that are long enough."""
+        stratum = max(settings.label_delay, BLOCK_SHARE * settings.phase, EACH_LOOK)
+        return RateTest.of(settings.phase, margin=terms.margin, phi=settings.phi, stratum=stratum)
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
         """The KPI's."""
@@ -33,10 +35,15 @@ class KpiRate(GuardKind[RateTest]):
         candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
         if candidate is None or stable is None:
             return None
-        return test.update(*_bad_events(candidate, terms), *_bad_events(stable, terms))
+        return test.update(
+            *_bad_events(candidate, terms, late=test.stratum > 0),
+            *_bad_events(stable, terms, late=test.stratum > 0),
+            seconds=counts.seconds,
+        )
 
 
-def _bad_events(kpi: KpiCounts, terms: GuardTerms) -> tuple[int, int]:
-    n = round(kpi.n)
-    events = min(n, round(kpi.events or 0))
+def _bad_events(kpi: KpiCounts, terms: GuardTerms, *, late: bool) -> tuple[int, int]:
+    """Bad events and observations; a release of an earlier version can't take events of observations before."""
+    n, events = round(kpi.n), round(kpi.events or 0)
+    events = events if late else min(n, events)
     return (events if terms.worse == "higher" else n - events), n

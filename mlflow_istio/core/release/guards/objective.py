@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_istio.core.analysis.proportion import ObjectiveTest, Proportion
+from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts, histogram_series
 
@@ -22,7 +22,7 @@ class Objective(GuardKind[ObjectiveTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> ObjectiveTest:
         """A test of the rate."""
-        return ObjectiveTest(limit=terms.limit or 0.5, counts=Proportion(phi=settings.phi))
+        return ObjectiveTest.of(settings.phase, limit=terms.limit or 0.5, phi=settings.phi)
 
     def series(self, terms: GuardTerms, test: ObjectiveTest) -> frozenset[str]:
         """The histogram at the limit's edge, if it is one of slow answers."""
@@ -31,6 +31,8 @@ class Objective(GuardKind[ObjectiveTest]):
     def update(self, terms: GuardTerms, test: ObjectiveTest, counts: IntervalCounts) -> ObjectiveTest | None:
         """Take in the candidate's counts."""
         if not terms.slower_than:
-            return test.update(counts.candidate.errors, counts.candidate.requests)
+            return test.update(counts.candidate.errors, counts.candidate.requests, seconds=counts.seconds)
         buckets = counts.candidate.histogram((terms.slower_than,))
-        return None if buckets is None else test.update(buckets.slower_than(terms.slower_than), buckets.total)
+        if buckets is None:
+            return None
+        return test.update(buckets.slower_than(terms.slower_than), buckets.total, seconds=counts.seconds)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.latency import LatencyTest, choose_edges
-from mlflow_istio.core.analysis.measures import latency_counts
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
-from mlflow_istio.core.release.guards.counts import IntervalCounts, histogram_series
+from mlflow_istio.core.release.guards.counts import IntervalCounts, histogram_of, histogram_series
 
 ENOUGH_ANSWERS = 20
 """Answers of the stable from which on edges are chosen."""
@@ -29,16 +28,12 @@ class Latency(GuardKind[LatencyTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> LatencyTest | None:
         """A test at the given edges; without them it waits for the stable's answers."""
-        return LatencyTest.at(terms.edges, margin=terms.margin, phi=settings.phi) if terms.edges else None
+        return _at(terms.edges, terms, settings) if terms.edges else None
 
     def start_from(self, terms: GuardTerms, settings: TestSettings, stable: Reading) -> LatencyTest | None:
         """A test at edges that part what the stable has answered until now; what comes after is judged by them."""
-        total: dict[str, int] = {}
-        for counters in stable.values():
-            for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
-                total[edge] = total.get(edge, 0) + count
-        edges = _edges(total)
-        return LatencyTest.at(edges, margin=terms.margin, phi=settings.phi) if edges else None
+        edges = _edges(histogram_of(stable))
+        return _at(edges, terms, settings) if edges else None
 
     def series(self, terms: GuardTerms, test: LatencyTest) -> frozenset[str]:
         """The histogram at the test's edges."""
@@ -47,7 +42,13 @@ class Latency(GuardKind[LatencyTest]):
     def update(self, terms: GuardTerms, test: LatencyTest, counts: IntervalCounts) -> LatencyTest | None:
         """Take in both sides' histograms."""
         candidate, stable = counts.candidate.histogram(test.edges), counts.stable.histogram(test.edges)
-        return None if candidate is None or stable is None else test.update(candidate, stable)
+        if candidate is None or stable is None:
+            return None
+        return test.update(candidate, stable, seconds=counts.seconds) if counts.warm else test
+
+
+def _at(edges: Sequence[float], terms: GuardTerms, settings: TestSettings) -> LatencyTest:
+    return LatencyTest.at(edges, phase=settings.phase, margin=terms.margin, phi=settings.phi)
 
 
 def _edges(history: Mapping[str, int]) -> tuple[float, ...]:

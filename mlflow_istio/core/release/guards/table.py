@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms
 from mlflow_istio.core.release.guards.failed_requests import Errors
+from mlflow_istio.core.release.guards.gross_failure import Gross
 from mlflow_istio.core.release.guards.installed import installed_kind
 from mlflow_istio.core.release.guards.kpi_mean import KpiMean
 from mlflow_istio.core.release.guards.kpi_rate import KpiRate
@@ -15,9 +16,10 @@ from mlflow_istio.core.release.guards.slow_answers import Latency
 from mlflow_istio.errors import InvalidInput
 
 GUARD_KINDS: Mapping[str, GuardKind[Any]] = {
-    kind.name: kind for kind in (Errors(), Latency(), Objective(), KpiRate(), KpiMean())
+    kind.name: kind for kind in (Errors(), Latency(), Gross(), Objective(), KpiRate(), KpiMean())
 }
-"""errors and latency: against the stable. objective: the candidate's own rate. rate, mean: a KPI, yes/no or a number."""
+"""errors and latency: against the stable. gross: failure beyond any doubt. objective: the candidate's own rate. rate, mean: a KPI,
+yes/no or a number."""
 
 
 def kind_of(terms: GuardTerms) -> GuardKind[Any]:

@@ -36,12 +36,20 @@ def bound(upper=1.1, allowed=1.25):
     return PromotionBound(name="errors", measure="odds ratio", upper=upper, allowed=allowed)
 
 
-def test_combined_evidence_is_the_weighted_mean_and_names_the_strongest_part():
+def test_each_guard_has_its_share_of_alpha_and_the_strongest_is_named():
     guards = [Guard(name="errors", log_e=math.log(30), weight=3.0), Guard(name="latency", log_e=math.log(50))]
     combined = combine(guards)
-    assert combined.e_value == pytest.approx(0.75 * 30 + 0.25 * 50)
+    assert combined.e_value == pytest.approx(0.75 * 30)
     assert combined.leading.name == "errors"
     assert combined.reaches(0.05)
+    assert not combined.reaches(0.04)
+
+
+def test_releases_of_the_first_rules_go_on_by_the_weighted_mean():
+    guards = [Guard(name="errors", log_e=math.log(30), weight=3.0), Guard(name="latency", log_e=math.log(50))]
+    combined = combine(guards, averaged=True)
+    assert combined.e_value == pytest.approx(0.75 * 30 + 0.25 * 50)
+    assert combined.leading.name == "errors"
     assert not combined.reaches(0.02)
 
 
@@ -220,16 +228,16 @@ def test_enough_evidence_rolls_back_whatever_else_is_the_matter(options):
     verdict = decide([BAD.guard("errors", alpha=0.05)], **options)
     assert verdict.word == "rollback"
     assert verdict.reason.startswith("The candidate is worse: errors, 5% of 10,000 requests")
-    assert "once in a million or more releases" in verdict.reason
+    assert "in at most 5% of releases" in verdict.reason
     assert ("don't fit the weights" in verdict.reason) == ("sample_ratio" in options)
     json.dumps(to_json(verdict), allow_nan=False)
 
 
-def test_the_sentence_says_how_rare_such_evidence_is():
+def test_the_sentence_says_no_more_than_alpha_of_how_rare_such_evidence_is():
     verdict = decide([Guard(name="errors", log_e=math.log(40))])
     assert verdict.reason == (
         "The candidate is worse: errors, see the evidence. "
-        "Were it not, such evidence would be seen at most once in 40 releases."
+        "Were it not, such evidence would be seen in at most 5% of releases."
     )
 
 

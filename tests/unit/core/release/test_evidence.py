@@ -94,11 +94,16 @@ def test_a_restart_counts_from_zero_again() -> None:
     assert found.requests == {"v1": 40, "v2": 50}
 
 
-def test_errors_that_are_ahead_of_their_requests_count_as_requests_do() -> None:
+def test_errors_that_are_ahead_of_their_requests_are_judged_with_them() -> None:
+    """A scrape is no single instant: the fourth error is there before its request, and none is lost."""
     found, _ = fed(a_plan(), (counters(0), counters(0)), (counters(10), counters(3, 4)))
     test = found.tests["errors"]
     assert isinstance(test, RateTest)
-    assert (test.candidate_events, test.candidate_total) == (3, 3)
+    assert (test.candidate_events, test.candidate_total, test.open) == (4, 3, (1, 0, 0, 0))
+    found, _ = fed(a_plan(), (counters(0), counters(0)), (counters(10), counters(3, 4)), (counters(20), counters(6, 4)))
+    test = found.tests["errors"]
+    assert isinstance(test, RateTest)
+    assert (test.candidate_events, test.candidate_total, test.open) == (4, 6, (0, 0, 0, 0))
 
 
 def test_latency_edges_come_from_the_stables_own_history_and_then_stay() -> None:
@@ -328,3 +333,41 @@ def test_requests_that_an_arm_brought_back_are_no_shares_of_the_weights() -> Non
     pending_notification, _ = fed(a_plan(), (counters(0), counters(0)), (counters(400), counters(1600)), evidence=start)
     assert pending_notification.ratio is not None
     assert pending_notification.ratio.counts == {"v1": 400, "v2": 1600}
+
+
+LATE = GuardPlan(name="bought", kind="rate", worse="lower")
+
+
+def booked(v1: tuple[int, int], v2: tuple[int, int]) -> tuple[Any, Any]:
+    sides = [counters(n, **{"kpi_bought_n": n, "kpi_bought_events": events}) for n, events in (v1, v2)]
+    return sides[0], sides[1]
+
+
+@pytest.mark.parametrize("phase", [0.0, 60.0])
+def test_events_that_come_looks_after_their_observations_are_counted(phase: float) -> None:
+    """EVIDENCE.md, 5: 200 visits and 80 against 40 purchases, each booked one look later, gave 0.0 and 0.0."""
+    plan = a_plan(guards=(LATE,), phase=phase, rules=2, label_delay=10.0)
+    found, _ = fed(plan, booked((0, 0), (0, 0)), booked((200, 0), (200, 0)), booked((200, 80), (200, 40)))
+    test = found.tests["bought"]
+    assert isinstance(test, RateTest)
+    # The bad event is not to buy.
+    assert (test.candidate_events, test.candidate_total) == (160, 200)
+    assert (test.stable_events, test.stable_total) == (120, 200)
+    figures = guard_figures(plan, found)[0]
+    assert (figures.candidate, figures.stable) == (0.8, 0.6)
+
+
+def test_what_is_still_open_is_said_and_nothing_is_lost_when_events_cross_a_stratum() -> None:
+    plan = a_plan(guards=(GuardPlan(name="bought", kind="rate"),), phase=0.0, rules=2, label_delay=20.0)
+    first = (booked((0, 0), (0, 0)), booked((100, 0), (100, 0)))
+    found, _ = fed(plan, *first)
+    assert (
+        "the last 100 and 100 still wait for their events" in found.tests["bought"].guard("bought", alpha=0.05).summary
+    )
+    found, _ = fed(plan, *first, booked((100, 0), (100, 0)), booked((100, 30), (100, 50)), booked((150, 30), (150, 50)))
+    test = found.tests["bought"]
+    assert isinstance(test, RateTest)
+    # The stratum of the visits closed without their events; they are of the next one, and the sums are right.
+    assert (test.candidate_events, test.candidate_total, test.stable_events) == (50, 150, 30)
+    assert test.open == (0, 0, 0, 0)
+    assert [round(150 * rate) for rate in test.rates if rate is not None] == [50, 30]

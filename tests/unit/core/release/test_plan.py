@@ -138,10 +138,11 @@ def test_a_plan_says_in_words_what_it_will_do() -> None:
     assert shadow[-1] == "then promotion"
 
 
-def test_auto_watches_errors_and_latency_with_margins_that_can_be_widened() -> None:
-    assert [(guard.name, guard.margin) for guard in auto_guards()] == [("errors", 1.0), ("latency", 1.25)]
+def test_auto_watches_errors_latency_and_gross_failure_with_margins_that_can_be_widened() -> None:
+    usual = [(guard.name, guard.margin, guard.weight) for guard in auto_guards()]
+    assert usual == [("errors", 1.0, 4.0), ("latency", 1.25, 1.0), ("gross", 1.0, 0.1)]
     wide = auto_guards(2.0, NonInferiorityMargin(odds_ratio=3))
-    assert [(guard.margin, guard.allowed.odds_ratio) for guard in wide] == [(2.0, 3), (2.0, 3)]
+    assert [(guard.margin, guard.allowed.odds_ratio) for guard in wide] == [(2.0, 3), (2.0, 3), (1.0, None)]
 
 
 # Where a release stands

@@ -30,12 +30,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-guards\nVersion: 1.0\n")
     points = {
-        "gross": f"{HERE}:GrossFailure",
+        "collapse": f"{HERE}:Collapse",
         "blocks": f"{HERE}:Blocks",
         "gone": f"{HERE}:Nothing",
         "other": f"{HERE}:Blocks",
         "test": f"{HERE}:NOT_A_KIND",
-        "errors": f"{HERE}:GrossFailure",
+        "errors": f"{HERE}:Collapse",
     }
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -44,18 +44,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     installed_kind.cache_clear()
 
 
-GROSS = {"name": "gross", "kind": "gross", "limit": 0.3}
+COLLAPSE = {"name": "collapse", "kind": "collapse", "limit": 0.3}
 
 
 def test_a_rule_that_fires_rolls_back_in_two_looks_through_the_whole_engine() -> None:
-    plan = a_plan(guards=(GuardPlan(**GROSS),), alpha=1e-9)
+    plan = a_plan(guards=(GuardPlan(**COLLAPSE),), alpha=1e-9)
     journey = Journey(plan)
     for looked in ((100, 0), (90, 0)), ((90, 1), (40, 30)), ((90, 0), (40, 32)):
         # Any process may go on with it: what it knows stands in the text.
         journey.progress = progress_from_text(progress_to_text(journey.progress))
         action = journey.look(*looked)
     assert type(action).__name__ == "RollBack"
-    assert "gross, 80% failed, 2 looks in a row" in action.verdict.reason
+    assert "collapse, 80% failed, 2 looks in a row" in action.verdict.reason
     calm = Journey(plan)
     for looked in (
         ((100, 0), (0, 0)),
@@ -65,7 +65,7 @@ def test_a_rule_that_fires_rolls_back_in_two_looks_through_the_whole_engine() ->
         ((90, 0), (40, 39)),
     ):
         assert type(calm.look(*looked)).__name__ != "RollBack"
-    test = calm.progress.evidence.tests["gross"]
+    test = calm.progress.evidence.tests["collapse"]
     assert (to_json(test)["looks"], test.log_e_value) == (1, 0.0)  # never two in a row while the stable was well
 
 
@@ -94,15 +94,15 @@ def test_a_kind_that_can_begin_at_once_needs_no_history() -> None:
 
 
 def test_options_take_such_a_kind_as_any_other() -> None:
-    options = ReleaseOptions(analysis='[{"guard": "gross", "limit": 0.3}, {"guard": "errors"}]')
+    options = ReleaseOptions(analysis='[{"guard": "collapse", "limit": 0.3}, {"guard": "errors"}]')
     plan = plan_of(options, an_endpoint(), ("v2",))
-    assert "guard gross: never two looks in a row with 30% failed requests" in describe_plan(plan)
+    assert "guard collapse: never two looks in a row with 30% failed requests" in describe_plan(plan)
 
 
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("grosss", "guard 'x': unknown kind: did you mean 'gross'?"),
+        ("collapsee", "guard 'x': unknown kind: did you mean 'collapse'?"),
         ("gone", "entry point 'gone = .*:Nothing' of group 'mlflow_istio.guards' can't be loaded: .*no attribute"),
         ("other", "is not a GuardKind whose name is 'other'"),
         ("test", "is not a GuardKind whose name is 'test'"),
@@ -116,4 +116,4 @@ def test_what_can_not_be_used_is_named(kind: str, says: str) -> None:
 def test_nobody_takes_the_place_of_a_kind_of_ours() -> None:
     (line,) = [line for line in describe_plan(a_plan()) if line.startswith("guard errors")]
     assert line.endswith("odds of a failed request at most 1 times the stable's")
-    assert set(GUARD_KINDS) == {"errors", "latency", "objective", "rate", "mean"}
+    assert set(GUARD_KINDS) == {"errors", "latency", "gross", "objective", "rate", "mean"}

@@ -50,10 +50,10 @@ class GrossTest(PlainTest):
         return f"{percent(self.rate)} failed, {self.looks} looks in a row"
 
 
-class GrossFailure(GuardKind[GrossTest]):
+class Collapse(GuardKind[GrossTest]):
     """More than the limit fails in two looks in a row, while the stable is well."""
 
-    name: ClassVar[str] = "gross"
+    name: ClassVar[str] = "collapse"
     test = GrossTest
     has_limit = True
 
