@@ -319,7 +319,7 @@ def _with_cookie(entry: Object, sticky: SessionAffinity | None) -> Object:
     response = headers.get("response", {})
     add = dict(response.get("add", {}))
     subset = entry["destination"].get("subset")
-    if "set-cookie" in add and not _read_sticky(entry):
+    if any(name.lower() == "set-cookie" for name in add) and not _read_sticky(entry):
         if sticky:
             raise InvalidInput(
                 f"destination '{subset}' already adds a 'set-cookie' header: stickiness by cookie can't add another"

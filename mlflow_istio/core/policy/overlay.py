@@ -2,6 +2,7 @@
 
 What is ours is known by what we wrote before. A path that holds another value than we wrote is the owner's: it stays as it is,
 and is set over only when the owner's word for it (``replace``) was given, with the original kept for the day ours goes.
+Set, add and remove of one header are one setting, for proxies carry out all of them; its name has no upper and lower case.
 """
 
 from __future__ import annotations
@@ -55,25 +56,55 @@ def laid_over(
     for path in before:
         if path in after:
             continue
-        original = kept.pop("/".join(path), _ABSENT)
-        if _get(document, path) == before[path]:
-            document = _without(document, path) if original is _ABSENT else _with(document, path, original)
+        unedited = _get(document, path) == before[path]
+        if unedited:
+            document = _without(document, path)
+        if any(_same_place(path, other) for other in after):
+            continue  # what it stood over, the other stands over now
+        for under in [key for key in kept if _same_place(_path(key), path)]:
+            original = kept.pop(under)
+            if unedited and _get(document, _path(under)) is _ABSENT:
+                document = _with(document, _path(under), original)
     for path, value in after.items():
         found = _get(document, path)
         ours = path in before
-        if found is _ABSENT or (ours and found == before[path]):
-            if found != value:
-                document = _with(document, path, value)
-        elif ours and before[path] == value:
-            continue  # edited since by the owner, and nothing new is asked of it
-        elif path[0] not in replace:
+        others = _others(document, path)
+        if ours and before[path] == value and (others or found is not _ABSENT):
+            continue  # nothing new is asked of it, whatever the owner has edited since
+        theirs = others if found is _ABSENT or (ours and found == before[path]) else [path, *others]
+        if theirs and path[0] not in replace:
+            also = "" if theirs[0] == path else f", the same header as {path[-1]}"
             raise StateConflict(
-                f"{where} has {'.'.join(path)} of its own ({found!r}): it stays, unless you say -C replace=true"
+                f"{where} has {'.'.join(theirs[0])} of its own ({_get(document, theirs[0])!r}{also}): it stays, unless you say "
+                "-C replace=true"
             )
-        else:
-            kept.setdefault("/".join(path), found)
-            document = _with(document, path, value)
-    return document, {key: value for key, value in kept.items() if tuple(key.split("/")) in after}
+        for other in theirs:
+            kept.setdefault("/".join(other), _get(document, other))
+            document = _without(document, other)
+        document = _with(document, path, value)
+    return document, {key: value for key, value in kept.items() if any(_same_place(_path(key), path) for path in after)}
+
+
+def _path(key: str) -> Path:
+    return tuple(key.split("/"))
+
+
+def _same_place(first: Path, second: Path) -> bool:
+    """Whether two paths are of one setting: a header's set, add and remove are, and its name has no upper and lower case."""
+    return first == second or (len(first) == 4 and _header(first) == _header(second))
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    return (*path[:2], path[-1].lower())
+
+
+def _others(document: Object, path: Path) -> list[Path]:
+    """Where else the document says something of the same header."""
+    if len(path) != 4:
+        return []
+    operations = (document.get(path[0]) or {}).get(path[1]) or {}
+    found = [(*path[:2], operation, name) for operation, entries in operations.items() for name in entries or ()]
+    return [other for other in found if other != path and _same_place(other, path)]
 
 
 def _get(document: Any, path: Path) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from mlflow_istio.core.basics.objects import Object, with_annotations
 from mlflow_istio.core.endpoint.deadlines import Deadline, due, with_deadline, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.traffic import SessionAffinity
 from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
@@ -422,3 +423,58 @@ def test_headers_that_we_remove_beside_the_owners_go_alone_when_ours_go() -> Non
         **route(theirs, "main"),
         "route": 0,
     }
+
+
+THEIR_HEADER: dict[str, Any] = {
+    "set": {"X-Tenant": "a"},
+    "add": {"X-Tenant": "a"},
+    "remove": ["X-Tenant"],
+}
+
+
+@pytest.mark.parametrize("side", ["request", "response"])
+@pytest.mark.parametrize("theirs", sorted(THEIR_HEADER))
+@pytest.mark.parametrize("ours", ["set", "add", "remove"])
+def test_a_header_of_the_owners_is_met_in_any_case_and_by_any_operation(side: str, theirs: str, ours: str) -> None:
+    before = adopted(headers={side: {"add": {"x-more": "1"}, theirs: THEIR_HEADER[theirs]}})
+
+    def asked(value: Any, *, replaced: bool = False) -> Any:
+        return lambda now: policies.set_policy(now, PolicyRequest(changes={"headers": value}, replace=replaced))
+
+    wanted = {side: {ours: ["x-tenant"] if ours == "remove" else {"x-tenant": "b"}}}
+    words = rf"route 'main' has headers\.{side}\.{theirs}\.X-Tenant of its own .*the same header as x-tenant"
+    with pytest.raises(StateConflict, match=words):
+        moved(before, asked(wanted), "c1", "policy")
+    after = moved(before, asked(wanted, replaced=True), "c1", "policy")
+    said = {name.lower() for entries in route(after, "main")["headers"][side].values() for name in entries}
+    assert "X-Tenant" not in str(route(after, "main")["headers"])
+    assert "x-tenant" in said
+    other = {side: {"set": {"x-tenant": "c"}}}
+    again = moved(moved(after, asked(other), "c2", "policy"), asked(other), "c3", "policy")
+    assert route(again, "main")["headers"][side]["set"]["x-tenant"] == "c"
+    for state in (after, again):
+        back = moved(state, asked(None), "c4", "policy")
+        assert {**route(back, "main"), "route": 0} == {**route(before, "main"), "route": 0}
+
+
+def test_a_header_that_its_owner_wrote_in_another_case_later_blocks_nothing() -> None:
+    state = moved(adopted(), lambda now: wished(now, headers={"request": {"set": {"x-tenant": "b"}}}), "c1", "policy")
+    http = [
+        {**one, "headers": {"request": {"set": {"X-Tenant": "a"}}}} if one.get("name") == "main" else one
+        for one in state["spec"]["http"]
+    ]
+    edited = {**state, "spec": {**state["spec"], "http": http}}
+    after = moved(edited, canary, "c2", "start")
+    assert route(after, "main")["headers"] == {"request": {"set": {"X-Tenant": "a"}}}
+
+
+def test_stickiness_meets_a_cookie_of_any_spelling() -> None:
+    state = carrying(canary(an_endpoint()))
+    for one in state["spec"]["http"]:
+        for entry in one["route"] if one["name"].endswith(".split") else ():
+            entry["headers"] = {"response": {"add": {"Set-Cookie": "a=b"}}}
+    edited = read_endpoint(state, "churn")
+    sticky = SessionAffinity(cookie="arm", release="r1", max_age=60)
+    with pytest.raises(InvalidInput, match="already adds a 'set-cookie' header"):
+        write_endpoint(state, replace(edited, traffic=replace(edited.traffic, sticky=sticky)))
+    assert write_endpoint(state, edited)["spec"] == state["spec"]
