@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.matching.places import DOMAIN, MESH, asked_hosts, gateways_of
 
-MESH = "mesh"
-_DOMAIN = "svc.cluster.local"
 _PLAIN = ("HTTP", "HTTP2")
 
 
@@ -51,25 +50,19 @@ class Front:
 
 def exposure_of(virtual_service: Mapping[str, Any]) -> Exposure:
     """Read a VirtualService. A short host means the Service of that name beside it, for sidecars and gateways alike."""
-    metadata, spec = virtual_service["metadata"], virtual_service.get("spec", {})
-    name, namespace = str(metadata["name"]), str(metadata.get("namespace", "default"))
-    named = [_full(host, name, namespace) for host in spec.get("hosts") or ()]
-    own = f"{name}.{namespace}.{_DOMAIN}"
+    name, namespace = name_of(virtual_service), str(virtual_service["metadata"].get("namespace", "default"))
+    named = asked_hosts(virtual_service, namespace)
+    own = f"{name}.{namespace}.{DOMAIN}"
     # A VirtualService that was there before us may be called otherwise than its Service.
-    inside = own if own in named else next((host for host in named if host.endswith(_DOMAIN)), own)
-    gateways = spec.get("gateways") or [MESH]
+    inside = own if own in named else next((host for host in named if host.endswith(DOMAIN)), own)
+    gateways = gateways_of(virtual_service, namespace)
     return Exposure(
         endpoint=name,
         inside=inside,
-        hosts=tuple(sorted(named, key=lambda host: host.endswith(_DOMAIN))) or (inside,),
-        gateways=tuple(qualified(gateway, namespace) for gateway in gateways if gateway != MESH),
+        hosts=named or (inside,),
+        gateways=tuple(gateway for gateway in gateways if gateway != MESH),
         in_mesh=MESH in gateways,
     )
-
-
-def qualified(gateway: str, namespace: str) -> str:
-    """A gateway's name with its namespace."""
-    return gateway if "/" in gateway else f"{namespace}/{gateway}"
 
 
 def served_host(exposure: Exposure, gateway: Mapping[str, Any] | None) -> str | None:
@@ -113,14 +106,6 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
             )
         )
     return found
-
-
-def _full(host: str, name: str, namespace: str) -> str:
-    if host == "*":
-        return f"{name}.{namespace}.{_DOMAIN}"
-    if host.startswith("*."):
-        return f"{name}{host[1:]}"
-    return host if "." in host else f"{host}.{namespace}.{_DOMAIN}"
 
 
 def _covers(pattern: str, host: str) -> bool:

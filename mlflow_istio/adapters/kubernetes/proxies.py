@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from cachetools import TTLCache
 
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
-from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, qualified, served_host
+from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, served_host
 from mlflow_istio.adapters.kubernetes.resources import GATEWAY, SERVICE, Resource
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.matching.places import full_gateway
 from mlflow_istio.errors import ClusterError, Forbidden, InvalidInput, NotFound
 from mlflow_istio.ports.cluster import Address
 
@@ -56,7 +57,7 @@ class Proxies:
         self._caller = caller
         self._url = url
         self._namespace = caller.connection.namespace
-        self._preferred = qualified(gateway, self._namespace) if gateway else None
+        self._preferred = full_gateway(gateway, self._namespace) if gateway else None
         self._sidecar = sidecar
         self._gateways: dict[str, Object] = {}
         self._absent: TTLCache[str, None] = TTLCache(maxsize=1024, ttl=_REMEMBERED_SECONDS)
@@ -70,7 +71,7 @@ class Proxies:
             NotFound: There is none; names those of its namespace.
             InvalidInput: It is not written as NAMESPACE/NAME.
         """
-        namespace, _, name = qualified(gateway, self._namespace).partition("/")
+        namespace, _, name = full_gateway(gateway, self._namespace).partition("/")
         if not namespace or not name or "/" in name:
             raise InvalidInput(f"gateway {gateway!r} can't be read: write NAMESPACE/NAME")
         try:

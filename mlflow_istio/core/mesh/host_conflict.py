@@ -9,10 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.matching.places import MESH, gateways_of, hosts_of, inside_host
 from mlflow_istio.errors import StateConflict
-
-_MESH = "mesh"
-_DOMAIN = "svc.cluster.local"
 
 
 def check_hosts(wanted: Mapping[str, Any], others: Iterable[Object], namespace: str) -> None:
@@ -42,15 +40,8 @@ def check_hosts(wanted: Mapping[str, Any], others: Iterable[Object], namespace: 
 
 def _places(virtual_service: Mapping[str, Any], namespace: str) -> set[tuple[str, str]]:
     """Every (full host, full gateway) of a VirtualService."""
-    spec = virtual_service.get("spec", {})
-    gateways = [_full_gateway(gateway, namespace) for gateway in spec.get("gateways") or [_MESH]]
-    return {(_full_host(host, namespace), gateway) for host in spec.get("hosts") or () for gateway in gateways}
-
-
-def _full_host(host: str, namespace: str) -> str:
-    """A short host means the Service of that name in the VirtualService's namespace."""
-    return host if "." in host or host == "*" else f"{host}.{namespace}.{_DOMAIN}"
-
-
-def _full_gateway(gateway: str, namespace: str) -> str:
-    return gateway if gateway == _MESH or "/" in gateway else f"{namespace}/{gateway}"
+    return {
+        (inside_host(host, namespace) if gateway == MESH else host, gateway)
+        for host in hosts_of(virtual_service, namespace)
+        for gateway in gateways_of(virtual_service, namespace)
+    }

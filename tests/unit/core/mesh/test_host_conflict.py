@@ -27,6 +27,12 @@ SAME = [
     (["churn"], ["infra/gw"], ["churn.models.svc.cluster.local"], ["infra/gw"]),
     (["churn"], None, ["churn"], ["mesh"]),
     (["*"], ["infra/gw"], ["*"], ["infra/gw"]),
+    (["churn.example.com"], ["infra/gw"], ["churn.example.com"], ["gw.infra.svc.cluster.local"]),
+    (["churn.example.com"], ["gw.infra"], ["Churn.Example.com"], ["mesh", "gw.infra.svc"]),
+    (["churn.example.com"], ["./gw"], ["churn.example.com"], ["gw.models.svc.cluster.local"]),
+    (["*.example.com"], ["gw"], ["*.example.com"], ["models/gw"]),
+    (["churn"], None, ["churn.models"], None),
+    (["churn"], ["mesh", "gw"], ["churn.models.svc"], ["mesh"]),
 ]
 DIFFERENT = [
     (["churn.example.com"], ["infra/gw"], ["fraud.example.com"], ["infra/gw"]),
@@ -35,6 +41,10 @@ DIFFERENT = [
     (["churn"], ["infra/gw"], ["churn"], None),
     ([], ["infra/gw"], ["churn"], ["infra/gw"]),
     ([], None, [], None),
+    (["churn"], ["infra/gw"], ["churn.models"], ["infra/gw"]),
+    (["churn.example.com"], ["infra/gw"], ["churn.example.com"], ["gw.models.svc.cluster.local"]),
+    (["churn.example.com"], ["infra/gw"], ["*.example.com"], ["infra/gw"]),
+    (["churn"], None, ["churn.elsewhere"], None),
 ]
 
 

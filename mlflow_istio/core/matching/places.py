@@ -1,0 +1,121 @@
+"""Where a VirtualService takes requests: each host and gateway under the one name that istiod makes of all its spellings.
+
+Follows istiod: ``pilot/pkg/model/config.go`` (``ResolveShortnameToFQDN``, ``resolveGatewayName``) for names, ``pkg/config/host``
+for wildcards, and in ``pilot/pkg/networking/core`` ``gateway.go`` (hosts in lower case, the port of a Host header ignored) and
+``httproute.go`` (``generateAltVirtualHostsForKubernetesService``: by which shorter names a sidecar knows a Service).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object
+
+MESH = "mesh"
+"""The gateway that stands for all sidecars."""
+DOMAIN = "svc.cluster.local"
+
+
+def namespace_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> str:
+    """Namespace of a VirtualService; what is given where it does not say it."""
+    return str(virtual_service.get("metadata", {}).get("namespace") or unsaid)
+
+
+def full_gateway(gateway: str, namespace: str) -> str:
+    """``NAMESPACE/NAME`` of a gateway; ``mesh`` as it is.
+
+    Args:
+        gateway: As a VirtualService writes it: ``NAME``, ``NAMESPACE/NAME``, ``./NAME``, ``NAME.NAMESPACE``, a Service's full name.
+        namespace: The VirtualService's.
+    """
+    if gateway == MESH:
+        return gateway
+    if "/" in gateway:
+        before, _, name = gateway.partition("/")
+        return f"{namespace}/{name}" if before == "." else gateway
+    if "." in gateway:
+        name, within = gateway.split(".")[:2]
+        return f"{within}/{name}"
+    return f"{namespace}/{gateway}"
+
+
+def full_host(host: str, namespace: str) -> str:
+    """A host as proxies know it: a short one means the Service of that name in the VirtualService's namespace."""
+    host = host.lower()
+    return host if "." in host or ":" in host or host == "*" else f"{host}.{namespace}.{DOMAIN}"
+
+
+def inside_host(host: str, namespace: str) -> str:
+    """The same for sidecars, which know a Service under shorter names, too: ``NAME.NAMESPACE`` and ``NAME.NAMESPACE.svc``."""
+    full = full_host(host, namespace).removesuffix(".")
+    parts = full.split(".")
+    if "*" in full or len(parts) > 3 or (len(parts) == 3 and parts[2] != "svc"):
+        return full
+    return f"{parts[0]}.{parts[1]}.{DOMAIN}"
+
+
+def gateways_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
+    """The gateways that have a VirtualService's routes, each under its full name; ``mesh`` where none is named.
+
+    Args:
+        virtual_service: The object.
+        unsaid: Its namespace, where it does not say it.
+    """
+    named = virtual_service.get("spec", {}).get("gateways") or [MESH]
+    return tuple(dict.fromkeys(full_gateway(str(one), namespace_of(virtual_service, unsaid)) for one in named))
+
+
+def hosts_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
+    """The hosts of a VirtualService, each under its full name; none for a delegate."""
+    hosts = virtual_service.get("spec", {}).get("hosts") or ()
+    return tuple(full_host(str(host), namespace_of(virtual_service, unsaid)) for host in hosts)
+
+
+def asked_hosts(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
+    """A name to ask each of a VirtualService's hosts by, those from outside first; for a wildcard, one that it covers."""
+    name, namespace = str(virtual_service["metadata"]["name"]), namespace_of(virtual_service, unsaid)
+    whole = f"{name}.{namespace}.{DOMAIN}"
+    found = (
+        whole if host == "*" else f"{name}{host[1:]}" if host.startswith("*.") else host
+        for host in hosts_of(virtual_service, unsaid)
+    )
+    return tuple(sorted(dict.fromkeys(found), key=lambda host: host.endswith(DOMAIN)))
+
+
+def has_host(virtual_service: Mapping[str, Any], authority: str) -> bool:
+    """Whether requests for a host are a VirtualService's: at gateways by its full name, at sidecars by shorter ones, too."""
+    namespace = namespace_of(virtual_service)
+    asked = without_port(authority.lower())
+    in_mesh = MESH in gateways_of(virtual_service)
+    for host in hosts_of(virtual_service):
+        if host == "*" or asked == host or (host.startswith("*") and asked.endswith(host[1:])):
+            return True
+        if in_mesh and inside_host(asked, namespace) == inside_host(host, namespace):
+            return True
+    return False
+
+
+def without_port(authority: str) -> str:
+    """The host of a Host header."""
+    host, separator, port = authority.rpartition(":")
+    return host if separator and port.isdigit() and (":" not in host or host.endswith("]")) else authority
+
+
+def placed(virtual_service: Mapping[str, Any]) -> Object:
+    """The object with the full names of gateways in its spec and in the matches of its routes; itself where nothing names one."""
+    spec = virtual_service.get("spec", {})
+    namespace = namespace_of(virtual_service)
+
+    def named(part: Mapping[str, Any]) -> Object:
+        return {**part, "gateways": [full_gateway(str(one), namespace) for one in part["gateways"]]}
+
+    def route_with_names(route: Object) -> Object:
+        match = route.get("match") or []
+        if not any(condition.get("gateways") for condition in match):
+            return route
+        return {**route, "match": [named(one) if one.get("gateways") else one for one in match]}
+
+    http = [route_with_names(route) for route in spec.get("http") or []]
+    with_names = named(spec) if spec.get("gateways") else dict(spec)
+    return {**virtual_service, "spec": {**with_names, "http": http}} if "http" in spec else dict(virtual_service)
