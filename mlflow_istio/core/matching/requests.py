@@ -1,8 +1,10 @@
 """Which route of a VirtualService answers a request, evaluated offline.
 
 Every field of ``HTTPMatchRequest`` that a request itself decides: uri, method, scheme, authority, port, headers, withoutHeaders
-and queryParams with exact, prefix and regex; AND inside a match, OR between matches; the first route that matches wins. What the
-caller's pod or the proxy decides (sourceLabels, sourceNamespace, gateways) can't be told, and is said, never guessed.
+and queryParams with exact, prefix, regex and presence; AND inside a match, OR between matches; the first route that matches wins.
+Which gateway it arrives at may be known; what the caller's pod decides (sourceLabels, sourceNamespace) can't be told, and is said,
+never guessed. Follows istiod, ``pilot/pkg/networking/core/route/route.go``: ``sourceMatchHTTP`` (gateways in a match switch its
+source conditions off), ``TranslateRouteMatch`` and ``canBeConvertedToPresentMatch`` (nothing, or the regex ``*``, means presence).
 """
 
 from __future__ import annotations
@@ -18,10 +20,21 @@ from mlflow_istio.errors import InvalidInput, Unsupported
 _LABELS = frozenset({"name", "statPrefix", "ignoreUriCase"})
 """Members of a match that ask for nothing."""
 
-_UNKNOWABLE: Mapping[str, str] = {
+_TOLD = _LABELS | {
+    "uri",
+    "method",
+    "scheme",
+    "authority",
+    "headers",
+    "withoutHeaders",
+    "queryParams",
+    "port",
+    "gateways",
+}
+
+_OF_CALLERS: Mapping[str, str] = {
     "sourceLabels": "it depends on the labels of the caller's pod",
     "sourceNamespace": "it depends on the namespace of the caller's pod",
-    "gateways": "it depends on the proxy that the request arrives at",
 }
 
 
@@ -37,6 +50,7 @@ class Request:
         authority: Host it is sent to; None: not known.
         port: Port of the gateway's or proxy's listener; None: not known.
         scheme: ``http`` or ``https``, as the proxy gets it.
+        gateway: Full name of the gateway it arrives at, ``mesh`` for a sidecar; None: not known.
     """
 
     path: str = "/invocations"
@@ -46,6 +60,7 @@ class Request:
     authority: str | None = None
     port: int | None = None
     scheme: str = "http"
+    gateway: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,25 +117,32 @@ def matches(match: Mapping[str, Any], request: Request) -> bool:
 
 
 def evaluate(match: Mapping[str, Any], request: Request) -> Iterator[Finding]:
-    """Hold every field of one match against a request, in a fixed order: path first, what can't be told last."""
-    if "uri" in match:
+    """Hold every field of one match against a request, in a fixed order: path first, what can't be told last.
+
+    Args:
+        match: The match, its gateways by their full names (``places.placed``).
+        request: The request.
+    """
+    if match.get("uri"):
         yield _uri(match, request.path)
     for name, value in (("method", request.method), ("scheme", request.scheme)):
-        if name in match:
+        if match.get(name):
             yield _checked(name, match[name], value)
-    if "authority" in match:
+    if match.get("authority"):
         yield _asked_for("authority", match["authority"], request.authority, "say which host with authority")
     for name, wanted in (match.get("headers") or {}).items():
-        yield _header(name, wanted, request)
+        yield _header(name, wanted or {}, request)
     for name, unwanted in (match.get("withoutHeaders") or {}).items():
-        yield _without(name, unwanted, request.headers.get(name.lower()))
+        yield _without(name, unwanted or {}, request.headers.get(name.lower()))
     for name, wanted in (match.get("queryParams") or {}).items():
-        yield _checked(f"queryParams[{name}]", wanted, request.query.get(name))
-    if "port" in match:
+        yield _checked(f"queryParams[{name}]", wanted or {}, request.query.get(name))
+    if match.get("port"):
         yield _port(match["port"], request.port)
-    known = {*_LABELS, "uri", "method", "scheme", "authority", "headers", "withoutHeaders", "queryParams", "port"}
-    for name in sorted(set(match) - known):
-        reason = _UNKNOWABLE.get(name, "this version does not know it; ask the gateway itself")
+    if match.get("gateways"):
+        yield _gateway(match["gateways"], request.gateway)
+    unsure = set(match) - _TOLD - (set(_OF_CALLERS) if match.get("gateways") else set())
+    for name in sorted(name for name in unsure if match[name]):
+        reason = _OF_CALLERS.get(name, "this version does not know it; ask the gateway itself")
         yield Finding(field=name, wanted=str(match[name]), found=None, holds=None, reason=reason)
 
 
@@ -151,6 +173,8 @@ def _uri(match: Mapping[str, Any], path: str) -> Finding:
         found = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
         said = f"{_said(wanted)}, ignoring case"
         return Finding(field="uri", wanted=said, found=path, holds=found.holds, reason=found.reason)
+    if wanted.get("regex") == "*":  # no proxy takes it: presence is asked for of what may be absent
+        return Finding(field="uri", wanted="regex '*'", found=path, holds=None, reason=_regex("*", path)[1])
     return _checked("uri", wanted, path)
 
 
@@ -170,9 +194,15 @@ def _header(name: str, wanted: Mapping[str, str], request: Request) -> Finding:
 def _without(name: str, unwanted: Mapping[str, str], value: str | None) -> Finding:
     """A header that must not be so; to Envoy one that is not there is empty, unless its mere presence is unwanted."""
     where = f"withoutHeaders[{name}]"
-    found = _checked(where, unwanted, value if value is not None or not unwanted else "")
+    found = _checked(where, unwanted, value if value is not None or asks_for_presence(unwanted) else "")
     holds = None if found.holds is None else not found.holds
     return Finding(field=where, wanted=f"not {_said(unwanted)}", found=value, holds=holds, reason=found.reason)
+
+
+def _gateway(wanted: Sequence[str], gateway: str | None) -> Finding:
+    reason = "" if gateway is not None else "it depends on the proxy that the request arrives at"
+    holds = None if gateway is None else gateway in wanted
+    return Finding(field="gateways", wanted=" or ".join(wanted), found=gateway, holds=holds, reason=reason)
 
 
 def _port(wanted: int, port: int | None) -> Finding:
@@ -183,9 +213,9 @@ def _port(wanted: int, port: int | None) -> Finding:
 
 
 def _asked_for(field: str, wanted: Mapping[str, str], value: str | None, hint: str) -> Finding:
-    if value is None:
+    if value is None and not asks_for_presence(wanted):
         return Finding(field=field, wanted=_said(wanted), found=None, holds=None, reason=hint)
-    return _checked(field, wanted, value)
+    return _checked(field, wanted, value or "")
 
 
 def _checked(field: str, wanted: Mapping[str, str], value: str | None) -> Finding:
@@ -196,8 +226,13 @@ def _checked(field: str, wanted: Mapping[str, str], value: str | None) -> Findin
     return Finding(field=field, wanted=_said(wanted), found=value, holds=holds, reason=reason)
 
 
+def asks_for_presence(wanted: Mapping[str, str]) -> bool:
+    """Whether a string match asks for any value: it says nothing, or the regex ``*``, which is none."""
+    return {kind: text for kind, text in wanted.items() if text is not None} in ({}, {"regex": "*"})
+
+
 def _string(wanted: Mapping[str, str], value: str) -> tuple[bool | None, str]:
-    if not wanted:
+    if asks_for_presence(wanted):
         return True, ""
     if "exact" in wanted:
         return value == wanted["exact"], ""
@@ -219,6 +254,21 @@ def _regex(pattern: str, value: str) -> tuple[bool | None, str]:
 
 def _said(wanted: Mapping[str, str]) -> str:
     """``exact 'blue'``; an empty match asks for presence only."""
-    if not wanted:
+    if asks_for_presence(wanted):
         return "any value"
     return " and ".join(f"{kind} {text!r}" for kind, text in wanted.items())
+
+
+def described(match: Mapping[str, Any]) -> str:
+    """What a match asks for, for messages: ``uri prefix '/api' and method exact 'GET'``."""
+    parts = []
+    for name, wanted in match.items():
+        if not wanted or name in ("name", "statPrefix"):
+            continue
+        if name in ("headers", "withoutHeaders", "queryParams"):
+            parts += [f"{name}[{key}] {_said(one or {})}" for key, one in wanted.items()]
+        else:
+            parts.append(
+                f"{name} {_said(wanted) if isinstance(wanted, Mapping) and name != 'sourceLabels' else wanted}"
+            )
+    return " and ".join(parts) or "no match"

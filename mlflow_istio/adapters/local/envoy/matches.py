@@ -60,16 +60,16 @@ def _path(uri: Field) -> Config:
     return {"prefix": "/"}
 
 
-def _header(name: str, condition: Field) -> Config:
+def _header(name: str, condition: Field, *, star: bool = False) -> Config:
     if name.startswith("@"):
         raise condition.unsupported("it checks no tokens")
     if not name.startswith(":"):
         header_name(condition, name)
-    return {"name": name, **_presence_or_string(condition)}
+    return {"name": name, **_presence_or_string(condition, star=star)}
 
 
 def _without(name: str, condition: Field) -> Config:
-    header = _header(name, condition)
+    header = _header(name, condition, star=True)
     result = {**header, "invert_match": True}
     if "present_match" not in header:
         # A request that lacks the header is one without that value.
@@ -77,9 +77,10 @@ def _without(name: str, condition: Field) -> Config:
     return result
 
 
-def _presence_or_string(condition: Field) -> Config:
+def _presence_or_string(condition: Field, *, star: bool = False) -> Config:
+    """With ``star`` the regex ``*``, which is none, asks for presence: where istiod's validator lets it through, it means that."""
     kind, value = _string_match(condition)
-    if kind == "present":
+    if kind == "present" or (star and (kind, value) == ("regex", "*")):
         return {"present_match": True}
     if kind == "regex":
         return {"string_match": {"safe_regex": {"regex": value}}}

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.core.matching.requests import Request, answering_route
+from mlflow_istio.core.matching.requests import Request, answering_route, described
 from mlflow_istio.errors import Unsupported
 
 PLAIN = Request()
 GET = Request(method="GET", path="/Api/v1", headers={"x-a": "1", "cookie": "a=1; b=2"}, query={"q": "1"})
+AT_FRONT = Request(gateway="infra/front")
 
 CASES: list[tuple[Any, Request, bool]] = [
     (None, PLAIN, True),
@@ -40,6 +41,22 @@ CASES: list[tuple[Any, Request, bool]] = [
     ([{"queryParams": {"q": {"exact": "2"}}}], GET, False),
     ([{"queryParams": {"r": {}}}], GET, False),
     ([{"uri": {"prefix": "/Api"}, "method": {"exact": "POST"}}], GET, False),
+    ([{"uri": {}, "method": {}, "scheme": {}, "authority": {}}], GET, True),
+    ([{"headers": {"x-a": {"regex": "*"}}}], GET, True),
+    ([{"headers": {"x-b": {"regex": "*"}}}], GET, False),
+    ([{"withoutHeaders": {"x-a": {"regex": "*"}}}], GET, False),
+    ([{"withoutHeaders": {"x-b": {"regex": "*"}}}], GET, True),
+    ([{"withoutHeaders": {"X-B": None}}], GET, True),
+    ([{"queryParams": {"q": {"regex": "*"}}}], GET, True),
+    ([{"queryParams": {"r": {"regex": "*"}}}], GET, False),
+    ([{"method": {"regex": "*"}}], GET, True),
+    ([{"scheme": {"regex": "*"}, "authority": {"regex": "*"}}], GET, True),
+    ([{"port": 0, "sourceNamespace": "", "sourceLabels": {}, "gateways": []}], GET, True),
+    ([{"gateways": ["infra/front"]}], AT_FRONT, True),
+    ([{"gateways": ["mesh", "infra/other"]}], AT_FRONT, False),
+    ([{"gateways": ["infra/front"], "sourceLabels": {"app": "web"}, "sourceNamespace": "web"}], AT_FRONT, True),
+    ([{"gateways": ["mesh"], "sourceLabels": {"app": "web"}}], AT_FRONT, False),
+    ([{"sourceLabels": {"app": "web"}, "method": {"exact": "PUT"}}], AT_FRONT, False),
 ]
 
 
@@ -64,8 +81,29 @@ def test_the_first_route_that_matches_answers() -> None:
             "match field sourceLabels .* can't be evaluated offline: it depends on the labels",
         ),
         ({"uri": {"suffix": "x"}}, "only exact, prefix and regex can"),
+        ({"uri": {"regex": "*"}}, "its regular expression can't be read"),
+        ({"gateways": ["infra/front"]}, "it depends on the proxy"),
+        ({"authority": {"exact": "a"}}, "say which host"),
     ],
 )
 def test_what_can_not_be_evaluated_is_named_never_guessed(match: Any, words: str) -> None:
     with pytest.raises(Unsupported, match=words):
         answering_route({"spec": {"http": [{"match": [match]}]}}, PLAIN)
+
+
+def test_what_a_match_asks_for_is_said_as_one_writes_it() -> None:
+    match = {
+        "name": "all",
+        "uri": {"prefix": "/a"},
+        "method": {},
+        "headers": {"x-a": {"regex": "*"}},
+        "withoutHeaders": {"x-b": {"exact": "1"}},
+        "gateways": ["mesh"],
+        "sourceLabels": {"app": "web"},
+        "port": 80,
+    }
+    assert described(match) == (
+        "uri prefix '/a' and headers[x-a] any value and withoutHeaders[x-b] exact '1' and gateways ['mesh'] and "
+        "sourceLabels {'app': 'web'} and port 80"
+    )
+    assert described({"name": "all"}) == "no match"
