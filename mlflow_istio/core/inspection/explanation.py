@@ -9,8 +9,9 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.traffic import Destination
+from mlflow_istio.core.matching.places import namespace_of
 from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
-from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate
+from mlflow_istio.core.mesh.delegation import carried, delegates_of, takes_over
 from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
 
 Delegates = Mapping[tuple[str, str], Object | None]
@@ -127,28 +128,38 @@ def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any],
         root: The root.
         whole: Whether this is all that stands in its namespace, so that one that is not among them is not there.
     """
+    beside = namespace_of(root)
     found: dict[tuple[str, str], Object | None] = {("", name): None for name in delegates_of(root)} if whole else {}
     for obj in virtual_services:
-        for namespace in ("", str(obj["metadata"].get("namespace", ""))):
-            found[(namespace, name_of(obj))] = obj
+        namespace = namespace_of(obj, beside)
+        found[(namespace, name_of(obj))] = obj
+        if beside in ("", namespace):
+            found[("", name_of(obj))] = obj
     return found
 
 
 def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator[Place]:
     """All routes in order, with those of delegates in the place of the route that hands on to them."""
-    name = name_of(virtual_service)
+    name, namespace = name_of(virtual_service), namespace_of(virtual_service)
     for index, route in enumerate(routes_of(virtual_service)):
         delegate = route.get("delegate")
-        key = (str(delegate.get("namespace", "")), str(delegate["name"])) if delegate else None
+        key = _key(delegate, namespace) if delegate else None
         if key is None or key not in delegates:
             yield Place(virtual_service=name, index=index, route=dict(route), conditions=tuple(conditions_of(route)))
             continue
         target = delegates[key]
-        for inner, below in enumerate(routes_of(target) if target is not None and is_delegate(target) else ()):
+        for inner, below in enumerate(
+            routes_of(target) if target is not None and takes_over(target, namespace) else ()
+        ):
             both = carried(route, below)
             if both is not None:
                 own = {**both, "name": below.get("name", "")}
                 yield Place(virtual_service=key[1], index=inner, route=own, conditions=tuple(conditions_of(both)))
+
+
+def _key(delegate: Mapping[str, Any], namespace: str) -> tuple[str, str]:
+    elsewhere = str(delegate.get("namespace") or "")
+    return ("" if elsewhere == namespace else elsewhere, str(delegate["name"]))
 
 
 def _shares(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:

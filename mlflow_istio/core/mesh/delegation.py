@@ -1,8 +1,9 @@
 """Several VirtualServices under one host: a root's ``delegate`` routes with their delegates' routes put in their place.
 
-Follows istiod (``pilot/pkg/model/virtualservice.go``, ``MergeHTTPRoutes``): a delegate's match must lie inside the root's, headers
-and query parameters are joined, and what a delegate's route does not say (rewrite, timeout, retries, ...) the root's does. One that
-is missing, or has hosts of its own, leaves nothing in its place.
+Follows istiod (``pilot/pkg/model/virtualservice.go``, ``MergeHTTPRoutes``; ``virtualservice_controller.go``): a delegate is a name
+and a namespace, the root's unless one is said; its match must lie inside the root's, headers and query parameters are joined, and
+what its route does not say (rewrite, timeout, retries, ...) the root's does. One that is missing, has hosts of its own, or is not
+exported to the root's namespace leaves nothing in its place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.places import namespace_of
 
 _INHERITED = (
     *("rewrite", "directResponse", "timeout", "retries", "fault", "mirror", "mirrorPercent", "mirrorPercentage"),
@@ -26,15 +28,22 @@ def is_delegate(virtual_service: Mapping[str, Any]) -> bool:
     return not virtual_service.get("spec", {}).get("hosts")
 
 
+def delegate_of(route: Mapping[str, Any], namespace: str) -> str | None:
+    """Name of the VirtualService beside its root that a route hands requests on to; None: to nobody, or to another namespace's.
+
+    Args:
+        route: A root's route.
+        namespace: The root's.
+    """
+    delegate = route.get("delegate") or {}
+    return str(delegate["name"]) if (delegate.get("namespace") or namespace) == namespace and delegate else None
+
+
 def delegates_of(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the VirtualServices beside it that a root delegates to, in order, each once."""
-    namespace = virtual_service["metadata"].get("namespace", "")
-    found = [
-        str(delegate["name"])
-        for route in virtual_service.get("spec", {}).get("http") or []
-        if (delegate := route.get("delegate")) and delegate.get("namespace", namespace) == namespace
-    ]
-    return tuple(dict.fromkeys(found))
+    namespace = namespace_of(virtual_service)
+    found = (delegate_of(route, namespace) for route in virtual_service.get("spec", {}).get("http") or [])
+    return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | None]) -> Object:
@@ -44,16 +53,16 @@ def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | No
         root: A VirtualService with hosts.
         find: Gives a VirtualService of the root's namespace by its name.
     """
-    names = delegates_of(root)
-    if not names:
+    if not any(route.get("delegate") for route in root.get("spec", {}).get("http") or []):
         return dict(root)
     routes: list[Object] = []
     for route in root["spec"]["http"]:
-        if "delegate" not in route:
+        if not route.get("delegate"):
             routes.append(route)
             continue
-        delegate = find(str(route["delegate"]["name"])) if route["delegate"]["name"] in names else None
-        if delegate is not None and is_delegate(delegate):
+        name = delegate_of(route, namespace_of(root))
+        delegate = find(name) if name is not None else None
+        if delegate is not None and takes_over(delegate, namespace_of(root)):
             for sub in delegate.get("spec", {}).get("http") or []:
                 one = carried(route, sub)
                 if one is not None:
@@ -61,10 +70,17 @@ def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | No
     return {**root, "spec": {**root["spec"], "http": routes}}
 
 
+def takes_over(delegate: Mapping[str, Any], namespace: str) -> bool:
+    """Whether a VirtualService carries out what a root of that namespace hands on to it: without hosts, and exported there."""
+    seen_by = delegate.get("spec", {}).get("exportTo") or ["*"]
+    own = namespace_of(delegate, namespace)
+    return is_delegate(delegate) and any(one == "*" or (own if one == "." else one) == namespace for one in seen_by)
+
+
 def left_out(root: Mapping[str, Any], delegate: Mapping[str, Any]) -> list[Object]:
     """The routes of a delegate that proxies carry out nowhere, because their matches lie outside of all that the root hands on."""
     name, through = delegate["metadata"]["name"], root.get("spec", {}).get("http") or []
-    outer = [route for route in through if (route.get("delegate") or {}).get("name") == name]
+    outer = [route for route in through if delegate_of(route, namespace_of(root)) == name]
     inner = delegate.get("spec", {}).get("http") or []
     return [sub for sub in inner if all(carried(route, sub) is None for route in outer)] if outer else []
 

@@ -6,6 +6,7 @@ takes every request, most specific first. Routes of others, and other endpoints'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_rout
 from mlflow_istio.core.basics.stored import from_json, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
 from mlflow_istio.core.matching.entrance import takes
+from mlflow_istio.core.matching.places import namespace_of
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.requests import Request
-from mlflow_istio.core.mesh.delegation import left_out
+from mlflow_istio.core.mesh.delegation import delegate_of, left_out
 from mlflow_istio.core.mesh.virtual_service import routes_of
 from mlflow_istio.errors import InvalidInput, StateConflict
 
@@ -133,10 +135,15 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
         raise StateConflict(
             f"{where}: endpoint '{endpoint}' has {claims[endpoint]} and can't have {claim}, too: delete it first"
         )
-    if any(_delegate(route) == endpoint and endpoint in claims for route in routes_of(root)):
-        return root
-    block = [(claims[_delegate(route)], route) for route in routes_of(root) if _delegate(route) in claims]
-    rest = [route for route in routes_of(root) if _delegate(route) not in claims]
+    block, rest = [], []
+    for route in routes_of(root):
+        owner = _owner(route, root, claims)
+        if owner is None:
+            rest.append(route)
+        elif owner == endpoint:
+            return root
+        else:
+            block.append((claims[owner], route))
     for route in rest:
         if not _is_open(route) and any(takes(match, one) for match in route["match"] for one in claim.requests()):
             name = route.get("name") or "(without a name)"
@@ -154,7 +161,11 @@ def released(root: Object, endpoint: str) -> Object:
     """The root without an endpoint's claim; the same object when it has none."""
     if endpoint not in claimants(root):
         return root
-    http = [route for route in routes_of(root) if _delegate(route) != endpoint]
+    claims: dict[str, Claim | None] = {endpoint: None}
+    key = annotation(endpoint, "delegate")
+    with contextlib.suppress(InvalidInput):  # one that can't be read any more has routes all the same
+        claims = {endpoint: _from_text(annotations_of(root)[key], key, name_of(root))}
+    http = [route for route in routes_of(root) if _owner(route, root, claims) is None]
     return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {annotation(endpoint, "delegate"): None})
 
 
@@ -216,8 +227,17 @@ def _above_own(routes: Sequence[Object], index: int) -> int:
     return index
 
 
-def _delegate(route: Mapping[str, Any]) -> str:
-    return str((route.get("delegate") or {}).get("name", ""))
+def _owner(route: Mapping[str, Any], root: Mapping[str, Any], claims: Mapping[str, Claim | None]) -> str | None:
+    """The endpoint whose claim a route carries out; None: it is the root's owner's, even where it hands on to an endpoint of ours.
+
+    A delegate is a name and a namespace. Ours have no names, unless somebody gave one to what stands there.
+    """
+    endpoint = delegate_of(route, namespace_of(root))
+    if endpoint is None or endpoint not in claims:
+        return None
+    claim = claims[endpoint]
+    own = claim.routes(endpoint) if claim is not None else []
+    return endpoint if not route.get("name") or any(route.get("match") == one["match"] for one in own) else None
 
 
 def _from_text(text: str, key: str, root: str) -> Claim:

@@ -20,8 +20,9 @@ from mlflow_istio.core.inspection.explanation import (
 )
 from mlflow_istio.core.matching.entrance import SCORING
 from mlflow_istio.core.matching.requests import Request, normalized
+from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
+from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import address_of, deployments_of, endpoint_of, virtual_service_of
@@ -107,7 +108,9 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
     """
     virtual_service, endpoint = virtual_service_of(cluster, name), endpoint_of(cluster, name)
     known = cluster.list("VirtualService", {})
-    root = next((obj for obj in known if _hands_on(obj, name_of(virtual_service))), virtual_service)
+    root = virtual_service
+    if is_delegate(virtual_service):
+        root = next((obj for obj in known if name_of(virtual_service) in delegates_of(obj)), virtual_service)
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
     found = explain(root, question.as_request(assigned, path, authority), known_delegates(known, root, whole=True))
@@ -224,10 +227,6 @@ def _usual(cluster: Cluster, name: str) -> tuple[str | None, str]:
         return None, SCORING
     base = urlsplit(address.url)
     return address.headers.get("Host", base.netloc), base.path + address.scoring
-
-
-def _hands_on(virtual_service: Object, name: str) -> bool:
-    return any((route.get("delegate") or {}).get("name") == name for route in routes_of(virtual_service))
 
 
 def _carried(virtual_service: Object) -> tuple[str, ...]:

@@ -209,3 +209,25 @@ def test_without_a_route_that_takes_it_nobody_answers() -> None:
 
 def test_a_finding_reads_as_a_sentence() -> None:
     assert str(Finding(field="uri", wanted="exact '/a'", found="/b", holds=False)) == "uri is '/b', wanted: exact '/a'"
+
+
+def test_of_two_delegates_of_one_name_each_answers_where_its_namespace_is_said() -> None:
+    root = routes(
+        {"match": [{"uri": {"prefix": "/own"}}], "delegate": {"name": "chat"}},
+        {"match": [{"uri": {"prefix": "/same"}}], "delegate": {"name": "chat", "namespace": "team-a"}},
+        {"match": [{"uri": {"prefix": "/theirs"}}], "delegate": {"name": "chat", "namespace": "team-b"}},
+        {"match": [{"uri": {"prefix": "/unknown"}}], "delegate": {"name": "chat", "namespace": "team-c"}},
+    )
+    root["metadata"]["namespace"] = "team-a"
+    both = []
+    for namespace, subset in (("team-a", "a"), ("team-b", "b")):
+        delegate = routes(to(subset), name="chat")
+        delegate["metadata"]["namespace"] = namespace
+        both.append(delegate)
+    known = known_delegates(both, root, whole=True)
+    seen = {}
+    for path in ("/own", "/same", "/theirs", "/unknown"):
+        found = explain(root, Request(path=path), known)
+        assert found.place is not None
+        seen[path] = [share.destination.subset for share in found.shares] or found.place.route["delegate"]["namespace"]
+    assert seen == {"/own": ["a"], "/same": ["a"], "/theirs": ["b"], "/unknown": "team-c"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, merged
+from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, left_out, merged
 
 TO_A: list[Object] = [{"destination": {"host": "a"}}]
 
@@ -59,8 +59,34 @@ def test_a_delegate_that_is_missing_or_has_hosts_leaves_nothing_and_other_routes
 
 
 def test_a_delegate_of_another_namespace_is_not_one_of_ours() -> None:
-    root = vs("root", {"delegate": {"name": "a", "namespace": "else"}}, hosts=("x",))
+    root = vs("root", {"delegate": {"name": "a", "namespace": "else"}}, {"name": "own", "route": TO_A}, hosts=("x",))
+    root["metadata"]["namespace"] = "models"
     assert delegates_of(root) == ()
+    assert merged(root, {"a": vs("a", {"route": TO_A})}.get)["spec"]["http"] == [{"name": "own", "route": TO_A}]
+    assert left_out(root, vs("a", {"match": [{"uri": {"prefix": "/"}}]})) == []
+    same = vs("root", {"delegate": {"name": "a", "namespace": "models"}}, hosts=("x",))
+    same["metadata"]["namespace"] = "models"
+    assert delegates_of(same) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("seen_by", "carried"),
+    [
+        (["*"], True),
+        (["."], True),
+        (["models"], True),
+        (["x", "models"], True),
+        (["x"], False),
+        (["~"], False),
+        ([], True),
+    ],
+)
+def test_a_delegate_that_its_roots_namespace_does_not_see_leaves_nothing(seen_by: list[str], carried: bool) -> None:
+    root = vs("root", {"delegate": {"name": "a"}}, hosts=("x",))
+    root["metadata"]["namespace"] = "models"
+    delegate = vs("a", {"route": TO_A})
+    delegate["spec"]["exportTo"] = seen_by
+    assert bool(merged(root, {"a": delegate}.get)["spec"]["http"]) is carried
 
 
 MATCHES: dict[str, tuple[list[Object], list[Object], list[Object] | None]] = {

@@ -88,6 +88,47 @@ def test_they_stand_above_the_routes_of_an_endpoint_whose_host_it_is() -> None:
     ]
 
 
+THEIRS: Object = {"name": "support", "delegate": {"name": "chat", "namespace": "team-b"}}
+
+
+def in_team_a(*http: Object) -> Object:
+    obj = root(*http)
+    return {**obj, "metadata": {**obj["metadata"], "namespace": "team-a"}}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        THEIRS,
+        {**THEIRS, "match": [{"uri": {"prefix": "/support"}}]},
+        {"delegate": {"name": "chat", "namespace": "team-b"}},
+        {"name": "vip", "match": [{"uri": {"prefix": "/vip"}}], "delegate": {"name": "chat"}},
+        {"name": "vip", "match": [{"uri": {"prefix": "/vip"}}], "delegate": {"name": "chat", "namespace": "team-a"}},
+    ],
+)
+def test_a_route_of_the_owners_that_delegates_to_one_of_that_name_is_neither_moved_nor_taken_away(
+    theirs: Object,
+) -> None:
+    docs: Object = {"name": "docs", "match": [{"uri": {"prefix": "/docs"}}], "route": []}
+    before = in_team_a(docs, theirs, REST)
+    claims = {"chat": CHAT, "deep": CLAIMS["deep"], "header": CLAIMS["header-a"]}
+    now = before
+    for name, claim in claims.items():
+        now = claimed(now, name, claim)
+    assert [route for route in now["spec"]["http"] if "name" in route or route == theirs] == [docs, theirs, REST]
+    assert claims_in(now) == claims
+    for name in claims:
+        now = released(now, name)
+    assert now == before
+
+
+def test_a_name_that_the_owner_gave_to_what_stands_there_makes_it_nobody_elses() -> None:
+    now = claimed(in_team_a(REST), "chat", CHAT)
+    now["spec"]["http"] = [{**route, "name": f"r{n}"} for n, route in enumerate(now["spec"]["http"])]
+    assert claimed(now, "chat", CHAT) is now
+    assert [route["name"] for route in released(now, "chat")["spec"]["http"]] == ["r2"]
+
+
 def test_claiming_again_and_releasing_twice_change_nothing() -> None:
     once = claimed(root(REST), "chat", CHAT)
     assert claimed(once, "chat", CHAT) is once
