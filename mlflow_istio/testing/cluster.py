@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of, ready_replicas
+from mlflow_istio.core.matching.coverage import arrivals
+from mlflow_istio.core.matching.places import placed
 from mlflow_istio.core.matching.probe import VERSION_HEADER, Probe, header_text
 from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.core.mesh.delegation import merged
@@ -129,12 +132,26 @@ class InMemoryCluster:
         virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
-        route = answering_route(
-            merged(virtual_service, lambda name: self.get("VirtualService", name)),
-            Request(method=probe.method, path=probe.path, headers={k.lower(): v for k, v in probe.headers.items()}),
-        )
-        if route is None:
-            return False
+        whole = placed(merged(virtual_service, lambda name: self.get("VirtualService", name)))
+        headers = {name.lower(): value for name, value in probe.headers.items()}
+        path, _, query = probe.path.partition("?")
+        usual = arrivals(whole)[0].host
+        for gateway in dict.fromkeys(arrival.gateway for arrival in arrivals(whole)):
+            if probe.gateways is None or gateway in probe.gateways:
+                request = Request(
+                    method=probe.method,
+                    path=path,
+                    query=dict(parse_qsl(query, keep_blank_values=True)),
+                    headers=headers,
+                    authority=headers.get("host", usual),
+                    gateway=gateway,
+                )
+                route = answering_route(whole, request)
+                if route is None or not self._answers(probe, route):
+                    return False
+        return True
+
+    def _answers(self, probe: Probe, route: Object) -> bool:
         if "directResponse" in route:
             answer = route["directResponse"]
             return probe.proved_by(answer["status"], {}, answer["body"]["string"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
@@ -29,6 +29,13 @@ class Exposure:
     hosts: tuple[str, ...]
     gateways: tuple[str, ...]
     in_mesh: bool
+
+    def at(self, gateways: Collection[str] | None) -> Exposure:
+        """The exposure at some of its gateways, ``mesh`` among them; None: at all."""
+        if gateways is None:
+            return self
+        some = tuple(gateway for gateway in self.gateways if gateway in gateways)
+        return replace(self, gateways=some, in_mesh=self.in_mesh and MESH in gateways)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

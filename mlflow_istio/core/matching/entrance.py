@@ -12,16 +12,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, takers
+from mlflow_istio.core.matching.places import has_host, placed
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.re2 import read_regex
-from mlflow_istio.core.matching.requests import Request, matches
-from mlflow_istio.errors import InvalidInput, Unsupported
+from mlflow_istio.core.matching.requests import Request, asks_for_presence, evaluate
+from mlflow_istio.errors import InvalidInput
 
 SCORING = "/invocations"
-_OUTSIDE = frozenset({"name", "gateways", "port", "scheme", "authority", "statPrefix"})
-"""Match fields that say nothing about path, method, headers and query."""
-_CALLER = ("sourceLabels", "sourceNamespace")
+_EVERYWHERE = (SCORING, "/", "/ping")
+"""Paths that callers and probes of a route without a match use."""
+_ELSEWHERE = "/mlflow-istio"
+"""Where such a route may be reached when all of those are somebody else's."""
+_OF_THE_PLACE = ("port", "gateways", "authority")
+"""Match fields that a request can't be made up for where nothing is known of the place at which it arrives."""
+_PRESENT = "1"
+"""A value where any will do."""
 _BACKREFERENCE = re.compile(r"\\(\d)")
 
 
@@ -36,6 +43,7 @@ class Entrance:
         handed_on: Path that the model server gets then; None where that can't be told.
         method: Method that they take.
         headers: Headers that they need.
+        gateways: Full names of the gateways at which it reaches them, ``mesh`` among them; None: at all of the VirtualService's.
         rewritten: Whether the model server may get another path than the one asked for, and not know it.
     """
 
@@ -45,92 +53,174 @@ class Entrance:
     handed_on: str | None = SCORING
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
+    gateways: tuple[str, ...] | None = None
     rewritten: bool = False
 
     def through(self, probe: Probe) -> Probe:
         """The probe as it is sent through this entrance."""
-        if self.probe_path is None:
-            return replace(probe, virtual_service=self.virtual_service, any_answer=self.rewritten)
-        return replace(
+        sent = replace(
             probe,
             virtual_service=self.virtual_service,
-            path=self.probe_path,
-            method=self.method,
             headers={**self.headers, **probe.headers},
-            any_answer=True,
+            gateways=self.gateways,
         )
+        if self.probe_path is None:
+            return replace(sent, any_answer=self.rewritten)
+        return replace(sent, path=self.probe_path, method=self.method, any_answer=True)
 
 
 def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:
     """The entrance of one route of a VirtualService (a root with its delegates merged in, for a delegate).
+
+    Routes above that can't be judged offline are taken not to catch a request, where there is none that they can't catch.
 
     Args:
         virtual_service: The object.
         route: One of its http routes.
 
     Raises:
-        InvalidInput: No request that we could make up reaches the route; says what its match asks for.
+        InvalidInput: No request that we could make up reaches the route; names the route above that takes them and what it matches
+            on, or what the route's own match asks for.
     """
-    name = name_of(virtual_service)
-    conditions = route.get("match") or []
-    if not conditions:
-        return Entrance(
-            virtual_service=name, handed_on=_rewritten(route, {}, SCORING), rewritten=bool(route.get("rewrite"))
-        )
-    found = [
-        Entrance(
-            virtual_service=name,
-            probe_path=_with_query(request),
-            scoring=_with_query(request),
-            handed_on=_rewritten(route, condition, request.path),
-            method=request.method,
-            headers={**request.headers, **_host(condition)},
-        )
-        for condition in conditions
-        for request in _requests(condition)
-        if _reaches(virtual_service, route, request)
-    ]
-    if found:
-        return min(found, key=lambda one: one.handed_on not in (SCORING, None))
-    raise InvalidInput(
-        f"VirtualService '{name}': no request could be made up that reaches route '{route.get('name')}' ({_why(conditions)}), so "
-        "no change of its traffic could be proved: match on uri, method or headers with exact or prefix, and below no route that "
-        "takes the same requests"
+    spec = virtual_service.get("spec", {})
+    at = next(
+        (index for index, other in enumerate(spec.get("http") or []) if other == route), len(spec.get("http") or [])
     )
+    whole = placed({**virtual_service, "spec": {**spec, "http": [*(spec.get("http") or [])[:at], route]}})
+    own = whole["spec"]["http"][at]
+    conditions = own.get("match") or [{}]
+    ways = [way for condition in conditions for way in _ways(whole, at, condition)]
+    open_ways = [way for way in ways if way.taker is None] or [
+        way for way in ways if way.taker and not way.taker.surely
+    ]
+    if open_ways:
+        if not own.get("match") and (anywhere := _anywhere(whole, open_ways)):
+            arrival, gateways = anywhere
+            return Entrance(
+                virtual_service=name_of(virtual_service),
+                handed_on=_rewritten(own, {}, SCORING),
+                headers=_host(whole, arrival, {}),
+                gateways=gateways,
+                rewritten=bool(own.get("rewrite")),
+            )
+        way = min(open_ways, key=lambda one: _rewritten(own, one.condition, one.request.path) not in (SCORING, None))
+        return Entrance(
+            virtual_service=name_of(virtual_service),
+            probe_path=_with_query(way.request),
+            scoring=_with_query(way.request),
+            handed_on=_rewritten(own, way.condition, way.request.path),
+            method=way.request.method,
+            headers={**way.request.headers, **_host(whole, way.arrival, way.condition)},
+            gateways=_gateways(whole, [one for one in open_ways if one.asks_the_same(way)]),
+        )
+    taken = next((way.taker for way in ways if way.taker is not None), None)
+    raise InvalidInput(
+        f"VirtualService '{name_of(virtual_service)}': no request could be made up that reaches route '{route.get('name')}' "
+        f"({_why(conditions)}), so no change of its traffic could be proved: "
+        + (
+            f"{taken} above it takes them: put it below, or let it match less"
+            if taken
+            else "match on uri, method or headers with exact or prefix"
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """One request that a match of the route takes, arriving in one way, and who takes it before."""
+
+    condition: Mapping[str, Any]
+    request: Request
+    arrival: Arrival
+    taker: Taker | None
+
+    def asks_the_same(self, other: _Way) -> bool:
+        return replace(self.request, gateway=None) == replace(other.request, gateway=None)
+
+
+def _ways(virtual_service: Mapping[str, Any], at: int, condition: Mapping[str, Any]) -> Iterator[_Way]:
+    for request in _requests(condition):
+        for arrival in _arrivals(virtual_service, condition):
+            arriving = arrival.of(request)
+            findings = list(evaluate(condition, arriving))
+            if any(one.holds is False or (one.holds is None and one.field not in _OF_THE_PLACE) for one in findings):
+                continue
+            before = list(takers(virtual_service, at, arriving))
+            taker = next((one for one in before if one.surely), next(iter(before), None))
+            yield _Way(condition=condition, request=arriving, arrival=arrival, taker=taker)
+
+
+def _arrivals(virtual_service: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Arrival]:
+    """Where requests arrive, at a host that the match asks for where a wildcard, or nothing, says which hosts there are."""
+    found = arrivals(virtual_service)
+    guess = _value(condition["authority"]) if condition.get("authority") else None
+    if guess and (found == (Arrival(),) or has_host(virtual_service, guess)):
+        known = dict.fromkeys(arrival.gateway for arrival in found)
+        return [*(Arrival(host=guess, gateway=gateway) for gateway in known), *found]
+    return list(found)
+
+
+def _anywhere(
+    virtual_service: Mapping[str, Any], ways: Sequence[_Way]
+) -> tuple[Arrival, tuple[str, ...] | None] | None:
+    """Where a route without a match takes whatever callers and probes ask for; None: some of it is somebody else's everywhere."""
+    open_paths: dict[Arrival, set[str]] = {}
+    for way in ways:
+        open_paths.setdefault(way.arrival, set()).add(way.request.path)
+    whole = [arrival for arrival, paths in open_paths.items() if paths >= set(_EVERYWHERE)]
+    if not whole:
+        return None
+    same = [way for way in ways if way.arrival in whole and way.arrival.host == whole[0].host]
+    return whole[0], _gateways(virtual_service, same)
+
+
+def _gateways(virtual_service: Mapping[str, Any], ways: Sequence[_Way]) -> tuple[str, ...] | None:
+    """The gateways at which these ways lead in; None where that is all there are."""
+    found = tuple(dict.fromkeys(way.arrival.gateway for way in ways if way.arrival.gateway is not None))
+    everywhere = {arrival.gateway for arrival in arrivals(virtual_service)}
+    return None if everywhere <= {*found, None} else found
+
+
+def _host(virtual_service: Mapping[str, Any], arrival: Arrival, condition: Mapping[str, Any]) -> dict[str, str]:
+    """The Host header, where it has to be another than the VirtualService's first."""
+    usual = arrivals(virtual_service)[0].host
+    return {"Host": arrival.host} if arrival.host and (condition.get("authority") or arrival.host != usual) else {}
 
 
 def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:
     """Requests that may satisfy a match, the likeliest first."""
-    if any(field in condition for field in _CALLER):
-        return
-    headers = {name.lower(): _value(wanted) for name, wanted in (condition.get("headers") or {}).items()}
-    query = {name: _value(wanted) for name, wanted in (condition.get("queryParams") or {}).items()}
-    method = _value(condition["method"]) if "method" in condition else "GET"
-    if method is None or None in headers.values() or None in query.values():
+    headers = {name.lower(): _value(wanted or {}) for name, wanted in (condition.get("headers") or {}).items()}
+    query = {name: _value(wanted or {}) for name, wanted in (condition.get("queryParams") or {}).items()}
+    method = _value(condition["method"]) if condition.get("method") else "GET"
+    scheme = _value(condition["scheme"]) if condition.get("scheme") else "http"
+    if method is None or scheme is None or None in headers.values() or None in query.values():
         return
     for path in _paths(condition.get("uri")):
         yield Request(
             path=path,
-            method=method,
+            method="GET" if method == _PRESENT else method,
+            scheme="http" if scheme == _PRESENT else scheme,
             headers={name: value for name, value in headers.items() if value is not None},
             query={name: value for name, value in query.items() if value is not None},
         )
 
 
 def _paths(uri: Mapping[str, str] | None) -> Sequence[str]:
-    if uri is None or "regex" in uri:
-        guess = _value(uri) if uri else None
+    if not uri:
+        return (*_EVERYWHERE, _ELSEWHERE)
+    if "regex" in uri:
+        guess = _value(uri)
         return (SCORING, *([guess, guess + SCORING] if guess else ()), "/")
     if "exact" in uri:
         return (uri["exact"],)
     prefix = uri.get("prefix", "/")
-    return (SCORING, prefix.rstrip("/") + SCORING, prefix)
+    return (SCORING, prefix.rstrip("/") + SCORING, prefix or "/")
 
 
 def _value(wanted: Mapping[str, str]) -> str | None:
     """A text that satisfies a string match; of a regex only where its plain letters do."""
-    if not wanted:
-        return "1"
+    if asks_for_presence(wanted):
+        return _PRESENT
     if "regex" not in wanted:
         return wanted.get("exact", wanted.get("prefix"))
     guess = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
@@ -138,26 +228,6 @@ def _value(wanted: Mapping[str, str]) -> str | None:
         return guess if read_regex(wanted["regex"]).matches(guess) else None
     except InvalidInput:
         return None
-
-
-def _reaches(virtual_service: Mapping[str, Any], route: Object, request: Request) -> bool:
-    """Whether a request gets to the route; routes above that can't be judged offline are taken not to catch it."""
-    for other in virtual_service.get("spec", {}).get("http") or []:
-        conditions = other.get("match") or []
-        taken = not conditions or any(takes(condition, request) for condition in conditions)
-        if other == route:
-            return taken
-        if taken and not is_own_route(other):
-            return False
-    return False
-
-
-def takes(condition: Mapping[str, Any], request: Request) -> bool:
-    """Whether one match takes a request, as far as that can be told offline."""
-    try:
-        return matches({key: value for key, value in condition.items() if key not in _OUTSIDE}, request)
-    except Unsupported:
-        return False
 
 
 def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str) -> str | None:
@@ -180,11 +250,6 @@ def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str
     if prefix.endswith("/") and prefix != "/" and rewrite["uri"] == "/":
         return "/" + path[len(prefix) :]
     return str(rewrite["uri"]) + path[len(prefix) :]
-
-
-def _host(condition: Mapping[str, Any]) -> dict[str, str]:
-    value = _value(condition["authority"]) if condition.get("authority") else None
-    return {"Host": value} if value else {}
 
 
 def _with_query(request: Request) -> str:

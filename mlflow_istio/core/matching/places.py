@@ -50,9 +50,8 @@ def inside_host(host: str, namespace: str) -> str:
     """The same for sidecars, which know a Service under shorter names, too: ``NAME.NAMESPACE`` and ``NAME.NAMESPACE.svc``."""
     full = full_host(host, namespace).removesuffix(".")
     parts = full.split(".")
-    if "*" in full or len(parts) > 3 or (len(parts) == 3 and parts[2] != "svc"):
-        return full
-    return f"{parts[0]}.{parts[1]}.{DOMAIN}"
+    of_a_service = len(parts) == 2 or (len(parts) == 3 and parts[2] == "svc")
+    return f"{parts[0]}.{parts[1]}.{DOMAIN}" if of_a_service and "*" not in full else full
 
 
 def gateways_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Probe:
         any_answer: Whether any status below 500 will do: an adopted route may lead to no path that answers a bare request with 200.
         expected_body: The body (stripped) that proves it, if the body does.
         expected_headers: Response headers that must all be there, names in lower case.
+        gateways: Full names of the gateways whose proxies are asked, ``mesh`` for sidecars; None: all of the VirtualService's.
         purpose: What an answer proves, for messages.
     """
 
@@ -40,6 +41,7 @@ class Probe:
     any_answer: bool = False
     expected_body: str | None = None
     expected_headers: Mapping[str, str] = field(default_factory=dict)
+    gateways: tuple[str, ...] | None = None
     purpose: str
 
     def proved_by(self, status: int, headers: Mapping[str, str], body: str) -> bool:

@@ -17,10 +17,10 @@ from mlflow_istio.core.basics.names import check_header_name
 from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, with_annotations
 from mlflow_istio.core.basics.stored import from_json, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
-from mlflow_istio.core.matching.entrance import takes
-from mlflow_istio.core.matching.places import namespace_of
+from mlflow_istio.core.matching.coverage import arrivals, is_catch_all, judged, route_words
+from mlflow_istio.core.matching.places import namespace_of, placed
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
-from mlflow_istio.core.matching.requests import Request
+from mlflow_istio.core.matching.requests import Request, conditions_of, described
 from mlflow_istio.core.mesh.delegation import delegate_of, left_out
 from mlflow_istio.core.mesh.virtual_service import routes_of
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -144,14 +144,12 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
             return root
         else:
             block.append((claims[owner], route))
-    for route in rest:
-        if not _is_open(route) and any(takes(match, one) for match in route["match"] for one in claim.requests()):
-            name = route.get("name") or "(without a name)"
-            raise StateConflict(f"{where}: route '{name}' takes {claim} already: choose another path or header")
+    whole = placed({**root, "spec": {**root["spec"], "http": rest}})
+    open_ones = [index for index, route in enumerate(routes_of(whole)) if is_catch_all(route, whole)]
+    at = _above_own(rest, open_ones[0]) if open_ones else len(rest)
+    _check_reached(whole, at, claim, where)
     block += [(claim, route) for route in claim.routes(endpoint)]
     block.sort(key=lambda pair: pair[0].rank)  # stable: the routes of one claim keep their order
-    open_ones = [index for index, route in enumerate(rest) if _is_open(route)]
-    at = _above_own(rest, open_ones[0]) if open_ones else len(rest)
     http = [*rest[:at], *(route for _, route in block), *rest[at:]]
     changed = {**root, "spec": {**root["spec"], "http": http}}
     return with_annotations(changed, {annotation(endpoint, "delegate"): claim.as_text()})
@@ -205,7 +203,7 @@ def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str
         raise StateConflict(f"{cant}, which belongs to endpoint '{other}': choose another path or header")
     first, second = sorted((claim, its), key=lambda one: one.rank)
     taken = any(
-        takes(match, one) for route in first.routes("") for match in route["match"] for one in second.requests()
+        judged(match, one) for route in first.routes("") for match in route["match"] for one in second.requests()
     )
     if taken:
         raise StateConflict(
@@ -214,10 +212,26 @@ def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str
         )
 
 
-def _is_open(route: Mapping[str, Any]) -> bool:
-    """Whether a route takes every request."""
-    conditions = route.get("match") or []
-    return not conditions or any(condition in ({}, {"uri": {"prefix": "/"}}) for condition in conditions)
+def _check_reached(root: Mapping[str, Any], at: int, claim: Claim, where: str) -> None:
+    """Refuse a claim whose requests the owner's routes above its place take, at each host and gateway of the root.
+
+    Raises:
+        StateConflict: They do; names the route and what it matches on.
+    """
+    taken = [_first_taker(root, at, [arrival.of(one) for one in claim.requests()]) for arrival in arrivals(root)]
+    if all(taken):
+        raise StateConflict(
+            f"{where}: {taken[0]} takes {claim} already: choose another path or header, or let that route match less"
+        )
+
+
+def _first_taker(root: Mapping[str, Any], at: int, requests: Sequence[Request]) -> str:
+    """The route above a place that surely takes one of these requests; empty: none does."""
+    for index, route in enumerate(routes_of(root)[:at]):
+        for condition in conditions_of(route):
+            if not is_own_route(route) and any(judged(condition, one) for one in requests):
+                return f"route '{route_words(route, index)}' ({described(condition)})"
+    return ""
 
 
 def _above_own(routes: Sequence[Object], index: int) -> int:

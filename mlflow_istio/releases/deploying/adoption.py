@@ -9,8 +9,9 @@ from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, nearest, service_name
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
-from mlflow_istio.core.matching.entrance import SCORING
-from mlflow_istio.core.mesh.virtual_service import read_endpoint
+from mlflow_istio.core.matching.entrance import SCORING, entrance_at
+from mlflow_istio.core.mesh.delegation import delegates_of, merged
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves import adoption
 from mlflow_istio.errors import MlflowIstioError, NotFound, StateConflict
 from mlflow_istio.releases.context import (
@@ -84,6 +85,9 @@ def adopt(
     adoption.adopt(
         found, name, route, change_metadata, stable=stable
     )  # refuse what can't be before anybody is told to change
+    if not again and delegates_of(found):
+        whole = merged(found, lambda name: context.cluster.get("VirtualService", name))
+        entrance_at(whole, next(one for one in routes_of(found) if one.get("name") == route))
     before, after = context.cluster.edit("VirtualService", virtual_service, edit)
     endpoint = read_endpoint(after, name)
     proxies = prove_change(context, endpoint, timeout)

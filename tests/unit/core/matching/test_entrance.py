@@ -76,6 +76,127 @@ def test_a_path_that_a_route_above_takes_is_not_used() -> None:
     assert entrance(above, match=both).scoring == "/m/invocations"
 
 
+def shop(*above: Object, mine: list[Object] | None = None, **spec: Any) -> Entrance:
+    """The entrance of a route of a VirtualService with hosts and gateways."""
+    main = {"name": "main", "route": [{"destination": {"host": "web"}}], **({"match": mine} if mine else {})}
+    whole = {"hosts": ["shop.example"], "gateways": ["front", "mesh"], **spec, "http": [*above, main]}
+    obj = {"kind": "VirtualService", "metadata": {"name": "shop", "namespace": "team-a"}, "spec": whole}
+    return entrance_at(obj, main)
+
+
+def other(*match: Object, **more: Any) -> Object:
+    return {"name": "other", **({"match": list(match)} if match else {}), "route": [], **more}
+
+
+API = uri(prefix="/api")
+ASIDE: dict[str, tuple[Object, dict[str, Any], dict[str, str], tuple[str, ...] | None]] = {
+    "another host": (
+        other({"authority": {"exact": "admin.example"}}),
+        {"hosts": ["shop.example", "admin.example"]},
+        {},
+        None,
+    ),
+    "the first host": (
+        other({"authority": {"exact": "admin.example"}}),
+        {"hosts": ["admin.example", "shop.example"]},
+        {"Host": "shop.example"},
+        None,
+    ),
+    "a host below a wildcard": (other({"authority": {"exact": "admin.example"}}), {"hosts": ["*.example"]}, {}, None),
+    "sidecars": (other({"gateways": ["mesh"]}), {}, {}, ("team-a/front",)),
+    "one gateway of two": (
+        other({"gateways": ["back.team-a.svc.cluster.local"]}),
+        {"gateways": ["back", "front"]},
+        {},
+        ("team-a/front",),
+    ),
+    "a gateway that is not its own": (other({"gateways": ["else/front"]}), {}, {}, None),
+    "some callers": (other({"sourceLabels": {"app": "web"}}), {}, {}, None),
+    "callers of a namespace": (other({"sourceNamespace": "web", "uri": {"prefix": "/"}}), {}, {}, None),
+    "another port": (other({"port": 8443}), {}, {}, None),
+    "https": (other({"scheme": {"exact": "https"}}), {}, {}, None),
+    "who has a header": (other({"headers": {"X-A": {"regex": "*"}}}), {}, {}, None),
+    "a token": (other({"headers": {"@request.auth.claims.team": {"exact": "a"}}}), {}, {}, None),
+    "a delegate": (other(delegate={"name": "x", "namespace": "team-b"}), {}, {}, None),
+    "one of ours": ({"name": "mlflow-istio.main.probe", "directResponse": {"status": 200}}, {}, {}, None),
+}
+
+
+@pytest.mark.parametrize("mine", [None, API], ids=["everything", "/api"])
+@pytest.mark.parametrize(("above", "spec", "headers", "gateways"), ASIDE.values(), ids=list(ASIDE))
+def test_a_route_above_that_can_not_take_our_requests_is_in_nobodys_way(
+    above: Object, spec: Any, headers: dict[str, str], gateways: tuple[str, ...] | None, mine: list[Object] | None
+) -> None:
+    found = shop(above, mine=mine, **spec)
+    assert (found.headers, found.gateways) == (headers, gateways)
+    assert found.scoring == ("/api/invocations" if mine else "/invocations")
+    probe = found.through(pin_probe("churn", "v1", "churn/1"))
+    assert (probe.gateways, probe.headers) == (gateways, {**headers, "x-mlflow-deployment": "v1"})
+
+
+TAKERS: dict[str, tuple[Object, dict[str, Any], str]] = {
+    "everything": (other(), {}, "route 'other' (no match)"),
+    "a prefix": (other({"uri": {"prefix": "/"}}), {}, "route 'other' (uri prefix '/')"),
+    "one of two": (other({"uri": {"prefix": "/x"}}, {"uri": {"regex": ".*"}}), {}, "route 'other' (uri regex '.*')"),
+    "without a name": ({"match": [{}], "route": []}, {}, "route 'spec.http[0]' (no match)"),
+    "its only host": (
+        other({"authority": {"prefix": "shop."}}),
+        {},
+        "route 'other' (authority prefix 'shop.')",
+    ),
+    "all its gateways": (
+        other({"gateways": ["mesh", "front.team-a"], "sourceLabels": {"app": "web"}}),
+        {},
+        "route 'other' (gateways ['mesh', 'team-a/front']",
+    ),
+    "its scheme": (other({"scheme": {"exact": "http"}}), {}, "route 'other' (scheme exact 'http')"),
+    "who lacks a header": (other({"withoutHeaders": {"x": {}}}), {}, "route 'other' (withoutHeaders[x] any value)"),
+    "a method": (other({"method": {"prefix": "G"}}), {}, "route 'other' (method prefix 'G')"),
+}
+
+
+@pytest.mark.parametrize("mine", [None, API], ids=["everything", "/api"])
+@pytest.mark.parametrize(("above", "spec", "words"), TAKERS.values(), ids=list(TAKERS))
+def test_a_route_above_that_takes_our_requests_is_named_with_its_field(
+    above: Object, spec: Any, words: str, mine: list[Object] | None
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        shop(above, mine=mine, **spec)
+    assert f"reaches route 'main' ({'it matches on uri' if mine else 'it matches on nothing'})" in refused.value.message
+    assert f"{words}" in refused.value.message
+    assert refused.value.message.endswith("above it takes them: put it below, or let it match less")
+
+
+@pytest.mark.parametrize(
+    ("above", "scoring"),
+    [("/invocations", "/"), ("/ping", "/invocations"), ("/docs", "/invocations")],
+)
+def test_a_route_without_a_match_is_asked_where_nobody_above_takes_it(above: str, scoring: str) -> None:
+    found = shop(other({"uri": {"exact": above}}))
+    assert found.scoring == scoring
+    assert found.probe_path == (None if above == "/docs" else scoring)
+
+
+def test_a_match_on_a_host_is_asked_by_a_host_that_is_there() -> None:
+    beta: list[Object] = [{"authority": {"prefix": "beta."}}]
+    assert shop(mine=beta, hosts=["shop.example", "beta.shop.example"]).headers == {"Host": "beta.shop.example"}
+    assert shop(mine=[{"authority": {"exact": "a.example"}}], hosts=["*.example"]).headers == {"Host": "a.example"}
+    assert shop(mine=[{"authority": {"exact": "shop"}}], hosts=["shop"], gateways=["mesh"]).headers == {"Host": "shop"}
+    with pytest.raises(InvalidInput, match="it matches on authority"):
+        shop(mine=[{"authority": {"exact": "gone.example"}}])
+
+
+def test_a_match_on_gateways_is_proved_at_those_alone() -> None:
+    assert shop(mine=[{"gateways": ["./front"], "sourceLabels": {"app": "web"}}]).gateways == ("team-a/front",)
+    with pytest.raises(InvalidInput, match="it matches on gateways"):
+        shop(mine=[{"gateways": ["else/front"]}])
+
+
+def test_the_absence_of_a_header_is_asked_for_by_not_sending_it() -> None:
+    found = shop(mine=[{"withoutHeaders": {"x-preview": {"regex": "*"}}, "headers": {"x-user": {"regex": "*"}}}])
+    assert found.headers == {"x-user": "1"}
+
+
 def test_where_no_path_becomes_invocations_the_path_that_is_handed_on_is_told() -> None:
     found = entrance(match=uri(prefix="/api"))
     assert (found.scoring, found.handed_on) == ("/api/invocations", "/api/invocations")

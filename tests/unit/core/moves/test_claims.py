@@ -129,6 +129,76 @@ def test_a_name_that_the_owner_gave_to_what_stands_there_makes_it_nobody_elses()
     assert [route["name"] for route in released(now, "chat")["spec"]["http"]] == ["r2"]
 
 
+EVERYTHING: dict[str, Any] = {
+    "a name in its match": [{"name": "all", "uri": {"prefix": "/"}}],
+    "nothing, by name": [{"name": "all"}],
+    "a regex": [{"uri": {"regex": ".*"}}],
+    "another regex": [{"uri": {"regex": "^/(.*)$"}}],
+    "an empty prefix": [{"uri": {"prefix": ""}}],
+    "any path": [{"uri": {}}],
+    "any method": [{"method": {"regex": ".*"}, "uri": {"prefix": "/"}, "ignoreUriCase": True}],
+    "one of two": [{"uri": {"prefix": "/docs"}}, {}],
+    "empty parts": [{"headers": {}, "withoutHeaders": {}, "queryParams": {}, "sourceLabels": {}, "port": 0}],
+    "its only host": [{"authority": {"exact": "models.example"}}],
+    "its only gateway": [{"gateways": ["mesh"], "sourceLabels": {"app": "web"}}],
+}
+
+
+@pytest.mark.parametrize("match", EVERYTHING.values(), ids=list(EVERYTHING))
+def test_they_stand_above_what_takes_everything_in_whichever_words(match: Any) -> None:
+    rest = {**REST, "match": match}
+    assert delegates(claimed(root(rest), "chat", CHAT)) == ["chat", "chat", "rest"]
+
+
+ASIDE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "another host": ([{"authority": {"exact": "admin.example"}}], {"hosts": ["admin.example", "models.example"]}),
+    "a host below a wildcard": ([{"authority": {"exact": "admin.example"}}], {"hosts": ["*.example"]}),
+    "another gateway": ([{"gateways": ["mesh"]}], {"gateways": ["mesh", "infra/front"]}),
+    "another scheme": ([{"scheme": {"exact": "https"}}], {}),
+    "a port": ([{"port": 8443}], {}),
+    "some callers": ([{"sourceNamespace": "web", "uri": {"prefix": "/api"}}], {}),
+    "a header": ([{"headers": {"X-Team": {"regex": "*"}}}], {}),
+    "a query": ([{"queryParams": {"debug": {}}}], {}),
+}
+
+
+@pytest.mark.parametrize(("match", "spec"), ASIDE.values(), ids=list(ASIDE))
+def test_what_can_not_take_their_requests_stays_above_them(match: Any, spec: dict[str, Any]) -> None:
+    aside: Object = {"name": "aside", "match": match, "route": []}
+    assert delegates(claimed(root(aside, REST, **spec), "chat", CHAT)) == ["aside", "chat", "chat", "rest"]
+
+
+TAKEN: dict[str, tuple[Any, str]] = {
+    "its path": ([{"uri": {"prefix": "/api"}}], r"route 'taker' \(uri prefix '/api'\) takes"),
+    "all but the docs": ([{"uri": {"regex": "/[^d].*"}}], r"route 'taker' \(uri regex '/\[\^d\].\*'\) takes"),
+    "its gateway": (
+        [{"gateways": ["front.infra"], "uri": {"prefix": "/api"}}],
+        "gateways .'infra/front'. and uri prefix",
+    ),
+    "one method": ([{"method": {"exact": "POST"}}], "method exact 'POST'"),
+    "whoever has no header": ([{"withoutHeaders": {"x-a": {"regex": "*"}}}], r"withoutHeaders\[x-a\] any value"),
+}
+
+
+@pytest.mark.parametrize(("match", "words"), TAKEN.values(), ids=list(TAKEN))
+def test_what_takes_their_requests_is_refused_by_name_and_field(match: Any, words: str) -> None:
+    taker: Object = {"name": "taker", "match": match, "route": []}
+    with pytest.raises(
+        StateConflict, match=rf"{words}.*/api/v1/chat already: choose another path or header, or let that"
+    ):
+        claimed(root(taker, REST, gateways=["infra/front"]), "chat", CHAT)
+    below = claimed(root(REST, taker, gateways=["infra/front"]), "chat", CHAT)
+    assert delegates(below) == ["chat", "chat", "rest", "taker"]
+
+
+def test_a_host_that_one_route_leaves_and_another_takes_is_no_way_in() -> None:
+    hosts = ["a.example", "b.example"]
+    each: list[Object] = [{"name": host[0], "match": [{"authority": {"prefix": host}}], "route": []} for host in hosts]
+    assert delegates(claimed(root(each[0], hosts=hosts), "chat", CHAT)) == ["a", "chat", "chat"]
+    with pytest.raises(StateConflict, match=r"route 'a' \(authority prefix 'a.example'\) takes"):
+        claimed(root(*each, hosts=hosts), "chat", CHAT)
+
+
 def test_claiming_again_and_releasing_twice_change_nothing() -> None:
     once = claimed(root(REST), "chat", CHAT)
     assert claimed(once, "chat", CHAT) is once
@@ -144,7 +214,7 @@ def test_what_belongs_to_another_is_refused() -> None:
     with pytest.raises(StateConflict, match="endpoint 'chat' has /api/v1/chat and can't have /b"):
         claimed(now, "chat", Claim(path="/b"))
     theirs: Object = {"name": "theirs", "match": [{"uri": {"prefix": "/api"}}], "route": []}
-    with pytest.raises(StateConflict, match="route 'theirs' takes /api/v1/chat already"):
+    with pytest.raises(StateConflict, match=r"route 'theirs' \(uri prefix '/api'\) takes /api/v1/chat already"):
         claimed(root(theirs, REST), "chat", CHAT)
     with pytest.raises(StateConflict, match="is itself a delegate"):
         claimed(root(REST, hosts=[]), "chat", CHAT)

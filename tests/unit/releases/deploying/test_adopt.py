@@ -55,6 +55,70 @@ def test_a_deployment_of_an_adopted_route_can_be_taken_away() -> None:
     assert world.endpoint().traffic.pins == ()
 
 
+def above(*routes: Object, **spec: Any) -> World:
+    """A shop with routes of its owner's above ``main``."""
+    shop = a_shop()
+    shop["spec"] = {**shop["spec"], **spec, "http": [*routes, *shop["spec"]["http"]]}
+    return with_shop(shop)
+
+
+def to_admin(*match: Object) -> Object:
+    return {
+        "name": "admin",
+        **({"match": list(match)} if match else {}),
+        "route": [{"destination": {"host": "admin"}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("route", "spec"),
+    [
+        (to_admin({"authority": {"exact": "admin.example"}}), {"hosts": ["admin.example", "shop.example"]}),
+        (to_admin({"gateways": ["front.infra"]}), {"gateways": ["infra/front", "mesh"]}),
+        (to_admin({"scheme": {"exact": "https"}}), {}),
+        (to_admin({"headers": {"X-Admin": {"regex": "*"}}}), {}),
+        ({"name": "support", "delegate": {"name": "chat", "namespace": "team-b"}}, {}),
+    ],
+)
+def test_a_route_above_that_can_not_take_its_requests_does_not_block_it(route: Object, spec: Any) -> None:
+    world = above(route, **spec)
+    before = as_applied(world)
+    assert taken(world).proxies == ("in-memory",)
+    world.deploy("churn-v1", strategy="canary", traffic_request=TrafficRequest(weight=10))
+    assert delete_endpoint(world.context, "churn", force=True)
+    assert as_applied(world) == before
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        (to_admin({"uri": {"prefix": "/"}}), r"route 'admin' \(uri prefix '/'\) above it takes them: put it below"),
+        (to_admin(), r"route 'admin' \(no match\) above it takes them"),
+        ({**to_admin({"authority": {}}), "name": ""}, r"route 'spec.http\[0\]' \(no match\) above it"),
+    ],
+)
+def test_a_dead_route_is_refused_before_anything_is_written(route: Object, words: str) -> None:
+    world = above(route)
+    world.cluster.writes.clear()
+    with pytest.raises(InvalidInput, match=words):
+        taken(world)
+    assert world.cluster.writes == []
+    assert world.history() == []
+
+
+def test_a_delegate_beside_it_that_takes_everything_makes_it_a_dead_route() -> None:
+    world = above({"name": "handed-on", "delegate": {"name": "chat"}})
+    delegate = a_shop()
+    delegate["metadata"] = {"name": "chat"}
+    delegate["spec"] = {"http": [{"name": "all", "route": [{"destination": {"host": "chat"}}]}]}
+    world.cluster.apply(delegate)
+    with pytest.raises(InvalidInput, match=r"route 'handed-on-all' \(no match\) above it takes them"):
+        taken(world)
+    delegate["spec"]["http"][0]["match"] = [{"uri": {"prefix": "/chat"}}]
+    world.cluster.apply(delegate)
+    assert taken(world).changed
+
+
 def test_adopting_again_changes_nothing_and_says_so() -> None:
     world = with_shop()
     taken(world)
