@@ -69,10 +69,11 @@ def explanation_text(view: View) -> str:
         lines.append(f"perhaps answered by route {passed['route']}: {'; '.join(passed['because'])}")
     start = "otherwise " if view["perhaps"] else ""
     if view["route"] is None:
-        lines.append(f"{start}answered by nobody: no route takes it, so the proxy answers 404")
+        why = view["nobody"] or "no route takes it, so the proxy answers 404"
+        lines.append(f"{start}answered by nobody: {why}")
     else:
-        who = ", ".join(_share_text(share) for share in view["answers"]) or json.dumps(view["does"])
-        lines.append(f"{start}answered by: {who}")
+        who = "by nobody" if view["nobody"] else "by"
+        lines.append(f"{start}answered {who}: {view['nobody'] or _who_text(view)}")
         lines.append(f"route: {view['route']} ({_KINDS[view['kind']] if view['kind'] in _KINDS else view['kind']})")
         lines += [f"  because {reason}" for reason in view["why"]] or ["  because it takes every request"]
     lines += [f"copied to: {_share_text(mirror)}" for mirror in view["mirrors"]]
@@ -85,6 +86,15 @@ def explanation_text(view: View) -> str:
         lines.append("not by the routes above:")
         lines += [f"  {passed['route']}: {'; or '.join(passed['because'])}" for passed in view["above"]]
     return "\n".join(lines)
+
+
+def _who_text(view: View) -> str:
+    """Destinations with their shares, or what the route does instead of asking any."""
+    delegate = view["does"].get("delegate")
+    if view["kind"] == "delegate" and delegate:
+        where = f" in namespace {delegate['namespace']}" if delegate.get("namespace") else ""
+        return f"whom VirtualService {delegate['name']}{where} names, which is not known here"
+    return ", ".join(_share_text(share) for share in view["answers"]) or json.dumps(view["does"])
 
 
 def _share_text(share: View) -> str:

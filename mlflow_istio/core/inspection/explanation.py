@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.traffic import Destination
-from mlflow_istio.core.matching.places import namespace_of
+from mlflow_istio.core.matching.places import gateways_of, has_host, hosts_of, namespace_of, placed
 from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
-from mlflow_istio.core.mesh.delegation import carried, delegates_of, takes_over
+from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate, takes_over
 from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
 
 Delegates = Mapping[tuple[str, str], Object | None]
@@ -30,12 +30,14 @@ class Place:
         index: Its position there, from 0.
         route: The route, with what it has from the one that hands on to it.
         conditions: Its matches inside those of the route that hands on to it; one must take the request.
+        missing: The VirtualService that it hands requests on to and that proxies don't find; nothing stands in its place then.
     """
 
     virtual_service: str
     index: int
     route: Object
     conditions: tuple[Object, ...]
+    missing: str = ""
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ class Explanation:
         perhaps: Routes above it that would take it, if what can't be told here holds.
         shares: Who answers with what probability; empty for a redirect or a direct response.
         mirrors: Who gets copies, with the percentage copied.
+        nobody: Why nobody answers, where that isn't because no route takes it.
     """
 
     request: Request
@@ -85,32 +88,51 @@ class Explanation:
     perhaps: tuple[Passed, ...] = ()
     shares: tuple[AnsweringShare, ...] = ()
     mirrors: tuple[AnsweringShare, ...] = ()
+    nobody: str = ""
 
 
-def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Delegates | None = None) -> Explanation:
+def explain(
+    virtual_service: Mapping[str, Any],
+    request: Request,
+    delegates: Delegates | None = None,
+    *,
+    address: str | None = None,
+) -> Explanation:
     """Find the route that takes a request, as Istio and Envoy do: the first that matches.
 
     Args:
         virtual_service: The object.
         request: The request.
         delegates: VirtualServices that routes with ``delegate`` may hand on to; one that is not here stays a ``delegate``.
+        address: Host by which the object's proxies are asked from here, whatever its hosts are.
     """
+    virtual_service = placed(virtual_service)
+    request = _arriving(virtual_service, request)
+    nobody = _asked_for_nothing(virtual_service, request, address)
+    if nobody:
+        return Explanation(request=request, place=None, nobody=nobody)
     above: list[Passed] = []
     perhaps: list[Passed] = []
     for place in places(virtual_service, delegates or {}):
+        if place.missing:
+            missing = Finding(field="delegate", wanted=f"VirtualService '{place.missing}'", found=None, holds=False)
+            above.append(Passed(place=place, because=(missing,)))
+            continue
         found = [tuple(evaluate(match, request)) for match in place.conditions]
         missed = [next((one for one in findings if one.holds is False), None) for findings in found]
         taking = [findings for findings, miss in zip(found, missed, strict=True) if miss is None]
         sure = [findings for findings in taking if all(one.holds for one in findings)]
         if sure:
+            shares = _shares(place.route)
             return Explanation(
                 request=request,
                 place=place,
                 why=sure[0],
                 above=tuple(above),
                 perhaps=tuple(perhaps),
-                shares=_shares(place.route),
+                shares=shares,
                 mirrors=_mirrors(place.route),
+                nobody="" if shares or not place.route.get("route") else "none of its destinations has any weight",
             )
         if taking:
             pending_notification = tuple(one for one in taking[0] if one.holds is None)
@@ -118,6 +140,28 @@ def explain(virtual_service: Mapping[str, Any], request: Request, delegates: Del
         else:
             above.append(Passed(place=place, because=tuple(one for one in missed if one is not None)))
     return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
+
+
+def _arriving(virtual_service: Mapping[str, Any], request: Request) -> Request:
+    """The request with the gateway at which it arrives, where there is only one."""
+    gateways = gateways_of(virtual_service)
+    known = request.gateway is None and len(gateways) == 1 and not is_delegate(virtual_service)
+    return replace(request, gateway=gateways[0]) if known else request
+
+
+def _asked_for_nothing(virtual_service: Mapping[str, Any], request: Request, address: str | None) -> str:
+    """Why none of the routes is asked at all; empty: they are."""
+    where = f"VirtualService '{name_of(virtual_service)}'"
+    known = request.authority in (None, address) or is_delegate(virtual_service)
+    if not known and not has_host(virtual_service, str(request.authority)):
+        hosts = ", ".join(hosts_of(virtual_service))
+        return f"{request.authority} is not a host of {where}, which has {hosts}: its routes are not asked"
+    if not routes_of(virtual_service):
+        others = [kind for kind in ("tls", "tcp") if virtual_service.get("spec", {}).get(kind)]
+        return f"{where} has no http routes" + (
+            f", but {' and '.join(others)}, which carry no HTTP requests" if others else ""
+        )
+    return ""
 
 
 def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any], *, whole: bool) -> Delegates:
@@ -148,9 +192,10 @@ def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator
             yield Place(virtual_service=name, index=index, route=dict(route), conditions=tuple(conditions_of(route)))
             continue
         target = delegates[key]
-        for inner, below in enumerate(
-            routes_of(target) if target is not None and takes_over(target, namespace) else ()
-        ):
+        if target is None or not takes_over(target, namespace):
+            yield Place(virtual_service=name, index=index, route=dict(route), conditions=(), missing=key[1])
+            continue
+        for inner, below in enumerate(routes_of(target)):
             both = carried(route, below)
             if both is not None:
                 own = {**both, "name": below.get("name", "")}
@@ -165,7 +210,7 @@ def _key(delegate: Mapping[str, Any], namespace: str) -> tuple[str, str]:
 def _shares(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
     """Destinations that can answer; weights count in relation to their sum, and an only destination gets all."""
     entries: Sequence[Mapping[str, Any]] = route.get("route") or []
-    weights = [1] if len(entries) == 1 else [entry.get("weight", 0) for entry in entries]
+    weights = [1] if len(entries) == 1 else [entry.get("weight") or 0 for entry in entries]
     total = sum(weights)
     return tuple(
         AnsweringShare(
@@ -177,14 +222,13 @@ def _shares(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
 
 
 def _mirrors(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
-    entries = [
-        *(
-            {"destination": route[key], "percentage": route.get("mirrorPercentage", {"value": 100.0})}
-            for key in ("mirror",)
-            if key in route
-        ),
-        *(route.get("mirrors") or []),
-    ]
+    """Who gets copies; of ``mirror`` the percentage counts before the older ``mirrorPercent`` (route.go, ``MirrorPercent``)."""
+    entries = list(route.get("mirrors") or [])
+    if route.get("mirror"):
+        percent = route.get("mirrorPercentage")
+        if percent is None:
+            percent = {"value": 100.0 if route.get("mirrorPercent") is None else float(route["mirrorPercent"])}
+        entries.insert(0, {"destination": route["mirror"], "percentage": percent})
     found = [read_mirror(entry) for entry in entries]
     return tuple(
         AnsweringShare(destination=one.destination, percent=one.percentage) for one in found if one.percentage > 0

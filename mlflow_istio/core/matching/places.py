@@ -41,9 +41,9 @@ def full_gateway(gateway: str, namespace: str) -> str:
 
 
 def full_host(host: str, namespace: str) -> str:
-    """A host as proxies know it: a short one means the Service of that name in the VirtualService's namespace."""
+    """A host as proxies know it: a short one means the Service of that name in the namespace, where that is known."""
     host = host.lower()
-    return host if "." in host or ":" in host or host == "*" else f"{host}.{namespace}.{DOMAIN}"
+    return host if "." in host or ":" in host or host == "*" or not namespace else f"{host}.{namespace}.{DOMAIN}"
 
 
 def inside_host(host: str, namespace: str) -> str:
@@ -74,9 +74,8 @@ def hosts_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str,
 def asked_hosts(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
     """A name to ask each of a VirtualService's hosts by, those from outside first; for a wildcard, one that it covers."""
     name, namespace = str(virtual_service["metadata"]["name"]), namespace_of(virtual_service, unsaid)
-    whole = f"{name}.{namespace}.{DOMAIN}"
     found = (
-        whole if host == "*" else f"{name}{host[1:]}" if host.startswith("*.") else host
+        full_host(name, namespace) if host == "*" else f"{name}{host[1:]}" if host.startswith("*.") else host
         for host in hosts_of(virtual_service, unsaid)
     )
     return tuple(sorted(dict.fromkeys(found), key=lambda host: host.endswith(DOMAIN)))

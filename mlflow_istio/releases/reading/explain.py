@@ -19,6 +19,7 @@ from mlflow_istio.core.inspection.explanation import (
     known_delegates,
 )
 from mlflow_istio.core.matching.entrance import SCORING
+from mlflow_istio.core.matching.places import hosts_of
 from mlflow_istio.core.matching.requests import Request, normalized
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
@@ -113,7 +114,8 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
         root = next((obj for obj in known if name_of(virtual_service) in delegates_of(obj)), virtual_service)
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
-    found = explain(root, question.as_request(assigned, path, authority), known_delegates(known, root, whole=True))
+    request = question.as_request(assigned, path, authority)
+    found = explain(root, request, known_delegates(known, root, whole=True), address=authority)
     return explanation_view(found, endpoint, deployments_of(cluster, name), assigned)
 
 
@@ -145,7 +147,7 @@ def explain_objects(objects: Sequence[Object], name: str | None, question: Quest
         if endpoint is None:
             raise InvalidInput("the VirtualService carries no endpoint of ours, so it has no arms to assign a user to")
         assigned = assignment_headers(endpoint, question.user)
-    hosts = [str(host) for host in virtual_service.get("spec", {}).get("hosts") or [] if not str(host).startswith("*")]
+    hosts = [host for host in hosts_of(virtual_service) if not host.startswith("*")]
     request = question.as_request(assigned, SCORING, hosts[0] if hosts else None)
     return explanation_view(
         explain(virtual_service, request, known_delegates(known, virtual_service, whole=False)), endpoint, (), assigned
@@ -181,6 +183,7 @@ def explanation_view(
         "why": [str(finding) for finding in found.why],
         "above": [_passed_view(passed) for passed in found.above],
         "perhaps": [_passed_view(passed) for passed in found.perhaps],
+        "nobody": found.nobody,
     }
 
 

@@ -231,3 +231,96 @@ def test_of_two_delegates_of_one_name_each_answers_where_its_namespace_is_said()
         assert found.place is not None
         seen[path] = [share.destination.subset for share in found.shares] or found.place.route["delegate"]["namespace"]
     assert seen == {"/own": ["a"], "/same": ["a"], "/theirs": ["b"], "/unknown": "team-c"}
+
+
+def shop(*http: Object, **spec: Any) -> Object:
+    whole = {"hosts": ["shop.example"], "gateways": ["front"], **spec, "http": list(http)}
+    return {"metadata": {"name": "shop", "namespace": "team-a"}, "spec": whole}
+
+
+@pytest.mark.parametrize(
+    ("obj", "authority", "words"),
+    [
+        (
+            shop(to("a")),
+            "other.example",
+            "other.example is not a host of VirtualService 'shop', which has shop.example",
+        ),
+        (shop(to("a"), hosts=["*.shop.example"]), "shop.example", "which has *.shop.example"),
+        (shop(to("a"), hosts=["shop"], gateways=["mesh"]), "shop.team-b", "which has shop.team-a.svc.cluster.local"),
+        (shop(), None, "VirtualService 'shop' has no http routes"),
+        (shop(tcp=[{}], tls=[{}]), None, "no http routes, but tls and tcp, which carry no HTTP requests"),
+        ({"metadata": {"name": "shop"}}, None, "VirtualService 'shop' has no http routes"),
+    ],
+)
+def test_who_is_asked_for_nothing_says_why(obj: Object, authority: str | None, words: str) -> None:
+    found = explain(obj, Request(authority=authority))
+    assert (found.place, found.shares, found.above, found.perhaps) == (None, (), (), ())
+    assert words in found.nobody
+
+
+@pytest.mark.parametrize(
+    ("spec", "authority"),
+    [
+        ({}, "SHOP.example:8080"),
+        ({"hosts": ["*.example"]}, "shop.example"),
+        ({"hosts": ["shop"], "gateways": ["mesh"]}, "shop.team-a:80"),
+        ({}, "127.0.0.1:18080"),
+    ],
+)
+def test_a_host_of_its_own_is_answered_in_any_spelling_and_by_the_address(spec: dict[str, Any], authority: str) -> None:
+    found = explain(shop(to("a"), **spec), Request(authority=authority), address="127.0.0.1:18080")
+    assert (found.place is not None, found.nobody) == (True, "")
+
+
+def test_where_no_destination_has_weight_nobody_answers() -> None:
+    both = [{"destination": {"host": "m", "subset": name}, "weight": 0} for name in ("a", "b")]
+    found = explain(shop({"name": "main", "route": both}), Request())
+    assert found.place is not None
+    assert (found.place.name, found.shares) == ("main", ())
+    assert found.nobody == "none of its destinations has any weight"
+    unsaid = [
+        {"destination": {"host": "m", "subset": name}, "weight": weight} for name, weight in (("a", None), ("b", 1))
+    ]
+    shares = explain(shop({"name": "main", "route": unsaid}), Request()).shares
+    assert [(share.destination.subset, share.percent) for share in shares] == [("b", 100.0)]
+
+
+@pytest.mark.parametrize(
+    ("said", "percent"),
+    [
+        ({}, 100.0),
+        ({"mirrorPercent": 7}, 7.0),
+        ({"mirrorPercent": 0}, None),
+        ({"mirrorPercentage": {"value": 2.5}, "mirrorPercent": 7}, 2.5),
+        ({"mirrorPercentage": {}, "mirrorPercent": 7}, None),
+        ({"mirrorPercentage": None, "mirrorPercent": None}, 100.0),
+    ],
+)
+def test_a_mirror_gets_what_its_percentage_says_or_the_older_field(said: Object, percent: float | None) -> None:
+    found = explain(shop(to("a", mirror={"host": "copies"}, **said)), Request())
+    assert [mirror.percent for mirror in found.mirrors] == ([] if percent is None else [percent])
+
+
+def test_a_gateway_is_known_where_there_is_one() -> None:
+    routes_ = [
+        to("a", {"gateways": ["mesh"]}),
+        to("b", {"gateways": ["front.team-a"], "sourceLabels": {"app": "x"}}),
+        to("c"),
+    ]
+    found = explain(shop(*routes_), Request())
+    assert (found.place and found.place.name, found.perhaps) == ("b", ())
+    assert said(found) == [("a", ["gateways is 'team-a/front', wanted: mesh"])]
+    unsure = explain(shop(*routes_, gateways=["front", "mesh"]), Request())
+    assert [passed.place.name for passed in unsure.perhaps] == ["a", "b"]
+
+
+def test_a_delegate_that_proxies_do_not_find_is_named_among_the_routes_above() -> None:
+    root = shop({"name": "gone", "delegate": {"name": "chat"}}, {"name": "seen", "delegate": {"name": "far"}}, to("c"))
+    far = {"metadata": {"name": "far", "namespace": "team-a"}, "spec": {"http": [to("x")], "exportTo": ["team-b"]}}
+    found = explain(root, Request(), known_delegates([far], root, whole=True))
+    assert (found.place and found.place.name) == "c"
+    assert said(found) == [
+        ("gone", ["delegate is not there, wanted: VirtualService 'chat'"]),
+        ("seen", ["delegate is not there, wanted: VirtualService 'far'"]),
+    ]

@@ -168,6 +168,57 @@ def test_a_file_is_explained_without_a_cluster(verbs: Verbs, tmp_path: Path) -> 
     assert "answered by nobody: no route takes it, so the proxy answers 404" in explanation_text(nobody)
 
 
+def test_people_read_why_nobody_answers(verbs: Verbs, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(FOREIGN)
+    other = verbs.explain_route("shop", file=str(path), path="/m/score", host="other.example")
+    assert (other["route"], other["above"]) == (None, [])
+    assert explanation_text(other).splitlines()[1:] == [
+        "answered by nobody: other.example is not a host of VirtualService 'shop', which has shop.example.com: its routes are "
+        "not asked"
+    ]
+    path.write_text(
+        FOREIGN.replace(
+            "destination: {host: small, port: {number: 80}}", "destination: {host: small}, weight: 0"
+        ).replace(
+            "route: [{destination: {host: small}, weight: 0}]",
+            "route: [{destination: {host: small}, weight: 0}, {destination: {host: large}, weight: 0}]",
+        )
+    )
+    nothing = verbs.explain_route("shop", file=str(path), path="/m/score")
+    assert "otherwise answered by nobody: none of its destinations has any weight" in explanation_text(nothing)
+    assert nothing["index"] == 2
+
+
+def test_people_read_to_whom_a_request_is_handed_on_that_is_not_in_the_file(verbs: Verbs, tmp_path: Path) -> None:
+    path = tmp_path / "root.yaml"
+    path.write_text(
+        """
+kind: VirtualService
+metadata: {name: root, namespace: team-a}
+spec: {hosts: [a.example], http: [{name: far, delegate: {name: chat, namespace: team-b}}]}
+"""
+    )
+    view = verbs.explain_route(None, file=str(path))
+    assert explanation_text(view).splitlines()[1:3] == [
+        "answered by: whom VirtualService chat in namespace team-b names, which is not known here",
+        "route: far (a delegate that is not known here)",
+    ]
+
+
+def test_the_endpoint_of_that_name_is_not_taken_for_another_namespaces_delegate() -> None:
+    world = with_canary()
+    root = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "root"},
+        "spec": {"hosts": ["r.example"], "http": [{"delegate": {"name": "churn", "namespace": "team-b"}}]},
+    }
+    world.cluster.apply(root)
+    view = asked(world)
+    assert (view["virtual_service"], view["kind"]) == ("churn", "split")
+
+
 def test_a_file_with_an_endpoint_knows_its_arms() -> None:
     virtual_service = ab(header="x-arm").cluster.get("VirtualService", "churn")
     assert virtual_service is not None
