@@ -24,6 +24,7 @@ from mlflow_istio.adapters.local.envoy.types import (
 )
 from mlflow_istio.adapters.local.supported_fields import Field, read
 from mlflow_istio.adapters.local.workloads import Readiness
+from mlflow_istio.core.basics.objects import labels_of
 from mlflow_istio.errors import StateConflict, Unsupported
 
 CONTENT_KEY = "mlflow-istio"
@@ -32,6 +33,8 @@ _CONNECT_TIMEOUT = "10s"
 _UNHEALTHY_INTERVAL = "0.25s"
 # Shorter than the 5 s after which uvicorn closes an idle connection: the proxy never sends on one being closed.
 _IDLE_TIMEOUT = "3s"
+_EXTERNAL = "ExternalName"
+_THIS_MACHINE = ("localhost", "127.0.0.1")
 _POLICIES = ("connectionPool", "outlierDetection", "loadBalancer", "tls")
 
 
@@ -40,7 +43,7 @@ class Endpoint:
     """One replica that may get requests.
 
     Attributes:
-        deployment: Its Deployment.
+        deployment: Its Deployment; empty for a process of the user's own.
         labels: Its labels.
         port: Its port on 127.0.0.1.
         readiness: How it shows that it is ready; None means that it always is.
@@ -77,9 +80,10 @@ def clusters(
     for service in services:
         host = str(service["metadata"]["name"])
         selector = _selector(service)
-        behind = [endpoint for endpoint in endpoints if selector and selector.items() <= endpoint.labels.items()]
+        chosen_by = [endpoint for endpoint in endpoints if selector and selector.items() <= endpoint.labels.items()]
         whole, subsets = _rule(rules[host]) if host in rules else (_policies(_absent(service)), {})
         for port in service_ports(service):
+            behind = [_users_process(service, port)] if _is_external(service) else chosen_by
             result.append(_cluster(cluster_name(host, port), whole, behind))
             for name, subset in subsets.items():
                 chosen = [endpoint for endpoint in behind if subset.labels.items() <= endpoint.labels.items()]
@@ -89,9 +93,10 @@ def clusters(
 
 def service_ports(service: Mapping[str, Any]) -> tuple[int, ...]:
     """The ports of a Service, the Service checked."""
-    spec = read(service).member("spec").members("selector", "ports", "type")
-    if spec["type"] and spec["type"].text() != "ClusterIP":
-        raise spec["type"].unsupported("use ClusterIP")
+    spec = read(service).member("spec").members("selector", "ports", "type", "externalName")
+    if spec["type"] and spec["type"].text() not in ("ClusterIP", _EXTERNAL):
+        raise spec["type"].unsupported(f"use ClusterIP, or {_EXTERNAL} for a process of yours on this machine")
+    _check_external(service, spec)
     numbers, targets = [], set()
     for port in spec["ports"].each():
         members = port.members("name", "port", "targetPort", "appProtocol", "protocol")
@@ -100,7 +105,11 @@ def service_ports(service: Mapping[str, Any]) -> tuple[int, ...]:
         if members["appProtocol"] and members["appProtocol"].text() != "http":
             raise members["appProtocol"].unsupported("use http")
         numbers.append(members["port"].integer(low=1, high=65535))
-        targets.add(str(members["targetPort"].value or numbers[-1]))
+        if _is_external(service) and members["targetPort"].value not in (None, numbers[-1]):
+            raise members["targetPort"].invalid(
+                f"has no effect with type {_EXTERNAL}: port is what is asked, as in Istio"
+            )
+        targets.add(numbers[0] if _is_external(service) else str(members["targetPort"].value or numbers[-1]))
         if len(targets) > 1:
             raise members["targetPort"].unsupported("a replica has one port")
     if not numbers:
@@ -118,6 +127,29 @@ def active(cluster: Config) -> tuple[str, str]:
     """Name of a cluster and the hash of its content that it carries."""
     content = cluster.get("metadata", {}).get("filter_metadata", {}).get(CONTENT_KEY, {}).get("content", "")
     return str(cluster["name"]), str(content)
+
+
+def _is_external(service: Mapping[str, Any]) -> bool:
+    return bool(read(service).member("spec").member("type").value == _EXTERNAL)
+
+
+def _check_external(service: Mapping[str, Any], spec: Mapping[str, Field]) -> None:
+    """A Service in front of what no Deployment runs: only on this machine, and not beside a selector."""
+    if not _is_external(service):
+        if spec["externalName"]:
+            raise spec["externalName"].invalid(f"has no effect without type {_EXTERNAL}")
+        return
+    if not spec["externalName"]:
+        raise spec["externalName"].invalid(f"must be localhost with type {_EXTERNAL}")
+    if spec["externalName"].text() not in _THIS_MACHINE:
+        raise spec["externalName"].unsupported("it reaches this machine only, so use localhost")
+    if spec["selector"].pairs():
+        raise spec["selector"].invalid(f"has no effect with type {_EXTERNAL}")
+
+
+def _users_process(service: Mapping[str, Any], port: int) -> Endpoint:
+    """What an ExternalName reaches: the port of the Service, with its labels, as in istiod (``ExternalNameServiceInstances``)."""
+    return Endpoint(deployment="", labels=labels_of(service), port=port, readiness=None)
 
 
 def _selector(service: Mapping[str, Any]) -> dict[str, str]:

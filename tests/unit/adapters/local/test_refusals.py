@@ -263,6 +263,53 @@ def test_what_is_no_object_is_refused(obj: Object, problem: str) -> None:
         admitted(obj)
 
 
+def test_a_service_of_a_process_of_the_users_own_reaches_its_port_on_this_machine() -> None:
+    """As istiod has it (``ExternalNameServiceInstances``): the Service's own port at the name, chosen by the Service's labels."""
+    rule = destination_rule("web", "old", "new")
+    web = {**external("web", {"name": "http", "port": 8000}), "metadata": {"name": "web", "labels": {"version": "old"}}}
+    asked = {
+        cluster["name"]: [
+            host["endpoint"]["address"]["socket_address"]
+            for group in cluster["load_assignment"]["endpoints"]
+            for host in group["lb_endpoints"]
+        ]
+        for cluster in clusters([web], [rule], [Endpoint(deployment="web", labels={}, port=7, readiness=None)])
+    }
+    here = [{"address": "127.0.0.1", "port_value": 8000}]
+    assert asked == {"outbound|8000||web": here, "outbound|8000|new|web": [], "outbound|8000|old|web": here}
+
+
+def external(name: str, *ports: Object, **spec: Any) -> Object:
+    """A Service in front of a process on this machine that no Deployment runs."""
+    given = {"type": "ExternalName", "externalName": "localhost", "ports": list(ports), **spec}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": given}
+
+
+@pytest.mark.parametrize(
+    ("obj", "problem"),
+    [
+        (
+            external("web", {"port": 80}, externalName="example.com"),
+            "spec.externalName can't be carried out by the local",
+        ),
+        (
+            external("web", {"port": 80}, externalName=None),
+            "spec.externalName must be localhost with type ExternalName",
+        ),
+        (external("web", {"port": 80}, selector={"app": "a"}), "spec.selector has no effect with type ExternalName"),
+        (
+            external("web", {"port": 80, "targetPort": 81}),
+            "spec.ports[0].targetPort has no effect with type ExternalName",
+        ),
+        (external("web", {"port": 80}, type="ClusterIP"), "spec.externalName has no effect without type ExternalName"),
+        (external("web"), "spec.ports must have a port"),
+    ],
+)
+def test_a_service_that_would_reach_something_else_is_refused(obj: Object, problem: str) -> None:
+    with pytest.raises((InvalidInput, Unsupported), match=re.escape(f"Service web: {problem}")):
+        read(obj)
+
+
 def test_several_containers_are_refused() -> None:
     obj = copy.deepcopy(OBJECTS["Deployment"])
     containers = obj["spec"]["template"]["spec"]["containers"]
