@@ -41,6 +41,11 @@ def name_of(obj: Mapping[str, Any]) -> str:
     return str(obj["metadata"]["name"])
 
 
+def oldest_first(obj: Mapping[str, Any]) -> tuple[str, str]:
+    """The order in which Istio takes objects that want the same: by their creation, then by name."""
+    return str(obj["metadata"].get("creationTimestamp") or ""), name_of(obj)
+
+
 def labels_of(obj: Mapping[str, Any]) -> dict[str, str]:
     """The object's labels; empty when it has none."""
     return dict(obj.get("metadata", {}).get("labels") or {})

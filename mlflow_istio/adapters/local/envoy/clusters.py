@@ -24,7 +24,7 @@ from mlflow_istio.adapters.local.envoy.types import (
 )
 from mlflow_istio.adapters.local.supported_fields import Field, read
 from mlflow_istio.adapters.local.workloads import Readiness
-from mlflow_istio.core.basics.objects import labels_of
+from mlflow_istio.core.basics.objects import labels_of, oldest_first
 from mlflow_istio.errors import StateConflict, Unsupported
 
 CONTENT_KEY = "mlflow-istio"
@@ -158,7 +158,7 @@ def _selector(service: Mapping[str, Any]) -> dict[str, str]:
 
 def _by_host(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
-    for rule in destination_rules:
+    for rule in sorted(destination_rules, key=oldest_first):
         host = rule_host(rule)
         if host in found:
             raise StateConflict(

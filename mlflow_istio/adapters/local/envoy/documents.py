@@ -17,6 +17,7 @@ from mlflow_istio.adapters.local.envoy import stats, types
 from mlflow_istio.adapters.local.envoy.route_table import hosts
 from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.supported_fields import Field, read
+from mlflow_istio.core.basics.objects import oldest_first
 from mlflow_istio.errors import StateConflict
 
 CONNECTION_LIMIT = 20_000
@@ -85,7 +86,7 @@ def check_hosts(virtual_services: Sequence[Mapping[str, Any]]) -> None:
         StateConflict: Names both.
     """
     owners: dict[str, str] = {}
-    for virtual_service in virtual_services:
+    for virtual_service in sorted(virtual_services, key=oldest_first):
         name = str(virtual_service["metadata"]["name"])
         for index, host in enumerate(hosts(virtual_service)):
             if host in owners:
