@@ -1,14 +1,13 @@
-"""The mesh on this machine: demo, and local up, down, status, logs."""
+"""The mesh on this machine: demo, and local up, down, status, logs, apply, get, delete."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
-from mlflow_istio.cli.options import json_option, target_option
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.cli import local_objects
+from mlflow_istio.cli.options import json_option, mesh_of, target_option
 
 
 @click.command()
@@ -28,22 +27,12 @@ def local() -> None:
     """The mesh on this machine."""
 
 
-def _mesh(target: str) -> Any:
-    from mlflow_istio.core.basics.target import parse_target
-    from mlflow_istio.wiring.connection import local_mesh
-
-    parsed = parse_target(target)
-    if parsed.kind != "istio-local":
-        raise InvalidInput(f"target '{target}' is no local mesh: use istio-local or istio-local:/MESH")
-    return local_mesh(parsed)
-
-
 @local.command()
 @target_option
 @click.option("--new-ports", is_flag=True, help="Choose ports anew where somebody else took them meanwhile.")
 def up(target: str, new_ports: bool) -> None:
     """Start the mesh with everything it ran before."""
-    mesh = _mesh(target)
+    mesh = mesh_of(target)
     mesh.up(new_ports=new_ports)
     from mlflow_istio.showing.tables import print_mesh
 
@@ -55,7 +44,7 @@ def up(target: str, new_ports: bool) -> None:
 @click.option("--purge", is_flag=True, help="Forget all deployments and endpoints, too.")
 def down(target: str, purge: bool) -> None:
     """End every process of the mesh; 'up' brings them back."""
-    _mesh(target).down(purge=purge)
+    mesh_of(target).down(purge=purge)
     click.echo("down" + (", and forgotten" if purge else ""))
 
 
@@ -64,7 +53,7 @@ def down(target: str, purge: bool) -> None:
 @json_option
 def local_status(target: str, as_json: bool) -> None:
     """Show processes, ports and logs."""
-    state = _mesh(target).status()
+    state = mesh_of(target).status()
     if as_json:
         from dataclasses import asdict
 
@@ -81,7 +70,10 @@ def local_status(target: str, as_json: bool) -> None:
 @target_option
 def logs(name: str, lines: int, target: str) -> None:
     """Print the last log lines of a deployment, or of 'envoy'."""
-    click.echo(_mesh(target).logs(name, lines))
+    click.echo(mesh_of(target).logs(name, lines))
 
+
+for _command in (local_objects.apply, local_objects.get, local_objects.delete):
+    local.add_command(_command)
 
 COMMANDS = (demo, local)

@@ -10,6 +10,7 @@ import click
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 if TYPE_CHECKING:
+    from mlflow_istio.adapters.local.mesh import LocalMesh
     from mlflow_istio.verbs import Result, Verbs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -69,6 +70,21 @@ def verbs_on(target: str) -> Verbs:
         tell=lambda line: click.secho(line, err=True, dim=True),
         warn=lambda line: click.secho(f"warning: {line}", err=True, fg="yellow"),
     )
+
+
+def mesh_of(target: str) -> LocalMesh:
+    """The local mesh of a target.
+
+    Raises:
+        InvalidInput: The target is on a cluster.
+    """
+    from mlflow_istio.core.basics.target import parse_target
+    from mlflow_istio.wiring.connection import local_mesh
+
+    parsed = parse_target(target)
+    if parsed.kind != "istio-local":
+        raise InvalidInput(f"target '{target}' is no local mesh: use istio-local or istio-local:/MESH")
+    return local_mesh(parsed)
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, str]:

@@ -115,46 +115,47 @@ class Control:
                 self.supervisor.shut_down()
             raise
 
-    def change(self, change: Change) -> None:
-        """Store an object and carry out what follows. The lock must be held.
+    def change(self, *changes: Change) -> None:
+        """Store objects, all or none, and carry out what follows. The lock must be held.
 
         A change of nothing but traffic does not look whether the mesh is up: ``ensure_up`` is for the caller.
 
         Raises:
             Unsupported: A field can't be carried out; nothing was stored.
             InvalidInput: A value can't be right; nothing was stored.
-            ClusterError: A file can't be written, nothing was stored; or Envoy did not follow, the object is stored.
+            ClusterError: A file can't be written, nothing was stored; or Envoy did not follow, the objects are stored.
         """
         with self._disk_errors():
-            if self._is_only_traffic(change):
-                self._change_traffic(change)
+            if len(changes) == 1 and self._is_only_traffic(changes[0]):
+                self._change_traffic(changes[0])
                 return
             self.ensure_up()
-            refused = self.carry_out(change)
-            _check_open({name: reason for name, reason in refused.items() if name == change.name})
+            refused = self.carry_out(changes)
+            changed = {change.name for change in changes}
+            _check_open({name: reason for name, reason in refused.items() if name in changed})
+
+    def check(self, changes: Sequence[Change]) -> None:
+        """Refuse what ``change`` would refuse, and change nothing. The lock must be held; the mesh need not be up."""
+        with self._disk_errors():
+            self._checked(changes, ports=self._state.port_book() or PortBook(admin=0, endpoints={}))
 
     def carry_out(
-        self, change: Change | None = None, *, run: Callable[[], None] | None = None, reopen: bool = False
+        self, changes: Sequence[Change] = (), *, run: Callable[[], None] | None = None, reopen: bool = False
     ) -> dict[str, str]:
         """One pass over everything. The lock must be held.
 
         Args:
-            change: An object to store with it.
+            changes: Objects to store with it, each once.
             run: Starts everything, when nothing runs yet.
             reopen: Whether Envoy is to try again to open ports that were taken.
 
         Returns:
             Why Envoy can't open an endpoint, by its name; what else there was to do is done.
         """
-        plan = self._blueprint(change)
-        if change is not None and change.kind == "VirtualService" and change.before is None:
-            watches.check_room(1)
+        plan = self._checked(changes)
         batch = self._state.batch()
-        if change is not None:
+        for change in changes:
             self._files.stage_object(batch, change)
-            if change.kind == "VirtualService" and change.after is not None:
-                for name in self._carriers(change):
-                    self._files.check_by_envoy(change, plan.routes[name])
         ports = {"admin": plan.ports.admin, "endpoints": dict(plan.ports.endpoints)}
         batch.put_changed(self._state.ports, encode(ports))
         batch.put_changed(self._state.hashes, encode(plan.hashes))
@@ -183,9 +184,10 @@ class Control:
             self.envoy.await_ready()
             self.envoy.await_clusters(plan.clusters)
         refused = self.envoy.await_listeners(plan.open_ports)
-        closed = change is not None and change.kind == "VirtualService" and change.name not in plan.open_ports
-        if closed and change is not None and change.before is not None and not is_delegate(change.before):
-            self.envoy.await_closed(plan.ports.endpoints[change.name])
+        for change in changes:
+            closed = change.kind == "VirtualService" and change.name not in plan.open_ports
+            if closed and change.before is not None and not is_delegate(change.before):
+                self.envoy.await_closed(plan.ports.endpoints[change.name])
         self._state.finish()
         return refused
 
@@ -236,19 +238,32 @@ class Control:
         batch.remove(config)
         batch.remove(document)
 
-    def _blueprint(self, change: Change | None) -> Blueprint:
+    def _checked(self, changes: Sequence[Change], *, ports: PortBook | None = None) -> Blueprint:
+        """What follows from the objects once they are changed, all of it checked; nothing is written yet."""
+        plan = self._blueprint(changes, ports or self._state.port_book())
+        routed = [change for change in changes if change.kind == "VirtualService"]
+        new = sum(change.before is None for change in routed)
+        if new:
+            watches.check_room(new)
+        for change in routed:
+            if change.after is not None:
+                for name in self._carriers(change, routed):
+                    self._files.check_by_envoy(change, plan.routes[name])
+        return plan
+
+    def _blueprint(self, changes: Sequence[Change], ports: PortBook | None) -> Blueprint:
         objects: dict[str, dict[str, Object]] = {kind: self._state.all_objects(kind) for kind in API_VERSIONS}
-        if change is not None:
+        for change in changes:
             objects[change.kind].pop(change.name, None)
             if change.after is not None:
                 objects[change.kind][change.name] = change.after
         replicas = self._state.all_replicas()
-        ports = self._state.port_book()
         if ports is None:
             raise ClusterError(f"{self._state.ports} is missing: run 'mlflow-istio local down', then 'up'")
-        if change is not None and change.kind == "VirtualService" and change.before is None:
+        new = {change.name for change in changes if change.kind == "VirtualService" and change.before is None}
+        if new:
             # An endpoint of that name was there before; nobody relies on its port if another program has it now.
-            free = {name: port for name, port in ports.endpoints.items() if name != change.name or is_free(port)}
+            free = {name: port for name, port in ports.endpoints.items() if name not in new or is_free(port)}
             ports = replace(ports, endpoints=free)
         waiting = [replica for replica in replicas if replica.phase == WAITING]
         return blueprint(
@@ -270,13 +285,21 @@ class Control:
             and all(self._files.envoy_file(documents.routes_file(name)).exists() for name in self._carriers(change))
         )
 
-    def _carriers(self, change: Change) -> list[str]:
-        """Names of the VirtualServices with hosts in whose routes a changed one stands: itself, or the roots of a delegate."""
+    def _carriers(self, change: Change, beside: Sequence[Change] = ()) -> list[str]:
+        """Names of the VirtualServices with hosts in whose routes a changed one stands: itself, or the roots of a delegate.
+
+        Args:
+            change: The change of one.
+            beside: Changes of others that are made with it.
+        """
         assert change.after is not None
         if not is_delegate(change.after):
             return [change.name]
-        objects = self._state.all_objects("VirtualService")
-        return [name for name, obj in objects.items() if not is_delegate(obj) and change.name in delegates_of(obj)]
+        objects: dict[str, Object | None] = dict(self._state.all_objects("VirtualService"))
+        objects.update((other.name, other.after) for other in beside)
+        return [
+            name for name, obj in objects.items() if obj and not is_delegate(obj) and change.name in delegates_of(obj)
+        ]
 
     def _change_traffic(self, change: Change) -> None:
         """The short way, for the change that users wait for: two files, no call to anybody.
@@ -302,8 +325,10 @@ class Control:
         assert change.after is not None
 
         def find(other: str) -> Object | None:
-            found = (change.after,) if other == change.name else self._state.object("VirtualService", other)
-            return found[0] if found else None
+            if other == change.name:
+                return change.after
+            stored = self._state.object("VirtualService", other)
+            return stored.obj if stored else None
 
         root = find(name)
         assert root is not None
@@ -349,7 +374,7 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
             found = self._state.object("Service", name)
             if found is None:
                 raise KeyError(name)
-            self._known[name] = service_ports(found[0])
+            self._known[name] = service_ports(found.obj)
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

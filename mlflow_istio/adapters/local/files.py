@@ -14,7 +14,7 @@ from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process
-from mlflow_istio.adapters.local.state import Batch, encode
+from mlflow_istio.adapters.local.state import Batch, StoredObject, encode
 from mlflow_istio.adapters.local.supported_fields import Field
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
@@ -34,7 +34,8 @@ class Change:
         name: Its name.
         before: As it is stored; None when it is new.
         after: As it should be; None when it is to be deleted.
-        applied: The fields applied to it.
+        applied: The fields that our verbs applied to it.
+        applied_by_user: The fields that a user applied to it from a file.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Change:
     before: Object | None
     after: Object | None
     applied: Object
+    applied_by_user: Object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,8 @@ class Files(MeshParts):
         if change.after is None:
             batch.remove(path)
         else:
-            batch.put(path, encode({"object": change.after, "applied": change.applied}), durable=durable)
+            stored = StoredObject(change.after, change.applied, change.applied_by_user)
+            batch.put(path, stored.content(), durable=durable)
 
     def stage_replica(self, batch: Batch, replica: Replica) -> None:
         """What a replica is, how its process is launched, and its part of the supervisor's configuration."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlflow_istio.adapters.local import inspection, storage
 from mlflow_istio.adapters.local.control import Control
@@ -25,7 +25,7 @@ from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_c
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
 from mlflow_istio.core.basics.objects import Object, labels_of
-from mlflow_istio.errors import ClusterError, NotFound, NotReady, NotRouted
+from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Address, Edit
 
 if TYPE_CHECKING:
@@ -34,6 +34,27 @@ if TYPE_CHECKING:
 PAUSE = 0.3
 _POLL = 0.05
 _LOG_LINES = 20
+
+
+class AppliedObject(NamedTuple):
+    """What applying one object of a user's file did, or would do.
+
+    Attributes:
+        kind: Its kind.
+        name: Its name.
+        before: As it was; None: it is new.
+        after: As it is, or would be.
+    """
+
+    kind: str
+    name: str
+    before: Object | None
+    after: Object
+
+    @property
+    def what(self) -> str:
+        """As kubectl says it: ``created``, ``configured`` or ``unchanged``."""
+        return "created" if self.before is None else "configured" if self.after != self.before else "unchanged"
 
 
 class LocalMesh:
@@ -68,8 +89,8 @@ class LocalMesh:
         """See ``ports.Cluster``."""
         check_name(storage.check_kind(kind), name)
         self._state.check()
-        found = self._state.object(kind, name)
-        return None if found is None else self._with_status(found[0])
+        stored = self._state.object(kind, name)
+        return None if stored is None else self._with_status(stored.obj)
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
         """See ``ports.Cluster``."""
@@ -83,29 +104,77 @@ class LocalMesh:
         wanted = storage.admitted(obj)
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         with self._changing(kind):
-            found = self._state.object(kind, name)
-            live, last = (None, {}) if found is None else found
+            stored = self._state.object(kind, name)
+            live, last, by_user = stored or (None, {}, {})
             claimed = storage.ownable(wanted)
             merged = storage.with_fields_applied(live, last, wanted)
             if live is not None and storage.same(live, merged) and claimed == last:
                 after = live
             else:
-                after = self._store(kind, name, live, merged, claimed)
+                after = self._store(kind, name, live, merged, claimed, by_user)
         self._control.drain(wait=True)
         return self._with_status(after)
+
+    def apply_by_user(self, objects: Sequence[Object], *, dry_run: bool = False) -> Sequence[AppliedObject]:
+        """Create objects or set the fields that a user's file gives, as ``kubectl apply`` does: all of them, or none.
+
+        What the user applied before and gives no more is removed; what our verbs and others set stays. Lists are one value.
+
+        Args:
+            objects: As in the file; each once.
+            dry_run: Whether only to check them. The mesh need not be up.
+
+        Raises:
+            InvalidInput: A value can't be right, or an object is given twice; nothing was stored.
+            Unsupported: A field can't be carried out; nothing was stored.
+            StateConflict: Two objects claim one host; nothing was stored.
+            EditConflict: An object was read before it was last changed (``metadata.resourceVersion``); nothing was stored.
+        """
+        wanted = [storage.admitted(obj) for obj in objects]
+        named = [(obj["kind"], obj["metadata"]["name"]) for obj in wanted]
+        for kind, name in named:
+            if named.count((kind, name)) > 1:
+                raise InvalidInput(f"{kind} {name} is given twice: only one of them can be meant")
+        kinds = {kind for kind, _ in named}
+        with self._state.locked() if dry_run else self._changing(kinds.pop() if len(kinds) == 1 else ""):
+            changes = [self._change_by_user(obj) for obj in wanted]
+            changed = [change for change in changes if change.after != change.before]
+            if dry_run:
+                self._control.check(changed)
+            elif changed:
+                self._control.change(*changed)
+        if not dry_run:
+            self._control.drain(wait=True)
+        return [
+            AppliedObject(change.kind, change.name, change.before, change.after)
+            for change in changes
+            if change.after is not None
+        ]
+
+    def _change_by_user(self, wanted: Object) -> Change:
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        stored = self._state.object(kind, name)
+        live, applied, last = stored or (None, {}, {})
+        claimed = storage.ownable(wanted)
+        merged = storage.with_fields_applied(live, last, wanted)
+        if live is None:
+            storage.check_new(wanted)
+        unchanged = live is not None and storage.same(live, merged) and claimed == last
+        after = live if unchanged else self._as_stored(live, merged)
+        return Change(kind=kind, name=name, before=live, after=after, applied=applied, applied_by_user=claimed)
 
     def edit(self, kind: str, name: str, change: Edit) -> tuple[Object | None, Object]:
         """See ``ports.Cluster``. A change of nothing but traffic makes no call to any process."""
         check_name(storage.check_kind(kind), name)
         with self._changing(kind):
-            found = self._state.object(kind, name)
-            before, last = (None, {}) if found is None else found
+            stored = self._state.object(kind, name)
+            before, last, by_user = stored or (None, {}, {})
             shown = None if before is None else self._with_status(before)
             wanted = storage.admitted(change(None if shown is None else storage.copied(shown)))
             if shown is not None and storage.same(shown, wanted):
                 return shown, storage.copied(shown)
             storage.check_identity(wanted, kind, name)
-            after = self._store(kind, name, before, wanted, last)
+            after = self._store(kind, name, before, wanted, last, by_user)
         self._control.drain(wait=True)
         return shown, self._with_status(after)
 
@@ -116,11 +185,12 @@ class LocalMesh:
         if self._state.object(kind, name) is None:
             return False
         with self._changing(kind):
-            found = self._state.object(kind, name)
-            if found is not None:
-                self._control.change(Change(kind=kind, name=name, before=found[0], after=None, applied={}))
+            stored = self._state.object(kind, name)
+            if stored is not None:
+                gone = Change(kind=kind, name=name, before=stored.obj, after=None, applied={}, applied_by_user={})
+                self._control.change(gone)
         self._control.drain(wait=True)
-        return found is not None
+        return stored is not None
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``. A new revision takes over here, once all its replicas are ready."""
@@ -128,10 +198,10 @@ class LocalMesh:
         deadline = time.monotonic() + timeout
         supervisor = self._control.supervisor
         while True:
-            found = self._state.object("Deployment", check_name("Deployment", deployment))
-            if found is None:
+            stored = self._state.object("Deployment", check_name("Deployment", deployment))
+            if stored is None:
                 raise NotFound(f"there is no Deployment '{deployment}' in mesh '{self.name}'")
-            wanted = workload(found[0])
+            wanted = workload(stored.obj)
             if wanted.replicas == 0:
                 raise NotReady(f"Deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
             if not supervisor.is_alive():
@@ -235,14 +305,21 @@ class LocalMesh:
             if look_later:
                 self._control.ensure_up()
 
-    def _store(self, kind: str, name: str, before: Object | None, wanted: Object, applied: Object) -> Object:
-        if before is None:
-            now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-            after = storage.created(wanted, uid=str(uuid.uuid4()), now=now)
-        else:
-            after = storage.updated(before, wanted)
-        self._control.change(Change(kind=kind, name=name, before=before, after=after, applied=applied))
+    def _store(
+        self, kind: str, name: str, before: Object | None, wanted: Object, applied: Object, by_user: Object
+    ) -> Object:
+        after = self._as_stored(before, wanted)
+        change = Change(kind=kind, name=name, before=before, after=after, applied=applied, applied_by_user=by_user)
+        self._control.change(change)
         return after
+
+    @staticmethod
+    def _as_stored(before: Object | None, wanted: Object) -> Object:
+        """A new or changed object with the metadata that a server gives."""
+        if before is not None:
+            return storage.updated(before, wanted)
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return storage.created(wanted, uid=str(uuid.uuid4()), now=now)
 
     def _with_status(self, obj: Object) -> Object:
         if obj["kind"] != "Deployment":

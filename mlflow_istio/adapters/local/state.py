@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica
@@ -40,6 +40,25 @@ LOCK_TIMEOUT = 120.0
 KEPT_LOGS = 20
 # These have a meaning in the supervisor's configuration file, inside a path too.
 _BAD_CHARACTERS = frozenset("[]*?;#%\"'\\\n\r")
+
+
+class StoredObject(NamedTuple):
+    """One object as it stands in its file.
+
+    Attributes:
+        obj: The object.
+        applied: The fields that our own verbs last applied.
+        applied_by_user: The fields that a user last applied from a file, which is another writer than our verbs.
+    """
+
+    obj: Object
+    applied: Object
+    applied_by_user: Object
+
+    def content(self) -> bytes:
+        """As it is written to the disk."""
+        by_user = {"applied_by_user": self.applied_by_user} if self.applied_by_user else {}
+        return encode({"object": self.obj, "applied": self.applied, **by_user})
 
 
 class Batch:
@@ -307,10 +326,12 @@ class StateDirectory:
         """Names of all objects of a kind, ordered."""
         return sorted(path.name.removesuffix(".json") for path in (self.objects / kind).glob("*.json"))
 
-    def object(self, kind: str, name: str) -> tuple[Object, Object] | None:
-        """An object and the fields last applied to it, or None when there is none."""
+    def object(self, kind: str, name: str) -> StoredObject | None:
+        """An object with the fields last applied to it, or None when there is none."""
         document = _read(self.object_file(kind, name))
-        return None if document is None else (document["object"], document["applied"])
+        if document is None:
+            return None
+        return StoredObject(document["object"], document["applied"], document.get("applied_by_user", {}))
 
     def all_objects(self, kind: str) -> dict[str, Object]:
         """All objects of a kind by name, ordered by name."""
@@ -318,7 +339,7 @@ class StateDirectory:
         for name in self.object_names(kind):
             stored = self.object(kind, name)
             if stored is not None:
-                found[name] = stored[0]
+                found[name] = stored.obj
         return found
 
     def all_replicas(self) -> list[Replica]:

@@ -76,6 +76,20 @@ def ownable(wanted: Object) -> Object:
     return copied({**wanted, "metadata": metadata})
 
 
+def check_new(obj: Object) -> None:
+    """Refuse to create an object from a copy of one that is gone, as an API server does: its edits were meant for another.
+
+    Raises:
+        EditConflict: It carries the identity or version of one that was.
+    """
+    for key in ("uid", "resourceVersion"):
+        if key in obj["metadata"]:
+            raise EditConflict(
+                f"{obj['kind']} {obj['metadata']['name']}: metadata.{key} is that of an object that is gone: "
+                "remove metadata.uid and metadata.resourceVersion to create a new one"
+            )
+
+
 def created(obj: Object, *, uid: str, now: str) -> Object:
     """A new object with the metadata that a server gives.
 
