@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.measures import totals_source
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
 from mlflow_istio.ports.metrics import Metrics
@@ -84,7 +85,7 @@ class KpiMetrics:
 
     def _listed(self, kpi: Kpi, deployment: str) -> dict[str, dict[str, float]]:
         counts = counts_from(kpi.name, kpi.counts.get(deployment))
-        return {} if counts is None else {f"kpi {kpi.name}": counts.series(kpi.name)}
+        return {} if counts is None else {totals_source(kpi.name): counts.series(kpi.name)}
 
     def _called(self, kpi: Kpi, deployment: str) -> dict[str, dict[str, float]]:
         assert kpi.call is not None
@@ -96,7 +97,7 @@ class KpiMetrics:
                 f"KPI '{kpi.name}' failed for deployment '{deployment}': {type(exc).__name__}: {' '.join(str(exc).split())}"
             ) from exc
         counts = counts_from(kpi.name, answer)
-        return {} if counts is None else {f"kpi {kpi.name}": counts.series(kpi.name)}
+        return {} if counts is None else {totals_source(kpi.name): counts.series(kpi.name)}
 
     def _asked(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
         assert self._prometheus is not None

@@ -4,14 +4,18 @@ Prometheus' `rate` and `increase` extrapolate to the edges of their window, whic
 here need counts. So poll the raw counters and subtract. A counter that falls has restarted from 0, and when one
 counter of a source falls then all of that source's did (it is one process). What happened between the last poll and a
 restart is lost, and a restart that has already overtaken the old value can't be seen: poll often.
+
+What a user says was counted so far is no counter of a process: a fall there is a correction or a mistake, and taking it
+for a restart would count nearly all of it a second time.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlflow_istio.core.analysis.measures import totals_of
 from mlflow_istio.core.basics.stored import stored
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, MetricsError
 
 Reading = Mapping[str, Mapping[str, float]]
 """`{source: {series: value}}`: the source is what restarts as one (a pod, a proxy), the series names the counter."""
@@ -62,6 +66,30 @@ class CounterState:
                 grown[series] = grown.get(series, 0.0) + value - base.get(series, 0.0)
             merged[source] = dict(counters) if restarted else {**before, **counters}
         return CounterState(last=merged), {series: _whole(value) for series, value in grown.items()}
+
+
+def check_totals(before: Mapping[str, CounterState], readings: Mapping[str, Reading]) -> None:
+    """Refuse a user's running totals that have fallen: what was judged by them can't be taken back.
+
+    Args:
+        before: The counters of each deployment at the last look.
+        readings: Its counters now.
+
+    Raises:
+        MetricsError: Names the KPI, the deployment and what fell.
+    """
+    for deployment, reading in readings.items():
+        last = (before[deployment].last if deployment in before else None) or {}
+        for source, counters in reading.items():
+            name = totals_of(source)
+            for series, value in counters.items() if name is not None else ():
+                old = last.get(source, {}).get(series, 0.0)
+                if value < old:
+                    raise MetricsError(
+                        f"KPI '{name}' of '{deployment}' had {series.rpartition('/')[2]}={old:.15g} and has {value:.15g} now, but "
+                        "counts so far only grow: give what was counted since the release began, with what was counted before a "
+                        "restart, or start another release"
+                    )
 
 
 LAST_VALUES = stored(

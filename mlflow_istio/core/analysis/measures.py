@@ -30,6 +30,7 @@ ERRORS = "errors"
 ASSIGNMENTS = "assignments"
 _LATENCY = "le/"
 _KPI = "kpi/"
+_TOTALS = "kpi "
 _KPI_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 RESERVED_NAMES = frozenset({"assignments", "errors", "gross", "latency", "requests"})
 """Names of the built-in guards and counts, which no KPI may take."""
@@ -67,6 +68,17 @@ class KpiCounts:
             )
             if value is not None
         }
+
+
+def totals_source(name: str) -> str:
+    """The source of a KPI whose counts so far come from a callable or a table: running totals, which no restart takes back."""
+    return f"{_TOTALS}{name}"
+
+
+def totals_of(source: str) -> str | None:
+    """The KPI of such a source; None for a source that counts by itself, such as a pod, whose name has more to it."""
+    name = source.removeprefix(_TOTALS)
+    return name if source.startswith(_TOTALS) and _KPI_NAME.fullmatch(name) else None
 
 
 def latency_series(edge: float) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult
-from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.counters import Reading, check_totals
 from mlflow_istio.core.basics.stored import compact, from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
@@ -80,7 +80,7 @@ def analyse(context: Context, metrics: Metrics, name: str, options: ArmsOptions)
     Raises:
         StateConflict: No A/B release is open.
         InvalidInput: An option differs from what the first look fixed.
-        MetricsError: The source of metrics can't be read.
+        MetricsError: The source of metrics can't be read, or a KPI's counts have fallen.
         RegistryError: The tracking server, which holds what was counted, can't be reached.
     """
     endpoint = endpoint_of(context.cluster, name)
@@ -89,6 +89,7 @@ def analyse(context: Context, metrics: Metrics, name: str, options: ArmsOptions)
     now = context.clock.now()
     experiment = _stored(context, run, _plan(endpoint, release, options), told_phase=options.phase is not None)
     readings = metrics.read(name, experiment.plan.arms)
+    check_totals(experiment.counters, readings)
     if options.kpi is not None and options.kpi.counts and not experiment.counters:
         # What a table counts has begun with the release: its base line is nothing, whenever somebody looks first.
         experiment = experiment.look(

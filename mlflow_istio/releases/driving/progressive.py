@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.counters import Reading, check_totals
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.objects import name_of, ready_replicas
 from mlflow_istio.core.basics.stored import to_json
@@ -240,7 +240,9 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
     unavailable = ""
     if plan.guards and dependencies.metrics is not None:
         try:
-            readings = dependencies.metrics.read(drive.name, plan.deployments)
+            read = dependencies.metrics.read(drive.name, plan.deployments)
+            check_totals(progress.evidence.counters, read)
+            readings = read
         except MetricsError as exc:
             unavailable = dependencies.metrics.name
             drive.warn_once(f"no figures: {exc.message}")

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from mlflow_istio.core.analysis.counters import CounterState
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.core.analysis.counters import CounterState, check_totals
+from mlflow_istio.errors import InvalidInput, MetricsError
 
 
 def replay(*readings):
@@ -81,3 +81,33 @@ def test_sums_of_a_numeric_kpi_keep_their_fractions():
     assert grown["kpi/basket/n"] == 2
     assert abs(grown["kpi/basket/sum"] - 0.65) < 1e-12
     assert abs(grown["kpi/basket/sum_squares"] - 0.2375) < 1e-12
+
+
+def reading(source, **counters):
+    return {"churn-v2": {source: {f"kpi/sold/{part}": value for part, value in counters.items()}}}
+
+
+@pytest.mark.parametrize(
+    "now", [reading("kpi sold", n=5, events=2), reading("kpi sold", n=9, events=1), reading("kpi sold", n=0, events=0)]
+)
+def test_a_total_that_falls_is_refused_by_name(now):
+    before = {name: CounterState(last=last) for name, last in reading("kpi sold", n=9, events=2).items()}
+    with pytest.raises(
+        MetricsError, match="^KPI 'sold' of 'churn-v2' had .* counts so far only grow: give what was counted since"
+    ):
+        check_totals(before, now)
+
+
+@pytest.mark.parametrize(
+    ("last", "now"),
+    [
+        (reading("kpi sold", n=9), reading("kpi sold", n=9)),
+        (reading("kpi sold", n=9), {}),
+        (reading("kpi sold", n=9), {"churn-v2": {}}),
+        ({}, reading("kpi sold", n=1)),
+        (reading("kpi sold shop-1", n=9), reading("kpi sold shop-1", n=1)),
+        (reading("pod-1", n=9), reading("pod-1", n=1)),
+    ],
+)
+def test_other_sources_may_restart(last, now):
+    check_totals({name: CounterState(last=counters) for name, counters in last.items()}, now)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.releases.driving.arms import Analysed, ArmsOptions, analyse, declare
 from mlflow_istio.testing import InMemoryMetrics
@@ -96,3 +98,26 @@ def test_after_the_release_there_is_nothing_left_to_analyse() -> None:
     declare(world.context, "churn", found)
     with pytest.raises(StateConflict, match="has no open A/B release to analyse"):
         analyse(world.context, metrics, "churn", OPTIONS)
+
+
+def test_counts_of_a_kpi_that_fall_are_refused_and_nothing_is_counted_twice() -> None:
+    """A correction (a refund) or a callable that began anew: neither is a restart whose whole count is new."""
+    world = a_world(STABLE, CANDIDATE, strategy="ab", traffic_request=TrafficRequest(weight=50, cookie="arm"))
+    sold = {STABLE: (1000, 100), CANDIDATE: (1000, 150)}
+    kpi = Kpi(name="sold", call=sold.get)
+    metrics = KpiMetrics(InMemoryMetrics(), [kpi])
+    options = ArmsOptions(kpi=kpi, delta=1.5)
+    analyse(world.context, metrics, "churn", options)
+    sold |= {STABLE: (2000, 200), CANDIDATE: (2000, 300)}
+    analyse(world.context, metrics, "churn", options)
+    sold[CANDIDATE] = (2000, 290)
+    with pytest.raises(
+        MetricsError, match="KPI 'sold' of 'churn-v2' had events=300 and has 290 now, but counts so far only grow"
+    ):
+        analyse(world.context, metrics, "churn", options)
+    sold |= {STABLE: (3000, 300), CANDIDATE: (3000, 450)}
+    again = analyse(world.context, metrics, "churn", options).experiment
+    assert {arm: (counts.total, counts.events) for arm, counts in again.events.items()} == {
+        STABLE: (2000, 200),
+        CANDIDATE: (2000, 300),
+    }

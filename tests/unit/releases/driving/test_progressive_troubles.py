@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.core.release.plan import GuardPlan
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.errors import (
     ClusterError,
@@ -64,6 +67,25 @@ def test_counters_that_start_anew_are_no_evidence() -> None:
     stage = a_stage()
     stage.users.plans[12.0] = lambda: stage.users.metrics.restart("churn-v2")
     assert stage.release(**QUICK).outcome == "promoted"
+
+
+def test_a_kpis_running_total_that_falls_is_no_data() -> None:
+    """A callable that began anew, or a correction: taken for a restart, nearly all of it would be counted twice."""
+    stage = a_stage()
+    looks = {"churn-v1": 0, "churn-v2": 0}
+
+    def sold(deployment: str) -> tuple[float, float]:
+        looks[deployment] += 1
+        n = 1000.0 * looks[deployment] if looks[deployment] < 4 else 900.0
+        return n, n * 0.3
+
+    stage.open(guards=(GuardPlan(name="sold", kind="rate", worse="lower"),), deadline=600.0)
+    metrics = KpiMetrics(stage.users.metrics, [Kpi(name="sold", call=sold)])
+    assert drive(stage.context, replace(stage.dependencies, metrics=metrics), "churn").outcome == "inconclusive"
+    (warning,) = stage.world.warnings
+    assert warning.startswith(
+        "no figures: KPI 'sold' of 'churn-v1' had n=3000 and has 900 now, but counts so far only grow: "
+    )
 
 
 def test_a_dead_stable_does_not_hold_up_the_fix() -> None:
