@@ -135,6 +135,22 @@ class _TrafficOptions(ChangeOptions, Confirmed):
         )
 
 
+_OF_PODS = (
+    *(
+        "replicas",
+        "env",
+        "env_manager",
+        "image",
+        "model_source",
+        "model_path",
+        "resources",
+        "service_account",
+        "node_selector",
+    ),
+    *("tolerations", "annotations", "image_pull_secrets", "env_from_secret", "hardened", "templates"),
+)
+
+
 class CreateOptions(_TrafficOptions, Adopted, Started, PolicySettings):
     """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
 
@@ -197,6 +213,10 @@ class CreateOptions(_TrafficOptions, Adopted, Started, PolicySettings):
         description="non-root user, read-only root and a writable /tmp; false for an image that can't (cluster only)",
     )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
+
+    def pods(self) -> dict[str, Any]:
+        """What was said of the model servers, as JSON; what is as it is by default is not in it."""
+        return self.model_dump(mode="json", include=set(_OF_PODS), exclude_defaults=True)
 
     def pod(self) -> PodSettings:
         """The part that only pods on a cluster have."""

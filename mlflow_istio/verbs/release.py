@@ -81,6 +81,7 @@ class ReleaseVerbs(Base):
             plan=lambda found: plan_of(options, found, candidates),
             candidates=candidates,
             deployments=deployments,
+            pods=options.pods(),
             strategy=options.strategy or "canary",
             traffic_request=options.traffic_request,
             release_id=options.release_id,
@@ -184,7 +185,8 @@ def default_name(context: Context, model_uri: str) -> str:
     """``MODEL-vN`` of the version that the URI names now."""
     from mlflow_istio.core.basics.model_version import parse_model_uri
 
-    version = context.registry.resolve(parse_model_uri(model_uri))
+    reference = parse_model_uri(model_uri)
+    version = reference if reference.version is not None else context.registry.resolve(reference)
     return dns_name(f"{version.model}-v{version.version}")
 
 

@@ -28,6 +28,11 @@ class ModelReference:
     version: int | None = None
     alias: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        """``MODEL/VERSION`` where the URI itself says it; None where only the registry knows."""
+        return None if self.version is None else f"{self.model}/{self.version}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelVersion:

@@ -34,6 +34,7 @@ class ReleaseRequest:
         plan: Makes the plan, once it is known who is stable.
         candidates: Deployments to release.
         deployments: What to deploy first; empty when the candidates stand there already.
+        pods: What was said of their pods, as JSON: part of the plan that the release's id stands for.
         strategy: canary, ab, blue-green or shadow.
         traffic_request: A/B: header or cookie, and values.
         release_id: Id to use; made anew when None.
@@ -47,6 +48,7 @@ class ReleaseRequest:
     plan: Callable[[Endpoint], ReleasePlan]
     candidates: tuple[str, ...]
     deployments: tuple[DeployRequest, ...] = ()
+    pods: Mapping[str, Any] = field(default_factory=dict)
     strategy: str = "canary"
     traffic_request: TrafficRequest = field(default_factory=TrafficRequest)
     release_id: str | None = None
@@ -72,11 +74,11 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
     found, last = endpoint.release, endpoint.last
-    fixed = _fixed(plan)
+    fixed = _fixed(plan, request)
     if request.release_id is not None:
         known = transitions.known_release(endpoint, request.release_id)
         if known is not None:
-            transitions.check_plan(endpoint, _intended(context, request, known, fixed))
+            _check_plan(context, request, endpoint, known, plan)
         if known is last and last is not None and found is None:
             return last.id  # a pipeline's step that is run again
         transitions.check_not_ended(endpoint, request.release_id)
@@ -154,34 +156,72 @@ def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> TrafficRequ
     return replace(request.traffic_request, weight=0)
 
 
-def _fixed(plan: ReleasePlan) -> dict[str, Any]:
-    """What the plan fixes whoever is stable, which a promotion changes."""
+def _fixed(plan: ReleasePlan, request: ReleaseRequest) -> dict[str, Any]:
+    """What the plan fixes whoever is stable, which a promotion changes; with what earlier versions left out of the digest."""
+    return {**_fixed_before(plan), "match": _matches(request.traffic_request), "pods": dict(request.pods)}
+
+
+def _fixed_before(plan: ReleasePlan) -> dict[str, Any]:
+    """What earlier versions wrote down of it."""
     return {key: value for key, value in to_json(plan).items() if key != "stable"}
 
 
-def _intended(
-    context: Context, request: ReleaseRequest, known: Release | ClosedRelease, fixed: Mapping[str, Any]
-) -> Release:
-    """The release as it is asked for, before anything of it is deployed.
+def _matches(traffic_request: TrafficRequest) -> list[Any]:
+    """The requests that the candidate gets whatever the weight; names of headers have no case."""
+    return [
+        {
+            key: {name.lower(): wanted for name, wanted in value.items()}
+            if key in ("headers", "withoutHeaders")
+            else value
+            for key, value in match.items()
+        }
+        for match in traffic_request.match or ()
+    ]
+
+
+def _check_plan(
+    context: Context, request: ReleaseRequest, endpoint: Endpoint, known: Release | ClosedRelease, plan: ReleasePlan
+) -> None:
+    """Refuse a release whose id has or had another plan, before anything of it is deployed.
 
     The URI that the known one was asked for still means its version: promotion takes the challenger's alias away, and an alias
-    or ``latest`` may have moved since.
+    or ``latest`` may have moved since. What an earlier version did not write down is read off the deployments that stand; what
+    it left out of the digest it can't be held to.
+
+    Raises:
+        StateConflict: Names the plan that the id has.
     """
-    versions = {
-        deployment.name: known.versions.get(deployment.name)
+    standing = versions_of(deployments_of(context.cluster, request.endpoint))
+    versions = {**{name: standing[name] for name in known.candidates if standing.get(name)}, **known.versions}
+    asked = {
+        deployment.name: versions.get(deployment.name, "")
         if known.model_uri == deployment.model_uri
-        else context.registry.resolve(parse_model_uri(deployment.model_uri)).label
+        else _label(context, deployment.model_uri)
         for deployment in request.deployments
     }
-    standing = versions_of(deployments_of(context.cluster, request.endpoint))
-    return Release(
+    digests = [
+        proposal.options_digest(request.traffic_request, part) for part in (_fixed(plan, request), _fixed_before(plan))
+    ]
+    intended = Release(
         id=known.id,
         strategy=request.strategy,
         candidates=request.candidates,
         opened=context.clock.now(),
-        versions={name: versions.get(name) or standing.get(name, "") for name in request.candidates},
-        options=proposal.options_digest(request.traffic_request, fixed),
+        versions={name: asked.get(name) or standing.get(name, "") for name in request.candidates},
+        options=known.options if known.options in digests else digests[0],
     )
+    release, last = endpoint.release, endpoint.last
+    if release is known and release is not None:
+        endpoint = replace(endpoint, release=replace(release, versions=versions))
+    elif last is not None:
+        endpoint = replace(endpoint, last=replace(last, versions=versions))
+    transitions.check_plan(endpoint, intended)
+
+
+def _label(context: Context, model_uri: str) -> str:
+    """``MODEL/VERSION`` of a URI; the registry, which may be down, is asked only for what the URI doesn't say."""
+    reference = parse_model_uri(model_uri)
+    return reference.label or context.registry.resolve(reference).label
 
 
 def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:

@@ -6,6 +6,7 @@ own: ``set_retry`` and ``max_concurrency`` in its documentation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from mlflow_istio.core.endpoint.endpoint import MAX_EARLIER
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.release.progress import alive, progress_from_text, progress_to_text
 from mlflow_istio.errors import NotRouted, StateConflict
+from mlflow_istio.releases.driving import opening
 from tests.support.places import TARGET, verbs_on
 from tests.support.simulated_users import Stage, a_stage
 
@@ -111,6 +113,121 @@ def test_an_alias_that_means_another_version_by_now_means_the_same_release(stage
         assert objects(stage) == before
 
 
+@pytest.mark.parametrize("uri", [2, "@challenger", "latest"])
+@pytest.mark.parametrize("name", ["", "candidate"])
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_release_that_is_tried_again_while_the_ledger_is_down_finds_its_work(
+    stage: Stage, promoted: bool, name: str, uri: int | str
+) -> None:
+    registry = stage.world.registry
+    registry.aliases[("churn", "challenger")] = 2
+    registry.deleted.add("churn/3")
+    options = {**QUICK, "promote": promoted}
+    first = release(uri, name=name, options=options)
+    before = objects(stage)
+    registry.down = stage.world.runs.down = True
+    again = release(uri, name=name, options=options)
+    assert (again.outcome, again.release_id) == (first.outcome, first.release_id)
+    registry.down = stage.world.runs.down = False
+    if promoted:
+        assert objects(stage) == before
+
+
+def as_an_earlier_version_stored_it(stage: Stage, **less: Any) -> None:
+    """The newest release without what was not written down then."""
+
+    def edit(found: Any) -> Any:
+        endpoint = read_endpoint(found, "churn")
+        release = endpoint.release and replace(endpoint.release, **less)
+        last = endpoint.last if release is not None else replace(endpoint.last, **less)
+        return write_endpoint(found, replace(endpoint, release=release, last=last))
+
+    stage.world.cluster.edit("VirtualService", "churn", edit)
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_release_of_an_earlier_version_is_found_by_the_version_that_its_deployment_serves(
+    stage: Stage, promoted: bool
+) -> None:
+    """It wrote down neither versions nor URI; and a URI that says its version needs no registry."""
+    options = {**QUICK, "promote": promoted}
+    first = release(options=options)
+    as_an_earlier_version_stored_it(stage, versions={}, options="", model_uri="")
+    before = objects(stage)
+    with pytest.raises(
+        StateConflict, match="is a canary of churn-v2 .churn/2.: use another release_id for another plan"
+    ):
+        steps.release(
+            TARGET,
+            "churn",
+            "models:/forest/1",
+            release_id="job-1",
+            options=options,
+            strategy="canary",
+            steps="10,50",
+            name="churn-v2",
+        )
+    assert objects(stage) == before
+    stage.world.registry.down = stage.world.runs.down = True
+    assert release(options=options).outcome == first.outcome
+
+
+PODS: dict[str, Any] = {"replicas": 2, "env": {"A": "1"}}
+STAFF = {"match": [{"headers": {"X-Staff": {"exact": "1"}}}]}
+
+
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        ({}, {"replicas": 2}),
+        ({"replicas": 2}, {}),
+        (PODS, {**PODS, "env": {"A": "2"}}),
+        ({}, STAFF),
+        (STAFF, {}),
+        (STAFF, {"match": [{"headers": {"X-Staff": {"exact": "2"}}}]}),
+    ],
+)
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_plan_with_other_pods_or_other_requests_is_another(
+    stage: Stage, promoted: bool, once: dict[str, Any], again: dict[str, Any]
+) -> None:
+    release(options={**QUICK, "promote": promoted, **once})
+    before = objects(stage)
+    with pytest.raises(
+        StateConflict, match="is a canary of churn-v2 .churn/2. with other options: use another release_id"
+    ):
+        release(options={**QUICK, "promote": promoted, **again})
+    assert objects(stage) == before
+
+
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        (PODS, {"replicas": "2", "env": '{"A": "1"}'}),
+        ({"env_manager": "local"}, {}),
+        (STAFF, {"match": [{"headers": {"x-staff": {"exact": "1"}}}]}),
+    ],
+)
+@pytest.mark.parametrize("promoted", [True, False])
+def test_another_spelling_of_pods_and_requests_is_the_same_plan(
+    stage: Stage, promoted: bool, once: dict[str, Any], again: dict[str, Any]
+) -> None:
+    first = release(options={**QUICK, "promote": promoted, **once})
+    assert release(options={**QUICK, "promote": promoted, **again}).outcome == first.outcome
+
+
+@pytest.mark.parametrize("again", [PODS, STAFF, {}])
+def test_a_digest_of_an_earlier_version_holds_a_plan_to_what_it_was_made_of(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, again: dict[str, Any]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "_fixed", lambda plan, request: opening._fixed_before(plan))
+        first = release(options=PODS | QUICK)
+    assert release(options={**QUICK, **again}).outcome == first.outcome
+    with pytest.raises(StateConflict, match="with other options"):
+        release(options={**QUICK, **again, "alpha": 0.01})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -168,8 +285,6 @@ def test_the_same_plan_side_by_side_does_not_take_a_release_from_a_driver_that_l
 
 
 def endpoint_with(endpoint: Any, progress: str) -> Any:
-    from dataclasses import replace
-
     return replace(endpoint, progress=progress)
 
 
