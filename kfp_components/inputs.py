@@ -158,7 +158,8 @@ def check_release(constants: Options) -> None:
     kind = _check_common(constants)
     if "model_uri" in constants:
         parse_model_uri(constants["model_uri"])
-    check_release_options(parse_options(ReleaseOptions, release_config(**constants), cluster=kind))
+    config = release_config(**constants)
+    check_release_options(parse_options(ReleaseOptions, config, cluster=kind), config)
 
 
 def check_analyse(constants: Options) -> None:
@@ -177,9 +178,8 @@ def check_compare(constants: Options) -> None:
 
     kind = _check_common(constants)
     check_waiting(constants)
-    options = parse_options(CompareOptions, compare_config(**constants), cluster=kind)
-    combinations.check_compare(options)
-    options.rule()
+    config = compare_config(**constants)
+    combinations.check_compare(parse_options(CompareOptions, config, cluster=kind), config).rule()
 
 
 def check_declare(constants: Options) -> None:

@@ -91,7 +91,9 @@ class ChangeOptions(DryRunOptions):
     reason: str = Field(default="", max_length=MAX_REASON, description="why, for the ledger")
 
 
-class _TrafficOptions(ChangeOptions, Confirmed):
+class TrafficAsked(ChangeOptions, Confirmed):
+    """What is asked of traffic, and the release that it is for."""
+
     strategy: Literal["canary", "ab", "blue-green", "shadow"] | None = Field(
         default=None, description="strategy of the release: " + ", ".join(STRATEGIES)
     )
@@ -151,7 +153,7 @@ _OF_PODS = (
 )
 
 
-class CreateOptions(_TrafficOptions, Adopted, Started, PolicySettings):
+class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     """Options of ``create`` (and of ``create_endpoint``'s first deployment)."""
 
     replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
@@ -249,7 +251,7 @@ class UpdateOptions(DryRunOptions, Started):
     image: str | None = Field(default=None, description="container image (cluster only)")
 
 
-class UpdateEndpointOptions(_TrafficOptions, RouteSettings):
+class UpdateEndpointOptions(TrafficAsked, RouteSettings):
     """Options of ``update-endpoint``: traffic and releases."""
 
     action: Literal["promote", "rollback", "abort", "pause", "resume"] | None = Field(

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mlflow_istio.core.moves.strategies import traffic_options
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
-from mlflow_istio.options.base import ConnectionOptions, CreateOptions, UpdateEndpointOptions
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, TrafficAsked, UpdateEndpointOptions
 from mlflow_istio.options.routes import FaultOptions, RouteOptions
 from mlflow_istio.options.shared import SETTINGS
 
@@ -34,6 +35,9 @@ class Idle(Generic[Model]):
     words: str
 
 
+AnyTraffic = TypeVar("AnyTraffic", bound=TrafficAsked)
+
+_OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias")
 _ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
 _MOVES = ("action", "strategy", "candidate", *_ASKS, "supersede", "force", "release_id", "keep_old", "to", "redeploy")
 
@@ -153,19 +157,52 @@ def check_update_endpoint(options: UpdateEndpointOptions, given: Collection[str]
     candidates = options.candidate or ()
     if options.action == "promote" and len(candidates) > 1:
         raise InvalidInput(f"only one candidate can be promoted, not {len(candidates)}")
-    return options
+    if options.strategy is not None or len(candidates) > 1:
+        return without_traffic_of_other_strategies(options, options.strategy or "ab", given)
+    return without(options, [name for name in ("header", "cookie", "values", "arms") if name not in given])
 
 
-def check_create(options: CreateOptions) -> None:
-    """Refuse options of ``create`` that mean nothing together.
+def check_create(
+    options: CreateOptions, given: Collection[str] = CreateOptions.model_fields, *, exists: bool = True
+) -> CreateOptions:
+    """The options of ``create`` that mean something together.
+
+    Args:
+        options: All of them.
+        given: Names of the options of the call.
+        exists: Whether the endpoint does: its first deployment gets all the traffic, and its aliases are chosen with it.
 
     Raises:
-        InvalidInput: Names the first.
+        InvalidInput: The call says one that means nothing, or something is missing; names the first.
     """
-    _heeded(options, _CREATE, CreateOptions.model_fields)
-    if (options.virtual_service is None) != (options.route is None):
-        missing = "route" if options.route is None else "virtual_service"
-        raise InvalidInput(f"to take over a route give both 'virtual_service' and 'route': '{missing}' is missing")
+    adopts = {"virtual_service": options.virtual_service, "route": options.route}
+    missing = [name for name, value in adopts.items() if value is None]
+    if len(missing) == 1:
+        (said,) = adopts.keys() - set(missing)
+        if said in given:
+            raise InvalidInput(
+                f"to take over a route give both 'virtual_service' and 'route': '{missing[0]}' is missing"
+            )
+        options = without(options, [said])
+    options = _heeded(options, _CREATE, given)
+    only_first = not exists and options.virtual_service is None
+    passed_over = ("strategy", *_ASKS) if only_first else _OF_A_NEW_ENDPOINT if exists else ()
+    options = without(options, [name for name in passed_over if name not in given])
+    return without_traffic_of_other_strategies(options, options.strategy, given)
+
+
+def without_traffic_of_other_strategies(
+    options: AnyTraffic, strategy: str | None, given: Collection[str]
+) -> AnyTraffic:
+    """The options without what only the environment says of the traffic and the strategy does not take.
+
+    Args:
+        options: All of them.
+        strategy: The strategy; None: whichever a weight or a match means.
+        given: Names of the options of the call.
+    """
+    takes = traffic_options(strategy or "canary")
+    return without(options, [name for name in _ASKS if name not in takes and name not in given])
 
 
 def check_route(options: RouteOptions, given: Collection[str]) -> RouteOptions:
@@ -198,13 +235,17 @@ def check_fault(options: FaultOptions, given: Collection[str]) -> FaultOptions:
     return _heeded(options, _FAULT, given)
 
 
-def check_compare(options: CompareOptions) -> None:
-    """Refuse options of ``compare`` that mean nothing together.
+def check_compare(options: CompareOptions, given: Collection[str] = CompareOptions.model_fields) -> CompareOptions:
+    """The options of ``compare`` that mean something together.
+
+    Args:
+        options: All of them.
+        given: Names of the options of the call.
 
     Raises:
-        InvalidInput: Names the first.
+        InvalidInput: The call says one that means nothing; names the first.
     """
-    _heeded(options, _COMPARE, CompareOptions.model_fields)
+    return _heeded(options, _COMPARE, given)
 
 
 def kind_of_update(given: Collection[str]) -> str:
@@ -247,12 +288,17 @@ def without(options: Model, names: Collection[str]) -> Model:
 def _heeded(options: Model, table: Sequence[Idle[Model]], given: Collection[str]) -> Model:
     for row in table:
         for name in row.options:
-            if not row.when(options) or getattr(options, name) == _usual(options, name):
+            if not row.when(options) or not is_said(options, name):
                 continue
             if name in given:
                 raise InvalidInput(f"option '{name}' {row.words.format_map(dict(options))}")
             options = without(options, [name])
     return options
+
+
+def is_said(options: ConnectionOptions, name: str) -> bool:
+    """Whether an option is another than it is by default."""
+    return bool(getattr(options, name) != _usual(options, name))
 
 
 def _usual(options: ConnectionOptions, name: str) -> object:

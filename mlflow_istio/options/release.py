@@ -10,7 +10,7 @@ from pydantic import Field
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, parse_options
-from mlflow_istio.options.combinations import check_compare
+from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
 from mlflow_istio.options.shared import SETTINGS, Confirmed, Judged, Tested
 from mlflow_istio.options.values import Names, Percents, Probability, Structured
 
@@ -112,33 +112,34 @@ class ResumeOptions(SourceOptions, DryRunOptions):
 _OF_A_NEW_ENDPOINT = ("host", "export_to", "under", "path", "match_header", "virtual_service", "route", "stable")
 
 
-def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) -> None:
-    """Refuse what has no effect on a release that moves traffic by itself.
+def check_release_options(options: ReleaseOptions, given: Collection[str] | None = None) -> ReleaseOptions:
+    """The options that mean something for a release that moves traffic by itself.
 
     Args:
         options: The options.
-        given: Names of those that the call gives; the environment may hold more, for other verbs.
+        given: Names of those that the call gives; the environment may hold more, for other verbs. None: all are the call's.
 
     Raises:
-        InvalidInput: Names the option and what to use instead.
+        InvalidInput: The call says one that has no effect; names it and what to use instead.
     """
+    said = [name for name in options.model_fields_set if is_said(options, name) and (given is None or name in given)]
     for name, instead in (("weight", "steps"), ("weights", "steps"), ("mirror", "steps")):
-        if getattr(options, name) is not None:
+        if name in said:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', which moves traffic by itself: use '{instead}'"
             )
     for name in _OF_A_NEW_ENDPOINT:
-        if name in given:
+        if name in said:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint "
                 "with it first"
             )
-    if options.settings((*SETTINGS, *(name for name in ("subset", "replace") if name in given))) is not None:
+    if options.settings([name for name in (*SETTINGS, "subset", "replace") if name in said]) is not None:
         raise InvalidInput(
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
         )
     if options.compare is not None:
-        check_compare(parse_options(CompareOptions, options.compare, cluster="istio"))
+        check_compare(parse_options(CompareOptions, options.compare, cluster="istio"), options.compare)
     kpis = options.kpi if isinstance(options.kpi, Mapping) else {}
     counted = [name for name, kpi in kpis.items() if isinstance(kpi, Mapping) and kpi.get("counts")]
     if counted:
@@ -146,7 +147,7 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) 
             f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "
             "use analyse and declare"
         )
-    if not options.wait:
+    if "wait" in said:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     several = options.candidate is not None and len(options.candidate) > 1
     if options.strategy == "ab" and several and options.analysis not in ("auto", "none"):
@@ -156,3 +157,5 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] = ()) 
         )
     if options.strategy != "ab" and options.candidate is not None and len(options.candidate) > 1:
         raise InvalidInput(f"strategy={options.strategy or 'canary'} takes one candidate: use strategy=ab for several")
+    idle = ("weight", "weights", "mirror", "wait", *_OF_A_NEW_ENDPOINT, *SETTINGS, "subset", "replace")
+    return without_traffic_of_other_strategies(without(options, idle), options.strategy, said)

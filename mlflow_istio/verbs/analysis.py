@@ -58,8 +58,7 @@ class AnalysisVerbs(Base):
         from mlflow_istio.options.analysis import CompareOptions
         from mlflow_istio.releases.driving import comparison
 
-        options = parse_options(CompareOptions, config, cluster=self.target.kind)
-        check_compare(options)
+        options = check_compare(parse_options(CompareOptions, config, cluster=self.target.kind), config or {})
         session = self._session(options)
         found = comparison.compare(
             session.context,

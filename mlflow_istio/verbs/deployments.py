@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
+from mlflow_istio.core.basics.model_version import parse_model_uri
+from mlflow_istio.core.basics.names import service_name
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
 from mlflow_istio.errors import InvalidInput
@@ -54,7 +57,8 @@ class DeploymentVerbs(Base):
     ) -> Result:
         """Deploy a version; see ``releases.deployments.deploy``."""
         options = self._options(CreateOptions, config)
-        place = self._place(options)
+        place, session = self._place(options), self._session(options, templates=options.templates)
+        options = create_options(session.context, options, config or {}, endpoint, model_uri)
         strategy = options.strategy
         if strategy is None and options.traffic_request.said:
             strategy = "canary" if set(options.traffic_request.said) <= {"weight", "weights", "match"} else None
@@ -66,7 +70,6 @@ class DeploymentVerbs(Base):
             release_id=options.release_id,
             supersede=options.supersede,
         )
-        session = self._session(options, templates=options.templates)
         traffic_request = options.settings(SETTINGS)
         if traffic_request is None:
             outcome = deploy_or_adopt(session.context, request, options)
@@ -125,6 +128,18 @@ class DeploymentVerbs(Base):
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 
 
+def create_options(
+    context: Context, options: CreateOptions, given: Collection[str], endpoint: str | None, model_uri: str
+) -> CreateOptions:
+    """The options of ``create`` that mean something for this endpoint; see ``check_create``.
+
+    Raises:
+        InvalidInput: As for ``check_create``; or the model URI can't be read.
+    """
+    name = endpoint or service_name(parse_model_uri(model_uri).model)
+    return check_create(options, given, exists=existing_endpoint(context.cluster, name) is not None)
+
+
 def with_settings(
     context: Context, request: deployments.DeployRequest, options: CreateOptions, traffic_request: PolicyRequest
 ) -> Outcome:
@@ -153,9 +168,8 @@ def deploy_or_adopt(context: Context, request: deployments.DeployRequest, option
     """Deploy a version, behind an adopted route where the options name one.
 
     Raises:
-        InvalidInput: Only one of ``virtual_service`` and ``route``, or an option that has no effect beside them.
+        InvalidInput: ``under`` without what of its host is the endpoint's.
     """
-    check_create(options)
     share = host_share(options)
     if options.virtual_service is None or options.route is None:
         return deployments.deploy(context, replace(request, share=share))

@@ -14,6 +14,7 @@ from mlflow_istio.core.release.progress import Progress
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import parse_options
+from mlflow_istio.options.combinations import check_compare
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.records import Records
@@ -56,7 +57,8 @@ def judge_for(
 
 
 def _by_answers(context: Context, records: Records, options: SourceOptions, plan: ReleasePlan) -> Judge:
-    given = parse_options(CompareOptions, options.compare or {}, cluster="istio")
+    asked = options.compare or {}
+    given = check_compare(parse_options(CompareOptions, asked, cluster="istio"), asked)
     rule, limits = given.rule(), given.limits()
 
     def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:

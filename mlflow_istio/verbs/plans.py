@@ -36,7 +36,7 @@ from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import existing_endpoint
 from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.base import Base, Config, Result, Session
-from mlflow_istio.verbs.deployments import DeploymentVerbs
+from mlflow_istio.verbs.deployments import DeploymentVerbs, create_options
 from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.policy import change_of
 from mlflow_istio.wiring.connection import Connection
@@ -126,6 +126,8 @@ class PlanVerbs(Base):
         planner = _Planner(self.target_uri, tell=self._tell, warn=self._warn)
         planner.endpoint, planner.places = endpoint, self
         planned, options, config = self._heeded(planned, config or {})
+        if isinstance(options, CreateOptions):
+            options = create_options(self._session(options).context, options, config, endpoint, str(model_uri))
         said = self._all_options(options, config)
         deployment: dict[str, str | None] | None = None
         if model_uri is not None:

@@ -58,7 +58,7 @@ class ReleaseVerbs(Base):
         from mlflow_istio.releases.driving.progressive import drive
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
-        check_release_options(options, config or {})
+        options = check_release_options(options, config or {})
         session = self._session(options, templates=options.templates)
         place, context = session.place, session.context
         if (model_uri is None) == (options.candidate is None):

@@ -104,6 +104,11 @@ def check_strategy(strategy: str) -> str:
     raise InvalidInput(f"unknown strategy {strategy!r}: {nearest(strategy, STRATEGIES)}")
 
 
+def traffic_options(strategy: str) -> frozenset[str]:
+    """Names of what a strategy takes of a traffic request."""
+    return _ALLOWED[strategy]
+
+
 def check_traffic_request(strategy: str, traffic_request: TrafficRequest, *, starting: bool) -> None:
     """Refuse options that would have no effect under the strategy.
 

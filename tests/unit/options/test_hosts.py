@@ -10,7 +10,7 @@ from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import CreateOptions, parse_options
 from mlflow_istio.releases.deploying.sharing import HostShare
-from mlflow_istio.verbs.deployments import deploy_or_adopt, host_share
+from mlflow_istio.verbs.deployments import create_options, deploy_or_adopt, host_share
 from tests.support.in_memory import World, a_request
 
 
@@ -39,8 +39,13 @@ def test_a_share_is_read_from_path_and_header() -> None:
 )  # fmt: skip
 def test_what_means_nothing_is_refused_with_nothing_written(given: dict[str, Any], words: str) -> None:
     world = World()
+
+    def create() -> None:
+        chosen = create_options(world.context, options(**given), given, "churn", "models:/churn/1")
+        deploy_or_adopt(world.context, a_request("churn-v1"), chosen)
+
     with pytest.raises(InvalidInput, match=words):
-        deploy_or_adopt(world.context, a_request("churn-v1"), options(**given))
+        create()
     assert world.objects() == []
 
 
