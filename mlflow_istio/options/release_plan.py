@@ -31,6 +31,15 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
     Raises:
         InvalidInput: Names the option and what to do.
     """
+    return plan_against(options, endpoint.stable.name, candidates)
+
+
+def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ...]) -> ReleasePlan:
+    """The plan that the options make for candidates that are compared with this stable.
+
+    Raises:
+        InvalidInput: Names the option and what to do.
+    """
     strategy = options.strategy or "canary"
     steps = options.steps or _usual_steps(strategy, len(candidates))
     if strategy in ("canary", "ab") and len(steps) > 1 and steps[-1] == 100:
@@ -40,7 +49,7 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
         settle = PROMETHEUS_SETTLE if options.source == "prometheus" else 0.0
     return ReleasePlan(
         strategy=strategy,
-        stable=endpoint.stable.name,
+        stable=stable,
         candidates=candidates,
         steps=steps,
         interval=options.interval,

@@ -1,6 +1,6 @@
-"""In-memory ports, for this package's tests and for yours.
+"""In-memory ports and a replay of releases, for this package's tests and for yours.
 
-May import ports, core and errors. Never in here: an assertion, or behaviour that the real adapters don't have.
+May import options, ports, core and errors. Never in here: an assertion, or behaviour that the real adapters don't have.
 
 Example:
     >>> from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry
@@ -13,5 +13,15 @@ from mlflow_istio.testing.clock import StillClock
 from mlflow_istio.testing.cluster import InMemoryCluster
 from mlflow_istio.testing.metrics import InMemoryMetrics
 from mlflow_istio.testing.registry import InMemoryRegistry, InMemoryRuns
+from mlflow_istio.testing.replays import Counts, Replay, replay
 
-__all__ = ["InMemoryCluster", "InMemoryMetrics", "InMemoryRegistry", "InMemoryRuns", "StillClock"]
+__all__ = [
+    "Counts",
+    "InMemoryCluster",
+    "InMemoryMetrics",
+    "InMemoryRegistry",
+    "InMemoryRuns",
+    "Replay",
+    "StillClock",
+    "replay",
+]

@@ -1,0 +1,262 @@
+"""A release on counts that are given: no clock and no cluster, and the same ``advance`` decides that decides live.
+
+Look k is at k times the plan's interval, and is given the counts of the interval that ends then. Before look 1 the stable
+has all the traffic: what it answers there is its history (latency edges are chosen from it), as live what it answered
+before the release; nothing is compared yet. The candidate's counters begin at 0, so its first requests count as they do where a
+source shows a version before its first request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal, TypeAlias
+
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.release.advance import Action, Call, GiveUp, Observation, Promote, RollBack, Stop, advance
+from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.judgement import guard_figures
+from mlflow_istio.core.release.kpi import counts_from
+from mlflow_istio.core.release.plan import ReleasePlan
+from mlflow_istio.core.release.progress import Progress, first_progress
+from mlflow_istio.errors import InvalidInput
+
+ReplayOutcome = Literal["promoted", "rolled-back", "inconclusive", "open"]
+
+START = datetime(2000, 1, 1, tzinfo=timezone.utc)
+"""When a replayed release starts: any time does, since only differences matter."""
+
+_UNKNOWN = (0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What one version answered in one interval (not since the start: the counts of an interval may be below the last one's).
+
+    Attributes:
+        requests: Answers given.
+        errors: Of these, the failed ones.
+        slower_than: Edge in milliseconds to the answers that took longer; the same edges at every look and for every version.
+            A version without requests may leave them out.
+        kpi: KPI's name to (n, events) or (n, sum, sum of squares). Events may come after the look of their observations.
+    """
+
+    requests: int
+    errors: int = 0
+    slower_than: Mapping[float, int] = field(default_factory=dict)
+    kpi: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+Traffic: TypeAlias = Callable[[int, Mapping[str, float]], Mapping[str, Counts]]
+"""Number of the look and the percents of the interval that ends there -> the counts of each version in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """How a replayed release went.
+
+    Attributes:
+        outcome: promoted, rolled-back, inconclusive, or open: it went on after the last look, or stopped before promotion.
+        look: At which look it ended, from 1; of an open one the last.
+        step: Index of its step then, from 0; -1 before the first.
+        reason: The last verdict's reason.
+        proven: Guard's name to the interval of the odds ratio (of a mean: of the difference) that its verdicts rest on then;
+            from 0 to infinity where nothing is known.
+    """
+
+    outcome: ReplayOutcome
+    look: int
+    step: int
+    reason: str
+    proven: Mapping[str, tuple[float, float]]
+
+
+def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
+    """Run a release on given counts until it ends, or for so many looks.
+
+    Approvals and webhooks count as given at once: who gives them is not in the counts.
+
+    Args:
+        plan: A plan whose guards decide: canary or blue-green.
+        traffic: Called once for each look, 1, 2, ... in this order.
+        looks: The last look.
+
+    Raises:
+        InvalidInput: The plan is decided by a comparison, there is no look, or the counts can't be; names the look.
+    """
+    if not plan.compares:
+        raise InvalidInput(
+            f"strategy={plan.strategy} can't be replayed: it is decided by comparing answers or arms, not by counts; use canary or "
+            "blue-green"
+        )
+    if isinstance(looks, bool) or not isinstance(looks, int) or looks < 1:
+        raise InvalidInput(f"looks is how often to look, at least 1; got {looks!r}")
+    plan = replace(plan, approval=None)
+    progress = first_progress(plan, START)
+    counters = _Counters(plan)
+    interval = timedelta(seconds=plan.interval)
+    for look in range(1, looks + 1):
+        weights = _weights(progress)
+        counted = counters.advanced(look, traffic(look, weights), weights)
+        readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
+        now = START + look * interval
+        progress, action = _looked(progress, Observation(readings=readings, weights=weights), now, last=look == looks)
+        outcome = _outcome(action)
+        if outcome is not None:
+            break
+    return Replay(
+        outcome=outcome or "open",
+        look=look,
+        step=progress.step,
+        reason=action.verdict.reason,
+        proven=_proven(plan, progress.evidence),
+    )
+
+
+def _looked(progress: Progress, seen: Observation, now: datetime, *, last: bool) -> tuple[Progress, Action]:
+    after, action = advance(progress, seen, now, figures=last)
+    if isinstance(action, Call):
+        answers = {hook.url: "" for hook in action.hooks}
+        return advance(after, replace(seen, webhooks=answers), now, figures=last)
+    return after, action
+
+
+def _outcome(action: Action) -> ReplayOutcome | None:
+    """What the action ends the release as, as the driver calls it; None when it goes on."""
+    if isinstance(action, Promote):
+        return "promoted"
+    if isinstance(action, RollBack):
+        return "rolled-back"
+    if isinstance(action, GiveUp):
+        return "inconclusive"
+    if isinstance(action, Stop):
+        return "inconclusive" if action.verdict.word == "inconclusive" else "open"
+    return None
+
+
+def _weights(progress: Progress) -> dict[str, float]:
+    plan = progress.plan
+    return {plan.stable: 100 - progress.weight, **dict.fromkeys(plan.candidates, progress.weight)}
+
+
+def _proven(plan: ReleasePlan, evidence: Evidence) -> dict[str, tuple[float, float]]:
+    figures = guard_figures(plan, evidence)
+    return {each.name: (each.ratio.lower, each.ratio.upper) if each.ratio else _UNKNOWN for each in figures}
+
+
+class _Counters:
+    """Raw counters that grow by the counts of each interval, as a source of metrics would show them."""
+
+    def __init__(self, plan: ReleasePlan) -> None:
+        self._names = plan.deployments
+        self._kpis = frozenset(guard.name for guard in plan.guards)
+        self._edges: tuple[float, ...] | None = None
+        self._series: tuple[str, ...] = ()
+        self._totals: dict[str, dict[str, float]] = {name: {REQUESTS: 0, ERRORS: 0} for name in self._names}
+
+    def advanced(self, look: int, given: object, weights: Mapping[str, float]) -> dict[str, Reading]:
+        """The counters at a look; a version that was not given has no data then.
+
+        One that has had no traffic yet is there, at 0: the base line of its first counts.
+
+        Raises:
+            InvalidInput: Names look and version.
+        """
+        if not isinstance(given, Mapping):
+            raise InvalidInput(f"look {look}: traffic gave {_short(given)}: give a Counts for each name")
+        for name in given:
+            if name not in self._totals:
+                raise InvalidInput(f"look {look}: traffic gave counts of {name!r}: {nearest(str(name), self._names)}")
+        for name, counts in given.items():
+            self._add(f"look {look}, '{name}'", self._totals[name], counts)
+        seen = [name for name in self._names if name in given or not (weights[name] or self._totals[name][REQUESTS])]
+        return {name: {"replay": dict(self._totals[name])} for name in seen}
+
+    def _add(self, where: str, totals: dict[str, float], counts: object) -> None:
+        if not isinstance(counts, Counts):
+            raise InvalidInput(f"{where}: {_short(counts)} is no Counts: give Counts(requests=..., errors=...)")
+        requests = _whole(where, "requests", counts.requests)
+        errors = _whole(where, "errors", counts.errors)
+        if errors > requests:
+            raise InvalidInput(f"{where}: {errors} errors of {requests} requests: errors are some of the requests")
+        totals[REQUESTS] += requests
+        totals[ERRORS] += errors
+        self._add_latencies(where, totals, requests, counts.slower_than)
+        for name, numbers in counts.kpi.items():
+            self._add_kpi(where, totals, name, numbers)
+
+    def _add_latencies(self, where: str, totals: dict[str, float], requests: int, slower_than: object) -> None:
+        if not isinstance(slower_than, Mapping):
+            raise InvalidInput(f"{where}: slower_than is {_short(slower_than)}: give edge in ms -> slower answers")
+        if not requests and not slower_than:
+            return
+        if self._edges is None:
+            self._edges = _checked_edges(where, slower_than)
+            self._series = tuple(latency_series(edge) for edge in (*self._edges, math.inf))
+        if len(slower_than) != len(self._edges) or any(edge not in slower_than for edge in self._edges):
+            raise InvalidInput(f"{where}: {_edges_differ(slower_than, self._edges)}")
+        if not self._edges:
+            return
+        before, nearer = requests, "requests"
+        for edge, series in zip(self._edges, self._series, strict=False):
+            slower = _whole(where, f"slower_than {edge:g} ms", slower_than[edge])
+            if slower > before:
+                words = f"{slower} answers slower than {edge:g} ms, but only {before} {nearer}"
+                raise InvalidInput(f"{where}: {words}: counts can't rise with the edge")
+            totals[series] = totals.get(series, 0) + requests - slower
+            before, nearer = slower, f"slower than {edge:g} ms"
+        totals[self._series[-1]] = totals.get(self._series[-1], 0) + requests
+
+    def _add_kpi(self, where: str, totals: dict[str, float], name: str, numbers: Any) -> None:
+        if name not in self._kpis:
+            raise InvalidInput(f"{where}: unknown KPI '{name}': {nearest(name, self._kpis)}")
+        numbers = tuple(numbers) if isinstance(numbers, (tuple, list)) else ()
+        parts = ("n", "events") if len(numbers) == 2 else ("n", "sum", "sum_squares")
+        keys = [f"kpi/{name}/{part}" for part in parts]
+        try:
+            grown = [totals.get(key, 0) + number for key, number in zip(keys, numbers, strict=True)]
+            if any(number < 0 for number in numbers):
+                raise InvalidInput(f"KPI '{name}' gave {numbers!r}: counts are never negative")
+            counts_from(name, tuple(grown))
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(f"{where}: KPI '{name}' is no (n, events) nor (n, sum, sum of squares)") from exc
+        except InvalidInput as exc:
+            raise InvalidInput(f"{where}: {exc.message}") from exc
+        totals.update(zip(keys, grown, strict=True))
+
+
+def _checked_edges(where: str, slower_than: Mapping[Any, Any]) -> tuple[float, ...]:
+    for edge in slower_than:
+        number = isinstance(edge, (int, float)) and not isinstance(edge, bool)
+        if not (number and math.isfinite(edge) and edge > 0):
+            raise InvalidInput(f"{where}: slower_than has the edge {edge!r}: edges are milliseconds above 0")
+    return tuple(sorted(slower_than))
+
+
+def _edges_differ(slower_than: Mapping[Any, Any], edges: tuple[float, ...]) -> str:
+    lost = [edge for edge in edges if edge not in slower_than]
+    new = [edge for edge in slower_than if edge not in edges]
+    what = f"lacks the edge {lost[0]:g} ms" if lost else f"has the new edge {new[0]!r} ms"
+    known = ", ".join(f"{edge:g}" for edge in edges) or "none"
+    return f"slower_than {what}: the first counts fixed the edges ({known}), give these at every look"
+
+
+def _whole(where: str, what: str, value: Any) -> int:
+    """A count as a plain integer; numpy's are taken, and so is 3.0."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    else:
+        if number == value and number >= 0 and not isinstance(value, (str, bool)):
+            return number
+    raise InvalidInput(f"{where}: {what} is {_short(value)}: counts are whole numbers from 0 up")
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,94 @@
+"""``mlflow_istio.testing.replay``: a release by its options on counts of yours."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.testing import Counts, replay, replays
+
+
+def equal_versions(_look: int, weights: Mapping[str, float], *, rate: int = 3000, errors: float = 0.01) -> Any:
+    """Both answer alike."""
+    rng = np.random.default_rng(_look)
+    given = {}
+    for name, weight in weights.items():
+        requests = int(rng.binomial(rate, weight / 100))
+        slow = int(rng.binomial(requests, 0.3))
+        given[name] = Counts(
+            requests=requests,
+            errors=int(rng.binomial(requests, errors)),
+            slower_than={100: slow, 250: slow // 5, 1000: slow // 50},
+        )
+    return given
+
+
+def test_its_example_is_true() -> None:
+    assert doctest.testmod(replays).failed == 0
+    assert doctest.testmod(replays).attempted > 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"steps": "10,50", "interval": "20", "hold": "0", "warmup": "40", "allowed": "2.5"},
+        {"steps": [10, 50], "interval": 20, "hold": 0, "warmup": 40.0, "allowed": 2.5},
+    ],
+)
+def test_options_are_texts_or_values(config: Mapping[str, Any]) -> None:
+    ended = replay(config, equal_versions, looks=1000)
+    assert ended.outcome == "promoted"
+    assert set(ended.proven) == {"errors", "latency"}
+
+
+def test_the_names_are_the_callers_and_the_defaults_are_those_of_release() -> None:
+    seen = []
+
+    def traffic(look: int, weights: Mapping[str, float]) -> Any:
+        seen.append(dict(weights))
+        return equal_versions(look, weights)
+
+    replay(None, traffic, looks=2, stable="churn-v1", candidate="churn-v2")
+    assert seen == [{"churn-v1": 100, "churn-v2": 0}, {"churn-v1": 95, "churn-v2": 5}]
+
+
+def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ISTIO_STEPS", "40,50")
+    seen = []
+    replay({}, lambda _look, weights: seen.append(dict(weights)) or {}, looks=2)
+    assert seen[1] == {"stable": 95, "candidate": 5}
+
+
+def test_options_of_the_place_are_read_and_change_nothing() -> None:
+    plain = replay({"interval": 20}, equal_versions, looks=40)
+    placed = {"replicas": 3, "image": "mine", "reason": "why", "metrics": "none", "gateway": "istio-system/gateway"}
+    assert replay({"interval": 20, **placed}, equal_versions, looks=40) == plain
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"step": "5"}, "unknown option 'step': did you mean 'steps'"),
+        ({"interval": "often"}, "option 'interval' can't be 'often'"),
+        ({"image": ["x"], "steps": "5"}, "option 'image' can't be ['x']"),
+        ({"candidate": "v2"}, "option 'candidate' has no effect on a replay: give the argument 'candidate'"),
+        ({"name": "v2"}, "option 'name' has no effect on a replay: give the argument 'candidate'"),
+        ({"weight": 5}, "option 'weight' has no effect on 'release'"),
+        ({"strategy": "shadow"}, "strategy=shadow can't be replayed"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(config: Mapping[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        replay(config, equal_versions, looks=9)
+    assert refused.value.message.startswith(words)
+    assert "\n" not in refused.value.message
+
+
+def test_two_versions_have_two_names() -> None:
+    with pytest.raises(InvalidInput, match="both called 'stable'"):
+        replay({}, equal_versions, looks=9, candidate="stable")
