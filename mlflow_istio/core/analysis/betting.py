@@ -19,7 +19,8 @@ rules on the same traffic):
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+
+from mlflow_istio.core.analysis.log_sums import log_sum_exp
 
 Floats = NDArray[np.float64]
 
@@ -74,4 +75,4 @@ def log_evidence(log_stake: Floats, *, intervals: NDArray[np.int64] | int, late:
     """Return `log E`: everything on the table plus what is in hand, after `intervals` of them; shape (...)."""
     in_hand = stake_in_hand(np.maximum(np.asarray(intervals) - 1, 0), late)
     with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp(logsumexp(log_stake, axis=-1), np.log(in_hand)))
+        return np.asarray(np.logaddexp(log_sum_exp(log_stake), np.log(in_hand)))

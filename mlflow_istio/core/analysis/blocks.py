@@ -55,6 +55,9 @@ PROOF_BLOCKS = 3
 EVIDENCE_SPREAD = 1.5
 """tau^2 for evidence: a standardised effect of 1.2 per block, such as ten times the errors at 2 requests a second."""
 
+FARTHEST = 400.0
+"""How many times the traffic so far a forecast looks ahead."""
+
 PROOF_SPREAD = 1.0
 """tau^2 for bounds, per observation of `PROOF_BLOCKS` blocks."""
 
@@ -193,10 +196,17 @@ class Blocks:
         if first.sum() / second.sum() >= allowed:
             return float("inf")
         g = PROOF_SPREAD * self._units / PROOF_BLOCKS
-        for factor in np.geomspace(1.05, 400.0, 48).tolist():
-            if _ends(first, second, alpha, g * factor, factor)[1] < allowed:
-                return float(self.elapsed * (factor - 1))
-        return float("inf")
+
+        def met(factor: float) -> bool:
+            return _ends(first, second, alpha, g * factor, factor)[1] < allowed
+
+        near, far = 1.0, FARTHEST
+        if not met(far):
+            return float("inf")
+        while far > 1.1 * near:  # a tenth is exact enough for a guess
+            middle = float(np.sqrt(near * far))
+            near, far = (near, middle) if met(middle) else (middle, far)
+        return float(self.elapsed * (far - 1))
 
     @property
     def _units(self) -> float:

@@ -26,7 +26,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
+
+from mlflow_istio.core.analysis.log_sums import log_sum_exp
 
 FULL_SUPPORT = 400
 """The widest support that is summed value by value."""
@@ -73,7 +75,7 @@ def log_normaliser(
 
 
 def _log_sum(terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = logsumexp(terms, axis=1)
+    total: NDArray[np.float64] = log_sum_exp(terms, axis=1)
     return total
 
 
