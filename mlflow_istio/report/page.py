@@ -27,7 +27,7 @@ _MOST_CHANGES = 200
 _LONGEST = 160
 """Characters of a line of a difference; annotations hold long JSON."""
 
-_BOOKKEEPING = ("unrecorded.", "progress.", "state.", "release.", "deadlines.", "untold.")
+_BOOKKEEPING = ("unrecorded.", "progress.", "state.", "release.", "deadlines.", "untold.", "deployed.")
 
 
 def render(data: ReportData) -> str:

@@ -84,7 +84,7 @@ def wrong_tags(place: Place) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Place], None], str]] = {
     "weights": (lambda place: edited(place, "VirtualService", weights), "edited-traffic"),
-    "a header route gone": (lambda place: edited(place, "VirtualService", no_pin), "edited-traffic"),
+    "a header route gone": (lambda place: edited(place, "VirtualService", no_pin), "edited-routes"),
     "a header route changed": (lambda place: edited(place, "VirtualService", pin_elsewhere), "edited-routes"),
     "a subset gone": (lambda place: edited(place, "DestinationRule", no_subset), "wrong-subset"),
     "a subset without a deployment": (lambda place: edited(place, "DestinationRule", extra_subset), "empty-subset"),

@@ -25,7 +25,7 @@ from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic
 from mlflow_istio.errors import InvalidInput, StateConflict
 
-PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy")
+PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy", "deployed")
 """Parts of an endpoint that stand in annotations of their own."""
 
 MAX_UNRECORDED = 100
@@ -58,6 +58,7 @@ class Endpoint:
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
+        missing: Routes of ours that somebody took away or bent: ``pin.DEPLOYMENT``, ``rule.NAME``. It follows from the object.
     """
 
     name: str = field(metadata=NOT_STORED)
@@ -76,6 +77,7 @@ class Endpoint:
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = field(default=(), metadata=NOT_STORED)
     adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
+    missing: tuple[str, ...] = field(default=(), metadata=NOT_STORED)
 
     @property
     def virtual_service(self) -> str:
@@ -87,8 +89,11 @@ class Endpoint:
         return Destination(host=self.name, subset=deployment)
 
     def owns(self, destination: Destination) -> bool:
-        """Whether the destination is one of our deployments, not a foreign service."""
-        return destination.host == self.name and destination.subset in self.traffic.pins
+        """Whether the destination is one of our deployments, present or past, not a foreign service.
+
+        The Service and the DestinationRule of the endpoint's name are ours, whatever routes others left there.
+        """
+        return destination.host == self.name and destination.subset is not None
 
     def has_change(self, change_id: str) -> bool:
         """Whether a change is on the object already: the reply to the write that brought it may have been lost."""
@@ -291,6 +296,27 @@ def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
     state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
     named = state.get("route") if isinstance(state, dict) else None
     return str(named or f"{prefix(endpoint)}split")
+
+
+def deployed_annotation(endpoint: Endpoint) -> dict[str, str | None]:
+    """The annotation that names the deployments. Routes tell them, too, but somebody else may put other routes there."""
+    return {annotation(endpoint.name, "deployed"): compact(list(endpoint.traffic.pins))}
+
+
+def deployed_names(virtual_service: Mapping[str, Any], endpoint: str) -> tuple[str, ...] | None:
+    """Names of the endpoint's deployments; None on an object of an earlier version, which left them to routes.
+
+    Raises:
+        InvalidInput: The annotation was damaged.
+    """
+    key = annotation(endpoint, "deployed")
+    names = _loads(virtual_service, annotations_of(virtual_service), key)
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InvalidInput(
+            f"VirtualService '{name_of(virtual_service)}': annotation {key} is no list of names: take it away, or restore it "
+            "from a backup"
+        )
+    return None if names is None else tuple(names)
 
 
 def without_recorded(virtual_service: Object, endpoint: str, recorded: frozenset[str]) -> Object:

@@ -17,7 +17,7 @@ from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.destination_rule import subset_labels, subsets_of
-from mlflow_istio.core.mesh.virtual_service import write_endpoint
+from mlflow_istio.core.mesh.virtual_service import with_every_route, write_endpoint
 from mlflow_istio.errors import MlflowIstioError
 
 ERROR, WARNING, INFO = "error", "warning", "info"
@@ -70,7 +70,7 @@ def route_findings(
             command=f"mlflow-istio rollback {name} -t {{target}} --to {last.sequence}",
         )
     try:
-        rendered = write_endpoint(virtual_service, endpoint)
+        rendered = write_endpoint(virtual_service, with_every_route(endpoint))
     except MlflowIstioError as exc:
         yield Finding(
             endpoint=name,

@@ -19,6 +19,8 @@ from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import (
     ChangeMetadata,
     Endpoint,
+    deployed_annotation,
+    deployed_names,
     endpoint_from,
     route_name,
     state_annotations,
@@ -73,18 +75,26 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     base = split_route(virtual_service, name)
     own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]
     policy = written_policy(virtual_service, name).policy
+    deployed = deployed_names(virtual_service, name)
     try:
-        traffic = _read_traffic(name, base, own, policy)
+        traffic = _read_traffic(name, base, own, policy, deployed)
     except InvalidInput as exc:
         raise StateConflict(
             f"VirtualService '{name_of(virtual_service)}': route '{base['name']}' of endpoint '{name}' was edited to something no "
             f"split can be ({exc.message}): mend it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc
-    return endpoint_from(virtual_service, name, traffic)
+    endpoint = endpoint_from(virtual_service, name, traffic)
+    if deployed is None and endpoint.release is not None:
+        for candidate in endpoint.release.candidates:
+            endpoint = replace(endpoint, traffic=endpoint.traffic.with_pin(candidate))
+    return _with_missing(virtual_service, endpoint)
 
 
 def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
     """A copy of the VirtualService in which one endpoint is as given; everything else is equal to what it was.
+
+    A header route that is missing is written again, since no user notices; a rule's route only for who asks for it
+    (``with_every_route``), since its deployment may be gone.
 
     Raises:
         NotFound: The route that carries the split is missing.
@@ -100,7 +110,8 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
         elif not is_own_route(route, endpoint.name):
             routes.append(route)
     changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
-    return with_annotations(changed, {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)})
+    annotations = {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)}
+    return with_annotations(changed, {**annotations, **deployed_annotation(endpoint)})
 
 
 def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, change_metadata: ChangeMetadata) -> Object:
@@ -155,10 +166,34 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
     return found[0]
 
 
-def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Policy) -> Traffic:
+def with_every_route(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with all of its routes wanted back; equal where none is missing."""
+    return replace(endpoint, missing=())
+
+
+def _with_missing(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Endpoint:
+    """The endpoint, knowing which of its routes do not stand above the split as they should."""
+    start, above = prefix(endpoint.name), {}
+    for route in routes_of(virtual_service):
+        if route.get("name") == endpoint.route:
+            break
+        above[str(route.get("name", ""))] = route
+    pins = {pin: above.get(f"{start}pin.{pin}", {}).get("route") or [{}] for pin in endpoint.traffic.pins}
+    missing = [
+        f"pin.{pin}" for pin, way in pins.items() if way[0].get("destination") != to_json(endpoint.destination(pin))
+    ]
+    missing += [
+        f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules if f"{start}rule.{rule.name}" not in above
+    ]
+    return replace(endpoint, missing=tuple(missing)) if missing else endpoint
+
+
+def _read_traffic(
+    endpoint: str, base: Object, own: Sequence[Object], policy: Policy, deployed: Sequence[str] | None
+) -> Traffic:
     entries = base.get("route") or []
     cookies = [sticky for entry in entries if (sticky := _read_sticky(entry))]
-    pins = [_last(route, endpoint, "pin.") for route in own]
+    pins = [_last(route, endpoint, "pin.") for route in own] if deployed is None else deployed
     outer = _outer(endpoint, own, base)
     arms = [
         Arm(deployment=name, match=_subtract(outer, route.get("match") or []))
@@ -167,7 +202,7 @@ def _read_traffic(endpoint: str, base: Object, own: Sequence[Object], policy: Po
     ]
     return Traffic(
         split=tuple(_read_share(entry, endpoint, alone=len(entries) == 1) for entry in entries),
-        pins=tuple(sorted(pin for pin in pins if pin)),
+        pins=tuple(sorted({pin for pin in pins if pin})),
         arms=tuple(arms),
         mirrors=tuple(read_mirror(mirror, endpoint) for mirror in base.get("mirrors") or []),
         sticky=cookies[0] if cookies else None,
@@ -231,6 +266,7 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         *(
             (f"rule.{rule.name}", rule.match, rule_action(rule, to(rule.deployment), inherited))
             for rule in policy.rules
+            if f"rule.{rule.name}" not in endpoint.missing
         ),
         *((f"arm.{arm.deployment}", arm.match, {"route": [to(arm.deployment)], **inherited}) for arm in traffic.arms),
         *((f"expire.{stale.release}", [stale_match(stale)], expiring(stale, split)) for stale in policy.stale),

@@ -55,7 +55,7 @@ def set_rule(endpoint: Endpoint, rule: CustomRoute) -> Endpoint:
         rules = tuple(rule if one.name == rule.name else one for one in policy.rules)
     else:
         rules = (*policy.rules, rule)
-    return _with_policy(endpoint, replace(policy, rules=rules))
+    return _with_policy(_wanting(endpoint, rule.name), replace(policy, rules=rules))
 
 
 def remove_rule(endpoint: Endpoint, name: str) -> Endpoint:
@@ -69,7 +69,7 @@ def remove_rule(endpoint: Endpoint, name: str) -> Endpoint:
     if len(left) == len(policy.rules):
         known = nearest(name, [rule.name for rule in policy.rules])
         raise NotFound(f"endpoint '{endpoint.name}' has no route '{name}': {known}")
-    return _with_policy(endpoint, replace(policy, rules=left))
+    return _with_policy(_wanting(endpoint, name), replace(policy, rules=left))
 
 
 def start_fault(endpoint: Endpoint, fault: Fault, *, replace_own: bool = False) -> Endpoint:
@@ -148,6 +148,11 @@ def opened(after: Endpoint) -> Endpoint:
             deadlines = without_deadline(deadlines, COOKIE, *gone)
             policy = replace(policy, stale=tuple(one for one in policy.stale if one.cookie != sticky.cookie))
     return replace(after, traffic=replace(after.traffic, policy=policy), deadlines=deadlines)
+
+
+def _wanting(endpoint: Endpoint, rule: str) -> Endpoint:
+    """The endpoint whose route of this name counts as what is asked for now, though somebody took it away before."""
+    return replace(endpoint, missing=tuple(name for name in endpoint.missing if name != f"rule.{rule}"))
 
 
 def _with_policy(endpoint: Endpoint, policy: Policy) -> Endpoint:

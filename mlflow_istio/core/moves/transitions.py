@@ -23,8 +23,10 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
     """Make a deployment reachable by its header, at no weight."""
     check_not_deleting(endpoint)
-    if deployment in endpoint.traffic.pins:
+    route = f"pin.{deployment}"
+    if deployment in endpoint.traffic.pins and route not in endpoint.missing:
         return endpoint
+    endpoint = replace(endpoint, missing=tuple(name for name in endpoint.missing if name != route))
     deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)  # of one that had this name before
     return replace(endpoint, traffic=endpoint.traffic.with_pin(deployment), deadlines=deadlines)
 

@@ -10,8 +10,9 @@ from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_s
 from mlflow_istio.core.inspection.diagnosis import Finding
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_subset, without_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, with_every_route, write_endpoint
 from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
     Context,
@@ -24,7 +25,7 @@ from mlflow_istio.releases.context import (
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.policy import follow
-from mlflow_istio.releases.moving.proof import prove_change
+from mlflow_istio.releases.moving.proof import make_reachable, prove_change
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 from mlflow_istio.releases.reading.doctor import kept_annotations, labels_in
 
@@ -79,10 +80,16 @@ def _mend_annotations(context: Context, finding: Finding) -> None:
 def _mend_routes(context: Context, finding: Finding) -> None:
     name = finding.endpoint
     endpoint = endpoint_of(context.cluster, name)
+    deployments = deployments_of(context.cluster, name)
+    asked = make_reachable(context, deployments, endpoint, with_every_route(endpoint), timeout=DEFAULT_TIMEOUT)
 
-    edit_virtual_service(
-        context.cluster, endpoint.virtual_service, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name))
-    )
+    def write(virtual_service: Object) -> Object:
+        now = read_endpoint(virtual_service, name)
+        if not asked.issuperset(gaining(now, with_every_route(now))):
+            raise StateConflict(f"endpoint '{name}' was changed by somebody else meanwhile: run the same command again")
+        return write_endpoint(virtual_service, with_every_route(now))
+
+    edit_virtual_service(context.cluster, endpoint.virtual_service, name, write)
     prove_change(context, endpoint, DEFAULT_TIMEOUT)
 
 

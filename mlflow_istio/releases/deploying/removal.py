@@ -167,7 +167,7 @@ def _mark_deleting(context: Context, name: str, *, force: bool, reason: str, tim
             lambda now: transitions.mark_deleting(now, force=force),
             action="delete",
             reason=reason,
-            force=True,
+            returning=True,
             urgent=True,
             timeout=timeout,
         )

@@ -4,40 +4,116 @@ from __future__ import annotations
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
-from mlflow_istio.errors import NotReady, NotRouted, StateConflict
-from mlflow_istio.releases.context import Context, endpoint_of, entrance_of, versions_of
+from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
+from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
+from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
+from mlflow_istio.core.moves.gaining import gaining
+from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict
+from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
 
 _FIRST_WAIT = 2.0
 """Seconds before looking whether somebody else has changed the endpoint once more."""
 
 
-def check_targets(
-    context: Context, deployments: list[Object], before: Endpoint, after: Endpoint, *, timeout: float
-) -> None:
-    """No weight to a subset without ready endpoints; one that gets its first traffic must answer its pinned route.
+def make_reachable(
+    context: Context,
+    deployments: list[Object],
+    before: Endpoint,
+    after: Endpoint,
+    *,
+    force: bool = False,
+    urgent: bool = False,
+    timeout: float,
+) -> frozenset[str]:
+    """Whoever gains users by a change is there, ready, has its way through the mesh, and has answered through it.
 
-    Only deployments that gain are asked: one that is broken and loses traffic must not hold the others back.
+    It is asked of the destination, whatever of our routes others have left: a Service, subset or header route of ours that is
+    missing is written again, and proved before there is weight. Only who gains is asked: one that is broken and loses traffic must
+    not hold the others back.
+
+    Args:
+        context: The ports.
+        deployments: The endpoint's Deployments as just read.
+        before: The endpoint before.
+        after: The endpoint as it is to be.
+        force: Whether one that is not ready, or does not answer, is taken all the same. One that is gone never is.
+        urgent: Whether it is a way back, which is not held up by what can't be asked.
+        timeout: Seconds for each to answer.
+
+    Returns:
+        The deployments that may gain.
 
     Raises:
-        StateConflict: A deployment that would get traffic is gone.
+        StateConflict: A deployment that would get traffic is gone, or its subset selects something else.
         NotReady: It has no ready replica.
-        NotRouted: It does not answer through its pinned route.
+        NotRouted: It does not answer through its header route.
+        InvalidInput: No request reaches its header route, so that it can't be asked.
     """
+    names = gaining(before, after)
     by_name = {name_of(obj): obj for obj in deployments}
-    versions = versions_of(deployments)
-    for deployment in after.traffic.pins:
-        if not _gains(deployment, before.traffic, after.traffic):
-            continue
-        if deployment not in by_name:
-            raise StateConflict(f"deployment '{deployment}' is gone, so it can't get traffic: deploy it again first")
-        if ready_replicas(by_name[deployment]) == 0:
+    for name in names:
+        if name not in by_name:
+            raise StateConflict(f"deployment '{name}' is gone, so it can't get traffic: deploy it again first")
+        if not force and ready_replicas(by_name[name]) == 0:
             raise NotReady(
-                f"deployment '{deployment}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
+                f"deployment '{name}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
             )
-        if not before.traffic.reaches(deployment):
-            prove_pinned(context, after.name, deployment, versions[deployment], timeout)
+    if not names:
+        return frozenset()
+    mended = _mend_ways(context, before, names)
+    versions = versions_of(deployments)
+    for name in () if force else names:
+        if urgent and not mended and before.traffic.reaches(name):
+            continue  # its users are with it already
+        try:
+            prove_pinned(context, after.name, name, versions[name], timeout)
+        except (InvalidInput, NotFound) as exc:
+            if not urgent:
+                raise
+            context.warn(f"deployment '{name}' could not be asked before it got traffic: {exc.message}")
+    return frozenset(names)
+
+
+def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...]) -> bool:
+    """Write what leads to these deployments where somebody took it away, in the order in which it was made: whether that was so."""
+    cluster, name = context.cluster, endpoint.name
+    service = cluster.get("Service", name)
+    if service is None:
+        cluster.apply(service_manifest(context.templates["Service"], name))
+    fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
+
+    def with_subsets(found: Object | None) -> Object:
+        rule = found or with_policy(fresh, name, endpoint.traffic.policy)
+        for deployment in names:
+            rule = _with_subset(rule, deployment)
+        return rule
+
+    rule = cluster.get("DestinationRule", name)
+    lost = rule is None or with_subsets(rule) != rule
+    if lost:
+        cluster.edit("DestinationRule", name, with_subsets)
+    routes = any(f"pin.{deployment}" in endpoint.missing for deployment in names)
+    if routes:
+        edit_virtual_service(
+            cluster, endpoint.virtual_service, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name))
+        )
+    mended = service is None or lost or routes
+    if mended:
+        context.tell(
+            f"endpoint '{name}': wrote again what leads to {' and '.join(names)}, which somebody had taken away"
+        )
+    return mended
+
+
+def _with_subset(rule: Object, deployment: str) -> Object:
+    for subset in rule.get("spec", {}).get("subsets") or []:
+        if subset["name"] == deployment and subset.get("labels") != subset_labels(deployment):
+            raise StateConflict(
+                f"subset '{deployment}' of DestinationRule '{name_of(rule)}' selects {subset.get('labels')}, not deployment "
+                f"'{deployment}', so that one gets no traffic: run 'mlflow-istio doctor {name_of(rule)} --fix'"
+            )
+    return with_subset(rule, deployment)
 
 
 def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float) -> None:
@@ -83,9 +159,3 @@ def _asked(
     """The proxies that proved it, asked in the way that reaches the endpoint."""
     entrance = entrance_of(context.cluster, name, virtual_service)
     return tuple(context.cluster.wait_routed(entrance.through(probe), timeout))
-
-
-def _gains(deployment: str, before: Traffic, after: Traffic) -> bool:
-    if not after.reaches(deployment):
-        return False
-    return not before.reaches(deployment) or after.weights.get(deployment, 0) > before.weights.get(deployment, 0)

@@ -14,9 +14,10 @@ from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.claims import check_carried
+from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
 from mlflow_istio.core.release.driver import release_status_of
-from mlflow_istio.errors import StateConflict
+from mlflow_istio.errors import EditConflict, StateConflict
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
@@ -28,10 +29,13 @@ from mlflow_istio.releases.context import (
     versions_of,
 )
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
-from mlflow_istio.releases.moving.proof import check_targets, prove_change
+from mlflow_istio.releases.moving.proof import make_reachable, prove_change
 from mlflow_istio.releases.moving.proposal import plan
 
 Transition = Callable[[Endpoint], Endpoint]
+
+_ATTEMPTS = 5
+"""How often a change is worked out anew because others moved the endpoint's traffic between asking and writing."""
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds to wait for a proxy; after an API server outage a change reached Envoy up to 12.6 s late (TESTBED)."""
@@ -78,7 +82,7 @@ def start(
     if endpoint.release and supersede and endpoint.release.id != release.id:
         freed = transitions.abort(endpoint, "superseded")
         wanted = transitions.start(freed, release, traffic_request)
-        check_targets(
+        make_reachable(
             context, deployments_of(context.cluster, name), freed, wanted, timeout=timeout
         )  # before anything is moved
         if release_id is not None:
@@ -302,6 +306,7 @@ def move(
     evidence: Mapping[str, Any] | None = None,
     force: bool = False,
     urgent: bool = False,
+    returning: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
     planned: Endpoint | None = None,
 ) -> Outcome:
@@ -319,6 +324,7 @@ def move(
         evidence: What the decision rested on.
         force: Whether to send traffic to a deployment that is not ready.
         urgent: Whether the bound of unrecorded changes is waived.
+        returning: Whether traffic only goes back to whom it came from, so that nobody is asked: the endpoint goes.
         timeout: Seconds to wait for the proxies.
         planned: The endpoint as the caller has just read it, for which targets are checked; read here when None.
     """
@@ -326,33 +332,25 @@ def move(
     if not urgent and due(planned.deadlines, context.clock.now()):
         context.enforce(replace(context, enforce=lambda _context, _name: None), name)
         planned = endpoint_of(context.cluster, name)
-    deployments = deployments_of(context.cluster, name)
-    root = root_of(context.cluster, planned)
-    if not force:
-        check_targets(context, deployments, planned, transition(planned), timeout=timeout)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
         time=context.clock.now(),
         who=context.who,
         action=action,
         reason=reason,
-        versions=versions_of(deployments),
         evidence=evidence or {},
         urgent=urgent,
     )
-
-    def edit(virtual_service: Object) -> Object:
-        now = read_endpoint(virtual_service, name)
-        if now.has_change(change_metadata.id):  # a lost reply: what forbids the change a second time must not be asked
-            return virtual_service
-        wanted = transition(now)
-        _check_same_release(planned, now, wanted)
-        new = changed(virtual_service, wanted, change_metadata)
-        if root is not None:
-            check_carried(root, virtual_service, new, name)
-        return new
-
-    before, after = edit_virtual_service(context.cluster, planned.virtual_service, name, edit)
+    for _ in range(_ATTEMPTS):
+        try:
+            before, after = _moved(
+                context, planned, transition, change_metadata, force=force, returning=returning, timeout=timeout
+            )
+            break
+        except _UnaskedTarget:
+            planned = endpoint_of(context.cluster, name)
+    else:
+        raise EditConflict(f"the routes of endpoint '{name}' kept being changed by others: run the command again")
     endpoint = read_endpoint(after, name)
     proxies = prove_change(context, endpoint, timeout, after)
     unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
@@ -363,6 +361,59 @@ def move(
     return Outcome(
         endpoint=endpoint, changed=after != before, proxies=proxies, warnings=emit_warnings(context, warnings)
     )
+
+
+class _UnaskedTarget(StateConflict):
+    """Inside the edit it came out that another deployment would gain than those that were asked."""
+
+
+def _moved(
+    context: Context,
+    planned: Endpoint,
+    transition: Transition,
+    change_metadata: ChangeMetadata,
+    *,
+    force: bool,
+    returning: bool,
+    timeout: float,
+) -> tuple[Object, Object]:
+    """Ask whoever would gain, then edit once: the VirtualService before and after.
+
+    Raises:
+        _UnaskedTarget: Somebody changed the endpoint meanwhile, so that another one gains.
+    """
+    name = planned.name
+    deployments = deployments_of(context.cluster, name)
+    change_metadata = replace(change_metadata, versions=versions_of(deployments))
+    root = root_of(context.cluster, planned)
+    asked = (
+        frozenset()
+        if returning
+        else make_reachable(
+            context,
+            deployments,
+            planned,
+            transition(planned),
+            force=force,
+            urgent=change_metadata.urgent,
+            timeout=timeout,
+        )
+    )
+
+    def edit(virtual_service: Object) -> Object:
+        now = read_endpoint(virtual_service, name)
+        if now.has_change(change_metadata.id):  # a lost reply: what forbids the change a second time must not be asked
+            return virtual_service
+        wanted = transition(now)
+        _check_same_release(planned, now, wanted)
+        if not returning and not asked.issuperset(gaining(now, wanted)):
+            raise _UnaskedTarget(f"endpoint '{name}' was changed by somebody else meanwhile: run the command again")
+        new = changed(virtual_service, wanted, change_metadata)
+        if root is not None:
+            check_carried(root, virtual_service, new, name)
+        return new
+
+    return edit_virtual_service(context.cluster, planned.virtual_service, name, edit)
 
 
 def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> None:

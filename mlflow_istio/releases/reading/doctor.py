@@ -51,7 +51,7 @@ from mlflow_istio.releases.context import (
 )
 
 _PROBE_TIMEOUT = 5.0
-_PARTS = ("state", "release", "progress", "unrecorded", "deadlines", "policy")
+_PARTS = ("state", "release", "progress", "unrecorded", "deadlines", "policy", "deployed")
 
 
 def examine(context: Context, name: str | None = None) -> list[Finding]:

@@ -151,7 +151,7 @@ def test_a_foreign_stable_makes_no_deployment_stable_even_of_its_name() -> None:
     assert foreign.role_of("v1") == "idle"
     assert not foreign.owns(foreign.stable)
     assert foreign.owns(own("v1"))
-    assert not foreign.owns(own("v2"))
+    assert foreign.owns(own("v2")), "the Service is ours, whatever routes are left there"
 
 
 def test_a_change_is_known_while_it_is_the_newest_or_unrecorded() -> None:

@@ -78,10 +78,9 @@ CASES: dict[str, Case] = {
     ),
     "header route gone": Case(
         damage=lambda world: edit(world, "VirtualService", no_pin),
-        found=[("edited-traffic", "error"), ("registry-drift", "warning"), ("unrouted-deployment", "warning")],
-        text="pins: churn-v2 is gone",
-        command="mlflow-istio rollback churn -t {target} --to 4",
-        by_hand=lambda world: back(world, 4),
+        found=[("edited-routes", "error")],
+        text="somebody edited our routes: mlflow-istio.churn.pin.churn-v2 is gone",
+        command=FIX,
     ),
     "header route changed": Case(
         damage=lambda world: edit(world, "VirtualService", pin_elsewhere),

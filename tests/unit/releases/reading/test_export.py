@@ -25,6 +25,7 @@ def test_an_export_has_routes_and_release_but_nothing_of_this_moment() -> None:
     assert set(objects[-1]["metadata"]["annotations"]) == {
         "mlflow-istio.org/state.churn",
         "mlflow-istio.org/release.churn",
+        "mlflow-istio.org/deployed.churn",
     }
     assert all("status" not in obj and "resourceVersion" not in obj["metadata"] for obj in objects)
 

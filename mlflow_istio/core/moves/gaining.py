@@ -1,0 +1,58 @@
+"""Who gains users by a change.
+
+It is asked of destinations, arms, routes of their own and mirrors, never of header routes, which others can delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.traffic import Destination
+from mlflow_istio.core.policy.routes import answer_of
+
+
+def gaining(before: Endpoint, after: Endpoint) -> tuple[str, ...]:
+    """Deployments of ours that get more requests, or copies of them, than before; each once.
+
+    One whose route of its own comes back after somebody took it away gains, too.
+    """
+    return tuple(dict.fromkeys(_gaining(before, after)))
+
+
+def gaining_foreign(before: Endpoint, after: Endpoint) -> tuple[Destination, ...]:
+    """Destinations that are not ours and get more requests than before."""
+    weights = {share.destination: share.weight for share in before.traffic.split}
+    return tuple(
+        share.destination
+        for share in after.traffic.split
+        if not after.owns(share.destination) and share.weight > weights.get(share.destination, 0)
+    )
+
+
+def _gaining(before: Endpoint, after: Endpoint) -> Iterator[str]:
+    was, now = before.traffic, after.traffic
+    answered = answer_of(was.policy.route) is not None and answer_of(now.policy.route) is None
+    weights = {} if answered else {share.destination: share.weight for share in was.split}
+    for share in now.split:
+        if after.owns(share.destination) and share.weight > weights.get(share.destination, 0):
+            yield str(share.destination.subset)
+    for arm in now.arms:
+        if arm not in was.arms:
+            yield arm.deployment
+    ways = _ways(before)
+    yield from (deployment for deployment, match in _ways(after) if (deployment, match) not in ways)
+    copies = {mirror.destination: mirror.percentage for mirror in was.mirrors}
+    for mirror in now.mirrors:
+        if after.owns(mirror.destination) and mirror.percentage > copies.get(mirror.destination, 0):
+            yield str(mirror.destination.subset)
+
+
+def _ways(endpoint: Endpoint) -> list[tuple[str, Any]]:
+    """Deployment and match of every route of its own that stands there and hands requests on."""
+    return [
+        (rule.deployment, rule.match)
+        for rule in endpoint.traffic.policy.rules
+        if f"rule.{rule.name}" not in endpoint.missing and answer_of(rule.policy) is None
+    ]
