@@ -13,6 +13,7 @@ from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease, Release, describe_release, same_plan
 from mlflow_istio.core.endpoint.traffic import Destination
+from mlflow_istio.core.moves.owners_stable import present, with_present_stable
 from mlflow_istio.core.moves.policies import opened, settled
 from mlflow_istio.core.moves.strategies import TrafficRequest, no_release, settle
 from mlflow_istio.core.moves.strategies import shift as shifted
@@ -85,13 +86,15 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
     for name in (*release.candidates, *arms):
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
+    endpoint = _with_way_back(endpoint)
     return opened(replace(endpoint, release=release, traffic=started(endpoint, release, traffic_request)))
 
 
 def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
     """Change the candidates' weight or the mirrored share of the open release."""
     check_not_deleting(endpoint)
-    return replace(endpoint, traffic=shifted(endpoint, traffic_request))
+    traffic = shifted(_with_way_back(endpoint), traffic_request)
+    return endpoint if traffic == endpoint.traffic else replace(_with_way_back(endpoint), traffic=traffic)
 
 
 def promote(
@@ -115,6 +118,7 @@ def promote(
         if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
             return endpoint
         raise StateConflict(no_release(endpoint))
+    endpoint = with_present_stable(endpoint)
     chosen = endpoint.destination(_choose(release, candidate))
     promoted = replace(
         endpoint,
@@ -138,12 +142,13 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
         if _just_ended(endpoint, "aborted", "rolled-back", "superseded", "inconclusive"):
             return endpoint
         raise StateConflict(no_release(endpoint))
+    release, endpoint = endpoint.release, _with_way_back(endpoint)
     aborted = replace(
         endpoint,
         traffic=settle(endpoint, endpoint.stable),
         release=None,
         progress=None,
-        last=_close(endpoint.release, outcome, previous=None),
+        last=_close(release, outcome, previous=None),
     )
     return settled(endpoint, aborted, now=now)
 
@@ -165,10 +170,11 @@ def rollback(endpoint: Endpoint, *, now: datetime | None = None) -> Endpoint:
             f"endpoint '{endpoint.name}' has nothing to roll back: '{endpoint.stable.name}' is stable, no release is open, and "
             "what was stable before is gone or was rolled back to already"
         )
+    previous = present(endpoint, last.previous)
     returned = replace(
         endpoint,
-        traffic=settle(endpoint, last.previous),
-        stable=last.previous,
+        traffic=settle(endpoint, previous),
+        stable=previous,
         last=replace(last, outcome="rolled-back", previous=None),
     )
     return settled(endpoint, returned, now=now)
@@ -209,10 +215,17 @@ def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
     gone = replace(endpoint, deleting=True, release=None, progress=None, last=last)
     if endpoint.adopted is None or endpoint.deleting:
         return gone
-    theirs = [share.destination for share in endpoint.traffic.split if not endpoint.owns(share.destination)]
-    former = endpoint.adopted.stable
-    stable = former if former in theirs or not theirs else theirs[0]
+    stable = _to_be_left(endpoint, endpoint.adopted.stable)
     return replace(gone, stable=stable, traffic=settle(endpoint, stable))
+
+
+def _to_be_left(endpoint: Endpoint, former: Destination) -> Destination:
+    """Who gets the traffic of an adopted route that is given back: a deletion is never refused for what its owner did there."""
+    theirs = [share for share in endpoint.traffic.split if not endpoint.owns(share.destination)]
+    try:
+        return present(endpoint, former)
+    except StateConflict:
+        return max(theirs, key=lambda share: share.weight).destination if theirs else former
 
 
 def check_release(endpoint: Endpoint, release_id: str | None) -> None:
@@ -356,6 +369,15 @@ def open_release(endpoint: Endpoint) -> str:
         f"endpoint '{endpoint.name}' has an open release '{release.id}' ({release.strategy} of "
         f"{', '.join(release.candidates)}): promote, rollback or abort it first"
     )
+
+
+def _with_way_back(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with the stable that is there today, for what sends somebody to it.
+
+    Raises:
+        StateConflict: It is its owner's and is not there any more.
+    """
+    return replace(endpoint, stable=present(endpoint, endpoint.stable))
 
 
 def _choose(release: Release, candidate: str | None) -> str:
