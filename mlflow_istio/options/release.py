@@ -59,7 +59,7 @@ class ReleaseOptions(CreateOptions, SourceOptions, Tested):
     )
     warm_requests: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description="requests the candidate answers, after the warmup, before its latency counts (500; without warmup 0)",
+        description="requests the candidate answers, after the warmup, before its latency counts (300; without warmup 0)",
     )
     alpha: Probability = Field(
         default=0.05, description="probability of ever rolling back a candidate within every margin"

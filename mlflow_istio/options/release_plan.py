@@ -18,7 +18,7 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.release import ReleaseOptions, SourceOptions
 
-WARM_REQUESTS = 500
+WARM_REQUESTS = 300
 """A fresh process is slow for its first hundreds of requests, and no clock knows when they were."""
 
 PROMETHEUS_SETTLE = 60.0

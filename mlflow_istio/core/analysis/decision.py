@@ -25,6 +25,7 @@ def decide(
     missing: Sequence[str] = (),
     no_data: NoDataPolicy = "hold",
     step_complete: bool = True,
+    step_left: str = "",
     deadline_reached: bool = False,
 ) -> Verdict:
     """Return the verdict of one look.
@@ -42,6 +43,7 @@ def decide(
         missing: Names of the guards or sources without data at this look.
         no_data: What missing data mean.
         step_complete: Whether the step's time or number of requests is reached.
+        step_left: What the step still needs, as a clause.
         deadline_reached: Whether the release's deadline is reached.
 
     Raises:
@@ -76,7 +78,9 @@ def decide(
     if missing and no_data == "rollback":
         return Verdict(word="rollback", reason=f"No data from {', '.join(missing)}.{doubt}", evidence=evidence)
 
-    waiting = _waiting(promotion or (), missing, mismatched=mismatched, step_complete=step_complete)
+    waiting = _waiting(
+        promotion or (), missing, mismatched=mismatched, step_complete=step_complete, step_left=step_left
+    )
     if not waiting:
         proof = "; ".join(bound.describe() for bound in promotion or ())
         reason = f"Proven good enough: {proof}." if proof else "Nothing speaks against the candidate at this step."
@@ -87,7 +91,12 @@ def decide(
 
 
 def _waiting(
-    promotion: Sequence[PromotionBound], missing: Sequence[str], *, mismatched: bool, step_complete: bool
+    promotion: Sequence[PromotionBound],
+    missing: Sequence[str],
+    *,
+    mismatched: bool,
+    step_complete: bool,
+    step_left: str,
 ) -> str:
     """Return what stands in the way of going on, as a clause; empty if nothing does."""
     reasons = []
@@ -96,7 +105,7 @@ def _waiting(
     if missing:
         reasons.append(f"no data from {', '.join(missing)}")
     if not step_complete:
-        reasons.append("the step isn't complete")
+        reasons.append(f"the step isn't complete{f' ({step_left})' if step_left else ''}")
     reasons.extend(bound.describe() for bound in promotion if not bound.met)
     return "; ".join(reasons)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.promotion import about
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.driver import Question
 from mlflow_istio.core.release.evidence import Look, serves_nothing, taken_in
@@ -191,6 +192,7 @@ def _judged(
             missing=missing,
             tolerant=tolerant,
             step_complete=complete,
+            step_left="" if complete else _step_left(progress, now),
             last=progress.last_step,
             deadline_reached=late,
             broken=_judged_alone(progress, seen),
@@ -219,6 +221,19 @@ def _nobody_called(progress: Progress, seen: Observation) -> bool:
 def _judged_alone(progress: Progress, seen: Observation) -> bool:
     """Whether the candidate has traffic and there is nothing to compare it with."""
     return bool(progress.plan.guards and progress.weight) and serves_nothing(progress.evidence, seen.stable_ready)
+
+
+def _step_left(progress: Progress, now: datetime) -> str:
+    """What the present step still needs, and from the traffic so far about how long that takes."""
+    lasted, answered = _seconds(progress.since, now), progress.evidence.step_requests
+    requests = max(0, _requests_wanted(progress) - answered)
+    seconds = max(0.0, progress.plan.hold - lasted)
+    if not requests:
+        return f"about {about(seconds)} more"
+    needs = f"{requests:,} more requests of the candidate"
+    if not answered:
+        return f"{needs}; none so far"
+    return f"{needs}, about {about(max(seconds, requests * lasted / answered))} at such traffic"
 
 
 def _requests_wanted(progress: Progress) -> int:

@@ -31,6 +31,7 @@ class LookContext:
         missing: What gives no data.
         tolerant: Whether missing data are still only waited for.
         step_complete: Whether the step's time and requests are reached.
+        step_left: What the step still needs, as a clause.
         last: Whether promotion comes next.
         deadline_reached: Whether time is up.
         broken: Whether the stable serves nothing.
@@ -40,6 +41,7 @@ class LookContext:
     missing: tuple[str, ...] = ()
     tolerant: bool = True
     step_complete: bool = True
+    step_left: str = ""
     last: bool = False
     deadline_reached: bool = False
     broken: bool = False
@@ -71,6 +73,7 @@ def _judged(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) ->
         missing=look_context.missing,
         no_data="hold" if look_context.tolerant else plan.no_data,
         step_complete=look_context.step_complete or look_context.broken,
+        step_left=look_context.step_left,
         deadline_reached=look_context.deadline_reached,
     )
     return replace(verdict, reason=f"{BROKEN} {verdict.reason}") if look_context.broken else verdict
@@ -81,7 +84,8 @@ def _by_time(look_context: LookContext) -> Verdict:
         return Verdict(word="advance", reason="The step is complete; nothing is analysed.")
     if look_context.deadline_reached:
         return Verdict(word="inconclusive", reason="The deadline has passed: the step isn't complete.")
-    return Verdict(word="hold", reason="Waiting: the step isn't complete.")
+    left = f" ({look_context.step_left})" if look_context.step_left else ""
+    return Verdict(word="hold", reason=f"Waiting: the step isn't complete{left}.")
 
 
 def guards_of(plan: ReleasePlan, evidence: Evidence, *, figures: bool = True) -> tuple[Guard, ...]:

@@ -29,7 +29,7 @@ def test_without_options_it_is_a_canary_watched_for_errors_and_latency() -> None
     found = plan()
     assert (found.strategy, found.stable, found.steps) == ("canary", "v1", (5, 25, 50))
     assert [guard.name for guard in found.guards] == ["errors", "latency", "gross"]
-    assert (found.phase, found.rules, found.warm_requests) == (None, 2, 500)
+    assert (found.phase, found.rules, found.warm_requests) == (None, 2, 300)
     assert (found.hold, found.min_requests, found.warmup, found.settle, found.source) == (60, 100, 30, 0, {})
 
 

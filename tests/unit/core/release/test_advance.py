@@ -47,8 +47,11 @@ def test_a_bad_candidate_is_rolled_back_within_its_first_step() -> None:
 @pytest.mark.parametrize(
     ("looks", "waits_for"),
     [
-        ([{"v1": (900, 0), "v2": (99, 0)}] * 1 + [{}], "the step isn't complete"),
-        ([{"v1": (90, 0), "v2": (100, 0)}], "the step isn't complete"),
+        (
+            [{"v1": (900, 0), "v2": (99, 0)}] * 1 + [{}],
+            "the step isn't complete (1 more requests of the candidate, about 10 s at such traffic)",
+        ),
+        ([{"v1": (90, 0), "v2": (100, 0)}], "the step isn't complete (about 10 s more)"),
         ([{"readings": {"v1": counters(900)}}], "no data from v2"),
         ([{"readings": {}}], "no data from v1, v2"),
         ([{"unavailable": "Prometheus"}], "no data from Prometheus"),
