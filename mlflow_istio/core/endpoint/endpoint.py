@@ -58,7 +58,8 @@ class Endpoint:
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
-        missing: Routes of ours that somebody took away or bent: ``pin.DEPLOYMENT``, ``rule.NAME``. It follows from the object.
+        missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``rule.NAME``,
+            ``arm.DEPLOYMENT``. It follows from the object.
     """
 
     name: str = field(metadata=NOT_STORED)

@@ -182,9 +182,9 @@ def _with_missing(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> End
     missing = [
         f"pin.{pin}" for pin, way in pins.items() if way[0].get("destination") != to_json(endpoint.destination(pin))
     ]
-    missing += [
-        f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules if f"{start}rule.{rule.name}" not in above
-    ]
+    others = [f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules]
+    others += [f"arm.{arm.deployment}" for arm in endpoint.traffic.arms]
+    missing += [route for route in others if f"{start}{route}" not in above]
     return replace(endpoint, missing=tuple(missing)) if missing else endpoint
 
 

@@ -162,7 +162,14 @@ def torn_out(virtual_service: Object, name: str) -> Object:
 
 
 def looks_adopted(virtual_service: Mapping[str, Any], name: str) -> bool:
-    """Whether an endpoint that can't be read has its routes in somebody's VirtualService, not in one of its own."""
+    """Whether an endpoint that can't be read has its routes in somebody's VirtualService, not in one of its own.
+
+    Its stored state says so or, where that is damaged, the routes that are left.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        state = json.loads(annotations_of(virtual_service)[annotation(name, "state")])
+        if state["adopted"]["virtualService"] == name_of(virtual_service):
+            return True
     own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]
     return bool(own) and all(route["name"] != f"{prefix(name)}split" for route in own)
 

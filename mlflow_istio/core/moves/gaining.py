@@ -38,21 +38,29 @@ def _gaining(before: Endpoint, after: Endpoint) -> Iterator[str]:
     for share in now.split:
         if after.owns(share.destination) and share.weight > weights.get(share.destination, 0):
             yield str(share.destination.subset)
-    for arm in now.arms:
-        if arm not in was.arms:
-            yield arm.deployment
-    ways = _ways(before)
-    yield from (deployment for deployment, match in _ways(after) if (deployment, match) not in ways)
+    ways, left = _ways(before), _ways(after, written=True)
+    yield from (deployment for deployment, match in left if (deployment, match) not in ways)
+    caught = [match for _, match in left]
+    if any(match not in caught for _, match in ways):  # their users fall to what stands below
+        yield from (deployment for deployment, _ in left)
+        yield from (
+            str(share.destination.subset) for share in now.split if share.weight and after.owns(share.destination)
+        )
     copies = {mirror.destination: mirror.percentage for mirror in was.mirrors}
     for mirror in now.mirrors:
         if after.owns(mirror.destination) and mirror.percentage > copies.get(mirror.destination, 0):
             yield str(mirror.destination.subset)
 
 
-def _ways(endpoint: Endpoint) -> list[tuple[str, Any]]:
-    """Deployment and match of every route of its own that stands there and hands requests on."""
-    return [
+def _ways(endpoint: Endpoint, *, written: bool = False) -> list[tuple[str, Any]]:
+    """Deployment and match of every route above the split that hands requests on; once ``written``, arms all stand there again."""
+    rules = [
         (rule.deployment, rule.match)
         for rule in endpoint.traffic.policy.rules
         if f"rule.{rule.name}" not in endpoint.missing and answer_of(rule.policy) is None
+    ]
+    return rules + [
+        (arm.deployment, arm.match)
+        for arm in endpoint.traffic.arms
+        if written or f"arm.{arm.deployment}" not in endpoint.missing
     ]

@@ -90,17 +90,20 @@ def adopt(
         entrance_at(whole, next(one for one in routes_of(found) if one.get("name") == route))
     before, after = context.cluster.edit("VirtualService", virtual_service, edit)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(context, endpoint, timeout)
-    warnings += _unserved(context, endpoint)
+    proof = prove_change(context, endpoint, timeout)
+    warnings += (*proof.warnings, *_unserved(context, endpoint))
     warnings += flush_outbox(context, name, objects={change_metadata.id: {"before": before or {}, "after": after}})
     return Outcome(
-        endpoint=endpoint, changed=after != before, proxies=proxies, warnings=emit_warnings(context, warnings)
+        endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
     )
 
 
 def _unserved(context: Context, endpoint: Endpoint) -> tuple[str, ...]:
     """A warning where the route hands requests on under a path that MLflow's model server does not know."""
-    path = entrance_of(context.cluster, endpoint.name).handed_on
+    try:
+        path = entrance_of(context.cluster, endpoint.name).handed_on
+    except MlflowIstioError:
+        return ()  # somebody put a route above meanwhile, of which the proof tells
     if path in (SCORING, None):
         return ()
     return (

@@ -466,9 +466,10 @@ def create_endpoint(
     if share is not None:
         claim(context, name, share, hosts, gateways)
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(context, endpoint, timeout, after)
+    proof = prove_change(context, endpoint, timeout, after)
+    warnings += proof.warnings
     warnings += flush_outbox(context, name, objects={change_metadata.id: {"after": after}})
-    return Outcome(endpoint=endpoint, changed=True, proxies=proxies, warnings=emit_warnings(context, warnings))
+    return Outcome(endpoint=endpoint, changed=True, proxies=proof.proxies, warnings=emit_warnings(context, warnings))
 
 
 def last_sequence(context: Context, name: str) -> int:

@@ -18,6 +18,7 @@ from mlflow_istio.releases.context import (
     Context,
     deployments_of,
     edit_virtual_service,
+    emit_warnings,
     endpoint_of,
     find_virtual_service,
     versions_of,
@@ -90,7 +91,7 @@ def _mend_routes(context: Context, finding: Finding) -> None:
         return write_endpoint(virtual_service, with_every_route(now))
 
     edit_virtual_service(context.cluster, endpoint.virtual_service, name, write)
-    prove_change(context, endpoint, DEFAULT_TIMEOUT)
+    emit_warnings(context, prove_change(context, endpoint, DEFAULT_TIMEOUT).warnings)
 
 
 def _mend_rule(context: Context, finding: Finding) -> None:

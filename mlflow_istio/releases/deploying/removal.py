@@ -13,7 +13,7 @@ from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.adoption import given_back, looks_adopted, torn_out
 from mlflow_istio.core.policy.routes import written_policy
-from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict
+from mlflow_istio.errors import InvalidInput, NotFound, NotRouted, StateConflict, Unsupported
 from mlflow_istio.releases.context import (
     ROOT,
     Context,
@@ -109,6 +109,8 @@ def _is_reached(context: Context, name: str) -> bool:
         entrance_of(context.cluster, name)
     except NotFound:
         return False
+    except (InvalidInput, Unsupported):
+        return True  # perhaps: a route above takes those of ours
     return True
 
 
@@ -175,12 +177,6 @@ def _mark_deleting(context: Context, name: str, *, force: bool, reason: str, tim
         if not force:
             raise
         emit_warnings(context, (exc.message, *flush_outbox(context, name)))
-    except NotFound:
-        if _is_reached(context, name):
-            raise
-        emit_warnings(
-            context, flush_outbox(context, name)
-        )  # its root lets no request through to it, so there is nothing to prove
     waiting = endpoint_of(context.cluster, name).outbox
     if waiting and not force:
         raise StateConflict(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
@@ -9,7 +11,7 @@ from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, 
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves.gaining import gaining
-from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict
+from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict, Unsupported
 from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
 
 _FIRST_WAIT = 2.0
@@ -68,7 +70,7 @@ def make_reachable(
             continue  # its users are with it already
         try:
             prove_pinned(context, after.name, name, versions[name], timeout)
-        except (InvalidInput, NotFound) as exc:
+        except (InvalidInput, NotFound, Unsupported) as exc:
             if not urgent:
                 raise
             context.warn(f"deployment '{name}' could not be asked before it got traffic: {exc.message}")
@@ -128,12 +130,24 @@ def prove_pinned(context: Context, name: str, deployment: str, version: str, tim
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 
 
-def prove_change(
-    context: Context, endpoint: Endpoint, timeout: float, virtual_service: Object | None = None
-) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What the proxies said of a change that is stored.
+
+    Attributes:
+        proxies: Those that have it.
+        warnings: Why nobody could be asked, in one line; empty where some were.
+    """
+
+    proxies: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def prove_change(context: Context, endpoint: Endpoint, timeout: float, virtual_service: Object | None = None) -> Proof:
     """Wait until every reachable proxy has the endpoint's newest change, and say which those are.
 
-    When somebody else changes the endpoint right after us, proxies answer with that change, which contains ours.
+    When somebody else changes the endpoint right after us, proxies answer with that change, which contains ours. Where no request
+    of ours reaches the endpoint, because a route above takes it or the root hands nothing on, there is nobody to ask.
 
     Args:
         context: The ports.
@@ -147,15 +161,26 @@ def prove_change(
     """
     first = min(_FIRST_WAIT, timeout / 2)
     try:
-        return _asked(context, change_probe(endpoint.name, endpoint.change), endpoint.name, first, virtual_service)
+        entrance = entrance_of(context.cluster, endpoint.name, virtual_service)
+    except (InvalidInput, NotFound, Unsupported) as exc:
+        endpoint_of(context.cluster, endpoint.name)  # one that is gone is no change that stands unproved
+        return Proof(warnings=(f"the change of endpoint '{endpoint.name}' is stored, not proved: {exc.message}",))
+    try:
+        probe = entrance.through(change_probe(endpoint.name, endpoint.change))
+        proxies = tuple(context.cluster.wait_routed(probe, first))
     except NotRouted:
         newest = endpoint_of(context.cluster, endpoint.name).change
-        return _asked(context, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
+        try:
+            proxies = _asked(context, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
+        except (InvalidInput, Unsupported) as exc:  # since somebody changed it once more
+            return Proof(warnings=(f"the change of endpoint '{endpoint.name}' is stored, not proved: {exc.message}",))
+    if proxies:
+        return Proof(proxies=proxies)
+    unproved = f"no proxy of endpoint '{endpoint.name}' can be reached from here: the change is stored, not proved"
+    return Proof(warnings=(unproved,))
 
 
-def _asked(
-    context: Context, probe: Probe, name: str, timeout: float, virtual_service: Object | None = None
-) -> tuple[str, ...]:
+def _asked(context: Context, probe: Probe, name: str, timeout: float) -> tuple[str, ...]:
     """The proxies that proved it, asked in the way that reaches the endpoint."""
-    entrance = entrance_of(context.cluster, name, virtual_service)
+    entrance = entrance_of(context.cluster, name)
     return tuple(context.cluster.wait_routed(entrance.through(probe), timeout))

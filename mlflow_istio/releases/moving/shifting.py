@@ -352,14 +352,13 @@ def move(
     else:
         raise EditConflict(f"the routes of endpoint '{name}' kept being changed by others: run the command again")
     endpoint = read_endpoint(after, name)
-    proxies = prove_change(context, endpoint, timeout, after)
-    unproved = f"no proxy of endpoint '{name}' can be reached from here: the change is stored, not proved"
+    proof = prove_change(context, endpoint, timeout, after)
     warnings = (
-        *(() if proxies else (unproved,)),
+        *proof.warnings,
         *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
     )
     return Outcome(
-        endpoint=endpoint, changed=after != before, proxies=proxies, warnings=emit_warnings(context, warnings)
+        endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
     )
 
 

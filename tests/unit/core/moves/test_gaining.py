@@ -47,6 +47,16 @@ ROW: dict[str, tuple[Verb, Verb, tuple[str, ...]]] = {
         lambda now: policies.set_rule(now, replace(STAFF, deployment="v2")),
         ("v2",),
     ),
+    "end of a route of its own, whose users fall to the split": (
+        lambda now: policies.set_rule(now, STAFF),
+        lambda now: policies.remove_rule(now, "staff"),
+        ("v1",),
+    ),
+    "end of requests of its own": (
+        lambda now: transitions.start(now, a_release(), TrafficRequest(match=STAFF.match)),
+        transitions.abort,
+        ("v1",),
+    ),
     "nothing": (canary, lambda now: now, ()),
     "a setting": (canary, lambda now: policies.set_policy(now, PolicyRequest(changes={"timeout": "2s"})), ()),
     "the end of a maintenance": (

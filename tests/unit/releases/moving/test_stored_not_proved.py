@@ -1,0 +1,136 @@
+"""Where a route above takes every request of ours, a change is stored and recorded, and says that nobody could be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import PolicyRequest
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases.context import Context
+from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.moving import policy, shifting
+from tests.support.foreign_edits import edit
+from tests.support.in_memory import World, a_shop, with_shop
+
+ABOVE: dict[str, Object] = {
+    "down": {"name": "down", "directResponse": {"status": 503}},
+    "moved": {"name": "moved", "match": [{"uri": {"prefix": "/api"}}], "redirect": {"uri": "/new"}},
+    "all": {"name": "all", "match": [{"uri": {"prefix": "/"}}], "route": [{"destination": {"host": "rest"}}]},
+}
+
+
+def shop(*, promoted: bool) -> World:
+    """churn-v1 is a canary at 10 behind a route of a shop, or has been promoted there."""
+    world = with_shop(deployed=("churn-v1", "churn-v2"))
+    shifting.start(
+        world.context,
+        "churn",
+        strategy="canary",
+        candidates=("churn-v1",),
+        traffic_request=TrafficRequest(weight=10),
+    )
+    if promoted:
+        shifting.promote(world.context, "churn")
+    world.warnings.clear()
+    return world
+
+
+def put_above(world: World, route: Object) -> None:
+    def insert(obj: Object) -> None:
+        obj["spec"]["http"] = [route, *obj["spec"]["http"]]
+
+    edit(world, "VirtualService", insert, "shop")
+
+
+COMMANDS: dict[str, tuple[bool, Callable[[Context], Any], dict[str, int]]] = {
+    "rollback": (True, lambda context: shifting.rollback(context, "churn"), {"web": 100}),
+    "abort": (False, lambda context: shifting.abort(context, "churn"), {"web": 100}),
+    "shift down": (
+        False,
+        lambda context: shifting.shift(context, "churn", TrafficRequest(weight=5)),
+        {"web": 95, "churn-v1": 5},
+    ),
+    "policy": (
+        False,
+        lambda context: policy.set_policy(context, "churn", PolicyRequest(changes={"timeout": "2s"})),
+        {"web": 90, "churn-v1": 10},
+    ),
+}
+
+
+@pytest.mark.parametrize("above", ABOVE)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_change_is_recorded_and_says_that_it_is_not_proved(command: str, above: str) -> None:
+    promoted, act, weights = COMMANDS[command]
+    world = shop(promoted=promoted)
+    put_above(world, ABOVE[above])
+    recorded = len(world.history())
+    outcome = act(world.context)
+    assert (outcome.changed, outcome.proxies) == (True, ())
+    assert world.endpoint().traffic.weights == weights
+    assert (len(world.history()), world.endpoint().outbox) == (recorded + 1, ())
+    (warning,) = outcome.warnings
+    assert warning.startswith("the change of endpoint 'churn' is stored, not proved: ")
+    assert "route 'main'" in warning
+    assert world.warnings == [warning]
+
+
+@pytest.mark.parametrize("above", ABOVE)
+def test_who_has_no_users_gets_none_where_it_can_not_be_asked(above: str) -> None:
+    world = shop(promoted=False)
+    shifting.abort(world.context, "churn")
+    put_above(world, ABOVE[above])
+    recorded = world.history()
+    with pytest.raises(InvalidInput, match="reaches route 'main'"):
+        shifting.start(
+            world.context,
+            "churn",
+            strategy="canary",
+            candidates=("churn-v2",),
+            traffic_request=TrafficRequest(weight=10),
+        )
+    assert (world.endpoint().release, world.history()) == (None, recorded)
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["plainly", "by force"])
+@pytest.mark.parametrize("above", ABOVE)
+def test_a_deletion_ends_and_gives_the_route_back(above: str, force: bool) -> None:
+    world = shop(promoted=True)
+    put_above(world, ABOVE[above])
+    assert removal.delete_endpoint(world.context, "churn", force=force)
+    found = world.cluster.get("VirtualService", "shop")
+    assert found is not None
+    assert found["spec"]["http"] == [ABOVE[above], *a_shop()["spec"]["http"]]
+    assert "annotations" not in found["metadata"]
+    assert [world.cluster.get(kind, "churn") for kind in ("Service", "DestinationRule")] == [None, None]
+    assert world.history()[-1][1] == "delete"
+    assert any("stored, not proved" in warning for warning in world.warnings)
+
+
+def test_a_deletion_that_was_cut_short_ends_though_a_route_was_put_above_since() -> None:
+    world = shop(promoted=True)
+    removal._mark_deleting(world.context, "churn", force=False, reason="", timeout=1)
+    put_above(world, ABOVE["down"])
+    assert removal.delete_endpoint(world.context, "churn")
+    assert not removal.delete_endpoint(world.context, "churn")
+
+
+@pytest.mark.parametrize("route", ["another", ""], ids=["renamed", "gone"])
+def test_a_deletion_by_force_ends_where_the_adopted_route_and_all_of_ours_are_gone(route: str) -> None:
+    world = shop(promoted=True)
+
+    def lose(obj: Object) -> None:
+        main, rest = a_shop()["spec"]["http"]
+        obj["spec"]["http"] = [*([{**main, "name": route}] if route else []), rest]
+
+    edit(world, "VirtualService", lose, "shop")
+    assert removal.delete_endpoint(world.context, "churn", force=True)
+    found = world.cluster.get("VirtualService", "shop")
+    assert found is not None
+    assert "annotations" not in found["metadata"]
+    assert world.cluster.list("Deployment", {}) == []
