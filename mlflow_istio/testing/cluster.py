@@ -12,6 +12,7 @@ from mlflow_istio.core.matching.coverage import arrivals
 from mlflow_istio.core.matching.places import placed
 from mlflow_istio.core.matching.probe import VERSION_HEADER, Probe, header_text
 from mlflow_istio.core.matching.requests import Request, answering_route
+from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted
@@ -132,7 +133,7 @@ class InMemoryCluster:
         virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
-        whole = placed(merged(virtual_service, lambda name: self.get("VirtualService", name)))
+        whole = placed(merged(readable(virtual_service), lambda name: self.get("VirtualService", name)))
         headers = {name.lower(): value for name, value in probe.headers.items()}
         path, _, query = probe.path.partition("?")
         usual = arrivals(whole)[0].host
@@ -154,7 +155,9 @@ class InMemoryCluster:
     def _answers(self, probe: Probe, route: Object) -> bool:
         if "directResponse" in route:
             answer = route["directResponse"]
-            return probe.proved_by(answer["status"], {}, answer["body"]["string"])
+            return probe.proved_by(answer.get("status", 200), {}, (answer.get("body") or {}).get("string", ""))
+        if not route.get("route"):
+            return False
         subset = route["route"][0]["destination"].get("subset", "")
         rule = self.get("DestinationRule", route["route"][0]["destination"]["host"])
         known = {entry["name"] for entry in (rule or {}).get("spec", {}).get("subsets", [])}

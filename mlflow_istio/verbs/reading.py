@@ -289,15 +289,53 @@ def _objects_in(path: str) -> list[Object]:
 
     try:
         with open(path, encoding="utf-8") as file:
-            documents = list(yaml.safe_load_all(file))
+            documents = list(yaml.load_all(file, _as_json_has_it(yaml)))
+        documents = json.loads(json.dumps(documents))  # what stands in two places is two things, and names are texts
     except OSError as exc:
         raise InvalidInput(f"file '{path}' can't be read: {exc.strerror}") from exc
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"file '{path}' is no YAML: {' '.join(str(exc).split())}") from exc
-    objects: list[Any] = []
-    for document in documents:
-        objects += document.get("items", [document]) if isinstance(document, dict) else []
-    return [obj for obj in objects if isinstance(obj, dict) and isinstance(obj.get("metadata"), dict)]
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise InvalidInput(f"file '{path}' holds what no object can: {' '.join(str(exc).split())}") from exc
+    objects: list[Object] = []
+    for number, document in enumerate(documents, start=1):
+        where = f"file '{path}'" if len(documents) == 1 else f"file '{path}', document {number}"
+        objects += _objects_of(document, where)
+    return objects
+
+
+def _objects_of(document: Any, where: str) -> list[Object]:
+    """The objects of one document; an empty one has none."""
+    if document is None:
+        return []
+    if not isinstance(document, dict):
+        kind = "a list" if isinstance(document, list) else repr(document)[:40]
+        raise InvalidInput(
+            f"{where} must be an object with kind, metadata and spec, not {kind}: put each object into a document of its own"
+        )
+    items = document.get("items", [document])
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        raise InvalidInput(f"{where}: items must be a list, not {repr(items)[:40]}")
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidInput(f"{where}: items[{index}] must be an object, not {json.dumps(item)[:40]}")
+    return items
+
+
+def _as_json_has_it(yaml: Any) -> Any:
+    """A reader of YAML that takes dates for texts, as kubectl does."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Knows no times."""
+
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers.items()
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in resolvers
+    }
+    return Loader
 
 
 def _yaml(*documents: Object) -> str:

@@ -48,12 +48,18 @@ def oldest_first(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 def labels_of(obj: Mapping[str, Any]) -> dict[str, str]:
     """The object's labels; empty when it has none."""
-    return dict(obj.get("metadata", {}).get("labels") or {})
+    return _texts(obj, "labels")
 
 
 def annotations_of(obj: Mapping[str, Any]) -> dict[str, str]:
     """The object's annotations; empty when it has none."""
-    return dict(obj.get("metadata", {}).get("annotations") or {})
+    return _texts(obj, "annotations")
+
+
+def _texts(obj: Mapping[str, Any], name: str) -> dict[str, str]:
+    metadata = obj.get("metadata")
+    found = metadata.get(name) if isinstance(metadata, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}  # of another's object that no server would take, nothing
 
 
 def with_annotations(obj: Mapping[str, Any], changes: Mapping[str, str | None]) -> Object:

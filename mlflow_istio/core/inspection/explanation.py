@@ -11,6 +11,7 @@ from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.matching.places import gateways_of, has_host, hosts_of, namespace_of, placed
 from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
+from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate, takes_over
 from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
 
@@ -105,8 +106,11 @@ def explain(
         request: The request.
         delegates: VirtualServices that routes with ``delegate`` may hand on to; one that is not here stays a ``delegate``.
         address: Host by which the object's proxies are asked from here, whatever its hosts are.
+
+    Raises:
+        InvalidInput: The object, or a delegate that is asked, has a field of another type than Istio's; names its path.
     """
-    virtual_service = placed(virtual_service)
+    virtual_service = placed(readable(virtual_service))
     request = _arriving(virtual_service, request)
     nobody = _asked_for_nothing(virtual_service, request, address)
     if nobody:
@@ -192,6 +196,7 @@ def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator
             yield Place(virtual_service=name, index=index, route=dict(route), conditions=tuple(conditions_of(route)))
             continue
         target = delegates[key]
+        target = readable(target) if target is not None else None
         if target is None or not takes_over(target, namespace):
             yield Place(virtual_service=name, index=index, route=dict(route), conditions=(), missing=key[1])
             continue

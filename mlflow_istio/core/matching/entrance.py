@@ -6,6 +6,7 @@ a path, a method and headers that they take, and that no route above them takes 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from mlflow_istio.core.matching.places import has_host, placed
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.core.matching.requests import Request, asks_for_presence, evaluate
+from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.errors import InvalidInput
 
 SCORING = "/invocations"
@@ -83,10 +85,13 @@ def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:
             on, or what the route's own match asks for.
     """
     spec = virtual_service.get("spec", {})
-    at = next(
-        (index for index, other in enumerate(spec.get("http") or []) if other == route), len(spec.get("http") or [])
-    )
-    whole = placed({**virtual_service, "spec": {**spec, "http": [*(spec.get("http") or [])[:at], route]}})
+    above = list(itertools.takewhile(lambda other: other != route, spec.get("http") or []))
+    return _entrance({**virtual_service, "spec": {**spec, "http": [*above, route]}}, len(above))
+
+
+@told_by_shape
+def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
+    whole = placed(virtual_service)
     own = whole["spec"]["http"][at]
     conditions = own.get("match") or [{}]
     ways = [way for condition in conditions for way in _ways(whole, at, condition)]
@@ -115,7 +120,7 @@ def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:
         )
     taken = next((way.taker for way in ways if way.taker is not None), None)
     raise InvalidInput(
-        f"VirtualService '{name_of(virtual_service)}': no request could be made up that reaches route '{route.get('name')}' "
+        f"VirtualService '{name_of(virtual_service)}': no request could be made up that reaches route '{own.get('name')}' "
         f"({_why(conditions)}), so no change of its traffic could be proved: "
         + (
             f"{taken} above it takes them: put it below, or let it match less"

@@ -10,7 +10,8 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.matching.places import MESH, gateways_of, hosts_of, inside_host
-from mlflow_istio.errors import StateConflict
+from mlflow_istio.core.matching.shape import readable
+from mlflow_istio.errors import InvalidInput, StateConflict
 
 
 def check_hosts(wanted: Mapping[str, Any], others: Iterable[Object], namespace: str) -> None:
@@ -26,10 +27,14 @@ def check_hosts(wanted: Mapping[str, Any], others: Iterable[Object], namespace: 
     Raises:
         StateConflict: Names the host, the gateway and the other VirtualService.
     """
-    places = _places(wanted, namespace)
+    places = _places(readable(wanted), namespace)
     for other in others:
         if name_of(other) == name_of(wanted):
             continue
+        try:
+            other = readable(other)
+        except InvalidInput:
+            continue  # proxies don't take it either
         for host, gateway in sorted(places & _places(other, namespace)):
             raise StateConflict(
                 f"host '{host}' at gateway '{gateway}' belongs to VirtualService '{name_of(other)}' already, and Istio would "

@@ -28,6 +28,7 @@ from mlflow_istio.core.endpoint.endpoint import (
 )
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
+from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.policy.routes import (
     Written,
     answer_of,
@@ -60,6 +61,7 @@ def cookie_match(name: str, value: str) -> Object:
     return {"headers": {"cookie": {"regex": f"(.*; ?)?{re.escape(name)}={re.escape(value)}(;.*)?"}}}
 
 
+@told_by_shape
 def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     """Read one endpoint from its VirtualService.
 
@@ -90,6 +92,7 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     return _with_missing(virtual_service, endpoint)
 
 
+@told_by_shape
 def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
     """A copy of the VirtualService in which one endpoint is as given; everything else is equal to what it was.
 
@@ -140,7 +143,7 @@ def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMet
 
 def routes_of(virtual_service: Mapping[str, Any]) -> Sequence[Object]:
     """The http routes, in order."""
-    return virtual_service.get("spec", {}).get("http") or []
+    return (virtual_service.get("spec") or {}).get("http") or []
 
 
 def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:

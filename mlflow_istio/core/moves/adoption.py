@@ -27,6 +27,7 @@ from mlflow_istio.core.endpoint.endpoint import (
 )
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.matching.entrance import entrance_at
+from mlflow_istio.core.matching.shape import readable, told_by_shape
 from mlflow_istio.core.mesh.virtual_service import (
     read_endpoint,
     read_mirror,
@@ -45,6 +46,7 @@ def endpoints_in(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if has_endpoint(virtual_service, name)))
 
 
+@told_by_shape
 def adopt(
     virtual_service: Object,
     name: str,
@@ -73,6 +75,7 @@ def adopt(
         StateConflict: It is there twice, carries no split, or belongs to another endpoint.
         InvalidInput: It can't be told which destination is stable, or no request of ours could reach the route.
     """
+    readable(virtual_service)  # what is taken over is read as a whole, once, before anything is made of it
     where = f"VirtualService '{name_of(virtual_service)}'"
     if has_endpoint(virtual_service, name):
         found = read_endpoint(virtual_service, name)
@@ -105,6 +108,7 @@ def adopt(
     return write_endpoint(_marked(virtual_service, endpoint), with_change(None, endpoint, change_metadata, version))
 
 
+@told_by_shape
 def given_back(virtual_service: Object, name: str) -> Object:
     """The VirtualService without the endpoint: the adopted route has its destinations back, everything else stays as it is now.
 
@@ -136,6 +140,7 @@ def without_endpoint(virtual_service: Object, name: str, base: Object | None, en
     return with_annotations(changed, {annotation(name, part): None for part in PARTS})
 
 
+@told_by_shape
 def torn_out(virtual_service: Object, name: str) -> Object:
     """The VirtualService without an endpoint whose annotations can't be read any more, as well as can be told.
 

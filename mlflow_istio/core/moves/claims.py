@@ -21,6 +21,7 @@ from mlflow_istio.core.matching.coverage import arrivals, is_catch_all, judged, 
 from mlflow_istio.core.matching.places import namespace_of, placed
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.requests import Request, conditions_of, described
+from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.mesh.delegation import delegate_of, left_out
 from mlflow_istio.core.mesh.virtual_service import routes_of
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -118,6 +119,7 @@ def claimants(root: Mapping[str, Any]) -> list[str]:
     return sorted(key.removeprefix(start) for key in annotations_of(root) if key.startswith(start))
 
 
+@told_by_shape
 def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
     """The root with an endpoint's claim; the same object when it is there.
 
@@ -155,6 +157,7 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
     return with_annotations(changed, {annotation(endpoint, "delegate"): claim.as_text()})
 
 
+@told_by_shape
 def released(root: Object, endpoint: str) -> Object:
     """The root without an endpoint's claim; the same object when it has none."""
     if endpoint not in claimants(root):

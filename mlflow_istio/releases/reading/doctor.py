@@ -33,6 +33,7 @@ from mlflow_istio.core.inspection.diagnosis import (
     standing_findings,
 )
 from mlflow_istio.core.matching.probe import change_probe
+from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import endpoints_in
@@ -239,6 +240,10 @@ def kept_annotations(
     """The endpoint's annotations as the newest change left them, if that is the change whose routes stand there."""
     last = recorded[-1] if recorded else None
     if last is None or last.run is None or last.after is None:
+        return None
+    try:
+        virtual_service = readable(virtual_service)
+    except InvalidInput:
         return None
     probe = next((route for route in routes_of(virtual_service) if route.get("name") == f"{prefix(name)}probe"), {})
     if probe.get("directResponse", {}).get("body", {}).get("string") != last.id:

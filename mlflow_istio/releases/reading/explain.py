@@ -21,6 +21,7 @@ from mlflow_istio.core.inspection.explanation import (
 from mlflow_istio.core.matching.entrance import SCORING
 from mlflow_istio.core.matching.places import hosts_of
 from mlflow_istio.core.matching.requests import Request, normalized
+from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
@@ -128,10 +129,11 @@ def explain_objects(objects: Sequence[Object], name: str | None, question: Quest
         question: The request.
 
     Raises:
-        InvalidInput: There is none, or several and none is named; or the request can't be right.
+        InvalidInput: There is none, or several and none is named; one has a field of another type than Istio's; or the request
+            can't be right.
         StateConflict: A user is named, but no A/B release is open.
     """
-    known = [obj for obj in objects if obj.get("kind") == "VirtualService"]
+    known = [readable(obj) for obj in objects if obj.get("kind") == "VirtualService"]
     chosen = [obj for obj in known if name in (None, name_of(obj)) or name in _carried(obj)]
     if len(chosen) != 1:
         has = ", ".join(name_of(obj) for obj in known) or "none"

@@ -235,6 +235,34 @@ def test_a_file_with_an_endpoint_knows_its_arms() -> None:
         (FOREIGN, "shp", r"the file holds no VirtualService 'shp': name one of those it has \(shop\)"),
         (FOREIGN.replace("kind: Service", "kind: VirtualService"), None, "the file holds 2 VirtualServices: name one"),
         (None, None, "can't be read: No such file"),
+        (
+            "- kind: VirtualService",
+            None,
+            "must be an object with kind, metadata and spec, not a list: put each object into",
+        ),
+        ("---\n---\nhello", None, r"a.yaml', document 2 must be an object with kind, metadata and spec, not 'hello'"),
+        ("items: 7", None, "items must be a list, not 7"),
+        ("items: [null]", None, r"items\[0\] must be an object, not null"),
+        ("a: &a [*a]", None, "holds what no object can: Circular reference"),
+        ("[" * 3000, None, "holds what no object can"),
+        ("kind: VirtualService", None, "a VirtualService: metadata is missing"),
+        ("kind: VirtualService\nmetadata:\n", None, "a VirtualService: metadata is missing"),
+        (
+            FOREIGN.replace("prefix: /old", "prefix: 1"),
+            None,
+            r"'shop': spec.http\[1\].match\[0\].uri.prefix must be a text",
+        ),
+        (
+            FOREIGN.replace("{uri: /m}", "2024-01-01"),
+            None,
+            r"'shop': spec.http\[1\].redirect must be an object, not '2024-01-01'",
+        ),
+        (FOREIGN.replace("{host: big}", ""), None, r"'shop': spec.http\[0\].route\[0\].destination is missing"),
+        (
+            FOREIGN.replace("hosts: [shop.example.com]", "hosts: shop"),
+            None,
+            "'shop': spec.hosts must be a list, not 'shop'",
+        ),
     ],
 )
 def test_a_file_that_can_not_be_is_refused(
@@ -245,6 +273,17 @@ def test_a_file_that_can_not_be_is_refused(
         path.write_text(text)
     with pytest.raises(InvalidInput, match=words):
         verbs.explain_route(name, file=str(path))
+
+
+@pytest.mark.parametrize(
+    "empty", ["mirror:", "mirrors:", "headers:", "rewrite:", "timeout:", "fault:", "delegate:", "name:"]
+)
+def test_a_field_with_nothing_behind_it_is_absent(verbs: Verbs, tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(FOREIGN.replace("      fault: {delay: {fixedDelay: 1s, percentage: {value: 1}}}", f"      {empty}"))
+    view = verbs.explain_route(None, file=str(path), path="/m/score")
+    assert (who(view), view["mirrors"], view["does"]) == ({"small:80": 100.0}, [], {})
+    json.dumps(view)
 
 
 def test_neither_endpoint_nor_file_is_refused(verbs: Verbs) -> None:

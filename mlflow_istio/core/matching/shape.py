@@ -1,0 +1,217 @@
+"""What a VirtualService must look like to be read: each field that we know has its type, and null is no value at all.
+
+The fields are those of Istio's own definition (a test holds them against ``tests/corpus/fields.json``); others pass through unread.
+An API server keeps such objects out. Files, other stores and other people's tools do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
+
+Whole = TypeVar("Whole", bound=Mapping[str, Any])
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class Map(NamedTuple):
+    """An object of free names, whose values are all of one kind.
+
+    Attributes:
+        of: Their kind.
+        bare: Whether a name may stand without a value, which is then as if it was not there.
+    """
+
+    of: Any
+    bare: bool = True
+
+
+class Fields(NamedTuple):
+    """An object of known fields, one of which must be there.
+
+    Attributes:
+        known: Name to kind.
+        needed: The one without which it says nothing.
+    """
+
+    known: Mapping[str, Any]
+    needed: str
+
+
+_TEXT_MATCH = {"exact": str, "prefix": str, "regex": str}
+_DESTINATION = Fields({"host": str, "subset": str, "port": {"number": int}}, "host")
+_PERCENTAGE = {"value": float}
+_HEADER_CHANGES = {"set": Map(str), "add": Map(str), "remove": [str]}
+_HEADERS = {"request": _HEADER_CHANGES, "response": _HEADER_CHANGES}
+_MATCH = {
+    **dict.fromkeys(("name", "sourceNamespace", "statPrefix"), str),
+    **dict.fromkeys(("uri", "scheme", "method", "authority"), _TEXT_MATCH),
+    **{name: Map(_TEXT_MATCH, bare=False) for name in ("headers", "withoutHeaders", "queryParams")},
+    "ignoreUriCase": bool,
+    "port": int,
+    "sourceLabels": Map(str),
+    "gateways": [str],
+}
+_CORS = {
+    **{name: [str] for name in ("allowHeaders", "allowMethods", "allowOrigin", "exposeHeaders")},
+    "allowOrigins": [_TEXT_MATCH],
+    "allowCredentials": bool,
+    "maxAge": str,
+    "unmatchedPreflights": str,
+}
+_FAULT = {
+    "abort": {"grpcStatus": str, "http2Error": str, "httpStatus": int, "percentage": _PERCENTAGE},
+    "delay": {"exponentialDelay": str, "fixedDelay": str, "percent": int, "percentage": _PERCENTAGE},
+}
+_REDIRECT = {
+    **dict.fromkeys(("authority", "derivePort", "prefixRewrite", "scheme", "uri"), str),
+    "port": int,
+    "redirectCode": int,
+}
+_RETRIES = {
+    **dict.fromkeys(("backoff", "perTryTimeout", "retryOn"), str),
+    **dict.fromkeys(("retryIgnorePreviousHosts", "retryRemoteLocalities"), bool),
+    "attempts": int,
+}
+HTTP = {
+    "name": str,
+    "match": [_MATCH],
+    "route": [Fields({"destination": _DESTINATION, "weight": int, "headers": _HEADERS}, "destination")],
+    "redirect": _REDIRECT,
+    "directResponse": {"status": int, "body": {"string": str, "bytes": str}},
+    "delegate": Fields({"name": str, "namespace": str}, "name"),
+    "rewrite": {"uri": str, "authority": str, "uriRegexRewrite": {"match": str, "rewrite": str}},
+    "timeout": str,
+    "retries": _RETRIES,
+    "fault": _FAULT,
+    "mirror": _DESTINATION,
+    "mirrorPercent": int,
+    "mirror_percent": int,
+    "mirrorPercentage": _PERCENTAGE,
+    "mirrors": [Fields({"destination": _DESTINATION, "percentage": _PERCENTAGE}, "destination")],
+    "corsPolicy": _CORS,
+    "headers": _HEADERS,
+}
+"""A route, as a tree of its fields; a list stands for a list of such, a type for its values."""
+SPEC = {"hosts": [str], "gateways": [str], "exportTo": [str], "http": [HTTP], "tcp": [{}], "tls": [{}]}
+_METADATA = {"name": str, "namespace": str, "annotations": Map(str), "labels": Map(str)}
+_OBJECT = Fields({"metadata": Fields(_METADATA, "name"), "spec": SPEC}, "metadata")
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_LONGEST = 40
+
+
+def readable(virtual_service: Mapping[str, Any]) -> Object:
+    """The object without members that are null; itself where there are none.
+
+    Raises:
+        InvalidInput: A field has another type than Istio's, or lacks what makes it one; names its path.
+    """
+    try:
+        found: Object = _read(virtual_service, _OBJECT)
+        return found
+    except _Misfit as exc:
+        metadata = virtual_service.get("metadata") if isinstance(virtual_service, Mapping) else None
+        name = metadata.get("name") if isinstance(metadata, Mapping) else None
+        whose = f"VirtualService '{name}'" if isinstance(name, str) else "a VirtualService"
+        path = "".join(reversed(exc.path)).removeprefix(".")
+        raise InvalidInput(f"{whose}: {path}{' ' if path else ''}{exc}") from None
+
+
+def told_by_shape(
+    read: Callable[Concatenate[Whole, Arguments], Result],
+) -> Callable[Concatenate[Whole, Arguments], Result]:
+    """Let a function of a VirtualService stumble over nulls and wrong types, and only then ask for the object's shape.
+
+    What fails over nulls is tried again without them; where something has the wrong type, its path is the error. What stands on a
+    cluster is whole, so nothing is looked over for it.
+    """
+
+    @wraps(read)
+    def told(virtual_service: Whole, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return read(virtual_service, *args, **kwargs)
+        except (MlflowIstioError, AttributeError, LookupError, TypeError, ValueError):
+            whole = readable(virtual_service)
+            if whole is virtual_service:
+                raise
+        return read(cast("Whole", whole), *args, **kwargs)
+
+    return told
+
+
+class _Misfit(Exception):
+    """What doesn't fit; the path to it is put together from the inside out."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.path: list[str] = []
+
+
+def _misfit(wanted: str, value: Any) -> _Misfit:
+    text = "null" if value is None else repr(value)
+    return _Misfit(f"must be {wanted}, not {text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'}")
+
+
+def _read(value: Any, kind: Any) -> Any:
+    if isinstance(kind, list):
+        return _list(value, kind[0])
+    if isinstance(kind, Map):
+        return _map(value, kind)
+    if isinstance(kind, Fields):
+        return _object(value, kind.known, kind.needed)
+    if isinstance(kind, dict):
+        return _object(value, kind, "")
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+    if not fits:
+        raise _misfit(_WORDS[kind], value)
+    return value
+
+
+def _object(value: Any, known: Mapping[str, Any], needed: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _misfit("an object", value)
+    same, found = True, {}
+    for key, member in value.items():
+        kind = known.get(key)
+        if kind is None or kind is type(member):
+            found[key] = member
+            same = same and member is not None
+        elif member is not None:
+            found[key] = _inside(f".{key}", member, kind)
+            same = same and found[key] is member
+        else:
+            same = False
+    if needed and found.get(needed) is None:
+        missing = _Misfit("is missing")
+        missing.path.append(f".{needed}")
+        raise missing
+    return value if same else {key: member for key, member in found.items() if member is not None}
+
+
+def _map(value: Any, kind: Map) -> Any:
+    if not isinstance(value, Mapping):
+        raise _misfit("an object", value)
+    kept = {key: member for key, member in value.items() if member is not None or not kind.bare}
+    found = {
+        key: member if type(member) is kind.of else _inside(f"[{key}]", member, kind.of) for key, member in kept.items()
+    }
+    return value if len(found) == len(value) and all(found[key] is value[key] for key in found) else found
+
+
+def _list(value: Any, of: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise _misfit("a list", value)
+    found = [member if type(member) is of else _inside(f"[{index}]", member, of) for index, member in enumerate(value)]
+    return value if all(new is old for new, old in zip(found, value, strict=True)) else found
+
+
+def _inside(step: str, value: Any, kind: Any) -> Any:
+    try:
+        return _read(value, kind)
+    except _Misfit as exc:
+        exc.path.append(step)
+        raise
