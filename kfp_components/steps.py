@@ -170,7 +170,7 @@ def _recorded_end(verbs: Verbs, endpoint: str, view: View, release_id: str) -> s
         return None  # it has forgotten none
     try:
         changes = verbs.history(endpoint)
-    except RegistryError as exc:
+    except (RegistryError, InvalidInput) as exc:  # down, or nobody names it here
         say(f"warning: whether there was a release '{release_id}' long ago can't be told: {exc.message}")
         return None
     actions = [change["action"] for change in changes if change["release"] == release_id]

@@ -12,6 +12,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.options.base import DryRunOptions, parse_options
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
+from mlflow_istio.releases.deploying.deployments import DeployRequest, begun_as
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 from mlflow_istio.verbs.deployments import deploy_request
@@ -74,8 +75,12 @@ class ReleaseVerbs(Base):
         elif known is not None and known.model_uri == model_uri:
             candidates = known.candidates  # the URI may mean another version by now
         else:
-            candidates = (default_name(context, str(model_uri)),)
-        deployments = () if model_uri is None else (deploy_request(place, options, candidates[0], endpoint, model_uri),)
+            begun = begun_as(context, endpoint, options.release_id, str(model_uri))
+            candidates = (begun or default_name(context, str(model_uri)),)
+        deployments: tuple[DeployRequest, ...] = ()
+        if model_uri is not None:
+            deploying = deploy_request(place, options, candidates[0], endpoint, model_uri)
+            deployments = (replace(deploying, release_id=options.release_id),)
         request = ReleaseRequest(
             endpoint=endpoint,
             plan=lambda found: plan_of(options, found, candidates),

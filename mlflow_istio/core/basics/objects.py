@@ -14,6 +14,8 @@ Object: TypeAlias = dict[str, Any]
 DOMAIN = "mlflow-istio.org"
 ENDPOINT_LABEL = f"{DOMAIN}/endpoint"
 DEPLOYMENT_LABEL = f"{DOMAIN}/deployment"
+ASKED_ANNOTATION = f"{DOMAIN}/asked"
+"""Of a Deployment: the release's id and the URI that its version was asked for by, where the URI may mean another one later."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 FIELD_MANAGER = "mlflow-istio"
 

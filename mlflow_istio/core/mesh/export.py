@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object, annotations_of, name_of, with_annotations
+from mlflow_istio.core.basics.objects import ASKED_ANNOTATION, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, annotation
 from mlflow_istio.errors import masked
 
@@ -26,7 +26,7 @@ def as_in_git(obj: Object, endpoint: str) -> Object:
 
     Without its namespace, too: where it is applied says that.
     """
-    gone = (*_OF_CONTROLLERS, *(annotation(endpoint, part) for part in _FLEETING))
+    gone = (*_OF_CONTROLLERS, ASKED_ANNOTATION, *(annotation(endpoint, part) for part in _FLEETING))
     bare = with_annotations(obj, dict.fromkeys(gone))
     metadata = {key: value for key, value in bare["metadata"].items() if key not in _FROM_SERVER}
     spec = {key: value for key, value in obj["spec"].items() if key not in _ALLOCATED.get(str(obj["kind"]), ())}

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mlflow_istio.core.basics.model_version import ModelVersion, parse_label, parse_model_uri
+from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, service_name
-from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of, prefix
+from mlflow_istio.core.basics.objects import (
+    ASKED_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    ENDPOINT_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+    name_of,
+    prefix,
+    with_annotations,
+)
 from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
 from mlflow_istio.core.endpoint.registry_state import alias_names
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
@@ -119,7 +129,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         RegistryError: The registry can't be reached, so the version can't be resolved.
     """
     check_name(request.name, "deployment")
-    model = context.registry.resolve(parse_model_uri(request.model_uri))
+    model = _model(context, request)
     flavor = _flavor(model, request.flavor)
     name = request.endpoint or _default_endpoint(context, model)
     check_endpoint_name(name)
@@ -143,6 +153,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         pod=request.pod,
     )
     deployment = deployment_manifest(context.templates["Deployment"], values)
+    deployment = with_annotations(deployment, {ASKED_ANNOTATION: _asked(request.release_id, request.model_uri)})
     service = service_manifest(context.templates["Service"], name)
     rule = exported_to(destination_rule_manifest(context.templates["DestinationRule"], name), request.export_to)
     virtual_service = virtual_service_manifest(
@@ -258,6 +269,36 @@ def update(
     if wait and replicas != 0:
         context.cluster.wait_ready(name, ready_timeout)
     return after
+
+
+def begun_as(context: Context, endpoint: str, release_id: str | None, model_uri: str) -> str | None:
+    """The deployment that an earlier try of the same release brought up, if its process died before it opened the release.
+
+    Args:
+        context: The ports.
+        endpoint: The endpoint.
+        release_id: The release's id; without one nobody can tell an earlier try.
+        model_uri: What was asked for; an alias may mean another version by now.
+    """
+    asked = _asked(release_id, model_uri)
+    standing = deployments_of(context.cluster, endpoint) if asked else []
+    return next((name_of(obj) for obj in standing if annotations_of(obj).get(ASKED_ANNOTATION) == asked), None)
+
+
+def _asked(release_id: str | None, model_uri: str) -> str | None:
+    """What a Deployment keeps of how its version was chosen; None where the URI says the version, or no id says whose it is."""
+    return None if release_id is None or parse_model_uri(model_uri).label else f"{release_id} {model_uri}"
+
+
+def _model(context: Context, request: DeployRequest) -> ModelVersion:
+    """The version that is asked for: the one that an earlier try of the same release has chosen, if there was one."""
+    reference = parse_model_uri(request.model_uri)
+    asked = _asked(request.release_id, request.model_uri)
+    standing = context.cluster.get("Deployment", request.name) if asked else None
+    if standing is not None and annotations_of(standing).get(ASKED_ANNOTATION) == asked:
+        chosen = parse_label(versions_of([standing])[request.name])
+        reference = ModelReference(model=chosen.model, version=chosen.version)
+    return context.registry.resolve(reference)
 
 
 def _default_endpoint(context: Context, model: ModelVersion) -> str:
