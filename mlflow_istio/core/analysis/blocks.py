@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from mlflow_istio.core.analysis.interval import check_alpha, check_positive
-from mlflow_istio.core.analysis.packing import PACKED
+from mlflow_istio.core.analysis.packing import PACKED, PACKED_SINGLE, single
 from mlflow_istio.errors import InvalidInput
 
 Floats = NDArray[np.float64]
@@ -68,7 +68,8 @@ class Blocks:
 
     Attributes:
         phase: The longest slow phase, in seconds.
-        closed: The rows of the closed blocks, one after the other; all have as many numbers as `open`.
+        closed: The rows of the closed blocks, one after the other; all have as many numbers as `open`, of single precision: seven
+            digits are plenty for how much blocks differ, and the state stays half as long.
         open: The row of the block that isn't complete yet; its last number says how much it can tell (0: nothing).
         seconds: How long the open block has lasted.
         span: How many first blocks one closed block stands for, after merging.
@@ -76,7 +77,7 @@ class Blocks:
     """
 
     phase: float
-    closed: tuple[float, ...] = field(default=(), metadata=PACKED)
+    closed: tuple[float, ...] = field(default=(), metadata=PACKED_SINGLE)
     open: tuple[float, ...] = field(metadata=PACKED)
     seconds: float = 0.0
     span: int = 1
@@ -120,11 +121,16 @@ class Blocks:
         lasted, elapsed = self.seconds + seconds, self.elapsed + seconds
         if lasted < self.phase * BLOCK_SHARE * self.span * (1 - 1e-9):
             return replace(self, open=grown, seconds=lasted, elapsed=elapsed)
-        closed, span = self.closed + grown, self.span
+        closed, span = self.closed + single(grown), self.span
         if len(closed) == CAPACITY * len(row):
             merged = np.asarray(closed).reshape(-1, 2, len(row)).sum(axis=1)
-            closed, span = tuple(merged.ravel().tolist()), 2 * span
+            closed, span = single(merged.ravel().tolist()), 2 * span
         return replace(self, closed=closed, open=(0.0,) * len(row), seconds=0.0, span=span, elapsed=elapsed)
+
+    @property
+    def room(self) -> int:
+        """How many characters of its stored text are still to come, at most."""
+        return -(-4 * 4 * (CAPACITY * len(self.open) - len(self.closed)) // 3)
 
     @property
     def total(self) -> Floats:

@@ -125,6 +125,11 @@ class GuardTest(EProcess):
     def figures(self, alpha: float) -> Figures:
         """Return the figures now."""
 
+    @property
+    def room(self) -> int:
+        """How many characters its stored state will still grow by, at most."""
+        return 0
+
     def proven(self, alpha: float) -> Interval | None:
         """Return the interval that holds the truth at every look, with probability 1 - alpha; None for a rule that has none."""
         return self.figures(alpha).ratio

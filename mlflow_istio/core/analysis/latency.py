@@ -98,6 +98,11 @@ class LatencyTest(GuardTest):
         """Return for each edge the interval of the odds ratio of "slower than the edge", each at `alpha`."""
         return {edge: test.confidence_sequence(alpha) for edge, test in zip(self.edges, self.tests, strict=True)}
 
+    @property
+    def room(self) -> int:
+        """What the blocks of all edges will still take."""
+        return sum(test.room for test in self.tests)
+
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "the candidate is slower"; its sentence speaks of the edge with most evidence."""
         edge, worst = self._worst

@@ -249,6 +249,11 @@ class MeanDifference(GuardTest):
             lower, upper = min(lower, ends[0]), max(upper, ends[1])
         return Interval(lower=lower, upper=upper, estimate=estimate)
 
+    @property
+    def room(self) -> int:
+        """What the blocks will still take."""
+        return 0 if self.blocks is None else self.blocks.room
+
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "the mean of `name` is worse on the candidate"."""
         interval = self.confidence_sequence(alpha)

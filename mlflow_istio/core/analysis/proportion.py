@@ -176,6 +176,11 @@ class ObjectiveTest(GuardTest):
         lower, upper = self.blocks.bounds(alpha, **RATE)
         return replace(exact, lower=max(0.0, min(exact.lower, lower)), upper=min(1.0, max(exact.upper, upper)))
 
+    @property
+    def room(self) -> int:
+        """What the blocks will still take."""
+        return 0 if self.blocks is None else self.blocks.room
+
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "`name` is above its limit on the candidate"."""
         counts = share(self.counts.events, self.counts.total)

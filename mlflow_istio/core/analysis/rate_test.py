@@ -229,6 +229,11 @@ class RateTest(GuardTest):
             estimate=worse / better if better else float("inf"),
         )
 
+    @property
+    def room(self) -> int:
+        """What the blocks will still take."""
+        return 0 if self.blocks is None else self.blocks.room
+
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "`name` is more frequent on the candidate"."""
         interval = self.confidence_sequence(alpha)

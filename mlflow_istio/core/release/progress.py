@@ -18,6 +18,13 @@ MAX_BYTES = 64 * 1024
 """Of the 256 KiB that all annotations of an object may have together, 128 belong to the unrecorded changes."""
 
 
+FULL_GUARD = 8000
+"""Of a guard that must see the stable's history before it starts: latency, with the tests of three edges."""
+
+FULL_COUNTERS = 4096
+"""Of the last counters of a few sources."""
+
+
 @form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
@@ -127,6 +134,22 @@ def progress_to_text(progress: Progress) -> str:
             "watch fewer KPIs, or read metrics that are summed over pods"
         )
     return text
+
+
+def check_room(progress: Progress) -> None:
+    """Refuse a release whose state would outgrow its object one day.
+
+    Raises:
+        InvalidInput: Says how large it may become, and what to do.
+    """
+    tests = progress.evidence.tests
+    waiting = sum(FULL_GUARD for guard in progress.plan.guards if guard.name not in tests)
+    full = len(compact(to_json(progress))) + sum(test.room for test in tests.values()) + waiting + FULL_COUNTERS
+    if full > MAX_BYTES:
+        raise InvalidInput(
+            f"the state of such a release can grow to {full:,} bytes, more than the {MAX_BYTES:,} that fit on the VirtualService: "
+            f"watch fewer than the {len(progress.plan.guards)} guards and KPIs it has, or say phase=0"
+        )
 
 
 def progress_from_text(text: str) -> Progress:

@@ -14,7 +14,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
-from mlflow_istio.core.release.progress import first_progress, progress_from_text
+from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
@@ -128,6 +128,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
     )
     progress = first_progress(plan, context.clock.now())
+    check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
     run, warnings = run_for(context, name, release, new=True)
     emit_warnings(context, warnings)
