@@ -130,11 +130,55 @@ def test_every_step_gets_the_secret_wherever_it_is(tmp_path: Path) -> None:
     assert compiled(another, tmp_path)[1] == {}, "a loaded component itself stays as it was"
 
 
+LIMITS = {"cpu_request": "250m", "cpu_limit": "1", "memory_request": "512M", "memory_limit": "2G"}
+
+
+def test_every_step_may_use_what_is_said_once_wherever_it_is(tmp_path: Path) -> None:
+    """KFP's own set_cpu_limit is refused for a component from our YAML, a pipeline of one step; what it writes is the measure."""
+    go = loaded("promote_candidate")
+
+    @dsl.pipeline(name="limited")
+    def limited():
+        undo = loaded("roll_back_unless_succeeded")(target="istio:/models", endpoint="churn", release_id="job-1")
+        undo.set_caching_options(False)
+        with dsl.ExitHandler(undo):
+            from_file = go(target="istio:/models", endpoint="churn")
+            with pytest.raises(ValueError, match="set_cpu_limit can only be used on single-step components"):
+                from_file.set_cpu_limit("1")
+            set_traffic(target="istio:/models", endpoint="churn", weight=10).set_memory_limit("4G")
+        for _ in range(2):
+            configure_steps(resources=LIMITS)
+
+    spec, _ = compiled(limited, tmp_path)
+    found = {
+        label: executor["container"]["resources"] for label, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    usual = found.pop("exec-roll-back-unless-succeeded")
+    assert usual == {
+        **{"cpuRequest": 0.25, "cpuLimit": 1.0, "memoryRequest": 0.512, "memoryLimit": 2.0},
+        **{"resourceCpuRequest": "250m", "resourceCpuLimit": "1"},
+        **{"resourceMemoryRequest": "512M", "resourceMemoryLimit": "2G"},
+    }
+    own = found.pop("exec-set-traffic")
+    assert own == {**usual, "memoryLimit": 4.0, "resourceMemoryLimit": "4G"}, "what a step has already it keeps"
+    assert list(found.values()) == [usual]
+    assert cached_steps(spec) == []
+
+    @dsl.pipeline(name="another-unlimited")
+    def another():
+        go(target="istio:/models", endpoint="churn")
+
+    (executor,) = compiled(another, tmp_path)[0]["deploymentSpec"]["executors"].values()
+    assert "resources" not in executor["container"], "a loaded component itself stays as it was"
+
+
 def test_what_configures_no_step_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pipeline is being made here"):
         configure_steps()
     with pytest.raises(ValueError, match="ConfigMap 'mesh' needs config_keys"):
         configure_steps(config_map="mesh", tasks=[])
+    with pytest.raises(ValueError, match="there is no resource 'gpu': use one of cpu_request, cpu_limit"):
+        configure_steps(resources={"gpu": "1"}, tasks=[])
     assert configure_steps(tasks=[], secret=None) == []
 
 
