@@ -41,6 +41,7 @@ _OF_RELEASE = (
     "min_requests",
     "deadline",
     "warmup",
+    "phase",
     "metrics",
     "prometheus_url",
     "kpi",
