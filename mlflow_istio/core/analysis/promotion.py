@@ -92,6 +92,11 @@ class PromotionBound:
         """Whether the bound is below what is allowed."""
         return self.upper < self.allowed
 
+    @property
+    def equal(self) -> float:
+        """What the measure is of two equal versions."""
+        return 1.0 if self.measure == "odds ratio" else 0.0
+
     def describe(self) -> str:
         """Return a clause such as `errors: odds ratio below 1.18 (allowed 1.25)`."""
         known = "not bounded yet" if finite(self.upper) is None else f"below {self.upper:.3g}"

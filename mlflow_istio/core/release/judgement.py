@@ -12,6 +12,7 @@ from mlflow_istio.core.analysis.interval import Interval, finite
 from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, PromotionBound
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 
 ALONE = "candidate alone"
@@ -135,8 +136,15 @@ def _proof_alpha(plan: ReleasePlan) -> float:
 def bounds_of(plan: ReleasePlan, evidence: Evidence) -> tuple[PromotionBound, ...]:
     """What must be proven before promotion, and how far it is."""
     tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
-    bounds = [test.bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan)) for guard, test in tested]
-    return tuple(bound for each in bounds for bound in each)
+    return tuple(
+        bound if _may_claim_better(plan, guard) else replace(bound, upper=max(bound.upper, bound.equal))
+        for guard, test in tested
+        for bound in test.bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan))
+    )
+
+
+def _may_claim_better(plan: ReleasePlan, guard: GuardPlan) -> bool:
+    return plan.rules == 1 or kind_of(guard).claims_better
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,12 +176,14 @@ def proven(plan: ReleasePlan, evidence: Evidence) -> Mapping[str, Interval]:
 
     All of them together are wrong in at most `alpha` of the releases.
     """
-    found = {
-        guard.name: evidence.tests[guard.name].proven(alpha_of(plan, guard))
-        for guard in plan.guards
-        if guard.name in evidence.tests
-    }
-    return {name: interval for name, interval in found.items() if interval is not None}
+    found: dict[str, Interval] = {}
+    for guard in plan.guards:
+        test = evidence.tests.get(guard.name)
+        interval = None if test is None else test.proven(alpha_of(plan, guard))
+        if interval is not None:
+            better = _may_claim_better(plan, guard)
+            found[guard.name] = interval if better else replace(interval, upper=max(interval.upper, 1.0))
+    return found
 
 
 def _figures(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> GuardFigures:

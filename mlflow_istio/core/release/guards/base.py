@@ -79,6 +79,7 @@ class GuardKind(ABC, Generic[ATest]):
         proofs: Which fields of ``NonInferiorityMargin`` can be proven of it; none for a kind whose tests bound what they bound
             by themselves.
         has_limit: Whether ``limit`` is one of its terms: if so it must be given, else it can't be.
+        claims_better: Whether what is proven of it may be that the candidate is better than the stable.
         reads: Which of ``margin``, ``worse``, ``slower_than`` and ``edges`` it reads; options refuse the others.
     """
 
@@ -86,6 +87,7 @@ class GuardKind(ABC, Generic[ATest]):
     test: type[ATest]
     proofs: ClassVar[tuple[str, ...]] = ()
     has_limit: ClassVar[bool] = False
+    claims_better: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = OPTIONAL_TERMS
 
     @abstractmethod

@@ -15,10 +15,14 @@ ENOUGH_ANSWERS = 20
 
 
 class Latency(GuardKind[LatencyTest]):
-    """Answers slower than a few edges, against the stable's."""
+    """Answers slower than a few edges, against the stable's.
+
+    Whoever has the lighter load is faster, and a candidate mostly has; so it may be proven no slower, but never faster.
+    """
 
     name = "latency"
     test = LatencyTest
+    claims_better = False
     reads = ("margin", "edges")
     proofs = ("odds_ratio", "rate_difference")
 

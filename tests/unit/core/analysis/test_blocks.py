@@ -191,3 +191,13 @@ def test_an_odds_ratio_and_a_difference_are_read_from_the_same_sums() -> None:
     lower, upper = test.blocks.bounds(0.05, **DIFFERENCE)
     assert (lower, upper) == (pytest.approx(0.02), pytest.approx(0.02))
     assert test.blocks.bounds(0.05, **ODDS)[0] == pytest.approx((12 / 88) / (40 / 360))
+
+
+def test_a_phase_that_lies_in_two_neighbours_is_no_twofold_evidence() -> None:
+    """Blocks that come in equal pairs: half of them are no news, which threefold blocks know."""
+    pairs = np.repeat(np.random.default_rng(4).normal(0.5, 1.0, 20), 2)
+    blocks = Blocks.of(60.0, columns=2)
+    for value in pairs.tolist():
+        blocks = blocks.update((value, 1.0), 60.0)
+    plain = log_t_factor(blocks.rows() @ np.array([1.0, 0.0]), EVIDENCE_SPREAD * 40)
+    assert 0 < blocks.log_evidence(0.0, **RATIO) < 0.8 * plain
