@@ -67,8 +67,8 @@ def test_what_is_written_is_read_back(endpoint: Endpoint) -> None:
 
 
 def test_annotations_are_keyed_by_endpoint_and_absent_where_there_is_nothing_to_say() -> None:
-    assert set(annotations_of(carrying(an_endpoint()))) == {STATE}
-    assert set(annotations_of(carrying(started()))) == {STATE, RELEASE}
+    assert set(annotations_of(carrying(an_endpoint()))) == {STATE, "mlflow-istio.org/deployed.churn"}
+    assert set(annotations_of(carrying(started()))) == {STATE, RELEASE, "mlflow-istio.org/deployed.churn"}
     assert has_endpoint(carrying(an_endpoint()), "churn")
     assert not has_endpoint(carrying(an_endpoint()), "chur")
 
