@@ -8,11 +8,19 @@ from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint, without_recorded
+from mlflow_istio.core.endpoint.numbering import renumbered
 from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.errors import NotFound, RegistryError
-from mlflow_istio.releases.context import Context, deployments_of, edit_virtual_service, endpoint_of, versions_of
+from mlflow_istio.releases.context import (
+    Context,
+    deployments_of,
+    edit_endpoint,
+    edit_virtual_service,
+    endpoint_of,
+    versions_of,
+)
 from mlflow_istio.releases.reporting import OUTCOMES, report_ended
 
 _ROUNDS = 5
@@ -46,6 +54,9 @@ def flush_outbox(
     recorded: list[RoutingChange] = []
     moved: list[str] = []
     try:
+        if pending:
+            endpoint, moved = _with_numbers_of_their_own(context, endpoint)
+            pending = endpoint.outbox
         for change in pending:
             moved += _record(
                 context, endpoint, _with_run(context, endpoint, change), (objects or {}).get(change.id, {})
@@ -72,6 +83,21 @@ def flush_outbox(
         )
     _forget(context, endpoint, recorded)
     return (*reported, *gone)
+
+
+def _with_numbers_of_their_own(context: Context, endpoint: Endpoint) -> tuple[Endpoint, list[str]]:
+    """The endpoint whose waiting changes are numbered after all that the ledger has, and a warning where they were not.
+
+    Somebody has applied an older copy of the object then, such as an export that Git has.
+    """
+    known = context.registry.history(context.scope, endpoint.name)
+    if renumbered(endpoint, known) == endpoint:
+        return endpoint, []
+    after = edit_endpoint(context.cluster, endpoint.virtual_service, endpoint.name, lambda now: renumbered(now, known))
+    return after, [
+        f"somebody applied an older copy of VirtualService '{endpoint.virtual_service}', which had set endpoint "
+        f"'{endpoint.name}' back to an earlier change: its changes are numbered on to {after.sequence}"
+    ]
 
 
 def publish_nothing(

@@ -13,6 +13,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.deadlines import due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.numbering import set_back_to
 from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Traffic
@@ -207,6 +208,16 @@ def ledger_findings(
             text=f"{count} routing change{'s are' if count > 1 else ' is'} not in the registry yet",
             command=f"mlflow-istio history {name} -t {{target}}",
             safe=True,
+        )
+    newest_recorded = set_back_to(endpoint, recorded)
+    if newest_recorded is not None:
+        yield Finding(
+            endpoint=name,
+            code="set-back",
+            severity=ERROR,
+            text=f"its object is as of change {endpoint.sequence}, and the ledger has changes up to {newest_recorded}: somebody "
+            "applied an older copy of it",
+            command=f"mlflow-istio rollback {name} -t {{target}} --to {newest_recorded}",
         )
     known = {change.sequence: change for change in recorded}
     waiting = {change.sequence for change in endpoint.outbox}

@@ -11,7 +11,7 @@ from mlflow_istio.core.endpoint.release_state import Assignment, ClosedRelease, 
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Traffic, WeightedDestination
 from mlflow_istio.core.moves.policies import opened, settled
-from mlflow_istio.errors import NotFound, StateConflict
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
 
 def find_change(changes: Iterable[RoutingChange], to: str, endpoint: str) -> RoutingChange:
@@ -19,11 +19,21 @@ def find_change(changes: Iterable[RoutingChange], to: str, endpoint: str) -> Rou
 
     Raises:
         NotFound: There is none; says which there are.
+        InvalidInput: Several have that number, since an earlier version counted from an older copy of the object; names their ids.
     """
-    known = sorted(changes, key=lambda change: change.sequence)
-    for change in known:
-        if to in (str(change.sequence), change.id):
-            return change
+    known = sorted(changes, key=lambda change: (change.sequence, change.time))
+    meant = [change for change in known if change.id == to] or [
+        change for change in known if str(change.sequence) == to
+    ]
+    if len(meant) > 1:
+        each = " and ".join(
+            f"'{change.id}' ({change.action}, {change.time.isoformat(timespec='seconds')})" for change in meant
+        )
+        raise InvalidInput(
+            f"endpoint '{endpoint}' has {len(meant)} changes {to}: name the one you mean by its id: {each}"
+        )
+    if meant:
+        return meant[0]
     has = f"it has 1 to {known[-1].sequence}" if known else "none is known"
     raise NotFound(f"endpoint '{endpoint}' has no routing change '{to}': {has} (see 'mlflow-istio history {endpoint}')")
 

@@ -1,0 +1,43 @@
+"""Numbers of changes never fall, whatever older copy of its object somebody applies: the ledger knows how far they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.routing_change import RoutingChange
+
+
+def renumbered(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> Endpoint:
+    """The endpoint whose waiting changes have numbers after all that the ledger has; as it is where they do.
+
+    Args:
+        endpoint: The endpoint.
+        recorded: The ledger's changes of it.
+    """
+    known = {change.id for change in recorded}
+    highest = max((change.sequence for change in recorded), default=0)
+    numbers: dict[str, int] = {}
+    for change in endpoint.outbox:
+        if change.id in known:
+            continue  # it was recorded by a process that died, or is about to say so
+        highest = numbers[change.id] = max(change.sequence, highest + 1)
+    outbox = tuple(replace(change, sequence=numbers.get(change.id, change.sequence)) for change in endpoint.outbox)
+    if outbox == endpoint.outbox:
+        return endpoint
+    last = endpoint.last
+    ends = [numbers[old.id] for old in endpoint.outbox if last and old.sequence == last.sequence and old.id in numbers]
+    return replace(
+        endpoint,
+        outbox=outbox,
+        sequence=numbers.get(endpoint.change, endpoint.sequence),
+        last=replace(last, sequence=ends[0]) if last and ends else last,
+    )
+
+
+def set_back_to(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> int | None:
+    """The newest change that the ledger has, where the object is older than that; None where it is not."""
+    waiting = {change.id for change in endpoint.outbox}
+    newer = [change.sequence for change in recorded if change.sequence > endpoint.sequence and change.id not in waiting]
+    return max(newer, default=None)
