@@ -78,10 +78,10 @@ class Case:
         http: The routes, ``to: SUBSET`` written out.
         spec: Further members of the VirtualService's spec.
         hosts: Its hosts.
-        delegates: Routes of VirtualServices without hosts that it may delegate to, by the end of their names.
+        delegates: Specs of VirtualServices without hosts that it may delegate to, by the end of their names.
         rule: Spec of a DestinationRule of its own, and with it a Service of its own; None routes to the common one.
         requests: Sent in this order.
-        local: ``same``, or how the local mesh refuses it: the path of the field.
+        local: ``same``, or how the local mesh refuses it: the path of the field, of a delegate's behind the end of its name.
         istiod: ``same``, or ``refused`` when istiod's validator takes no such object.
     """
 
@@ -90,7 +90,7 @@ class Case:
     http: Sequence[Object]
     spec: Object
     hosts: Sequence[str]
-    delegates: Mapping[str, Sequence[Object]]
+    delegates: Mapping[str, Object]
     rule: Object | None
     requests: Sequence[Request]
     local: str
@@ -128,8 +128,7 @@ class Case:
     def delegate_services(self) -> list[Object]:
         """The VirtualServices that it delegates to."""
         return [
-            obj("VirtualService", f"{self.name}-{end}", {"http": copy.deepcopy(list(http))})
-            for end, http in self.delegates.items()
+            obj("VirtualService", f"{self.name}-{end}", copy.deepcopy(spec)) for end, spec in self.delegates.items()
         ]
 
     def destination_rule(self) -> Object | None:
@@ -220,8 +219,8 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
         spec=entry.get("spec", {}),
         hosts=[f"{name}.{DOMAIN}", *(f"{host}.{name}.{DOMAIN}" for host in entry.get("hosts", ()))],
         delegates={
-            end: [_written_out(route, target, name) for route in http]
-            for end, http in entry.get("delegates", {}).items()
+            end: _written_out(spec if isinstance(spec, dict) else {"http": spec}, target, name)
+            for end, spec in entry.get("delegates", {}).items()
         },
         rule=rule,
         requests=[Request(**request) for request in entry.get("requests", ())],

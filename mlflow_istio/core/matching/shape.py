@@ -1,7 +1,8 @@
 """What a VirtualService must look like to be read: each field that we know has its type, and null is no value at all.
 
 The fields are those of Istio's own definition (a test holds them against ``tests/corpus/fields.json``); others pass through unread.
-An API server keeps such objects out. Files, other stores and other people's tools do not.
+An API server refuses other types, and drops what is null, a condition of a match, too (``tests/corpus``,
+``header-with-nothing-behind-it``). Files, other stores and other people's tools do neither.
 """
 
 from __future__ import annotations
@@ -19,15 +20,9 @@ Result = TypeVar("Result")
 
 
 class Map(NamedTuple):
-    """An object of free names, whose values are all of one kind.
-
-    Attributes:
-        of: Their kind.
-        bare: Whether a name may stand without a value, which is then as if it was not there.
-    """
+    """An object of free names, whose values are all of one kind."""
 
     of: Any
-    bare: bool = True
 
 
 class Fields(NamedTuple):
@@ -50,7 +45,7 @@ _HEADERS = {"request": _HEADER_CHANGES, "response": _HEADER_CHANGES}
 _MATCH = {
     **dict.fromkeys(("name", "sourceNamespace", "statPrefix"), str),
     **dict.fromkeys(("uri", "scheme", "method", "authority"), _TEXT_MATCH),
-    **{name: Map(_TEXT_MATCH, bare=False) for name in ("headers", "withoutHeaders", "queryParams")},
+    **{name: Map(_TEXT_MATCH) for name in ("headers", "withoutHeaders", "queryParams")},
     "ignoreUriCase": bool,
     "port": int,
     "sourceLabels": Map(str),
@@ -195,9 +190,10 @@ def _object(value: Any, known: Mapping[str, Any], needed: str) -> Any:
 def _map(value: Any, kind: Map) -> Any:
     if not isinstance(value, Mapping):
         raise _misfit("an object", value)
-    kept = {key: member for key, member in value.items() if member is not None or not kind.bare}
     found = {
-        key: member if type(member) is kind.of else _inside(f"[{key}]", member, kind.of) for key, member in kept.items()
+        key: member if type(member) is kind.of else _inside(f"[{key}]", member, kind.of)
+        for key, member in value.items()
+        if member is not None
     }
     return value if len(found) == len(value) and all(found[key] is value[key] for key in found) else found
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.inspection.explanation import explain
+from mlflow_istio.core.matching.coverage import is_catch_all
 from mlflow_istio.core.matching.entrance import Entrance, entrance_at
+from mlflow_istio.core.matching.places import placed
 from mlflow_istio.core.matching.probe import pin_probe
+from mlflow_istio.core.matching.requests import Request
 from mlflow_istio.errors import InvalidInput
+from tests.corpus.cases import Case, load
+from tests.testbed.gateway import NAME as GATEWAY
 
 
 def entrance(*above: Object, **fields: Any) -> Entrance:
@@ -231,3 +238,54 @@ def test_a_probe_through_a_match_carries_what_the_match_asks_for() -> None:
     assert probe.proved_by(405, version, "")
     assert not probe.proved_by(503, version, "")
     assert not probe.proved_by(405, {}, "")
+
+
+CASES = [case for case in load() if case.istiod == "same" and case.http and "elsewhere" not in str(case.http)]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_what_is_made_up_for_a_route_of_the_corpus_reaches_it(case: Case) -> None:
+    """The explanation is held against the real istiod and Envoy (``test_explanation.py``), and so is this by it."""
+    obj = case.virtual_service(gateways=[GATEWAY], ready_route=False)
+    obj["metadata"]["namespace"] = "corpus"
+    for index, route in enumerate(obj["spec"]["http"]):
+        if "delegate" in route:
+            continue
+        try:
+            found = entrance_at(obj, route)
+        except InvalidInput:
+            continue
+        path, _, query = found.scoring.partition("?")
+        headers = {name.lower(): value for name, value in found.headers.items()}
+        scheme = "https" if "https" in str(route.get("match")) else "http"
+        request = Request(
+            path=path,
+            method=found.method,
+            query=dict(parse_qsl(query, keep_blank_values=True)),
+            headers=headers,
+            authority=headers.get("host", case.hosts[0]),
+            scheme=scheme,
+        )
+        explained = explain(obj, request)
+        taking = [explained.place, *(passed.place for passed in explained.perhaps)]
+        assert index in [place.index for place in taking if place is not None], (found, explained)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name.startswith("everything-said-by")], ids=lambda case: case.name
+)
+def test_what_takes_everything_behind_the_real_istiod_is_a_catch_all(case: Case) -> None:
+    obj = case.virtual_service(gateways=[GATEWAY, "mesh"], ready_route=False)
+    first, *others = placed(obj)["spec"]["http"]
+    assert is_catch_all(first, placed(obj))
+    for other_route in others:
+        with pytest.raises(InvalidInput, match="above it takes them: put it below"):
+            entrance_at(obj, other_route)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "-aside-" in case.name], ids=lambda case: case.name)
+def test_what_leaves_the_rest_behind_the_real_istiod_is_none(case: Case) -> None:
+    obj = case.virtual_service(gateways=[GATEWAY], ready_route=False)
+    first, *others = placed(obj)["spec"]["http"]
+    assert not is_catch_all(first, placed(obj))
+    assert entrance_at(obj, obj["spec"]["http"][len(others)]).virtual_service == case.name
