@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import totals_source
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
-from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.ports.metrics import Metrics, MetricsHistory
 
 # A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
 _PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")
@@ -75,6 +75,11 @@ class KpiMetrics:
                 for source, series in counters.items():
                     found.setdefault(deployment, {}).setdefault(source, {}).update(series)
         return found
+
+    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
+        """See ``ports.MetricsHistory``: the other source's, without KPIs; none where it keeps none."""
+        base = self._base
+        return base.history(endpoint, deployment, seconds, step) if isinstance(base, MetricsHistory) else ()
 
     def _counted(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
         if kpi.call is not None:

@@ -33,3 +33,30 @@ class Metrics(Protocol):
         Raises:
             MetricsError: The source can't be reached, refuses, or gave what can't be read.
         """
+
+
+@runtime_checkable
+class MetricsHistory(Protocol):
+    """A source that remembers: a Metrics may be one, too, and a release learns from it how its stable behaves."""
+
+    @property
+    def name(self) -> str:
+        """What errors and warnings call it."""
+
+    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
+        """A deployment's counters as they were, oldest first: ``read`` at every step until now, as far as that is known.
+
+        Args:
+            endpoint: The endpoint.
+            deployment: Name of the deployment.
+            seconds: How far back.
+            step: Seconds between two readings; the source may keep fewer, and then repeats one.
+
+        Returns:
+            At most ``seconds / step + 1`` readings; one of a time without data is empty, so that a gap stays one. None at all
+            where the source keeps no history of it.
+
+        Raises:
+            MetricsError: The source can't be reached, refuses, or gave what can't be read.
+            InvalidInput: ``seconds`` or ``step`` isn't a positive number.
+        """

@@ -19,6 +19,7 @@ class InMemoryMetrics:
         silent: Deployments whose data are missing or too old.
         edges: Upper edges of the latency histogram in milliseconds, without infinity.
         reads: How often it was read.
+        past: What ``history`` gives of each deployment: readings a step apart, oldest first.
     """
 
     def __init__(self, edges: Sequence[float] = (5, 10, 25, 50, 100, 250, 500, 1000)) -> None:
@@ -27,6 +28,7 @@ class InMemoryMetrics:
         self.silent: set[str] = set()
         self.edges = tuple(edges)
         self.reads = 0
+        self.past: dict[str, list[Reading]] = {}
 
     @property
     def name(self) -> str:
@@ -49,6 +51,12 @@ class InMemoryMetrics:
     def restart(self, deployment: str) -> None:
         """Let the deployment's counters start again from 0."""
         self._counters[deployment] = dict.fromkeys(self._counters.get(deployment, {}), 0.0)
+
+    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:  # noqa: ARG002
+        """See ``ports.MetricsHistory``."""
+        if self.down:
+            raise MetricsError(f"{self.name} can't be reached (in-memory, down)")
+        return self.past.get(deployment, [])[-int(seconds / step) - 1 :]
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:  # noqa: ARG002
         """See ``ports.Metrics``."""

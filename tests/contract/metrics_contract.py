@@ -15,9 +15,10 @@ import pytest
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import CounterState, Reading
+from mlflow_istio.core.analysis.history import history_of
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_counts
 from mlflow_istio.errors import MetricsError
-from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.ports.metrics import Metrics, MetricsHistory
 
 PATIENCE = 120.0
 """Seconds until a source must show what was served."""
@@ -87,6 +88,49 @@ class Watch:
             assert time.monotonic() < deadline, f"never seen; counted so far: {self.seen}"
             time.sleep(0.1)
         return self.seen
+
+
+class HistoryContract:
+    """What a source remembers is what was counted, step by step."""
+
+    WINDOW = 10.0
+
+    def answered(self, traffic: CountedTraffic, deployment: str) -> tuple[int, int] | None:
+        """Requests and errors within the window, as the source remembers them; None while it remembers no step."""
+        assert isinstance(traffic.metrics, MetricsHistory)
+        readings = traffic.metrics.history(traffic.endpoint, deployment, self.WINDOW, 1.0)
+        assert len(readings) <= self.WINDOW + 1
+        history = history_of(readings, 1.0)
+        return (int(history.requests.sum()), int(history.errors.sum())) if history.known.any() else None
+
+    def until(self, traffic: CountedTraffic, deployment: str, expected: tuple[int, int]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while (seen := self.answered(traffic, deployment)) != expected:
+            assert time.monotonic() < deadline, f"remembers {seen}, not {expected}"
+            traffic.settle()
+            time.sleep(0.1)
+
+    def test_it_remembers_what_each_deployment_has_answered(self, traffic: CountedTraffic) -> None:
+        stable, candidate = traffic.deployments
+        for deployment in traffic.deployments:
+            traffic.serve(deployment, 1)
+        traffic.settle()
+        self.until(traffic, stable, (0, 0))  # nobody has asked anything for as long as the window
+        traffic.serve(stable, 9, errors=2)
+        self.until(traffic, stable, (9, 2))
+        assert self.answered(traffic, candidate) == (0, 0)
+
+    def test_of_a_deployment_that_never_was_it_remembers_nothing(self, traffic: CountedTraffic) -> None:
+        assert isinstance(traffic.metrics, MetricsHistory)
+        assert list(traffic.metrics.history(traffic.endpoint, "never-served", 60.0, 1.0)) == []
+
+    def test_history_of_a_source_that_is_gone_is_one_clear_line(self, traffic: CountedTraffic) -> None:
+        assert isinstance(traffic.metrics, MetricsHistory)
+        traffic.stop()
+        with pytest.raises(MetricsError) as caught:
+            traffic.metrics.history(traffic.endpoint, traffic.deployments[0], 60.0, 1.0)
+        assert "\n" not in caught.value.message
+        assert traffic.metrics.name in caught.value.message
 
 
 def counted(seen: Mapping[str, Mapping[str, int]], deployment: str, series: str) -> int:

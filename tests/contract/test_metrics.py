@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_istio.testing import InMemoryMetrics
-from tests.contract.metrics_contract import CountedTraffic, MetricsContract
+from tests.contract.metrics_contract import CountedTraffic, HistoryContract, MetricsContract
 
 
 class InMemoryTraffic:
@@ -18,7 +18,9 @@ class InMemoryTraffic:
         self.metrics.serve(deployment, requests, errors=errors)
 
     def settle(self) -> None:
-        """It shows everything at once."""
+        """It shows everything at once; a step of its history is over."""
+        for deployment, reading in self.metrics.read(self.endpoint, self.deployments).items():
+            self.metrics.past.setdefault(deployment, []).append(reading)
 
     def restart(self) -> None:
         for deployment in self.deployments:
@@ -28,7 +30,7 @@ class InMemoryTraffic:
         self.metrics.down = True
 
 
-class TestInMemory(MetricsContract):
+class TestInMemory(MetricsContract, HistoryContract):
     @pytest.fixture
     def traffic(self) -> CountedTraffic:
         return InMemoryTraffic()

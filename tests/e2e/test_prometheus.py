@@ -14,10 +14,11 @@ import pytest
 from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
+from mlflow_istio.core.analysis.history import history_of
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
 from mlflow_istio.core.release.kpi import Kpi, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
-from tests.contract.metrics_contract import MetricsContract, Watch, counted
+from tests.contract.metrics_contract import HistoryContract, MetricsContract, Watch, counted
 from tests.e2e.mesh_calls import serve
 from tests.e2e.test_envoy_metrics import MeshTraffic, base_line
 from tests.support.free_ports import free_port
@@ -105,8 +106,8 @@ class ScrapedMeshTraffic(MeshTraffic):
         self.scraped.server.stop()
 
 
-class TestIstioSeries(MetricsContract):
-    """The contract, on Istio's series in a real Prometheus."""
+class TestIstioSeries(MetricsContract, HistoryContract):
+    """The contracts, on Istio's series in a real Prometheus."""
 
     @pytest.fixture
     def traffic(self, scraped: Scraped) -> IstioTraffic:
@@ -128,6 +129,30 @@ def istio(scraped: Scraped) -> IstioTraffic:
         traffic.serve(deployment, 1)
     traffic.settle()
     return traffic
+
+
+def test_a_history_of_more_points_than_one_question_may_have_is_asked_for_in_pieces(istio: IstioTraffic) -> None:
+    """A real Prometheus refuses more than 11,000 points of a series."""
+    istio.serve("m-v1", 5)
+    until("the requests", lambda: history_of(istio.metrics.history("m", "m-v1", 60, 1), 1).requests.sum() >= 5)
+    for seconds, step in ((40_000, 1.0), (11_000, 0.5), (11_001, 1.0)):
+        readings = istio.metrics.history("m", "m-v1", seconds, step)
+        assert len(readings) == seconds / step + 1
+        assert not readings[0]  # nobody had been asked then
+        assert history_of(readings, step).requests.sum() >= 5
+
+
+def test_a_step_in_which_nothing_was_scraped_is_a_gap(scraped: Scraped) -> None:
+    traffic = IstioTraffic(scraped, max_age=2.0)
+    traffic.serve("m-v1", 3)
+    until("the deployment", lambda: bool(traffic.metrics.history("m", "m-v1", 30, 1)))
+    scraped.exporter.tell("/starve")
+    try:
+        until("its absence", lambda: not traffic.metrics.history("m", "m-v1", 30, 1)[-1])
+    finally:
+        scraped.exporter.tell("/feed")
+    until("its return", lambda: bool(traffic.metrics.history("m", "m-v1", 30, 1)[-1]))
+    until("the gap", lambda: bool(history_of(traffic.metrics.history("m", "m-v1", 60, 1), 1).gaps))
 
 
 def test_mirrored_copies_are_not_among_the_callers_counts(istio: IstioTraffic) -> None:

@@ -21,6 +21,7 @@ PASSWORD_VARIABLE = "MLFLOW_ISTIO_PROMETHEUS_PASSWORD"
 TOKEN_VARIABLE = "MLFLOW_ISTIO_PROMETHEUS_TOKEN"
 _VARIABLES = f"{TOKEN_VARIABLE}, or {USER_VARIABLE} and {PASSWORD_VARIABLE}"
 _WORDS = 300
+_MOST_POINTS = 11_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,26 @@ class Sample:
     @property
     def source(self) -> str:
         """A short name for the process that was scraped: its counters start again together."""
-        target = json.dumps([self.labels.get("job", ""), self.labels.get("instance", "")])
-        return blake2b(target.encode(), digest_size=5).hexdigest()
+        return source_of(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastSeries:
+    """One series over time.
+
+    Attributes:
+        labels: Its labels, the name included.
+        values: Number of the step to its value then; a step without a sample young enough is absent.
+    """
+
+    labels: Mapping[str, str]
+    values: dict[int, float]
+
+
+def source_of(labels: Mapping[str, str]) -> str:
+    """A short name for the process whose series these are labels of."""
+    target = json.dumps([labels.get("job", ""), labels.get("instance", "")])
+    return blake2b(target.encode(), digest_size=5).hexdigest()
 
 
 class _Bearer(AuthBase):
@@ -143,11 +162,50 @@ class PrometheusApi:
                 at = {"time": str(result[0]["value"][0])}
         return found
 
-    def _ask(self, query: str, kind: str, **parameters: str) -> Sequence[Any]:
+    def over_time(
+        self, selectors: Sequence[str], seconds: float, step: float, max_age: float
+    ) -> tuple[int, list[list[PastSeries]]]:
+        """The values of the series that selectors choose, at every step until now.
+
+        One question gets at most 11,000 points of a series (``maxPointsPerTimeseries`` in Prometheus' ``web/api/v1/api.go``), so a
+        longer time is asked for in pieces.
+
+        Args:
+            selectors: Such as ``up{job="mesh"}``.
+            seconds: How far back.
+            step: Seconds between two values.
+            max_age: Seconds; a value whose sample was older then is left out.
+
+        Returns:
+            The number of steps, the first and the last one included, and for each selector its series.
+        """
+        server = self._ask("vector(time())", "vector")  # its clock, not ours
+        end = math.floor(float(server[0]["value"][1]) / step) * step
+        last = math.floor(seconds / step)
+        found: list[list[PastSeries]] = []
+        for selector in selectors:
+            values: dict[str, PastSeries] = {}
+            for first in range(0, last + 1, _MOST_POINTS):
+                piece = {
+                    "start": f"{end - (last - first) * step:.3f}",
+                    "end": f"{end - max(0, last - first - _MOST_POINTS + 1) * step:.3f}",
+                    "step": f"{step:g}",
+                    "lookback_delta": f"{max(1, math.ceil(max_age))}s",
+                }
+                for series in self._ask(selector, "matrix", path="query_range", **piece):
+                    key = json.dumps(series["metric"], sort_keys=True)
+                    past = values.setdefault(key, PastSeries(labels=series["metric"], values={}))
+                    past.values.update(
+                        (last - round((end - float(time)) / step), float(value)) for time, value in series["values"]
+                    )
+            found.append(list(values.values()))
+        return last + 1, found
+
+    def _ask(self, query: str, kind: str, path: str = "query", **parameters: str) -> Sequence[Any]:
         try:
             # POST: a selector over many deployments may be longer than a proxy allows for an address.
             answer = requests.post(
-                f"{self.url}/api/v1/query",
+                f"{self.url}/api/v1/{path}",
                 data={"query": query, "timeout": f"{self._timeout:g}s", **parameters},
                 auth=self._auth,
                 timeout=self._timeout,

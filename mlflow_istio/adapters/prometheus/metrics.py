@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from mlflow_istio.adapters.prometheus.api import PrometheusApi
+from mlflow_istio.adapters.prometheus.api import PrometheusApi, source_of
 from mlflow_istio.adapters.prometheus.series import Family, envoy_families, istio_families
 from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.interval import check_positive
 from mlflow_istio.errors import InvalidInput, MetricsError
 
 MAX_AGE = 120.0
@@ -21,7 +22,7 @@ MAX_AGE = 120.0
 
 
 class PrometheusMetrics:
-    """Implements ``ports.Metrics`` on Prometheus.
+    """Implements ``ports.Metrics`` and ``ports.MetricsHistory`` on Prometheus.
 
     Args:
         api: The Prometheus.
@@ -70,6 +71,24 @@ class PrometheusMetrics:
                 for series, counts in self._counters(family, sample.labels).items():
                     counters[series] = counters.get(series, 0.0) + (sample.value if counts else 0.0)
         return found
+
+    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
+        """See ``ports.MetricsHistory``."""
+        check_positive("seconds of history", seconds)
+        check_positive("step of history", step)
+        families = self._families(endpoint, [deployment])
+        steps, answers = self._api.over_time([family.selector for family in families], seconds, step, self._max_age)
+        readings: list[dict[str, dict[str, float]]] = [{} for _ in range(steps)]
+        for family, past in zip(families, answers, strict=True):
+            for series in past:
+                if family.deployment(series.labels) != deployment:
+                    continue
+                counters, source = self._counters(family, series.labels), source_of(series.labels)
+                for number, value in series.values.items():
+                    reading = readings[number].setdefault(source, {})
+                    for name, counts in counters.items():
+                        reading[name] = reading.get(name, 0.0) + (value if counts else 0.0)
+        return readings if any(readings) else ()
 
     def _families(self, endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
         if self._dialect == "envoy":
