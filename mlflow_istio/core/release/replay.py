@@ -19,7 +19,7 @@ from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_series
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.advance import Action, Call, GiveUp, Observation, Promote, RollBack, Stop, advance
 from mlflow_istio.core.release.evidence import Evidence
-from mlflow_istio.core.release.judgement import guard_figures
+from mlflow_istio.core.release.judgement import proven
 from mlflow_istio.core.release.kpi import counts_from
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, first_progress
@@ -65,7 +65,7 @@ class Replay:
         step: Index of its step then, from 0; -1 before the first.
         reason: The last verdict's reason.
         proven: Guard's name to the interval of the odds ratio (of a mean: of the difference) that its verdicts rest on then;
-            from 0 to infinity where nothing is known.
+            from 0 to infinity where nothing is known. A rule that has none, such as gross failure, is left out.
     """
 
     outcome: ReplayOutcome
@@ -144,8 +144,8 @@ def _weights(progress: Progress) -> dict[str, float]:
 
 
 def _proven(plan: ReleasePlan, evidence: Evidence) -> dict[str, tuple[float, float]]:
-    figures = guard_figures(plan, evidence)
-    return {each.name: (each.ratio.lower, each.ratio.upper) if each.ratio else _UNKNOWN for each in figures}
+    waiting = {guard.name: _UNKNOWN for guard in plan.guards if guard.name not in evidence.tests}
+    return waiting | {name: (interval.lower, interval.upper) for name, interval in proven(plan, evidence).items()}
 
 
 class _Counters:
