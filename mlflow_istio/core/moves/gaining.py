@@ -40,16 +40,21 @@ def _gaining(before: Endpoint, after: Endpoint) -> Iterator[str]:
             yield str(share.destination.subset)
     ways, left = _ways(before), _ways(after, written=True)
     yield from (deployment for deployment, match in left if (deployment, match) not in ways)
-    caught = [match for _, match in left]
-    if any(match not in caught for _, match in ways):  # their users fall to what stands below
-        yield from (deployment for deployment, _ in left)
-        yield from (
-            str(share.destination.subset) for share in now.split if share.weight and after.owns(share.destination)
-        )
+    below = [*(deployment for deployment, _ in left), *(_own_names(after))]
+    for deployment, match in ways:  # whose users may fall to what stands below
+        heir = next((other for other, same in left if same == match), None)
+        yield from () if heir == deployment else [heir] if heir else below
     copies = {mirror.destination: mirror.percentage for mirror in was.mirrors}
     for mirror in now.mirrors:
         if after.owns(mirror.destination) and mirror.percentage > copies.get(mirror.destination, 0):
             yield str(mirror.destination.subset)
+
+
+def _own_names(endpoint: Endpoint) -> Iterator[str]:
+    """Deployments with weight."""
+    for share in endpoint.traffic.split:
+        if share.weight and endpoint.owns(share.destination):
+            yield str(share.destination.subset)
 
 
 def _ways(endpoint: Endpoint, *, written: bool = False) -> list[tuple[str, Any]]:

@@ -1,0 +1,203 @@
+"""Somebody edits the objects at any moment of any verb; DESIGN.md's invariants hold all the same.
+
+Each run is made from its seed alone: ``run(seed)`` plays it again, and a failure prints what happened in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
+from mlflow_istio.errors import MlflowIstioError, NotFound
+from mlflow_istio.releases.context import Context
+from mlflow_istio.releases.deploying import deployments, mending, removal
+from mlflow_istio.releases.deploying.adoption import adopt
+from mlflow_istio.releases.deploying.restoring import rollback_to
+from mlflow_istio.releases.deploying.sweeping import sweep
+from mlflow_istio.releases.ledger import flush_outbox
+from mlflow_istio.releases.moving import policy, shifting
+from mlflow_istio.releases.reading.doctor import examine
+from tests.support.endpoint_values import TIME
+from tests.support.in_memory import World, a_request, a_shop, a_world, with_shop
+from tests.support.saboteur import SABOTAGES, Broken, Watched, carrier_name, ended
+
+RUNS, BLOCKS = 3000, 12
+STAFF = ({"headers": {"x-user": {"exact": "staff"}}},)
+Verb = Callable[[Context, random.Random], Any]
+
+
+def _start(context: Context, chance: random.Random) -> Any:
+    strategy, request = chance.choice(
+        (
+            ("canary", TrafficRequest(weight=chance.choice((0, 10, 50)))),
+            ("canary", TrafficRequest(weight=5, match=STAFF)),
+            ("blue-green", TrafficRequest()),
+            ("shadow", TrafficRequest(mirror=50)),
+            (
+                "ab",
+                TrafficRequest(header="x-arm", weight=20, values={"churn-v1": "a", "churn-v2": "b", "churn-v3": "c"}),
+            ),
+        )
+    )
+    candidate = chance.choice(("churn-v1", "churn-v2", "churn-v3"))
+    if request.values:
+        stable = next((name for name in ("churn-v1", "churn-v2", "churn-v3") if name != candidate), "")
+        request = replace(request, values={candidate: "b", stable: "a"})
+    return shifting.start(
+        context,
+        "churn",
+        strategy=strategy,
+        candidates=(candidate,),
+        traffic_request=request,
+        supersede=chance.random() < 0.5,
+    )
+
+
+def _shift(context: Context, chance: random.Random) -> Any:
+    request = chance.choice(
+        (TrafficRequest(weight=chance.choice((0, 20, 70, 100))), TrafficRequest(mirror=80), TrafficRequest(match=STAFF))
+    )
+    return shifting.shift(context, "churn", request)
+
+
+def _back(context: Context, chance: random.Random) -> Any:
+    return rollback_to(
+        context,
+        "churn",
+        str(chance.randint(1, 6)),
+        as_request=lambda name, uri: replace(a_request(name), model_uri=uri, endpoint="churn"),
+    )
+
+
+def _policy(context: Context, chance: random.Random) -> Any:
+    changes = chance.choice(({"timeout": "2s"}, {"maintenance": {"status": 503}}, {"maintenance": None}))
+    return policy.set_policy(context, "churn", PolicyRequest(changes=changes))
+
+
+VERBS: dict[str, Verb] = {
+    "deploy": lambda context, chance: deployments.deploy(context, a_request(f"churn-v{chance.randint(1, 3)}")),
+    "start": _start,
+    "shift": _shift,
+    "promote": lambda context, _chance: shifting.promote(context, "churn"),
+    "abort": lambda context, _chance: shifting.abort(context, "churn"),
+    "rollback": lambda context, _chance: shifting.rollback(context, "churn"),
+    "rollback to": _back,
+    "pause": lambda context, _chance: shifting.pause(context, "churn"),
+    "resume": lambda context, _chance: shifting.resume(context, "churn"),
+    "route": lambda context, chance: policy.set_rule(
+        context, "churn", CustomRoute(name="staff", deployment=f"churn-v{chance.randint(1, 3)}", match=STAFF)
+    ),
+    "no route": lambda context, _chance: policy.remove_rule(context, "churn", "staff"),
+    "policy": _policy,
+    "fault": lambda context, _chance: policy.start_fault(context, "churn", Fault(abort=503, until=TIME)),
+    "end of a fault": lambda context, _chance: policy.end_fault(context, "churn"),
+    "delete": lambda context, chance: removal.delete(context, f"churn-v{chance.randint(1, 3)}"),
+    "sweep": lambda context, _chance: sweep(context),
+    "doctor": lambda context, _chance: mending.mend(context, examine(context, "churn")),
+    "more replicas": lambda context, chance: deployments.update(
+        context, f"churn-v{chance.randint(1, 3)}", replicas=chance.randint(0, 2)
+    ),
+    "delete endpoint": lambda context, _chance: removal.delete_endpoint(context, "churn"),
+    "adopt": lambda context, _chance: adopt(context, "churn", virtual_service="shop", route="main"),
+}
+FORCED: dict[str, Verb] = {
+    "promote": lambda context, _chance: shifting.promote(context, "churn", force=True),
+    "rollback": lambda context, _chance: shifting.rollback(context, "churn", force=True),
+    "abort": lambda context, _chance: shifting.abort(context, "churn", force=True),
+}
+OFTEN = ("start", "start", "shift", "shift", "promote", "promote", "abort", "rollback", "rollback")
+
+
+def own() -> World:
+    return a_world("churn-v1", "churn-v2", "churn-v3")
+
+
+def shopping() -> World:
+    return with_shop(deployed=("churn-v1", "churn-v2"))
+
+
+_WORLDS = (own, shopping, shopping)
+_MADE: dict[str, World] = {}
+
+
+def _world(make: Callable[[], World]) -> World:
+    if make.__name__ not in _MADE:
+        _MADE[make.__name__] = make()
+    return copy.deepcopy(_MADE[make.__name__])
+
+
+def run(seed: int) -> Watched:
+    """Play one run; raises with what happened in it where an invariant does not hold."""
+    chance = random.Random(seed)
+    world = _world(chance.choice(_WORLDS))
+    names = [chance.choice((*VERBS, *OFTEN)) for _ in range(chance.randint(2, 6))]
+    plan = {chance.randint(1, 14 * len(names)): chance.choice(list(SABOTAGES)) for _ in range(chance.randint(1, 4))}
+    watched = Watched(world=world, plan=plan, chance=random.Random(seed + 1))
+    watched.times.originals += [a_shop()] if carrier_name(world) == "shop" else []
+    watched.times.carriers += world.cluster.list("VirtualService", {})
+    watched.times.rules += world.cluster.list("DestinationRule", {})
+    context = replace(world.context, cluster=watched)  # type: ignore[arg-type]
+    try:
+        for name in names:
+            forced = name in FORCED and chance.random() < 0.2
+            watched.begin(name + (" by force" if forced else ""), forced=forced, deleting=name == "delete endpoint")
+            try:
+                (FORCED if forced else VERBS)[name](context, chance)
+            except MlflowIstioError as exc:
+                watched.log.append(f"  {type(exc).__name__}: {exc.message}")
+        watched.plan.clear()
+        _check_ledger(watched, context)
+        _check_end(watched, context)
+    except Exception as exc:
+        raise Broken(f"seed {seed}: {type(exc).__name__}: {exc}\n" + "\n".join(watched.log)) from exc
+    return watched
+
+
+def _check_ledger(watched: Watched, context: Context) -> None:
+    """Every change that was stored is recorded, once, under a number of its own."""
+    world = watched.world
+    world.registry.down = False
+    watched.begin("history")
+    try:
+        flush_outbox(context, "churn")
+    except MlflowIstioError as exc:
+        watched.log.append(f"  {type(exc).__name__}: {exc.message}")
+        return  # the endpoint is gone, or can't be read any more
+    recorded = world.registry.history("prod", "churn")
+    lost = watched.stored - watched.undone - {change.id for change in recorded}
+    if lost:
+        raise Broken(f"changes {sorted(lost)} were stored and never recorded")
+    numbers = [change.sequence for change in world.registry._changes[("prod", "churn")].values()]  # as they came
+    if numbers != sorted(set(numbers)):
+        raise Broken(f"the numbers of changes fall, or two have the same: {numbers}")
+
+
+def _check_end(watched: Watched, context: Context) -> None:
+    """A deletion by force ends, whatever was done before, and gives back what was taken."""
+    watched.begin("delete endpoint by force", forced=True, deleting=True)
+    try:
+        removal.delete_endpoint(context, "churn", force=True)
+    except NotFound as exc:
+        watched.log.append(f"  NotFound: {exc.message}")
+    left = list(ended(watched.world))
+    if left:
+        raise Broken(f"a deletion left {', '.join(left)}")
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_whatever_somebody_edits_at_any_moment_the_invariants_hold(block: int) -> None:
+    per = RUNS // BLOCKS
+    for seed in range(block * per, (block + 1) * per):
+        run(seed)
+
+
+def test_each_sabotage_is_done_somewhere_in_these_runs() -> None:
+    done = {line.partition("] ")[2] for seed in range(400) for line in run(seed).log if line.startswith("  [")}
+    assert done == set(SABOTAGES)
