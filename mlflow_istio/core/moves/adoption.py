@@ -166,6 +166,27 @@ def torn_out(virtual_service: Object, name: str) -> Object:
     return without_endpoint(virtual_service, name, base, _filled_up(theirs, 0))
 
 
+def headers_left_behind(virtual_service: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A warning for each destination of the owner's that has header rules of its own: a deployment of ours does not have them."""
+    base = split_route(virtual_service, name)
+    found = []
+    for entry in base.get("route") or []:
+        rules = (entry.get("headers") or {}).items() if not _is_ours(entry, name) else ()
+        said = [
+            f"{side} {operation} {', '.join(map(str, headers))}"
+            for side, operations in rules
+            for operation, headers in (operations or {}).items()
+        ]
+        if said:
+            destination = from_json(Destination, entry["destination"], endpoint=name)
+            found.append(
+                f"destination '{destination.name}' of route '{base['name']}' has headers of its own ({'; '.join(said)}), which "
+                f"users of endpoint '{name}' don't get from a deployment: write them at the route, whose "
+                "headers are for all of its users"
+            )
+    return tuple(found)
+
+
 def looks_adopted(virtual_service: Mapping[str, Any], name: str) -> bool:
     """Whether an endpoint that can't be read has its routes in somebody's VirtualService, not in one of its own.
 

@@ -65,6 +65,8 @@ def adopt(
     check_endpoint_name(name)
     found = check_free(context, name, virtual_service)
     again = has_endpoint(found, name)
+    if again:
+        _check_same(read_endpoint(found, name), stable, settings or {})
     run, warnings = (None, ()) if again else run_for(context, name, None)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
@@ -91,11 +93,29 @@ def adopt(
     before, after = context.cluster.edit("VirtualService", virtual_service, edit)
     endpoint = read_endpoint(after, name)
     proof = prove_change(context, endpoint, timeout)
-    warnings += (*proof.warnings, *_unserved(context, endpoint))
+    warnings += (*proof.warnings, *_unserved(context, endpoint), *adoption.headers_left_behind(after, name))
     warnings += flush_outbox(context, name, objects={change_metadata.id: {"before": before or {}, "after": after}})
     return Outcome(
         endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
     )
+
+
+def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, str]) -> None:
+    """Refuse to adopt once more with options that were chosen when the route was adopted.
+
+    Raises:
+        StateConflict: Names the first, and what was chosen.
+    """
+    chosen = endpoint.adopted.stable.name if endpoint.adopted else ""
+    if stable not in (None, chosen):
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' adopted route '{endpoint.route}' with '{chosen}' as stable: leave 'stable' out, or promote"
+        )
+    if any(endpoint.settings.get(key) != value for key, value in settings.items()):
+        raise StateConflict(
+            f"endpoint '{endpoint.name}' has had its aliases since it adopted route '{endpoint.route}': leave champion_alias and "
+            "challenger_alias out"
+        )
 
 
 def _unserved(context: Context, endpoint: Endpoint) -> tuple[str, ...]:

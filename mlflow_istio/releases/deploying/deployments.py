@@ -50,7 +50,9 @@ from mlflow_istio.releases.context import (
     endpoint_of,
     existing_endpoint,
     is_ours,
+    root_of,
     versions_of,
+    virtual_service_of,
 )
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
@@ -336,6 +338,7 @@ def _check_before(
         transitions.check_part(before, request.release_id, request.name, model.label)
     if before is not None:
         check_not_deleting(before)
+        _check_place(context, request, before)
     found = context.cluster.get("Deployment", request.name)
     if found is not None:
         serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
@@ -395,6 +398,30 @@ def _apply(context: Context, service: Object, deployment: Object) -> None:
         if not there and not deployments_of(context.cluster, name):
             context.cluster.delete("Service", name)
         raise
+
+
+def _check_place(context: Context, request: DeployRequest, endpoint: Endpoint) -> None:
+    """Refuse hosts and namespaces that an endpoint which is there already does not have: nothing would come of them.
+
+    Raises:
+        InvalidInput: Names the first, and what the endpoint has.
+    """
+    virtual_service = root_of(context.cluster, endpoint) or virtual_service_of(context.cluster, endpoint.name)
+    spec = virtual_service.get("spec", {})
+    where = f"of endpoint '{endpoint.name}', which is there already"
+    has = [str(host) for host in spec.get("hosts") or []]
+    missing = [host for host in request.hosts if host not in has]
+    if missing:
+        raise InvalidInput(
+            f"option 'host' has no effect on the hosts {where} with {', '.join(has) or 'none'}: leave '{missing[0]}' out, or "
+            f"add it to VirtualService '{name_of(virtual_service)}'"
+        )
+    exported = [str(namespace) for namespace in spec.get("exportTo") or []]
+    if request.export_to and sorted(request.export_to) != sorted(exported):
+        raise InvalidInput(
+            f"option 'export_to' has no effect on the namespaces {where} with {', '.join(exported) or 'those of the mesh'}: leave "
+            f"it out, or set exportTo of VirtualService and DestinationRule '{endpoint.name}'"
+        )
 
 
 def _check_aliases(
