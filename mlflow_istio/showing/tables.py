@@ -44,6 +44,8 @@ def print_status(views: Sequence[View], target: str, console: Console | None = N
 
 def _print_endpoint(out: Console, view: View) -> None:
     out.print(f"[bold]{view['name']}[/bold]  {view['url']}", highlight=False)
+    if "unreachable" in view:
+        out.print(f"  [red]{escape(view['unreachable'])}[/red]", highlight=False)
     release = view["release"]
     if release:
         out.print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.core.basics.objects import (
@@ -22,8 +22,8 @@ from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.policy.settings import notes
 from mlflow_istio.core.release.driver import release_status_of
-from mlflow_istio.errors import MlflowIstioError, NotFound
-from mlflow_istio.ports.cluster import Cluster
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, Unsupported
+from mlflow_istio.ports.cluster import Address, Cluster
 from mlflow_istio.releases.context import (
     address_at,
     address_of,
@@ -47,12 +47,9 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
 
 def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deployments: Sequence[Object]) -> View:
     endpoint = read_endpoint(virtual_service, name)
-    address = address_at(cluster, virtual_service, name)
     return {
         "name": name,
-        "url": address.url,
-        "headers": dict(address.headers),
-        "scoring_url": address.url + address.scoring,
+        **_address_view(lambda: address_at(cluster, virtual_service, name), {}),
         "virtual_service": endpoint.virtual_service,
         "adopted_route": endpoint.route if endpoint.adopted else None,
         "stable": endpoint.stable.name,
@@ -118,9 +115,18 @@ def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) ->
     existing = existing_endpoint(cluster, its_endpoint)
     view = _deployment_view(found, existing)
     if existing is not None:
-        address = address_of(cluster, its_endpoint)
-        view |= {"url": address.url, "headers": {**address.headers, PIN_HEADER: name}}
+        address = _address_view(lambda: address_of(cluster, its_endpoint), {PIN_HEADER: name})
+        view |= {key: value for key, value in address.items() if key != "scoring_url"}
     return view
+
+
+def _address_view(address_of_it: Callable[[], Address], headers: Mapping[str, str]) -> View:
+    """How callers reach an endpoint; ``unreachable`` says why they can't, where a route above takes every request, say."""
+    try:
+        address = address_of_it()
+    except (InvalidInput, NotFound, Unsupported) as exc:
+        return {"url": "", "headers": dict(headers), "scoring_url": "", "unreachable": exc.message}
+    return {"url": address.url, "headers": {**address.headers, **headers}, "scoring_url": address.url + address.scoring}
 
 
 def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View]:

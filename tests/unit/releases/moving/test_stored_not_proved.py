@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.moves.strategies import TrafficRequest
@@ -14,6 +16,8 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving import policy, shifting
+from mlflow_istio.releases.reading.views import deployment_view, endpoint_view
+from mlflow_istio.showing.tables import print_status
 from tests.support.foreign_edits import edit
 from tests.support.in_memory import World, a_shop, with_shop
 
@@ -78,6 +82,18 @@ def test_a_change_is_recorded_and_says_that_it_is_not_proved(command: str, above
     assert warning.startswith("the change of endpoint 'churn' is stored, not proved: ")
     assert "route 'main'" in warning
     assert world.warnings == [warning]
+
+
+def test_the_endpoint_is_shown_all_the_same_and_says_why_nobody_reaches_it() -> None:
+    world = shop(promoted=True)
+    put_above(world, ABOVE["moved"])
+    view = endpoint_view(world.cluster, "churn")
+    assert (view["traffic"], view["url"], view["scoring_url"]) == ({"churn-v1": 100, "web": 0}, "", "")
+    assert "no request could be made up that reaches route 'main'" in view["unreachable"]
+    assert deployment_view(world.cluster, "churn-v1")["headers"] == {"x-mlflow-deployment": "churn-v1"}
+    console = Console(file=io.StringIO(), width=400)
+    print_status([view], "istio", console)
+    assert "reaches route 'main'" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("above", ABOVE)
