@@ -385,17 +385,18 @@ def _combine(base: Sequence[Object] | None, own: Sequence[Object], route: Object
 
 
 def _both(outer: Object, inner: Object, route: Object, *, same: bool = False) -> Object:
-    """One match that asks for both.
+    """One match that asks for both; a header is the same in upper and lower case.
 
     Raises:
         InvalidInput: Both ask for the same header or field; with ``same``, only if they ask for different values.
     """
-    ours, theirs = inner.get("headers", {}), outer.get("headers", {})
-    shared = [f"header {h!r}" for h in ours if h in theirs and not (same and ours[h] == theirs[h])]
+    ours = inner.get("headers") or {}
+    theirs = {header.lower(): wanted for header, wanted in (outer.get("headers") or {}).items()}
+    shared = [f"header {h!r}" for h in ours if h.lower() in theirs and not (same and ours[h] == theirs[h.lower()])]
     shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer and not (same and inner[f] == outer[f])]
     if shared:
         raise InvalidInput(f"route '{route.get('name')}' already matches on {shared[0]}: our own match can't add to it")
-    headers = {**outer.get("headers", {}), **inner.get("headers", {})}
+    headers = {**(outer.get("headers") or {}), **ours}
     return {**outer, **inner, **({"headers": headers} if headers else {})}
 
 

@@ -213,6 +213,11 @@ REFUSED: dict[str, tuple[Object, type[MlflowIstioError], str]] = {
         InvalidInput,
         "already matches on header",
     ),
+    "our header in capitals": (
+        theirs({"name": "main", "match": [{"headers": {"X-MLflow-Istio-Probe": {}}}], "route": [WEB]}),
+        InvalidInput,
+        "already matches on header 'x-mlflow-istio-probe'",
+    ),
 }
 
 
