@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
 from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, takers
 from mlflow_istio.core.matching.places import has_host, placed
 from mlflow_istio.core.matching.probe import Probe
@@ -86,6 +86,12 @@ def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:
     """
     spec = virtual_service.get("spec", {})
     above = list(itertools.takewhile(lambda other: other != route, spec.get("http") or []))
+    if not route.get("match") and all(map(is_own_route, above)):
+        return Entrance(
+            virtual_service=name_of(virtual_service),
+            handed_on=_rewritten(route, {}, SCORING),
+            rewritten=bool(route.get("rewrite")),
+        )
     return _entrance({**virtual_service, "spec": {**spec, "http": [*above, route]}}, len(above))
 
 

@@ -114,7 +114,7 @@ def _map(value: object, key: str) -> Object:
                 )
         if shown in result:
             raise InvalidInput(f"match {key} names '{shown}' twice: header names have no upper and lower case")
-        if wanted in ({"present": True}, {}):
+        if wanted in ({"present": True}, {}, {"regex": "*"}):  # to Istio the last is no expression, but presence
             result[shown] = {}
         else:
             result[shown] = _string(wanted, f"{key} '{name}'")

@@ -112,7 +112,7 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
     known = cluster.list("VirtualService", {})
     root = virtual_service
     if is_delegate(virtual_service):
-        root = next((obj for obj in known if name_of(virtual_service) in delegates_of(obj)), virtual_service)
+        root = next((obj for obj in known if name_of(virtual_service) in _handed_on(obj)), virtual_service)
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
     request = question.as_request(assigned, path, authority)
@@ -232,6 +232,14 @@ def _usual(cluster: Cluster, name: str) -> tuple[str | None, str]:
         return None, SCORING
     base = urlsplit(address.url)
     return address.headers.get("Host", base.netloc), base.path + address.scoring
+
+
+def _handed_on(virtual_service: Object) -> tuple[str, ...]:
+    """Whom a VirtualService hands requests on to; one that can't be read, which proxies don't take either, to nobody."""
+    try:
+        return delegates_of(readable(virtual_service))
+    except InvalidInput:
+        return ()
 
 
 def _carried(virtual_service: Object) -> tuple[str, ...]:

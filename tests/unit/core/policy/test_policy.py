@@ -46,6 +46,13 @@ MATCHING: tuple[tuple[Any, Request, bool], ...] = (
     ({"uri": {"prefix": "/a"}, "ignoreUriCase": False}, Request(path="/a/b"), True),
     ({"queryParams": {"debug": "1"}}, Request(query={"debug": "1"}), True),
     ({"withoutHeaders": {"x-bot": {"present": True}}}, Request(headers={"x-bot": "1"}), False),
+    ({"withoutHeaders": {"X-Bot": {"regex": "*"}}}, Request(headers={"x-bot": ""}), False),
+    (
+        {"headers": {"X-User": {"regex": "*"}}, "queryParams": {"debug": {"regex": "*"}}},
+        Request(query={"debug": ""}),
+        False,
+    ),
+    ({"queryParams": {"debug": {"regex": "*"}}}, Request(query={"debug": ""}), True),
     ({"cookie": {"plan": "gold"}}, Request(headers={"cookie": "a=1; plan=gold; b=2"}), True),
     ({"cookie": {"plan": "gold"}}, Request(headers={"cookie": "xplan=gold"}), False),
     ({"cookie": {"plan": {"prefix": "go"}}}, Request(headers={"cookie": "plan=gold"}), True),
