@@ -7,22 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of, ready_replicas
+from mlflow_istio.core.basics.objects import Object, labels_of, name_of, ready_replicas
 from mlflow_istio.core.matching.coverage import arrivals
-from mlflow_istio.core.matching.places import placed
-from mlflow_istio.core.matching.probe import VERSION_HEADER, Probe, header_text
-from mlflow_istio.core.matching.requests import Request, answering_route
+from mlflow_istio.core.matching.probe import Probe
+from mlflow_istio.core.matching.requests import Request
 from mlflow_istio.core.matching.shape import readable
-from mlflow_istio.core.mesh.delegation import merged
-from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Address, Edit
+from mlflow_istio.testing.routing import Answers, answers_to
 
 _RETRIES = 10
 
 
 class InMemoryCluster:
-    """A Cluster in a dict. Deployments are ready at once, routes are evaluated as Istio would.
+    """A Cluster in a dict. Deployments are ready at once, and ``answers`` says what Istio's proxies would do with a request.
 
     Attributes:
         unready: Names of Deployments that never become ready.
@@ -103,6 +101,20 @@ class InMemoryCluster:
             raise NotFound(f"there is no endpoint '{virtual_service}'")
         return Address(url=f"http://{virtual_service}.invalid")
 
+    def answers(self, virtual_service: str, request: Request) -> Answers:
+        """What becomes of a request that arrives at a VirtualService: who answers, with which share, and who gets copies.
+
+        Raises:
+            NotFound: There is none of that name.
+            Unsupported: Whether a route takes it can't be told without a proxy; names route and field.
+        """
+        obj = self.get("VirtualService", virtual_service)
+        if obj is None:
+            raise NotFound(f"there is no VirtualService '{virtual_service}'")
+        deployments = [each for (kind, _), each in self._objects.items() if kind == "Deployment"]
+        ready = [name_of(each) for each in deployments if ready_replicas(self._with_status(dict(each)))]
+        return answers_to(request, obj, self._objects, ready)
+
     def _store(self, verb: str, obj: Object) -> Object:
         key = (str(obj["kind"]), name_of(obj))
         stored = self._objects.get(key)
@@ -133,39 +145,31 @@ class InMemoryCluster:
         virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
-        whole = placed(merged(readable(virtual_service), lambda name: self.get("VirtualService", name)))
         headers = {name.lower(): value for name, value in probe.headers.items()}
         path, _, query = probe.path.partition("?")
-        usual = arrivals(whole)[0].host
-        for gateway in dict.fromkeys(arrival.gateway for arrival in arrivals(whole)):
+        ways = arrivals(readable(virtual_service))
+        for gateway in dict.fromkeys(way.gateway for way in ways):
             if probe.gateways is None or gateway in probe.gateways:
                 request = Request(
                     method=probe.method,
                     path=path,
-                    query=dict(parse_qsl(query, keep_blank_values=True)),
-                    headers=headers,
-                    authority=headers.get("host", usual),
+                    query=first_values(query),
+                    headers={name: value for name, value in headers.items() if name != "host"},
+                    authority=headers.get("host", ways[0].host),
                     gateway=gateway,
                 )
-                route = answering_route(whole, request)
-                if route is None or not self._answers(probe, route):
+                answers = self.answers(probe.virtual_service, request).answers
+                if not all(probe.proved_by(answer.status, answer.headers, answer.body) for answer in answers):
                     return False
         return True
 
-    def _answers(self, probe: Probe, route: Object) -> bool:
-        if "directResponse" in route:
-            answer = route["directResponse"]
-            return probe.proved_by(answer.get("status", 200), {}, (answer.get("body") or {}).get("string", ""))
-        if not route.get("route"):
-            return False
-        subset = route["route"][0]["destination"].get("subset", "")
-        rule = self.get("DestinationRule", route["route"][0]["destination"]["host"])
-        known = {entry["name"] for entry in (rule or {}).get("spec", {}).get("subsets", [])}
-        deployment = self.get("Deployment", subset)
-        if subset not in known or deployment is None or not ready_replicas(deployment):
-            return False
-        version = header_text(annotations_of(deployment).get(VERSION_ANNOTATION, ""))
-        return probe.proved_by(200, {VERSION_HEADER: version}, "")
+
+def first_values(query: str) -> dict[str, str]:
+    """The parameters of a query; of several of one name the first counts, as to Envoy."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        found.setdefault(name, value)
+    return found
 
 
 def _copied(obj: Any) -> Any:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -159,15 +160,22 @@ def test_the_page_walks_the_way_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> 
     passed: set[str] = set()
     prefix = f"{PACKAGE}/"
 
-    def note(frame: object, event: str, argument: object) -> None:
-        file = frame.f_code.co_filename  # type: ignore[attr-defined]
-        if file.startswith(prefix):
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        file = frame.f_code.co_filename
+        if file.startswith(prefix) and file not in passed and not in_memory(frame):
             passed.add(file.removeprefix(prefix))
+
+    def in_memory(frame: FrameType | None) -> bool:
+        """Whether it is a port's own work, or what the in-memory proxies answer."""
+        if frame is not None and frame.f_code.co_filename.startswith(f"{prefix}testing/"):
+            return True
+        while frame is not None and frame.f_code.co_filename != f"{prefix}testing/routing.py":
+            frame = frame.f_back
+        return frame is not None
 
     sys.setprofile(note)
     try:
         client.update_endpoint("churn", {"weight": 10})
     finally:
         sys.setprofile(None)
-    passed = {file for file in passed if not file.startswith("testing/")}
     assert passed == told
