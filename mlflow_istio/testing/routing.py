@@ -25,6 +25,8 @@ Objects = Mapping[tuple[str, str], Object]
 
 _PORTS = {"http": 80, "https": 443}
 _EXTERNAL = "ExternalName"
+_WITHOUT_BODY = (204, 304)
+"""Statuses whose answers have none, whatever the route says (RFC 9110, 6.4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,9 @@ def _answers(explanation: Explanation, objects: Objects, ready: Sequence[str]) -
         code = int(route["redirect"].get("redirectCode") or 301)
         yield Answer(status=code, headers={"location": _location(route["redirect"], explanation.request)})
     elif route.get("directResponse"):
-        yield Answer(status=int(route["directResponse"].get("status") or 200), body=_body(route["directResponse"]))
+        status = int(route["directResponse"].get("status") or 200)
+        silent = status in _WITHOUT_BODY or explanation.request.method == "HEAD"
+        yield Answer(status=status, body="" if silent else _body(route["directResponse"]))
     elif not explanation.shares:
         yield Answer(status=404 if route.get("delegate") else 503)
     for share in explanation.shares:

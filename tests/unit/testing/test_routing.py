@@ -177,3 +177,12 @@ def test_a_process_of_the_users_own_answers_and_a_host_that_is_gone_does_not() -
     spec = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": 8000}]}
     cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec})
     assert ask(cluster) == [(100, 200, "web")]
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "body"), [(200, "GET", "hello"), (204, "GET", ""), (304, "GET", ""), (200, "HEAD", "")]
+)
+def test_a_direct_response_has_its_body_where_http_has_one(status: int, method: str, body: str) -> None:
+    cluster = an_endpoint({"name": "above", "directResponse": {"status": status, "body": {"string": "hello"}}})
+    (answer,) = cluster.answers("m", Request(method=method)).answers
+    assert (answer.status, answer.body) == (status, body)
