@@ -40,6 +40,7 @@ ONE_THING_ON_SEVERAL_FLOORS = {
     "errors.py": "the tree, and the tree as MLflow's exceptions",
     "explain.py": "command, use-case",
     "export.py": "use-case, pure function",
+    "history.py": "what a version has answered: the use-case, the value",
     "kpi.py": "a KPI as an option and as a value",
     "ledger.py": "the use-case, the pipeline's step that reads it",
     "metrics.py": "the port and its implementations",

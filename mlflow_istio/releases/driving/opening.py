@@ -15,7 +15,7 @@ from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
-from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
@@ -23,6 +23,7 @@ from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, shifting
+from mlflow_istio.releases.reading.history import DAY, FINEST, read_history
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +128,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     release = proposal.plan(
         context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
     )
-    progress = first_progress(plan, context.clock.now())
+    progress = first_progress(plan, context.clock.now(), phase=_learnt_phase(context, dependencies, name, plan))
     check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
     run, warnings = run_for(context, name, release, new=True)
@@ -144,6 +145,26 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         timeout=dependencies.timeout,
     )
     return release.id
+
+
+def _learnt_phase(context: Context, dependencies: DriverDependencies, endpoint: str, plan: ReleasePlan) -> float | None:
+    """The longest slow phase in the stable's last day, if the plan leaves it open and the source remembers enough to say."""
+    if plan.phase is not None or not plan.guards:
+        return None
+    try:
+        history = read_history(dependencies.metrics, endpoint, plan.stable, DAY, max(FINEST, plan.interval))
+    except MetricsError as exc:
+        context.warn(f"how long slow phases of '{plan.stable}' are could not be learnt: {exc.message}")
+        return None
+    if history is None:
+        return None
+    phase = history.phase()
+    hours = f"{history.seconds / 3600:.1f} h of '{plan.stable}'"
+    if phase is None:
+        context.tell(f"{hours} tell too little about slow phases")
+    else:
+        context.tell(f"{hours} show " + (f"slow phases of up to {phase:g} s" if phase else "no slow phases"))
+    return phase
 
 
 def _without_traffic(request: ReleaseRequest, endpoint: Endpoint) -> TrafficRequest:
