@@ -1,4 +1,4 @@
-"""A release that goes on by itself: release, resume, approve, reject."""
+"""A release that goes on by itself: release, rehearse, resume, approve, reject."""
 
 from __future__ import annotations
 
@@ -105,6 +105,55 @@ def resume(endpoint: str, target: str, unpause: bool, as_json: bool, config: tup
     _finish(result, endpoint, as_json)
 
 
+@click.command(cls=VerbCommand)
+@click.argument("endpoint")
+@target_option
+@options_of(
+    "release:RehearseOptions",
+    "steps",
+    "strategy",
+    "analysis",
+    "interval",
+    "hold",
+    "min_requests",
+    "phase",
+    "prometheus_url",
+    "history",
+    "horizon",
+    "runs",
+    "seed",
+)
+@click.option("--plot", default=None, metavar="FILE", help="Draw when releases end into an .svg or .png file.")
+@json_option
+@config_option
+def rehearse(
+    endpoint: str, target: str, plot: str | None, as_json: bool, config: tuple[str, ...], **flags: Any
+) -> None:
+    """Rehearse a release on the endpoint's own recorded traffic: how often would this plan cry wolf, and how long does it take?
+
+    The counts of the stable are dealt out again as if the same version were released, and versions with two and four times its
+    odds of an error. Further options of a release, such as alpha, margin and allowed, go into -C.
+    """
+    if plot is not None:
+        from mlflow_istio.showing.plots import check_plot
+
+        check_plot(plot)  # before anything is rehearsed
+    from mlflow_istio.showing.live import counting
+
+    with counting("releases rehearsed") as told:
+        view = verbs_on(target).rehearse(endpoint, given_options(config, **flags), told=told)
+    if plot is not None:
+        from mlflow_istio.showing.plots import plot_rehearsal
+
+        click.echo(f"rehearsal of {endpoint}: {plot_rehearsal(view).save(plot)}", err=as_json)
+    if as_json:
+        click.echo(json.dumps(view, indent=2))
+        return
+    from mlflow_istio.showing.tables import print_rehearsal
+
+    print_rehearsal(view)
+
+
 @click.command()
 @click.argument("endpoint")
 @target_option
@@ -175,4 +224,4 @@ def _finish(result: Result, endpoint: str, as_json: bool) -> None:
     raise SystemExit(EXIT[view["outcome"]])
 
 
-COMMANDS = (release, resume, approve, reject)
+COMMANDS = (release, rehearse, resume, approve, reject)

@@ -55,6 +55,19 @@ class ReleaseClient:
     def resume_release(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Go on with a release whose process is gone, or that is paused, to its end; returns what ``release`` does."""
 
+    @binding_of("rehearse")
+    def rehearse(self, endpoint: str, **options: Any) -> dict[str, Any]:
+        """How a release would go on what the endpoint's stable has answered: of the same version, and of worse ones.
+
+        Args:
+            endpoint: The endpoint.
+            options: Options of ``rehearse``, such as ``steps="5,25,50"``.
+
+        Returns:
+            ``cases``, each with the shares that were promoted and rolled back and the seconds that took; ``history``, ``phase`` and
+            ``block``, what they rest on.
+        """
+
     @binding_of("approve")
     def approve(self, endpoint: str) -> str:
         """Let a release past the gate it waits at; the gate."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
-from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, parse_options
+from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
-from mlflow_istio.options.shared import SETTINGS, Confirmed, Judged, Tested
+from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
 from mlflow_istio.options.values import Names, Percents, Probability, Structured
 
 
@@ -27,14 +27,9 @@ class SourceOptions(ConnectionOptions, Confirmed, Judged):
     )
 
 
-class ReleaseOptions(CreateOptions, SourceOptions, Tested):
-    """Options of ``release``: those of ``create`` for the candidate's pods, and the plan."""
+class Planned(BaseModel):
+    """What makes the plan of a release: its steps, what is watched, and what must be proven."""
 
-    name: str | None = Field(default=None, description="the candidate deployment's name (default: MODEL-vN)")
-    candidate: Names | None = Field(
-        default=None,
-        description="deployments that stand there already, instead of a model URI; several with strategy=ab",
-    )
     steps: Percents | None = Field(
         default=None, description="candidate's percents, such as 5,25,50; promotion follows (a last 100 says just that)"
     )
@@ -79,6 +74,16 @@ class ReleaseOptions(CreateOptions, SourceOptions, Tested):
     undecided: Literal["rollback", "hold"] = Field(
         default="rollback", description="where traffic goes when the deadline passes without proof: rollback or hold"
     )
+
+
+class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
+    """Options of ``release``: those of ``create`` for the candidate's pods, and the plan."""
+
+    name: str | None = Field(default=None, description="the candidate deployment's name (default: MODEL-vN)")
+    candidate: Names | None = Field(
+        default=None,
+        description="deployments that stand there already, instead of a model URI; several with strategy=ab",
+    )
     approval: Structured = Field(
         default=None,
         description='where a person must agree: promotion, a step (50), several (25,promotion), or JSON with "tag"',
@@ -107,6 +112,32 @@ class ResumeOptions(SourceOptions, DryRunOptions):
     """Options of ``resume``."""
 
     force: bool = Field(default=False, description="take over from a process that still counts as alive")
+
+
+class RehearseOptions(ReadOptions, Classed, Planned, Tested):
+    """Options of ``rehearse``: the plan of a release, and how it is rehearsed."""
+
+    strategy: Literal["canary", "blue-green"] = Field(
+        default="canary", description="strategy of the release: canary or blue-green"
+    )
+    history: Annotated[float, Field(ge=60, le=2592000)] = Field(
+        default=86400.0, description="seconds of the endpoint's own past that are dealt out again"
+    )
+    horizon: Annotated[float, Field(ge=60, le=604800)] = Field(
+        default=14400.0, description="seconds that each rehearsed release may last"
+    )
+    runs: Annotated[int, Field(ge=1, le=100000)] = Field(
+        default=200, description="releases of the same version, and of each worse one"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="the same seed deals out the same")
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """The options of ``release`` among them."""
+        return {
+            name: getattr(self, name)
+            for name in (*Planned.model_fields, *Tested.model_fields, *Classed.model_fields, "strategy")
+        }
 
 
 _OF_A_NEW_ENDPOINT = ("host", "export_to", "under", "path", "match_header", "virtual_service", "route", "stable")

@@ -59,17 +59,22 @@ class Counted(BaseModel):
     prometheus_url: str | None = Field(default=None, description="Prometheus that knows the mesh's series")
 
 
-class Judged(Counted):
+class Classed(Counted):
+    """Where figures come from, and which answers count as errors."""
+
+    errors: Literal["5xx", "4xx+5xx"] = Field(
+        default="5xx",
+        description="which answers are errors: 5xx, or 4xx+5xx for model servers that answer 4xx when the model fails",
+    )
+
+
+class Judged(Classed):
     """What arms and candidates are judged by."""
 
     kpi: Structured = Field(
         default=None,
         description='JSON, name to KPI, such as {"bought": {"queries": {"n": "...", "events": "..."}, "better": "higher"}}; '
         "ab: errors decide where there is none",
-    )
-    errors: Literal["5xx", "4xx+5xx"] = Field(
-        default="5xx",
-        description="which answers are errors: 5xx, or 4xx+5xx for model servers that answer 4xx when the model fails",
     )
     delta: Annotated[float, Field(gt=0)] | None = Field(
         default=None,

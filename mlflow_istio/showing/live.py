@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +40,18 @@ def watching(console: Console) -> Iterator[Callable[[Seen], None]]:
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
         yield lambda seen: live.update(panel(seen), refresh=True)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """What to tell how many of how many are done: a bar on a terminal's standard error, nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _all: None
+        return
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, all_of: progress.update(task, completed=done, total=all_of)
 
 
 class _Lines:

@@ -1,4 +1,4 @@
-"""A history as a plot. Needs matplotlib, which only this needs: ``pip install 'mlflow-istio[plot]'``."""
+"""A history, or a rehearsal, as a plot. Needs matplotlib, which only this needs: ``pip install 'mlflow-istio[plot]'``."""
 
 from __future__ import annotations
 
@@ -158,6 +158,49 @@ def plot_history(endpoint: str, changes: Sequence[View]) -> Plot:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=timezone.utc))
     axes.set_xlabel("time (UTC)")
+    axes.grid(axis="y", color="#e6eaef")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return Plot(figure=figure)
+
+
+def plot_rehearsal(view: View) -> Plot:
+    """When rehearsed releases end: the share of an equal version's that is promoted, and of worse ones' that is rolled back.
+
+    Args:
+        view: A rehearsal, as the verb ``rehearse`` gives it.
+
+    Raises:
+        Unsupported: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise Unsupported(_ABSENT) from exc
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for index, case in enumerate(view["cases"]):
+        colour, dashes = _STYLES[index % len(_STYLES)]
+        times = [0.0, *(seconds / 60 for seconds in case["seconds"]), view["horizon"] / 60]
+        shares = [100 * count / case["runs"] for count in range(len(case["seconds"]) + 1)]
+        ends = "promoted" if case["odds"] == 1 else "rolled back"
+        version = "the same version" if case["odds"] == 1 else f"errors, odds x{case['odds']:g}"
+        axes.step(
+            times,
+            [*shares, shares[-1]],
+            where="post",
+            label=f"{version}: {ends}",
+            color=colour,
+            linestyle=dashes,
+            linewidth=2,
+        )
+    axes.set_ylim(-3, 103)
+    axes.set_xlim(0, view["horizon"] / 60)
+    axes.set_ylabel("percent of the releases")
+    axes.set_xlabel("minutes")
+    false_alarms = 100 * view["cases"][0]["rolled_back"]["share"]
+    title = f"Rehearsal at endpoint {view['endpoint']}: {false_alarms:.1f}% of equal versions rolled back"
+    axes.set_title(_text(title), loc="left", fontweight="bold")
     axes.grid(axis="y", color="#e6eaef")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

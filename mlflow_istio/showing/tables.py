@@ -200,3 +200,50 @@ def _answer(value: Any) -> str:
 
 def _end(value: float | None) -> str:
     return "unbounded" if value is None else f"{value:.4g}"
+
+
+def print_rehearsal(view: View, console: Console | None = None) -> None:
+    """What the rehearsal rests on, then each kind of version: its shares with their standard errors, and how long it took."""
+    out = console or a_console()
+    history, phase = view["history"], view["phase"]
+    gaps = f", {len(history['gaps'])} gaps of up to {span(max(history['gaps']))}" if history["gaps"] else ""
+    known = "too little to tell" if phase is None else f"up to {span(phase)}" if phase else "none seen"
+    out.print(
+        f"{span(history['seconds'])} of '{view['stable']}'{gaps}: {history['requests']:,} requests, {history['errors']:,} errors; "
+        f"slow phases: {known}; dealt out by blocks of {span(view['block'])}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("version", "releases", "promoted", "rolled back", "inconclusive", "half within", "9 of 10 within"):
+        table.add_column(heading, justify="left" if heading == "version" else "right")
+    longer = f"> {span(view['horizon'])}"
+    for case in view["cases"]:
+        ends = [longer if case[key] is None else span(case[key]) for key in ("median", "in_nine_of_ten")]
+        shares = [_share(case[key]) for key in ("promoted", "rolled_back", "inconclusive")]
+        table.add_row(version_of(case), f"{case['runs']:,}", *shares, *ends)
+    out.print(table)
+    equal = view["cases"][0]
+    out.print(
+        f"An equal version would be rolled back in {_share(equal['rolled_back'])} of releases; the times are those to its "
+        "promotion, and to the rollback of a worse one.",
+        highlight=False,
+    )
+    if len(view["cases"]) == 1:
+        out.print("There was no error, so no version could be rehearsed that has more of them.", highlight=False)
+
+
+def version_of(case: View) -> str:
+    """What kind of version a case of a rehearsal is about."""
+    return "the same" if case["odds"] == 1 else f"errors, odds x{case['odds']:g}"
+
+
+def span(seconds: float) -> str:
+    """A time in words, such as `90 s`, `45 min` or `20 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def _share(value: View) -> str:
+    return f"{value['share']:.1%} ± {value['error']:.1%}"

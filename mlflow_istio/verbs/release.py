@@ -1,4 +1,4 @@
-"""The verbs of a progressive release: release, resume, approve, reject."""
+"""The verbs of a progressive release: release, rehearse, resume, approve, reject."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ Watch = Callable[["Seen"], None]
 
 def _nobody(_seen: Seen) -> None:
     """Nobody watches."""
+
+
+def _not_told(_done: int, _all: int) -> None:
+    """Nobody wants to know."""
 
 
 class ReleaseVerbs(Base):
@@ -148,6 +152,44 @@ class ReleaseVerbs(Base):
             shifting.resume(context, endpoint)
         dependencies = _crew_for(place, context, options, plan, watch)
         return _result(context, endpoint, drive(context, dependencies, endpoint, take_over=options.force))
+
+    def rehearse(
+        self, endpoint: str, config: Config | None = None, *, told: Callable[[int, int], None] = _not_told
+    ) -> views.View:
+        """Rehearse a release on what the endpoint's stable has answered, as if the same version, or a worse one, were released.
+
+        Args:
+            endpoint: The endpoint.
+            config: Options of ``rehearse``.
+            told: Told how many of how many releases are over.
+
+        Returns:
+            ``history``, ``phase`` and ``block`` (what it rests on), and ``cases``: of the same version, and of versions with two
+            and four times its odds of an error, how many were promoted and rolled back, and how long that took.
+
+        Raises:
+            NotFound: There is no such endpoint, or nobody remembers what it has answered.
+            InvalidInput: There is too little history, or a plan that can't be replayed.
+        """
+        from mlflow_istio.options.release import RehearseOptions, ReleaseOptions
+        from mlflow_istio.options.release_plan import plan_of
+        from mlflow_istio.releases.reading.rehearsal import rehearsed
+
+        options = parse_options(RehearseOptions, config, cluster=self.target.kind)
+        session = self._session(options)
+        planned = parse_options(ReleaseOptions, options.planned, cluster=self.target.kind, environment=False)
+        metrics = session.place.metrics(options.metrics, prometheus_url=options.prometheus_url, errors=options.errors)
+        return rehearsed(
+            session.context,
+            metrics,
+            endpoint,
+            lambda found: plan_of(planned, found, (f"{found.stable.name}-again",)),
+            seconds=options.history,
+            horizon=options.horizon,
+            runs=options.runs,
+            seed=options.seed,
+            told=told,
+        )
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
         """Whether ``resume`` has more to do than to unpause: the open release has a plan, or the last one's end was not told."""

@@ -96,6 +96,12 @@ TABLES = (
         but=(base.CreateOptions,),
         note="And those of [create](#create), for the candidate's pods and its strategy; see [releases.md](releases.md).",
     ),
+    Table(
+        title="rehearse",
+        model=release.RehearseOptions,
+        but=(_PLACE,),
+        note="Those that `release` has, too, mean the same; see [rehearse.md](rehearse.md).",
+    ),
     Table(title="resume", model=release.ResumeOptions, but=(_SHARED,)),
     Table(title="analyse", model=analysis.AnalyseOptions, but=(_SHARED,)),
     Table(title="declare", model=analysis.DeclareOptions, but=(_SHARED, analysis.AnalyseOptions)),

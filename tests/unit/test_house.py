@@ -48,6 +48,7 @@ ONE_THING_ON_SEVERAL_FLOORS = {
     "policy.py": "command, verb, use-case",
     "records.py": "the port and its implementation",
     "registry.py": "the port and its implementations",
+    "rehearsal.py": "use-case, pure function",
     "release.py": "options, command, verb and pipeline step",
     "routes.py": "routes of one's own as an option and as a value",
     "runs.py": "the port and its implementation",

@@ -12,7 +12,7 @@ It is as if the candidate ran as the stable does: as many replicas, each with th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -40,7 +40,6 @@ NEAR = 1800.0
 ODDS = (1.0, 2.0, 4.0)
 """The odds of an error, as a multiple of the stable's, of the versions that are rehearsed."""
 
-_CANDIDATE = "candidate"
 
 Cells: TypeAlias = NDArray[np.int64]
 Told: TypeAlias = Callable[[int, int], None]
@@ -119,7 +118,7 @@ def rehearse(
     """
     phase = history.phase()
     reckoned = plan.phase if plan.phase is not None else PHASE_UNKNOWN if phase is None else phase
-    plan = replace(plan, phase=reckoned, interval=history.step, candidates=(_CANDIDATE,), approval=None, webhooks=())
+    plan = replace(plan, phase=reckoned, interval=history.step)
     blocks = Blocks.of(history, max(SHORTEST_BLOCK, BLOCK_PHASES * (PHASE_UNKNOWN if phase is None else phase)))
     looks = max(1, math.floor(min(horizon, plan.deadline + history.step) / history.step))
     rate = float(history.errors.sum() / max(1, history.requests.sum()))
@@ -128,7 +127,7 @@ def rehearse(
         ended = []
         for run in range(runs):
             traffic = Resampled(
-                blocks, plan.stable, np.random.default_rng((seed, number, run)), more_errors(rate, odds)
+                blocks, plan.deployments, np.random.default_rng((seed, number, run)), more_errors(rate, odds)
             )
             ended.append(replayed(plan, traffic, looks=looks))
             told(number * runs + run + 1, runs * (len(ODDS) if rate else 1))
@@ -218,13 +217,14 @@ class Resampled:
 
     Args:
         blocks: The history.
-        stable: Name of the stable.
+        names: Names of the stable and of the candidate.
         rng: Where chance comes from.
         failing: Share of the candidate's good answers that fail.
     """
 
-    def __init__(self, blocks: Blocks, stable: str, rng: np.random.Generator, failing: float) -> None:
-        self._blocks, self._stable, self._rng, self._failing = blocks, stable, rng, failing
+    def __init__(self, blocks: Blocks, names: Sequence[str], rng: np.random.Generator, failing: float) -> None:
+        self._blocks, self._rng, self._failing = blocks, rng, failing
+        self._stable, self._candidate = names
         self._left, self._at = 0, (0, 0)
 
     def __call__(self, _look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
@@ -234,10 +234,10 @@ class Resampled:
         own, other = self._at
         self._left, self._at = self._left - 1, (own + 1, other + 1)
         total = int(self._blocks.cells[own].sum())
-        candidate = int(self._rng.binomial(total, weights[_CANDIDATE] / 100))
+        candidate = int(self._rng.binomial(total, weights[self._candidate] / 100))
         return {
             self._stable: self._dealt(own, total - candidate, 0.0),
-            _CANDIDATE: self._dealt(other, candidate, self._failing),
+            self._candidate: self._dealt(other, candidate, self._failing),
         }
 
     def _dealt(self, step: int, requests: int, failing: float) -> Counts:

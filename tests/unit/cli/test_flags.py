@@ -30,6 +30,7 @@ MODELS: dict[str, type[base.ConnectionOptions]] = {
     "delete-endpoint": base.DeleteEndpointOptions,
     "fault": routes.FaultOptions,
     "policy": routes.PolicyOptions,
+    "rehearse": release.RehearseOptions,
     "release": release.ReleaseOptions,
     "resume": release.ResumeOptions,
     "route": routes.RouteOptions,

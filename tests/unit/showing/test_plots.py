@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow_istio.cli import main
 from mlflow_istio.errors import InvalidInput, Unsupported
 from mlflow_istio.releases.reading.views import history_views
-from mlflow_istio.showing.plots import check_plot, plot_history
+from mlflow_istio.showing.plots import check_plot, plot_history, plot_rehearsal
 from tests.support.report_data import HOSTILE, a_change, promoted, traffic
 
 CHANGES = history_views(promoted(20).changes)
@@ -84,8 +84,11 @@ def test_another_kind_of_file_is_refused_before_anything_is_read(file: str) -> N
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.dates", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(Unsupported, match=r"pip install 'mlflow-istio\[plot\]'"):
         plot_history("churn", CHANGES)
+    with pytest.raises(Unsupported, match=r"pip install 'mlflow-istio\[plot\]'"):
+        plot_rehearsal({})
 
 
 def test_an_empty_history_is_refused() -> None:
@@ -96,3 +99,20 @@ def test_an_empty_history_is_refused() -> None:
 def test_a_file_that_cant_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none/h\.svg"):
         plot_history("churn", CHANGES).save(tmp_path / "none" / "h.svg")
+
+
+def test_a_rehearsal_draws_when_releases_end() -> None:
+    cases = [
+        {"odds": 1.0, "runs": 4, "seconds": [600.0, 900.0, 1200.0], "rolled_back": {"share": 0.25, "error": 0.2}},
+        {"odds": 4.0, "runs": 4, "seconds": [], "rolled_back": {"share": 0.0, "error": 0.0}},
+    ]
+    axes = plot_rehearsal({"endpoint": "churn$", "horizon": 3600.0, "cases": cases}).figure.axes[0]
+    equal, worse = axes.get_lines()
+    assert list(equal.get_xdata()) == [0, 10, 15, 20, 60]
+    assert list(equal.get_ydata()) == [0, 25, 50, 75, 75]
+    assert list(worse.get_ydata()) == [0, 0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "the same version: promoted",
+        "errors, odds x4: rolled back",
+    ]
+    assert "25.0% of equal versions rolled back" in axes.get_title(loc="left")

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import pytest
 
+from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.inspection.fingerprint import digest
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import Fault
@@ -125,6 +126,17 @@ def new_version(verbs: InMemoryVerbs, options: Mapping[str, Any]) -> Any:
     return verbs.create("churn-v2", "models:/churn/2", None, "churn", {**given, **options})
 
 
+def answered(steps: int) -> list[Reading]:
+    """Readings ten seconds apart of a deployment that answers 600 requests in between, 6 with an error."""
+    growth = {"requests": 600.0, "errors": 6.0, "le/50": 400.0, "le/100": 540.0, "le/+Inf": 600.0}
+    return [{"pod": {series: number * value for series, value in growth.items()}} for number in range(steps + 1)]
+
+
+def rehearse(verbs: InMemoryVerbs, options: Mapping[str, Any]) -> Any:
+    verbs.around.metrics.past["churn-v1"] = answered(720)
+    return verbs.rehearse("churn", {"runs": 1, "horizon": 300, "phase": 0, **options})
+
+
 CASES: Mapping[str, Case] = {
     "adopt": Case(
         world=with_shop,
@@ -183,6 +195,7 @@ CASES: Mapping[str, Case] = {
         plan={"config": {"timeout": "2s"}},
     ),
     "predict": Case(call=predict, reads=True),
+    "rehearse": Case(world=idle, call=rehearse, reads=True),
     "reject": Case(world=asking, call=lambda verbs, options: verbs.reject("churn", options)),
     "release": Case(
         world=lambda: a_world("churn-v1"),

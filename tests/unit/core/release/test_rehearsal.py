@@ -90,7 +90,7 @@ def test_so_many_more_errors_have_the_odds(rate: float, odds: float) -> None:
 
 def dealt(history_: History, weight: float, failing: float = 0.0, looks: int = 400) -> dict[str, np.ndarray]:
     """Requests, errors and slow answers of each version, over many looks."""
-    traffic = Resampled(Blocks.of(history_, 60), "v1", np.random.default_rng(3), failing)
+    traffic = Resampled(Blocks.of(history_, 60), ("v1", "candidate"), np.random.default_rng(3), failing)
     weights = {"v1": 100 - weight, "candidate": weight}
     sums = {name: np.zeros(4) for name in weights}
     for look in range(looks):
