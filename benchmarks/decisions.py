@@ -1,387 +1,252 @@
-"""False alarms and speed of release rules on the same simulated traffic: `python benchmarks/decisions.py [--runs N]`.
+"""The promise of release decisions, row by row with standard errors: ``make bench-decisions``.
 
-10% of 50,000 requests go to the candidate, with a look every 200. A rule is judged by how often it gives a good candidate's
-traffic back (false alarm) and by how many requests the candidate answered before a bad one's was (median over all runs;
-a run without rollback counts as never). Beside each figure stands the standard error of the simulation.
+``python -m benchmarks.decisions [--runs N] [--hours H] [--only TEXT] [--seed N] [--processes N]``
 
-Peers are written from their documented behaviour:
-
-* Flagger (docs, "Metrics Analysis" and "How it works"): a check fails when the success rate over its interval is below
-  the minimum; the release is rolled back when the number of failed checks reaches the threshold.
-* z-test: pooled two-proportion test at one-sided 95%, read at every look.
-* Kayenta (Spinnaker docs, "How canary judgment works"; judge defaults): Mann-Whitney over the points of both series with
-  98% confidence; the metric is High when the confidence interval of the shift lies above 25% of the Hodges-Lehmann
-  estimate, and it has increased.
-* GrowthBook (docs, "Sequential Testing"): asymptotic confidence sequence around the difference of means, tuning
-  parameter 5,000; here one-sided at 5%.
-* Oracle: our evidence, if it knew the true odds ratio and when the candidate turns bad. No rule can know them.
+Every default plan is simulated whole: warm-up, ramp 5-25-50 and then the last step, errors, latency at three edges, gross failure.
+The families of traffic are those of real servers (`decisions_families`); the port (`decisions_plan`) is held to the engine that
+decides live. Each row says its limit and whether it is met: an estimate within two of its standard errors of the limit is "within
+noise". Beside it stand our first rule and the formulas of other products on the same counts, and the same rules in the lab, where
+requests are independent and nothing else happens (`decisions_lab`).
 """
 
+from __future__ import annotations
+
 import argparse
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import logsumexp
-from scipy.stats import norm
 
-from mlflow_istio.core.analysis import betting, log_likelihood
-from mlflow_istio.core.analysis.hypergeometric import log_normaliser
-from mlflow_istio.core.analysis.rate_test import log_ratios
+from benchmarks import decisions_lab, decisions_promise, decisions_speed
+from benchmarks.decisions_engine import beside, gross_looks
+from benchmarks.decisions_families import FAMILIES, Family
+from benchmarks.decisions_peers import PEERS
+from benchmarks.decisions_plan import NEVER
+from benchmarks.decisions_promise import BAD, PROMOTED, Found, Share, Task, at_hours
 
-ALPHA = 0.05
-LOOK = 200
-LOOKS = 250
+LIMIT = 0.05
+ENGINE_LOOKS = 181
+"""Half an hour: the engine is asked for whole releases, at 50 ms a look."""
 
-Counts = NDArray[np.int64]
-Alarms = NDArray[np.bool_]
+SAMPLE = ("independent", "60 s every 15 min, 3 replicas", "errors 0.2%, bursts of 3 s every 10 min")
+"""Families of the sample."""
+
+RIVALS = ("first rule", *PEERS)
+
+ROWS = ("equal", "bad", "promoted", "speed", "gross", "engine", "lab")
+"""What ``--only`` may name besides families."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scenario:
-    """What the traffic is like.
+class Line:
+    """One line of a table.
 
     Attributes:
-        name: Column heading.
-        stable: The stable's error rate, at each look or one for all.
-        candidate: The candidate's.
-        share: The candidate's share of the requests.
-        bad_from: The look from which the candidate is bad; None if it is as good as the stable.
+        cells: What it says.
+        met: Whether its limits are met; None: it promises nothing.
     """
 
-    name: str
-    stable: Sequence[float]
-    candidate: Sequence[float]
-    share: Sequence[float] = (0.1,)
-    bad_from: int | None = None
+    cells: tuple[str, ...]
+    met: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Traffic:
-    """Simulated counts, shape (runs, LOOKS), and the true rates."""
-
-    scenario: Scenario
-    candidate_total: Counts
-    candidate_events: Counts
-    stable_total: Counts
-    stable_events: Counts
+def verdict(shares: Sequence[Share], limit: float, *, at_least: bool = False) -> tuple[str, bool]:
+    """Return ``met``, ``within noise`` or ``NOT MET``, and whether it isn't the last."""
+    sign = -1 if at_least else 1
+    over = [sign * (share.rate - limit) / share.error for share in shares]
+    if max(over) <= 0:
+        return "met", True
+    return ("within noise", True) if max(over) <= 2 else ("NOT MET", False)
 
 
-QUARTERS = np.repeat([0, 1, 2, 3], [63, 62, 63, 62])
-RAMP_SHARE = np.array([0.05, 0.10, 0.25, 0.50])[QUARTERS].tolist()
-RAMP_RATE = np.array([0.005, 0.01, 0.02, 0.03])[QUARTERS].tolist()
-LATE_FROM = 100
-SCENARIOS = (
-    Scenario(name="false alarm 1%", stable=(0.01,), candidate=(0.01,)),
-    Scenario(name="false alarm 0.1%", stable=(0.001,), candidate=(0.001,)),
-    Scenario(name="false alarm ramp", stable=RAMP_RATE, candidate=RAMP_RATE, share=RAMP_SHARE),
-    Scenario(name="1->2%", stable=(0.01,), candidate=(0.02,), bad_from=0),
-    Scenario(name="1->5%", stable=(0.01,), candidate=(0.05,), bad_from=0),
-    Scenario(name="0.1->1%", stable=(0.001,), candidate=(0.01,), bad_from=0),
-    Scenario(
-        name="1->5% late",
-        stable=(0.01,),
-        candidate=[0.01] * LATE_FROM + [0.05] * (LOOKS - LATE_FROM),
-        bad_from=LATE_FROM,
-    ),
-)
+def equal_lines(found: dict[str, Found], hours: float, what: str) -> list[Line]:
+    """Rows 1 and 2: ``rolled back`` and ``missed``, a family a line."""
+    lines = []
+    for name, hits in found.items():
+        shares = [hits.share(f"{what} {hour:g}") for hour in at_hours(hours)]
+        word, met = verdict(shares, LIMIT)
+        more = hits.share("gross" if what == "rolled back" else "stated")
+        lines.append(Line(cells=(name, *map(str, shares), str(more), word), met=met))
+    return lines
 
 
-def simulate(scenario: Scenario, runs: int, rng: np.random.Generator) -> Traffic:
-    """Draw traffic: each request goes to the candidate with its share and fails with its version's rate."""
-    stable, candidate, share = (
-        np.broadcast_to(np.asarray(value, dtype=np.float64), (LOOKS,))
-        for value in (scenario.stable, scenario.candidate, scenario.share)
-    )
-    candidate_total = rng.binomial(LOOK, share, size=(runs, LOOKS))
-    stable_total = LOOK - candidate_total
-    return Traffic(
-        scenario=scenario,
-        candidate_total=candidate_total,
-        candidate_events=rng.binomial(candidate_total, candidate),
-        stable_total=stable_total,
-        stable_events=rng.binomial(stable_total, stable),
-    )
+def bad_lines(found: dict[tuple[str, str], Found]) -> list[Line]:
+    """Row 3."""
+    lines = []
+    for name in dict.fromkeys(name for name, _ in found):
+        shares = [found[name, what].share("promoted") for what in BAD]
+        word, met = verdict(shares, LIMIT)
+        lines.append(Line(cells=(name, *map(str, shares), word), met=met))
+    return lines
 
 
-def blocks(counts: Counts, looks: int) -> Counts:
-    """Sum every `looks` looks: shape (runs, LOOKS // looks)."""
-    return np.asarray(counts.reshape(len(counts), -1, looks).sum(axis=2))
-
-
-def at_block_ends(alarms: Alarms, looks: int) -> Alarms:
-    """Put alarms raised once per block at the block's last look: shape (runs, LOOKS)."""
-    spread = np.zeros((len(alarms), LOOKS), dtype=np.bool_)
-    spread[:, looks - 1 :: looks] = alarms
-    return spread
-
-
-def flagger(traffic: Traffic, *, success: float, check_every: int, failed_checks: int = 5) -> Alarms:
-    """Roll back at the fifth check whose success rate is below the minimum."""
-    looks = check_every // LOOK
-    total, events = blocks(traffic.candidate_total, looks), blocks(traffic.candidate_events, looks)
-    failed = (total > 0) & (events > (1 - success) * total + 1e-9)
-    return at_block_ends(failed.cumsum(axis=1) >= failed_checks, looks)
-
-
-def z_test(traffic: Traffic) -> Alarms:
-    """Roll back at any look at which the pooled z-test says worse at one-sided 95%."""
-    n_c, x_c, n_b, x_b = cumulated(traffic)
-    pooled = (x_c + x_b) / (n_c + n_b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = (x_c / n_c - x_b / n_b) / np.sqrt(pooled * (1 - pooled) * (1 / n_c + 1 / n_b))
-    return np.asarray(z > norm.ppf(1 - ALPHA))
-
-
-def kayenta(traffic: Traffic, *, point: int = 1000, judge_every: int = 5000) -> Alarms:
-    """Judge all points so far, a point per 1,000 requests, every 5,000 requests."""
-    per_point, per_judgement = point // LOOK, judge_every // point
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates = [
-            np.nan_to_num(blocks(events, per_point) / blocks(total, per_point))
-            for events, total in (
-                (traffic.candidate_events, traffic.candidate_total),
-                (traffic.stable_events, traffic.stable_total),
-            )
-        ]
-    points = rates[0].shape[1]
-    judged = [
-        judged_high(rates[0][:, :end], rates[1][:, :end]) for end in range(per_judgement, points + 1, per_judgement)
-    ]
-    return at_block_ends(np.stack(judged, axis=1), judge_every // LOOK)
-
-
-def judged_high(candidate: NDArray[np.float64], stable: NDArray[np.float64]) -> Alarms:
-    """Tell for each run (row) whether the metric is High.
-
-    The lower end of the 98% interval of the shift exceeds a value exactly when the test, with the candidate shifted down by
-    it, still rejects at one-sided 99%; so no interval need be searched for.
-    """
-    gaps = candidate[:, :, None] - stable[:, None, :]
-    estimate = np.median(gaps.reshape(len(gaps), -1), axis=1)
-    shift = 0.25 * np.abs(estimate)
-    shifted = gaps - shift[:, None, None]
-    wins = (shifted > 1e-12).sum(axis=(1, 2)) + 0.5 * (np.abs(shifted) <= 1e-12).sum(axis=(1, 2))
-    n, m = candidate.shape[1], stable.shape[1]
-    both = np.concatenate([candidate - shift[:, None], stable], axis=1)
-    ties = (np.abs(both[:, :, None] - both[:, None, :]) <= 1e-12).sum(axis=2).astype(np.float64)
-    # Sum of t^3 - t over groups of t equal values, one term per value.
-    tied = (ties**2 - 1).sum(axis=1)
-    variance = n * m / 12 * ((n + m + 1) - tied / ((n + m) * (n + m - 1)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = (wins - n * m / 2 - 0.5) / np.sqrt(variance)
-    increased = candidate.mean(axis=1) >= stable.mean(axis=1)
-    return np.asarray((variance > 0) & (z >= norm.ppf(0.99)) & increased)
-
-
-def growthbook(traffic: Traffic, *, tuning: float = 5000) -> Alarms:
-    """Roll back when the one-sided confidence sequence of the difference of rates is above 0."""
-    n_c, x_c, n_b, x_b = cumulated(traffic)
-    n = n_c + n_b
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_c, p_b = x_c / n_c, x_b / n_b
-        variance = n * (p_c * (1 - p_c) / n_c + p_b * (1 - p_b) / n_b)
-        alpha = 2 * ALPHA
-        rho = tuning * variance / (2 * np.log(1 / alpha) + np.log(1 + 2 * np.log(1 / alpha)))
-        spread = variance * n + rho
-        radius = np.sqrt(spread * np.log(spread / (rho * alpha**2))) / n
-        return np.asarray((p_c - p_b > radius) & (variance > 0))
-
-
-def oracle(traffic: Traffic) -> Alarms:
-    """Bet everything, from the look the candidate turns bad, on the true odds ratio."""
-    start = traffic.scenario.bad_from
-    if start is None:
-        return np.zeros(traffic.candidate_total.shape, dtype=np.bool_)
-    p_c, p_b = traffic.scenario.candidate[-1], traffic.scenario.stable[-1]
-    true = float(np.log(p_c / (1 - p_c)) - np.log(p_b / (1 - p_b)))
-    gains = gained(traffic, [true])[..., 0]
-    gains[:, :start] = 0.0
-    return np.asarray(gains.cumsum(axis=1) >= -np.log(ALPHA))
-
-
-def curves(traffic: Traffic) -> tuple[NDArray[np.float64], Counts]:
-    """Return the log-normaliser of each distinct interval (rows) and which row each look has."""
-    events = traffic.candidate_events + traffic.stable_events
-    kinds, rows = np.unique(traffic.candidate_total * (LOOK + 1) + events, return_inverse=True)
-    table = [
-        log_normaliser(
-            int(kind) // (LOOK + 1), LOOK - int(kind) // (LOOK + 1), int(kind) % (LOOK + 1), log_likelihood.NODE_POINTS
+def promoted_lines(found: Sequence[Found]) -> list[Line]:
+    """Row 4."""
+    lines = []
+    for (family, hours, limit), hits in zip(PROMOTED, found, strict=True):
+        share = hits.share("promoted")
+        word, met = ("no promise", None) if limit is None else verdict([share], limit, at_least=True)
+        events = f"events {100 * family.calm[0]:g}%"
+        cells = (
+            f"{family.name}, {events}",
+            f"{60 * hours:g} min",
+            str(share),
+            f"{100 * limit:g}%" if limit else "-",
+            word,
         )
-        for kind in kinds
-    ]
-    return np.array(table), rows.reshape(events.shape)
+        lines.append(Line(cells=cells, met=met))
+    return lines
 
 
-def gained(traffic: Traffic, log_odds_ratios: Sequence[float]) -> NDArray[np.float64]:
-    """Return each look's log-likelihood ratio of the alternatives to "equal": shape (runs, LOOKS, alternatives)."""
-    table, rows = curves(traffic)
-    matrix = log_likelihood.interpolation_matrix((0.0, *log_odds_ratios))
-    normaliser = table @ matrix.T
-    gain = traffic.candidate_events[..., None] * np.asarray(log_odds_ratios)
-    return np.asarray(gain - (normaliser[:, 1:] - normaliser[:, :1])[rows])
+def speed_lines(runs: int, seed: int) -> list[Line]:
+    """Row 5."""
+    lines = []
+    for name, figures in decisions_speed.measured(runs, seed).items():
+        words, good = [], []
+        for figure, limit in zip(figures, decisions_speed.LIMITS[name], strict=True):
+            over = (figure.median - limit) / max(figure.median_error, 1e-9)
+            words.append(f"{figure.median:,.0f} ±{figure.median_error:,.0f} (limit {limit:,.0f})")
+            good.append(over)
+        word = "met" if max(good) <= 0 else "within noise" if max(good) <= 2 else "NOT MET"
+        lines.append(Line(cells=(name, *words, word), met=max(good) <= 2))
+    return lines
 
 
-def our_rule(traffic: Traffic) -> Alarms:
-    """Roll back at `RateTest().e_value >= 1/alpha`: the same functions, on all runs at once."""
-    table, rows = curves(traffic)
-    events = traffic.candidate_events + traffic.stable_events
-    informative = np.minimum(traffic.candidate_total, events) > np.maximum(0, events - traffic.stable_total)
-    stake = np.tile(betting.opening_stake(betting.LATE), (len(rows), 1))
-    intervals = np.zeros(len(rows), dtype=np.int64)
-    alarms = np.zeros(rows.shape, dtype=np.bool_)
-    for look in range(LOOKS):
-        ratios = log_ratios(table[rows[:, look]], traffic.candidate_events[:, look], margin=1.0, phi=1.0)
-        updated = betting.bet(stake, ratios, intervals=intervals, late=betting.LATE)
-        stake = np.where(informative[:, look, None], updated, stake)
-        intervals = intervals + informative[:, look]
-        alarms[:, look] = betting.log_evidence(stake, intervals=intervals, late=betting.LATE) >= -np.log(ALPHA)
-    return alarms
+def gross_lines(runs: int, seed: int) -> list[Line]:
+    """Row 6."""
+    lines = []
+    for name, looks in gross_looks(runs, seed).items():
+        median = float(np.median(looks))
+        latest = max(looks)
+        word = "met" if median <= 2 else "NOT MET"
+        said = "never" if latest == NEVER else f"{latest:g}"
+        lines.append(Line(cells=(name, f"{median:g}", said, word), met=median <= 2))
+    return lines
 
 
-def plain_rule(traffic: Traffic) -> Alarms:
-    """The same evidence with everything bet at once, log-uniform on odds ratios 1.25-100."""
-    points = np.linspace(np.log(1.25), np.log(100.0), 40)
-    log_e = logsumexp(gained(traffic, points.tolist()).cumsum(axis=1), axis=2) - np.log(len(points))
-    return np.asarray(log_e >= -np.log(ALPHA))
+def engine_lines(families: Sequence[Family], runs: int, seed: int) -> list[Line]:
+    """Whole releases by the engine and by the port: equal versions, and ones whose errors are three times the allowed."""
+    lines = []
+    for family in families:
+        for what, odds in (("equal", None), ("three times the allowed odds", BAD["errors"])):
+            pairs = beside(family, runs, ENGINE_LOOKS, seed, odds)
+            same, agree = sum(pair.at_once for pair in pairs), sum(pair.agrees for pair in pairs)
+            cells = (family.name, what, f"{same} of {runs}", f"{agree} of {runs}")
+            lines.append(Line(cells=cells, met=agree == runs))
+    return lines
 
 
-def cumulated(traffic: Traffic) -> tuple[Counts, Counts, Counts, Counts]:
-    """Return all four counts since the start."""
-    counts = (traffic.candidate_total, traffic.candidate_events, traffic.stable_total, traffic.stable_events)
-    n_c, x_c, n_b, x_b = (np.asarray(count.cumsum(axis=1)) for count in counts)
-    return n_c, x_c, n_b, x_b
+def printed(title: str, heading: Sequence[str], lines: Sequence[Line]) -> bool:
+    """Print a table; whether no line of it says that its limit is not met."""
+    print(f"\n{title}\n")
+    print(decisions_lab.table(heading, [line.cells for line in lines]), flush=True)
+    return all(line.met is not False for line in lines)
 
 
-RULES: dict[str, Callable[[Traffic], Alarms]] = {
-    "Flagger >= 99%, 5 failed checks, check/200": lambda traffic: flagger(traffic, success=0.99, check_every=200),
-    "Flagger >= 97%, 5 failed checks, check/2,000": lambda traffic: flagger(traffic, success=0.97, check_every=2000),
-    "z-test at 95%, peeking": z_test,
-    "Kayenta judge, point = 1k requests, look/5k": kayenta,
-    "GrowthBook-style one-sided sequence": growthbook,
-    "plain log-uniform bet on 1.25-100": plain_rule,
-    "ours (RateTest)": our_rule,
-    "oracle that knows the effect": oracle,
-}
-OURS = "ours (RateTest)"
+def simulated(tasks: Sequence[Task], seed: int, processes: int) -> list[Found]:
+    """Simulate all tasks, the longest first, and return what each found, in their order."""
+    order = sorted(range(len(tasks)), key=lambda place: -tasks[place].hours * tasks[place].runs)
+    found: list[Found | None] = [None] * len(tasks)
+    work = partial(decisions_promise.run, seed=seed)
+    if processes == 1:
+        return [work(task) for task in tasks]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for place, hits in zip(order, pool.imap(work, [tasks[place] for place in order]), strict=True):
+            found[place] = hits
+    return [hits for hits in found if hits is not None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """One cell: the share of runs rolled back and the median requests until then, each with its standard error."""
-
-    rolled_back: float
-    rolled_back_error: float
-    median: float
-    median_error: float
-
-
-def measure(alarms: Alarms, traffic: Traffic) -> Figure:
-    """Return the figures of one rule; runs with an alarm before the candidate turned bad are left out."""
-    start = traffic.scenario.bad_from or 0
-    kept = ~alarms[:, :start].any(axis=1)
-    if kept.mean() < 0.5:
-        return Figure(rolled_back=np.nan, rolled_back_error=np.nan, median=np.nan, median_error=np.nan)
-    late = alarms[kept, start:]
-    answered = traffic.candidate_total[kept, start:].cumsum(axis=1)
-    hit = np.asarray(late.any(axis=1))
-    first = np.where(hit, answered[np.arange(hit.size), late.argmax(axis=1)], np.inf)
-    runs = hit.size
-    ordered = np.sort(first)
-    # The ranks one standard error of a binomial(runs, 1/2) around the middle bound the median by one standard error.
-    low, high = (int(np.clip(runs / 2 + side * np.sqrt(runs) / 2, 0, runs - 1)) for side in (-1, 1))
-    shrunk = (hit.sum() + 1) / (runs + 2)
-    return Figure(
-        rolled_back=float(hit.mean()),
-        rolled_back_error=float(np.sqrt(shrunk * (1 - shrunk) / runs)),
-        median=float(ordered[runs // 2]),
-        median_error=float((ordered[high] - ordered[low]) / 2) if np.isfinite(ordered[high]) else np.inf,
-    )
-
-
-def cell(scenario: Scenario, figure: Figure) -> str:
-    """Return a cell's text."""
-    share = f"{100 * figure.rolled_back:.1f} ±{100 * figure.rolled_back_error:.1f}%"
-    if scenario.bad_from is None:
-        return share
-    if np.isnan(figure.median):
-        return "false alarm first"
-    if not np.isfinite(figure.median):
-        return f"never ({100 * figure.rolled_back:.0f}%)"
-    text = f"{figure.median:,.0f} ±{figure.median_error:,.0f}"
-    return text if figure.rolled_back > 0.995 else f"{text} ({100 * figure.rolled_back:.0f}%)"
-
-
-def ratio(figure: Figure, ours: Figure) -> str:
-    """Return how many times our requests this rule needed."""
-    if np.isnan(figure.median):
-        return "-"
-    return f"{figure.median / ours.median:.2f}" if np.isfinite(figure.median) else "never"
-
-
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns."""
-    widths = [max(len(row[column]) for row in (heading, *rows)) for column in range(len(heading))]
-    lines = [heading, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def report(runs: int, seed: int) -> str:
-    """Simulate everything and return both tables and what they show."""
-    figures: dict[str, list[Figure]] = {name: [] for name in RULES}
-    for number, scenario in enumerate(SCENARIOS):
-        traffic = simulate(scenario, runs, np.random.default_rng([seed, number]))
-        for name, rule in RULES.items():
-            figures[name].append(measure(rule(traffic), traffic))
-    bad = [number for number, scenario in enumerate(SCENARIOS) if scenario.bad_from is not None]
-    good = [number for number, scenario in enumerate(SCENARIOS) if scenario.bad_from is None]
-    honest = [
-        name
-        for name in RULES
-        if all(row.rolled_back <= ALPHA + 2 * row.rolled_back_error for row in (figures[name][at] for at in good))
-    ]
-    heading = ["rule", *(scenario.name for scenario in SCENARIOS)]
-    cells = [
-        [name, *(cell(scenario, figure) for scenario, figure in zip(SCENARIOS, row, strict=True))]
-        for name, row in figures.items()
-    ]
-    cells[-1] = [text if number - 1 not in good else "" for number, text in enumerate(cells[-1])]
-    ratios = [
-        [name, "yes" if name in honest else "no", *(ratio(figures[name][at], figures[OURS][at]) for at in bad)]
-        for name in RULES
-    ]
-    ratio_heading = ["rule", f"false alarms <= {ALPHA:.0%}", *(SCENARIOS[at].name for at in bad)]
-    return "\n".join(
-        [
-            f"{runs:,} runs, seed {seed}; false alarms in %, then candidate requests until rollback (median, share of",
-            "runs rolled back where not all); ± is one standard error of the simulation.",
-            "",
-            table(heading, cells),
-            "",
-            f"Requests until rollback as a multiple of {OURS}, same traffic:",
-            "",
-            table(ratio_heading, ratios),
-        ]
-    )
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="simulated releases for each column (default 1000)")
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables. Returns the exit code: 1 when a row is not met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000, help="simulated releases for each figure (default 1000)")
+    parser.add_argument("--hours", type=float, default=24.0, help="how long rows 1 and 2 go on (default 24)")
+    parser.add_argument("--only", default="", help=f"only families with this text, or one of {', '.join(ROWS)}")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (default 1)")
+    parser.add_argument("--processes", type=int, default=2, help="how many processes (default 2)")
     options = parser.parse_args(arguments)
     if options.runs < 10:
         parser.error("--runs must be at least 10")
+    if not 0.1 <= options.hours <= 24:
+        parser.error("--hours must be from 0.1 to 24")
+    named = options.only in ROWS
+    families = [family for family in FAMILIES if named or options.only in family.name]
+    if not families:
+        parser.error(
+            f"--only {options.only}: no such family; there are: {'; '.join(family.name for family in FAMILIES)}"
+        )
+    parts = {options.only} if named else {"equal", "bad"} if options.only else set(ROWS)
     started = time.perf_counter()
-    print(report(options.runs, options.seed))
+    print(f"{options.runs:,} runs, seed {options.seed}; ± is one standard error of the simulation.")
+    good = _promise(parts, families, options)
+    if "lab" in parts:
+        print("\nIn the lab: requests that are independent given their version's rate.\n")
+        print(decisions_lab.report(options.runs, options.seed))
     print(f"\n{time.perf_counter() - started:.0f} s")
+    return 0 if good else 1
+
+
+def _promise(parts: set[str], families: Sequence[Family], options: argparse.Namespace) -> bool:
+    """Simulate and print the parts; whether every row is met."""
+    tasks: list[Task] = []
+    if "equal" in parts:
+        tasks += decisions_promise.equal_tasks(options.runs, options.hours, families)
+    if "bad" in parts:
+        tasks += decisions_promise.bad_tasks(max(options.runs // 4, 10), families)
+    if "promoted" in parts:
+        tasks += decisions_promise.promoted_tasks(options.runs)
+    equal: dict[str, Found] = {}
+    bad: dict[tuple[str, str], Found] = {}
+    promoted = [Found() for _ in PROMOTED]
+    for task, hits in zip(tasks, simulated(tasks, options.seed, options.processes), strict=True):
+        if task.kind == "equal":
+            equal.setdefault(task.family.name, Found()).merge(hits)
+        elif task.kind == "bad":
+            bad.setdefault((task.family.name, task.what), Found()).merge(hits)
+        else:
+            promoted[int(task.what)].merge(hits)
+    good = []
+    if equal:
+        hours = [f"{hour:g} h" for hour in at_hours(options.hours)]
+        rolled_back = ["family", *hours, "gross rule", "at most 5%"]
+        good.append(
+            printed(
+                "1. An equal version is ever rolled back", rolled_back, equal_lines(equal, options.hours, "rolled back")
+            )
+        )
+        missed = ["family", *hours, "stated at a promotion", "at most 5%"]
+        good.append(
+            printed("2. What is proven excludes the truth", missed, equal_lines(equal, options.hours, "missed"))
+        )
+    if bad:
+        title = "3. A version with three times the allowed odds (1.5, nothing else accepted) is promoted within a day"
+        good.append(printed(title, ["family", *BAD, "at most 5%"], bad_lines(bad)))
+    if "promoted" in parts:
+        title = "4. An equal version is promoted: odds allowed 1.5 and nothing else, 30 requests a second, 20%"
+        good.append(printed(title, ["family", "within", "promoted", "at least", ""], promoted_lines(promoted)))
+    if "speed" in parts:
+        title = "5. Candidate requests until rollback (median): 10% of 20 requests a second, a look every 10 s"
+        heading = ["errors", "phase=0", "nothing known", ""]
+        good.append(printed(title, heading, speed_lines(options.runs, options.seed)))
+    if "gross" in parts:
+        title = "6. Gross failure, by the engine: looks after the warm-up until rollback; 60 requests a second"
+        good.append(printed(title, ["the candidate's", "median", "latest", "two looks"], gross_lines(20, options.seed)))
+    if "engine" in parts:
+        title = "Whole releases by the engine beside the port, half an hour: the same end and look; or the engine waits longer"
+        sample = [family for family in FAMILIES if family.name in SAMPLE]
+        good.append(printed(title, ["family", "version", "same", "agree"], engine_lines(sample, 4, options.seed)))
+    if equal:
+        lines = [Line(cells=(name, *(str(hits.share(rule)) for rule in RIVALS))) for name, hits in equal.items()]
+        title = (
+            "Beside it: an equal version rolled back within the first hour by our first rule and by the peers' formulas"
+        )
+        printed(title, ["family", *RIVALS], lines)
+    return all(good)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

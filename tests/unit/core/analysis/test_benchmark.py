@@ -1,4 +1,4 @@
-"""The decision benchmark runs the shipped rule and reads its peers as documented."""
+"""The decision benchmark in the lab runs the shipped rule and reads its peers as documented."""
 
 import re
 from dataclasses import replace
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from benchmarks import decisions
-from benchmarks.decisions import LOOK, LOOKS, OURS, RULES, SCENARIOS, Figure, Traffic, simulate
+from benchmarks import decisions_lab
+from benchmarks.decisions_lab import LOOK, LOOKS, OURS, RULES, SCENARIOS, Figure, Traffic, simulate
 from mlflow_istio.core.analysis.rate_test import RateTest
 
 
@@ -29,7 +29,7 @@ def traffic_of(events, total=20):
 @pytest.mark.parametrize("number", range(len(SCENARIOS)))
 def test_our_row_is_the_shipped_rate_test(number):
     traffic = simulate(SCENARIOS[number], 3, np.random.default_rng(number))
-    alarms = decisions.our_rule(traffic)
+    alarms = decisions_lab.our_rule(traffic)
     for run in range(3):
         test, expected = RateTest(), []
         for look in range(LOOKS):
@@ -44,17 +44,17 @@ def test_our_row_is_the_shipped_rate_test(number):
 
 
 def test_flagger_rolls_back_at_the_fifth_failed_check_of_any():
-    alarms = decisions.flagger(traffic_of([1, 0, 1, 1, 0, 1, 1]), success=0.99, check_every=LOOK)
+    alarms = decisions_lab.flagger(traffic_of([1, 0, 1, 1, 0, 1, 1]), success=0.99, check_every=LOOK)
     assert alarms[0].argmax() == 6
-    assert not decisions.flagger(traffic_of([1, 0, 1, 1, 0, 1, 0]), success=0.99, check_every=LOOK).any()
+    assert not decisions_lab.flagger(traffic_of([1, 0, 1, 1, 0, 1, 0]), success=0.99, check_every=LOOK).any()
 
 
 def test_flagger_passes_a_check_at_exactly_its_minimum():
-    assert not decisions.flagger(traffic_of([1] * 20, total=100), success=0.99, check_every=LOOK).any()
+    assert not decisions_lab.flagger(traffic_of([1] * 20, total=100), success=0.99, check_every=LOOK).any()
 
 
 def test_flagger_looks_only_when_its_check_is_due():
-    alarms = decisions.flagger(traffic_of([20] * LOOKS), success=0.97, check_every=10 * LOOK)
+    alarms = decisions_lab.flagger(traffic_of([20] * LOOKS), success=0.97, check_every=10 * LOOK)
     assert alarms[0].argmax() == 49
 
 
@@ -67,7 +67,7 @@ def test_kayenta_is_the_shifted_mann_whitney_test():
         shift = 0.25 * abs(np.median(np.subtract.outer(ours, theirs)))
         p_value = mannwhitneyu(ours - shift, theirs, alternative="greater", method="asymptotic").pvalue
         verdicts.append(p_value <= 0.01 and ours.mean() >= theirs.mean())
-    assert decisions.judged_high(candidate, stable).tolist() == verdicts
+    assert decisions_lab.judged_high(candidate, stable).tolist() == verdicts
     assert len(set(verdicts)) == 2
 
 
@@ -77,9 +77,9 @@ def test_runs_that_alarmed_before_the_candidate_turned_bad_are_left_out():
     alarms = np.zeros((4, LOOKS), dtype=np.bool_)
     alarms[0, 3] = True
     alarms[1:, late.bad_from + 4] = True
-    assert decisions.measure(alarms, traffic).median == 100
+    assert decisions_lab.measure(alarms, traffic).median == 100
     alarms[:, 3] = True
-    assert np.isnan(decisions.measure(alarms, traffic).median)
+    assert np.isnan(decisions_lab.measure(alarms, traffic).median)
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,14 @@ def test_runs_that_alarmed_before_the_candidate_turned_bad_are_left_out():
 def test_cells_say_never_where_half_the_runs_never_rolled_back(figure, text, ratio):
     bad = next(scenario for scenario in SCENARIOS if scenario.bad_from == 0)
     ours = Figure(rolled_back=1.0, rolled_back_error=0.0, median=200.0, median_error=1.0)
-    assert decisions.cell(bad, figure) == text
-    assert decisions.ratio(figure, ours) == ratio
+    assert decisions_lab.cell(bad, figure) == text
+    assert decisions_lab.ratio(figure, ours) == ratio
 
 
-def test_the_command_prints_every_rule_and_column_with_errors(capsys):
-    decisions.main(["--runs", "20", "--seed", "3"])
-    printed = capsys.readouterr().out
+def test_the_report_has_every_rule_and_column_with_errors():
+    printed = decisions_lab.report(20, 3)
     assert printed.startswith("20 runs, seed 3")
     for name in (*RULES, *(scenario.name for scenario in SCENARIOS)):
         assert name in printed
     ours = next(line for line in printed.splitlines() if line.startswith(f"| {OURS}"))
     assert len(re.findall(r"±", ours)) == len(SCENARIOS)
-
-
-def test_too_few_runs_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        decisions.main(["--runs", "1"])
-    assert "at least 10" in capsys.readouterr().err
