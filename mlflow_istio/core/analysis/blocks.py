@@ -62,8 +62,9 @@ adds up over hours. Measured: a third fewer false alarms where phases are as lon
 FARTHEST = 400.0
 """How many times the traffic so far a forecast looks ahead."""
 
-PROOF_SPREAD = 1.0
-"""tau^2 for bounds, per observation of `PROOF_BLOCKS` blocks."""
+PROOF_SPREAD = 0.4
+"""tau^2 for bounds, per observation of `PROOF_BLOCKS` blocks: less makes the first bounds wider, more makes them wrong where one
+side's phases are rarer than the other's (both measured by `make bench-decisions`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, Promotion
 from mlflow_istio.core.basics.stored import stored
 
 ENOUGH = 20
-"""Requests of the candidate that a look needs."""
+"""Requests of the candidate that a look needs; looks with fewer are joined until there are."""
 
 FAILING = 0.3
 """Share of failed requests of a candidate that fails grossly,"""
@@ -34,6 +34,8 @@ SLOWER = 10.0
 IN_A_ROW = 2
 """Looks that must agree."""
 
+NOTHING_GATHERED = (0, 0, 0, 0)
+
 Counts = tuple[int, int]
 """Events, requests."""
 
@@ -46,16 +48,20 @@ class GrossFailure(GuardTest):
         edge: Milliseconds of a grossly slow answer; None: not known, or the source has no histogram.
         failing: How many of the last looks in a row had gross failures.
         slow: How many had grossly slow answers.
+        failed_gathered: Failures and requests of the candidate, then of the stable, of looks too small to count for one.
+        slow_gathered: Likewise slow answers and answers.
         fired: What it fired for, as a clause; empty: it has not.
     """
 
     edge: float | None = None
     failing: int = 0
     slow: int = 0
+    failed_gathered: tuple[int, ...] = field(default=NOTHING_GATHERED, metadata=stored(sparse=True))
+    slow_gathered: tuple[int, ...] = field(default=NOTHING_GATHERED, metadata=stored(sparse=True))
     fired: str = field(default="", metadata=stored(sparse=True))
 
     def update(self, failed: tuple[Counts, Counts], slow: tuple[Counts, Counts] | None = None) -> "GrossFailure":
-        """Return the rule after a look; one with too few requests changes nothing.
+        """Return the rule after a look.
 
         Args:
             failed: The candidate's failed requests and all its requests in this interval, then the stable's.
@@ -64,27 +70,31 @@ class GrossFailure(GuardTest):
         Raises:
             InvalidInput: If a count is negative or events exceed the total.
         """
-        test = self
-        for name, counts, limit in (("failing", failed, FAILING), ("slow", slow, SLOW)):
-            if counts is None:
-                continue
-            (events, total), (others, other_total) = (
-                check_counts("candidate", *counts[0]),
-                check_counts("stable", *counts[1]),
-            )
-            if total < ENOUGH:
-                continue
-            bad = _bad(name, events / total, limit) and others < SOUND * other_total
-            in_a_row = getattr(test, name) + 1 if bad else 0
-            test = replace(test, failing=in_a_row) if name == "failing" else replace(test, slow=in_a_row)
-            if in_a_row >= IN_A_ROW and not test.fired:
-                what = "failed" if name == "failing" else f"slower than {self.edge:g} ms"
-                said = (
-                    f"{what}: {share(events, total)} on the candidate against {share(others, other_total)} on the stable "
-                    f"at this look, and likewise at the look before"
-                )
-                test = replace(test, fired=said)
-        return test
+        gathered = _gathered(self.failed_gathered, failed)
+        rule = replace(self, failed_gathered=gathered if gathered[1] < ENOUGH else NOTHING_GATHERED)
+        if gathered[1] >= ENOUGH:
+            bad = gathered[0] >= FAILING * gathered[1] and gathered[2] < SOUND * gathered[3]
+            rule = replace(rule, failing=self.failing + 1 if bad else 0)
+            rule = rule._fired(rule.failing, "failed", gathered)
+        if slow is None:
+            return rule
+        gathered = _gathered(self.slow_gathered, slow)
+        rule = replace(rule, slow_gathered=gathered if gathered[1] < ENOUGH else NOTHING_GATHERED)
+        if gathered[1] >= ENOUGH:
+            bad = gathered[0] > SLOW * gathered[1] and gathered[2] < SOUND * gathered[3]
+            rule = replace(rule, slow=self.slow + 1 if bad else 0)
+            rule = rule._fired(rule.slow, f"slower than {self.edge:g} ms", gathered)
+        return rule
+
+    def _fired(self, in_a_row: int, what: str, gathered: tuple[int, ...]) -> "GrossFailure":
+        if in_a_row < IN_A_ROW or self.fired:
+            return self
+        events, total, others, other_total = gathered
+        said = (
+            f"{what}: {share(events, total)} on the candidate against {share(others, other_total)} on the stable "
+            f"at this look, and likewise at the look before"
+        )
+        return replace(self, fired=said)
 
     @property
     def log_e_value(self) -> float:
@@ -105,9 +115,9 @@ class GrossFailure(GuardTest):
         return Figures()
 
 
-def _bad(name: str, rate: float, limit: float) -> bool:
-    """At least so many failures; more than so many slow answers."""
-    return rate >= limit if name == "failing" else rate > limit
+def _gathered(before: tuple[int, ...], look: tuple[Counts, Counts]) -> tuple[int, ...]:
+    counts = (*check_counts("candidate", *look[0]), *check_counts("stable", *look[1]))
+    return tuple(old + new for old, new in zip(before, counts, strict=True))
 
 
 def gross_edge(history: Buckets, edges: Sequence[float] = ()) -> float | None:

@@ -383,7 +383,7 @@ def test_what_is_still_open_is_said_and_nothing_is_lost_when_events_cross_a_stra
 def test_a_lighter_load_is_never_called_a_faster_version() -> None:
     """EVIDENCE.md, 1: all nine promoted releases of a version over itself 'proved' it better by 7 to 14 points."""
     plan = a_plan(guards=(FIXED,), rules=2, phase=60.0)
-    looks = [(slow(800 * number, 56 * number), slow(200 * number, 6 * number)) for number in range(120)]
+    looks = [(slow(800 * number, 56 * number), slow(200 * number, 6 * number)) for number in range(240)]
     found, _ = fed(plan, *looks, weights=(80, 20))
     own = found.tests["latency"].proven(0.025)
     assert own is not None
