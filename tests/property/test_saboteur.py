@@ -138,7 +138,7 @@ def run(seed: int) -> Watched:
     chance = random.Random(seed)
     world = _world(chance.choice(_WORLDS))
     names = [chance.choice((*VERBS, *OFTEN)) for _ in range(chance.randint(2, 6))]
-    plan = {chance.randint(1, 14 * len(names)): chance.choice(list(SABOTAGES)) for _ in range(chance.randint(1, 4))}
+    plan = {chance.randint(1, 18 * len(names)): chance.choice(list(SABOTAGES)) for _ in range(chance.randint(1, 4))}
     watched = Watched(world=world, plan=plan, chance=random.Random(seed + 1))
     watched.times.originals += [a_shop()] if carrier_name(world) == "shop" else []
     watched.times.carriers += world.cluster.list("VirtualService", {})

@@ -391,6 +391,9 @@ class Watched:
     seen_subsets: set[str] = field(default_factory=set)
     seen_service: bool = False
 
+    def __post_init__(self) -> None:
+        self.cluster.before_write = lambda _kind, _name: self._call()  # between the read and the write of an edit, too
+
     def begin(self, name: str, *, forced: bool = False, deleting: bool = False) -> None:
         """A command begins: it knows nothing yet."""
         self.log.append(f"> {name}")

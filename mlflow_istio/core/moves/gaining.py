@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.policy.routes import answer_of
 
 
@@ -19,16 +18,6 @@ def gaining(before: Endpoint, after: Endpoint) -> tuple[str, ...]:
     One whose route of its own comes back after somebody took it away gains, too.
     """
     return tuple(dict.fromkeys(_gaining(before, after)))
-
-
-def gaining_foreign(before: Endpoint, after: Endpoint) -> tuple[Destination, ...]:
-    """Destinations that are not ours and get more requests than before."""
-    weights = {share.destination: share.weight for share in before.traffic.split}
-    return tuple(
-        share.destination
-        for share in after.traffic.split
-        if not after.owns(share.destination) and share.weight > weights.get(share.destination, 0)
-    )
 
 
 def _gaining(before: Endpoint, after: Endpoint) -> Iterator[str]:
