@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
 from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
-from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, takers
+from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, judged, takers
 from mlflow_istio.core.matching.places import has_host, placed
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.re2 import read_regex
-from mlflow_istio.core.matching.requests import Request, asks_for_presence, evaluate
+from mlflow_istio.core.matching.requests import Request, conditions_of, evaluate
 from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.errors import InvalidInput
 
@@ -31,6 +31,8 @@ _OF_THE_PLACE = ("port", "gateways", "authority")
 """Match fields that a request can't be made up for where nothing is known of the place at which it arrives."""
 _PRESENT = "1"
 """A value where any will do."""
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_SCHEMES = ("http", "https")
 _BACKREFERENCE = re.compile(r"\\(\d)")
 
 
@@ -100,7 +102,9 @@ def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
     whole = placed(virtual_service)
     own = whole["spec"]["http"][at]
     conditions = own.get("match") or [{}]
-    ways = [way for condition in conditions for way in _ways(whole, at, condition)]
+    ways = [way for condition in conditions for way in _ways(whole, at, condition, _requests(condition))]
+    if all(way.taker is not None for way in ways):
+        ways += [way for condition in conditions for way in _ways(whole, at, condition, _varied(condition, whole, at))]
     open_ways = [way for way in ways if way.taker is None] or [
         way for way in ways if way.taker and not way.taker.surely
     ]
@@ -149,8 +153,10 @@ class _Way:
         return replace(self.request, gateway=None) == replace(other.request, gateway=None)
 
 
-def _ways(virtual_service: Mapping[str, Any], at: int, condition: Mapping[str, Any]) -> Iterator[_Way]:
-    for request in _requests(condition):
+def _ways(
+    virtual_service: Mapping[str, Any], at: int, condition: Mapping[str, Any], requests: Iterable[Request]
+) -> Iterator[_Way]:
+    for request in requests:
         for arrival in _arrivals(virtual_service, condition):
             arriving = arrival.of(request)
             findings = list(evaluate(condition, arriving))
@@ -177,6 +183,8 @@ def _anywhere(
     """Where a route without a match takes whatever callers and probes ask for; None: some of it is somebody else's everywhere."""
     open_paths: dict[Arrival, set[str]] = {}
     for way in ways:
+        if (way.request.method, way.request.headers) != ("GET", {}):
+            continue
         open_paths.setdefault(way.arrival, set()).add(way.request.path)
     whole = [arrival for arrival, paths in open_paths.items() if paths >= set(_EVERYWHERE)]
     if not whole:
@@ -202,25 +210,39 @@ def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:
     """Requests that may satisfy a match, the likeliest first."""
     headers = {name.lower(): _value(wanted or {}) for name, wanted in (condition.get("headers") or {}).items()}
     query = {name: _value(wanted or {}) for name, wanted in (condition.get("queryParams") or {}).items()}
-    method = _value(condition["method"]) if condition.get("method") else "GET"
-    scheme = _value(condition["scheme"]) if condition.get("scheme") else "http"
+    method = _value(condition.get("method") or {}, _METHODS)
+    scheme = _value(condition.get("scheme") or {}, _SCHEMES)
     if method is None or scheme is None or None in headers.values() or None in query.values():
         return
     for path in _paths(condition.get("uri")):
         yield Request(
             path=path,
-            method="GET" if method == _PRESENT else method,
-            scheme="http" if scheme == _PRESENT else scheme,
+            method=method,
+            scheme=scheme,
             headers={name: value for name, value in headers.items() if value is not None},
             query={name: value for name, value in query.items() if value is not None},
         )
+
+
+def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at: int) -> Iterator[Request]:
+    """The same requests as scoring sends them, and with headers for whose absence routes above ask."""
+    above = (virtual_service.get("spec", {}).get("http") or [])[:at]
+    unwanted = {
+        name.lower() for route in above for one in conditions_of(route) for name in one.get("withoutHeaders") or {}
+    }
+    for request in _requests(condition):
+        more = {**dict.fromkeys(sorted(unwanted), _PRESENT), **request.headers}
+        posted = request.method if condition.get("method") else "POST"
+        for headers, method in ((request.headers, posted), (more, request.method), (more, posted)):
+            if (headers, method) != (request.headers, request.method):
+                yield replace(request, headers=headers, method=method)
 
 
 def _paths(uri: Mapping[str, str] | None) -> Sequence[str]:
     if not uri:
         return (*_EVERYWHERE, _ELSEWHERE)
     if "regex" in uri:
-        guess = _value(uri)
+        guess = _value(uri, ())
         return (SCORING, *([guess, guess + SCORING] if guess else ()), "/")
     if "exact" in uri:
         return (uri["exact"],)
@@ -228,17 +250,15 @@ def _paths(uri: Mapping[str, str] | None) -> Sequence[str]:
     return (SCORING, prefix.rstrip("/") + SCORING, prefix or "/")
 
 
-def _value(wanted: Mapping[str, str]) -> str | None:
-    """A text that satisfies a string match; of a regex only where its plain letters do."""
-    if asks_for_presence(wanted):
-        return _PRESENT
-    if "regex" not in wanted:
-        return wanted.get("exact", wanted.get("prefix"))
-    guess = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
-    try:
-        return guess if read_regex(wanted["regex"]).matches(guess) else None
-    except InvalidInput:
-        return None
+def _value(wanted: Mapping[str, str], usual: Sequence[str] = (_PRESENT,)) -> str | None:
+    """A text that satisfies a string match: a usual one, or what it says; of a regex only where its plain letters do."""
+    if "exact" in wanted:
+        return wanted["exact"]
+    said = wanted.get("prefix")
+    if "regex" in wanted:
+        said = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
+    condition = {"queryParams": {"": wanted}}
+    return next((text for text in (*usual, said) if text and judged(condition, Request(query={"": text}))), None)
 
 
 def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str) -> str | None:

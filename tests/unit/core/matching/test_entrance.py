@@ -157,8 +157,11 @@ TAKERS: dict[str, tuple[Object, dict[str, Any], str]] = {
         "route 'other' (gateways ['mesh', 'team-a/front']",
     ),
     "its scheme": (other({"scheme": {"exact": "http"}}), {}, "route 'other' (scheme exact 'http')"),
-    "who lacks a header": (other({"withoutHeaders": {"x": {}}}), {}, "route 'other' (withoutHeaders[x] any value)"),
-    "a method": (other({"method": {"prefix": "G"}}), {}, "route 'other' (method prefix 'G')"),
+    "all methods": (
+        other({"method": {"exact": "GET"}}, {"method": {"regex": "POST|PUT"}}),
+        {},
+        "route 'other' (method exact 'GET')",
+    ),
 }
 
 
@@ -172,6 +175,28 @@ def test_a_route_above_that_takes_our_requests_is_named_with_its_field(
     assert f"reaches route 'main' ({'it matches on uri' if mine else 'it matches on nothing'})" in refused.value.message
     assert f"{words}" in refused.value.message
     assert refused.value.message.endswith("above it takes them: put it below, or let it match less")
+
+
+@pytest.mark.parametrize("mine", [None, API], ids=["everything", "/api"])
+@pytest.mark.parametrize(
+    ("match", "method", "headers"),
+    [
+        ({"method": {"prefix": "G"}}, "POST", {}),
+        ({"withoutHeaders": {"X-User": {"regex": "*"}}}, "GET", {"x-user": "1"}),
+        ({"withoutHeaders": {"x-user": {}}, "method": {"exact": "GET"}}, "POST", {}),
+    ],
+)
+def test_a_route_above_that_leaves_scoring_or_who_has_a_header_is_passed(
+    match: Object, method: str, headers: dict[str, str], mine: list[Object] | None
+) -> None:
+    found = shop(other(match), mine=mine)
+    assert (found.method, found.headers) == (method, headers)
+    assert found.probe_path == found.scoring == ("/api/invocations" if mine else "/invocations")
+
+
+def test_a_route_above_that_wants_neither_a_header_nor_reading_is_passed_with_both() -> None:
+    found = shop(other({"withoutHeaders": {"x-user": {}}}), other({"method": {"exact": "GET"}}))
+    assert (found.method, found.headers, found.scoring) == ("POST", {"x-user": "1"}, "/invocations")
 
 
 @pytest.mark.parametrize(
