@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 from mlflow_istio.core.analysis.counters import Reading
@@ -93,7 +94,7 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
             f"strategy={plan.strategy} can't be replayed: it is decided by comparing answers or arms, not by counts; use canary or "
             "blue-green"
         )
-    if isinstance(looks, bool) or not isinstance(looks, int) or looks < 1:
+    if isinstance(looks, bool) or not isinstance(looks, Integral) or looks < 1:
         raise InvalidInput(f"looks is how often to look, at least 1; got {looks!r}")
     plan = replace(plan, approval=None)
     progress = first_progress(plan, START)
@@ -231,7 +232,7 @@ class _Counters:
 
 def _checked_edges(where: str, slower_than: Mapping[Any, Any]) -> tuple[float, ...]:
     for edge in slower_than:
-        number = isinstance(edge, (int, float)) and not isinstance(edge, bool)
+        number = isinstance(edge, Real) and not isinstance(edge, bool)
         if not (number and math.isfinite(edge) and edge > 0):
             raise InvalidInput(f"{where}: slower_than has the edge {edge!r}: edges are milliseconds above 0")
     return tuple(sorted(slower_than))

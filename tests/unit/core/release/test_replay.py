@@ -196,8 +196,10 @@ def test_a_kpi_that_is_no_count_is_named(numbers: Any) -> None:
 
 
 def test_numpys_counts_and_whole_floats_are_counts() -> None:
-    counts = Counts(requests=np.int64(100), errors=np.float64(1.0))  # type: ignore[arg-type]
-    replay = replayed(a_plan(guards=(ERRORS,)), lambda _look, weights: dict.fromkeys(weights, counts), looks=3)
+    slow = {np.int64(100): np.int64(7)}
+    counts = Counts(requests=np.int64(100), errors=np.float64(1.0), slower_than=slow)  # type: ignore[arg-type]
+    looks: Any = np.int64(3)
+    replay = replayed(a_plan(guards=(ERRORS,)), lambda _look, weights: dict.fromkeys(weights, counts), looks=looks)
     assert replay.outcome == "open"
 
 
