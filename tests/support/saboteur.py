@@ -187,6 +187,10 @@ def _remove_above(obj: Object, _chance: random.Random) -> None:
     obj["spec"]["http"] = [route for route in _http(obj) if not str(route.get("name")).startswith("above-")]
 
 
+def _drop_delegates(obj: Object, _chance: random.Random) -> None:
+    obj["spec"]["http"] = [route for route in _http(obj) if "delegate" not in route] or [ABOVE[-1]]
+
+
 def _heal(world: World, times: Times, _chance: random.Random) -> None:
     """Git's ``spec`` comes back; annotations stay."""
     found = world.cluster.get("VirtualService", carrier_name(world))
@@ -280,6 +284,9 @@ SABOTAGES: Mapping[str, Sabotage] = {
     "add fields": _edited("VirtualService", _foreign_fields),
     "insert above": _edited("VirtualService", _insert_above),
     "remove above": _edited("VirtualService", _remove_above),
+    "insert above the delegate": _edited("VirtualService", _insert_above, "models"),
+    "drop the delegate": _edited("VirtualService", _drop_delegates, "models"),
+    "delete the root": _deleted("VirtualService", "models"),
     "self-heal": _heal,
     "replace": _replaced,
     "older copy": _older,
@@ -340,7 +347,7 @@ def theirs(obj: Object | None, *, destinations: bool = True) -> str:
     if rest["kind"] == "VirtualService":
         routes = []
         for route in _http(rest):
-            if is_own_route(route):
+            if is_own_route(route) or route.get("delegate") == {"name": "churn"}:
                 continue
             if route.get("name") in ("main", "another"):
                 route.pop("timeout", None)  # a setting of ours, by one of the verbs
@@ -446,6 +453,8 @@ class Watched:
     def edit(self, kind: str, name: str, change: Callable[[Object | None], Object]) -> tuple[Object | None, Object]:
         self._call()
         before, after = self.cluster.edit(kind, name, change)
+        if kind == "DestinationRule":
+            self._saw_rule(after)
         if before != after:
             self._wrote(before, after)
         return before, after
@@ -501,7 +510,7 @@ class Watched:
             was, now = theirs(before, destinations=kept), theirs(after, destinations=kept)
             if was != now:
                 raise Broken(f"{kind} '{name_of(after)}': something of somebody else's was changed\n{was}\n{now}")
-        if kind == "VirtualService":
+        if kind == "VirtualService" and name_of(after) != "models":
             self.stored |= waiting(after).keys() - waiting(before).keys()
             self.times.carriers.append(copy.deepcopy(after))
             self._check_users(before, after)

@@ -83,11 +83,10 @@ def give_up_claims(context: Context, name: str, root_name: str | None) -> None:
     Args:
         context: The ports.
         name: The endpoint.
-        root_name: Its root, empty where it has hosts of its own; None where that can't be read: whichever hands requests on to it.
+        root_name: Its root; empty where it has hosts of its own, None where that can't be read: whichever hands requests on to it.
+            One that had a root before somebody deleted its VirtualService may have hosts of its own now.
     """
-    if root_name == "":
-        return
-    if root_name is not None:
+    if root_name:
         _give_up(context, name, root_name, context.cluster.get("VirtualService", root_name))
         return
     for obj in context.cluster.list("VirtualService", {}):
