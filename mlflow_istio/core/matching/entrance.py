@@ -228,10 +228,14 @@ def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at
     """The same requests as scoring sends them, and with headers for whose absence routes above ask."""
     above = (virtual_service.get("spec", {}).get("http") or [])[:at]
     unwanted = {
-        name.lower() for route in above for one in conditions_of(route) for name in one.get("withoutHeaders") or {}
+        name.lower(): value
+        for route in above
+        for one in conditions_of(route)
+        for name, wanted in (one.get("withoutHeaders") or {}).items()
+        if (value := _value(wanted or {})) is not None
     }
     for request in _requests(condition):
-        more = {**dict.fromkeys(sorted(unwanted), _PRESENT), **request.headers}
+        more = {**unwanted, **request.headers}
         posted = request.method if condition.get("method") else "POST"
         for headers, method in ((request.headers, posted), (more, request.method), (more, posted)):
             if (headers, method) != (request.headers, request.method):

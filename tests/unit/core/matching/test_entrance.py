@@ -184,6 +184,7 @@ def test_a_route_above_that_takes_our_requests_is_named_with_its_field(
         ({"method": {"prefix": "G"}}, "POST", {}),
         ({"withoutHeaders": {"X-User": {"regex": "*"}}}, "GET", {"x-user": "1"}),
         ({"withoutHeaders": {"x-user": {}}, "method": {"exact": "GET"}}, "POST", {}),
+        ({"withoutHeaders": {"x-user": {"prefix": "ann"}}}, "GET", {"x-user": "ann"}),
     ],
 )
 def test_a_route_above_that_leaves_scoring_or_who_has_a_header_is_passed(
