@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of
 from mlflow_istio.core.endpoint.traffic import Destination
-from mlflow_istio.core.inspection.explanation import AnsweringShare, Explanation, explain, known_delegates
+from mlflow_istio.core.inspection.explanation import AnsweringShare, Delegates, Explanation, explain, known_delegates
 from mlflow_istio.core.matching.probe import VERSION_HEADER, header_text
 from mlflow_istio.core.matching.requests import Request, normalized
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
@@ -79,7 +79,7 @@ def answers_to(request: Request, virtual_service: Object, objects: Objects, read
     """
     beside = [obj for (kind, _), obj in objects.items() if kind == "VirtualService"]
     asked = replace(request, path=normalized(request.path))
-    explanation = explain(virtual_service, asked, known_delegates(beside, virtual_service, whole=True))
+    explanation = explain(virtual_service, asked, _delegates(beside, virtual_service))
     for passed in explanation.perhaps:
         raise Unsupported(f"route '{passed.place.name}': match field {passed.because[0]}")
     if explanation.place is None:
@@ -87,6 +87,14 @@ def answers_to(request: Request, virtual_service: Object, objects: Objects, read
     answered = _aborted(explanation.place.route, tuple(_answers(explanation, objects, ready)))
     copies = () if answered and answered[0].percent == 100 and _is_abort(answered[0]) else explanation.mirrors
     return Answers(route=explanation.place.name, answers=answered, copies=copies)
+
+
+def _delegates(beside: Sequence[Object], root: Object) -> Delegates:
+    """Those that a root may hand on to; one that is not here is nowhere, in whichever namespace."""
+    routes = root.get("spec", {}).get("http") or []
+    named = [route["delegate"] for route in routes if route.get("delegate")]
+    nowhere = {(str(one.get("namespace") or ""), str(one["name"])): None for one in named}
+    return {**nowhere, **known_delegates(beside, root, whole=True)}
 
 
 def _answers(explanation: Explanation, objects: Objects, ready: Sequence[str]) -> Iterator[Answer]:

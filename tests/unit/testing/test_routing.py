@@ -141,6 +141,8 @@ def direct(status: int, **match: Any) -> Object:
         (direct(401, withoutHeaders={"X-User": {}}), {"headers": {"x-user": ""}}, None),
         (direct(401, headers={"X-User": {"exact": "Ada"}}), {"headers": {"x-user": "ada"}}, None),
         ({"redirect": {"uri": "/new", "redirectCode": 307}}, {}, 307),
+        ({"delegate": {"name": "nowhere"}}, {}, None),
+        ({"delegate": {"name": "nowhere", "namespace": "team-b"}}, {}, None),
     ],
 )  # fmt: skip
 def test_an_owners_route_above_takes_what_is_its_own(
