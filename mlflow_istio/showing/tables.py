@@ -209,7 +209,8 @@ def print_rehearsal(view: View, console: Console | None = None) -> None:
     gaps = f", {len(history['gaps'])} gaps of up to {span(max(history['gaps']))}" if history["gaps"] else ""
     known = "too little to tell" if phase is None else f"up to {span(phase)}" if phase else "none seen"
     out.print(
-        f"{span(history['seconds'])} of '{view['stable']}'{gaps}: {history['requests']:,} requests, {history['errors']:,} errors; "
+        f"{span(history['seconds'])} of '{view['stable']}' from {view['source']}{gaps}: "
+        f"{history['requests']:,} requests, {history['errors']:,} errors; "
         f"slow phases: {known}; dealt out by blocks of {span(view['block'])}",
         highlight=False,
         markup=False,

@@ -454,7 +454,7 @@ OPTIONS: Mapping[str, Options] = {
         world=idle,
         call=by_case("rehearse"),
         tries={
-            "metrics": Try(value="none", refused="metrics=none leaves nothing to rehearse on"),
+            "metrics": Try(value="none", refused="metrics=none remembers nothing"),
             "prometheus_url": "http://prometheus",
             "errors": "4xx+5xx",
             "strategy": Try(value="blue-green", given={"steps": None}),

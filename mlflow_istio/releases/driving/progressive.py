@@ -29,6 +29,7 @@ from mlflow_istio.core.release.advance import (
     advance,
 )
 from mlflow_istio.core.release.judgement import look_figures
+from mlflow_istio.core.release.look_counters import counters_kept
 from mlflow_istio.core.release.on_endpoint import (
     StaleRevision,
     ended,
@@ -327,7 +328,10 @@ def _keep(drive: Drive, release: Release, progress: Progress) -> None:
     if release.run is None or progress.step < 0:
         return
     try:
-        figures = look_figures(progress.plan, progress.evidence, progress.weight)
+        figures = {
+            **look_figures(progress.plan, progress.evidence, progress.weight),
+            **counters_kept(progress.plan, progress.evidence),
+        }
         drive.context.runs.keep(release.run, figures=figures, step=progress.looks)
     except (RegistryError, NotFound) as exc:
         drive.warn_once(f"the figures of a look could not be kept: {exc.message}")

@@ -1,9 +1,16 @@
-"""What a deployment has answered before a release, from a source of metrics that remembers."""
+"""What a deployment has answered before a release: from a source of metrics that remembers, or from the looks of past releases."""
 
 from __future__ import annotations
 
+import json
+
+from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.history import History, history_of
+from mlflow_istio.core.release.look_counters import readings_kept
+from mlflow_istio.errors import NotFound
 from mlflow_istio.ports.metrics import Metrics, MetricsHistory
+from mlflow_istio.releases.context import Context
+from mlflow_istio.releases.reporting import PLAN_ARTIFACT
 
 DAY = 86_400.0
 
@@ -30,3 +37,47 @@ def read_history(
         return None
     history = history_of(metrics.history(endpoint, deployment, seconds, step), step)
     return history if history.requests.any() else None
+
+
+def looks_history(context: Context, endpoint: str, interval: float) -> History | None:
+    """What the stables of ended releases have answered, look by look; None where no release kept any.
+
+    Only releases that looked as often count, and only those that watched the same latency edges as the newest of them.
+
+    Args:
+        context: The ports.
+        endpoint: The endpoint.
+        interval: Seconds between two looks.
+
+    Raises:
+        RegistryError: The tracking server can't be reached.
+    """
+    runs = dict.fromkeys(
+        change.run for change in context.registry.history(context.scope, endpoint) if change.release and change.run
+    )
+    readings: list[Reading] = []
+    watched: set[str] | None = None
+    for run in reversed(runs):
+        kept = _kept(context, str(run), interval)
+        series = {name for reading in kept for counters in reading.values() for name in counters}
+        if series and watched in (None, series):
+            watched = series
+            readings = [*kept, {}, *readings]
+    history = history_of(readings, interval)
+    return history if history.requests.any() else None
+
+
+def _kept(context: Context, run: str, interval: float) -> list[Reading]:
+    """The readings that a release's run keeps; none where it looked at another interval, or is gone."""
+    try:
+        plan = json.loads(context.runs.text(run, PLAN_ARTIFACT) or "{}").get("plan", {})
+        if plan.get("interval") != interval:
+            return []
+        figures = context.runs.figures(run)
+    except (NotFound, ValueError):
+        return []
+    points = {
+        name: [(figure.step, figure.time.timestamp(), figure.value) for figure in series]
+        for name, series in figures.items()
+    }
+    return readings_kept(points, interval)

@@ -10,11 +10,13 @@ from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.rehearsal import Case, Rehearsal, Told, rehearse
-from mlflow_istio.errors import InvalidInput, NotFound
+from mlflow_istio.errors import NotFound
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.releases.context import Context, endpoint_of
-from mlflow_istio.releases.reading.history import read_history
+from mlflow_istio.releases.reading.history import looks_history, read_history
 from mlflow_istio.releases.reading.views import View
+
+PAST_RELEASES = "the looks of past releases"
 
 
 def rehearsed(
@@ -33,7 +35,7 @@ def rehearsed(
 
     Args:
         context: The ports.
-        metrics: A source that remembers.
+        metrics: A source that may remember; where it doesn't, the looks of past releases in MLflow may.
         name: The endpoint.
         plan_for: Makes the plan.
         seconds: How much of the past.
@@ -46,20 +48,23 @@ def rehearsed(
         NotFound: There is no such endpoint, or nobody remembers what it has answered.
         InvalidInput: There is too little history, or a plan that can't be replayed.
         MetricsError: The source can't be reached, refuses, or gave what can't be read.
+        RegistryError: Nor can the tracking server.
     """
     endpoint = endpoint_of(context.cluster, name)
     plan = plan_for(endpoint)
-    if metrics is None:
-        raise InvalidInput("metrics=none leaves nothing to rehearse on: give prometheus_url")
-    context.tell(f"reading what '{plan.stable}' has answered from {metrics.name}")
+    source = metrics.name if metrics else "nobody"
     history = read_history(metrics, name, plan.stable, seconds, plan.interval)
     if history is None:
+        history, source = looks_history(context, name, plan.interval), PAST_RELEASES
+    if history is None:
+        nothing = f"{metrics.name} remembers nothing" if metrics else "metrics=none remembers nothing"
         raise NotFound(
-            f"{metrics.name} remembers nothing that '{plan.stable}' of endpoint '{name}' has answered: give prometheus_url, or "
-            "wait until it has had traffic"
+            f"{nothing} that '{plan.stable}' of endpoint '{name}' has answered, nor does a past release with looks every "
+            f"{plan.interval:g} s: give prometheus_url, or wait until it has had traffic"
         )
+    context.tell(f"rehearsing on what {source} remember{'' if source == PAST_RELEASES else 's'} of '{name}'")
     found = rehearse(plan, history, runs=runs, horizon=horizon, seed=seed, told=told)
-    return rehearsal_view(name, plan, history, found)
+    return {**rehearsal_view(name, plan, history, found), "source": source}
 
 
 def rehearsal_view(endpoint: str, plan: ReleasePlan, history: History, rehearsal: Rehearsal) -> View:

@@ -56,6 +56,7 @@ def test_an_answer_that_would_fill_screens_says_how_long_it_is() -> None:
 REHEARSED: dict[str, Any] = {
     "endpoint": "churn",
     "stable": "churn[v1]",
+    "source": "Prometheus at http://p:9090",
     "history": {"seconds": 7230.0, "gaps": [60.0, 600.0], "requests": 43200, "errors": 432},
     "phase": 70.0,
     "block": 210.0,
@@ -84,7 +85,10 @@ def rehearsed(**changes: Any) -> str:
 
 def test_a_rehearsal_says_what_it_rests_on_and_each_share_with_its_error() -> None:
     text = rehearsed()
-    assert "2.01 h of 'churn[v1]', 2 gaps of up to 10 min: 43,200 requests, 432 errors" in text
+    assert (
+        "2.01 h of 'churn[v1]' from Prometheus at http://p:9090, 2 gaps of up to 10 min: 43,200 requests, 432 errors"
+        in text
+    )
     assert "slow phases: up to 70 s; dealt out by blocks of 4 min" in text
     assert re.search(r"the same +200 +90.0% ± 2.1% +2.5% ± 1.1% +0.0% ± 0.0% +21 min +> 4 h", text)
     assert "errors, odds x2" in text
