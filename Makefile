@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -89,6 +89,9 @@ bench: setup
 
 bench-decisions: setup
 	$(BIN)/python -m benchmarks.decisions
+
+bench-aa: setup
+	$(BIN)/python -m benchmarks.aa
 
 corpus-update: setup
 	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) -m control_plane tests/corpus --golden-update
