@@ -25,7 +25,7 @@ WARMUP_LOOKS = 4
 """Looks until the warm-up of 30 s is over: from the start at look 1."""
 
 BUSY = 60.0
-"""Requests a second at which 5% are enough for the rule: 20 a look."""
+"""Requests a second at which 5% are enough for the rule in a single look: 20 are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +93,11 @@ def _counts(requests: int, events: NDArray[np.int64]) -> Counts:
     return Counts(requests=requests, errors=errors, slower_than=dict(zip(EDGES_MS, slower, strict=True)))
 
 
-def gross_looks(runs: int, seed: int) -> dict[str, list[int]]:
+def gross_looks(runs: int, seed: int, rate: float) -> dict[str, list[int]]:
     """Return after how many looks from the warm-up a grossly bad version is rolled back, by the engine.
 
-    Two versions: one fails 40% of its requests, the other answers 70% slower than ten times the stable's median. 60 requests a
-    second, of which the first step gives it 5%.
+    Two versions: one fails 40% of its requests, the other answers 70% slower than ten times the stable's median. The first step
+    gives it 5% of so many requests a second.
     """
     rng = np.random.default_rng([seed, 6])
     found: dict[str, list[int]] = {"40% fail": [], "70% are ten times slower": []}
@@ -106,7 +106,7 @@ def gross_looks(runs: int, seed: int) -> dict[str, list[int]]:
 
         def traffic(_: int, weights: Mapping[str, float], failing: bool = failing) -> dict[str, Counts]:
             return {
-                version: _gross_counts(rng, percent, bad=version == "candidate", failing=failing)
+                version: _gross_counts(rng, rate * percent / 100, bad=version == "candidate", failing=failing)
                 for version, percent in weights.items()
                 if percent
             }
@@ -117,8 +117,8 @@ def gross_looks(runs: int, seed: int) -> dict[str, list[int]]:
     return found
 
 
-def _gross_counts(rng: np.random.Generator, percent: float, *, bad: bool, failing: bool) -> Counts:
-    requests = int(rng.poisson(BUSY * LOOK * percent / 100))
+def _gross_counts(rng: np.random.Generator, rate: float, *, bad: bool, failing: bool) -> Counts:
+    requests = int(rng.poisson(LOOK * rate))
     errors = int(rng.binomial(requests, 0.4 if bad and failing else CALM[0]))
     slower = {}
     left = requests

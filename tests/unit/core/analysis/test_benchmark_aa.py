@@ -121,7 +121,7 @@ def test_a_deployment_that_is_slower_by_itself_is_rolled_back_or_not_promoted():
     seconds = busy(600, names="a")
     slower = busy(600, slow=0.6, names="b")
     recording = recording_of([{**one, **other} for one, other in zip(seconds, slower, strict=True)])
-    ended = [resampled(recording, number, looks=120, seed=1, config={"steps": "20,50"}) for number in range(4)]
+    ended = [resampled(recording, number, looks=240, seed=1, config={"steps": "20,50"}) for number in range(4)]
     # Which of the two is the candidate is random: the slower one is rolled back, the faster one never.
     assert {release.outcome for release in ended} == {"rolled-back", "promoted"}
 
