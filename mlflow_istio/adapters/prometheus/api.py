@@ -163,27 +163,27 @@ class PrometheusApi:
         return found
 
     def over_time(
-        self, selectors: Sequence[str], seconds: float, step: float, max_age: float
+        self, expressions: Sequence[str], seconds: float, step: float, max_age: float
     ) -> tuple[int, list[list[PastSeries]]]:
-        """The values of the series that selectors choose, at every step until now.
+        """The values of expressions at every step until now.
 
         One question gets at most 11,000 points of a series (``maxPointsPerTimeseries`` in Prometheus' ``web/api/v1/api.go``), so a
         longer time is asked for in pieces.
 
         Args:
-            selectors: Such as ``up{job="mesh"}``.
+            expressions: Such as ``up{job="mesh"}``, or a sum.
             seconds: How far back.
             step: Seconds between two values.
             max_age: Seconds; a value whose sample was older then is left out.
 
         Returns:
-            The number of steps, the first and the last one included, and for each selector its series.
+            The number of steps, the first and the last one included, and for each expression its series.
         """
         server = self._ask("vector(time())", "vector")  # its clock, not ours
         end = math.floor(float(server[0]["value"][1]) / step) * step
         last = math.floor(seconds / step)
         found: list[list[PastSeries]] = []
-        for selector in selectors:
+        for expression in expressions:
             values: dict[str, PastSeries] = {}
             for first in range(0, last + 1, _MOST_POINTS):
                 piece = {
@@ -192,7 +192,7 @@ class PrometheusApi:
                     "step": f"{step:g}",
                     "lookback_delta": f"{max(1, math.ceil(max_age))}s",
                 }
-                for series in self._ask(selector, "matrix", path="query_range", **piece):
+                for series in self._ask(expression, "matrix", path="query_range", **piece):
                     key = json.dumps(series["metric"], sort_keys=True)
                     past = values.setdefault(key, PastSeries(labels=series["metric"], values={}))
                     past.values.update(

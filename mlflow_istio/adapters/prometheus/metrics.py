@@ -77,7 +77,7 @@ class PrometheusMetrics:
         check_positive("seconds of history", seconds)
         check_positive("step of history", step)
         families = self._families(endpoint, [deployment])
-        steps, answers = self._api.over_time([family.selector for family in families], seconds, step, self._max_age)
+        steps, answers = self._api.over_time([family.summed for family in families], seconds, step, self._max_age)
         readings: list[dict[str, dict[str, float]]] = [{} for _ in range(steps)]
         for family, past in zip(families, answers, strict=True):
             for series in past:

@@ -20,11 +20,21 @@ class Family:
         selector: What to ask for.
         deployment: The label set's deployment.
         counters: The label set's counters, in the words of ``core.measures``; each gets the sample's value, or 0 where false.
+        told_by: The labels that tell deployment and counters; none: any may.
     """
 
     selector: str
     deployment: Callable[[Mapping[str, str]], str]
     counters: Callable[[Mapping[str, str]], Mapping[str, bool]]
+    told_by: tuple[str, ...] = ()
+
+    @property
+    def summed(self) -> str:
+        """The same summed over all other labels, process by process: a day of what each caller was answered is too much to send.
+
+        The counters of a process start again together, so a sum of them falls when, and only when, they do.
+        """
+        return f"sum by (job,instance,{','.join(self.told_by)}) ({self.selector})" if self.told_by else self.selector
 
 
 def istio_families(
@@ -56,11 +66,17 @@ def istio_families(
         return {REQUESTS: True, ERRORS: code == "0" or code[:1] in tuple(errors)}
 
     return (
-        Family(selector=f"istio_requests_total{{{matchers}}}", deployment=deployment, counters=requests),
+        Family(
+            selector=f"istio_requests_total{{{matchers}}}",
+            deployment=deployment,
+            counters=requests,
+            told_by=(label, "response_code"),
+        ),
         Family(
             selector=f"istio_request_duration_milliseconds_bucket{{{matchers}}}",
             deployment=deployment,
             counters=_bucket,
+            told_by=(label, "le"),
         ),
     )
 
