@@ -114,7 +114,7 @@ class TestIstioSeries(MetricsContract, HistoryContract):
         return IstioTraffic(scraped)
 
 
-class TestScrapedMesh(MetricsContract):
+class TestScrapedMesh(MetricsContract, HistoryContract):
     """The contract, on the local mesh's own series in a real Prometheus."""
 
     @pytest.fixture
