@@ -5,8 +5,9 @@
 1. Three deployments of one version on a local mesh, under load, are recorded second by second as the product reads them, with
    foreign work on every processor now and then. The recording is a file: a run that died goes on where it stopped, and one that
    is complete is not made again.
-2. Releases of an equal version are made of it: two deployments in random blocks of three minutes, thinned to the weights, decided
-   by the engine (`mlflow_istio.testing.replay`) with every default: false alarms, intervals that exclude the truth, times.
+2. Releases of an equal version are made of it: two deployments in random blocks of three minutes, who plays whom drawn for each,
+   thinned to the weights, decided by the engine (`mlflow_istio.testing.replay`) with every default: false alarms, intervals that
+   exclude the truth, times.
 3. The same version is released over itself for real, again and again, and then one that takes 30% longer.
 """
 
@@ -131,9 +132,11 @@ def described(recording: Recording) -> str:
         f"{100 * quantile:g}% within {'/'.join(f'{edge:g}' for edge in recording.quantiles(quantile))} ms"
         for quantile in (0.5, 0.9, 0.99)
     )
+    odds = "/".join(f"{odds:.2f}" for odds in recording.odds(0.9))
     return (
         f"{recording.seconds} s of {len(requests)} equal deployments: {'/'.join(f'{n:,}' for n in requests)} answers "
-        f"({busiest.mean():.1f} a second, {busiest.min()} to {busiest.max()}), {recording.errors.sum():,} errors; {quantiles}"
+        f"({busiest.mean():.1f} a second, {busiest.min()} to {busiest.max()}), {recording.errors.sum():,} errors; {quantiles}; "
+        f"odds of an answer among the slowest tenth, relative to all: {odds}"
     )
 
 

@@ -82,6 +82,15 @@ class Recording:
         """Seconds that are resampled at once, whole looks."""
         return max(1, min(BLOCK_SECONDS, self.seconds // FEWEST_BLOCKS) // LOOK_SECONDS) * LOOK_SECONDS
 
+    def odds(self, quantile: float) -> list[float]:
+        """Return each deployment's odds of an answer over the edge nearest to a quantile of all, relative to all together."""
+        summed = self.answers.sum(axis=0)
+        below = summed.cumsum(axis=1)[:, :-1]
+        edge = int(np.argmin(np.abs(below.sum(axis=0) / summed.sum() - quantile)))
+        fast = below[:, edge].astype(np.float64)
+        slow = summed.sum(axis=1) - fast
+        return [float(odds) for odds in (slow / fast) / (slow.sum() / fast.sum())]
+
     def quantiles(self, quantile: float) -> list[float]:
         """Return the upper edge of each deployment's quantile."""
         summed = self.answers.sum(axis=0).cumsum(axis=1)
@@ -133,18 +142,22 @@ def _filled(histogram: Mapping[float, int], edges: Sequence[float]) -> list[int]
 def release_of(recording: Recording, rng: np.random.Generator) -> Traffic:
     """Return a release of an equal version: two recorded deployments in random blocks of time, thinned to the weights.
 
-    Both keep what they did in the same seconds. With the weights w and 1 - w there is so much traffic that each has been seen
-    to answer its part; which of its answers are kept is random.
+    Both keep what they did in the same seconds. Who plays whom is drawn for each block: what one of them happened to be like
+    throughout would else be the truth of a release that goes through the recording again and again, and they would not be equal.
+    With the weights w and 1 - w there is so much traffic that each has been seen to answer its part; which of its answers are
+    kept is random.
     """
-    mine, others = rng.permutation(recording.answers.shape[1])[:2].tolist()
-    starts: list[int] = []
+    deployments = recording.answers.shape[1]
+    blocks: list[tuple[int, int, int]] = []
     per_block = recording.block // LOOK_SECONDS
 
     def traffic(look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
         block, place = divmod(look - 1, per_block)
-        while len(starts) <= block:
-            starts.append(int(rng.integers(recording.seconds)))
-        at = (starts[block] + place * LOOK_SECONDS + np.arange(LOOK_SECONDS)) % recording.seconds
+        while len(blocks) <= block:
+            mine, others = rng.permutation(deployments)[:2].tolist()
+            blocks.append((int(rng.integers(recording.seconds)), mine, others))
+        start, mine, others = blocks[block]
+        at = (start + place * LOOK_SECONDS + np.arange(LOOK_SECONDS)) % recording.seconds
         answers, errors = recording.answers[at].sum(axis=0), recording.errors[at].sum(axis=0)
         share = weights["candidate"] / 100
         seen = answers.sum(axis=1)

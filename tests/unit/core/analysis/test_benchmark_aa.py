@@ -117,13 +117,20 @@ def test_both_sides_are_taken_from_the_same_seconds():
     assert kinds == {(True, True), (False, False)}
 
 
-def test_a_deployment_that_is_slower_by_itself_is_rolled_back_or_not_promoted():
-    seconds = busy(600, names="a")
-    slower = busy(600, slow=0.6, names="b")
+def test_deployments_change_places_from_block_to_block_so_that_both_sides_are_equal():
+    seconds, slower = busy(1800, slow=0.1, names="a"), busy(1800, slow=0.6, names="b")
     recording = recording_of([{**one, **other} for one, other in zip(seconds, slower, strict=True)])
-    ended = [resampled(recording, number, looks=240, seed=1, config={"steps": "20,50"}) for number in range(4)]
-    # Which of the two is the candidate is random: the slower one is rolled back, the faster one never.
-    assert {release.outcome for release in ended} == {"rolled-back", "promoted"}
+    assert recording.odds(0.65) == pytest.approx([(1 / 9) / (0.35 / 0.65), 1.5 / (0.35 / 0.65)], rel=0.05)
+    traffic = release_of(recording, np.random.default_rng(4))
+    looks = [traffic(look, {"stable": 50.0, "candidate": 50.0}) for look in range(1, 361)]
+    shares = {
+        name: [look[name].slower_than[10.0] / look[name].requests for look in looks] for name in ("candidate", "stable")
+    }
+    assert np.mean(shares["candidate"]) == pytest.approx(np.mean(shares["stable"]), abs=0.15)
+    mine = np.array(shares["candidate"]) > np.array(shares["stable"])
+    changes = np.flatnonzero(np.diff(mine)) + 1
+    assert len(changes) > 3
+    assert set((changes % (BLOCK_SECONDS // LOOK_SECONDS)).tolist()) == {0}
 
 
 def test_an_equal_version_is_promoted_and_its_intervals_hold_1():
