@@ -49,14 +49,13 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(options.file).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = round(60 * options.minutes)
-    rounds = rounds_of(MODEL_MILLISECONDS)
     recorded = len(read_seconds(path))
     mesh = None
-    lines: list[str] = []
     try:
         if recorded < wanted or options.releases:
             from benchmarks.aa_mesh import Mesh
 
+            rounds = rounds_of(MODEL_MILLISECONDS)
             mesh = Mesh(Path(tempfile.mkdtemp(prefix="mlflow-istio-aa-")))
             version = mesh.register(rounds)
             mesh.deploy(NAMES, version)
@@ -88,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--releases", type=int, default=10, help="releases for real (default 10); 0: none")
     parser.add_argument("--release-minutes", type=float, default=60.0, help="deadline of each (default 60)")
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second (default 40)")
+    parser.add_argument(
+        "--config", type=json.loads, default={}, help="options of all releases, as JSON (default: none)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of everything random (default 1)")
     parser.add_argument("--processes", type=int, default=2, help="processes that replay (default 2)")
     parser.add_argument("--file", default="build/bench-aa.jsonl", help="the recording (default build/bench-aa.jsonl)")
@@ -142,7 +144,9 @@ def described(recording: Recording) -> str:
 
 def replays(recording: Recording, options: argparse.Namespace) -> tuple[bool, list[str]]:
     """Replay releases of the recording; whether both limits are kept, and what to print."""
-    work = partial(resampled, recording, looks=round(3600 * options.hours / LOOK_SECONDS), seed=options.seed, config={})
+    work = partial(
+        resampled, recording, looks=round(3600 * options.hours / LOOK_SECONDS), seed=options.seed, config=options.config
+    )
     tally = Tally()
     started = time.perf_counter()
     if options.processes == 1:
@@ -176,7 +180,7 @@ def real_releases(mesh: Any, version: int, rounds: int, median: float, options: 
     from benchmarks.aa_mesh import released, traffic
 
     mesh.keep(NAMES[0], NAMES[1:])
-    config: Mapping[str, Any] = {"deadline": 60 * options.release_minutes}
+    config: Mapping[str, Any] = {"deadline": 60 * options.release_minutes, **options.config}
     ended: list[dict[str, Any]] = []
     with traffic(mesh.port(), options.rate, seed=options.seed + 1):
         for number in range(options.releases):

@@ -160,3 +160,14 @@ def test_the_tally_says_what_is_kept_and_what_is_not():
 def test_the_slower_version_is_30_percent_slower_as_a_whole():
     # Of 20 ms the model computes for 8: 6 ms more are wanted, all of them its own.
     assert aa.slower_rounds(800, 20.0) == 800 + 600
+
+
+def test_a_recording_that_is_long_enough_is_not_made_again(tmp_path, capsys):
+    path = recorded(tmp_path, busy(120))
+    before = path.read_text()
+    options = ["--minutes", "2", "--releases", "0", "--resamples", "3", "--hours", "0.1", "--processes", "1"]
+    assert aa.main([*options, "--config", '{"steps": "50"}', "--file", str(path)]) == 0
+    assert path.read_text() == before
+    printed = capsys.readouterr().out
+    assert "120 s of 3 equal deployments" in printed
+    assert "3 releases of an equal version made of it, in blocks of 20 s" in printed
