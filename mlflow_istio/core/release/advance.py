@@ -237,8 +237,9 @@ def _step_left(progress: Progress, now: datetime) -> str:
 
 
 def _requests_wanted(progress: Progress) -> int:
-    """A step without live traffic for the candidate needs none of its requests."""
-    return progress.plan.min_requests if progress.weight and progress.plan.compares else 0
+    """A step without live traffic for the candidate needs none of its requests, nor does one for which nobody counts them."""
+    counted = progress.weight and progress.plan.compares and progress.plan.guards
+    return progress.plan.min_requests if counted else 0
 
 
 def _compared_elsewhere(seen: Observation, *, complete: bool, late: bool) -> Verdict:

@@ -92,13 +92,13 @@ def test_a_slow_source_of_figures_gets_time_before_shares_are_checked() -> None:
 
 
 def test_without_guards_steps_go_by_time_and_requests_are_not_counted() -> None:
-    journey = started(a_plan(guards=(), min_requests=0))
+    journey = started(a_plan(guards=(), min_requests=100))
     actions = [journey.look(readings={}) for _ in range(4)]
     assert [type(action) for action in actions] == [Wait, Shift, Wait, Promote]
 
 
 def test_without_guards_an_incomplete_step_is_inconclusive_at_the_deadline() -> None:
-    journey = started(a_plan(guards=(), min_requests=1, deadline=30.0))
+    journey = started(a_plan(guards=(), hold=100.0, deadline=30.0))
     assert isinstance(journey.look(readings={}), Wait)
     assert isinstance(journey.look(readings={}, after=20.0), GiveUp)
 
