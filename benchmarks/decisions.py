@@ -35,6 +35,12 @@ ENGINE_LOOKS = 181
 SAMPLE = ("independent", "60 s every 15 min, 3 replicas", "errors 0.2%, bursts of 3 s every 10 min")
 """Families of the sample."""
 
+UNEQUAL = (
+    "Where the sides differ in replicas or in load per replica, equal versions are no equal servers: what comes rarely and large\n"
+    "on one side comes often and small on the other, and the lighter load is faster. Only a control of the candidate's size\n"
+    "mends that."
+)
+
 RIVALS = ("first rule", *PEERS)
 
 ROWS = ("equal", "bad", "promoted", "speed", "gross", "engine", "lab")
@@ -226,6 +232,7 @@ def _promise(parts: set[str], families: Sequence[Family], options: argparse.Name
         good.append(
             printed("2. What is proven excludes the truth", missed, equal_lines(equal, options.hours, "missed"))
         )
+        print(f"\n{UNEQUAL}")
     if bad:
         title = "3. A version with three times the allowed odds (1.5, nothing else accepted) is promoted within a day"
         good.append(printed(title, ["family", *BAD, "at most 5%"], bad_lines(bad)))
