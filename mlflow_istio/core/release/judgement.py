@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,7 +64,7 @@ def _judged(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) ->
     if look_context.broken:
         promotion = evidence.alone.bounds("errors of the candidate", NOTHING_TO_PROVE, alpha=plan.alpha)
     elif look_context.last:
-        promotion = bounds_of(plan, evidence) or None
+        promotion = _enough_bounds(plan, evidence, every=look_context.figures) or None
     verdict = decide(
         guards_of(plan, evidence, figures=look_context.figures),
         alpha=plan.alpha,
@@ -135,12 +135,27 @@ def _proof_alpha(plan: ReleasePlan) -> float:
 
 def bounds_of(plan: ReleasePlan, evidence: Evidence) -> tuple[PromotionBound, ...]:
     """What must be proven before promotion, and how far it is."""
-    tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
-    return tuple(
-        bound if _may_claim_better(plan, guard) else replace(bound, upper=max(bound.upper, bound.equal))
-        for guard, test in tested
-        for bound in test.bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan))
-    )
+    return tuple(_bounds(plan, evidence))
+
+
+def _bounds(plan: ReleasePlan, evidence: Evidence) -> Iterator[PromotionBound]:
+    """The bounds, one after the other: each is searched for when it is asked for."""
+    for guard in plan.guards:
+        if guard.name not in evidence.tests:
+            continue
+        better = _may_claim_better(plan, guard)
+        for bound in evidence.tests[guard.name].bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan)):
+            yield bound if better else replace(bound, upper=max(bound.upper, bound.equal))
+
+
+def _enough_bounds(plan: ReleasePlan, evidence: Evidence, *, every: bool) -> tuple[PromotionBound, ...]:
+    """The bounds; where nobody reads them, up to the first that isn't met, which decides as well as all."""
+    found: list[PromotionBound] = []
+    for bound in _bounds(plan, evidence):
+        found.append(bound)
+        if not bound.met and not every:
+            break
+    return tuple(found)
 
 
 def _may_claim_better(plan: ReleasePlan, guard: GuardPlan) -> bool:
