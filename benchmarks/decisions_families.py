@@ -25,7 +25,7 @@ IN_PHASE = np.array([0.07, 0.85, 0.40, 0.10])
 IN_BURST = np.array([0.5, 0.5, 0.08, 0.01])
 """Rates of a replica in a burst of errors."""
 
-COLD = np.array([0.01, 0.85, 0.30, 0.15])
+COLD = np.array([0.01, 0.85, 0.30, 0.07])
 """Rates of the candidate's first requests."""
 
 COLD_REQUESTS = 300

@@ -121,6 +121,16 @@ def test_evidence_of_the_guards_is_that_of_the_shipped_tests():
         assert all(test.log_e_value <= block + 1e-9 for test, block in zip(tests, expected, strict=True))
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("what", decisions_promise.BAD)
+def test_every_kind_of_bad_version_can_be_drawn_in_every_family(family, what):
+    outcome = simulate(family, 8, 40, np.random.default_rng(9), odds=decisions_promise.BAD[what], record=40)
+    last = outcome.recorded[-1]
+    for events, requests in ((last.events, last.mine), (last.other_events, last.others)):
+        assert (np.diff(np.column_stack([requests, events[:, 1:]]), axis=1) <= 0).all()
+        assert (events[:, 0] <= requests).all()
+
+
 @pytest.mark.parametrize(("seconds", "every", "replicas"), [(1.0, 20.0, 1), (60.0, 900.0, 3)])
 def test_phases_take_their_share_of_the_time_from_the_start(seconds, every, replicas):
     shares = phase_shares(np.random.default_rng(2), 400, 360, seconds, every, replicas)
