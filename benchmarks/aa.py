@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import signal
 import statistics
 import sys
 import tempfile
@@ -193,4 +194,5 @@ def real_releases(mesh: Any, version: int, rounds: int, median: float, options: 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the mesh goes down with it
     sys.exit(main(sys.argv[1:]))
