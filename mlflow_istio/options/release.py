@@ -171,10 +171,6 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
         )
     if options.compare is not None:
         check_compare(parse_options(CompareOptions, options.compare, cluster="istio"), options.compare)
-    if options.analysis == "none" and "min_requests" in said and options.min_requests:
-        raise InvalidInput(
-            "option 'min_requests' has no effect with analysis=none, which counts no requests: leave it out, or name guards"
-        )
     kpis = options.kpi if isinstance(options.kpi, Mapping) else {}
     counted = [name for name, kpi in kpis.items() if isinstance(kpi, Mapping) and kpi.get("counts")]
     if counted:

@@ -290,9 +290,10 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
     """The plan in words, one line for each thing."""
     what = "mirrored" if plan.strategy == "shadow" else "of the traffic"
     steps = ", ".join(f"{step:g}%" for step in plan.steps)
+    requests = f" and {plan.min_requests:,} requests of the candidate" if plan.guards else ""
     lines = [
         f"{plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}",
-        f"steps: {steps} {what}, each at least {plan.hold:g} s and {plan.min_requests:,} requests of the candidate",
+        f"steps: {steps} {what}, each at least {plan.hold:g} s{requests}",
         f"looks: every {plan.interval:g} s; the first {plan.warmup:g} s of its traffic don't count",
         f"deadline: {plan.deadline:g} s; then inconclusive, and traffic "
         + ("returns to the stable" if plan.undecided == "rollback" else "stays as it is"),
