@@ -30,9 +30,9 @@ def make_reachable(
 ) -> frozenset[str]:
     """Whoever gains users by a change is there, ready, has its way through the mesh, and has answered through it.
 
-    It is asked of the destination, whatever of our routes others have left: a Service, subset or header route of ours that is
-    missing is written again, and proved before there is weight. Only who gains is asked: one that is broken and loses traffic must
-    not hold the others back.
+    It is asked of the destination, whatever of our routes others have left: a Service or header route of ours that is missing is
+    written again, and proved before there is weight. Who took a subset away may have meant it, so that is a refusal, but for a way
+    back and by force. Only who gains is asked: one that is broken and loses traffic must not hold the others back.
 
     Args:
         context: The ports.
@@ -49,7 +49,7 @@ def make_reachable(
     Raises:
         StateConflict: A deployment that would get traffic is gone, or its subset selects something else.
         NotReady: It has no ready replica.
-        NotRouted: It does not answer through its header route.
+        NotRouted: It has no subset, or does not answer through its header route.
         InvalidInput: No request reaches its header route, so that it can't be asked.
     """
     names = gaining(before, after)
@@ -63,6 +63,8 @@ def make_reachable(
             )
     if not names:
         return frozenset()
+    if not (urgent or force):
+        _check_subsets(context, before.name, names)
     mended = _mend_ways(context, before, names)
     versions = versions_of(deployments)
     for name in () if force else names:
@@ -75,6 +77,17 @@ def make_reachable(
                 raise
             context.warn(f"deployment '{name}' could not be asked before it got traffic: {exc.message}")
     return frozenset(names)
+
+
+def _check_subsets(context: Context, name: str, deployments: tuple[str, ...]) -> None:
+    rule = context.cluster.get("DestinationRule", name) or {}
+    there = {subset.get("name") for subset in rule.get("spec", {}).get("subsets") or []}
+    for deployment in deployments:
+        if deployment not in there:
+            raise NotRouted(
+                f"deployment '{deployment}' gets no traffic: its subset is gone from DestinationRule '{name}', so that proxies "
+                f"answer with status 503: deploy it again, or run 'mlflow-istio doctor {name} --fix'"
+            )
 
 
 def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...]) -> bool:
