@@ -235,11 +235,15 @@ def test_a_candidate_moved_to_slower_buckets_is_more_evidence(candidate, stable)
 @given(
     st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 9.0)), min_size=1, max_size=5, unique_by=lambda item: item[0])
 )
-def test_combined_evidence_lies_between_the_weakest_and_the_strongest(parts):
+def test_combined_evidence_is_the_strongest_share_or_by_the_first_rules_between_weakest_and_strongest(parts):
     guards = [Guard(name=str(index), log_e=log_e, weight=weight) for index, (log_e, weight) in enumerate(parts)]
     strengths = [log_e for log_e, _ in parts]
-    assert min(strengths) - 1e-9 <= combine(guards).log_e <= max(strengths) + 1e-9
-    assert same(combine(guards).log_e, combine(guards[::-1]).log_e)
+    averaged = combine(guards, averaged=True).log_e
+    assert min(strengths) - 1e-9 <= averaged <= max(strengths) + 1e-9
+    # A union bound is never less careful than the average, nor than any guard alone.
+    assert combine(guards).log_e <= min(averaged, max(strengths)) + 1e-9
+    for way in (True, False):
+        assert same(combine(guards, averaged=way).log_e, combine(guards[::-1], averaged=way).log_e)
 
 
 @exactly

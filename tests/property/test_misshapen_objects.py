@@ -129,7 +129,9 @@ def test_a_users_object_is_explained_adopted_and_compared_or_refused(data: st.Da
     in_one_line(lambda: claimed(obj, "chat", Claim(path="/api/v1/chat")))
     problem = complaint(obj)
     if problem:
-        assert (explained, adopted) == (problem, problem)
+        assert explained == problem
+        # What an adoption only carries along stays as it is, whatever it is: the API server has let it in.
+        assert adopted in ("", problem)
 
 
 @given(st.data())

@@ -27,7 +27,7 @@ from mlflow_istio.core.endpoint.endpoint import (
 )
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.matching.entrance import entrance_at
-from mlflow_istio.core.matching.shape import readable, told_by_shape
+from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.mesh.virtual_service import (
     read_endpoint,
     read_mirror,
@@ -75,7 +75,6 @@ def adopt(
         StateConflict: It is there twice, carries no split, or belongs to another endpoint.
         InvalidInput: It can't be told which destination is stable, or no request of ours could reach the route.
     """
-    readable(virtual_service)  # what is taken over is read as a whole, once, before anything is made of it
     where = f"VirtualService '{name_of(virtual_service)}'"
     if has_endpoint(virtual_service, name):
         found = read_endpoint(virtual_service, name)
