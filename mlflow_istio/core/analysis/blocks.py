@@ -72,7 +72,7 @@ class Blocks:
     """Rows of numbers, summed over blocks of time.
 
     Attributes:
-        phase: The longest slow phase, in seconds.
+        phase: The longest slow phase, in seconds; as long as a look, if that is longer.
         closed: The rows of the closed blocks, one after the other; all have as many numbers as `open`, of single precision: seven
             digits are plenty for how much blocks differ, and the state stays half as long.
         open: The row of the block that isn't complete yet; its last number says how much it can tell (0: nothing).
@@ -122,15 +122,19 @@ class Blocks:
         check_positive("an interval's seconds", seconds)
         if not row[-1]:
             return self
+        # Where looks are longer than blocks they are the blocks, and all of one length.
+        phase = self.phase if self.elapsed else max(self.phase, seconds / BLOCK_SHARE)
         grown = tuple(before + more for before, more in zip(self.open, row, strict=True))
         lasted, elapsed = self.seconds + seconds, self.elapsed + seconds
-        if lasted < self.phase * BLOCK_SHARE * self.span * (1 - 1e-9):
-            return replace(self, open=grown, seconds=lasted, elapsed=elapsed)
+        if lasted < phase * BLOCK_SHARE * self.span * (1 - 1e-9):
+            return replace(self, phase=phase, open=grown, seconds=lasted, elapsed=elapsed)
         closed, span = self.closed + single(grown), self.span
         if len(closed) == CAPACITY * len(row):
             merged = np.asarray(closed).reshape(-1, 2, len(row)).sum(axis=1)
             closed, span = single(merged.ravel().tolist()), 2 * span
-        return replace(self, closed=closed, open=(0.0,) * len(row), seconds=0.0, span=span, elapsed=elapsed)
+        return replace(
+            self, phase=phase, closed=closed, open=(0.0,) * len(row), seconds=0.0, span=span, elapsed=elapsed
+        )
 
     @property
     def room(self) -> int:

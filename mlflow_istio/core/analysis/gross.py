@@ -73,7 +73,7 @@ class GrossFailure(GuardTest):
         gathered = _gathered(self.failed_gathered, failed)
         rule = replace(self, failed_gathered=gathered if gathered[1] < ENOUGH else NOTHING_GATHERED)
         if gathered[1] >= ENOUGH:
-            bad = gathered[0] >= FAILING * gathered[1] and gathered[2] < SOUND * gathered[3]
+            bad = gathered[0] >= FAILING * gathered[1] and _sound(gathered)
             rule = replace(rule, failing=self.failing + 1 if bad else 0)
             rule = rule._fired(rule.failing, "failed", gathered)
         if slow is None:
@@ -81,7 +81,7 @@ class GrossFailure(GuardTest):
         gathered = _gathered(self.slow_gathered, slow)
         rule = replace(rule, slow_gathered=gathered if gathered[1] < ENOUGH else NOTHING_GATHERED)
         if gathered[1] >= ENOUGH:
-            bad = gathered[0] > SLOW * gathered[1] and gathered[2] < SOUND * gathered[3]
+            bad = gathered[0] > SLOW * gathered[1] and _sound(gathered)
             rule = replace(rule, slow=self.slow + 1 if bad else 0)
             rule = rule._fired(rule.slow, f"slower than {self.edge:g} ms", gathered)
         return rule
@@ -115,6 +115,11 @@ class GrossFailure(GuardTest):
         return Figures()
 
 
+def _sound(gathered: tuple[int, ...]) -> bool:
+    """Whether the stable is well; one without requests (all are on the candidate) counts as it, for there is none that fails."""
+    return gathered[2] < SOUND * gathered[3] or not gathered[3]
+
+
 def _gathered(before: tuple[int, ...], look: tuple[Counts, Counts]) -> tuple[int, ...]:
     counts = (*check_counts("candidate", *look[0]), *check_counts("stable", *look[1]))
     return tuple(old + new for old, new in zip(before, counts, strict=True))
@@ -128,13 +133,15 @@ def gross_edge(history: Buckets, edges: Sequence[float] = ()) -> float | None:
         edges: The edges to choose from; none: all of the histogram.
 
     Returns:
-        Milliseconds; None without answers, or where the edge would not be above the median.
+        Milliseconds; None without answers, or where half of them are slower than every edge.
     """
     finite = [edge for edge in history.edges if np.isfinite(edge)]
     if not history.total or not finite:
         return None
     median = next((edge for edge in history.edges if history.at_most(edge) >= history.total / 2), float("inf"))
-    choice = [edge for edge in (edges or finite) if edge > median]
+    choice = [edge for edge in (edges or finite) if edge > median] or [
+        edge for edge in (edges or finite) if edge == median
+    ]
     if not choice:
         return None
     return min(choice, key=lambda edge: abs(np.log(edge) - np.log(SLOWER * median)))

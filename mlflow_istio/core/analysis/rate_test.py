@@ -314,16 +314,19 @@ class RateTest(GuardTest):
         return replace(bound, upper=self.confidence_sequence(alpha).upper)
 
     def _difference_bound(self, name: str, allowed: float, alpha: float) -> PromotionBound:
-        """The candidate's upper bound minus the stable's lower one, each of its own confidence sequence at alpha/2."""
+        """The candidate's upper bound minus the stable's lower one, each of its own confidence sequence at alpha/2.
+
+        With blocks, theirs must hold, too; where both versions never had traffic at the same time (blue-green) there are none.
+        """
         bound = PromotionBound(name=name, measure="difference of rates", upper=float("inf"), allowed=allowed)
         blocks = -float("inf")
-        if self.blocks is not None:
+        if self.blocks is not None and self.adjusted[2]:
             blocks = self.blocks.bounds(alpha, **DIFFERENCE)[1]
             if blocks >= allowed:
                 return replace(bound, upper=blocks, remaining=self.blocks.remaining(allowed, alpha, **DIFFERENCE))
         candidate = self._candidate.confidence_sequence(alpha / 2)
         stable = self._stable.confidence_sequence(alpha / 2)
-        assumption = DRIFT_ASSUMPTION if self.blocks is None else ""
+        assumption = DRIFT_ASSUMPTION if self.blocks is None or not self.adjusted[2] else ""
         return replace(bound, upper=max(blocks, candidate.upper - stable.lower), assumption=assumption)
 
     @property
@@ -372,7 +375,7 @@ def _with_open(rate: float, total: int, events: int, open_total: int) -> float:
 
 
 def _odds(interval: Interval) -> str:
-    if interval.lower > 0:
+    if interval.lower > 1:
         return f" (odds at least {interval.lower:.3g} times)"
     if finite(interval.upper) is not None:
         return f" (odds at most {interval.upper:.3g} times)"

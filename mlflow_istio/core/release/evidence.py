@@ -40,7 +40,8 @@ class Evidence:
         counters: The last raw counters of each deployment.
         read: When they were read, in UTC; None while there are none.
         tests: Guard's name to its test; one that must see more of the stable's history has none yet.
-        alone: The candidate's own errors in intervals in which the stable served nothing.
+        alone: The candidate's own errors in intervals in which the stable served nothing. Taken as independent, whatever the
+            phase: nobody waits for blocks of time while all users depend on it.
         ratio: The test of the traffic's shares in the present weight period; None before there is one.
         requests: Requests counted, by deployment.
         step_requests: Of these, the candidate's in the present step.
@@ -86,7 +87,7 @@ def no_evidence(plan: ReleasePlan, *, phase: float | None = None) -> Evidence:
     settings = _settings(plan, phase)
     started = {guard.name: kind_of(guard).start(guard, settings) for guard in plan.guards}
     tests = {name: test for name, test in started.items() if test is not None}
-    return Evidence(tests=tests, alone=ObjectiveTest.of(phase, limit=plan.alone_limit, phi=plan.phi), phase=phase)
+    return Evidence(tests=tests, alone=ObjectiveTest.of(0.0, limit=plan.alone_limit, phi=plan.phi), phase=phase)
 
 
 def _settings(plan: ReleasePlan, phase: float) -> TestSettings:

@@ -102,7 +102,7 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
     interval = timedelta(seconds=plan.interval)
     for look in range(1, looks + 1):
         weights = _weights(progress)
-        counted = counters.advanced(look, traffic(look, weights), weights)
+        counted = counters.advanced(look, traffic(look, dict(weights)), weights)
         readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
         now = START + look * interval
         progress, action = _looked(progress, Observation(readings=readings, weights=weights), now, last=look == looks)
@@ -187,6 +187,8 @@ class _Counters:
         totals[REQUESTS] += requests
         totals[ERRORS] += errors
         self._add_latencies(where, totals, requests, counts.slower_than)
+        if not isinstance(counts.kpi, Mapping):
+            raise InvalidInput(f"{where}: kpi must be KPIs' names with their counts, not {counts.kpi!r}")
         for name, numbers in counts.kpi.items():
             self._add_kpi(where, totals, name, numbers)
 

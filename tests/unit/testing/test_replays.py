@@ -92,3 +92,43 @@ def test_an_option_that_cannot_be_is_one_line(config: Mapping[str, Any], words: 
 def test_two_versions_have_two_names() -> None:
     with pytest.raises(InvalidInput, match="both called 'stable'"):
         replay({}, equal_versions, looks=9, candidate="stable")
+
+
+def test_a_healthy_blue_green_is_promoted_by_default_and_a_broken_one_is_back_in_two_looks() -> None:
+    """After the switch all users are on the candidate: there is nothing to compare with, and nobody waits for blocks."""
+    rng = np.random.default_rng(3)
+
+    def traffic(failing: float) -> Any:
+        def counted(_look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
+            who = "candidate" if weights["candidate"] else "stable"
+            slow = int(rng.binomial(300, 0.05))
+            failed = int(rng.binomial(300, failing if who == "candidate" else 0.0))
+            none = Counts(requests=0, errors=0, slower_than={100: 0})
+            return {
+                "stable": none,
+                "candidate": none,
+                who: Counts(requests=300, errors=failed, slower_than={100: slow}),
+            }
+
+        return counted
+
+    good = replay({"strategy": "blue-green"}, traffic(0.0), looks=400)
+    assert (good.outcome, good.look < 60) == ("promoted", True)
+    bad = replay({"strategy": "blue-green"}, traffic(0.6), looks=400)
+    assert bad.outcome == "rolled-back"
+    assert bad.look <= 14
+
+
+def test_a_traffic_that_changes_its_weights_changes_nothing() -> None:
+    def traffic(_look: int, weights: Any) -> dict[str, Counts]:
+        counts = {name: Counts(requests=3 * int(weight)) for name, weight in weights.items()}
+        weights.clear()
+        return counts
+
+    found = replay({"analysis": "none", "steps": "50", "hold": 10, "warmup": 0}, traffic, looks=9)
+    assert found.outcome == "promoted"
+
+
+def test_kpis_that_are_none_are_refused_by_look_and_name() -> None:
+    with pytest.raises(InvalidInput, match=r"look 1.*kpi must be KPIs' names with their counts, not None"):
+        replay({}, lambda _look, _weights: {"stable": Counts(requests=1, kpi=None)}, looks=2)  # type: ignore[arg-type]

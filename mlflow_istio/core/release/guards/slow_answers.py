@@ -48,7 +48,9 @@ class Latency(GuardKind[LatencyTest]):
         candidate, stable = counts.candidate.histogram(test.edges), counts.stable.histogram(test.edges)
         if candidate is None or stable is None:
             return None
-        return test.update(candidate, stable, seconds=counts.seconds) if counts.warm else test
+        # A stable that has all traffic is known by what it answered before its candidate got any.
+        known = counts.warm or counts.candidate.idle
+        return test.update(candidate, stable, seconds=counts.seconds) if known else test
 
 
 def _at(edges: Sequence[float], terms: GuardTerms, settings: TestSettings) -> LatencyTest:

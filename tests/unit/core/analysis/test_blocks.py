@@ -41,6 +41,13 @@ def test_an_interval_longer_than_a_block_is_one() -> None:
     assert filled(3, seconds=300.0).rows().tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
 
 
+def test_looks_longer_than_a_block_are_blocks_of_one_length_after_merging_too() -> None:
+    blocks = filled(2 * CAPACITY + 20, seconds=300.0)
+    assert (blocks.phase, blocks.span) == (360.0, 4)
+    assert set(blocks.closed[1::2]) == {4.0}
+    assert blocks.elapsed == 300.0 * (2 * CAPACITY + 20)
+
+
 def test_without_traffic_on_both_sides_no_time_goes_by() -> None:
     blocks = filled(3)
     assert blocks.update((7.0, 0.0), 1e6) == blocks
