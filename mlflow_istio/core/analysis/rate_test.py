@@ -74,6 +74,8 @@ class RateTest(GuardTest):
         open: Counts of the stratum that isn't complete: candidate's events and total, stable's events and total. Events beyond
             the total are of a stratum before, and go on to the next one, so that sums stay right.
         open_seconds: How long it has lasted.
+        aside: Events of the candidate in intervals that are in the totals and in no stratum.
+        inverted: Whether what is counted is what did not happen (not bought): figures and sentences speak of what did.
     """
 
     margin: float = 1.0
@@ -91,6 +93,8 @@ class RateTest(GuardTest):
     adjusted: tuple[float, ...] = field(default=(0.0, 0.0, 0.0), metadata=_LATER)
     open: tuple[int, ...] = field(default=NOTHING_OPEN, metadata=_LATER)
     open_seconds: float = field(default=0.0, metadata=_LATER)
+    aside: int = field(default=0, metadata=_LATER)
+    inverted: bool = field(default=False, metadata=_LATER)
 
     def __post_init__(self) -> None:
         if not 1 / LARGEST_MARGIN <= self.margin <= LARGEST_MARGIN:
@@ -110,7 +114,14 @@ class RateTest(GuardTest):
 
     @classmethod
     def of(
-        cls, phase: float, *, margin: float = 1.0, phi: float = 1.0, late: float = LATE, stratum: float = 0.0
+        cls,
+        phase: float,
+        *,
+        margin: float = 1.0,
+        phi: float = 1.0,
+        late: float = LATE,
+        stratum: float = 0.0,
+        inverted: bool = False,
     ) -> "RateTest":
         """Return a test that has seen nothing.
 
@@ -120,12 +131,36 @@ class RateTest(GuardTest):
             phi: Overdispersion.
             late: Share of the stake kept.
             stratum: Seconds of one stratum.
+            inverted: Whether what is counted is what did not happen.
 
         Raises:
             InvalidInput: A value is out of its range.
         """
-        return cls(
-            margin=margin, phi=phi, late=late, stratum=stratum, blocks=Blocks.of(phase, columns=3) if phase else None
+        blocks = Blocks.of(phase, columns=3) if phase else None
+        return cls(margin=margin, phi=phi, late=late, stratum=stratum, blocks=blocks, inverted=inverted)
+
+    def set_aside(
+        self, candidate_events: int, candidate_total: int, stable_events: int, stable_total: int
+    ) -> "RateTest":
+        """Return the test with an interval in its totals that is judged by nothing, nor is what was still open before it.
+
+        While shares have just changed, events that come late are of what had the shares before.
+
+        Args:
+            candidate_events: As in `update`, and so are the others.
+            candidate_total: Requests of the candidate.
+            stable_events: Events on the stable.
+            stable_total: Requests of the stable.
+        """
+        return replace(
+            self,
+            candidate_events=self.candidate_events + candidate_events,
+            candidate_total=self.candidate_total + candidate_total,
+            stable_events=self.stable_events + stable_events,
+            stable_total=self.stable_total + stable_total,
+            aside=self.aside + self.open[0] + candidate_events,
+            open=NOTHING_OPEN,
+            open_seconds=0.0,
         )
 
     def update(
@@ -217,7 +252,7 @@ class RateTest(GuardTest):
         check_alpha(alpha)
         if self.intervals == 0:
             return Interval(lower=0.0, upper=float("inf"), estimate=None)
-        taken = self.candidate_events - self.open[0]
+        taken = self.candidate_events - self.open[0] - self.aside
         exact = LogLikelihood(taken, np.asarray(self.curve), self.phi).interval(alpha)
         if self.blocks is None:
             return exact
@@ -237,7 +272,7 @@ class RateTest(GuardTest):
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "`name` is more frequent on the candidate"."""
         interval = self.confidence_sequence(alpha)
-        summary = f"{self._compared()}{_odds(interval)}{self._waiting()}"
+        summary = f"{self._compared()}{_odds(interval, inverted=self.inverted)}{self._waiting()}"
         figures = {
             "odds_ratio": to_json(interval),
             "p_value": self.p_value,
@@ -273,19 +308,23 @@ class RateTest(GuardTest):
         """
         candidate, stable, weight = self.adjusted
         if not weight:
-            return self._candidate.rate, self._stable.rate
+            return self._shown(self._candidate.rate), self._shown(self._stable.rate)
         events, total, others, other_total = self.open
         return (
-            _with_open(candidate / weight, self.candidate_total, events, total),
-            _with_open(stable / weight, self.stable_total, others, other_total),
+            self._shown(_with_open(candidate / weight, self.candidate_total, events, total)),
+            self._shown(_with_open(stable / weight, self.stable_total, others, other_total)),
         )
 
+    def _shown(self, rate: float | None) -> float | None:
+        return 1 - rate if self.inverted and rate is not None else rate
+
     def _compared(self) -> str:
-        raw = (
-            f"{share(self.candidate_events, self.candidate_total)} on the candidate against "
-            f"{share(self.stable_events, self.stable_total)} on the stable"
-        )
-        plain = [percent(rate) for rate in (self._candidate.rate, self._stable.rate) if rate is not None]
+        sides = [(self.candidate_events, self.candidate_total), (self.stable_events, self.stable_total)]
+        counted = [(total - events if self.inverted else events, total) for events, total in sides]
+        raw = f"{share(*counted[0])} on the candidate against {share(*counted[1])} on the stable"
+        plain = [
+            percent(rate) for rate in map(self._shown, (self._candidate.rate, self._stable.rate)) if rate is not None
+        ]
         adjusted = [percent(rate) for rate in self.rates if rate is not None]
         if adjusted == plain:
             return raw
@@ -374,9 +413,10 @@ def _with_open(rate: float, total: int, events: int, open_total: int) -> float:
     return (rate * (total - open_total) + events) / total
 
 
-def _odds(interval: Interval) -> str:
+def _odds(interval: Interval, *, inverted: bool) -> str:
+    what = "odds against it" if inverted else "odds"
     if interval.lower > 1:
-        return f" (odds at least {interval.lower:.3g} times)"
+        return f" ({what} at least {interval.lower:.3g} times)"
     if finite(interval.upper) is not None:
-        return f" (odds at most {interval.upper:.3g} times)"
+        return f" ({what} at most {interval.upper:.3g} times)"
     return ""

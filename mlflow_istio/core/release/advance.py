@@ -154,6 +154,7 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         # The interval in which the weights changed had two of them.
         settled_from=progress.since + timedelta(seconds=plan.settle, microseconds=1),
         stable_ready=seen.stable_ready,
+        changed=progress.since,
     )
     evidence, missing = taken_in(plan, progress.evidence, look)
     if seen.unavailable:

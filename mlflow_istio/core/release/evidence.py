@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
@@ -105,6 +105,7 @@ class Look:
         counts_from: Only intervals that begin then or later count; None: none do.
         settled_from: Only intervals that begin then or later had the present weights throughout, so that shares can be checked.
         stable_ready: Whether the stable has a ready replica.
+        changed: When the weights changed last.
     """
 
     readings: Mapping[str, Reading]
@@ -113,6 +114,7 @@ class Look:
     counts_from: datetime | None
     settled_from: datetime
     stable_ready: bool = True
+    changed: datetime | None = None
 
 
 def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidence, tuple[str, ...]]:
@@ -152,6 +154,7 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
         candidate=VersionCounts(growth=_candidates(plan, grown), idle=candidates_idle),
         stable=VersionCounts(growth=grown.get(plan.stable, {}), idle=not look.weights.get(plan.stable, 0)),
         seconds=seconds,
+        mixed=look.changed is not None and base < look.changed + timedelta(seconds=plan.label_delay),
         warm=warm,
     )
     return _tested(plan, evidence, counts)

@@ -132,3 +132,32 @@ def test_a_traffic_that_changes_its_weights_changes_nothing() -> None:
 def test_kpis_that_are_none_are_refused_by_look_and_name() -> None:
     with pytest.raises(InvalidInput, match=r"look 1.*kpi must be KPIs' names with their counts, not None"):
         replay({}, lambda _look, _weights: {"stable": Counts(requests=1, kpi=None)}, looks=2)  # type: ignore[arg-type]
+
+
+def booked_late(seed: int) -> Any:
+    """Equal versions whose buyers are booked at the look after their visit."""
+    rng = np.random.default_rng(seed)
+    booked = {"stable": 0, "candidate": 0}
+
+    def traffic(_look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
+        given = {}
+        for name, weight in weights.items():
+            visits = int(rng.binomial(600, weight / 100))
+            given[name] = Counts(requests=visits, slower_than={100: 0}, kpi={"bought": (visits, booked[name])})
+            booked[name] = int(rng.binomial(visits, 0.3))
+        return given
+
+    return traffic
+
+
+@pytest.mark.parametrize("phase", [0, 60])
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_late_events_of_an_equal_version_decide_nothing_while_the_weights_change(phase: float, better: str) -> None:
+    """What comes a look after its observation is of the shares before; with more at each step that looked like fewer buyers."""
+    queries = {part: f"{part}{{d='$deployment'}}" for part in ("n", "events")}
+    config = {"phase": phase, "label_delay": 10, "kpi": {"bought": {"queries": queries, "better": better}}}
+    for seed in range(5):
+        found = replay(config, booked_late(seed), looks=150)
+        assert found.outcome != "rolled-back", (seed, found)
+        lower, upper = found.proven["bought"]
+        assert lower <= 1 <= upper

@@ -68,12 +68,14 @@ class IntervalCounts:
         candidate: The candidates' counts, together.
         stable: Those of what the candidate is compared with.
         seconds: How long the interval was: a look without data joins it to the next one.
+        mixed: Whether events may still be of observations that had other shares of the traffic.
         warm: Whether the candidate had answered enough before, so that its latency can be compared.
     """
 
     candidate: VersionCounts
     stable: VersionCounts
     seconds: float
+    mixed: bool = False
     warm: bool = True
 
 

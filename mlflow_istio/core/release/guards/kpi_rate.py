@@ -24,7 +24,9 @@ class KpiRate(GuardKind[RateTest]):
     def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
         """A test of the odds ratio; where events may come later than their observations, over strata that are long enough."""
         stratum = max(settings.label_delay, BLOCK_SHARE * settings.phase, EACH_LOOK)
-        return RateTest.of(settings.phase, margin=terms.margin, phi=settings.phi, stratum=stratum)
+        return RateTest.of(
+            settings.phase, margin=terms.margin, phi=settings.phi, stratum=stratum, inverted=terms.worse == "lower"
+        )
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
         """The KPI's."""
@@ -35,11 +37,9 @@ class KpiRate(GuardKind[RateTest]):
         candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
         if candidate is None or stable is None:
             return None
-        return test.update(
-            *_bad_events(candidate, terms, late=test.stratum > 0),
-            *_bad_events(stable, terms, late=test.stratum > 0),
-            seconds=counts.seconds,
-        )
+        late = test.stratum > 0
+        bad = (*_bad_events(candidate, terms, late=late), *_bad_events(stable, terms, late=late))
+        return test.set_aside(*bad) if late and counts.mixed else test.update(*bad, seconds=counts.seconds)
 
 
 def _bad_events(kpi: KpiCounts, terms: GuardTerms, *, late: bool) -> tuple[int, int]:
