@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.analysis.interval import FINITE, check_positive, finite
-from mlflow_istio.core.basics.stored import form, to_json
+from mlflow_istio.core.basics.stored import form, stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -74,6 +74,7 @@ class PromotionBound:
         assumption: What must hold for the bound, beyond independent requests; empty if nothing.
         remaining: About how many more seconds of such traffic it takes until the bound is met; infinity: not with such figures;
             None: met, or nobody can say yet.
+        waiting: What of the counts isn't judged yet, as a clause; empty if nothing.
     """
 
     name: str
@@ -82,6 +83,7 @@ class PromotionBound:
     allowed: float
     assumption: str = ""
     remaining: float | None = field(default=None, metadata=FINITE)
+    waiting: str = field(default="", metadata=stored(sparse=True))
 
     def __post_init__(self) -> None:
         if math.isnan(self.upper) or not math.isfinite(self.allowed):
@@ -100,7 +102,8 @@ class PromotionBound:
     def describe(self) -> str:
         """Return a clause such as `errors: odds ratio below 1.18 (allowed 1.25)`."""
         known = "not bounded yet" if finite(self.upper) is None else f"below {self.upper:.3g}"
-        return f"{self.name}: {self.measure} {known} (allowed {self.allowed:.3g}{self._time()})"
+        waiting = f"; {self.waiting}" if self.waiting and not self.met else ""
+        return f"{self.name}: {self.measure} {known} (allowed {self.allowed:.3g}{self._time()}{waiting})"
 
     def to_json(self) -> Mapping[str, Any]:
         """Return plain JSON values."""

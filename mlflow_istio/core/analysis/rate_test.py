@@ -292,7 +292,7 @@ class RateTest(GuardTest):
             bounds.append(self._odds_bound(name, allowed.odds_ratio, alpha / allowed.kinds))
         if allowed.rate_difference is not None:
             bounds.append(self._difference_bound(name, allowed.rate_difference, alpha / allowed.kinds))
-        return (nearest_bound(bounds),) if bounds else ()
+        return (replace(nearest_bound(bounds), waiting=self._waiting().removeprefix("; of these ")),) if bounds else ()
 
     def figures(self, alpha: float) -> Figures:
         """Return both rates, adjusted by interval, and the odds ratio."""

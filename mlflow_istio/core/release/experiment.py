@@ -92,6 +92,7 @@ class Experiment:
         ratio: The test of the shares; None until the source has told assignments.
         missing: Arms without data at the last look.
         read: When the counters were read, in UTC; None: never, or by an earlier version.
+        since: Since when the arms have had their weights, in UTC; None: as ``read``.
         ahead: Events of each arm beyond its observations: what they are of is still to be counted.
     """
 
@@ -107,6 +108,7 @@ class Experiment:
     ratio: SampleRatioTest | None = None
     missing: tuple[str, ...] = ()
     read: datetime | None = field(default=None, metadata=stored(sparse=True))
+    since: datetime | None = field(default=None, metadata=stored(sparse=True))
     ahead: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
 
     def look(
@@ -129,6 +131,8 @@ class Experiment:
         for arm in plan.arms:
             states[arm], grown[arm] = self.counters.get(arm, CounterState()).advanced(_needed(readings[arm], plan.kpi))
         seen = replace(self, looks=self.looks + 1, counters=states, weights=dict(weights), missing=(), read=now)
+        if not self.counters or seen.weights != self.weights:
+            seen = replace(seen, since=now)
         if not self.counters:
             return seen
         requests = {arm: self.requests.get(arm, 0) + round(grown[arm].get(REQUESTS, 0)) for arm in plan.arms}
@@ -222,12 +226,21 @@ class Experiment:
         plan = self.plan
         control = counts[plan.control]
         empty = RateTest.of(plan.phase, phi=plan.phi, stratum=max(plan.label_delay, EACH_LOOK))
+        # Until then, events may be of observations that had other shares, or came before the base line.
+        settled = None if self.since is None else self.since + timedelta(seconds=plan.label_delay)
+        mixed = (
+            bool(plan.label_delay)
+            and settled is not None
+            and self.read is not None
+            and self.read - timedelta(seconds=seconds) < settled
+        )
         rates = {}
         for arm in plan.challengers:
             test = self.rates.get(arm, empty)
             # One that an earlier version began takes no events of observations before.
             sides = (counts[arm], control) if test.stratum else (_clipped(counts[arm]), _clipped(control))
-            rates[arm] = test.update(*sides[0], *sides[1], seconds=seconds)
+            both = (*sides[0], *sides[1])
+            rates[arm] = test.set_aside(*both) if mixed else test.update(*both, seconds=seconds)
         events, ahead = {}, {}
         for arm in plan.arms:
             before = self.events.get(arm, Proportion(phi=plan.phi))

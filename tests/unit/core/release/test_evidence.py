@@ -391,3 +391,11 @@ def test_a_lighter_load_is_never_called_a_faster_version() -> None:
     assert own.upper < 0.9
     assert proven(plan, found)["latency"].upper == 1.0
     assert [bound.upper for bound in bounds_of(plan, found)] in ([1.0], [0.0])
+
+
+def test_what_a_release_waits_for_says_how_much_is_still_open() -> None:
+    guard = GuardPlan(name="bought", kind="rate", worse="lower", allowed=NonInferiorityMargin(odds_ratio=1.5))
+    plan = a_plan(guards=(guard,), phase=0.0, rules=2, label_delay=20.0)
+    looks = [booked((100 * number, 30 * number), (100 * number, 30 * number)) for number in range(4)]
+    found, _ = fed(plan, *looks)
+    assert bounds_of(plan, found)[0].describe().endswith("; the last 100 and 100 still wait for their events)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from mlflow_istio.core.analysis.measures import KpiCounts
@@ -12,6 +14,7 @@ from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.release.experiment import Experiment, ExperimentPlan
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.testing import InMemoryMetrics
+from tests.support.endpoint_values import TIME
 
 A, B, C = "m-v1", "m-v2", "m-v3"
 
@@ -211,3 +214,26 @@ def test_a_kpi_that_one_arm_lacks_is_missing_data() -> None:
 def test_a_state_of_another_shape_is_refused() -> None:
     with pytest.raises(InvalidInput, match="Experiment"):
         from_json(Experiment, {"plan": {}})
+
+
+@pytest.mark.parametrize("lag", [1, 5])
+def test_late_events_of_equal_arms_name_no_winner_though_one_starts_at_the_base_line(lag: int) -> None:
+    """The stable has a backlog of events when the test begins, its challenger has none yet."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        plan = a_plan(kpi="bought", better="higher", label_delay=10.0 * lag)
+        experiment, counted = Experiment(plan=plan), {A: [3000.0, 900.0], B: [0.0, 0.0]}
+        backlog = {A: [int(rng.binomial(600, 0.3)) for _ in range(lag)], B: [0] * lag}
+        for look in range(60):
+            readings = {
+                arm: {"pod": {"requests": n, "errors": 0.0, "kpi/bought/n": n, "kpi/bought/events": events}}
+                for arm, (n, events) in counted.items()
+            }
+            experiment = experiment.look(readings, {A: 50, B: 50}, TIME + timedelta(seconds=10 * look))
+            assert experiment.result().winner is None
+            for arm in counted:
+                visits = int(rng.binomial(600, 0.5))
+                counted[arm][0] += visits
+                counted[arm][1] += backlog[arm].pop(0)
+                backlog[arm].append(int(rng.binomial(visits, 0.3)))
+        assert experiment.rates[B].confidence_sequence(0.05).contains(1.0)
