@@ -46,6 +46,9 @@ from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 _INHERITED = ("timeout", "retries", "rewrite", "corsPolicy", "headers")
 """Fields that a temporary route takes over from the split's route, so that a pinned or assigned user gets the same treatment."""
 
+_PROBE = "probe"
+"""Last part of the name of the route that answers with the newest change's id."""
+
 _STICKY = re.compile(
     r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+); SameSite=Lax"
 )
@@ -130,11 +133,14 @@ def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMet
     """The VirtualService after a transition, with the change's entry in the same object.
 
     The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
-    pauses or resumes the open release, or notes its progress, writes no entry.
+    pauses or resumes the open release, or notes its progress, writes no entry. Nor does a probe route that somebody took away or
+    bent: it is written again, since without it no proxy could ever prove what is stored.
     """
     before = read_endpoint(virtual_service, after.name)
-    if before.has_change(change_metadata.id) or after == before:
+    if before.has_change(change_metadata.id):
         return virtual_service
+    if after == before:
+        return write_endpoint(virtual_service, after) if _PROBE in after.missing else virtual_service
     if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
@@ -188,7 +194,14 @@ def _with_missing(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> End
     others = [f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules]
     others += [f"arm.{arm.deployment}" for arm in endpoint.traffic.arms]
     missing += [route for route in others if f"{start}{route}" not in above]
+    if above.get(f"{start}{_PROBE}", {}).get("directResponse") != _proof(endpoint):
+        missing.append(_PROBE)
     return replace(endpoint, missing=tuple(missing)) if missing else endpoint
+
+
+def _proof(endpoint: Endpoint) -> Object:
+    """The answer by which a proxy proves that it has the endpoint's newest change."""
+    return {"status": 200, "body": {"string": endpoint.change}}
 
 
 def _read_traffic(
@@ -256,8 +269,8 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         headers = policy.headers.get(deployment)
         return {"destination": to_json(endpoint.destination(deployment)), **({"headers": headers} if headers else {})}
 
-    proof = {"directResponse": {"status": 200, "body": {"string": endpoint.change}}}
-    routes = [temporary("probe", [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
+    proof = {"directResponse": _proof(endpoint)}
+    routes = [temporary(_PROBE, [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
     routes += [
         temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], {"route": [to(pin)], **inherited})
         for pin in traffic.pins
@@ -406,7 +419,7 @@ def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Objec
     The probe route tells: its own match is known. The split's route may have got other matches since, from its owner.
     """
     for route in own:
-        if route.get("name") == f"{prefix(endpoint)}probe":
+        if route.get("name") == f"{prefix(endpoint)}{_PROBE}":
             return [_without_header(match, PROBE_HEADER) for match in route.get("match") or []]
     return base.get("match") or []
 
