@@ -247,14 +247,25 @@ def _above_own(routes: Sequence[Object], index: int) -> int:
 def _owner(route: Mapping[str, Any], root: Mapping[str, Any], claims: Mapping[str, Claim | None]) -> str | None:
     """The endpoint whose claim a route carries out; None: it is the root's owner's, even where it hands on to an endpoint of ours.
 
-    A delegate is a name and a namespace. Ours have no names, unless somebody gave one to what stands there.
+    A delegate is a name and a namespace. Ours ask for what the claim asks for, and rewrite it so; the owner may have given them
+    names or timeouts. One without a name that asks for something else is the owner's, who may hand on more than the claim.
     """
     endpoint = delegate_of(route, namespace_of(root))
     if endpoint is None or endpoint not in claims:
         return None
-    claim = claims[endpoint]
+    claim = claims[endpoint] or _told_by(route)
     own = claim.routes(endpoint) if claim is not None else []
-    return endpoint if not route.get("name") or any(route.get("match") == one["match"] for one in own) else None
+    return endpoint if any(all(route.get(key) == one.get(key) for key in ("match", "rewrite")) for one in own) else None
+
+
+def _told_by(route: Mapping[str, Any]) -> Claim | None:
+    """The claim that a route would carry out if it were ours, where its annotation can't be read; None: none writes such."""
+    (match,) = route["match"] if len(route.get("match") or []) == 1 else ({},)
+    uri, headers = match.get("uri") or {}, match.get("headers") or {}
+    header = next(((name, str((value or {}).get("exact", ""))) for name, value in headers.items()), None)
+    with contextlib.suppress(InvalidInput):
+        return Claim(path=str(uri.get("exact") or uri.get("prefix", "").removesuffix("/")), header=header)
+    return None
 
 
 def _from_text(text: str, key: str, root: str) -> Claim:

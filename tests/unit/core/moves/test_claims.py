@@ -103,6 +103,9 @@ def in_team_a(*http: Object) -> Object:
         {**THEIRS, "match": [{"uri": {"prefix": "/support"}}]},
         {"delegate": {"name": "chat", "namespace": "team-b"}},
         {"name": "vip", "match": [{"uri": {"prefix": "/vip"}}], "delegate": {"name": "chat"}},
+        {"match": [{"uri": {"prefix": "/support"}}], "delegate": {"name": "chat"}},
+        {"match": [{"uri": {"prefix": "/support"}}], "timeout": "3s", "delegate": {"name": "chat", "namespace": ""}},
+        {"match": [{"uri": {"exact": "/api/v1/chat"}, "port": 81}], "delegate": {"name": "chat"}},
         {"name": "vip", "match": [{"uri": {"prefix": "/vip"}}], "delegate": {"name": "chat", "namespace": "team-a"}},
     ],
 )
@@ -116,6 +119,7 @@ def test_a_route_of_the_owners_that_delegates_to_one_of_that_name_is_neither_mov
     for name, claim in claims.items():
         now = claimed(now, name, claim)
     assert [route for route in now["spec"]["http"] if "name" in route or route == theirs] == [docs, theirs, REST]
+    assert claimed(now, "chat", CHAT) is now
     assert claims_in(now) == claims
     for name in claims:
         now = released(now, name)
@@ -127,6 +131,24 @@ def test_a_name_that_the_owner_gave_to_what_stands_there_makes_it_nobody_elses()
     now["spec"]["http"] = [{**route, "name": f"r{n}"} for n, route in enumerate(now["spec"]["http"])]
     assert claimed(now, "chat", CHAT) is now
     assert [route["name"] for route in released(now, "chat")["spec"]["http"]] == ["r2"]
+
+
+@pytest.mark.parametrize("change", [{"name": "mine"}, {}])
+def test_one_of_ours_whose_match_the_owner_changed_is_the_owners_from_then_on(change: Object) -> None:
+    now = claimed(in_team_a(REST), "chat", CHAT)
+    scoring, below, rest = now["spec"]["http"]
+    changed = {**scoring, **change, "match": [{"uri": {"exact": "/api2"}}]}
+    now["spec"]["http"] = [changed, below, rest]
+    assert released(now, "chat") == in_team_a(changed, REST)
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))
+def test_ours_with_a_damaged_annotation_go_and_the_owners_stays(claim: Claim) -> None:
+    theirs: Object = {"match": [{"uri": {"prefix": "/support"}}], "delegate": {"name": "chat"}}
+    broken = claimed(in_team_a(theirs, REST), "chat", claim)
+    assert len(broken["spec"]["http"]) > 2
+    broken["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"] = "{"
+    assert released(broken, "chat") == in_team_a(theirs, REST)
 
 
 EVERYTHING: dict[str, Any] = {
