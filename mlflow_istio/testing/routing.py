@@ -14,7 +14,14 @@ from urllib.parse import quote, urlsplit
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of
 from mlflow_istio.core.endpoint.traffic import Destination
-from mlflow_istio.core.inspection.explanation import AnsweringShare, Delegates, Explanation, explain, known_delegates
+from mlflow_istio.core.inspection.explanation import (
+    AnsweringShare,
+    Delegates,
+    Explanation,
+    Place,
+    explain,
+    known_delegates,
+)
 from mlflow_istio.core.matching.probe import VERSION_HEADER, header_text
 from mlflow_istio.core.matching.requests import Request, normalized
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
@@ -75,7 +82,8 @@ def answers_to(request: Request, virtual_service: Object, objects: Objects, read
         ready: Names of the Deployments with a ready replica.
 
     Raises:
-        Unsupported: A route that may take it has a condition that nobody can evaluate here; names both.
+        Unsupported: A route that may take it has a condition that nobody can evaluate here, or does what isn't worked out here;
+            names both.
     """
     beside = [obj for (kind, _), obj in objects.items() if kind == "VirtualService"]
     asked = replace(request, path=normalized(request.path))
@@ -84,7 +92,7 @@ def answers_to(request: Request, virtual_service: Object, objects: Objects, read
         raise Unsupported(f"route '{passed.place.name}': match field {passed.because[0]}")
     if explanation.place is None:
         return Answers(route=None, answers=(Answer(status=404),))
-    answered = _aborted(explanation.place.route, tuple(_answers(explanation, objects, ready)))
+    answered = _aborted(explanation.place, tuple(_answers(explanation, objects, ready)))
     copies = () if answered and answered[0].percent == 100 and _is_abort(answered[0]) else explanation.mirrors
     return Answers(route=explanation.place.name, answers=answered, copies=copies)
 
@@ -101,6 +109,10 @@ def _answers(explanation: Explanation, objects: Objects, ready: Sequence[str]) -
     assert explanation.place is not None
     route = explanation.place.route
     if route.get("redirect"):
+        if route["redirect"].get("prefixRewrite"):
+            raise Unsupported(
+                f"route '{explanation.place.name}': redirect.prefixRewrite is not worked out here: use uri"
+            )
         code = int(route["redirect"].get("redirectCode") or 301)
         yield Answer(status=code, headers={"location": _location(route["redirect"], explanation.request)})
     elif route.get("directResponse"):
@@ -175,12 +187,21 @@ def _pod_labels(deployment: Object) -> Mapping[str, str]:
     return dict(metadata.get("labels") or {})
 
 
-def _aborted(route: Mapping[str, Any], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    """The answers with a fault's in place of its share of them; without a percentage none is faulted."""
+def _aborted(place: Place, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """The answers with a fault's in place of its share of them; without a percentage none is faulted.
+
+    Raises:
+        Unsupported: The fault is not an HTTP status; names the route and the field.
+    """
+    route = place.route
     abort = (route.get("fault") or {}).get("abort") or {}
     percent = float((abort.get("percentage") or {}).get("value") or 0.0)
     if not percent or not route.get("route"):
         return answers
+    if abort.get("httpStatus") is None:
+        other = next((name for name in ("grpcStatus", "http2Error") if abort.get(name)), "")
+        problem = f"fault.abort.{other} is not worked out here" if other else "fault.abort has no httpStatus"
+        raise Unsupported(f"route '{place.name}': {problem}: use fault.abort.httpStatus")
     rest = [replace(answer, percent=round(answer.percent * (100 - percent) / 100, 4)) for answer in answers]
     fault = Answer(percent=percent, status=int(abort["httpStatus"]))
     return (fault, *(answer for answer in rest if answer.percent))

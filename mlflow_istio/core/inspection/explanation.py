@@ -14,12 +14,15 @@ from mlflow_istio.core.matching.requests import Finding, Request, conditions_of,
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate, takes_over
 from mlflow_istio.core.mesh.virtual_service import read_mirror, routes_of
+from mlflow_istio.errors import InvalidInput
 
 Delegates = Mapping[tuple[str, str], Object | None]
 """(namespace, name) to a VirtualService that others may hand requests on to; the namespace is empty for their own.
 
 None in place of one: it is known not to be there.
 """
+_MOST = 2**31 - 1
+"""The largest weight there is: Istio's are int32, and its validation refuses negative ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +111,8 @@ def explain(
         address: Host by which the object's proxies are asked from here, whatever its hosts are.
 
     Raises:
-        InvalidInput: The object, or a delegate that is asked, has a field of another type than Istio's; names its path.
+        InvalidInput: The object, or a delegate that is asked, has a field of another type than Istio's, or the route that takes the
+            request a weight that is none; names its path.
     """
     virtual_service = placed(readable(virtual_service))
     request = _arriving(virtual_service, request)
@@ -127,7 +131,7 @@ def explain(
         taking = [findings for findings, miss in zip(found, missed, strict=True) if miss is None]
         sure = [findings for findings in taking if all(one.holds for one in findings)]
         if sure:
-            shares = _shares(place.route)
+            shares = _shares(place)
             return Explanation(
                 request=request,
                 place=place,
@@ -136,7 +140,7 @@ def explain(
                 perhaps=tuple(perhaps),
                 shares=shares,
                 mirrors=_mirrors(place.route),
-                nobody="" if shares or not place.route.get("route") else "none of its destinations has any weight",
+                nobody="" if shares else _without_shares(place.route),
             )
         if taking:
             pending_notification = tuple(one for one in taking[0] if one.holds is None)
@@ -212,9 +216,26 @@ def _key(delegate: Mapping[str, Any], namespace: str) -> tuple[str, str]:
     return ("" if elsewhere == namespace else elsewhere, str(delegate["name"]))
 
 
-def _shares(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
-    """Destinations that can answer; weights count in relation to their sum, and an only destination gets all."""
-    entries: Sequence[Mapping[str, Any]] = route.get("route") or []
+def _without_shares(route: Mapping[str, Any]) -> str:
+    """Why no destination of a route answers; empty: it answers by itself, or hands on."""
+    if any(route.get(action) is not None for action in ("redirect", "directResponse", "delegate")):
+        return ""
+    return "none of its destinations has any weight" if route.get("route") else "it has no destination"
+
+
+def _shares(place: Place) -> tuple[AnsweringShare, ...]:
+    """Destinations that can answer; weights count in relation to their sum, and an only destination gets all.
+
+    Raises:
+        InvalidInput: A weight is one that Istio refuses; names its path.
+    """
+    entries: Sequence[Mapping[str, Any]] = place.route.get("route") or []
+    for number, entry in enumerate(entries):
+        if not 0 <= (entry.get("weight") or 0) <= _MOST:
+            raise InvalidInput(
+                f"VirtualService '{place.virtual_service}': spec.http[{place.index}].route[{number}].weight must be a whole number "
+                f"from 0 to {_MOST}"
+            )
     weights = [1] if len(entries) == 1 else [entry.get("weight") or 0 for entry in entries]
     total = sum(weights)
     return tuple(

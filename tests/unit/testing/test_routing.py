@@ -162,6 +162,23 @@ def test_what_only_the_callers_pod_decides_is_refused_by_route_and_field() -> No
         cluster.answers("other", Request())
 
 
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ({"fault": {"abort": {"grpcStatus": "UNAVAILABLE"}}}, "fault.abort.grpcStatus is not worked out here"),
+        ({"fault": {"abort": {"http2Error": "x"}}}, "fault.abort.http2Error is not worked out here"),
+        ({"fault": {"abort": {}}}, "fault.abort has no httpStatus"),
+        ({"redirect": {"prefixRewrite": "/v2"}}, "redirect.prefixRewrite is not worked out here"),
+    ],
+)
+def test_what_is_not_worked_out_here_is_refused_by_route_and_field(does: Object, words: str) -> None:
+    for abort in (does["fault"]["abort"],) if "fault" in does else ():
+        abort["percentage"] = {"value": 50}
+    route = {"route": [{"destination": {"host": "m"}}]} if "fault" in does else {}
+    with pytest.raises(Unsupported, match=f"route 'above': {words}"):
+        ask(an_endpoint({"name": "above", **route, **does}))
+
+
 def test_mirrors_get_copies_and_a_fault_takes_its_share_of_the_answers() -> None:
     mirror = {"destination": {"host": "m", "subset": "m-b"}, "percentage": {"value": 25.0}}
     fault = {"abort": {"httpStatus": 500, "percentage": {"value": 50}}}

@@ -9,6 +9,7 @@ import pytest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.inspection.explanation import Explanation, explain, known_delegates
 from mlflow_istio.core.matching.requests import Finding, Request, normalized
+from mlflow_istio.errors import InvalidInput
 from tests.corpus import cases
 from tests.corpus.answers import recorded
 from tests.testbed.gateway import NAME as GATEWAY
@@ -286,6 +287,28 @@ def test_where_no_destination_has_weight_nobody_answers() -> None:
     ]
     shares = explain(shop({"name": "main", "route": unsaid}), Request()).shares
     assert [(share.destination.subset, share.percent) for share in shares] == [("b", 100.0)]
+
+
+@pytest.mark.parametrize("route", [{}, {"route": []}, {"route": None}])
+def test_a_route_that_does_nothing_is_answered_by_nobody(route: Object) -> None:
+    found = explain(shop({"name": "main", **route}), Request())
+    assert found.place is not None
+    assert (found.place.name, found.shares, found.nobody) == ("main", (), "it has no destination")
+
+
+@pytest.mark.parametrize("action", [{"redirect": {"uri": "/x"}}, {"directResponse": {"status": 503}}])
+def test_a_route_that_answers_by_itself_needs_no_destination(action: Object) -> None:
+    assert explain(shop({"name": "main", **action}), Request()).nobody == ""
+
+
+@pytest.mark.parametrize("weights", [(10, -10), (110, -10), (1, 10**400), (1, 2**31), (1, -(10**5000))])
+def test_a_weight_that_istio_refuses_is_named_by_its_path(weights: tuple[int, int]) -> None:
+    both = [{"destination": {"host": "m"}, "weight": weight} for weight in weights]
+    with pytest.raises(InvalidInput) as error:
+        explain(shop(to("a", {"uri": {"exact": "/other"}}), {"name": "main", "route": both}), Request())
+    assert error.value.message == (
+        "VirtualService 'shop': spec.http[1].route[1].weight must be a whole number from 0 to 2147483647"
+    )
 
 
 @pytest.mark.parametrize(
