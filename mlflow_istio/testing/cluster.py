@@ -14,9 +14,11 @@ from mlflow_istio.core.matching.requests import Request
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Address, Edit
-from mlflow_istio.testing.routing import Answers, answers_to
+from mlflow_istio.testing.routing import Answers, Objects, answers_to
 
 _RETRIES = 10
+_PORT = 80
+"""Port at which a prober arrives: its requests are plain HTTP."""
 
 
 class InMemoryCluster:
@@ -111,9 +113,12 @@ class InMemoryCluster:
         obj = self.get("VirtualService", virtual_service)
         if obj is None:
             raise NotFound(f"there is no VirtualService '{virtual_service}'")
+        return self._answers(obj, request, self._objects)
+
+    def _answers(self, virtual_service: Object, request: Request, objects: Objects) -> Answers:
         deployments = [each for (kind, _), each in self._objects.items() if kind == "Deployment"]
         ready = [name_of(each) for each in deployments if ready_replicas(self._with_status(dict(each)))]
-        return answers_to(request, obj, self._objects, ready)
+        return answers_to(request, virtual_service, objects, ready)
 
     def _store(self, verb: str, obj: Object) -> Object:
         key = (str(obj["kind"]), name_of(obj))
@@ -145,6 +150,10 @@ class InMemoryCluster:
         virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
+        virtual_service = seen_by_strangers(virtual_service)
+        seen = {
+            key: seen_by_strangers(obj) if key[0] == "VirtualService" else obj for key, obj in self._objects.items()
+        }
         headers = {name.lower(): value for name, value in probe.headers.items()}
         path, _, query = probe.path.partition("?")
         ways = arrivals(readable(virtual_service))
@@ -156,9 +165,10 @@ class InMemoryCluster:
                     query=first_values(query),
                     headers={name: value for name, value in headers.items() if name != "host"},
                     authority=headers.get("host", ways[0].host),
+                    port=_PORT,
                     gateway=gateway,
                 )
-                answers = self.answers(probe.virtual_service, request).answers
+                answers = self._answers(virtual_service, request, seen).answers
                 if not all(probe.proved_by(answer.status, answer.headers, answer.body) for answer in answers):
                     return False
         return True
@@ -170,6 +180,23 @@ def first_values(query: str) -> dict[str, str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         found.setdefault(name, value)
     return found
+
+
+def seen_by_strangers(virtual_service: Object) -> Object:
+    """A VirtualService without the matches that no prober meets: it has no pod whose labels or namespace count, and no token."""
+    http = []
+    for route in virtual_service.get("spec", {}).get("http") or []:
+        left = [match for match in route.get("match") or [] if not _asks_who_calls(match)]
+        if left or not route.get("match"):
+            http.append({**route, "match": left} if left else route)
+    return {**virtual_service, "spec": {**virtual_service.get("spec", {}), "http": http}}
+
+
+def _asks_who_calls(match: Object) -> bool:
+    pod = not match.get("gateways") and (
+        match.get("sourceLabels") or match.get("sourceNamespace")
+    )  # as istiod reads it
+    return bool(pod) or any(name.startswith("@") for name in match.get("headers") or {})
 
 
 def _copied(obj: Any) -> Any:

@@ -11,7 +11,15 @@ from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, 
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves.gaining import gaining
-from mlflow_istio.errors import InvalidInput, NotFound, NotReady, NotRouted, StateConflict, Unsupported
+from mlflow_istio.errors import (
+    InvalidInput,
+    MlflowIstioError,
+    NotFound,
+    NotReady,
+    NotRouted,
+    StateConflict,
+    Unsupported,
+)
 from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
 
 _FIRST_WAIT = 2.0
@@ -177,7 +185,7 @@ def prove_change(context: Context, endpoint: Endpoint, timeout: float, virtual_s
         entrance = entrance_of(context.cluster, endpoint.name, virtual_service)
     except (InvalidInput, NotFound, Unsupported) as exc:
         endpoint_of(context.cluster, endpoint.name)  # one that is gone is no change that stands unproved
-        return Proof(warnings=(f"the change of endpoint '{endpoint.name}' is stored, not proved: {exc.message}",))
+        return _unproved(endpoint, exc)
     try:
         probe = entrance.through(change_probe(endpoint.name, endpoint.change))
         proxies = tuple(context.cluster.wait_routed(probe, first))
@@ -186,11 +194,17 @@ def prove_change(context: Context, endpoint: Endpoint, timeout: float, virtual_s
         try:
             proxies = _asked(context, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
         except (InvalidInput, Unsupported) as exc:  # since somebody changed it once more
-            return Proof(warnings=(f"the change of endpoint '{endpoint.name}' is stored, not proved: {exc.message}",))
+            return _unproved(endpoint, exc)
+    except Unsupported as exc:  # a route above that a mesh without proxies can't evaluate
+        return _unproved(endpoint, exc)
     if proxies:
         return Proof(proxies=proxies)
     unproved = f"no proxy of endpoint '{endpoint.name}' can be reached from here: the change is stored, not proved"
     return Proof(warnings=(unproved,))
+
+
+def _unproved(endpoint: Endpoint, why: MlflowIstioError) -> Proof:
+    return Proof(warnings=(f"the change of endpoint '{endpoint.name}' is stored, not proved: {why.message}",))
 
 
 def _asked(context: Context, probe: Probe, name: str, timeout: float) -> tuple[str, ...]:

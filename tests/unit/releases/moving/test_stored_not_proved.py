@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import PolicyRequest
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, NotRouted
 from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving import policy, shifting
@@ -150,3 +152,64 @@ def test_a_deletion_by_force_ends_where_the_adopted_route_and_all_of_ours_are_go
     assert found is not None
     assert "annotations" not in found["metadata"]
     assert world.cluster.list("Deployment", {}) == []
+
+
+# Routes above whose conditions nobody can evaluate without a proxy
+
+R: list[Object] = [{"destination": {"host": "rest"}}]
+CALLERS: dict[str, Object] = {
+    "labels": {"sourceLabels": {"app": "billing"}},
+    "namespace": {"sourceNamespace": "billing"},
+    "claim": {"headers": {"@request.auth.claims.sub": {"exact": "ada"}}},
+    "port": {"port": 8443},
+}
+UNREADABLE: Object = {"name": "odd", "match": [{"uri": {"regex": "(?<=a)b"}}], "route": R}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_route_above_for_callers_that_no_prober_is_leaves_the_proof_as_it_is(command: str, caller: str) -> None:
+    promoted, act, weights = COMMANDS[command]
+    world = shop(promoted=promoted)
+    put_above(world, {"name": "theirs", "match": [CALLERS[caller]], "route": R})
+    outcome = act(world.context)
+    assert (outcome.proxies, outcome.warnings, world.endpoint().outbox) == (("in-memory",), (), ())
+    assert world.endpoint().traffic.weights == weights
+
+
+@pytest.mark.parametrize("match", [{}, {"port": 80}, {"sourceLabels": {"a": "b"}, "gateways": ["mesh"]}], ids=str)
+def test_a_route_above_that_takes_the_prober_proves_nothing(match: Object) -> None:
+    """Istio switches the conditions on the caller's pod off where a match names its gateways."""
+    world = shop(promoted=False)
+    if match.get("gateways"):
+        edit(world, "VirtualService", lambda obj: obj["spec"].pop("gateways", None), "shop")
+    probe = change_probe("shop", world.endpoint().change)
+    probe = replace(probe, path="/api", headers={**probe.headers, "host": "shop.example"})
+    assert world.cluster.wait_routed(probe, 1.0)
+    found = world.cluster.get("VirtualService", "shop")
+    assert found is not None
+    put_above(world, {"name": "theirs", **({"match": [match]} if match else {}), "route": R})
+    with pytest.raises(NotRouted):
+        world.cluster.wait_routed(probe, 1.0)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_route_above_that_can_not_be_evaluated_leaves_a_change_recorded_and_unproved(command: str) -> None:
+    promoted, act, weights = COMMANDS[command]
+    world = shop(promoted=promoted)
+    put_above(world, UNREADABLE)
+    recorded = len(world.history())
+    outcome = act(world.context)
+    assert (outcome.changed, outcome.proxies, world.endpoint().traffic.weights) == (True, (), weights)
+    assert (len(world.history()), world.endpoint().outbox) == (recorded + 1, ())
+    assert any("is stored, not proved: route 'odd'" in warning for warning in outcome.warnings)
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["plainly", "by force"])
+def test_a_deletion_below_a_route_that_can_not_be_evaluated_ends(force: bool) -> None:
+    world = shop(promoted=True)
+    put_above(world, UNREADABLE)
+    assert removal.delete_endpoint(world.context, "churn", force=force)
+    found = world.cluster.get("VirtualService", "shop")
+    assert found is not None
+    assert found["spec"]["http"] == [UNREADABLE, *a_shop()["spec"]["http"]]
