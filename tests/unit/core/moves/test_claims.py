@@ -156,6 +156,13 @@ EVERYTHING: dict[str, Any] = {
     "nothing, by name": [{"name": "all"}],
     "a regex": [{"uri": {"regex": ".*"}}],
     "another regex": [{"uri": {"regex": "^/(.*)$"}}],
+    **{
+        f"the regex {regex}": [{"uri": {"regex": regex}}]
+        for regex in ("[/].*", r"\/.*", ".{0,}", ".*.*", "/|/.*", r"[\s\S]*", "(?s).*", "(/.*)?", "/[^?]*", ".+?")
+    },
+    "both schemes": [{"scheme": {"regex": "https?"}}],
+    "each method": [{"method": {"regex": "GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS"}}],
+    "any host": [{"authority": {"regex": ".*"}}],
     "an empty prefix": [{"uri": {"prefix": ""}}],
     "any path": [{"uri": {}}],
     "any method": [{"method": {"regex": ".*"}, "uri": {"prefix": "/"}, "ignoreUriCase": True}],
@@ -197,6 +204,9 @@ TAKEN: dict[str, tuple[Any, str]] = {
         [{"gateways": ["front.infra"], "uri": {"prefix": "/api"}}],
         "gateways .'infra/front'. and uri prefix",
     ),
+    "all but what starts so": ([{"uri": {"regex": "/([^d].*)?"}}], "uri regex"),
+    "short ones": ([{"uri": {"regex": "/.{0,200}"}}], "uri regex"),
+    "two methods": ([{"method": {"regex": "GET|POST"}}], "method regex"),
     "one method": ([{"method": {"exact": "POST"}}], "method exact 'POST'"),
     "whoever has no header": ([{"withoutHeaders": {"x-a": {"regex": "*"}}}], r"withoutHeaders\[x-a\] any value"),
 }
