@@ -59,7 +59,7 @@ class Endpoint:
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
         missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``rule.NAME``,
-            ``arm.DEPLOYMENT``, ``probe``. It follows from the object.
+            ``arm.DEPLOYMENT``. It follows from the object.
     """
 
     name: str = field(metadata=NOT_STORED)

@@ -140,7 +140,7 @@ def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMet
     if before.has_change(change_metadata.id):
         return virtual_service
     if after == before:
-        return write_endpoint(virtual_service, after) if _PROBE in after.missing else virtual_service
+        return write_endpoint(virtual_service, after) if _lacks_probe(virtual_service, after) else virtual_service
     if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
@@ -194,9 +194,17 @@ def _with_missing(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> End
     others = [f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules]
     others += [f"arm.{arm.deployment}" for arm in endpoint.traffic.arms]
     missing += [route for route in others if f"{start}{route}" not in above]
-    if above.get(f"{start}{_PROBE}", {}).get("directResponse") != _proof(endpoint):
-        missing.append(_PROBE)
     return replace(endpoint, missing=tuple(missing)) if missing else endpoint
+
+
+def _lacks_probe(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Whether no route above the split answers with the endpoint's newest change."""
+    for route in routes_of(virtual_service):
+        if route.get("name") == endpoint.route:
+            break
+        if route.get("name") == f"{prefix(endpoint.name)}{_PROBE}":
+            return route.get("directResponse") != _proof(endpoint)
+    return True
 
 
 def _proof(endpoint: Endpoint) -> Object:

@@ -71,9 +71,7 @@ def make_reachable(
             )
     if not names:
         return frozenset()
-    if not (urgent or force):
-        _check_subsets(context, before.name, names)
-    mended = _mend_ways(context, before, names)
+    mended = _mend_ways(context, before, names, subsets=urgent or force)
     versions = versions_of(deployments)
     for name in () if force else names:
         if urgent and not mended and before.traffic.reaches(name):
@@ -87,9 +85,8 @@ def make_reachable(
     return frozenset(names)
 
 
-def _check_subsets(context: Context, name: str, deployments: tuple[str, ...]) -> None:
-    rule = context.cluster.get("DestinationRule", name) or {}
-    there = {subset.get("name") for subset in rule.get("spec", {}).get("subsets") or []}
+def _check_subsets(rule: Object | None, name: str, deployments: tuple[str, ...]) -> None:
+    there = {subset.get("name") for subset in (rule or {}).get("spec", {}).get("subsets") or []}
     for deployment in deployments:
         if deployment not in there:
             raise NotRouted(
@@ -98,10 +95,15 @@ def _check_subsets(context: Context, name: str, deployments: tuple[str, ...]) ->
             )
 
 
-def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...]) -> bool:
-    """Write what leads to these deployments where somebody took it away, in the order in which it was made: whether that was so."""
+def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...], *, subsets: bool) -> bool:
+    """Write what leads to these deployments where somebody took it away, in the order in which it was made: whether that was so.
+
+    Subsets only where that is said.
+    """
     cluster, name = context.cluster, endpoint.name
-    service = cluster.get("Service", name)
+    service, rule = cluster.get("Service", name), cluster.get("DestinationRule", name)
+    if not subsets:
+        _check_subsets(rule, name, names)
     if service is None:
         cluster.apply(service_manifest(context.templates["Service"], name))
     fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
@@ -112,7 +114,6 @@ def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...]) -> 
             rule = _with_subset(rule, deployment)
         return rule
 
-    rule = cluster.get("DestinationRule", name)
     lost = rule is None or with_subsets(rule) != rule
     if lost:
         cluster.edit("DestinationRule", name, with_subsets)
