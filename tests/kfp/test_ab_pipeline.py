@@ -15,7 +15,7 @@ def test_the_arm_that_fails_least_wins_and_equal_arms_go_back(workshop: Workshop
     client = workshop.client()
     whole = [register() for _ in range(3)]
     run = ("09_ab_pipeline.py", "run")
-    quick = ("--poll-seconds", "2", "--options", json.dumps({"delta": 1.05}))
+    quick = ("--poll-seconds", "2", "--options", json.dumps({"delta": 1.05, "phase": 0}))
     with people(client.get_endpoint("churn"), missing=0.3, fresh=True) as first:
         said = workshop.python(
             *run, whole[0], "models:/churn/2", "--names", "churn-b", "churn-c", "--wait-minutes", "3", *quick
