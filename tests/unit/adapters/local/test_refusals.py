@@ -253,7 +253,10 @@ def test_no_weight_at_all_is_refused() -> None:
     [
         ({"kind": "Pod", "metadata": {"name": "a"}}, "there is no kind 'Pod'"),
         ({"kind": "Service", "metadata": {}}, "must have metadata.name"),
-        ({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "../a"}}, "can't be the name of a Service"),
+        (
+            {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "../a"}},
+            "is not a DNS label, so it can't be the name of a Service",
+        ),
         ({"kind": "Service", "apiVersion": "apps/v1", "metadata": {"name": "a"}}, "apiVersion must be v1"),
         ({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"a": {1, 2}}}, "JSON values only"),
     ],
