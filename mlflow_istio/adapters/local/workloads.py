@@ -250,7 +250,7 @@ def check_name(kind: str, name: str) -> str:
     """
     if len(name) > 253 or not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name):
         raise InvalidInput(
-            f"{name!r} is not a DNS label, so it can't be the name of a {kind}: use lower-case letters, digits and '-', "
-            "beginning and ending with a letter or digit"
+            f"{name!r} is not a DNS label, so it can't be the name of a {kind}: use lower-case letters, digits and "
+            "'-', beginning and ending with a letter or digit"
         )
     return name
