@@ -112,7 +112,7 @@ def test_a_directory_that_the_supervisor_could_not_name_is_refused(tmp_path: Pat
 
 
 def test_a_mesh_name_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"'\.\./other' can't be the name of a mesh"):
+    with pytest.raises(InvalidInput, match=r"'\.\./other' is not a DNS label, so it can't be the name of a mesh"):
         LocalMesh(tmp_path, "../other")
 
 
