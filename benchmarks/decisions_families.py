@@ -32,6 +32,8 @@ COLD_REQUESTS = 300
 LOAD = 3.0
 """Odds of a slow answer on a replica with all the traffic, against those on an idle one: a queue at about half its capacity."""
 
+DAY = 86400.0
+
 INCIDENT = (3600.0, 120.0, 10.0)
 """Every so many seconds an incident of so many seconds that multiplies the odds on both sides by so much."""
 
@@ -42,8 +44,11 @@ class Family:
 
     Attributes:
         name: The row's heading.
-        seconds: Mean length of a phase of one replica (they are of this length, and begin at random); 0: none.
+        seconds: Mean length of a phase of one replica (they begin at random); 0: none.
         every: Seconds from the start of one to the start of the next, on average.
+        spread: How far the length of a phase is from the mean at most, as a part of it; 0: all are equally long.
+        besides: Phases of another kind, in seconds as `seconds` and `every` are; (0, 0): none.
+        wave: How many times the requests of the busiest hour are those of the quietest, through a day of `DAY` seconds.
         replicas: The candidate's and the stable's.
         calm: Rates outside phases: errors, then three edges.
         phase: Rates in one.
@@ -55,6 +60,9 @@ class Family:
     name: str
     seconds: float = 0.0
     every: float = 0.0
+    spread: float = 0.0
+    besides: tuple[float, float] = (0.0, 0.0)
+    wave: float = 1.0
     replicas: tuple[int, int] = (1, 1)
     calm: Floats
     phase: Floats
@@ -92,11 +100,41 @@ FAMILIES = (
 )
 """Of the last two one version's replica has up to four times (and at 5% a nineteenth of) the load of the other's."""
 
+HELD_OUT = (
+    _family("5 to 55 s every 8 min, 2 replicas", seconds=30.0, every=480.0, spread=25 / 30, replicas=(2, 2)),
+    _family("1 s every 20 s and 45 s every 12 min", seconds=1.0, every=20.0, besides=(45.0, 720.0)),
+    _family("45 s every 10 min, mild", seconds=45.0, every=600.0, phase=np.array([0.02, 0.6, 0.16, 0.03])),
+    _family("20 s every 5 min, 2 replicas, busy by day", seconds=20.0, every=300.0, replicas=(2, 2), wave=5.0),
+    _family(
+        "errors 1%, 5 to 15 s of 20% every 5 min, 3 replicas",
+        seconds=10.0,
+        every=300.0,
+        spread=0.5,
+        phase=np.array([0.2, 0.5, 0.08, 0.01]),
+        replicas=(3, 3),
+    ),
+)
+"""Families on which no constant was chosen; they were written down after the last one was."""
+
+
+def shares_in_phases(rng: np.random.Generator, runs: int, looks: int, family: Family, replicas: int) -> Shares:
+    """Return how much of each look the replicas of one side spend in phases of any kind, shape (looks, runs)."""
+    shares = phase_shares(rng, runs, looks, family.seconds, family.every, replicas, family.spread)
+    if family.besides[0]:
+        shares = 1 - (1 - shares) * (1 - phase_shares(rng, runs, looks, *family.besides, replicas))
+    return shares
+
+
+def requests_per_look(family: Family, number: int) -> float:
+    """Return how many requests a look has on average; the mean over a day is the same for all families."""
+    swing = (family.wave - 1) / (family.wave + 1)
+    return REQUESTS_PER_SECOND * LOOK * (1 + swing * float(np.sin(2 * np.pi * number * LOOK / DAY)))
+
 
 def phase_shares(
-    rng: np.random.Generator, runs: int, looks: int, seconds: float, every: float, replicas: int
+    rng: np.random.Generator, runs: int, looks: int, seconds: float, every: float, replicas: int, spread: float = 0.0
 ) -> Shares:
-    """Return how much of each look the replicas of one side spend in phases, shape (looks, runs)."""
+    """Return how much of each look the replicas of one side spend in phases of one kind, shape (looks, runs)."""
     shares = np.zeros((looks, runs), dtype=np.float32)
     if not seconds:
         return shares
@@ -106,15 +144,18 @@ def phase_shares(
     for _ in range(replicas):
         # Stationary: at the start each is in a phase with the probability of any other moment.
         inside = rng.random(runs) < seconds / every
-        first = np.where(inside, -rng.random(runs) * seconds, rng.exponential(gap, runs))
+        lasts = seconds * (1 + spread * rng.uniform(-1, 1, (runs, most))) if spread else np.full((runs, most), seconds)
+        first = np.where(inside, -rng.random(runs) * lasts[:, 0], rng.exponential(gap, runs))
+        waits = rng.exponential(gap, (runs, most - 1))
         starts = first[:, None] + np.concatenate(
-            [np.zeros((runs, 1)), np.cumsum(rng.exponential(gap, (runs, most - 1)) + seconds, axis=1)], axis=1
+            [np.zeros((runs, 1)), np.cumsum(waits + lasts[:, :-1], axis=1)], axis=1
         )
+        before = np.concatenate([np.zeros((runs, 1)), np.cumsum(lasts, axis=1)], axis=1)
         for run in range(runs):
             begun = np.searchsorted(starts[run], edges, side="right")
             last = np.maximum(begun - 1, 0)
-            inside_last = np.minimum(edges - starts[run, last], seconds)
-            spent = np.where(begun > 0, last * seconds + inside_last, 0.0)
+            inside_last = np.minimum(edges - starts[run, last], lasts[run, last])
+            spent = np.where(begun > 0, before[run, last] + inside_last, 0.0)
             shares[:, run] += (np.diff(spent) / (LOOK * replicas)).astype(np.float32)
     return np.clip(shares, 0.0, 1.0)
 

@@ -16,11 +16,11 @@ from benchmarks.decisions_families import (
     COLD,
     COLD_REQUESTS,
     LOOK,
-    REQUESTS_PER_SECOND,
     Family,
     incident_looks,
     load_factors,
-    phase_shares,
+    requests_per_look,
+    shares_in_phases,
     with_odds,
 )
 from mlflow_istio.core.analysis.gross import ENOUGH, FAILING, IN_A_ROW, SOUND
@@ -147,12 +147,12 @@ def simulate(
         record: So many first looks whose counts are kept.
     """
     truth = np.ones(TESTS) if odds is None else odds
-    shares = [phase_shares(rng, runs, looks, family.seconds, family.every, replicas) for replicas in family.replicas]
+    shares = [shares_in_phases(rng, runs, looks, family, replicas) for replicas in family.replicas]
     factors = incident_looks(looks) if family.incidents else np.ones(looks)
     release = _Releases(plan, runs, truth)
     for number in range(2, looks + 1):  # the stable has all the traffic until look 1
         share = release.share
-        total = rng.poisson(REQUESTS_PER_SECOND * LOOK, runs)
+        total = rng.poisson(requests_per_look(family, number), runs)
         mine = rng.binomial(total, share)
         sides = []
         for side, requests in enumerate((mine, total - mine)):
