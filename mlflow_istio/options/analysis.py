@@ -12,7 +12,7 @@ from pydantic import Field
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, ReadOptions
 from mlflow_istio.options.shared import Confirmed, Judged, Tested
-from mlflow_istio.options.values import Probability, Share
+from mlflow_istio.options.values import IN_SECONDS, Probability, Share
 
 if TYPE_CHECKING:
     from mlflow_istio.core.analysis.answers import AnswerRule
@@ -85,7 +85,7 @@ class CompareOptions(ReadOptions):
     )
     unmatched: Share = Field(default=0.05, description="largest share of requests that only one side recorded")
     alpha: Probability = Field(default=0.05, description="error probability over all looks")
-    settle: Annotated[float, Field(ge=0, le=3600)] = Field(
+    settle: Annotated[float, IN_SECONDS, Field(ge=0, le=3600)] = Field(
         default=5.0, description="seconds that the other half of a request may take to be recorded"
     )
     final: bool = Field(default=False, description="true: this is the last look, so 'not yet' becomes inconclusive")

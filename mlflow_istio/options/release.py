@@ -12,7 +12,7 @@ from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
 from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
-from mlflow_istio.options.values import Names, Percents, Probability, Structured
+from mlflow_istio.options.values import IN_SECONDS, Names, Percents, Probability, Structured
 
 
 class SourceOptions(ConnectionOptions, Confirmed, Judged):
@@ -37,18 +37,22 @@ class Planned(BaseModel):
         default="auto",
         description="what is judged: auto (errors and latency against the stable), none, or a JSON list of guards (or its file)",
     )
-    interval: Annotated[float, Field(ge=0.2, le=3600)] = Field(default=10.0, description="seconds between two looks")
-    hold: Annotated[float, Field(ge=0, le=604800)] = Field(default=60.0, description="seconds a step lasts at least")
+    interval: Annotated[float, IN_SECONDS, Field(ge=0.2, le=3600)] = Field(
+        default=10.0, description="seconds between two looks"
+    )
+    hold: Annotated[float, IN_SECONDS, Field(ge=0, le=604800)] = Field(
+        default=60.0, description="seconds a step lasts at least"
+    )
     min_requests: Annotated[int, Field(ge=0)] = Field(
         default=100, description="requests the candidate must have answered in a step"
     )
-    deadline: Annotated[float, Field(gt=0, le=2592000)] = Field(
+    deadline: Annotated[float, IN_SECONDS, Field(gt=0, le=2592000)] = Field(
         default=86400.0, description="seconds for the whole release; then it is inconclusive"
     )
-    warmup: Annotated[float, Field(ge=0, le=86400)] = Field(
+    warmup: Annotated[float, IN_SECONDS, Field(ge=0, le=86400)] = Field(
         default=30.0, description="seconds after the candidate's first traffic that don't count"
     )
-    settle: Annotated[float, Field(ge=0, le=3600)] | None = Field(
+    settle: Annotated[float, IN_SECONDS, Field(ge=0, le=3600)] | None = Field(
         default=None,
         description="seconds after a change of weights in which shares aren't checked (60 with prometheus, else 0)",
     )
@@ -88,7 +92,7 @@ class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
         default=None,
         description='where a person must agree: promotion, a step (50), several (25,promotion), or JSON with "tag"',
     )
-    approval_timeout: Annotated[float, Field(gt=0, le=2592000)] = Field(
+    approval_timeout: Annotated[float, IN_SECONDS, Field(gt=0, le=2592000)] = Field(
         default=86400.0, description="seconds to wait for the answer"
     )
     approval_default: Literal["approve", "reject"] = Field(default="reject", description="what no answer means")
@@ -120,10 +124,10 @@ class RehearseOptions(ReadOptions, Classed, Planned, Tested):
     strategy: Literal["canary", "blue-green"] = Field(
         default="canary", description="strategy of the release: canary or blue-green"
     )
-    history: Annotated[float, Field(ge=60, le=2592000)] = Field(
+    history: Annotated[float, IN_SECONDS, Field(ge=60, le=2592000)] = Field(
         default=86400.0, description="seconds of the endpoint's own past that are dealt out again"
     )
-    horizon: Annotated[float, Field(ge=60, le=604800)] = Field(
+    horizon: Annotated[float, IN_SECONDS, Field(ge=60, le=604800)] = Field(
         default=14400.0, description="seconds that each rehearsed release may last"
     )
     runs: Annotated[int, Field(ge=1, le=100000)] = Field(

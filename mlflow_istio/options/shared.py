@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
 from mlflow_istio.core.policy.settings import PolicyRequest
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.values import NONE, Alias, Match, Seconds, Status, Structured
+from mlflow_istio.options.values import IN_SECONDS, NONE, Alias, Match, Seconds, Status, Structured
 
 SETTINGS = (*ROUTE_FIELDS, *DESTINATION_FIELDS)
 """The options that stand for settings of routes and of destinations."""
@@ -92,11 +92,11 @@ class Tested(BaseModel):
     phi: Annotated[float, Field(ge=1)] = Field(
         default=1.0, description="for experts: overdispersion of independent bursts; slow phases need 'phase' instead"
     )
-    phase: Annotated[float, Field(ge=0, le=86400)] | None = Field(
+    phase: Annotated[float, IN_SECONDS, Field(ge=0, le=86400)] | None = Field(
         default=None,
         description="longest slow phase of a server in seconds, 0: none (default: learnt from the stable's history, else 60)",
     )
-    label_delay: Annotated[float, Field(ge=0, le=604800)] = Field(
+    label_delay: Annotated[float, IN_SECONDS, Field(ge=0, le=604800)] = Field(
         default=0.0, description="seconds after which a KPI's events may still come"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from mlflow_istio.core.basics.names import check_alias, check_export_to, check_h
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
 from mlflow_istio.errors import MlflowIstioError
+
+_DAYS = re.compile(r"(\d+(?:\.\d+)?)d")
 
 NONE = "none"
 """What a setting is set to to take it away."""
@@ -110,6 +113,8 @@ def _duration(value: Any) -> Any:
     """A duration as a time span."""
     if value is None or isinstance(value, timedelta):
         return value
+    if isinstance(value, str) and (days := _DAYS.fullmatch(value.strip())):
+        return timedelta(days=float(days[1]))
     return timedelta(seconds=seconds_of(check_duration(value, "it"), "it"))
 
 
@@ -117,6 +122,16 @@ def _duration_text(value: Any) -> Any:
     if value is not None:
         seconds_of(value, "it")
     return value
+
+
+def _in_seconds(value: Any) -> Any:
+    """Seconds as a number, or as a duration with its unit: 90 and 1m30s are one value."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if days := _DAYS.fullmatch(text):
+        return float(days[1]) * 86400
+    return seconds_of(text, "it") if text[:1].isdigit() and text[-1:].isalpha() else value
 
 
 def _match_as_given(rules: tuple[dict[str, Any], ...]) -> Any:
@@ -146,7 +161,9 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 """Neither 0 nor 1: of an error, or a share that must be shown."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Status = Annotated[int, Field(ge=200, le=599)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
+IN_SECONDS = read_by(_in_seconds)
+"""Of a number of seconds: a duration such as 10m is one, too."""
+Seconds = Annotated[float, IN_SECONDS, Field(gt=0, le=86400)]
 Duration = Annotated[timedelta | None, read_by(_duration), _written_by(_duration_as_given)]
 DurationText = Annotated[str, read_by(_duration_text)]
 

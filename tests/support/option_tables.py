@@ -27,7 +27,8 @@ Made by `make options` from the models that check them. With `mlflow deployments
 the same `-C`, and flags of its own for the usual ones (`--help` lists them); in Python it is an entry of `config`, or a keyword
 where the verb takes keywords. JSON is given as text on the command line and as it is in Python. What a call does not say is
 taken from the environment, `MLFLOW_ISTIO_` and the name in capitals, then from the default here. An unknown option is refused
-with the nearest known one, and one "(cluster only)" is refused on `istio-local`.
+with the nearest known one, and one "(cluster only)" is refused on `istio-local`. Seconds may be written as a
+duration: `90`, `1m30s`, `2d`.
 """
 
 
