@@ -131,6 +131,11 @@ def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
         guards = tuple(_guard(entry, options.margin, allowed) for entry in given)
         if guards and not any(guard.kind == "gross" for guard in guards):
             guards = (*guards, gross_guard())
+            if any(guard.name == guards[-1].name for guard in guards[:-1]):
+                raise InvalidInput(
+                    f"option 'analysis': the name '{guards[-1].name}' belongs to the rule for gross failure, which every release has: "
+                    "give your guard another"
+                )
     else:
         raise InvalidInput(f"option 'analysis' must be auto, none or a list of guards, not {given!r}")
     return (*guards, *_kpi_guards(options.kpi, {guard.name for guard in guards}))

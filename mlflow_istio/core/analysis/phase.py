@@ -105,7 +105,12 @@ def learn_phase(history: Mapping[str, ArrayLike], seconds: float) -> float | Non
 
 
 def _checked(name: str, pairs: ArrayLike) -> Floats:
-    counts = np.asarray(pairs, dtype=np.float64)
+    try:
+        counts = np.asarray(pairs, dtype=np.float64)
+    except (TypeError, ValueError) as exc:
+        raise InvalidInput(
+            f"history of '{name}' must be (events, requests) of each interval, two numbers for every one: {exc}"
+        ) from exc
     if counts.ndim != 2 or counts.shape[1] != 2:
         raise InvalidInput(f"history of '{name}' must be (events, requests) of each interval, got shape {counts.shape}")
     if not np.isfinite(counts).all() or (counts < 0).any() or (counts[:, 0] > counts[:, 1]).any():

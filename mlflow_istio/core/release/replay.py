@@ -42,7 +42,8 @@ class Counts:
         requests: Answers given.
         errors: Of these, the failed ones.
         slower_than: Edge in milliseconds to the answers that took longer; the same edges at every look and for every version.
-            A version without requests may leave them out.
+            A version without requests may leave them out. A plan that guards latency, as the default does, promotes nothing
+            without edges: it waits for data, as it does live.
         kpi: KPI's name to (n, events) or (n, sum, sum of squares). Events may come after the look of their observations.
     """
 

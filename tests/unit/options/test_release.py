@@ -174,6 +174,10 @@ def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) 
         ({"webhooks": "ftp://x"}, "needs a 'url'"),
         ({"webhooks": [3]}, "needs a 'url'"),
         ({"kpi": "[]"}, "option 'kpi' must be JSON of names"),
+        (
+            {"analysis": [{"guard": "errors", "name": "gross"}]},
+            "option 'analysis': the name 'gross' belongs to the rule for gross failure",
+        ),
         ({"interval": 0}, "option 'interval' can't be 0"),
         ({"stesp": "5"}, "unknown option 'stesp'.*steps"),
     ],

@@ -118,6 +118,8 @@ def test_too_little_says_nothing(history_: Any) -> None:
     [
         ([1, 2, 3], "must be (events, requests) of each interval, got shape (3,)"),
         ([[1, 2, 3]], "got shape (1, 3)"),
+        ([[1, 2], [3]], "must be (events, requests) of each interval, two numbers for every one"),
+        ([["a", "b"]], "must be (events, requests) of each interval, two numbers for every one"),
         ([[3, 2]], "events must be from 0 to the requests"),
         ([[-1, 2]], "events must be from 0 to the requests"),
         ([[float("nan"), 2]], "events must be from 0 to the requests"),
