@@ -133,8 +133,8 @@ def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
             guards = (*guards, gross_guard())
             if any(guard.name == guards[-1].name for guard in guards[:-1]):
                 raise InvalidInput(
-                    f"option 'analysis': the name '{guards[-1].name}' belongs to the rule for gross failure, which every release has: "
-                    "give your guard another"
+                    f"option 'analysis': the name '{guards[-1].name}' belongs to the rule for gross failure, which every "
+                    "release has: give your guard another"
                 )
     else:
         raise InvalidInput(f"option 'analysis' must be auto, none or a list of guards, not {given!r}")

@@ -78,8 +78,46 @@ class Moments:
         return max(0.0, (self.squares - self.total**2 / self.count) / (self.count - 1))
 
 
+@form(row=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    """Count, sum and sum of squares as they come in: those of an observation may come later than it is counted.
+
+    Attributes:
+        count: Observations.
+        total: What of their sum is there.
+        squares: What of the sum of their squares is there.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or not (math.isfinite(self.total) and math.isfinite(self.squares)):
+            raise InvalidInput(
+                f"sums need a count >= 0 and finite sums, got {self.count}, {self.total}, {self.squares}"
+            )
+
+    def plus(self, other: "Sums | Moments") -> "Sums":
+        """Return the sums of both."""
+        return Sums(
+            count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
+        )
+
+    @property
+    def moments(self) -> Moments | None:
+        """The moments; None where no numbers have these sums (yet)."""
+        try:
+            return Moments(count=self.count, total=self.total, squares=self.squares)
+        except InvalidInput:
+            return None
+
+
 NO_MOMENTS = Moments()
 """No observations."""
+
+NO_SUMS = Sums()
 
 
 def tightness(alpha: float, tightest_at: float) -> float:
@@ -132,7 +170,8 @@ class MeanDifference(GuardTest):
     identically distributed. `r` is fixed by the first interval so that the sequence is narrowest near `tightest_at`
     observations of both versions together, at `TIGHT_ALPHA`.
 
-    An interval with fewer than two observations on a side is kept and joined to the next one.
+    An interval with fewer than two observations on a side, or whose sums are not those of any numbers (they came later than their
+    observations, or were read at another instant), is kept and joined to the next one; so is one within a `stratum`.
 
     With `blocks` the t-test over blocks of time (see `blocks`) must agree, since observations are not independent.
 
@@ -147,6 +186,7 @@ class MeanDifference(GuardTest):
         candidate: The candidate's observations that wait for an interval to be complete.
         stable: The stable's.
         waited: Seconds that these have waited.
+        stratum: Seconds of one interval at least: as long as sums may come later than their observations.
         blocks: Sums of w (mean_c - mean_b) and of w over blocks of time; None: observations are independent.
     """
 
@@ -157,9 +197,10 @@ class MeanDifference(GuardTest):
     difference: float = 0.0
     variance: float = 0.0
     prior: float = 0.0
-    candidate: Moments = NO_MOMENTS
-    stable: Moments = NO_MOMENTS
+    candidate: Sums = NO_SUMS
+    stable: Sums = NO_SUMS
     waited: float = field(default=0.0, metadata=stored(sparse=True))
+    stratum: float = field(default=0.0, metadata=stored(sparse=True))
     blocks: Blocks | None = field(default=None, metadata=stored(sparse=True))
 
     def __post_init__(self) -> None:
@@ -168,27 +209,49 @@ class MeanDifference(GuardTest):
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise InvalidInput(f"margin must be a finite number >= 0 in the KPI's unit, got {self.margin}")
         check_positive("tightest_at (observations)", self.tightest_at)
+        if not (math.isfinite(self.stratum) and self.stratum >= 0):
+            raise InvalidInput(f"stratum must be seconds >= 0, got {self.stratum}")
 
     @classmethod
-    def of(cls, phase: float, *, worse: Direction = "higher", margin: float = 0.0) -> "MeanDifference":
+    def of(
+        cls, phase: float, *, worse: Direction = "higher", margin: float = 0.0, stratum: float = 0.0
+    ) -> "MeanDifference":
         """Return a difference that has seen nothing.
 
         Args:
             phase: The longest slow phase in seconds; 0: observations are independent.
             worse: Which direction is bad.
             margin: A worsening this large is still acceptable.
+            stratum: Seconds after which the sums of an observation may still come.
 
         Raises:
             InvalidInput: A value is out of its range.
         """
-        return cls(worse=worse, margin=margin, blocks=Blocks.of(phase, columns=2) if phase else None)
+        return cls(worse=worse, margin=margin, stratum=stratum, blocks=Blocks.of(phase, columns=2) if phase else None)
 
-    def update(self, candidate: Moments, stable: Moments, *, seconds: float = 1.0) -> "MeanDifference":
+    def set_aside(self) -> "MeanDifference":
+        """Return the difference without what was still open.
+
+        While shares have just changed, sums that come late are of observations that had the shares before.
+        """
+        return replace(self, candidate=NO_SUMS, stable=NO_SUMS, waited=0.0)
+
+    def update(self, candidate: Moments | Sums, stable: Moments | Sums, *, seconds: float = 1.0) -> "MeanDifference":
         """Return the difference after one more interval's observations, `seconds` long."""
-        candidate, stable = self.candidate.plus(candidate), self.stable.plus(stable)
+        sums, others = self.candidate.plus(candidate), self.stable.plus(stable)
         waited = self.waited + seconds
-        if candidate.count < 2 or stable.count < 2:
-            return replace(self, candidate=candidate, stable=stable, waited=waited)
+        mine, theirs = sums.moments, others.moments
+        if mine is None or theirs is None or min(mine.count, theirs.count) < 2 or waited < self.stratum * (1 - 1e-9):
+            return replace(self, candidate=sums, stable=others, waited=waited)
+        return self._taken(mine, theirs, waited)
+
+    @property
+    def unfit(self) -> bool:
+        """Whether no numbers have the sums that are still open, though their stratum is over."""
+        fits = self.candidate.moments is not None and self.stable.moments is not None
+        return not fits and self.waited >= self.stratum * (1 - 1e-9)
+
+    def _taken(self, candidate: Moments, stable: Moments, waited: float) -> "MeanDifference":
         both = candidate.count + stable.count
         weight = candidate.count * stable.count / both
         noise = weight**2 * (candidate.variance / candidate.count + stable.variance / stable.count)
@@ -203,8 +266,8 @@ class MeanDifference(GuardTest):
             difference=self.difference + gap,
             variance=self.variance + noise,
             prior=prior,
-            candidate=NO_MOMENTS,
-            stable=NO_MOMENTS,
+            candidate=NO_SUMS,
+            stable=NO_SUMS,
             waited=0.0,
             blocks=None if self.blocks is None else self.blocks.update((gap, weight), waited),
         ).with_peak()
@@ -259,11 +322,17 @@ class MeanDifference(GuardTest):
         interval = self.confidence_sequence(alpha)
         if finite(interval.lower) is None or interval.estimate is None:
             summary = "too few varying observations to compare the means"
+            if self.unfit:
+                summary = (
+                    "the sums do not fit the number of observations (yet): give 'label_delay' where they come later"
+                )
         else:
             summary = (
                 f"the candidate's mean differs by {interval.estimate:+.4g} "
                 f"(between {interval.lower:+.4g} and {interval.upper:+.4g})"
             )
+            if self.stratum and (self.candidate.count or self.stable.count):
+                summary += f"; the last {self.candidate.count:,} and {self.stable.count:,} still wait for their sums"
         figures = {"difference": to_json(interval), "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
 

@@ -253,8 +253,8 @@ def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tu
     for guard in plan.guards:
         test = tests.get(guard.name)
         updated = None if test is None else kind_of(guard).update(guard, test, counts)
-        if updated is None:
-            missing.append(guard.name)
-        else:
+        if updated is not None:
             tests[guard.name] = updated
+        if updated is None or kind_of(guard).lacks_data(updated):
+            missing.append(guard.name)
     return replace(evidence, tests=tests), tuple(missing)

@@ -14,12 +14,13 @@ from typing import Any, Literal
 from mlflow_istio.core.analysis.arms import ArmsResult, compare_means, compare_rates, judge_arms
 from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
 from mlflow_istio.core.analysis.interval import Interval, finite
-from mlflow_istio.core.analysis.means import NO_MOMENTS, MeanDifference, Moments, mean_sequence
+from mlflow_istio.core.analysis.means import NO_MOMENTS, NO_SUMS, Direction, MeanDifference, Sums, mean_sequence
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_counts
 from mlflow_istio.core.analysis.proportion import NO_REQUESTS, Proportion
 from mlflow_istio.core.analysis.rate_test import EACH_LOOK, RateTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.basics.stored import form, stored, to_json
+from mlflow_istio.core.release.guards.kpi_mean import sums_of
 from mlflow_istio.errors import InvalidInput
 
 ERRORS_KPI = "errors"
@@ -102,7 +103,7 @@ class Experiment:
     rates: Mapping[str, RateTest] = field(default_factory=dict)
     means: Mapping[str, MeanDifference] = field(default_factory=dict)
     events: Mapping[str, Proportion] = field(default_factory=dict, metadata=stored(write=_counts, read=_proportions))
-    moments: Mapping[str, Moments] = field(default_factory=dict)
+    moments: Mapping[str, Sums] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
     ratio: SampleRatioTest | None = None
@@ -166,7 +167,9 @@ class Experiment:
     def intervals(self) -> Mapping[str, Interval]:
         """Each arm's rate or mean with its confidence sequence, each at alpha."""
         if self.moments:
-            return {arm: mean_sequence(self.moments[arm], self.plan.alpha) for arm in self.plan.arms}
+            return {
+                arm: mean_sequence(self.moments[arm].moments or NO_MOMENTS, self.plan.alpha) for arm in self.plan.arms
+            }
         return {
             arm: self.events.get(arm, NO_REQUESTS).confidence_sequence(self.plan.alpha)
             for arm in self.plan.arms
@@ -214,26 +217,16 @@ class Experiment:
                 {arm: (round(kpi.events or 0), round(kpi.n)) for arm, kpi in found.items()}, seconds
             )
         try:
-            moments = {
-                arm: Moments(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)
-                for arm, kpi in found.items()
-            }
-        except InvalidInput:  # the sums are of two different instants: this interval can't be used
+            sums = {arm: sums_of(kpi) for arm, kpi in found.items()}
+        except InvalidInput:  # a source that says infinity
             return self
-        return self._with_means(moments, seconds)
+        return self._with_means(sums, seconds)
 
     def _with_rates(self, counts: Mapping[str, tuple[int, int]], seconds: float) -> Experiment:
         plan = self.plan
         control = counts[plan.control]
         empty = RateTest.of(plan.phase, phi=plan.phi, stratum=max(plan.label_delay, EACH_LOOK))
-        # Until then, events may be of observations that had other shares, or came before the base line.
-        settled = None if self.since is None else self.since + timedelta(seconds=plan.label_delay)
-        mixed = (
-            bool(plan.label_delay)
-            and settled is not None
-            and self.read is not None
-            and self.read - timedelta(seconds=seconds) < settled
-        )
+        mixed = self._mixed(seconds)
         rates = {}
         for arm in plan.challengers:
             test = self.rates.get(arm, empty)
@@ -249,17 +242,23 @@ class Experiment:
             ahead[arm] = booked - events[arm].events
         return replace(self, rates=rates, events=events, ahead={arm: n for arm, n in ahead.items() if n})
 
-    def _with_means(self, moments: Mapping[str, Moments], seconds: float) -> Experiment:
+    def _mixed(self, seconds: float) -> bool:
+        """Whether events of the interval may be of observations that had other shares, or came before the base line."""
+        if not self.plan.label_delay or self.since is None or self.read is None:
+            return False
+        return self.read - timedelta(seconds=seconds) < self.since + timedelta(seconds=self.plan.label_delay)
+
+    def _with_means(self, sums: Mapping[str, Sums], seconds: float) -> Experiment:
         plan = self.plan
-        empty = MeanDifference.of(plan.phase, worse="lower" if plan.better == "higher" else "higher")
-        return replace(
-            self,
-            means={
-                arm: self.means.get(arm, empty).update(moments[arm], moments[plan.control], seconds=seconds)
-                for arm in plan.challengers
-            },
-            moments={arm: self.moments.get(arm, NO_MOMENTS).plus(moments[arm]) for arm in plan.arms},
-        )
+        worse: Direction = "lower" if plan.better == "higher" else "higher"
+        empty = MeanDifference.of(plan.phase, worse=worse, stratum=plan.label_delay)
+        means = {}
+        for arm in plan.challengers:
+            test = self.means.get(arm, empty)
+            aside = bool(test.stratum) and self._mixed(seconds)
+            means[arm] = test.set_aside() if aside else test.update(sums[arm], sums[plan.control], seconds=seconds)
+        moments = {arm: self.moments.get(arm, NO_SUMS).plus(sums[arm]) for arm in plan.arms}
+        return replace(self, means=means, moments=moments)
 
     def _inconclusive(self, reason: str) -> ArmsResult:
         return ArmsResult(outcome="inconclusive", winner=None, reason=reason, evidence=self._evidence())

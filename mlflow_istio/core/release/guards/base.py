@@ -118,3 +118,7 @@ class GuardKind(ABC, Generic[ATest]):
     @abstractmethod
     def update(self, terms: GuardTerms, test: ATest, counts: IntervalCounts) -> ATest | None:
         """The test after an interval; None when its data are missing."""
+
+    def lacks_data(self, test: ATest) -> bool:
+        """Whether what it has taken in tells nothing before more comes: as if its data were missing, but nothing is lost."""
+        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_istio.core.analysis.means import MeanDifference, Moments
+from mlflow_istio.core.analysis.means import MeanDifference, Sums
 from mlflow_istio.core.analysis.measures import KpiCounts
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.counts import IntervalCounts, kpi_series
@@ -23,7 +23,7 @@ class KpiMean(GuardKind[MeanDifference]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> MeanDifference:
         """A test of the difference; it takes its spread from the data."""
-        return MeanDifference.of(settings.phase, worse=terms.worse, margin=terms.margin)
+        return MeanDifference.of(settings.phase, worse=terms.worse, margin=terms.margin, stratum=settings.label_delay)
 
     def series(self, terms: GuardTerms, test: MeanDifference) -> frozenset[str]:
         """The KPI's."""
@@ -34,12 +34,22 @@ class KpiMean(GuardKind[MeanDifference]):
         candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
         if candidate is None or stable is None:
             return None
+        if test.stratum and counts.mixed:
+            return test.set_aside()
         try:
-            moments = _moments(candidate), _moments(stable)
-        except InvalidInput:  # sums of two different instants: the interval can't be used
+            return test.update(sums_of(candidate), sums_of(stable), seconds=counts.seconds)
+        except InvalidInput:  # a source that says infinity
             return None
-        return test.update(*moments, seconds=counts.seconds)
+
+    def lacks_data(self, test: MeanDifference) -> bool:
+        """Whether sums have come that are not those of any numbers, for longer than they may be late."""
+        return test.unfit
 
 
-def _moments(kpi: KpiCounts) -> Moments:
-    return Moments(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)
+def sums_of(kpi: KpiCounts) -> Sums:
+    """What a KPI's series say of an interval.
+
+    Raises:
+        InvalidInput: They are no numbers.
+    """
+    return Sums(count=round(kpi.n), total=kpi.total or 0.0, squares=kpi.squares or 0.0)

@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from mlflow_istio.core.analysis.means import MeanDifference, Moments, mean_sequence, tightness
+from mlflow_istio.core.analysis.means import NO_SUMS, MeanDifference, Moments, Sums, mean_sequence, tightness
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
@@ -138,3 +138,39 @@ def test_state_comes_back_equal():
 def test_bad_values_are_refused_by_name(make, message):
     with pytest.raises(InvalidInput, match=message):
         make()
+
+
+def test_sums_that_come_without_observations_are_joined_to_the_next_and_nothing_is_lost():
+    first, late, next_ = (
+        Sums(count=100, total=250.0, squares=2_000.0),
+        Sums(total=50.0, squares=500.0),
+        Sums(count=50, total=100.0, squares=900.0),
+    )
+    waiting = MeanDifference().update(first, first).update(late, Sums())
+    assert waiting.weight == MeanDifference().update(first, first).weight
+    whole = MeanDifference().update(first, first).update(late.plus(next_), next_)
+    joined = waiting.update(next_, next_)
+    assert (joined.difference, joined.weight) == (whole.difference, whole.weight)
+    assert joined.difference / joined.weight == pytest.approx(1 / 3)
+
+
+def test_within_a_stratum_late_sums_count_for_their_observations():
+    gaps = {}
+    for stratum in (0.0, 50.0):
+        test, owed = MeanDifference.of(0.0, stratum=stratum), NO_SUMS
+        for _ in range(400):
+            for count in (100, 10):  # the candidate's visits of every other look are few, and get the money of many
+                worth = Sums(total=5.0 * count, squares=5_000.0 * count)
+                steady = Sums(count=100, total=500.0, squares=500_000.0)
+                test, owed = test.update(Sums(count=count).plus(owed), steady, seconds=10), worth
+        gaps[stratum] = abs(test.difference / test.weight)
+    assert gaps[50.0] < 0.5 < 2 < gaps[0.0]
+
+
+def test_sums_that_fit_no_numbers_are_said():
+    test = MeanDifference.of(0.0, stratum=20.0).update(Sums(count=9, total=90.0), Sums(count=9, total=90.0), seconds=10)
+    assert not test.unfit
+    test = test.update(Sums(), Sums(), seconds=10)
+    assert test.unfit
+    assert "label_delay" in test.guard("spend", alpha=0.05).summary
+    assert test.set_aside() == MeanDifference.of(0.0, stratum=20.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -379,6 +380,26 @@ def test_what_is_still_open_is_said_and_nothing_is_lost_when_events_cross_a_stra
     assert (test.candidate_events, test.candidate_total, test.stable_events) == (50, 150, 30)
     assert test.open == (0, 0, 0, 0)
     assert [round(150 * rate) for rate in test.rates if rate is not None] == [50, 30]
+
+
+def test_sums_of_a_number_that_come_looks_after_their_observations_are_counted() -> None:
+    """EVIDENCE.md, 5, for money instead of events: 40 a visit on both, each booked one look later."""
+    guard = GuardPlan(name="spend", kind="mean", worse="lower", allowed=NonInferiorityMargin(difference=5.0))
+
+    def spent(*sides: tuple[int, int]) -> tuple[Any, Any]:
+        v1, v2 = (kpi(n, spend__n=n, spend__sum=40 * paid, spend__sum_squares=2000 * paid) for n, paid in sides)
+        return v1, v2
+
+    visits = [0, *([200, 800] * 40)]  # they come in waves
+    looks = [spent((n, before), (n // 4, before // 4)) for before, n in pairwise([0, *accumulate(visits)])]
+    plan = a_plan(guards=(guard,), phase=0.0, rules=2, label_delay=50.0)
+    found, missing = fed(plan, *looks)
+    assert not missing
+    test = found.tests["spend"]
+    assert isinstance(test, MeanDifference)
+    assert abs(test.difference / test.weight) < 1
+    assert "still wait for their sums" in test.guard("spend", alpha=0.05).summary
+    assert bounds_of(plan, found)[0].upper < 5
 
 
 def test_a_lighter_load_is_never_called_a_faster_version() -> None:
