@@ -26,6 +26,7 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
 from mlflow_istio.options.values import (
     Arms,
+    ByTarget,
     ChangeId,
     Duration,
     Hosts,
@@ -333,9 +334,21 @@ def parse_options(
         }
         given = {**defaults, **given}
     try:
-        return model(**given)
+        options = model(**given)
     except ValidationError as exc:
         raise InvalidInput(_first_problem(model, exc, given)) from exc
+    usual = _usual_there(model, cluster)
+    return options.model_copy(update={name: usual[name] for name in usual if getattr(options, name) is None})
+
+
+def _usual_there(model: type[ConnectionOptions], cluster: str) -> dict[str, Any]:
+    """What the options are that nobody says, where that is another on each kind of target."""
+    return {
+        name: one.on(cluster)
+        for name, field in model.model_fields.items()
+        for one in field.metadata
+        if isinstance(one, ByTarget)
+    }
 
 
 def cluster_only(model: type[ConnectionOptions]) -> list[str]:

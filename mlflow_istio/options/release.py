@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
+from mlflow_istio.core.release.surge import check_surge_words
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
 from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
-from mlflow_istio.options.values import IN_SECONDS, Names, Percents, Probability, Structured
+from mlflow_istio.options.values import IN_SECONDS, ByTarget, Names, Percents, Probability, Structured, checked
+
+
+def _as_text(value: Any) -> Any:
+    """A number of replicas as Python gives it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class SourceOptions(ConnectionOptions, Confirmed, Judged):
@@ -100,6 +106,16 @@ class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
         default=None,
         description='addresses to ask, comma-separated, or JSON list of {"url": ..., "events": ["start", "increase", "promotion"]}',
     )
+    capacity: Annotated[Literal["fixed", "follow"] | None, ByTarget(local="fixed", cluster="follow")] = Field(
+        default=None,
+        description="replicas: follow (before each step the candidate gets its share of as many as the stable had) or fixed (left "
+        "alone) (default: follow on a cluster, fixed on istio-local)",
+    )
+    surge: Annotated[str, checked(check_surge_words), BeforeValidator(_as_text)] | None = Field(
+        default=None,
+        description="capacity=follow: replicas beyond the stable's at the start that all versions may have together, such as 2 or "
+        "50% (default: as many as needed)",
+    )
     promote: bool = Field(default=True, description="false: stop before promotion and leave it to a person")
     force: bool = Field(default=False, description="take a candidate with another signature")
     detach: bool = Field(default=False, description="open the release and return; 'mlflow-istio resume' drives it")
@@ -184,6 +200,13 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
         )
     if "wait" in said:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
+    if options.surge is not None and options.capacity == "fixed":
+        if "surge" in said:
+            raise InvalidInput(
+                "option 'surge' has no effect with capacity=fixed, which leaves replicas alone: leave it out, or say "
+                "capacity=follow"
+            )
+        options = without(options, ["surge"])
     several = options.candidate is not None and len(options.candidate) > 1
     if options.strategy == "ab" and several and options.analysis not in ("auto", "none"):
         raise InvalidInput(

@@ -72,6 +72,8 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
         approval=_approval(options),
         webhooks=_webhooks(options.webhooks),
         source=source_of(options),
+        capacity=options.capacity or "fixed",
+        surge=options.surge,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -32,6 +33,23 @@ def _own_words(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
             raise ValueError(exc.message) from exc
 
     return validate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByTarget:
+    """What an option is that nobody says, by the kind of target; stands in the option's type, and its default is None.
+
+    Attributes:
+        local: On the local mesh.
+        cluster: On a cluster.
+    """
+
+    local: Any
+    cluster: Any
+
+    def on(self, target: str) -> Any:
+        """The value on a kind of target."""
+        return self.local if target == "istio-local" else self.cluster
 
 
 def checked(check: Callable[[Any], Any]) -> AfterValidator:

@@ -50,7 +50,14 @@ class Cluster(Protocol):
         """
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
-        """The objects of a kind that carry all the labels, ordered by name."""
+        """The objects of a kind that carry all the labels, ordered by name.
+
+        Kinds of autoscalers (``core.mesh.autoscalers``) are listed too, and nothing else is done with them; a cluster that doesn't
+        know a kind has none of it.
+
+        Raises:
+            Forbidden: We may not list them.
+        """
 
     def apply(self, obj: Object) -> Object:
         """Create the object or set the fields that we own, and return it as stored.

@@ -18,6 +18,7 @@ import pytest
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
+from mlflow_istio.core.mesh.autoscalers import AUTOSCALERS
 from mlflow_istio.errors import NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Cluster
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service, with_spec
@@ -104,6 +105,9 @@ class ObjectContract:
         found = [obj["metadata"]["name"] for obj in cluster.list("Service", {"of": name, "x": "1"})]
         assert found == [f"{name}-a", f"{name}-b"]
         assert len(cluster.list("Service", {"of": name})) == 3
+
+    def test_autoscalers_are_listed_and_a_cluster_without_any_has_none(self, cluster: Cluster) -> None:
+        assert [cluster.list(kind, {}) for kind in AUTOSCALERS] == [[], []]
 
     def test_an_edit_gives_the_pair_before_and_after_as_stored(self, cluster: Cluster, name: str) -> None:
         first = cluster.apply(service(name))

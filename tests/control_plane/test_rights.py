@@ -25,8 +25,11 @@ KINDS = {
     "destinationrules": ("networking.istio.io", "DestinationRule"),
 }
 VERBS = ("get", "list", "create", "update", "patch", "delete")
-HELPFUL = {("replicasets", "list"), ("pods", "list"), ("events", "list"), ("pods/log", "get"), ("namespaces", "get")}
-"""Rights without which everything works, only with less to say: test_bad_input.py has their tests."""
+HELPFUL = {
+    *(("replicasets", "list"), ("pods", "list"), ("events", "list"), ("pods/log", "get"), ("namespaces", "get")),
+    *(("horizontalpodautoscalers", "list"), ("scaledobjects", "list")),
+}
+"""Rights without which everything works, only with less to say: test_bad_input.py and test_autoscalers.py have their tests."""
 
 
 def thing(kind: str, name: str) -> Object:

@@ -446,6 +446,8 @@ OPTIONS: Mapping[str, Options] = {
             "approval_default": Try(value="approve", given={"approval": "promotion"}),
             "webhooks": "http://127.0.0.1:9/gate",
             "promote": False,
+            "capacity": "fixed",
+            "surge": 3,
             "detach": Try(value=False, given={"deadline": 5, "interval": 1}),
         },
     ),

@@ -191,6 +191,10 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         earlier=(EarlierRelease(id="r-2", outcome="aborted"), EarlierRelease(id="r-1", outcome="promoted", sequence=4)),
     ),
     "rolled-back": an_endpoint(last=ClosedRelease(id="r0", strategy="shadow", outcome="aborted")),
+    "following": an_endpoint(
+        release=replace(a_release(), replicas={"v1": 5, "v2": 1}),
+        last=ClosedRelease(id="r0", strategy="canary", outcome="promoted", replicas={"v1": 5, "v0": 5}),
+    ),
     "canary": started("canary", traffic_request=TrafficRequest(weight=10)),
     "ab-cookie": started("ab", "v2", "v3", traffic_request=TrafficRequest(cookie="arm")),
     "shadow": started("shadow"),

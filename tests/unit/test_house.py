@@ -32,6 +32,7 @@ ONE_THING_ON_SEVERAL_FLOORS = {
     "analysis.py": "options, verb and command of an analysis",
     "arms.py": "the arms of an A/B/n: the use-case, the statistics",
     "base.py": "what a room's other modules build on",
+    "capacity.py": "replicas that follow the traffic: the use-case, the pure function",
     "clock.py": "the port, its in-memory twin",
     "cluster.py": "the port and its implementations",
     "comparison.py": "a shadow's comparison: the use-case, the pure function",

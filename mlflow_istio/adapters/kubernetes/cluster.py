@@ -22,7 +22,9 @@ from mlflow_istio.adapters.kubernetes.readiness import await_ready
 from mlflow_istio.adapters.kubernetes.resources import (
     DEPLOYMENT,
     DESTINATION_RULE,
+    HORIZONTAL_POD_AUTOSCALER,
     NAMESPACE,
+    SCALED_OBJECT,
     SERVICE,
     VIRTUAL_SERVICE,
     Resource,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _RESOURCES: Mapping[str, Resource] = {
     resource.kind: resource for resource in (DEPLOYMENT, SERVICE, DESTINATION_RULE, VIRTUAL_SERVICE)
 }
+_LISTED: Mapping[str, Resource] = {resource.kind: resource for resource in (HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT)}
+"""Kinds that are the users' own, and listed only; a cluster without KEDA doesn't know its kind."""
 _REMEMBERED = ("VirtualService", "DestinationRule")
 """Kinds whose objects nobody but a person or we write; a Deployment's status changes all the time."""
 _CERTAIN = 3
@@ -108,10 +112,22 @@ class KubernetesCluster:
         """See ``ports.Cluster``. One call, however many there are."""
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         query = {"label_selector": selector} if selector else {}
+        if kind in _LISTED:
+            return [*self._listed(_LISTED[kind], query)]
         listed = self._caller.ask(self._call("list", kind, query=query))
         if not listed["items"]:
             self._check_namespace()
         return sorted((self._handed_out(kind, obj) for obj in listed["items"]), key=name_of)
+
+    def _listed(self, resource: Resource, query: Mapping[str, Any]) -> Sequence[Object]:
+        """Objects of a kind that this cluster may not know."""
+        try:
+            listed = self._caller.ask(Call(verb="list", resource=resource, namespace=self._namespace, query=query))
+        except NotFound:
+            return []
+        kind, version = resource.kind, f"{resource.group}/{resource.version}"
+        found = [{"apiVersion": version, "kind": kind, **obj} for obj in (listed or {}).get("items") or []]
+        return sorted(found, key=name_of)
 
     def apply(self, obj: Object) -> Object:
         """See ``ports.Cluster``. Server-side apply: fields of other managers stay, ours that are not given any more go."""

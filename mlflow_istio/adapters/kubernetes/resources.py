@@ -39,4 +39,8 @@ EVENT = Resource(kind="Event", group="", version="v1", plural="events", singular
 NAMESPACE = Resource(kind="Namespace", group="", version="v1", plural="namespaces", singular="namespace")
 DESTINATION_RULE = Resource(kind="DestinationRule", group=_ISTIO, version="v1", plural="destinationrules")
 VIRTUAL_SERVICE = Resource(kind="VirtualService", group=_ISTIO, version="v1", plural="virtualservices")
+HORIZONTAL_POD_AUTOSCALER = Resource(
+    kind="HorizontalPodAutoscaler", group="autoscaling", version="v2", plural="horizontalpodautoscalers"
+)
+SCALED_OBJECT = Resource(kind="ScaledObject", group="keda.sh", version="v1alpha1", plural="scaledobjects")
 GATEWAY = Resource(kind="Gateway", group=_ISTIO, version="v1", plural="gateways")

@@ -25,6 +25,7 @@ from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_c
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
 from mlflow_istio.core.basics.objects import Object, labels_of
+from mlflow_istio.core.mesh.autoscalers import AUTOSCALERS
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Address, Edit
 
@@ -93,7 +94,9 @@ class LocalMesh:
         return None if stored is None else self._with_status(stored.obj)
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
-        """See ``ports.Cluster``."""
+        """See ``ports.Cluster``. Nothing scales by itself here."""
+        if kind in AUTOSCALERS:
+            return []
         storage.check_kind(kind)
         self._state.check()
         objects = self._state.all_objects(kind).values()

@@ -16,6 +16,8 @@ ENDPOINT_LABEL = f"{DOMAIN}/endpoint"
 DEPLOYMENT_LABEL = f"{DOMAIN}/deployment"
 ASKED_ANNOTATION = f"{DOMAIN}/asked"
 """Of a Deployment: the release's id and the URI that its version was asked for by, where the URI may mean another one later."""
+SCALED_ANNOTATION = f"{DOMAIN}/scaled"
+"""Of a Deployment: the replicas that a release gave it. Where it has another number by now, somebody else has set that one."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 FIELD_MANAGER = "mlflow-istio"
 
@@ -76,6 +78,12 @@ def with_annotations(obj: Mapping[str, Any], changes: Mapping[str, str | None]) 
     if annotations:
         metadata["annotations"] = annotations
     return {**obj, "metadata": metadata}
+
+
+def wanted_replicas(deployment: Mapping[str, Any]) -> int:
+    """How many replicas a Deployment asks for."""
+    found = deployment.get("spec", {}).get("replicas", 1)
+    return 1 if found is None else int(found)
 
 
 def ready_replicas(deployment: Mapping[str, Any]) -> int:

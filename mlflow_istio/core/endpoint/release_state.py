@@ -42,6 +42,7 @@ class Release:
         versions: Candidate to the ``MODEL/VERSION`` it was planned with.
         options: Digest of what else the plan fixes; empty where nobody wrote it down.
         model_uri: What was asked for, word for word, which may mean another version by now; empty where deployments were named.
+        replicas: Deployment to its replicas when it was opened, where they follow the traffic; empty where they are left alone.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Release:
     versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
     options: str = field(default="", metadata=stored(sparse=True))
     model_uri: str = field(default="", metadata=stored(sparse=True))
+    replicas: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +74,7 @@ class ClosedRelease:
         versions: Candidate to the ``MODEL/VERSION`` it was planned with.
         options: Digest of what else the plan fixed; empty where nobody wrote it down.
         model_uri: What was asked for, word for word; empty where deployments were named.
+        replicas: Deployment to the replicas that it is still to end with; empty once all have them.
     """
 
     id: str
@@ -84,6 +87,7 @@ class ClosedRelease:
     versions: Mapping[str, str] = field(default_factory=dict, metadata=stored(sparse=True))
     options: str = field(default="", metadata=stored(sparse=True))
     model_uri: str = field(default="", metadata=stored(sparse=True))
+    replicas: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +103,19 @@ class EarlierRelease:
     id: str
     outcome: str
     sequence: int = 0
+
+
+def replicas_after(release: Release, stable: str) -> dict[str, int]:
+    """What each deployment ends with: what it had at the start, and who is promoted what the stable had.
+
+    Args:
+        release: The release that ends.
+        stable: Who is stable afterwards.
+    """
+    others = [name for name in release.replicas if name not in release.candidates]
+    if stable in release.candidates and others:
+        return {**release.replicas, stable: release.replicas[others[0]]}
+    return dict(release.replicas)
 
 
 def same_plan(one: Release | ClosedRelease, other: Release | ClosedRelease) -> bool:

@@ -11,7 +11,14 @@ from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
-from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease, Release, describe_release, same_plan
+from mlflow_istio.core.endpoint.release_state import (
+    ClosedRelease,
+    EarlierRelease,
+    Release,
+    describe_release,
+    replicas_after,
+    same_plan,
+)
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.moves.owners_stable import present, with_present_stable
 from mlflow_istio.core.moves.policies import opened, settled
@@ -126,7 +133,7 @@ def promote(
         stable=chosen,
         release=None,
         progress=None,
-        last=_close(release, "promoted", previous=endpoint.stable),
+        last=_close(release, "promoted", stable=chosen, previous=endpoint.stable),
     )
     return settled(endpoint, promoted, now=now, keep=keep)
 
@@ -148,7 +155,7 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
         traffic=settle(endpoint, endpoint.stable),
         release=None,
         progress=None,
-        last=_close(release, outcome, previous=None),
+        last=_close(release, outcome, stable=endpoint.stable),
     )
     return settled(endpoint, aborted, now=now)
 
@@ -211,7 +218,7 @@ def mark_deleting(endpoint: Endpoint, *, force: bool = False) -> Endpoint:
         raise StateConflict(
             f"{open_release(endpoint)} (or 'mlflow-istio delete-endpoint --force' deletes the endpoint with it)"
         )
-    last = _close(endpoint.release, "aborted", previous=None) if endpoint.release else endpoint.last
+    last = _close(endpoint.release, "aborted", stable=endpoint.stable) if endpoint.release else endpoint.last
     gone = replace(endpoint, deleting=True, release=None, progress=None, last=last)
     if endpoint.adopted is None or endpoint.deleting:
         return gone
@@ -401,7 +408,9 @@ def _just_ended(endpoint: Endpoint, *outcomes: str) -> bool:
     return last is not None and last.outcome in outcomes and last.sequence == endpoint.sequence
 
 
-def _close(release: Release, outcome: str, previous: Destination | None) -> ClosedRelease:
+def _close(
+    release: Release, outcome: str, *, stable: Destination, previous: Destination | None = None
+) -> ClosedRelease:
     return ClosedRelease(
         id=release.id,
         strategy=release.strategy,
@@ -412,6 +421,7 @@ def _close(release: Release, outcome: str, previous: Destination | None) -> Clos
         versions=release.versions,
         options=release.options,
         model_uri=release.model_uri,
+        replicas=replicas_after(release, stable.name),
     )
 
 

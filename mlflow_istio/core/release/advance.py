@@ -33,6 +33,7 @@ class Observation:
         webhooks: URL to what it answered for the next gate: empty when it agreed, else what it said.
         verdict: Of the comparison that an A/B/n and a shadow have instead of guards; None when there is none yet.
         winner: The arm that won an A/B/n.
+        room: Why the replicas that the next step needs are not there yet; empty when they are, None when nobody has looked.
     """
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Observation:
     webhooks: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     winner: str | None = None
+    room: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,21 @@ class Call(Action):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MakeRoom(Action):
+    """Bring up the replicas that the next step needs, then advance with what is still missing.
+
+    Attributes:
+        weight: The candidates' percent at that step.
+        winner: Who is promoted, where promotion is the step.
+        hurry: Whether users have nobody else, so that nobody waits for replicas.
+    """
+
+    weight: float
+    winner: str | None
+    hurry: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Promote(Action):
     """Make the candidate stable."""
 
@@ -120,7 +137,7 @@ def advance(progress: Progress, seen: Observation, now: datetime, *, figures: bo
     Returns:
         Where it stands then (to be stored together with what the action writes), and the action.
     """
-    if not seen.webhooks:
+    if not seen.webhooks and seen.room is None:
         progress = replace(progress, looks=progress.looks + 1)
     if seen.paused:
         return _paused(progress, now)
@@ -290,9 +307,19 @@ def _through_gates(progress: Progress, seen: Observation, verdict: Verdict, now:
             held = _hold(f"Waiting for approval of '{gate}'.")
             return _with(progress, held), Ask(verdict=held)
         progress = replace(progress, passed=(*progress.passed, f"approval:{gate}"), question=None)
-    if promoting:
-        return progress, Promote(verdict=verdict, candidate=seen.winner or plan.candidate)
-    return _stepped(progress, now), Shift(verdict=verdict, weight=plan.steps[progress.step + 1])
+    winner = (seen.winner or plan.candidate) if promoting else None
+    weight = progress.weight if promoting else plan.steps[progress.step + 1]
+    if plan.capacity == "follow" and seen.room is None:
+        return progress, MakeRoom(verdict=verdict, weight=weight, winner=winner, hurry=alone)
+    if seen.room:
+        if _seconds(progress.started, now) >= plan.deadline:
+            late = Verdict(word="inconclusive", reason=f"The deadline has passed. {seen.room}")
+            return _given_up(_with(progress, late), late)
+        held = _hold(seen.room)
+        return _with(progress, held), Wait(verdict=held)
+    if winner is not None:
+        return progress, Promote(verdict=verdict, candidate=winner)
+    return _stepped(progress, now), Shift(verdict=verdict, weight=weight)
 
 
 def _answer(progress: Progress, seen: Observation, gate: str, now: datetime) -> tuple[Progress, str]:

@@ -14,6 +14,7 @@ from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.core.release.guards.base import GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
+from mlflow_istio.core.release.surge import check_surge_words
 from mlflow_istio.errors import InvalidInput
 
 NoData = Literal["hold", "rollback"]
@@ -136,6 +137,9 @@ class ReleasePlan:
         approval: Where a person must agree, or None.
         webhooks: Who else is asked.
         source: Where figures come from, as ``resume`` must know it; plain JSON values.
+        capacity: Whether replicas follow the traffic (``follow``) or are left alone (``fixed``).
+        surge: Replicas that there may be beyond the stable's at the start, all versions together: a number, or a percent such as
+            ``50%``; None: as many as are needed.
     """
 
     strategy: str
@@ -162,6 +166,8 @@ class ReleasePlan:
     approval: Approval | None = field(default=None, metadata=_ALWAYS)
     webhooks: tuple[Webhook, ...] = field(default=(), metadata=_ALWAYS)
     source: Mapping[str, Any] = field(default_factory=dict, metadata=stored(sparse=False))
+    capacity: Literal["fixed", "follow"] = "fixed"
+    surge: str | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -184,6 +190,14 @@ class ReleasePlan:
             )
         if not 0 < self.alone_limit < 1:
             raise InvalidInput(f"alone_limit is a rate between 0 and 1, got {self.alone_limit}")
+        if self.capacity not in ("fixed", "follow"):
+            raise InvalidInput(f"capacity is 'fixed' or 'follow', not {self.capacity!r}")
+        if self.surge is not None:
+            check_surge_words(self.surge)
+            if self.capacity == "fixed":
+                raise InvalidInput(
+                    "option 'surge' has no effect with capacity=fixed, which leaves replicas alone: leave it out"
+                )
         names = [guard.name for guard in self.guards]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -298,6 +312,11 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
         f"deadline: {plan.deadline:g} s; then inconclusive, and traffic "
         + ("returns to the stable" if plan.undecided == "rollback" else "stays as it is"),
     ]
+    if plan.capacity == "follow":
+        most = (
+            "" if plan.surge is None else f"; all versions together at most {plan.surge} more than the stable has now"
+        )
+        lines.append(f"replicas: before each step as many as its share of the stable's, ready{most}")
     if not plan.guards:
         lines.append("no guards: steps go by time alone")
     elif not plan.compares:

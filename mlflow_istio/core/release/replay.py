@@ -80,7 +80,7 @@ class Replay:
 def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
     """Run a release on given counts until it ends, or for so many looks.
 
-    Approvals and webhooks count as given at once: who gives them is not in the counts.
+    Approvals and webhooks count as given at once, and replicas as up at once: who gives them is not in the counts.
 
     Args:
         plan: A plan whose guards decide: canary or blue-green.
@@ -97,7 +97,7 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
         )
     if isinstance(looks, bool) or not isinstance(looks, Integral) or looks < 1:
         raise InvalidInput(f"looks is how often to look, at least 1; got {looks!r}")
-    plan = replace(plan, approval=None)
+    plan = replace(plan, approval=None, capacity="fixed", surge=None)
     progress = first_progress(plan, START)
     counters = _Counters(plan)
     interval = timedelta(seconds=plan.interval)

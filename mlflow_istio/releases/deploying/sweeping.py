@@ -18,7 +18,7 @@ from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.releases.context import Context, edit_endpoint, emit_warnings, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import flush_outbox
-from mlflow_istio.releases.moving import policy
+from mlflow_istio.releases.moving import policy, scaling
 from mlflow_istio.releases.moving.shifting import move
 
 Enforcer = Callable[[Context, str, Deadline], None]
@@ -54,6 +54,10 @@ def sweep(context: Context) -> tuple[Swept, ...]:
                     flush_outbox(
                         context, name, publish=False
                     )  # what an earlier sweep died over, or had no registry for
+                if endpoint.release is None and endpoint.last is not None and endpoint.last.replicas:
+                    left = scaling.finish(context, endpoint)  # what the driver of a release died over
+                    what = f"replicas as they are to be after release '{endpoint.last.id}'"
+                    done.append(Swept(endpoint=name, what=what, problem="".join(left)))
                 done += _enforced(context, endpoint)
                 rule = rules.get(name)
                 if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, context.clock.now()):

@@ -19,10 +19,11 @@ from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
+from mlflow_istio.releases.driving.capacity import replicas_at_start
 from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
-from mlflow_istio.releases.moving import proposal, shifting
+from mlflow_istio.releases.moving import proposal, scaling, shifting
 from mlflow_istio.releases.reading.history import DAY, FINEST, read_history
 
 
@@ -72,6 +73,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     name = request.endpoint
     endpoint_of(context.cluster, name)  # says which endpoints there are
     emit_warnings(context, flush_outbox(context, name, publish=False))
+    emit_warnings(context, scaling.finish(context, endpoint_of(context.cluster, name)))
     endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
     found, last = endpoint.release, endpoint.last
@@ -101,6 +103,8 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
                 opened=context.clock.now(),
             ),
         )
+    coming = {deployment.name: deployment.replicas for deployment in request.deployments}
+    replicas = replicas_at_start(context, endpoint, plan, coming)
     for deployment in request.deployments:
         deploy(context, deployment)
     if dependencies.models is not None:
@@ -128,6 +132,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     release = proposal.plan(
         context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
     )
+    release = replace(release, replicas=replicas)
     progress = first_progress(plan, context.clock.now(), phase=_learnt_phase(context, dependencies, name, plan))
     check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it

@@ -21,6 +21,7 @@ from mlflow_istio.core.release.advance import (
     Action,
     Call,
     GiveUp,
+    MakeRoom,
     Observation,
     Promote,
     RollBack,
@@ -49,6 +50,7 @@ from mlflow_istio.errors import (
     StateConflict,
 )
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
+from mlflow_istio.releases.driving.capacity import room_for
 from mlflow_istio.releases.driving.drive import (
     Drive,
     DriverDependencies,
@@ -60,6 +62,7 @@ from mlflow_istio.releases.driving.drive import (
 )
 from mlflow_istio.releases.driving.notifications import notify, to_be_told
 from mlflow_istio.releases.ledger import flush_outbox
+from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.shifting import Transition, move
 from mlflow_istio.releases.reporting import report_release
 
@@ -89,6 +92,7 @@ def drive(
         ClusterError: The cluster could not be reached for too long; the state stands there, and `resume` goes on.
     """
     emit_warnings(context, flush_outbox(context, name, publish=False))
+    emit_warnings(context, scaling.finish(context, endpoint_of(context.cluster, name)))
     told = notify(context, dependencies.ask, name)
     endpoint = endpoint_of(context.cluster, name)
     if told and endpoint.release is None and endpoint.last is not None:
@@ -160,7 +164,19 @@ def _round(drive: Drive) -> tuple[DriveResult | None, float]:
             hook.url: _asked(drive, endpoint.release, hook, action.event, action.gate, action.verdict)
             for hook in action.hooks
         }
-        after, action = advance(after, replace(seen, webhooks=answers), now)
+        seen = replace(seen, webhooks=answers)
+        after, action = advance(after, seen, now)
+    if isinstance(action, MakeRoom):
+        room = room_for(
+            context,
+            endpoint,
+            progress.plan,
+            action.weight,
+            winner=action.winner,
+            say=drive.warn_once,
+            hurry=action.hurry,
+        )
+        after, action = advance(after, replace(seen, room=room), now)
     after = _with_left_over(drive, progress, after)
     after = alive(replace(after, revision=progress.revision + 1), drive.driver, context.who, context.clock.now())
     _keep(drive, endpoint.release, after)

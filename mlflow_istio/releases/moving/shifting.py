@@ -30,6 +30,7 @@ from mlflow_istio.releases.context import (
     versions_of,
 )
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
+from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.proof import make_reachable, prove_change
 from mlflow_istio.releases.moving.proposal import plan
 
@@ -100,6 +101,7 @@ def start(
         lambda now: transitions.start(now, release, traffic_request),
         action="start",
         reason=reason,
+        by_hand=True,
         timeout=timeout,
     )
     hints = emit_warnings(context, _users_missing(name, release, traffic_request))
@@ -150,7 +152,7 @@ def shift(
         check_not_driven(endpoint, context.clock.now())
         return wanted
 
-    return move(context, name, by_hand, action="shift", reason=reason, timeout=timeout, planned=planned)
+    return move(context, name, by_hand, action="shift", reason=reason, by_hand=True, timeout=timeout, planned=planned)
 
 
 def check_not_driven(endpoint: Endpoint, now: datetime) -> None:
@@ -190,10 +192,15 @@ def promote(
         NotRouted: A proxy did not take the change over in time.
     """
     time = context.clock.now()
+    transition = _of(
+        release_id, "promote", lambda now: transitions.promote(now, candidate, now=time, keep=keep_old), candidate
+    )
+    planned = endpoint_of(context.cluster, name)
+    scaling.prepare_promotion(context, planned, transition(planned), wait=not force, timeout=timeout)
     return move(
         context,
         name,
-        _of(release_id, "promote", lambda now: transitions.promote(now, candidate, now=time, keep=keep_old), candidate),
+        transition,
         action="promote",
         reason=reason,
         evidence=evidence,
@@ -308,6 +315,7 @@ def move(
     force: bool = False,
     urgent: bool = False,
     returning: bool = False,
+    by_hand: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
     planned: Endpoint | None = None,
 ) -> Outcome:
@@ -326,6 +334,7 @@ def move(
         force: Whether to send traffic to a deployment that is not ready.
         urgent: Whether the bound of unrecorded changes is waived.
         returning: Whether traffic only goes back to whom it came from, so that nobody is asked: the endpoint goes.
+        by_hand: Whether a person says the weights, so that it is said where somebody gets more than their replicas' share.
         timeout: Seconds to wait for the proxies.
         planned: The endpoint as the caller has just read it, for which targets are checked; read here when None.
     """
@@ -333,6 +342,11 @@ def move(
     if not urgent and due(planned.deadlines, context.clock.now()):
         context.enforce(replace(context, enforce=lambda _context, _name: None), name)
         planned = endpoint_of(context.cluster, name)
+    if planned.last is not None and planned.last.replicas and not urgent:
+        emit_warnings(context, scaling.finish(context, planned))  # what a command died over
+        planned = endpoint_of(context.cluster, name)
+    if urgent:
+        scaling.prepare_return(context, planned, transition(planned), timeout)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
         time=context.clock.now(),
@@ -344,7 +358,7 @@ def move(
     )
     for _ in range(_ATTEMPTS):
         try:
-            before, after = _moved(
+            before, after, deployments = _moved(
                 context, planned, transition, change_metadata, force=force, returning=returning, timeout=timeout
             )
             break
@@ -360,6 +374,8 @@ def move(
         *proof.warnings,
         *(headers_left_behind(after, name) if after != before and (opened or replaced) else ()),
         *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
+        *scaling.finish(context, endpoint),
+        *(scaling.thin(endpoint, deployments) if by_hand else ()),
     )
     return Outcome(
         endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
@@ -379,8 +395,8 @@ def _moved(
     force: bool,
     returning: bool,
     timeout: float,
-) -> tuple[Object, Object]:
-    """Ask whoever would gain, then edit once: the VirtualService before and after.
+) -> tuple[Object, Object, list[Object]]:
+    """Ask whoever would gain, then edit once: the VirtualService before and after, and the Deployments as they were asked for.
 
     Raises:
         _UnaskedTarget: Somebody changed the endpoint meanwhile, so that another one gains.
@@ -416,7 +432,7 @@ def _moved(
             check_carried(root, virtual_service, new, name)
         return new
 
-    return edit_virtual_service(context.cluster, planned.virtual_service, name, edit)
+    return (*edit_virtual_service(context.cluster, planned.virtual_service, name, edit), deployments)
 
 
 def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> None:
