@@ -47,6 +47,9 @@ _OF_RELEASE = (
     "kpi",
     "approval",
     "webhooks",
+    "watch",
+    "holdback",
+    "keep_old",
     "reason",
 )
 

@@ -13,7 +13,7 @@ from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
 from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
-from mlflow_istio.options.values import IN_SECONDS, ByTarget, Names, Percents, Probability, Structured, checked
+from mlflow_istio.options.values import IN_SECONDS, ByTarget, Duration, Names, Percents, Probability, Structured, checked
 
 
 def _as_text(value: Any) -> Any:
@@ -117,6 +117,17 @@ class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
         "50% (default: as many as needed)",
     )
     promote: bool = Field(default=True, description="false: stop before promotion and leave it to a person")
+    watch: Duration = Field(
+        default=None,
+        description="how long the promoted version is watched, such as 2h, and taken back if it turns worse than the replaced one",
+    )
+    holdback: Annotated[int, Field(ge=1, le=50)] = Field(
+        default=5, description="percent of the traffic that stays on the replaced version meanwhile; with 'watch'"
+    )
+    keep_old: Duration = Field(
+        default=None,
+        description="delete the replaced deployment so long after the promotion, such as 24h (default: it stays)",
+    )
     force: bool = Field(default=False, description="take a candidate with another signature")
     detach: bool = Field(default=False, description="open the release and return; 'mlflow-istio resume' drives it")
 
@@ -185,6 +196,20 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
                 f"option '{name}' has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint "
                 "with it first"
             )
+    if "holdback" in said and options.watch is None:
+        raise InvalidInput(
+            "option 'holdback' has no effect without 'watch': leave it out, or say for how long, such as watch=2h"
+        )
+    if (
+        "watch" not in said
+        and options.watch is not None
+        and (options.strategy in ("ab", "shadow") or options.analysis == "none" or not options.promote)
+    ):
+        options = without(options, ("watch", "holdback"))  # of the environment, for releases that can
+    if not options.promote:
+        for name in ("watch", "keep_old"):
+            if name in said:
+                raise InvalidInput(f"option '{name}' has no effect with promote=false: leave it out")
     if options.settings([name for name in (*SETTINGS, "subset", "replace") if name in said]) is not None:
         raise InvalidInput(
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.moves.watching import check_can_be_held_back
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import RULES, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards, gross_guard
@@ -31,6 +32,9 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
     Raises:
         InvalidInput: Names the option and what to do.
     """
+    watched = endpoint.release is not None and endpoint.release.watching is not None
+    if options.watch is not None and not watched:
+        check_can_be_held_back(endpoint)
     return plan_against(options, endpoint.stable.name, candidates)
 
 
@@ -74,6 +78,9 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
         source=source_of(options),
         capacity=options.capacity or "fixed",
         surge=options.surge,
+        watch=0.0 if options.watch is None else options.watch.total_seconds(),
+        holdback=options.holdback if options.watch is not None else 5,
+        keep_old=None if options.keep_old is None else options.keep_old.total_seconds(),
     )
 
 

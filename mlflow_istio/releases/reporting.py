@@ -24,6 +24,7 @@ COMPARISON_ARTIFACT = "comparison/most-different.json"
 
 OUTCOMES: Mapping[str, str] = {
     "promote": "promoted",
+    "watch-end": "promoted",
     "rollback": "rolled-back",
     "abort": "aborted",
     "supersede": "superseded",

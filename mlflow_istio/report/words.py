@@ -51,7 +51,15 @@ def headline(data: ReportData) -> str:
         return f"The release of {who} {why}.{reached}"
     if data.outcome:
         return f"The release of {who} ended: {data.outcome}.{reached}"
+    if _watched(data):
+        left = f" beside {stable}" if stable else ""
+        return f"{who} was promoted and is watched{left}: it goes back if it turns worse."
     return f"The release of {who} is open{_present(data)}."
+
+
+def _watched(data: ReportData) -> bool:
+    """Whether the candidate is stable while its release is still open."""
+    return any(change.action == "promote" for change in data.changes)
 
 
 def because(data: ReportData) -> str:

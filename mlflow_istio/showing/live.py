@@ -80,8 +80,8 @@ def line_of(seen: Seen) -> str:
         f"{ours:,} requests ({plan.stable} {requests.get(plan.stable, 0):,})",
     ]
     if plan.guards:
-        parts.append(f"evidence {_log_e(seen):.2f} of {-math.log(plan.alpha):.2f}")
-    return f"{'; '.join(parts)}; {_DOING[seen.doing]}: {seen.verdict.reason}"
+        parts.append(f"evidence {_log_e(seen):.2f} of {_threshold(seen):.2f}")
+    return f"{'; '.join(parts)}; {_doing(seen)}: {seen.verdict.reason}"
 
 
 def panel(seen: Seen) -> Group:
@@ -98,14 +98,31 @@ def panel(seen: Seen) -> Group:
         table.add_row(name, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
     lines: list[RenderableType] = [head, Text(_step(seen)), table]
     if plan.guards:
-        lines += [_guards(seen), _evidence_bar(_log_e(seen), -math.log(plan.alpha))]
+        lines += [_guards(seen), _evidence_bar(_log_e(seen), _threshold(seen))]
     style = {"rollback": "red", "inconclusive": "yellow", "advance": "green"}.get(seen.verdict.word, "")
-    return Group(*lines, Text(f"{_DOING[seen.doing]}: {seen.verdict.reason}", style=style))
+    return Group(*lines, Text(f"{_doing(seen)}: {seen.verdict.reason}", style=style))
+
+
+def _doing(seen: Seen) -> str:
+    """What the driver does; a watch has no weight to wait for, and ends by what promotes elsewhere."""
+    if seen.progress.watch is None:
+        return _DOING[seen.doing]
+    return {"Wait": "watches", "Promote": "ends the watch"}.get(seen.doing, _DOING[seen.doing])
+
+
+def _threshold(seen: Seen) -> float:
+    """Evidence at which traffic goes back."""
+    from mlflow_istio.core.release.watching import alpha_share
+
+    progress = seen.progress
+    return -math.log(progress.plan.alpha if progress.watch is None else alpha_share(progress))
 
 
 def _step(seen: Seen) -> str:
     progress = seen.progress
     steps = progress.plan.steps
+    if progress.watch is not None:
+        return f"promoted, watched against {progress.plan.stable}"
     if progress.step < 0:
         return "before the first step"
     return f"step {progress.step + 1} of {len(steps)} ({' > '.join(f'{step:g}%' for step in steps)})"

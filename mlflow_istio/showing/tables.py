@@ -53,6 +53,12 @@ def _print_endpoint(out: Console, view: View) -> None:
             f"since {release['opened']} by {release['who']}",
             highlight=False,
         )
+        if "watching" in release:
+            watching = release["watching"]
+            out.print(
+                f"  watching {watching['promoted']} until {watching['until']}, {watching['holdback']}% on {watching['previous']}",
+                highlight=False,
+            )
     elif view["last_release"]:
         last = view["last_release"]
         out.print(

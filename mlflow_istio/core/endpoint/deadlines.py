@@ -11,7 +11,8 @@ from mlflow_istio.core.basics.stored import stored
 FAULT = "fault"
 KEEP = "keep"
 COOKIE = "cookie"
-"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring."""
+WATCH = "watch"
+"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring; a watch that nobody drives ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,9 +20,9 @@ class Deadline:
     """Something that ends at a time.
 
     Attributes:
-        kind: ``fault``, ``keep`` or ``cookie``.
+        kind: ``fault``, ``keep``, ``cookie`` or ``watch``.
         at: When, in UTC.
-        what: Which one: a deployment for ``keep``, a release for ``cookie``; empty for the fault.
+        what: Which one: a deployment for ``keep``, a release for ``cookie`` and ``watch``; empty for the fault.
     """
 
     kind: str

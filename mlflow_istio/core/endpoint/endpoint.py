@@ -101,9 +101,12 @@ class Endpoint:
         return change_id == self.change or any(entry.id == change_id for entry in self.outbox)
 
     def role_of(self, deployment: str) -> str:
-        """stable, candidate or idle."""
+        """stable, candidate, holdback (who was stable before a promotion that is still watched) or idle."""
         if self.owns(self.stable) and self.stable.subset == deployment:
             return "stable"
+        watching = self.release.watching if self.release else None
+        if watching is not None and watching.previous == self.destination(deployment):
+            return "holdback"
         if self.release and deployment in self.release.candidates:
             return "candidate"
         return "idle"

@@ -12,7 +12,7 @@ from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 
 DEFAULT_ALIASES: Mapping[str, str] = {"stable": "champion", "candidate": "challenger"}
-_RANK = {"stable": 0, "candidate": 1, "idle": 2}
+_RANK = {"stable": 0, "candidate": 1, "holdback": 2, "idle": 3}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class Served:
     Attributes:
         version: ``MODEL/VERSION``.
         weight: Percent of the live traffic.
-        role: stable, candidate or idle.
+        role: stable, candidate, holdback or idle.
         strategy: Strategy of the open release it belongs to; empty when none.
         release: Id of that release; empty when none.
     """

@@ -27,6 +27,23 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Watching:
+    """A release whose candidate is stable already, and is watched for a change that comes later.
+
+    Attributes:
+        previous: Who was stable before: it keeps a small share to compare with, and is the way back.
+        holdback: That share, in percent of the live traffic.
+        since: When the candidate was promoted, in UTC.
+        keep: Seconds from then on for which the one before stays deployed; None: until somebody deletes it.
+    """
+
+    previous: Destination
+    holdback: int
+    since: datetime
+    keep: float | None = field(default=None, metadata=stored(sparse=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
     """A plan that takes an endpoint from stable to a candidate.
 
@@ -43,6 +60,7 @@ class Release:
         options: Digest of what else the plan fixes; empty where nobody wrote it down.
         model_uri: What was asked for, word for word, which may mean another version by now; empty where deployments were named.
         replicas: Deployment to its replicas when it was opened, where they follow the traffic; empty where they are left alone.
+        watching: Set from its promotion on, while it goes on watching; None before, and where it doesn't.
     """
 
     id: str
@@ -57,6 +75,7 @@ class Release:
     options: str = field(default="", metadata=stored(sparse=True))
     model_uri: str = field(default="", metadata=stored(sparse=True))
     replicas: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
+    watching: Watching | None = field(default=None, metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

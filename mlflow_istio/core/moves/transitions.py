@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from mlflow_istio.core.endpoint.deadlines import KEEP, without_deadline
+from mlflow_istio.core.endpoint.deadlines import KEEP, WATCH, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import (
     ClosedRelease,
@@ -54,6 +54,8 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     if leading:
         command = f"mlflow-istio route {endpoint.name} --remove {leading[0]}"
         raise StateConflict(f"{where} is where route '{leading[0]}' leads: remove it first ({command})")
+    if endpoint.role_of(deployment) == "holdback":
+        raise StateConflict(f"{where} is what the release is watched against: {watched_release(endpoint)}")
     if endpoint.traffic.reaches(deployment):
         weight = endpoint.traffic.weights.get(deployment, 0)
         raise StateConflict(f"{where} has traffic (weight {weight}): abort the release or move its traffic away first")
@@ -100,6 +102,8 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
 def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
     """Change the candidates' weight or the mirrored share of the open release."""
     check_not_deleting(endpoint)
+    if endpoint.release is not None and endpoint.release.watching is not None:
+        raise StateConflict(f"the weights of endpoint '{endpoint.name}' belong to a watch: {watched_release(endpoint)}")
     traffic = shifted(_with_way_back(endpoint), traffic_request)
     return endpoint if traffic == endpoint.traffic else replace(_with_way_back(endpoint), traffic=traffic)
 
@@ -107,7 +111,7 @@ def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
 def promote(
     endpoint: Endpoint, candidate: str | None = None, *, now: datetime | None = None, keep: timedelta | None = None
 ) -> Endpoint:
-    """Make the candidate stable with all the traffic and close the release; one edit.
+    """Make the candidate stable with all the traffic and close the release; one edit. A watch ends well by it.
 
     Args:
         endpoint: The endpoint.
@@ -125,6 +129,9 @@ def promote(
         if _just_ended(endpoint, "promoted") and candidate in (None, endpoint.stable.name):
             return endpoint
         raise StateConflict(no_release(endpoint))
+    if release.watching is not None:
+        _choose(release, candidate)
+        return _watched(endpoint, release, "promoted", now=now, keep=keep)
     endpoint = with_present_stable(endpoint)
     chosen = endpoint.destination(_choose(release, candidate))
     promoted = replace(
@@ -141,6 +148,9 @@ def promote(
 def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None = None) -> Endpoint:
     """Return all live traffic to stable and close the release; the candidate keeps running at no weight.
 
+    Out of a watch that is to who was stable before the promotion. But a watch that is superseded ends well: its candidate has
+    earned its promotion, and what comes next is compared with it.
+
     Raises:
         StateConflict: No release is open, and the last one did not end this way.
     """
@@ -149,6 +159,9 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
         if _just_ended(endpoint, "aborted", "rolled-back", "superseded", "inconclusive"):
             return endpoint
         raise StateConflict(no_release(endpoint))
+    if endpoint.release.watching is not None:
+        ending = "promoted" if outcome == "superseded" else outcome
+        return _watched(endpoint, endpoint.release, ending, now=now)
     release, endpoint = endpoint.release, _with_way_back(endpoint)
     aborted = replace(
         endpoint,
@@ -158,6 +171,30 @@ def abort(endpoint: Endpoint, outcome: str = "aborted", *, now: datetime | None 
         last=_close(release, outcome, stable=endpoint.stable),
     )
     return settled(endpoint, aborted, now=now)
+
+
+def _watched(
+    endpoint: Endpoint, release: Release, outcome: str, *, now: datetime | None, keep: timedelta | None = None
+) -> Endpoint:
+    """The endpoint after a watch: all traffic to the promoted version, or back to the one before it."""
+    watching = release.watching
+    if watching is None:
+        return endpoint
+    previous = present(endpoint, watching.previous)
+    well = outcome == "promoted"
+    stable = endpoint.stable if well else previous
+    after = replace(
+        endpoint,
+        traffic=settle(endpoint, stable),
+        stable=stable,
+        release=None,
+        progress=None,
+        last=_close(release, outcome, previous=previous if well else None),
+        deadlines=without_deadline(endpoint.deadlines, WATCH),
+    )
+    if keep is None and watching.keep is not None and well and now is not None:
+        keep = max(timedelta(0), watching.since + timedelta(seconds=watching.keep) - now)
+    return settled(replace(endpoint, stable=previous), after, now=now, keep=keep if well else None)
 
 
 def rollback(endpoint: Endpoint, *, now: datetime | None = None) -> Endpoint:
@@ -372,9 +409,20 @@ def open_release(endpoint: Endpoint) -> str:
     release = endpoint.release
     if release is None:
         return f"endpoint '{endpoint.name}' has no open release"
+    if release.watching is not None:
+        return f"endpoint '{endpoint.name}' is not free yet: {watched_release(endpoint)} (so does supersede=true)"
     return (
         f"endpoint '{endpoint.name}' has an open release '{release.id}' ({release.strategy} of "
         f"{', '.join(release.candidates)}): promote, rollback or abort it first"
+    )
+
+
+def watched_release(endpoint: Endpoint) -> str:
+    """The clause that names the release whose promotion is still watched, and what ends that."""
+    release = endpoint.release
+    return (
+        f"release '{release.id if release else ''}' has promoted '{endpoint.stable.name}' and watches it until its time is over; "
+        "rollback goes back, promote ends that well now"
     )
 
 

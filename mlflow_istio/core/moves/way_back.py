@@ -109,6 +109,8 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
     candidates = _candidates(endpoint, traffic, stable)
     release = _release(endpoint, change, traffic, candidates) if candidates else None
     same = release is not None and endpoint.release is not None and release.id == endpoint.release.id
+    if release is not None and release.watching is not None and stable != endpoint.stable:
+        release, same = replace(release, watching=None, state="paused"), False  # to before its promotion
     result = replace(
         endpoint,
         traffic=traffic,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from mlflow_istio.core.basics.stored import form, from_json, stored, to_json
@@ -63,6 +63,8 @@ class ReleaseStatus:
         driver: Who drives it, or None.
         stopped: Whether it has done what it was to do, and waits for a person to promote.
         verdict: Word and reason of the last look, or None.
+        since: When the present step began, or the watch.
+        watch: Seconds for which the promoted version is to be watched; 0: it isn't.
     """
 
     steps: tuple[float, ...] = field(metadata=stored(name="plan", read=lambda plan, _context: tuple(plan["steps"])))
@@ -72,6 +74,13 @@ class ReleaseStatus:
     driver: Driver | None
     stopped: bool
     verdict: Mapping[str, Any] | None
+    since: datetime
+    watch: float = field(metadata=stored(name="plan", read=lambda plan, _context: float(plan.get("watch", 0))))
+
+    @property
+    def watch_until(self) -> datetime:
+        """When the watch is over, if the release is watched by now."""
+        return self.since + timedelta(seconds=self.watch)
 
     def driven(self, now: datetime) -> Driver | None:
         """The driver, if it is alive."""

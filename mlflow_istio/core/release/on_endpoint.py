@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
-from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves import transitions, watching
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
+from mlflow_istio.core.release.watching import swept_at
 from mlflow_istio.errors import StateConflict
 
 
@@ -49,21 +51,37 @@ def opened(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest
 def noted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:
     """Store where the release stands; its traffic stays."""
     expected(endpoint, release, revision)
+    if progress.watch is not None:
+        endpoint = watching.with_end(endpoint, swept_at(progress))
     return replace(endpoint, progress=progress_to_text(progress))
 
 
 def shifted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:
-    """Give the candidates the traffic of the progress' step, and store it with that."""
+    """Give the candidates the traffic of the progress' step, or the holdback that of its watch, and store it with that."""
     expected(endpoint, release, revision)
+    if progress.watch is not None:
+        return replace(watching.held_back(endpoint), progress=progress_to_text(progress))
     return replace(
         transitions.shift(endpoint, step_wish(progress.plan, progress.weight)), progress=progress_to_text(progress)
     )
 
 
-def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str) -> Endpoint:
-    """Make the candidate stable and end the release."""
-    expected(endpoint, release, revision)
-    return transitions.promote(endpoint, candidate)
+def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str, now: datetime) -> Endpoint:
+    """Make the candidate stable and end the release, or its watch."""
+    plan = expected(endpoint, release, revision).plan
+    keep = None if plan.keep_old is None or endpoint.release is None or endpoint.release.watching else plan.keep_old
+    return transitions.promote(endpoint, candidate, now=now, keep=None if keep is None else timedelta(seconds=keep))
+
+
+def watch_begun(
+    endpoint: Endpoint, release: str, revision: int, candidate: str, progress: Progress, now: datetime
+) -> Endpoint:
+    """Make the candidate stable, hold a share back, and go on with the watch that the progress has begun."""
+    plan = expected(endpoint, release, revision).plan
+    after = watching.watch(
+        endpoint, candidate, holdback=plan.holdback, until=swept_at(progress), now=now, keep=plan.keep_old
+    )
+    return replace(after, progress=progress_to_text(progress))
 
 
 def ended(

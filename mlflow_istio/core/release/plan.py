@@ -27,6 +27,8 @@ PHASE_UNKNOWN = 60.0
 
 LONGEST_PHASE = 86400.0
 
+LONGEST_WATCH = 2592000.0
+
 RULES = 2
 """The rules of this version: blocks of time, a share of alpha for each guard, gross failure. 1: independent requests, averages."""
 
@@ -140,6 +142,9 @@ class ReleasePlan:
         capacity: Whether replicas follow the traffic (``follow``) or are left alone (``fixed``).
         surge: Replicas that there may be beyond the stable's at the start, all versions together: a number, or a percent such as
             ``50%``; None: as many as are needed.
+        watch: Seconds for which the promoted candidate is watched for a change that comes later; 0: it isn't.
+        holdback: Percent of the traffic that stays on the stable meanwhile, to compare with.
+        keep_old: Seconds after the promotion for which the stable stays deployed; None: until somebody deletes it.
     """
 
     strategy: str
@@ -168,6 +173,9 @@ class ReleasePlan:
     source: Mapping[str, Any] = field(default_factory=dict, metadata=stored(sparse=False))
     capacity: Literal["fixed", "follow"] = "fixed"
     surge: str | None = None
+    watch: float = 0.0
+    holdback: int = 5
+    keep_old: float | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -202,10 +210,32 @@ class ReleasePlan:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InvalidInput(f"guard '{twice[0]}' is there twice: give each its own name")
+        self._check_watch()
         known = [*(f"{step:g}" for step in self.steps), "promotion"]
         for gate in self.approval.before if self.approval else ():
             if gate not in known:
                 raise InvalidInput(f"approval before {gate!r}: there is no such step; there are {', '.join(known)}")
+
+    def _check_watch(self) -> None:
+        if self.keep_old is not None and self.keep_old < 0:
+            raise InvalidInput(f"keep_old can't be negative, got {self.keep_old:g} s")
+        if not self.watch:
+            return
+        if not 0 < self.watch <= LONGEST_WATCH:
+            raise InvalidInput(f"watch is from 0 to {LONGEST_WATCH:g} seconds, got {self.watch:g}")
+        if not 1 <= self.holdback <= 50:
+            raise InvalidInput(f"holdback is from 1 to 50 percent, got {self.holdback}")
+        if not self.compares:
+            raise InvalidInput(
+                f"strategy={self.strategy} has no watch after promotion: use canary or blue-green, or leave it out"
+            )
+        if not self.guards:
+            raise InvalidInput("a watch needs something to watch: analysis=none has no guards, so leave 'watch' out")
+        if self.keep_old is not None and self.keep_old < self.watch:
+            raise InvalidInput(
+                f"watch={self.watch:g}s is longer than keep_old={self.keep_old:g}s: the old version must stay for as long as it is "
+                "compared with"
+            )
 
     @property
     def candidate(self) -> str:
@@ -336,4 +366,12 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
         )
     lines += [f"webhook {hook.url}: {', '.join(hook.events)}" for hook in plan.webhooks]
     lines.append("then promotion" if plan.promote else "then it stops before promotion")
+    if plan.watch:
+        lines.append(
+            f"then a watch of {plan.watch:g} s: {plan.holdback}% of the traffic stays on {plan.stable}, and all of it returns if "
+            f"{', '.join(plan.candidates)} turns worse (at most {100 * plan.alpha:g}% of watches of one that doesn't); slow "
+            "answers are judged against the watch's own beginning"
+        )
+    if plan.keep_old is not None:
+        lines.append(f"{plan.stable} is deleted {plan.keep_old:g} s after the promotion")
     return tuple(lines)

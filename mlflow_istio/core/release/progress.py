@@ -27,6 +27,22 @@ FULL_COUNTERS = 4096
 
 @form(whole=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WatchState:
+    """What a watch knows besides its older test, which is the progress' `evidence` (``core.release.watching``).
+
+    Attributes:
+        window: Index of the present window of time, in which the newest test began.
+        newer: The test that began with it; None in the first window, whose test is the older one.
+        margins: Guard of slow answers to the odds ratio that the watch's beginning shows, margin included; 10 until it is known.
+    """
+
+    window: int = 0
+    newer: Evidence | None = None
+    margins: Mapping[str, float] = field(default_factory=dict)
+
+
+@form(whole=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """Where a release stands.
 
@@ -46,6 +62,7 @@ class Progress:
         stopped: Whether it has done all it was to do, and waits for a person to promote.
         driver: Who drives it, or None.
         verdict: Word and reason of the last look.
+        watch: Set from the promotion on, while the release is watched: `evidence` is then the watch's own.
     """
 
     plan: ReleasePlan = field(metadata=stored(context=True))
@@ -63,10 +80,13 @@ class Progress:
     stopped: bool = False
     driver: Driver | None = None
     verdict: Mapping[str, Any] | None = None
+    watch: WatchState | None = field(default=None, metadata=stored(sparse=True))
 
     @property
     def weight(self) -> float:
         """The candidate's percent at the present step."""
+        if self.watch is not None:
+            return 100 - self.plan.holdback
         return self.plan.steps[self.step] if self.step >= 0 else 0
 
     @property
@@ -144,7 +164,10 @@ def check_room(progress: Progress) -> None:
     """
     tests = progress.evidence.tests
     waiting = sum(FULL_GUARD for guard in progress.plan.guards if guard.name not in tests)
-    full = len(compact(to_json(progress))) + sum(test.room for test in tests.values()) + waiting + FULL_COUNTERS
+    growing = sum(test.room for test in tests.values()) + waiting + FULL_COUNTERS
+    full = len(compact(to_json(progress))) + growing
+    if progress.plan.watch:  # two tests at once, of which one began later
+        full += len(compact(to_json(progress.evidence))) + growing
     if full > MAX_BYTES:
         raise InvalidInput(
             f"the state of such a release can grow to {full:,} bytes, more than the {MAX_BYTES:,} that fit on the VirtualService: "

@@ -1,4 +1,6 @@
-"""Carry out what has to end: faults, kept versions, stale cookies. Run by every verb, the local supervisor, and a CronJob.
+"""Carry out what has to end: faults, kept versions, stale cookies, watches that nobody drives.
+
+Run by every verb, the local supervisor, and a CronJob.
 
 A deadline of a kind that is not known here stays on the object: it was set by a newer version, whose sweep ends it.
 """
@@ -8,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, due
+from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, WATCH, Deadline, due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
-from mlflow_istio.core.moves import policies
+from mlflow_istio.core.moves import policies, transitions
 from mlflow_istio.core.moves.adoption import endpoints_in
-from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import Context, edit_endpoint, emit_warnings, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import flush_outbox
@@ -107,10 +109,43 @@ def end_kept_version(context: Context, name: str, deadline: Deadline) -> None:
     edit_endpoint(context.cluster, endpoint.virtual_service, name, lambda now: policies.drop_deadline(now, deadline))
 
 
+def end_overdue_watch(context: Context, name: str, deadline: Deadline) -> None:
+    """End a watch whose time is over and whose driver is gone: its users stop going to the replaced version.
+
+    Raises:
+        StateConflict: It is paused: only a person ends that.
+    """
+    endpoint = endpoint_of(context.cluster, name)
+    release = endpoint.release
+    if release is None or release.id != deadline.what or release.watching is None:
+        edit_endpoint(
+            context.cluster, endpoint.virtual_service, name, lambda now: policies.drop_deadline(now, deadline)
+        )
+        return
+    if release.state == "paused":
+        raise StateConflict(
+            f"{transitions.watched_release(endpoint)}; it is paused, and 'mlflow-istio resume {name}' goes on"
+        )
+    time = context.clock.now()
+
+    def over(now: Endpoint) -> Endpoint:
+        still = now.release is not None and now.release.id == deadline.what and now.release.watching is not None
+        return transitions.promote(now, now=time) if still else policies.drop_deadline(now, deadline)
+
+    move(
+        context,
+        name,
+        over,
+        action="watch-end",
+        reason="The watch's time is over, and nobody drives the release any more: what came after its last look was not judged.",
+    )
+
+
 _ENFORCERS: Mapping[str, tuple[Enforcer, str]] = {
     FAULT: (end_overdue_fault, "fault ended"),
     COOKIE: (end_overdue_cookie, "stale cookie ended"),
     KEEP: (end_kept_version, "replaced version deleted"),
+    WATCH: (end_overdue_watch, "watch ended"),
 }
 """Kind of a deadline to what carries it out, and what is said of it."""
 

@@ -258,7 +258,10 @@ def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
         raise StateConflict(
             f"{transitions.open_release(endpoint)}; it was opened without a plan, so it can't go on by itself"
         )
-    if progress_from_text(endpoint.progress).plan != plan:
+    known = progress_from_text(endpoint.progress).plan
+    if known != (
+        replace(plan, stable=known.stable) if release.watching else plan
+    ):  # who is stable changed by the promotion
         raise StateConflict(
             f"release '{release.id}' of endpoint '{endpoint.name}' is open with another plan: run 'mlflow-istio resume "
             f"{endpoint.name}' to go on with it, or give supersede=true"

@@ -29,6 +29,7 @@ from mlflow_istio.core.release.advance import (
     Stop,
     advance,
 )
+from mlflow_istio.core.release.evidence import serves_nothing
 from mlflow_istio.core.release.judgement import look_figures
 from mlflow_istio.core.release.look_counters import counters_kept
 from mlflow_istio.core.release.on_endpoint import (
@@ -37,9 +38,11 @@ from mlflow_istio.core.release.on_endpoint import (
     promoted,
     shifted,
     step_weights,
+    watch_begun,
 )
 from mlflow_istio.core.release.plan import Event, Webhook
 from mlflow_istio.core.release.progress import Progress, alive, progress_from_text
+from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.errors import (
     ClusterError,
     MetricsError,
@@ -158,7 +161,7 @@ def _round(drive: Drive) -> tuple[DriveResult | None, float]:
         raise StateConflict(f"release '{drive.release}' of endpoint '{drive.name}' is driven by {other.who} now")
     seen = _observe(drive, endpoint, progress)
     now = context.clock.now()
-    after, action = advance(progress, seen, now)
+    after, action = (advance if progress.watch is None else watched)(progress, seen, now)
     if isinstance(action, Call):
         answers = {
             hook.url: _asked(drive, endpoint.release, hook, action.event, action.gate, action.verdict)
@@ -190,7 +193,7 @@ def _act(
     drive: Drive, endpoint: Endpoint, before: Progress, after: Progress, action: Action, seen: Observation
 ) -> DriveResult | None:
     context, release, revision = drive.context, drive.release, before.revision
-    verdict = action.verdict
+    verdict, time = action.verdict, drive.context.clock.now()
 
     def moved(transition: Transition, word: str, *, urgent: bool = False, why: Verdict = verdict) -> None:
         move(
@@ -213,7 +216,7 @@ def _act(
         return _ending(drive, endpoint, after, why, outcome)
 
     def refused(exc: ClusterError) -> DriveResult | None:
-        if context.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
+        if before.watch is not None or context.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
             _hold_back(drive, before, after, exc)
             return None
         late = Verdict(word="inconclusive", reason=f"The deadline has passed: {exc.message}")
@@ -227,7 +230,12 @@ def _act(
         return None
     if isinstance(action, Promote):
         try:
-            moved(lambda now: promoted(now, release, revision, action.candidate), "promote")
+            if before.watch is None and before.plan.watch and _can_be_watched(drive, after, seen):
+                watch = begun(after, time)
+                moved(lambda now: watch_begun(now, release, revision, action.candidate, watch, time), "promote")
+                return None
+            word = "promote" if before.watch is None else "watch-end"
+            moved(lambda now: promoted(now, release, revision, action.candidate, time), word)
         except (NotReady, NotRouted) as exc:
             return refused(exc)
         return _ending(drive, endpoint, after, verdict, "promoted")
@@ -240,6 +248,14 @@ def _act(
         return _ending(drive, endpoint, after, verdict, "inconclusive" if verdict.word == "inconclusive" else "held")
     note(drive, after, revision)
     return None
+
+
+def _can_be_watched(drive: Drive, after: Progress, seen: Observation) -> bool:
+    """Whether the stable can keep a share: nobody is sent to one that serves nothing."""
+    broken = serves_nothing(after.evidence, seen.stable_ready)
+    if broken:
+        drive.warn_once(f"'{after.plan.stable}' serves nothing, so the promotion is not watched against it")
+    return not broken
 
 
 def _hold_back(drive: Drive, before: Progress, after: Progress, exc: ClusterError) -> None:

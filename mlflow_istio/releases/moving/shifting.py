@@ -262,7 +262,11 @@ def abort(
         NotReady: Stable has no ready replica, and it is not forced.
         NotRouted: A proxy did not take the change over in time.
     """
-    result = "superseded" if action == "supersede" else "aborted"
+    result, planned = "superseded" if action == "supersede" else "aborted", None
+    if action == "supersede":
+        planned = endpoint_of(context.cluster, name)
+        if planned.release is not None and planned.release.watching is not None:
+            action = "watch-end"  # its candidate has earned its promotion
     time = context.clock.now()
     return move(
         context,
@@ -274,6 +278,7 @@ def abort(
         force=force,
         urgent=True,
         timeout=timeout,
+        planned=planned,
     )
 
 

@@ -53,7 +53,11 @@ def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deploym
         "virtual_service": endpoint.virtual_service,
         "adopted_route": endpoint.route if endpoint.adopted else None,
         "stable": endpoint.stable.name,
-        "candidates": list(endpoint.release.candidates) if endpoint.release else [],
+        "candidates": [
+            name
+            for name in (endpoint.release.candidates if endpoint.release else ())
+            if endpoint.role_of(name) == "candidate"
+        ],
         "traffic": endpoint.traffic.weights,
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
@@ -195,6 +199,16 @@ def _release_view(endpoint: Endpoint) -> View | None:
     release_status = release_status_of(endpoint.progress)
     if release_status is not None:
         view["progress"] = release_status.view()
+    watching = release.watching
+    if watching is not None:
+        until = release_status.watch_until.isoformat(timespec="seconds") if release_status else None
+        view["watching"] = {
+            "promoted": endpoint.stable.name,
+            "previous": watching.previous.name,
+            "holdback": watching.holdback,
+            "since": watching.since.isoformat(timespec="seconds"),
+            "until": until,
+        }
     return view
 
 
