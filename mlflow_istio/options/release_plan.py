@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.endpoint.endpoint import Endpoint
-from mlflow_istio.core.moves.watching import check_can_be_held_back
+from mlflow_istio.core.moves.holdback import check_can_be_held_back
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import RULES, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards, gross_guard

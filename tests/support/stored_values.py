@@ -19,13 +19,16 @@ from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.inspection.fingerprint import digest, fingerprint
 from mlflow_istio.core.moves.claims import Claim
+from mlflow_istio.core.moves.holdback import watch
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.routes import Written
 from mlflow_istio.core.policy.settings import CustomRoute, DestinationPolicy, Fault, Policy, RoutePolicy, StaleCookie
+from mlflow_istio.core.release.advance import Observation
 from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.experiment import Experiment, ExperimentPlan
 from mlflow_istio.core.release.plan import Approval, GuardPlan, NonInferiorityMargin, Webhook
 from mlflow_istio.core.release.progress import Progress, first_progress
+from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.verbs.plans import Plan
 from tests.support.endpoint_values import (
     LEGACY,
@@ -198,6 +201,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "canary": started("canary", traffic_request=TrafficRequest(weight=10)),
     "ab-cookie": started("ab", "v2", "v3", traffic_request=TrafficRequest(cookie="arm")),
     "shadow": started("shadow"),
+    "watched": watch(
+        started(traffic_request=TrafficRequest(weight=10)), "v2", holdback=5, until=at(7300), now=TIME, keep=86400.0
+    ),
 }
 """Endpoints as their annotations tell them."""
 
@@ -271,10 +277,22 @@ def _asking() -> Progress:
     return replace(progress, evidence=evidence)
 
 
+def _promoted() -> Progress:
+    """The same, promoted, in the second window of the watch."""
+    found = _watched()
+    plan = replace(found.plan, promote=True, watch=7200.0, holdback=10, keep_old=86400.0)
+    progress = begun(replace(found, plan=plan), at(60))
+    seen = Observation(readings={name: counters(900, 9) for name in ("v1", "v2")}, weights={"v1": 10, "v2": 90})
+    for second in (70, 1000):
+        progress, _ = watched(progress, seen, at(second))
+    return progress
+
+
 PROGRESSES: Mapping[str, Callable[[], Progress]] = {
     "first": lambda: first_progress(a_plan(), TIME),
     "asking": _asking,
     "watched": _watched,
+    "promoted": _promoted,
     "ab": lambda: first_progress(a_plan(strategy="ab", candidates=("v2", "v3"), guards=()), TIME),
     "blue-green": lambda: first_progress(a_plan(strategy="blue-green", steps=(0.0, 100.0)), TIME),
     "shadow": lambda: first_progress(a_plan(strategy="shadow", steps=(25.5,), guards=()), TIME),

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
-from mlflow_istio.core.moves import transitions, watching
+from mlflow_istio.core.moves import holdback, transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
@@ -52,7 +52,7 @@ def noted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -
     """Store where the release stands; its traffic stays."""
     expected(endpoint, release, revision)
     if progress.watch is not None:
-        endpoint = watching.with_end(endpoint, swept_at(progress))
+        endpoint = holdback.with_end(endpoint, swept_at(progress))
     return replace(endpoint, progress=progress_to_text(progress))
 
 
@@ -60,7 +60,7 @@ def shifted(endpoint: Endpoint, release: str, revision: int, progress: Progress)
     """Give the candidates the traffic of the progress' step, or the holdback that of its watch, and store it with that."""
     expected(endpoint, release, revision)
     if progress.watch is not None:
-        return replace(watching.held_back(endpoint), progress=progress_to_text(progress))
+        return replace(holdback.held_back(endpoint), progress=progress_to_text(progress))
     return replace(
         transitions.shift(endpoint, step_wish(progress.plan, progress.weight)), progress=progress_to_text(progress)
     )
@@ -78,7 +78,7 @@ def watch_begun(
 ) -> Endpoint:
     """Make the candidate stable, hold a share back, and go on with the watch that the progress has begun."""
     plan = expected(endpoint, release, revision).plan
-    after = watching.watch(
+    after = holdback.watch(
         endpoint, candidate, holdback=plan.holdback, until=swept_at(progress), now=now, keep=plan.keep_old
     )
     return replace(after, progress=progress_to_text(progress))

@@ -121,11 +121,13 @@ def test_status_and_report_say_that_it_is_watched() -> None:
 
 def finish(stage: Stage, plan: dict[str, Any]) -> None:
     """Give the same command again; one that has done its work says that nothing is left."""
-    try:
-        release(stage.context, stage.dependencies, a_release_request({}, **plan))
-    except InvalidInput as exc:
-        assert "is stable already" in exc.message
-        assert stage.world.endpoint().release is None
+    request = a_release_request({}, **plan)
+    endpoint = stage.world.endpoint()
+    if endpoint.release is None and endpoint.last is not None:
+        with pytest.raises(InvalidInput, match="is stable already"):
+            release(stage.context, stage.dependencies, request)
+    else:
+        release(stage.context, stage.dependencies, request)
 
 
 @pytest.mark.parametrize("replied", [False, True], ids=["before the call", "after the call"])

@@ -11,7 +11,8 @@ from mlflow_istio.core.endpoint.deadlines import KEEP, WATCH, Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.registry_state import registry_state_of
 from mlflow_istio.core.endpoint.traffic import Destination, WeightedDestination
-from mlflow_istio.core.moves import transitions, watching
+from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.holdback import held_back, watch
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import InvalidInput, StateConflict
 from tests.support.endpoint_values import TIME, an_endpoint, started
@@ -24,9 +25,7 @@ def half(weight: int = 50) -> Endpoint:
 
 
 def watched(endpoint: Endpoint | None = None, *, holdback: int = 5, keep: float | None = None) -> Endpoint:
-    return watching.watch(
-        endpoint or half(), "v2", holdback=holdback, until=UNTIL, now=TIME, keep=keep
-    )
+    return watch(endpoint or half(), "v2", holdback=holdback, until=UNTIL, now=TIME, keep=keep)
 
 
 def test_the_candidate_is_stable_and_the_one_before_keeps_its_share() -> None:
@@ -35,7 +34,7 @@ def test_the_candidate_is_stable_and_the_one_before_keeps_its_share() -> None:
     assert (after.stable.name, after.release is not None) == ("v2", True)
     assert [after.role_of(name) for name in ("v1", "v2")] == ["holdback", "stable"]
     assert after.deadlines == (Deadline(kind=WATCH, at=UNTIL, what="r1"),)
-    assert watching.watch(after, "v2", holdback=9, until=UNTIL, now=TIME) == after
+    assert watch(after, "v2", holdback=9, until=UNTIL, now=TIME) == after
 
 
 def test_the_registry_has_the_promoted_version_as_champion_and_nobody_as_challenger() -> None:
@@ -127,8 +126,6 @@ def test_what_the_owner_has_in_the_route_keeps_its_weight_and_must_leave_room() 
 
 def test_weights_that_somebody_moved_are_put_back() -> None:
     endpoint = watched()
-    moved = replace(
-        endpoint.traffic, split=tuple(replace(share, weight=50) for share in endpoint.traffic.split)
-    )
-    assert watching.held_back(replace(endpoint, traffic=moved)).traffic == endpoint.traffic
-    assert an_endpoint() == watching.held_back(an_endpoint())
+    moved = replace(endpoint.traffic, split=tuple(replace(share, weight=50) for share in endpoint.traffic.split))
+    assert held_back(replace(endpoint, traffic=moved)).traffic == endpoint.traffic
+    assert an_endpoint() == held_back(an_endpoint())
