@@ -13,7 +13,16 @@ from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
 from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
-from mlflow_istio.options.values import IN_SECONDS, ByTarget, Duration, Names, Percents, Probability, Structured, checked
+from mlflow_istio.options.values import (
+    IN_SECONDS,
+    ByTarget,
+    Duration,
+    Names,
+    Percents,
+    Probability,
+    Structured,
+    checked,
+)
 
 
 def _as_text(value: Any) -> Any:

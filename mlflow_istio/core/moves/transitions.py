@@ -189,7 +189,7 @@ def _watched(
         stable=stable,
         release=None,
         progress=None,
-        last=_close(release, outcome, previous=previous if well else None),
+        last=_close(release, outcome, stable=stable, previous=previous if well else None),
         deadlines=without_deadline(endpoint.deadlines, WATCH),
     )
     if keep is None and watching.keep is not None and well and now is not None:
