@@ -26,9 +26,12 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
         NotRouted: The answer did not come in time; names what was seen last.
     """
     import requests  # kept out of start-up: 60 ms that help texts need not pay
+    from urllib3.util import SKIP_HEADER
 
     deadline = time.monotonic() + timeout
     seen = "no answer"
+    # What a client adds by itself: a route might match on it, and the probe was made up without.
+    unsent = {"accept": None, "user-agent": SKIP_HEADER, "accept-encoding": SKIP_HEADER}
     attempt = 0
     while True:
         remaining = deadline - time.monotonic()
@@ -41,7 +44,7 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
             answer = requests.request(
                 probe.method,
                 url.rstrip("/") + probe.path,
-                headers={**headers, **probe.headers, "connection": "close"},
+                headers={**unsent, **headers, **probe.headers, "connection": "close"},
                 timeout=max(0.05, min(5.0, remaining)),
                 allow_redirects=False,
             )

@@ -35,6 +35,9 @@ _KINDS = {
 @click.option("--port", default=None, type=click.IntRange(1, 65535), help="Port of the proxy, for matches on it.")
 @click.option("--scheme", default="http", show_default=True, type=click.Choice(["http", "https"]))
 @click.option(
+    "--gateway", default=None, help="Gateway it arrives at; mesh: a sidecar.  [default: whichever has its host]"
+)
+@click.option(
     "--file", "-f", default=None, type=click.Path(dir_okay=False), help="YAML with the VirtualService; asks no cluster."
 )
 @target_option
@@ -65,9 +68,12 @@ def explanation_text(view: View) -> str:
     query = "&".join(f"{name}={value}" for name, value in request["query"].items())
     lines = [f"{request['method']} {request['path']}{'?' + query if query else ''}"]
     lines += [f"assigned: {name}: {value}" for name, value in view["assigned"].items()]
+    if view["gateways"] and view["gateways"] != ["mesh"]:
+        lines.append(f"at: {' or '.join(map(_gateway_text, view['gateways']))}")
+    lines += [f"only if {one}" for one in view["provided"]]
     for passed in view["perhaps"]:
         lines.append(f"perhaps answered by route {passed['route']}: {'; '.join(passed['because'])}")
-    start = "otherwise " if view["perhaps"] else ""
+    start = "otherwise " if view["perhaps"] else "perhaps " if view["provided"] else ""
     if view["route"] is None:
         why = view["nobody"] or "no route takes it, so the proxy answers 404"
         lines.append(f"{start}answered by nobody: {why}")
@@ -86,6 +92,10 @@ def explanation_text(view: View) -> str:
         lines.append("not by the routes above:")
         lines += [f"  {passed['route']}: {'; or '.join(passed['because'])}" for passed in view["above"]]
     return "\n".join(lines)
+
+
+def _gateway_text(gateway: str) -> str:
+    return "a sidecar (gateway mesh)" if gateway == "mesh" else f"gateway {gateway.removeprefix('/')}"
 
 
 def _who_text(view: View) -> str:

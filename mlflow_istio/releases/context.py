@@ -21,7 +21,7 @@ from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import claimants
-from mlflow_istio.errors import NotFound, StateConflict
+from mlflow_istio.errors import NotFound, StateConflict, Unsupported
 from mlflow_istio.ports.clock import Clock
 from mlflow_istio.ports.cluster import Address, Cluster
 from mlflow_istio.ports.registry import Registry
@@ -189,9 +189,18 @@ def address_of(cluster: Cluster, name: str) -> Address:
 
 
 def address_at(cluster: Cluster, virtual_service: Object, name: str) -> Address:
-    """How a caller reaches an endpoint whose VirtualService has been read."""
+    """How a caller reaches an endpoint whose VirtualService has been read.
+
+    Raises:
+        Unsupported: Its route takes no requests of the scheme by which it can be reached from here.
+    """
     entrance = entrance_of(cluster, name, virtual_service)
     found = cluster.address(entrance.virtual_service)
+    listeners, scheme = entrance.listeners, found.url.partition("://")[0]
+    if listeners is not None and scheme not in [one for one, _ in listeners.taking]:
+        raise Unsupported(
+            f"the route of endpoint '{name}' takes requests by {listeners} alone, and {found.url} takes none of those"
+        )
     base = entrance.scoring.removesuffix(SCORING)
     return replace(
         found,

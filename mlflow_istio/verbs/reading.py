@@ -169,6 +169,7 @@ class ReadingVerbs(Base):
         host: str | None = None,
         port: int | None = None,
         scheme: str = "http",
+        gateway: str | None = None,
         file: str | None = None,
     ) -> views.View:
         """Which route and version answers a request, and why; see ``releases.explaining``.
@@ -188,6 +189,7 @@ class ReadingVerbs(Base):
             authority=host,
             port=port,
             scheme=scheme,
+            gateway=gateway,
         )
         if file is not None:
             return explain_objects(_objects_in(file), endpoint, question)

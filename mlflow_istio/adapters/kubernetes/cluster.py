@@ -233,13 +233,15 @@ class KubernetesCluster:
             raise
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
-        """See ``ports.Cluster``. Asks every gateway at which the probe gets in, as far as we reach it, and our own sidecar."""
+        """See ``ports.Cluster``. Asks every gateway where the probe gets in, as far as we reach it, and our own sidecar."""
         from mlflow_istio.calls.probing import confirm  # it needs requests
 
         deadline = time.monotonic() + timeout
         proved = []
         exposure = self._exposure(probe.virtual_service)
         for proxy in self._proxies.reachable(exposure.at(probe.gateways)):
+            if not probe.gets_in(proxy.scheme, proxy.port):
+                continue
             left = max(0.1, deadline - time.monotonic())
             try:
                 confirm(probe, url=proxy.address.url, headers=proxy.address.headers, timeout=left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.matching.places import DOMAIN, MESH, asked_hosts, gateways_of
@@ -113,6 +114,22 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
             )
         )
     return found
+
+
+def listened_port(url: str, gateway: Mapping[str, Any] | None) -> int | None:
+    """The port that matches ask for, of the Gateway's server that is behind an address; None: it can't be told which.
+
+    Where the Gateway is not known, or has no such server, the address's own port stands for it. A load balancer or a forwarded
+    port may have another number than the server behind it.
+    """
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    own = parts.port or (443 if secure else 80)
+    servers = (gateway or {}).get("spec", {}).get("servers") or ()
+    ports = {int(one["port"]["number"]) for one in servers if (one["port"].get("protocol") not in _PLAIN) == secure}
+    if not ports or own in ports:
+        return own
+    return ports.pop() if len(ports) == 1 else None
 
 
 def _covers(pattern: str, host: str) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from cachetools import TTLCache
 
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
-from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, served_host
+from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, listened_port, served_host
 from mlflow_istio.adapters.kubernetes.resources import GATEWAY, SERVICE, Resource
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object, name_of
@@ -37,10 +37,17 @@ class Proxy:
     Attributes:
         name: For people.
         address: How to ask it about an endpoint.
+        port: Port that matches ask for, of the listener behind the address; None: not known.
     """
 
     name: str
     address: Address
+    port: int | None = 80
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``, as matches ask for it."""
+        return urlsplit(self.address.url).scheme
 
 
 class Proxies:
@@ -118,7 +125,11 @@ class Proxies:
             return []
         headers = {"Host": host or exposure.hosts[0]}
         return [
-            Proxy(name=f"gateway {gateway} at {url}", address=Address(url=url, headers=headers))
+            Proxy(
+                name=f"gateway {gateway} at {url}",
+                address=Address(url=url, headers=headers),
+                port=listened_port(url, found),
+            )
             for url in self._addresses(gateway, found)
         ]
 

@@ -231,7 +231,9 @@ class LocalMesh:
             time.sleep(_POLL)
 
     def wait_routed(self, probe: Probe, timeout: float) -> Sequence[str]:
-        """See ``ports.Cluster``. There is one proxy."""
+        """See ``ports.Cluster``. There is one proxy, which takes plain HTTP alone."""
+        if not probe.gets_in("http", None):
+            return []
         from mlflow_istio.calls.probing import confirm  # it needs requests
 
         if not self._control.supervisor.is_alive():

@@ -9,7 +9,16 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.traffic import Destination
-from mlflow_istio.core.matching.places import gateways_of, has_host, hosts_of, namespace_of, placed
+from mlflow_istio.core.matching.places import (
+    bound_to,
+    full_gateway,
+    gateways_of,
+    has_host,
+    host_at,
+    hosts_of,
+    namespace_of,
+    placed,
+)
 from mlflow_istio.core.matching.requests import Finding, Request, conditions_of, evaluate
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import carried, delegates_of, is_delegate, takes_over
@@ -83,6 +92,8 @@ class Explanation:
         shares: Who answers with what probability; empty for a redirect or a direct response.
         mirrors: Who gets copies, with the percentage copied.
         nobody: Why nobody answers, where that isn't because no route takes it.
+        gateways: Full names of the gateways, ``mesh`` for sidecars, at which the request may arrive so; empty: not known.
+        provided: On what all of this depends that can't be told here, one line each.
     """
 
     request: Request
@@ -93,6 +104,8 @@ class Explanation:
     shares: tuple[AnsweringShare, ...] = ()
     mirrors: tuple[AnsweringShare, ...] = ()
     nobody: str = ""
+    gateways: tuple[str, ...] = ()
+    provided: tuple[str, ...] = ()
 
 
 def explain(
@@ -115,13 +128,27 @@ def explain(
             request a weight that is none; names its path.
     """
     virtual_service = placed(readable(virtual_service))
-    request = _arriving(virtual_service, request)
-    nobody = _asked_for_nothing(virtual_service, request, address)
+    if request.gateway is not None:
+        request = replace(request, gateway=full_gateway(request.gateway, namespace_of(virtual_service)))
+    whatever = request.authority in (None, address)
+    doors = {} if is_delegate(virtual_service) else _doors(virtual_service, request, whatever=whatever)
+    open_doors = tuple(gateway for gateway, takes in doors.items() if takes is not False)
+    if len(open_doors) == 1:
+        request = replace(request, gateway=open_doors[0])
+    nobody = _asked_for_nothing(virtual_service, request, doors)
     if nobody:
         return Explanation(request=request, place=None, nobody=nobody)
+    unsaid = open_doors and not any(doors.values())
+    provided = (_unsaid_namespace(virtual_service, request),) if unsaid else ()
+    found = _explained(virtual_service, request, delegates or {})
+    return replace(found, gateways=open_doors, provided=provided)
+
+
+def _explained(virtual_service: Object, request: Request, delegates: Delegates) -> Explanation:
+    """The first route that takes a request which arrives at the VirtualService."""
     above: list[Passed] = []
     perhaps: list[Passed] = []
-    for place in places(virtual_service, delegates or {}):
+    for place in places(virtual_service, delegates):
         if place.missing:
             missing = Finding(field="delegate", wanted=f"VirtualService '{place.missing}'", found=None, holds=False)
             above.append(Passed(place=place, because=(missing,)))
@@ -150,26 +177,53 @@ def explain(
     return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
 
 
-def _arriving(virtual_service: Mapping[str, Any], request: Request) -> Request:
-    """The request with the gateway at which it arrives, where there is only one."""
-    gateways = gateways_of(virtual_service)
-    known = request.gateway is None and len(gateways) == 1 and not is_delegate(virtual_service)
-    return replace(request, gateway=gateways[0]) if known else request
+def _doors(virtual_service: Object, request: Request, *, whatever: bool) -> dict[str, bool | None]:
+    """At which gateways a request is the VirtualService's; None: that depends on its namespace, which it does not say.
+
+    Args:
+        virtual_service: The object, with full names.
+        request: The request.
+        whatever: Whether it is for one of its hosts, whichever.
+    """
+    asked = gateways_of(virtual_service)
+    if request.gateway is not None:
+        bound = bound_to(virtual_service, request.gateway)
+        if not bound:
+            return {request.gateway: bound}
+        asked = (request.gateway,)
+    hosts = (
+        {} if whatever else {gateway: host_at(virtual_service, str(request.authority), gateway) for gateway in asked}
+    )
+    return {gateway: hosts.get(gateway, True) for gateway in asked}
 
 
-def _asked_for_nothing(virtual_service: Mapping[str, Any], request: Request, address: str | None) -> str:
+def _asked_for_nothing(virtual_service: Mapping[str, Any], request: Request, doors: Mapping[str, bool | None]) -> str:
     """Why none of the routes is asked at all; empty: they are."""
     where = f"VirtualService '{name_of(virtual_service)}'"
-    known = request.authority in (None, address) or is_delegate(virtual_service)
-    if not known and not has_host(virtual_service, str(request.authority)):
+    if doors and all(takes is False for takes in doors.values()):
+        if request.gateway is not None and bound_to(virtual_service, request.gateway) is False:
+            bound = " and ".join(gateways_of(virtual_service))
+            return f"{where} is bound to {bound}, not to {request.gateway}: its routes are not asked there"
         hosts = ", ".join(hosts_of(virtual_service))
-        return f"{request.authority} is not a host of {where}, which has {hosts}: its routes are not asked"
+        elsewhere = request.gateway is not None and has_host(virtual_service, str(request.authority))
+        there = f" at {request.gateway}" if elsewhere else ""
+        return f"{request.authority} is not a host of {where}{there}, which has {hosts}: its routes are not asked"
     if not routes_of(virtual_service):
         others = [kind for kind in ("tls", "tcp") if virtual_service.get("spec", {}).get(kind)]
         return f"{where} has no http routes" + (
             f", but {' and '.join(others)}, which carry no HTTP requests" if others else ""
         )
     return ""
+
+
+def _unsaid_namespace(virtual_service: Mapping[str, Any], request: Request) -> str:
+    short = "gateways" if request.gateway is not None and not bound_to(virtual_service, request.gateway) else "hosts"
+    names = [str(name).removeprefix("/") for name in virtual_service["spec"].get(short) or []]
+    asked = request.gateway if short == "gateways" else request.authority
+    return (
+        f"VirtualService '{name_of(virtual_service)}' stands in the namespace that {asked} means: it does not say which, and its "
+        f"{short} ({', '.join(names)}) are names there"
+    )
 
 
 def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any], *, whole: bool) -> Delegates:

@@ -2,11 +2,13 @@
 
 istiod stops at the first route that takes everything (``IsCatchAllRoute`` in ``pilot/pkg/networking/core/route/route.go``): a match
 of nothing, the prefix ``/``, the regex ``.*``. Other words for it (an empty prefix, ``/.*``, any method, the only host, all of the
-gateways) hide what stands below just the same.
+gateways, pseudo headers that all requests have, or several matches that together leave nothing, such as http and https) hide what
+stands below just the same.
 """
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +16,19 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, is_own_route
 from mlflow_istio.core.matching.places import MESH, asked_hosts, gateways_of, hosts_of
-from mlflow_istio.core.matching.requests import Request, conditions_of, described, evaluate
+from mlflow_istio.core.matching.requests import PSEUDO_HEADERS, Request, conditions_of, described, evaluate
 
-_ALWAYS_THERE = ("method", "scheme", "authority")
 _ODD: Mapping[str, tuple[Request, ...]] = {
-    "uri": tuple(
-        Request(path=path)
-        for path in (
-            *("/", "/invocations", "/zq-9/x.y", "/a%20b", "//", "/%C3%A9/"),
-            *(f"/{one}" for one in string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@"),
-            "/" + "long/" * 300,
-        )
+    "uri": (
+        *(
+            Request(path=path)
+            for path in (
+                *("/", "/invocations", "/zq-9/x.y", "/a%20b", "//", "/%C3%A9/"),
+                *(f"/{one}" for one in string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@"),
+                "/" + "long/" * 300,
+            )
+        ),
+        Request(path="/a", query={"b": "c"}),
     ),
     "method": tuple(Request(method=method) for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")),
     "scheme": (Request(scheme="http"), Request(scheme="https")),
@@ -33,16 +37,9 @@ _ODD: Mapping[str, tuple[Request, ...]] = {
     ),
 }
 """Requests so unlike each other that what takes all of them, by one field, leaves none: a regex has many words for everything."""
-_UNCHECKED = (
-    "name",
-    "statPrefix",
-    "ignoreUriCase",
-    "uri",
-    *_ALWAYS_THERE,
-    "gateways",
-    "sourceLabels",
-    "sourceNamespace",
-)
+_UNCHECKED = ("name", "statPrefix", "ignoreUriCase", *_ODD, "headers", "withoutHeaders")
+_OF_PLACES = ("gateways", "sourceLabels", "sourceNamespace")
+_BY_HEADERS = {**PSEUDO_HEADERS, "x-forwarded-proto": "scheme"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +49,18 @@ class Arrival:
     Attributes:
         host: Host that they are sent to; None: not known.
         gateway: Full name of the gateway, ``mesh`` for sidecars; None: not known.
+        scheme: ``http`` or ``https``.
+        port: Port of the listener, 0: one that no match names; None: not known.
     """
 
     host: str | None = None
     gateway: str | None = None
+    scheme: str = "http"
+    port: int | None = None
 
     def of(self, request: Request) -> Request:
         """A request that arrives so."""
-        return replace(request, authority=self.host, gateway=self.gateway)
+        return replace(request, authority=self.host, gateway=self.gateway, scheme=self.scheme, port=self.port)
 
 
 def arrivals(virtual_service: Mapping[str, Any]) -> tuple[Arrival, ...]:
@@ -72,14 +73,20 @@ def arrivals(virtual_service: Mapping[str, Any]) -> tuple[Arrival, ...]:
 
 
 def is_catch_all(route: Mapping[str, Any], virtual_service: Mapping[str, Any]) -> bool:
-    """Whether a route takes every request that arrives: it has no match, or one of its matches asks for nothing.
+    """Whether a route takes every request that arrives: it has no match, or its matches together leave none.
 
     Args:
         route: The route.
         virtual_service: What it stands in; both with full names (``places.placed``).
     """
+    conditions = [one for one in conditions_of(route) if _asks_for_what_all_have(one)]
+    if not conditions:
+        return False
     hosts, gateways = hosts_of(virtual_service), gateways_of(virtual_service)
-    return any(_asks_for_nothing(condition, hosts, gateways) for condition in conditions_of(route))
+    asked = {**_ODD, **({"authority": named} if (named := _named(hosts)) else {})}
+    taken = [{_takers_of(conditions, field, request) for request in requests} for field, requests in asked.items()]
+    taken.append({_takers_at(conditions, gateway) for gateway in gateways})
+    return all(frozenset.intersection(*together) for together in itertools.product(*taken))
 
 
 def judged(condition: Mapping[str, Any], request: Request) -> bool | None:
@@ -130,28 +137,43 @@ def route_words(route: Object, index: int) -> str:
     return str(route.get("name") or f"spec.http[{index}]")
 
 
-def _asks_for_nothing(condition: Mapping[str, Any], hosts: Sequence[str], gateways: Sequence[str]) -> bool:
-    if any(value for name, value in condition.items() if name not in _UNCHECKED):
-        return False
-    if not _any_value("uri", condition):
-        return False
-    if condition.get("gateways"):
-        if not set(gateways) <= set(condition["gateways"]):
-            return False
-    elif condition.get("sourceLabels") or condition.get("sourceNamespace"):
-        return False
-    open_fields = [name for name in _ALWAYS_THERE if not _any_value(name, condition)]
-    return open_fields in ([], ["authority"]) and (not open_fields or _all_hosts(condition["authority"], hosts))
+def _asks_for_what_all_have(condition: Mapping[str, Any]) -> bool:
+    """Whether a match asks only for what all requests have, of whichever value."""
+    headers = {*(condition.get("headers") or {}), *(condition.get("withoutHeaders") or {})}
+    others = [name for name, value in condition.items() if value and name not in (*_UNCHECKED, *_OF_PLACES)]
+    return not others and all(header.lower() in _BY_HEADERS for header in headers)
 
 
-def _any_value(name: str, condition: Mapping[str, Any]) -> bool:
-    """Whether every value of a field that all requests have satisfies a match."""
-    alone = {name: condition.get(name)}
-    return all(judged(alone, request) for request in _ODD[name])
+def _takers_of(conditions: Sequence[Mapping[str, Any]], field: str, request: Request) -> frozenset[int]:
+    """Which matches take a request, as far as one field decides, in whichever words they ask for it."""
+    return frozenset(index for index, condition in enumerate(conditions) if judged(_about(condition, field), request))
 
 
-def _all_hosts(authority: Mapping[str, str], hosts: Sequence[str]) -> bool:
-    """Whether all hosts there are satisfy it; a wildcard stands for hosts that nobody can name."""
-    condition = {"authority": authority}
-    named = [host for host in hosts if not host.startswith("*")]
-    return bool(hosts) and named == list(hosts) and all(judged(condition, Request(authority=host)) for host in named)
+def _takers_at(conditions: Sequence[Mapping[str, Any]], gateway: str) -> frozenset[int]:
+    """Which matches take requests of every caller at a gateway."""
+    place = Request(gateway=gateway)
+    return frozenset(
+        index
+        for index, condition in enumerate(conditions)
+        if judged({name: condition[name] for name in _OF_PLACES if condition.get(name)}, place)
+    )
+
+
+def _about(condition: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """What a match says of one field, by the field itself or by headers."""
+    by_headers = {
+        name: {
+            header: one for header, one in (condition.get(name) or {}).items() if _BY_HEADERS[header.lower()] == field
+        }
+        for name in ("headers", "withoutHeaders")
+    }
+    return {"ignoreUriCase": condition.get("ignoreUriCase"), field: condition.get(field), **by_headers}
+
+
+def _named(hosts: Sequence[str]) -> tuple[Request, ...]:
+    """A request to each host there; none where a wildcard stands for hosts that nobody can name, or where none is known."""
+    return tuple(Request(authority=host) for host in hosts) if not any(map(_is_wild, hosts)) else ()
+
+
+def _is_wild(host: str) -> bool:
+    return host.startswith("*")

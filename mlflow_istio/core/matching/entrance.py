@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, TypedDict
+from urllib.parse import parse_qsl, urlencode
 
 from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
 from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, judged, takers
-from mlflow_istio.core.matching.places import has_host, placed
-from mlflow_istio.core.matching.probe import Probe
+from mlflow_istio.core.matching.places import MESH, has_host, placed
+from mlflow_istio.core.matching.probe import Listeners, Probe
 from mlflow_istio.core.matching.re2 import read_regex
-from mlflow_istio.core.matching.requests import Request, conditions_of, evaluate
+from mlflow_istio.core.matching.requests import PSEUDO_HEADERS, Request, conditions_of, evaluate
 from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.errors import InvalidInput
 
@@ -27,12 +27,13 @@ _EVERYWHERE = (SCORING, "/", "/ping")
 """Paths that callers and probes of a route without a match use."""
 _ELSEWHERE = "/mlflow-istio"
 """Where such a route may be reached when all of those are somebody else's."""
-_OF_THE_PLACE = ("port", "gateways", "authority")
+_OF_THE_PLACE = ("gateways", "authority", "headers[:authority]", "headers[host]")
 """Match fields that a request can't be made up for where nothing is known of the place at which it arrives."""
 _PRESENT = "1"
 """A value where any will do."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SCHEMES = ("http", "https")
+_SCHEME_HEADERS = (":scheme", "x-forwarded-proto")
 _BACKREFERENCE = re.compile(r"\\(\d)")
 
 
@@ -48,6 +49,7 @@ class Entrance:
         method: Method that they take.
         headers: Headers that they need.
         gateways: Full names of the gateways at which it reaches them, ``mesh`` among them; None: at all of the VirtualService's.
+        listeners: At which of their listeners it does; None: at all.
         rewritten: Whether the model server may get another path than the one asked for, and not know it.
     """
 
@@ -58,6 +60,7 @@ class Entrance:
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
     gateways: tuple[str, ...] | None = None
+    listeners: Listeners | None = None
     rewritten: bool = False
 
     def through(self, probe: Probe) -> Probe:
@@ -67,6 +70,7 @@ class Entrance:
             virtual_service=self.virtual_service,
             headers={**self.headers, **probe.headers},
             gateways=self.gateways,
+            listeners=self.listeners,
         )
         if self.probe_path is None:
             return replace(sent, any_answer=self.rewritten)
@@ -109,13 +113,13 @@ def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
         way for way in ways if way.taker and not way.taker.surely
     ]
     if open_ways:
-        if not own.get("match") and (anywhere := _anywhere(whole, open_ways)):
-            arrival, gateways = anywhere
+        if not own.get("match") and (anywhere := _anywhere(open_ways)):
+            arrival, same = anywhere
             return Entrance(
                 virtual_service=name_of(virtual_service),
                 handed_on=_rewritten(own, {}, SCORING),
                 headers=_host(whole, arrival, {}),
-                gateways=gateways,
+                **_doors(whole, arrival, same),
                 rewritten=bool(own.get("rewrite")),
             )
         way = min(open_ways, key=lambda one: _rewritten(own, one.condition, one.request.path) not in (SCORING, None))
@@ -126,7 +130,7 @@ def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
             handed_on=_rewritten(own, way.condition, way.request.path),
             method=way.request.method,
             headers={**way.request.headers, **_host(whole, way.arrival, way.condition)},
-            gateways=_gateways(whole, [one for one in open_ways if one.asks_the_same(way)]),
+            **_doors(whole, way.arrival, [one.arrival for one in open_ways if one.asks_the_same(way)]),
         )
     taken = next((way.taker for way in ways if way.taker is not None), None)
     raise InvalidInput(
@@ -150,7 +154,7 @@ class _Way:
     taker: Taker | None
 
     def asks_the_same(self, other: _Way) -> bool:
-        return replace(self.request, gateway=None) == replace(other.request, gateway=None)
+        return Arrival(host=self.arrival.host).of(self.request) == Arrival(host=other.arrival.host).of(other.request)
 
 
 def _ways(
@@ -169,17 +173,35 @@ def _ways(
 
 def _arrivals(virtual_service: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Arrival]:
     """Where requests arrive, at a host that the match asks for where a wildcard, or nothing, says which hosts there are."""
-    found = arrivals(virtual_service)
-    guess = _value(condition["authority"]) if condition.get("authority") else None
-    if guess and (found == (Arrival(),) or has_host(virtual_service, guess)):
+    found = list(arrivals(virtual_service))
+    authority = _asked(condition).get("authority")
+    guess = _value(authority) if authority else None
+    if guess and (found == [Arrival()] or has_host(virtual_service, guess)):
         known = dict.fromkeys(arrival.gateway for arrival in found)
-        return [*(Arrival(host=guess, gateway=gateway) for gateway in known), *found]
-    return list(found)
+        found = [*(Arrival(host=guess, gateway=gateway) for gateway in known), *found]
+    every = _listeners(virtual_service)
+    return [replace(one, scheme=scheme, port=port) for one in found for scheme, port in every(one.gateway)]
 
 
-def _anywhere(
-    virtual_service: Mapping[str, Any], ways: Sequence[_Way]
-) -> tuple[Arrival, tuple[str, ...] | None] | None:
+def _listeners(virtual_service: Mapping[str, Any]) -> Callable[[str | None], list[tuple[str, int]]]:
+    """Scheme and port, 0 for all others, of a gateway's listeners that matter to some match; sidecars take plain HTTP alone."""
+    conditions = [one for route in virtual_service["spec"]["http"] for one in conditions_of(route)]
+    ports = [0, *sorted({one["port"] for one in conditions if one.get("port")})]
+    asked = any(one.get("scheme") or any(_named_headers(one, _SCHEME_HEADERS)) for one in conditions)
+
+    def every(gateway: str | None) -> list[tuple[str, int]]:
+        schemes = _SCHEMES if asked and gateway != MESH else _SCHEMES[:1]
+        return [(scheme, port) for scheme in schemes for port in ports]
+
+    return every
+
+
+def _named_headers(condition: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    for part in ("headers", "withoutHeaders"):
+        yield from (name for name in condition.get(part) or {} if name.lower() in names)
+
+
+def _anywhere(ways: Sequence[_Way]) -> tuple[Arrival, list[Arrival]] | None:
     """Where a route without a match takes whatever callers and probes ask for; None: some of it is somebody else's everywhere."""
     open_paths: dict[Arrival, set[str]] = {}
     for way in ways:
@@ -187,40 +209,68 @@ def _anywhere(
             continue
         open_paths.setdefault(way.arrival, set()).add(way.request.path)
     whole = [arrival for arrival, paths in open_paths.items() if paths >= set(_EVERYWHERE)]
-    if not whole:
-        return None
-    same = [way for way in ways if way.arrival in whole and way.arrival.host == whole[0].host]
-    return whole[0], _gateways(virtual_service, same)
+    return (whole[0], [one for one in whole if one.host == whole[0].host]) if whole else None
 
 
-def _gateways(virtual_service: Mapping[str, Any], ways: Sequence[_Way]) -> tuple[str, ...] | None:
-    """The gateways at which these ways lead in; None where that is all there are."""
-    found = tuple(dict.fromkeys(way.arrival.gateway for way in ways if way.arrival.gateway is not None))
+class _Doors(TypedDict):
+    gateways: tuple[str, ...] | None
+    listeners: Listeners | None
+
+
+def _doors(virtual_service: Mapping[str, Any], chosen: Arrival, same: Sequence[Arrival]) -> _Doors:
+    """The gateways at which one request leads in, and at which of their listeners; None where that is all there are."""
+    every = _listeners(virtual_service)
+    taking = {gateway: {(one.scheme, one.port or 0) for one in same if one.gateway == gateway} for gateway in _at(same)}
+    mine = [one for one in every(chosen.gateway) if one in taking[chosen.gateway]]
+    whole = mine == every(chosen.gateway)
+    found = [gateway for gateway, open_ones in taking.items() if open_ones >= set(every(gateway) if whole else mine)]
     everywhere = {arrival.gateway for arrival in arrivals(virtual_service)}
-    return None if everywhere <= {*found, None} else found
+    named = tuple(dict.fromkeys(port for _, port in every(chosen.gateway) if port))
+    return {
+        "gateways": None if everywhere <= {*found, None} else tuple(one for one in found if one is not None),
+        "listeners": None if whole else Listeners(named=named, taking=tuple(mine)),
+    }
+
+
+def _at(same: Sequence[Arrival]) -> tuple[str | None, ...]:
+    return tuple(dict.fromkeys(arrival.gateway for arrival in same))
 
 
 def _host(virtual_service: Mapping[str, Any], arrival: Arrival, condition: Mapping[str, Any]) -> dict[str, str]:
     """The Host header, where it has to be another than the VirtualService's first."""
     usual = arrivals(virtual_service)[0].host
-    return {"Host": arrival.host} if arrival.host and (condition.get("authority") or arrival.host != usual) else {}
+    asked = _asked(condition).get("authority") or arrival.host != usual
+    return {"Host": arrival.host} if arrival.host and asked else {}
+
+
+def _asked(condition: Mapping[str, Any]) -> Object:
+    """A match with what it asks for by pseudo headers as the fields that mean the same; either may be asked for twice."""
+    headers = condition.get("headers") or {}
+    by_headers = {
+        field: headers[name] or {} for name in headers if (field := PSEUDO_HEADERS.get(name.lower())) is not None
+    }
+    others = {
+        name: wanted for name, wanted in headers.items() if name.lower() not in (*PSEUDO_HEADERS, *_SCHEME_HEADERS)
+    }
+    said = {name: value for name, value in condition.items() if value}
+    return {**by_headers, **said, "headers": others}
 
 
 def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:
     """Requests that may satisfy a match, the likeliest first."""
-    headers = {name.lower(): _value(wanted or {}) for name, wanted in (condition.get("headers") or {}).items()}
+    asked = _asked(condition)
+    headers = {name.lower(): _value(wanted or {}) for name, wanted in asked["headers"].items()}
     query = {name: _value(wanted or {}) for name, wanted in (condition.get("queryParams") or {}).items()}
-    method = _value(condition.get("method") or {}, _METHODS)
-    scheme = _value(condition.get("scheme") or {}, _SCHEMES)
-    if method is None or scheme is None or None in headers.values() or None in query.values():
+    method = _value(asked.get("method") or {}, _METHODS)
+    if method is None or None in headers.values() or None in query.values():
         return
-    for path in _paths(condition.get("uri")):
+    for path in _paths(asked.get("uri")):
+        bare, _, text = path.partition("?")
         yield Request(
-            path=path,
+            path=bare,
             method=method,
-            scheme=scheme,
             headers={name: value for name, value in headers.items() if value is not None},
-            query={name: value for name, value in query.items() if value is not None},
+            query={**dict(parse_qsl(text)), **{name: value for name, value in query.items() if value is not None}},
         )
 
 
@@ -232,11 +282,11 @@ def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at
         for route in above
         for one in conditions_of(route)
         for name, wanted in (one.get("withoutHeaders") or {}).items()
-        if (value := _value(wanted or {})) is not None
+        if name.lower() not in (*PSEUDO_HEADERS, *_SCHEME_HEADERS) and (value := _value(wanted or {})) is not None
     }
     for request in _requests(condition):
         more = {**unwanted, **request.headers}
-        posted = request.method if condition.get("method") else "POST"
+        posted = request.method if _asked(condition).get("method") else "POST"
         for headers, method in ((request.headers, posted), (more, request.method), (more, posted)):
             if (headers, method) != (request.headers, request.method):
                 yield replace(request, headers=headers, method=method)

@@ -82,16 +82,55 @@ def asked_hosts(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[s
 
 
 def has_host(virtual_service: Mapping[str, Any], authority: str) -> bool:
-    """Whether requests for a host are a VirtualService's: at gateways by its full name, at sidecars by shorter ones, too."""
+    """Whether requests for a host are a VirtualService's at one of its gateways, as far as that can be told."""
+    return any(host_at(virtual_service, authority, gateway) for gateway in gateways_of(virtual_service))
+
+
+def host_at(virtual_service: Mapping[str, Any], authority: str, gateway: str) -> bool | None:
+    """Whether requests for a host are a VirtualService's at a gateway: there by its full name, at sidecars by shorter ones, too.
+
+    None: it depends on the namespace of the VirtualService, which it does not say, for a short host means a Service there.
+
+    Args:
+        virtual_service: The object.
+        authority: The host that is asked for.
+        gateway: Full name of one of its gateways, ``mesh`` for sidecars.
+    """
     namespace = namespace_of(virtual_service)
-    asked = without_port(authority.lower())
-    in_mesh = MESH in gateways_of(virtual_service)
+    asked = without_port(authority.lower()).removesuffix("." if gateway == MESH else "")
+    found: bool | None = False
     for host in hosts_of(virtual_service):
         if host == "*" or asked == host or (host.startswith("*") and asked.endswith(host[1:])):
             return True
-        if in_mesh and inside_host(asked, namespace) == inside_host(host, namespace):
+        if gateway == MESH and inside_host(asked, namespace) == inside_host(host, namespace):
             return True
-    return False
+        if not namespace and _one_service(*((asked, host) if gateway != MESH else _inside(asked, host))):
+            found = None
+    return found
+
+
+def _inside(*hosts: str) -> list[str]:
+    return [inside_host(host, "") for host in hosts]
+
+
+def _one_service(asked: str, host: str) -> bool:
+    """Whether a short host, in some namespace, is the Service that another one names in full."""
+    short, full = sorted((asked, host), key=len)
+    return "." not in short and full.startswith(f"{short}.") and full.endswith(f".{DOMAIN}")
+
+
+def bound_to(virtual_service: Mapping[str, Any], gateway: str) -> bool | None:
+    """Whether a VirtualService has its routes at a gateway; None: it depends on its namespace, which it does not say.
+
+    Args:
+        virtual_service: The object.
+        gateway: Full name of the gateway.
+    """
+    bound = gateways_of(virtual_service)
+    if gateway in bound:
+        return True
+    name = gateway.rpartition("/")[2]
+    return None if not namespace_of(virtual_service) and f"/{name}" in bound else False
 
 
 def without_port(authority: str) -> str:

@@ -19,6 +19,39 @@ _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Listeners:
+    """The listeners of proxies at which a request gets in, where matches ask for a scheme or a port.
+
+    Attributes:
+        named: Ports that some match names.
+        taking: Scheme and port of each; port 0: any that is not named.
+    """
+
+    named: tuple[int, ...] = ()
+    taking: tuple[tuple[str, int], ...]
+
+    def has(self, scheme: str, port: int | None) -> bool:
+        """Whether requests get in at a listener.
+
+        Args:
+            scheme: ``http`` or ``https``.
+            port: The port that matches ask for; None: not known, so that all must do.
+        """
+        if port is None:
+            return all((scheme, one) in self.taking for one in (0, *self.named))
+        return (scheme, port if port in self.named else 0) in self.taking
+
+    def __str__(self) -> str:
+        schemes = " or ".join(dict.fromkeys(scheme for scheme, _ in self.taking))
+        others = any(port == 0 for _, port in self.taking)
+        ports = sorted({port for _, port in self.taking if port})
+        shut = [port for port in self.named if port not in ports]
+        if others:
+            return schemes + (f" at another port than {' and '.join(map(str, shut))}" if shut else "")
+        return f"{schemes} at port {' or '.join(map(str, ports))}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
     """One GET request and the answer that proves something.
 
@@ -31,6 +64,7 @@ class Probe:
         expected_body: The body (stripped) that proves it, if the body does.
         expected_headers: Response headers that must all be there, names in lower case.
         gateways: Full names of the gateways whose proxies are asked, ``mesh`` for sidecars; None: all of the VirtualService's.
+        listeners: Where those proxies are asked; None: at whichever.
         purpose: What an answer proves, for messages.
     """
 
@@ -42,7 +76,12 @@ class Probe:
     expected_body: str | None = None
     expected_headers: Mapping[str, str] = field(default_factory=dict)
     gateways: tuple[str, ...] | None = None
+    listeners: Listeners | None = None
     purpose: str
+
+    def gets_in(self, scheme: str, port: int | None) -> bool:
+        """Whether it is worth asking at a listener: elsewhere another route answers, whatever has changed."""
+        return self.listeners is None or self.listeners.has(scheme, port)
 
     def proved_by(self, status: int, headers: Mapping[str, str], body: str) -> bool:
         """Whether an answer proves it; header names are compared in lower case."""

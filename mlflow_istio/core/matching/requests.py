@@ -5,17 +5,23 @@ and queryParams with exact, prefix, regex and presence; AND inside a match, OR b
 Which gateway it arrives at may be known; what the caller's pod decides (sourceLabels, sourceNamespace) can't be told, and is said,
 never guessed. Follows istiod, ``pilot/pkg/networking/core/route/route.go``: ``sourceMatchHTTP`` (gateways in a match switch its
 source conditions off), ``TranslateRouteMatch`` and ``canBeConvertedToPresentMatch`` (nothing, or the regex ``*``, means presence).
+Header matches know what Envoy keeps as headers, too: ``:method``, ``:scheme``, ``:authority`` (to Envoy the same as ``host``),
+``:path`` with its query, and ``x-forwarded-proto``, which a proxy writes where the caller does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.errors import InvalidInput, Unsupported
+
+_SOME = "?"
+"""What stands for a value that every request has, whichever."""
 
 _LABELS = frozenset({"name", "statPrefix", "ignoreUriCase"})
 """Members of a match that ask for nothing."""
@@ -31,6 +37,15 @@ _TOLD = _LABELS | {
     "port",
     "gateways",
 }
+
+PSEUDO_HEADERS: Mapping[str, str] = {
+    ":method": "method",
+    ":scheme": "scheme",
+    ":authority": "authority",
+    "host": "authority",
+    ":path": "uri",
+}
+"""Header names under which a match may ask for what has a field of its own, and that field."""
 
 _OF_CALLERS: Mapping[str, str] = {
     "sourceLabels": "it depends on the labels of the caller's pod",
@@ -133,7 +148,7 @@ def evaluate(match: Mapping[str, Any], request: Request) -> Iterator[Finding]:
     for name, wanted in (match.get("headers") or {}).items():
         yield _header(name, wanted or {}, request)
     for name, unwanted in (match.get("withoutHeaders") or {}).items():
-        yield _without(name, unwanted or {}, request.headers.get(name.lower()))
+        yield _without(name, unwanted or {}, request)
     for name, wanted in (match.get("queryParams") or {}).items():
         yield _checked(f"queryParams[{name}]", wanted or {}, request.query.get(name))
     if match.get("port"):
@@ -180,23 +195,62 @@ def _uri(match: Mapping[str, Any], path: str) -> Finding:
 
 def _header(name: str, wanted: Mapping[str, str], request: Request) -> Finding:
     where = f"headers[{name}]"
-    if name.startswith("@"):
-        reason = "it depends on a verified token"
+    values, reason = _header_values(name, request)
+    if reason and not (values and asks_for_presence(wanted)):
         return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
-    if name.lower() in ("uri", "scheme", "method", "authority"):
-        reason = "Istio gives this name another meaning than a header's"
-        return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
-    if name.lower() in ("host", ":authority"):
-        return _asked_for(where, wanted, request.authority, "say which host with authority")
-    return _checked(where, wanted, request.headers.get(name.lower()))
+    found = [_checked(where, wanted, value) for value in values or (None,)]
+    return _agreed(found)
 
 
-def _without(name: str, unwanted: Mapping[str, str], value: str | None) -> Finding:
+def _without(name: str, unwanted: Mapping[str, str], request: Request) -> Finding:
     """A header that must not be so; to Envoy one that is not there is empty, unless its mere presence is unwanted."""
     where = f"withoutHeaders[{name}]"
-    found = _checked(where, unwanted, value if value is not None or asks_for_presence(unwanted) else "")
+    values, reason = _header_values(name, request)
+    if reason and not (values and asks_for_presence(unwanted)):
+        return Finding(field=where, wanted=f"not {_said(unwanted)}", found=None, holds=None, reason=reason)
+    absent = None if asks_for_presence(unwanted) else ""
+    found = _agreed([_checked(where, unwanted, value) for value in values or (absent,)])
     holds = None if found.holds is None else not found.holds
-    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=value, holds=holds, reason=found.reason)
+    has = values[0] if values else None
+    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=has, holds=holds, reason=found.reason)
+
+
+def _header_values(name: str, request: Request) -> tuple[tuple[str, ...], str]:
+    """What a request has under a header's name, in each way in which it may be written; why that can't be told, if it can't.
+
+    A value beside a reason: there is one, whichever.
+    """
+    lower = name.lower()
+    if name.startswith("@"):
+        return (), "it depends on a verified token"
+    field = PSEUDO_HEADERS.get(lower)
+    if field == "authority":
+        known = request.authority is not None
+        return (request.authority or _SOME,), "" if known else "say which host with authority"
+    if field == "uri":
+        return _written_paths(request), ""
+    if field is not None:
+        return (request.method if field == "method" else request.scheme,), ""
+    value = request.headers.get(lower)
+    if value is None and lower == "x-forwarded-proto":
+        value = request.scheme
+    return (() if value is None else (value,)), ""
+
+
+def _written_paths(request: Request) -> tuple[str, ...]:
+    """The path as Envoy has it, with its query, in each way in which that may be written."""
+    if not request.query:
+        return (request.path,)
+    parts = [f"{name}={value}" if value else name for name, value in request.query.items()]
+    ways = (parts, [f"{name}={value}" for name, value in request.query.items()], [urlencode(request.query)])
+    return tuple(dict.fromkeys(f"{request.path}?{'&'.join(way)}" for way in ways))
+
+
+def _agreed(found: Sequence[Finding]) -> Finding:
+    """One finding for several ways of writing the same; nothing can be told where it matters which."""
+    if len({finding.holds for finding in found}) == 1:
+        return found[0]
+    return replace(found[0], holds=None, reason="it depends on how the query is written")
 
 
 def _gateway(wanted: Sequence[str], gateway: str | None) -> Finding:

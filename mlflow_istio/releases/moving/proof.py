@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.matching.entrance import Entrance
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
@@ -200,8 +201,18 @@ def prove_change(context: Context, endpoint: Endpoint, timeout: float, virtual_s
         return _unproved(endpoint, exc)
     if proxies:
         return Proof(proxies=proxies)
-    unproved = f"no proxy of endpoint '{endpoint.name}' can be reached from here: the change is stored, not proved"
+    alone = f" ({_alone(entrance)})" if entrance.gateways is not None or entrance.listeners is not None else ""
+    unproved = (
+        f"no proxy of endpoint '{endpoint.name}' can be reached from here{alone}: the change is stored, not proved"
+    )
     return Proof(warnings=(unproved,))
+
+
+def _alone(entrance: Entrance) -> str:
+    """Where requests reach an endpoint that they don't reach everywhere."""
+    places = [f"by {entrance.listeners}"] if entrance.listeners is not None else []
+    places += [f"at {' and '.join(entrance.gateways)}"] if entrance.gateways is not None else []
+    return f"requests reach it {' '.join(places)} alone"
 
 
 def _unproved(endpoint: Endpoint, why: MlflowIstioError) -> Proof:

@@ -49,6 +49,7 @@ class Question:
         authority: Host it is sent to; None: the endpoint's own address.
         port: Port of the proxy's listener; None: not known.
         scheme: ``http`` or ``https``.
+        gateway: Gateway that it arrives at, ``mesh`` for a sidecar; None: whichever has its host.
     """
 
     path: str | None = None
@@ -60,6 +61,7 @@ class Question:
     authority: str | None = None
     port: int | None = None
     scheme: str = "http"
+    gateway: str | None = None
 
     def as_request(self, assigned: Mapping[str, str], path: str, authority: str | None) -> Request:
         """The request as the routes see it.
@@ -97,6 +99,7 @@ class Question:
             authority=self.authority or host or authority,
             port=self.port,
             scheme=self.scheme,
+            gateway=self.gateway,
         )
 
 
@@ -172,7 +175,10 @@ def explanation_view(
             "query": dict(request.query),
             "headers": dict(request.headers),
             "host": request.authority,
+            "gateway": request.gateway,
         },
+        "gateways": list(found.gateways),
+        "provided": list(found.provided),
         "assigned": dict(assigned),
         "route": place.name if place else None,
         "virtual_service": place.virtual_service if place else None,

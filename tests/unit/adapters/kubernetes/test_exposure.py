@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of, served_host
+from mlflow_istio.adapters.kubernetes.exposure import Exposure, exposure_of, listened_port, served_host
 
 
 def exposed(**spec: Any) -> Exposure:
@@ -53,3 +53,30 @@ def test_the_host_is_one_that_the_gateway_serves_in_plain_http() -> None:
     assert served_host(found, {"spec": {"servers": servers}}) == "b.other"
     assert served_host(found, {"spec": {"servers": servers[:1]}}) is None
     assert served_host(found, None) == "a.example"
+
+
+SERVERS = [
+    {"port": {"number": 8080, "protocol": "HTTP"}, "hosts": ["*"]},
+    {"port": {"number": 8443, "protocol": "HTTPS"}, "hosts": ["*"]},
+    {"port": {"number": 9443, "protocol": "HTTPS"}, "hosts": ["*"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://10.0.0.1", 8080),  # a load balancer's 80 stands for the only plain server
+        ("http://10.0.0.1:8080", 8080),
+        ("https://10.0.0.1:9443", 9443),
+        ("https://10.0.0.1", None),  # which of the two?
+    ],
+)
+def test_the_port_that_matches_ask_for_is_the_servers(url: str, port: int | None) -> None:
+    assert listened_port(url, {"spec": {"servers": SERVERS}}) == port
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://a", 80), ("https://a", 443), ("http://a:8080", 8080)])
+def test_where_the_gateway_is_not_known_it_is_the_addresss_own(url: str, port: int) -> None:
+    assert listened_port(url, None) == port
+    plain = {"port": {"number": 1, "protocol": "HTTP"}}
+    assert listened_port(url, {"spec": {"servers": [plain]}}) == (1 if url.startswith("http:") else port)

@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.inspection.explanation import Explanation, explain, known_delegates
-from mlflow_istio.core.matching.requests import Finding, Request, normalized
+from mlflow_istio.core.matching.requests import Finding, Request, evaluate, normalized
 from mlflow_istio.errors import InvalidInput
 from tests.corpus import cases
 from tests.corpus.answers import recorded
@@ -112,7 +112,10 @@ UNKNOWABLE: dict[str, tuple[Object, str]] = {
     "authority": ({"authority": {"exact": "a.example"}}, "say which host with authority"),
     "host header": ({"headers": {"Host": {"exact": "a.example"}}}, "say which host with authority"),
     "token": ({"headers": {"@request.auth.claims.sub": {"exact": "a"}}}, "a verified token"),
-    "a pseudo header": ({"headers": {"method": {"exact": "GET"}}}, "another meaning than a header's"),
+    "host as a pseudo header": (
+        {"headers": {":authority": {"exact": "a.example"}}},
+        "say which host with authority",
+    ),
     "lookahead": ({"uri": {"regex": "/(?=a).*"}}, "can't be read (has '(?='"),
     "RE2 only": ({"uri": {"regex": r"/\pL+"}}, "means something else outside of Envoy"),
     "ungreedy": ({"uri": {"regex": "(?U)/.*"}}, "means something else outside of Envoy"),
@@ -130,6 +133,24 @@ def test_what_can_not_be_told_is_said_and_the_next_route_is_named_as_well(match:
     assert pending_notification.holds is None
     assert reason in str(pending_notification)
     assert "can't be evaluated offline" in str(pending_notification)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "holds"),
+    [
+        ({"prefix": "/invocations"}, True),
+        ({"exact": "/invocations"}, False),
+        ({"exact": "/invocations?debug="}, None),
+        ({"regex": "/invocations[?]debug=?"}, True),
+        ({}, True),
+    ],
+)
+@pytest.mark.parametrize("field", ["headers", "withoutHeaders"])
+def test_a_query_may_be_written_in_several_ways(field: str, wanted: Object, holds: bool | None) -> None:
+    """Nobody who says which parameters a request has says how they are written."""
+    (finding,) = evaluate({field: {":path": wanted}}, Request(query={"debug": ""}))
+    assert finding.holds is (holds if field == "headers" or holds is None else not holds)
+    assert ("how the query is written" in finding.reason) == (holds is None)
 
 
 @pytest.mark.parametrize(("match", "reason"), UNKNOWABLE.values(), ids=UNKNOWABLE)

@@ -12,7 +12,7 @@ from mlflow_istio.core.inspection.explanation import explain
 from mlflow_istio.core.matching.coverage import is_catch_all
 from mlflow_istio.core.matching.entrance import Entrance, entrance_at
 from mlflow_istio.core.matching.places import placed
-from mlflow_istio.core.matching.probe import pin_probe
+from mlflow_istio.core.matching.probe import Listeners, pin_probe
 from mlflow_istio.core.matching.requests import Request
 from mlflow_istio.errors import InvalidInput
 from tests.corpus.cases import Case, load
@@ -96,6 +96,81 @@ def other(*match: Object, **more: Any) -> Object:
 
 
 API = uri(prefix="/api")
+HTTPS, PLAIN = Listeners(taking=(("https", 0),)), Listeners(taking=(("http", 0),))
+DOORS: dict[str, tuple[list[Object], list[Object], Listeners | None, tuple[str, ...] | None]] = {
+    "https alone": ([], [{"scheme": {"exact": "https"}}], HTTPS, ("team-a/front",)),
+    "https as a header": ([], [{"headers": {":scheme": {"exact": "https"}}}], HTTPS, ("team-a/front",)),
+    "https as a proxy says it": (
+        [],
+        [{"headers": {"X-Forwarded-Proto": {"exact": "https"}}}],
+        HTTPS,
+        ("team-a/front",),
+    ),
+    "not http": ([], [{"withoutHeaders": {":scheme": {"exact": "http"}}}], HTTPS, ("team-a/front",)),
+    "http is sent elsewhere": ([other({"scheme": {"exact": "http"}})], [], HTTPS, ("team-a/front",)),
+    "https goes elsewhere": ([other({"scheme": {"exact": "https"}})], [], PLAIN, None),
+    "both, one after the other": (
+        [other({"scheme": {"exact": "https"}, "uri": {"prefix": "/docs"}})],
+        [{"scheme": {"regex": "https?"}}],
+        None,
+        None,
+    ),
+    "a port alone": ([], [{"port": 8443}], Listeners(named=(8443,), taking=(("http", 8443),)), None),
+    "another port": (
+        [other({"port": 8443})],
+        [],
+        Listeners(named=(8443,), taking=(("http", 0),)),
+        None,
+    ),
+    "a port and a scheme": (
+        [other({"port": 80})],
+        [{"scheme": {"exact": "https"}, "port": 8443}],
+        Listeners(named=(80, 8443), taking=(("https", 8443),)),
+        ("team-a/front",),
+    ),
+    "sidecars alone": ([], [{"gateways": ["mesh"], "scheme": {"exact": "http"}}], None, ("mesh",)),
+}
+
+
+@pytest.mark.parametrize(("above", "mine", "listeners", "gateways"), DOORS.values(), ids=list(DOORS))
+def test_a_probe_goes_where_the_route_takes_requests(
+    above: list[Object], mine: list[Object], listeners: Listeners | None, gateways: tuple[str, ...] | None
+) -> None:
+    found = shop(*above, mine=mine)
+    assert (found.listeners, found.gateways) == (listeners, gateways)
+    assert found.through(pin_probe("churn", "v1", "churn/1")).listeners == listeners
+
+
+def test_a_listener_that_is_not_known_gets_a_probe_only_where_all_take_it() -> None:
+    at_8443 = Listeners(named=(80, 8443), taking=(("https", 8443),))
+    assert [at_8443.has(*one) for one in (("https", 8443), ("http", 8443), ("https", 443), ("https", None))] == [
+        *(True, False),
+        *(False, False),
+    ]
+    assert HTTPS.has("https", None)
+    assert not HTTPS.has("http", None)
+    assert str(at_8443) == "https at port 8443"
+    assert str(Listeners(named=(80,), taking=(("http", 0), ("https", 0)))) == "http or https at another port than 80"
+    assert str(HTTPS) == "https"
+
+
+PSEUDO: dict[str, tuple[Object, dict[str, str], str, str]] = {
+    ":method": ({":method": {"exact": "DELETE"}}, {}, "DELETE", "/invocations"),
+    ":path": ({":path": {"prefix": "/api"}}, {}, "GET", "/api/invocations"),
+    ":path with a query": ({":path": {"exact": "/v1?user=ann"}}, {}, "GET", "/v1?user=ann"),
+    ":authority": ({":authority": {"exact": "shop.example"}}, {"Host": "shop.example"}, "GET", "/invocations"),
+    "host": ({"Host": {"prefix": "shop"}}, {"Host": "shop.example"}, "GET", "/invocations"),
+}
+
+
+@pytest.mark.parametrize(("asked", "headers", "method", "path"), PSEUDO.values(), ids=list(PSEUDO))
+def test_what_a_match_asks_for_by_a_pseudo_header_is_no_header_of_a_request(
+    asked: Object, headers: dict[str, str], method: str, path: str
+) -> None:
+    found = shop(mine=[{"headers": asked}])
+    assert (found.headers, found.method, found.scoring) == (headers, method, path)
+
+
 ASIDE: dict[str, tuple[Object, dict[str, Any], dict[str, str], tuple[str, ...] | None]] = {
     "another host": (
         other({"authority": {"exact": "admin.example"}}),
@@ -156,7 +231,21 @@ TAKERS: dict[str, tuple[Object, dict[str, Any], str]] = {
         {},
         "route 'other' (gateways ['mesh', 'team-a/front']",
     ),
-    "its scheme": (other({"scheme": {"exact": "http"}}), {}, "route 'other' (scheme exact 'http')"),
+    "its scheme": (
+        other({"scheme": {"exact": "http"}}),
+        {"gateways": ["mesh"]},
+        "route 'other' (scheme exact 'http')",
+    ),
+    "both schemes": (
+        other({"scheme": {"exact": "http"}}, {"headers": {":scheme": {"exact": "https"}}}),
+        {},
+        "route 'other' (scheme exact 'http')",
+    ),
+    "pseudo headers": (
+        other({"headers": {":method": {}, ":path": {"prefix": "/"}}}),
+        {},
+        "route 'other' (headers[:method] any value and headers[:path] prefix '/')",
+    ),
     "all methods": (
         other({"method": {"exact": "GET"}}, {"method": {"regex": "POST|PUT"}}),
         {},
@@ -283,7 +372,7 @@ def test_what_is_made_up_for_a_route_of_the_corpus_reaches_it(case: Case) -> Non
             continue
         path, _, query = found.scoring.partition("?")
         headers = {name.lower(): value for name, value in found.headers.items()}
-        scheme = "https" if "https" in str(route.get("match")) else "http"
+        scheme, port = found.listeners.taking[0] if found.listeners else ("http", 80)
         request = Request(
             path=path,
             method=found.method,
@@ -291,6 +380,7 @@ def test_what_is_made_up_for_a_route_of_the_corpus_reaches_it(case: Case) -> Non
             headers=headers,
             authority=headers.get("host", case.hosts[0]),
             scheme=scheme,
+            port=port or 81,
         )
         explained = explain(obj, request)
         taking = [explained.place, *(passed.place for passed in explained.perhaps)]

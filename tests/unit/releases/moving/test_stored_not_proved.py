@@ -213,3 +213,42 @@ def test_a_deletion_below_a_route_that_can_not_be_evaluated_ends(force: bool) ->
     found = world.cluster.get("VirtualService", "shop")
     assert found is not None
     assert found["spec"]["http"] == [UNREADABLE, *a_shop()["spec"]["http"]]
+
+
+AWAY: dict[str, tuple[Object, str]] = {
+    "https": ({"scheme": {"exact": "https"}}, "by https alone"),
+    "https as a header": ({"headers": {":scheme": {"exact": "https"}}}, "by https alone"),
+    "a port": ({"port": 8443}, "by http at port 8443 alone"),
+}
+
+
+@pytest.mark.parametrize(("match", "words"), AWAY.values(), ids=AWAY)
+def test_a_route_that_no_prober_reaches_is_adopted_and_its_changes_say_that_they_are_not_proved(
+    match: Object, words: str
+) -> None:
+    """``scheme: https`` behind a prober of plain HTTP, and a port that it does not come by: nothing is waited for in vain."""
+    shop = a_shop()
+    shop["spec"]["gateways"] = ["front"]
+    shop["spec"]["http"][0]["match"] = [match]
+    world = with_shop(shop, deployed=("churn-v1",))
+    shifting.start(
+        world.context,
+        "churn",
+        strategy="canary",
+        candidates=("churn-v1",),
+        traffic_request=TrafficRequest(weight=10),
+    )
+    promoted = shifting.promote(world.context, "churn")
+    back = shifting.rollback(world.context, "churn")
+    for outcome in (promoted, back):
+        (warning,) = [one for one in outcome.warnings if "not proved" in one]
+        assert warning.startswith("no proxy of endpoint 'churn' can be reached from here (requests reach it ")
+        assert words in warning
+    assert [change[1] for change in world.history()] == ["adopt", "deploy", "start", "promote", "rollback"]
+    assert world.endpoint().outbox == ()
+    if "port" not in match:
+        assert "takes requests by https alone" in endpoint_view(world.cluster, "churn")["unreachable"]
+    assert removal.delete_endpoint(world.context, "churn", force=True)
+    found = world.cluster.get("VirtualService", "shop")
+    assert found is not None
+    assert found["spec"]["http"] == shop["spec"]["http"]

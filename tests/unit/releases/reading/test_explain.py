@@ -296,3 +296,129 @@ def test_a_user_of_a_foreign_file_is_refused(verbs: Verbs, tmp_path: Path) -> No
     path.write_text(FOREIGN)
     with pytest.raises(InvalidInput, match="carries no endpoint of ours"):
         verbs.explain_route(None, file=str(path), user="ann")
+
+
+SHORT = """
+kind: VirtualService
+metadata: {name: churn}
+spec:
+  hosts: [churn]
+  http:
+  - {name: inside, match: [{gateways: [mesh], uri: {prefix: /in}}], route: [{destination: {host: a}}]}
+  - {name: rest, route: [{destination: {host: b}}]}
+"""
+
+
+def explained(verbs: Verbs, tmp_path: Path, text: str, **question: Any) -> dict[str, Any]:
+    path = tmp_path / "vs.yaml"
+    path.write_text(text)
+    return verbs.explain_route(None, file=str(path), **question)
+
+
+@pytest.mark.parametrize(
+    "host", ["churn.team-a", "churn.team-a.svc", "churn.team-a.svc.cluster.local", "Churn.Team-A:80"]
+)
+def test_a_short_host_of_a_file_without_a_namespace_may_be_the_one_that_is_asked_for(
+    verbs: Verbs, tmp_path: Path, host: str
+) -> None:
+    """Istio takes it for the Service of that name in the VirtualService's namespace (``ResolveShortnameToFQDN``)."""
+    view = explained(verbs, tmp_path, SHORT, host=host)
+    assert view["provided"] == [
+        f"VirtualService 'churn' stands in the namespace that {host} means: it does not say which, and its hosts (churn) are "
+        "names there"
+    ]
+    assert explanation_text(view).splitlines()[1:3] == [
+        f"only if {view['provided'][0]}",
+        "perhaps answered by: a (not ours) 100%",
+    ]
+    said = explained(verbs, tmp_path, SHORT.replace("name: churn}", "name: churn, namespace: team-a}"), host=host)
+    assert (who(said), said["provided"]) == ({"a": 100.0}, [])
+    other = explained(verbs, tmp_path, SHORT.replace("name: churn}", "name: churn, namespace: team-b}"), host=host)
+    assert "is not a host of VirtualService 'churn', which has churn.team-b.svc.cluster.local" in other["nobody"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "known"),
+    [
+        ("churn", "churn", True),
+        ("churn", "forest.team-a", False),
+        ("churn", "churn.example", None),  # a Service of a namespace that is called example
+        ("churn", "churn.example.com", False),
+        ("churn.team-a.svc.cluster.local", "churn", None),  # the caller's namespace may be another
+        ("churn.team-a.svc.cluster.local", "churn.team-a", True),
+        ("'*'", "churn.team-a", True),
+    ],
+)
+def test_a_host_is_known_not_known_or_a_matter_of_the_namespace(
+    verbs: Verbs, tmp_path: Path, hosts: str, host: str, known: bool | None
+) -> None:
+    view = explained(verbs, tmp_path, SHORT.replace("[churn]", f"[{hosts}]"), host=host)
+    assert (view["route"] is not None, bool(view["provided"])) == (known is not False, known is None)
+
+
+GATES = """
+kind: VirtualService
+metadata: {name: churn, namespace: team-a}
+spec:
+  hosts: [churn, churn.example]
+  gateways: [mesh, front, infra/back]
+  http:
+  - {name: inside, match: [{gateways: [mesh], uri: {prefix: /in}}], route: [{destination: {host: a}}]}
+  - {name: rest, route: [{destination: {host: b}}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "route", "gateways"),
+    [
+        ({"gateway": "mesh"}, "inside", ["mesh"]),
+        ({"gateway": "front"}, "rest", ["team-a/front"]),
+        ({"gateway": "front.team-a.svc.cluster.local"}, "rest", ["team-a/front"]),
+        ({"gateway": "infra/back", "host": "churn.example"}, "rest", ["infra/back"]),
+        ({"host": "churn.team-a"}, "inside", ["mesh"]),  # a name that sidecars alone know
+    ],
+)
+def test_it_matters_at_which_gateway_a_request_arrives(
+    verbs: Verbs, tmp_path: Path, question: dict[str, str], route: str, gateways: list[str]
+) -> None:
+    view = explained(verbs, tmp_path, GATES, path="/in", **question)
+    assert (view["route"], view["gateways"], view["perhaps"]) == (route, gateways, [])
+
+
+def test_where_a_request_may_arrive_is_said(verbs: Verbs, tmp_path: Path) -> None:
+    text = explanation_text(explained(verbs, tmp_path, GATES, path="/", host="churn.example"))
+    assert "at: a sidecar (gateway mesh) or gateway team-a/front or gateway infra/back" in text
+    assert "perhaps answered by route inside" in explanation_text(explained(verbs, tmp_path, GATES, path="/in"))
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        (
+            {"gateway": "infra/front"},
+            "VirtualService 'churn' is bound to mesh and team-a/front and infra/back, not to infra/front: its routes are not asked",
+        ),
+        (
+            {"gateway": "front", "host": "churn.team-a"},
+            "churn.team-a is not a host of VirtualService 'churn' at team-a/front",
+        ),
+        ({"gateway": "mesh", "host": "a.example"}, "a.example is not a host of VirtualService 'churn', which has"),
+    ],
+)
+def test_a_request_at_another_gateway_is_nobodys(
+    verbs: Verbs, tmp_path: Path, question: dict[str, str], words: str
+) -> None:
+    view = explained(verbs, tmp_path, GATES, **question)
+    assert (view["route"], view["gateways"]) == (None, [])
+    assert words in view["nobody"]
+
+
+def test_a_gateway_of_a_file_without_a_namespace_may_be_the_one_that_is_asked_for(verbs: Verbs, tmp_path: Path) -> None:
+    text = GATES.replace(", namespace: team-a", "")
+    view = explained(verbs, tmp_path, text, gateway="team-b/front")
+    assert view["provided"] == [
+        "VirtualService 'churn' stands in the namespace that team-b/front means: it does not say which, and its gateways (mesh, "
+        "front, infra/back) are names there"
+    ]
+    assert explained(verbs, tmp_path, text, gateway="infra/back")["provided"] == []
+    assert "not to team-b/other" in explained(verbs, tmp_path, text, gateway="team-b/other")["nobody"]
