@@ -30,6 +30,9 @@ from mlflow_istio.ports.runs import Runs
 ROOT = "root"
 """Setting of an endpoint without hosts of its own: the VirtualService that delegates its requests to it."""
 
+CLAIM = "claim"
+"""Setting of such an endpoint: which requests of the shared host are its own, should its root forget."""
+
 
 def _silent(_message: str) -> None:
     """Say nothing."""

@@ -137,20 +137,24 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
         raise StateConflict(
             f"{where}: endpoint '{endpoint}' has {claims[endpoint]} and can't have {claim}, too: delete it first"
         )
+    if endpoint in claims and carries_out(root, endpoint):
+        return root
     block, rest = [], []
+    left: list[Object] = []
+    every = {**claims, endpoint: claim}
     for route in routes_of(root):
-        owner = _owner(route, root, claims)
+        owner = _owner(route, root, every)
         if owner is None:
             rest.append(route)
         elif owner == endpoint:
-            return root
+            left.append(route)
         else:
             block.append((claims[owner], route))
     whole = placed({**root, "spec": {**root["spec"], "http": rest}})
     open_ones = [index for index, route in enumerate(routes_of(whole)) if is_catch_all(route, whole)]
     at = _above_own(rest, open_ones[0]) if open_ones else len(rest)
     _check_reached(whole, at, claim, where)
-    block += [(claim, route) for route in claim.routes(endpoint)]
+    block += [(claim, next((one for one in left if _same(one, route)), route)) for route in claim.routes(endpoint)]
     block.sort(key=lambda pair: pair[0].rank)  # stable: the routes of one claim keep their order
     http = [*rest[:at], *(route for _, route in block), *rest[at:]]
     changed = {**root, "spec": {**root["spec"], "http": http}}
@@ -168,6 +172,26 @@ def released(root: Object, endpoint: str) -> Object:
         claims = {endpoint: _from_text(annotations_of(root)[key], key, name_of(root))}
     http = [route for route in routes_of(root) if _owner(route, root, claims) is None]
     return with_annotations({**root, "spec": {**root["spec"], "http": http}}, {annotation(endpoint, "delegate"): None})
+
+
+def carries_out(root: Mapping[str, Any], endpoint: str) -> bool:
+    """Whether a root hands on to an endpoint all that it says is the endpoint's; False where it says nothing of it.
+
+    Raises:
+        InvalidInput: An annotation was damaged.
+    """
+    claims = claims_in(root)
+    if endpoint not in claims:
+        return False
+    own = [route for route in routes_of(root) if _owner(route, root, claims) == endpoint]
+    return all(any(_same(one, route) for one in own) for route in claims[endpoint].routes(endpoint))
+
+
+def remembered(text: str | None) -> Claim | None:
+    """The claim that an endpoint remembers in its settings; None where it remembers none that can be read."""
+    with contextlib.suppress(ValueError, InvalidInput):
+        return from_json(Claim, json.loads(text or ""))
+    return None
 
 
 def check_carried(root: Mapping[str, Any], before: Object, after: Object, endpoint: str) -> None:
@@ -255,7 +279,12 @@ def _owner(route: Mapping[str, Any], root: Mapping[str, Any], claims: Mapping[st
         return None
     claim = claims[endpoint] or _told_by(route)
     own = claim.routes(endpoint) if claim is not None else []
-    return endpoint if any(all(route.get(key) == one.get(key) for key in ("match", "rewrite")) for one in own) else None
+    return endpoint if any(_same(route, one) for one in own) else None
+
+
+def _same(route: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a route asks for what one of a claim's asks for, and rewrites it so, whatever else its owner has given it."""
+    return all(route.get(key) == own.get(key) for key in ("match", "rewrite"))
 
 
 def _told_by(route: Mapping[str, Any]) -> Claim | None:

@@ -41,6 +41,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
+    CLAIM,
     ROOT,
     Context,
     Outcome,
@@ -54,7 +55,7 @@ from mlflow_istio.releases.context import (
     versions_of,
     virtual_service_of,
 )
-from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim
+from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim, let_go
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
 from mlflow_istio.releases.moving.proposal import plan
@@ -164,6 +165,8 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     virtual_service = exported_to(virtual_service, request.export_to)
     if before is None and share is None:
         check_hosts(virtual_service, context.cluster.list("VirtualService", {}), context.cluster.scope)
+    if before is None:
+        let_go(context, name, root)
     context.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
     _apply(context, service, deployment)
     if not request.wait:
@@ -509,7 +512,7 @@ def create_endpoint(
         traffic=Traffic(split=(WeightedDestination(destination=own, weight=100),), pins=(deployment,)),
         stable=own,
         route=f"{prefix(name)}split",
-        settings={**settings, **({ROOT: root} if root else {})},
+        settings={**settings, **({ROOT: root} if root else {}), **({CLAIM: share.claim.as_text()} if share else {})},
         sequence=last_sequence(context, name),
     )
     change_metadata = ChangeMetadata(

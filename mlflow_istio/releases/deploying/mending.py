@@ -12,17 +12,21 @@ from mlflow_istio.core.mesh.destination_rule import subset_labels, with_subset, 
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, with_every_route, write_endpoint
 from mlflow_istio.core.moves import transitions
+from mlflow_istio.core.moves.claims import claims_in, remembered
 from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
+    CLAIM,
     Context,
     deployments_of,
     edit_virtual_service,
     emit_warnings,
     endpoint_of,
     find_virtual_service,
+    root_of,
     versions_of,
 )
+from mlflow_istio.releases.deploying.sharing import claim_again, give_up_claims
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.policy import follow
@@ -154,6 +158,22 @@ def _mend_overdue(context: Context, finding: Finding) -> None:
     enforce(context, finding.endpoint)
 
 
+def _mend_stale_claim(context: Context, finding: Finding) -> None:
+    give_up_claims(context, finding.endpoint, finding.what)
+
+
+def _mend_lost_claim(context: Context, finding: Finding) -> None:
+    name = finding.endpoint
+    endpoint = endpoint_of(context.cluster, name)
+    root = root_of(context.cluster, endpoint)
+    said = claims_in(root).get(name) if root is not None else None
+    claim = said or remembered(endpoint.settings.get(CLAIM))
+    if claim is None:
+        raise StateConflict(f"which requests endpoint '{name}' had is not known any more: run its create command again")
+    claim_again(context, name, finding.what, claim)
+    emit_warnings(context, prove_change(context, endpoint, DEFAULT_TIMEOUT).warnings)
+
+
 _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "damaged": _mend_annotations,
     "edited-routes": _mend_routes,
@@ -165,4 +185,6 @@ _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "registry-drift": _mend_standing,
     "orphan-run": _mend_run,
     "overdue": _mend_overdue,
+    "stale-claim": _mend_stale_claim,
+    "lost-claim": _mend_lost_claim,
 }

@@ -94,6 +94,40 @@ def give_up_claims(context: Context, name: str, root_name: str | None) -> None:
             _give_up(context, name, name_of(obj), obj)
 
 
+def let_go(context: Context, name: str, root_name: str | None) -> None:
+    """Take from roots what they still hand on to an endpoint that is gone, before one of that name stands elsewhere.
+
+    Args:
+        context: The ports.
+        name: The endpoint that comes into being.
+        root_name: The root under which it will stand, which keeps its claim; None: it has hosts of its own.
+    """
+    for obj in context.cluster.list("VirtualService", {}):
+        if name in claimants(obj) and name_of(obj) != root_name:
+            context.tell(
+                f"VirtualService '{name_of(obj)}' still handed requests on to an endpoint '{name}' that is gone"
+            )
+            _give_up(context, name, name_of(obj), obj)
+
+
+def claim_again(context: Context, name: str, root_name: str, share: Claim) -> None:
+    """Write what a root hands on to an endpoint once more, where somebody took it away.
+
+    Raises:
+        StateConflict: The requests became somebody else's.
+        NotFound: The root is gone.
+    """
+
+    def again(root: Object | None) -> Object:
+        if root is None:
+            raise NotFound(
+                f"VirtualService '{root_name}' is gone: run the endpoint's create command with 'under' again"
+            )
+        return claimed(root, name, share)
+
+    context.cluster.edit("VirtualService", root_name, again)
+
+
 def _give_up(context: Context, name: str, root_name: str, root: Object | None) -> None:
     if root is None or (is_ours(root, root_name) and not routes_of(released(root, name))):
         context.cluster.delete("VirtualService", root_name)

@@ -34,13 +34,16 @@ from mlflow_istio.core.inspection.diagnosis import (
 )
 from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.core.matching.shape import readable
+from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import endpoints_in
-from mlflow_istio.core.moves.claims import claimants, claims_in
+from mlflow_istio.core.moves.claims import Claim, carries_out, claimants, claimed, claims_in, remembered
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.releases.context import (
+    CLAIM,
+    ROOT,
     Context,
     deployments_of,
     endpoint_names,
@@ -98,7 +101,7 @@ def examine(context: Context, name: str | None = None) -> list[Finding]:
 def _claim_findings(context: Context, name: str | None) -> Iterator[Finding]:
     """What roots hand on to endpoints that are not there; of one endpoint, or under one root, if it is named."""
     known = context.cluster.list("VirtualService", {})
-    there = {endpoint for obj in known for endpoint in endpoints_in(obj)}
+    there = {endpoint: obj for obj in known for endpoint in endpoints_in(obj)}
     for root in known:
         try:
             claims = claims_in(root)
@@ -112,14 +115,89 @@ def _claim_findings(context: Context, name: str | None) -> Iterator[Finding]:
             )
             continue
         for endpoint, claim in claims.items():
-            if endpoint not in there and name in (None, endpoint, name_of(root)):
-                yield Finding(
-                    endpoint=endpoint,
-                    code="stale-claim",
-                    severity=WARNING,
-                    text=f"VirtualService '{name_of(root)}' hands {claim} on to it, but there is no such endpoint: callers get 404",
-                    command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {endpoint}",
-                )
+            if name in (None, endpoint, name_of(root)):
+                yield from _claim_of(root, endpoint, claim, there.get(endpoint))
+    for endpoint, virtual_service in there.items():
+        if name in (None, endpoint):
+            yield from _lost_claim(known, endpoint, virtual_service)
+
+
+def _claim_of(root: Object, endpoint: str, claim: Claim, virtual_service: Object | None) -> Iterator[Finding]:
+    """A claim that leads to nothing, or to an endpoint that stands somewhere else."""
+    hands_on = f"VirtualService '{name_of(root)}' hands {claim} on to it"
+    if virtual_service is None or not is_delegate(virtual_service):
+        why = "there is no such endpoint" if virtual_service is None else "it has hosts of its own"
+        yield Finding(
+            endpoint=endpoint,
+            code="stale-claim",
+            severity=WARNING,
+            text=f"{hands_on}, but {why}, so Istio leaves that route out",
+            command=FIX.replace("{name}", endpoint),
+            safe=True,
+            what=name_of(root),
+        )
+        return
+    under = _root_name(virtual_service, endpoint)
+    if under is not None and under != name_of(root):
+        yield Finding(
+            endpoint=endpoint,
+            code="claim-elsewhere",
+            severity=WARNING,
+            text=f"{hands_on}, but it stands under '{under}': its requests here are proved by nobody",
+            command=f"kubectl edit virtualservice {name_of(root)}",
+            what=name_of(root),
+        )
+
+
+def _lost_claim(known: Sequence[Object], endpoint: str, virtual_service: Object) -> Iterator[Finding]:
+    """An endpoint under a shared host whose root does not hand its requests on to it any more."""
+    root_name = _root_name(virtual_service, endpoint) if is_delegate(virtual_service) else None
+    root = next((obj for obj in known if name_of(obj) == root_name), None)
+    if root_name is None:
+        return
+    said = None
+    if root is not None:
+        try:
+            if carries_out(root, endpoint):
+                return
+        except InvalidInput:
+            return  # found above
+        said = claims_in(root).get(endpoint)
+        ours = said is not None or is_ours(root, root_name)
+    claim = said or remembered(read_endpoint(virtual_service, endpoint).settings.get(CLAIM))
+    partly = root is not None and endpoint in delegates_of(root)
+    has = (
+        "is gone"
+        if root is None
+        else f"hands {'only a part of its' if partly else 'none of its'} requests on to it any more"
+    )
+    text, safe = f"VirtualService '{root_name}' {has}", False
+    if root is not None and claim is not None:
+        text += f" ({claim})"
+        try:
+            claimed(root, endpoint, claim)
+            safe = ours
+        except StateConflict as exc:
+            text += f": {exc.message}"
+    yield Finding(
+        endpoint=endpoint,
+        code="lost-claim",
+        severity=WARNING if partly else ERROR,
+        text=text,
+        command=FIX.replace("{name}", endpoint)
+        if safe
+        else f"the create command of '{endpoint}' with under={root_name} again",
+        safe=safe,
+        what=root_name,
+    )
+
+
+def _root_name(virtual_service: Object, endpoint: str) -> str | None:
+    """The root that an endpoint remembers; None where it remembers none, or can't be read, which is said elsewhere."""
+    try:
+        return read_endpoint(virtual_service, endpoint).settings.get(ROOT)
+    except MlflowIstioError:
+        return None
 
 
 def _labelled(context: Context, kind: str) -> Iterator[str]:

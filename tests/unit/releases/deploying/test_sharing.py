@@ -15,6 +15,7 @@ from mlflow_istio.core.policy.settings import CustomRoute, Fault
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import address_of, entrance_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.moving import policy, shifting
@@ -246,10 +247,14 @@ def test_the_doctor_finds_nothing_at_a_healthy_root_and_names_a_claim_without_an
     world.cluster.delete("VirtualService", "chat")
     found = [finding for finding in examine(world.context) if finding.code == "stale-claim"]
     assert [(one.endpoint, one.text) for one in found] == [
-        ("chat", "VirtualService 'models' hands /api/v1/chat on to it, but there is no such endpoint: callers get 404")
+        (
+            "chat",
+            "VirtualService 'models' hands /api/v1/chat on to it, but there is no such endpoint, so Istio leaves that route out",
+        )
     ]
-    delete_endpoint(world.context, "chat")  # the command it gives
+    assert [one.problem for one in mend(world.context, found)] == [""]
     assert delegates(world) == ["rank"]
+    delete_endpoint(world.context, "chat")
     assert [one for one in examine(world.context) if one.code == "stale-claim"] == []
 
 
@@ -274,3 +279,114 @@ def test_an_endpoint_that_its_root_no_longer_knows_is_deleted_in_one_go(gone: bo
     assert world.cluster.get("VirtualService", "chat") is None
     assert delete_endpoint(world.context, "rank")
     assert world.objects() == []
+
+
+def lost(world: World, name: str = "chat") -> list[Any]:
+    codes = ("stale-claim", "lost-claim", "claim-elsewhere")
+    return [one for one in examine(world.context) if one.code in codes and one.endpoint == name]
+
+
+def forget(world: World, *, annotation: bool, routes: slice, root: str = "models") -> None:
+    """What somebody does who edits the root, or applies an older copy of it."""
+    found = root_of(world, root)
+    if annotation:
+        del found["metadata"]["annotations"]["mlflow-istio.org/delegate.chat"]
+    del found["spec"]["http"][routes]
+    world.cluster.apply(found)
+
+
+@pytest.mark.parametrize("annotation", [False, True], ids=["routes", "routes and annotation"])
+@pytest.mark.parametrize(("routes", "severity"), [(slice(0, 2), "error"), (slice(1, 2), "warning")], ids=["all", "one"])
+def test_what_a_root_of_ours_lost_is_found_and_written_again(annotation: bool, routes: slice, severity: str) -> None:
+    world = a_world()
+    before = root_of(world)["spec"]
+    forget(world, annotation=annotation, routes=routes)
+    (found,) = lost(world)
+    assert (found.code, found.severity, found.safe, found.what) == ("lost-claim", severity, True, "models")
+    assert "requests on to it any more (/api/v1/chat)" in found.text
+    assert [one.problem for one in mend(world.context, [found])] == [""]
+    assert root_of(world)["spec"] == before
+    assert lost(world) == []
+    assert entrance_of(world.cluster, "chat").scoring == "/api/v1/chat/invocations"
+
+
+def test_what_the_owner_of_a_root_took_away_is_found_and_left_to_the_owner() -> None:
+    world = World()
+    theirs = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "models"},
+        "spec": {"hosts": ["models.example"], "http": [{"route": [{"destination": {"host": "web"}}]}]},
+    }
+    world.cluster.apply(theirs)
+    world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    world.cluster.apply(theirs)  # as Git has it
+    (found,) = lost(world)
+    assert (found.code, found.safe) == ("lost-claim", False)
+    assert found.command == "the create command of 'chat' with under=models again"
+    world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    assert lost(world) == []
+
+
+def test_a_claim_whose_requests_are_somebody_elses_by_now_says_so() -> None:
+    world = a_world()
+    forget(world, annotation=True, routes=slice(0, 2))
+    aliases = {"stable_alias": "other-champion", "candidate_alias": "other-challenger"}
+    world.deploy("churn-v3", endpoint="other", share=CHAT, settings=aliases)
+    (found,) = lost(world)
+    assert (found.code, found.safe) == ("lost-claim", False)
+    assert "which belongs to endpoint 'other': choose another path or header" in found.text
+
+
+def test_a_root_that_is_gone_is_said_and_the_command_makes_it_again() -> None:
+    world = a_world()
+    world.cluster.delete("VirtualService", "models")
+    (found,) = lost(world)
+    assert (found.safe, found.text) == (False, "VirtualService 'models' is gone")
+    world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    assert lost(world) == []
+
+
+@pytest.mark.parametrize(
+    "share", [None, HostShare(under="others", claim=CHAT.claim)], ids=["own hosts", "another root"]
+)
+def test_an_endpoint_that_is_made_elsewhere_leaves_no_claim_behind(share: HostShare | None) -> None:
+    """Somebody deleted its VirtualService by hand, and its root still handed requests on to that name."""
+    world = a_world()
+    for kind, name in (
+        ("VirtualService", "chat"),
+        ("DestinationRule", "chat"),
+        ("Deployment", "churn-v1"),
+        ("Service", "chat"),
+    ):
+        world.cluster.delete(kind, name)
+    world.deploy("churn-v1", endpoint="chat", share=share)
+    assert delegates(world) == ["rank"]
+    assert lost(world) == []
+    delete_endpoint(world.context, "chat")
+    assert delegates(world) == ["rank"]
+
+
+def test_a_claim_on_an_endpoint_with_hosts_of_its_own_leads_to_nothing_and_is_taken_away() -> None:
+    world = a_world()
+    before = root_of(world)
+    delete_endpoint(world.context, "chat")
+    world.deploy("churn-v1", endpoint="chat")
+    world.cluster.apply(before)  # an older copy of the root
+    (found,) = lost(world)
+    assert (found.code, found.safe) == ("stale-claim", True)
+    assert "but it has hosts of its own, so Istio leaves that route out" in found.text
+    assert [one.problem for one in mend(world.context, [found])] == [""]
+    assert (delegates(world), lost(world)) == (["rank"], [])
+    assert world.endpoint("chat").traffic.weights == {"churn-v1": 100}
+
+
+def test_a_claim_of_another_root_that_still_gets_requests_is_named_and_left() -> None:
+    world = a_world()
+    before = root_of(world)
+    delete_endpoint(world.context, "chat")
+    world.deploy("churn-v1", endpoint="chat", share=HostShare(under="others", claim=CHAT.claim))
+    world.cluster.apply(before)
+    (found,) = lost(world)
+    assert (found.code, found.safe, found.what) == ("claim-elsewhere", False, "models")
+    assert "but it stands under 'others'" in found.text
