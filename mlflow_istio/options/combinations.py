@@ -248,6 +248,29 @@ def check_compare(options: CompareOptions, given: Collection[str] = CompareOptio
     return _heeded(options, _COMPARE, given)
 
 
+IDLE_IN_REDEPLOY = frozenset(
+    {
+        *("virtual_service", "route", "stable", "under", "path", "match_header", *_OF_A_NEW_ENDPOINT),
+        *(*_MOVES, *SETTINGS, "subset", "replace"),
+        *(*ConnectionOptions.model_fields, "dry_run", "reason", "wait", "templates"),
+    }
+)
+"""What ``create`` takes for a new endpoint, for a release or for itself, and not for the pods of a deployment that comes back."""
+
+
+def check_redeploy(redeploy: Collection[str]) -> None:
+    """Refuse options that do nothing for a deployment that comes back.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    for name in redeploy:
+        if name in IDLE_IN_REDEPLOY:
+            raise InvalidInput(
+                f"option '{name}' has no effect in 'redeploy', which says how the pods of a deployment come back: leave it out"
+            )
+
+
 def kind_of_update(given: Collection[str]) -> str:
     """Which change ``update-endpoint`` is asked for: ``policy``, ``route``, ``fault`` or ``traffic``.
 

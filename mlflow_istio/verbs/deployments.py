@@ -70,6 +70,8 @@ class DeploymentVerbs(Base):
             release_id=options.release_id,
             supersede=options.supersede,
         )
+        if "gateway" not in (config or {}) and has_its_place(session.context, options, endpoint, model_uri):
+            request = replace(request, gateways=())  # the environment says where to prove changes
         traffic_request = options.settings(SETTINGS)
         if traffic_request is None:
             outcome = deploy_or_adopt(session.context, request, options)
@@ -122,6 +124,7 @@ class DeploymentVerbs(Base):
             route=options.route,
             stable=options.stable,
             settings=alias_settings(options),
+            gateways=session.place.gateways() if "gateway" in (config or {}) else (),
             reason=options.reason,
             timeout=options.confirm_timeout,
         )
@@ -136,8 +139,17 @@ def create_options(
     Raises:
         InvalidInput: As for ``check_create``; or the model URI can't be read.
     """
+    return check_create(options, given, exists=_exists(context, endpoint, model_uri))
+
+
+def has_its_place(context: Context, options: CreateOptions, endpoint: str | None, model_uri: str) -> bool:
+    """Whether a VirtualService that is there already has the endpoint's hosts and gateways, or will have them."""
+    return options.virtual_service is not None or _exists(context, endpoint, model_uri)
+
+
+def _exists(context: Context, endpoint: str | None, model_uri: str) -> bool:
     name = endpoint or service_name(parse_model_uri(model_uri).model)
-    return check_create(options, given, exists=existing_endpoint(context.cluster, name) is not None)
+    return existing_endpoint(context.cluster, name) is not None
 
 
 def with_settings(

@@ -11,7 +11,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import no_release
 from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, UpdateEndpointOptions
-from mlflow_istio.options.combinations import check_update_endpoint
+from mlflow_istio.options.combinations import check_redeploy, check_update_endpoint
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -53,12 +53,13 @@ class EndpointVerbs(PolicyVerbs):
 
     def _rollback_to(self, context: Context, name: str, options: UpdateEndpointOptions) -> Outcome:
         assert options.to is not None
+        check_redeploy(options.redeploy)
         create = self._options(CreateOptions, {"confirm_timeout": options.confirm_timeout, **options.redeploy})
         place = self._place(options)
 
         def as_request(deployment: str, model_uri: str) -> DeployRequest:
             request = deploy_request(place, create, deployment, name, model_uri)
-            return replace(request, settings={}, reason=f"for a rollback to change {options.to}")
+            return replace(request, settings={}, gateways=(), reason=f"for a rollback to change {options.to}")
 
         return rollback_to(
             context,

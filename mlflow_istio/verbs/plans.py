@@ -25,6 +25,7 @@ from mlflow_istio.options.base import (
     parse_options,
 )
 from mlflow_istio.options.combinations import (
+    IDLE_IN_REDEPLOY,
     check_fault,
     check_route,
     check_update_endpoint,
@@ -36,7 +37,7 @@ from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import existing_endpoint
 from mlflow_istio.releases.guarded import GuardedCluster
 from mlflow_istio.verbs.base import Base, Config, Result, Session
-from mlflow_istio.verbs.deployments import DeploymentVerbs, create_options
+from mlflow_istio.verbs.deployments import DeploymentVerbs, create_options, has_its_place
 from mlflow_istio.verbs.endpoints import EndpointVerbs
 from mlflow_istio.verbs.policy import change_of
 from mlflow_istio.wiring.connection import Connection
@@ -129,6 +130,8 @@ class PlanVerbs(Base):
         if isinstance(options, CreateOptions):
             options = create_options(self._session(options).context, options, config, endpoint, str(model_uri))
         said = self._all_options(options, config)
+        if "gateway" not in config and self._has_its_place(options, endpoint, model_uri):
+            said.pop("gateway", None)  # which is where to prove changes, and no part of them
         deployment: dict[str, str | None] | None = None
         if model_uri is not None:
             model = self._session(options).context.registry.resolve(parse_model_uri(model_uri))
@@ -149,6 +152,12 @@ class PlanVerbs(Base):
             hash=digest(planner.guard.states[0]),
             difference=result.difference or "",
         ).model_dump()
+
+    def _has_its_place(self, options: ChangeOptions, endpoint: str, model_uri: str | None) -> bool:
+        """Whether the endpoint's gateways are those of a VirtualService that is there already."""
+        if isinstance(options, CreateOptions):
+            return has_its_place(self._session(options).context, options, endpoint, str(model_uri))
+        return isinstance(options, AdoptOptions)
 
     def _heeded(self, verb: PlannedVerb, config: Config) -> tuple[PlannedVerb, ChangeOptions, Config]:
         """The verb that does it, its options without those of the environment that it passes over, and those of the call."""
@@ -172,7 +181,8 @@ class PlanVerbs(Base):
         said = _all_options(options, self.target.kind, config)
         if isinstance(options, UpdateEndpointOptions) and options.to is not None:
             create = self._options(CreateOptions, options.redeploy)
-            redeploy = _all_options(create, self.target.kind, options.redeploy)
+            every = _all_options(create, self.target.kind, options.redeploy)
+            redeploy = {name: value for name, value in every.items() if name not in IDLE_IN_REDEPLOY}
             if redeploy:
                 said["redeploy"] = redeploy
         return said

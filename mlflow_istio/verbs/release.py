@@ -84,7 +84,8 @@ class ReleaseVerbs(Base):
         deployments: tuple[DeployRequest, ...] = ()
         if model_uri is not None:
             deploying = deploy_request(place, options, candidates[0], endpoint, model_uri)
-            deployments = (replace(deploying, release_id=options.release_id),)
+            gateways = deploying.gateways if "gateway" in (config or {}) else ()
+            deployments = (replace(deploying, release_id=options.release_id, gateways=gateways),)
         request = ReleaseRequest(
             endpoint=endpoint,
             plan=lambda found: plan_of(options, found, candidates),

@@ -25,6 +25,7 @@ from mlflow_istio.releases.context import (
 )
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, last_sequence
 from mlflow_istio.releases.deploying.removal import delete_endpoint
+from mlflow_istio.releases.deploying.sharing import check_gateways
 from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
@@ -38,6 +39,7 @@ def adopt(
     route: str,
     stable: str | None = None,
     settings: Mapping[str, str] | None = None,
+    gateways: tuple[str, ...] = (),
     reason: str = "",
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
@@ -53,17 +55,19 @@ def adopt(
         route: Name of one of its http routes.
         stable: Which of the route's destinations is stable, where several have weight.
         settings: Small settings of the endpoint, such as alias names.
+        gateways: Those that the call names, which the VirtualService must have.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm.
 
     Raises:
         NotFound: There is no such VirtualService or route.
         StateConflict: The route can't be adopted, or the endpoint exists elsewhere.
-        InvalidInput: It can't be told what is stable, or no request of ours could reach the route.
+        InvalidInput: It can't be told what is stable, no request of ours could reach the route, or a gateway is not its.
         NotRouted: A proxy did not take the change over in time.
     """
     check_endpoint_name(name)
     found = check_free(context, name, virtual_service)
+    check_gateways(context, found, gateways, f"of VirtualService '{virtual_service}', which is there already")
     again = has_endpoint(found, name)
     if again:
         _check_same(read_endpoint(found, name), stable, settings or {})
@@ -148,6 +152,7 @@ def adopt_and_deploy(
         route=route,
         stable=stable,
         settings=request.settings,
+        gateways=request.gateways,
         reason=request.reason,
         timeout=request.timeout,
     )
@@ -179,13 +184,17 @@ def check_free(context: Context, name: str, virtual_service: str) -> Object:
     carrier = find_virtual_service(context.cluster, name)
     if carrier is not None and name_of(carrier) != virtual_service:
         raise StateConflict(
-            f"endpoint '{name}' exists already, in VirtualService '{name_of(carrier)}': use another endpoint name"
+            f"endpoint '{name}' exists already, in VirtualService '{name_of(carrier)}': leave 'virtual_service' and 'route' out, "
+            "or use another endpoint name"
         )
     if carrier is not None:
         endpoint: Endpoint = read_endpoint(carrier, name)
         check_not_deleting(endpoint)
         if endpoint.adopted is None:
-            raise StateConflict(f"endpoint '{name}' exists already, with routes of its own: use another endpoint name")
+            raise StateConflict(
+                f"endpoint '{name}' exists already, with routes of its own: leave 'virtual_service' and 'route' out, or use "
+                "another endpoint name"
+            )
         return carrier
     for kind in ("Service", "DestinationRule"):
         other = context.cluster.get(kind, name)

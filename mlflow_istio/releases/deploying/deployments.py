@@ -55,7 +55,7 @@ from mlflow_istio.releases.context import (
     versions_of,
     virtual_service_of,
 )
-from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_share, claim, let_go
+from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_gateways, check_share, claim, let_go
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
 from mlflow_istio.releases.moving.proposal import plan
@@ -137,7 +137,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     name = request.endpoint or _default_endpoint(context, model)
     check_endpoint_name(name)
     share = request.share
-    root = check_share(context, name, share, request.hosts) if share else None
+    root = check_share(context, name, share, request.hosts, request.gateways) if share else None
     before = existing_endpoint(context.cluster, name)
     standing = _check_before(context, request, name, model, before)
     if before is not None:
@@ -206,8 +206,10 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         )
     prove_pinned(context, name, request.name, model.label, request.timeout)
     endpoint = endpoint_of(context.cluster, name)
-    if before is None or request.strategy is None or endpoint.role_of(request.name) == "stable":
+    if before is None or request.strategy is None:
         return outcome
+    if endpoint.role_of(request.name) == "stable":
+        return replace(outcome, warnings=(*outcome.warnings, *emit_warnings(context, _released_already(request))))
     started = start(
         context,
         name,
@@ -224,6 +226,15 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         changed=outcome.changed or started.changed,
         warnings=(*outcome.warnings, *started.warnings),
     )
+
+
+def _released_already(request: DeployRequest) -> tuple[str, ...]:
+    """A warning where a release is asked for of a deployment that users have already: the same command given again, perhaps."""
+    said = ["strategy", *request.traffic_request.said]
+    said += ["release_id"] if request.release_id is not None else []
+    named = " and ".join(f"'{option}'" for option in said)
+    verb = "has" if len(said) == 1 else "have"
+    return (f"deployment '{request.name}' is stable already, so {named} {verb} no effect",)
 
 
 def update(
@@ -404,7 +415,7 @@ def _apply(context: Context, service: Object, deployment: Object) -> None:
 
 
 def _check_place(context: Context, request: DeployRequest, endpoint: Endpoint) -> None:
-    """Refuse hosts and namespaces that an endpoint which is there already does not have: nothing would come of them.
+    """Refuse hosts, gateways and namespaces that an endpoint which is there already does not have: nothing would come of them.
 
     Raises:
         InvalidInput: Names the first, and what the endpoint has.
@@ -419,6 +430,7 @@ def _check_place(context: Context, request: DeployRequest, endpoint: Endpoint) -
             f"option 'host' has no effect on the hosts {where} with {', '.join(has) or 'none'}: leave '{missing[0]}' out, or "
             f"add it to VirtualService '{name_of(virtual_service)}'"
         )
+    check_gateways(context, virtual_service, request.gateways, where)
     exported = [str(namespace) for namespace in spec.get("exportTo") or []]
     if request.export_to and sorted(request.export_to) != sorted(exported):
         raise InvalidInput(

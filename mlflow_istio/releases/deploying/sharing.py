@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlflow_istio.core.basics.names import check_endpoint_name
 from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.matching.places import MESH, full_gateway, gateways_of, namespace_of
 from mlflow_istio.core.mesh.delegation import is_delegate
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.manifests import service_manifest, virtual_service_manifest
@@ -28,12 +29,37 @@ class HostShare:
     claim: Claim
 
 
-def check_share(context: Context, name: str, share: HostShare, hosts: tuple[str, ...]) -> str:
+def check_gateways(context: Context, virtual_service: Object, gateways: tuple[str, ...], whose: str) -> None:
+    """Refuse a gateway that a VirtualService which is there already is not bound to: nothing would come of it.
+
+    Args:
+        context: The ports.
+        virtual_service: What has the endpoint's hosts.
+        gateways: Those that the call names.
+        whose: Whose gateways they would be, for the message.
+
+    Raises:
+        InvalidInput: Names the first, and what there is.
+    """
+    unsaid = context.cluster.scope
+    bound = gateways_of(virtual_service, unsaid)
+    namespace = namespace_of(virtual_service, unsaid)
+    missing = [one for one in gateways if full_gateway(one, namespace) not in (*bound, MESH)]
+    if missing:
+        raise InvalidInput(
+            f"option 'gateway' has no effect on the gateways {whose} with {', '.join(bound)}: leave '{missing[0]}' out, or add it "
+            f"to VirtualService '{name_of(virtual_service)}'"
+        )
+
+
+def check_share(
+    context: Context, name: str, share: HostShare, hosts: tuple[str, ...], gateways: tuple[str, ...] = ()
+) -> str:
     """Refuse a share that can't be before anything is applied; the name of the root.
 
     Raises:
         StateConflict: The requests are somebody else's, or the endpoint stands otherwise already.
-        InvalidInput: Hosts are given for a root that has its own.
+        InvalidInput: Hosts or gateways are given for a root that has its own.
     """
     if share.under == name:
         raise InvalidInput(f"endpoint '{name}' can't stand under itself: name another host with 'under'")
@@ -50,6 +76,7 @@ def check_share(context: Context, name: str, share: HostShare, hosts: tuple[str,
         return root_name
     if hosts and not set(hosts) <= set(root["spec"].get("hosts") or ()):
         raise InvalidInput(f"option 'host' has no effect with under={share.under}, which has its hosts: leave it out")
+    check_gateways(context, root, gateways, f"of '{share.under}', which is there already")
     claimed(root, name, share.claim)
     return root_name
 
