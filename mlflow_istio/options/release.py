@@ -126,6 +126,10 @@ class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
         "50% (default: as many as needed)",
     )
     promote: bool = Field(default=True, description="false: stop before promotion and leave it to a person")
+    warm: Literal["auto", "none"] = Field(
+        default="auto",
+        description="auto: ask the candidate before its first user, with its input example or recorded requests, until it is warm",
+    )
     watch: Duration = Field(
         default=None,
         description="how long the promoted version is watched, such as 2h, and taken back if it turns worse than the replaced one",

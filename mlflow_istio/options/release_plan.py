@@ -78,6 +78,7 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
         source=source_of(options),
         capacity=options.capacity or "fixed",
         surge=options.surge,
+        warm=options.warm,
         watch=0.0 if options.watch is None else options.watch.total_seconds(),
         holdback=options.holdback if options.watch is not None else 5,
         keep_old=None if options.keep_old is None else options.keep_old.total_seconds(),

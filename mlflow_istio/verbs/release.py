@@ -257,6 +257,7 @@ def _crew_for(
     return DriverDependencies(
         metrics=metrics,
         ask=webhooks.ask,
+        records=place.records,
         judge=judge_for(context, place.records, metrics, options, plan),
         watch=watch,
         timeout=options.confirm_timeout,

@@ -448,6 +448,7 @@ OPTIONS: Mapping[str, Options] = {
             "promote": False,
             "capacity": "fixed",
             "surge": 3,
+            "warm": "none",
             "watch": Try(value="2h", given={"analysis": "auto"}),
             "holdback": Try(value=7, given={"analysis": "auto", "watch": "2h"}),
             "keep_old": "3h",

@@ -14,6 +14,7 @@ from mlflow_istio.core.release.evidence import Look, serves_nothing, taken_in
 from mlflow_istio.core.release.judgement import LookContext, brief, judge
 from mlflow_istio.core.release.plan import Event, Webhook
 from mlflow_istio.core.release.progress import Progress
+from mlflow_istio.core.release.warming import counted_by, counts_after
 
 APPROVING = frozenset({"approve", "approved", "true", "yes"})
 REJECTING = frozenset({"reject", "rejected", "false", "no"})
@@ -162,7 +163,7 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
     plan = progress.plan
     counts_from = progress.since if progress.step >= 0 else None
     if progress.traffic_since is not None:
-        counts_from = progress.traffic_since + timedelta(seconds=plan.warmup)
+        counts_from = progress.traffic_since + timedelta(seconds=counts_after(plan, warmed=progress.warmed))
     look = Look(
         readings=seen.readings,
         weights={name: seen.weights.get(name, 0) for name in plan.deployments},
@@ -173,7 +174,7 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         stable_ready=seen.stable_ready,
         changed=progress.since,
     )
-    evidence, missing = taken_in(plan, progress.evidence, look)
+    evidence, missing = taken_in(counted_by(plan, warmed=progress.warmed), progress.evidence, look)
     if seen.unavailable:
         missing = (seen.unavailable,)
     if not plan.guards or not plan.compares:

@@ -29,6 +29,9 @@ LONGEST_PHASE = 86400.0
 
 LONGEST_WATCH = 2592000.0
 
+LONGEST_WARMING = 60.0
+"""Seconds after which a version that has not settled is taken as it is."""
+
 RULES = 2
 """The rules of this version: blocks of time, a share of alpha for each guard, gross failure. 1: independent requests, averages."""
 
@@ -145,6 +148,7 @@ class ReleasePlan:
         watch: Seconds for which the promoted candidate is watched for a change that comes later; 0: it isn't.
         holdback: Percent of the traffic that stays on the stable meanwhile, to compare with.
         keep_old: Seconds after the promotion for which the stable stays deployed; None: until somebody deletes it.
+        warm: Whether the candidate is asked before its first user until it is warm (``auto``), or not (``none``).
     """
 
     strategy: str
@@ -176,6 +180,7 @@ class ReleasePlan:
     watch: float = 0.0
     holdback: int = 5
     keep_old: float | None = None
+    warm: Literal["auto", "none"] = "none"
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -347,6 +352,11 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
             "" if plan.surge is None else f"; all versions together at most {plan.surge} more than the stable has now"
         )
         lines.append(f"replicas: before each step as many as its share of the stable's, ready{most}")
+    if plan.warm == "auto":
+        lines.insert(
+            1,
+            f"first warmed by its input example, or recorded requests, until it has settled (at most {LONGEST_WARMING:g} s)",
+        )
     if not plan.guards:
         lines.append("no guards: steps go by time alone")
     elif not plan.compares:

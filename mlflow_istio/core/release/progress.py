@@ -62,6 +62,7 @@ class Progress:
         stopped: Whether it has done all it was to do, and waits for a person to promote.
         driver: Who drives it, or None.
         verdict: Word and reason of the last look.
+        warmed: Whether the candidates had settled before their first user.
         watch: Set from the promotion on, while the release is watched: `evidence` is then the watch's own.
     """
 
@@ -80,6 +81,7 @@ class Progress:
     stopped: bool = False
     driver: Driver | None = None
     verdict: Mapping[str, Any] | None = None
+    warmed: bool = field(default=False, metadata=stored(sparse=True))
     watch: WatchState | None = field(default=None, metadata=stored(sparse=True))
 
     @property

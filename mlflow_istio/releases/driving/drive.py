@@ -15,6 +15,7 @@ from mlflow_istio.core.release.progress import Progress, alive, answered, progre
 from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.ports.models import Models
+from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.scoring import Score
 from mlflow_istio.releases.context import Context, edit_endpoint, endpoint_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
@@ -61,6 +62,7 @@ class DriverDependencies:
         score: Sends one request to an endpoint, for the preflight.
         metrics: Where figures come from; None: from nowhere, which a plan with guards holds against the candidate's promotion.
         ask: Asks a webhook; returns empty for yes.
+        records: Makes the recorders of model servers, whose requests warm a candidate; None: only input examples do.
         judge: The comparison of an A/B/n or a shadow; None where there is none.
         watch: Shown every look.
         timeout: Seconds to wait for the proxies.
@@ -70,6 +72,7 @@ class DriverDependencies:
     score: Score = score
     metrics: Metrics | None = None
     ask: Callable[[str, Mapping[str, Any], float], str] = _agreed
+    records: Callable[[], Records] | None = None
     judge: Judge | None = None
     watch: Callable[[Seen], None] = _nobody
     timeout: float = DEFAULT_TIMEOUT

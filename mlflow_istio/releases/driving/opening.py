@@ -22,6 +22,7 @@ from mlflow_istio.releases.deploying.preflight import preflight
 from mlflow_istio.releases.driving.capacity import replicas_at_start
 from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.progressive import drive
+from mlflow_istio.releases.driving.warm_up import warm_up
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, scaling, shifting
 from mlflow_istio.releases.reading.history import DAY, FINEST, read_history
@@ -123,6 +124,19 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
                     timeout=dependencies.timeout,
                 ),
             )
+    warmed = (
+        dependencies.models is not None
+        and plan.warm == "auto"
+        and warm_up(
+            context,
+            dependencies.models,
+            dependencies.score,
+            name,
+            request.candidates,
+            records=dependencies.records,
+            timeout=dependencies.timeout,
+        )
+    )
     if found is not None:
         shifting.abort(
             context, name, action="supersede", reason=request.reason or "superseded", timeout=dependencies.timeout
@@ -134,6 +148,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     )
     release = replace(release, replicas=replicas)
     progress = first_progress(plan, context.clock.now(), phase=_learnt_phase(context, dependencies, name, plan))
+    progress = replace(progress, warmed=warmed)
     check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
     run, warnings = run_for(context, name, release, new=True)
@@ -190,7 +205,7 @@ def _fixed(plan: ReleasePlan, request: ReleaseRequest) -> dict[str, Any]:
 
 def _fixed_before(plan: ReleasePlan) -> dict[str, Any]:
     """What earlier versions wrote down of it."""
-    return {key: value for key, value in to_json(plan).items() if key != "stable"}
+    return {key: value for key, value in to_json(plan).items() if key not in ("stable", "warm")}
 
 
 def _matches(traffic_request: TrafficRequest) -> list[Any]:
@@ -259,6 +274,7 @@ def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
             f"{transitions.open_release(endpoint)}; it was opened without a plan, so it can't go on by itself"
         )
     known = progress_from_text(endpoint.progress).plan
+    plan = replace(plan, warm=known.warm)  # that is done
     if known != (
         replace(plan, stable=known.stable) if release.watching else plan
     ):  # who is stable changed by the promotion

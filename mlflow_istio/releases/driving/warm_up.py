@@ -1,0 +1,157 @@
+"""Before its first user: ask a fresh version, through its header route, until it answers as fast as it will.
+
+These requests are no evidence: they are asked before the release is open, so that no look begins before their end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
+from mlflow_istio.core.matching.probe import PIN_HEADER
+from mlflow_istio.core.release.plan import LONGEST_WARMING as LONGEST
+from mlflow_istio.core.release.warming import Window, has_settled, last_windows
+from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError
+from mlflow_istio.ports.models import Models
+from mlflow_istio.ports.records import Records
+from mlflow_istio.ports.scoring import Score
+from mlflow_istio.releases.context import Context, address_of, deployments_of, endpoint_of, versions_of
+
+MOST_INPUTS = 200
+"""Recorded requests that are asked, the newest; then they are asked again."""
+
+PATIENCE = 5
+"""Failures in a row after which a version is not asked any more: its release will judge it."""
+
+_RECORDING = "MLFLOW_ISTIO_RECORD"
+
+
+def warm_up(
+    context: Context,
+    models: Models,
+    score: Score,
+    name: str,
+    deployments: Sequence[str],
+    *,
+    records: Callable[[], Records] | None = None,
+    timeout: float,
+) -> bool:
+    """Ask deployments, one after the other, until each has settled or its time is over; what came of it is said.
+
+    Nothing of it stops a release: a version that can't be warmed, or fails, gets its users as before.
+
+    Args:
+        context: The ports.
+        models: What model versions say of themselves: their input examples.
+        score: Sends one request.
+        name: The endpoint.
+        deployments: Whom to ask: candidates, and a control.
+        records: Makes the recorders of model servers; None: nobody knows any.
+        timeout: Seconds for one answer.
+
+    Returns:
+        Whether all of them have settled.
+    """
+    found = {name_of(obj): obj for obj in deployments_of(context.cluster, name)}
+    recorded = _recorded(context, found, name, records)
+    settled = [
+        _warmed(
+            context, score, name, deployment, recorded or _example(context, models, found, deployment), found, timeout
+        )
+        for deployment in deployments
+    ]
+    return bool(settled) and all(settled)
+
+
+def _recorded(
+    context: Context, found: Mapping[str, Object], name: str, records: Callable[[], Records] | None
+) -> list[Any]:
+    """The newest requests that the stable has answered, as far as its servers keep them."""
+    stable = found.get(endpoint_of(context.cluster, name).stable.name)
+    if records is None or stable is None or not _records_itself(stable):
+        return []
+    try:
+        kept = records().read(name, name_of(stable), max(1, ready_replicas(stable))).records
+    except MlflowIstioError as exc:
+        context.tell(f"the requests that '{name_of(stable)}' has recorded can't be read: {exc.message}")
+        return []
+    inputs = [record["input"] for record in kept if record.get("status") == 200 and record.get("input")]
+    return inputs[-MOST_INPUTS:]
+
+
+def _records_itself(deployment: Object) -> bool:
+    containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers", ())
+    return any(entry.get("name") == _RECORDING for container in containers for entry in container.get("env") or ())
+
+
+def _example(context: Context, models: Models, found: Mapping[str, Object], deployment: str) -> list[Any]:
+    label = versions_of(list(found.values())).get(deployment, "")
+    try:
+        example = models.card(label).example
+    except (NotFound, RegistryError) as exc:
+        context.tell(f"the input example of '{deployment}' can't be read: {exc.message}")
+        return []
+    return [] if example is None else [json.loads(example)]
+
+
+def _warmed(
+    context: Context,
+    score: Score,
+    name: str,
+    deployment: str,
+    inputs: list[Any],
+    found: Mapping[str, Object],
+    timeout: float,
+) -> bool:
+    if not inputs:
+        context.tell(
+            f"'{deployment}' is not warmed before its first user: there is no input example and no recorded request; its first "
+            "answers count for nothing, as 'warmup' and 'warm_requests' say"
+        )
+        return False
+    replicas = max(1, ready_replicas(found[deployment])) if deployment in found else 1
+    context.tell(f"warming '{deployment}' before its first user, for at most {LONGEST:g} s")
+    seconds: list[float] = []
+    start = context.clock.monotonic()
+    for took in _answers(context, score, name, deployment, inputs, timeout):
+        if took is None:
+            return False
+        seconds.append(took)
+        if len(seconds) % 10 == 0 and has_settled(seconds, replicas):
+            (_, last) = last_windows(seconds, replicas) or (None, Window.of(seconds))
+            context.tell(
+                f"'{deployment}' is warm: {1000 * last.median:.3g} ms at the median, {1000 * last.slow:.3g} ms at the 90th "
+                f"percentile, after {len(seconds):,} requests"
+            )
+            return True
+        if context.clock.monotonic() - start >= LONGEST:
+            break
+    context.tell(
+        f"'{deployment}' had not settled after {LONGEST:g} s and {len(seconds):,} requests: its first answers count for nothing, "
+        "as 'warmup' and 'warm_requests' say"
+    )
+    return False
+
+
+def _answers(
+    context: Context, score: Score, name: str, deployment: str, inputs: Sequence[Any], timeout: float
+) -> Iterator[float | None]:
+    """Seconds of one answer after the other; None once it fails too often. An input that the model refuses counts as no answer."""
+    failed = 0
+    address = address_of(context.cluster, name)
+    for payload in cycle(inputs):
+        begin = context.clock.monotonic()
+        try:
+            score(address, payload, headers={PIN_HEADER: deployment}, timeout=timeout)
+        except (ClusterError, InvalidInput) as exc:
+            failed += 1
+            if failed >= PATIENCE:
+                context.warn(f"'{deployment}' is not warmed: it fails what it is asked ({exc.message})")
+                yield None
+                return
+            continue
+        failed = 0
+        yield context.clock.monotonic() - begin
