@@ -16,8 +16,8 @@
     └── MetricsError          a source of metrics could not be reached, refused, or gave what can't be read
 
 Each message is one line that names the thing and says what to do; ``detail`` may carry more lines
-(the end of a log, a webhook's words). Passwords in addresses are masked in both. Foreign exceptions are mapped once, in
-the adapter that met them, with ``raise ... from exc``.
+(the end of a log, a webhook's words). Passwords in addresses are masked in both, and what a terminal would obey is written out.
+Foreign exceptions are mapped once, in the adapter that met them, with ``raise ... from exc``.
 """
 
 from __future__ import annotations
@@ -70,6 +70,23 @@ def _without_slashed_password(address: re.Match[str]) -> str:
     return f"{address['scheme']}***@{host}" if at else address[0]
 
 
+LONGEST = 2_000
+"""Characters of a message: what it quotes may be of any length."""
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """The text with nothing in it that a terminal would obey, or that would turn its direction: such is written as an escape.
+
+    Args:
+        text: Foreign text.
+        lines: Whether it may have lines and tabulators of its own.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
+
+
 class MlflowIstioError(Exception):
     """Base of all errors of this package.
 
@@ -79,9 +96,10 @@ class MlflowIstioError(Exception):
     """
 
     def __init__(self, message: str, *, detail: str = "") -> None:
-        super().__init__(masked(message))
-        self.message = masked(message)
-        self.detail = masked(detail)
+        told = visible(masked(message))
+        self.message = told if len(told) <= LONGEST else f"{told[: LONGEST - 4]} ..."
+        self.detail = visible(masked(detail), lines=True)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.detail}" if self.detail else self.message

@@ -53,7 +53,8 @@ class Cluster(Protocol):
         """The objects of a kind that carry all the labels, ordered by name.
 
         Kinds of autoscalers (``core.mesh.autoscalers``) are listed too, and nothing else is done with them; a cluster that doesn't
-        know a kind has none of it.
+        know a kind has none of it. Where one object can't be read, ``core.basics.objects.stand_in`` stands for it; such have no
+        labels.
 
         Raises:
             Forbidden: We may not list them.

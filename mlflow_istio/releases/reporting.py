@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.release.driver import release_status_of
@@ -238,9 +238,9 @@ def _json(context: Context, run: str | None, path: str, missing: list[str]) -> A
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except ValueError as exc:
-        missing.append(f"artifact '{path}' of run {run} is not JSON any more ({exc})")
+        return parsed(text, f"artifact '{path}' of run {run}")
+    except InvalidInput as exc:
+        missing.append(exc.message)
         return None
 
 

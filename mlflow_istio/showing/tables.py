@@ -102,7 +102,7 @@ def print_history(endpoint: str, changes: Sequence[View], console: Console | Non
         cells = {
             "#": str(change["sequence"]),
             "time (UTC)": change["time"][:19].replace("T", " "),
-            "action": change["action"],
+            "action": change["action"] + (" (forged)" if change.get("forged") else ""),
             "traffic": traffic_text(change),
             "release": change["release"] or "",
             "who": change["who"],

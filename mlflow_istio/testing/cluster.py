@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,7 @@ from mlflow_istio.core.matching.coverage import arrivals
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.requests import Request
 from mlflow_istio.core.matching.shape import readable
-from mlflow_istio.errors import EditConflict, NotFound, NotReady, NotRouted
+from mlflow_istio.errors import EditConflict, InvalidInput, NotFound, NotReady, NotRouted
 from mlflow_istio.ports.cluster import Address, Edit
 from mlflow_istio.testing.routing import Answers, Objects, answers_to
 
@@ -148,17 +149,21 @@ class InMemoryCluster:
     def _version_of(obj: Object | None) -> str | None:
         return None if obj is None else str(obj["metadata"]["resourceVersion"])
 
+    def _readable(self) -> Iterator[tuple[tuple[str, str], Object]]:
+        """The objects that an API server would hold: others' VirtualServices of another shape reach no proxy."""
+        for key, obj in self._objects.items():
+            with suppress(InvalidInput):
+                yield key, readable(obj) if key[0] == "VirtualService" else obj
+
     def _proves(self, probe: Probe) -> bool:
         virtual_service = self.get("VirtualService", probe.virtual_service)
         if virtual_service is None or self.unroutable:
             return False
-        virtual_service = seen_by_strangers(virtual_service)
-        seen = {
-            key: seen_by_strangers(obj) if key[0] == "VirtualService" else obj for key, obj in self._objects.items()
-        }
+        virtual_service = seen_by_strangers(readable(virtual_service))
+        seen = {key: seen_by_strangers(obj) if key[0] == "VirtualService" else obj for key, obj in self._readable()}
         headers = {name.lower(): value for name, value in probe.headers.items()}
         path, _, query = probe.path.partition("?")
-        ways = arrivals(readable(virtual_service))
+        ways = arrivals(virtual_service)
         for gateway in dict.fromkeys(way.gateway for way in ways):
             if probe.gateways is None or gateway in probe.gateways:
                 request = Request(

@@ -10,8 +10,8 @@ from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion,
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
-from mlflow_istio.errors import NotFound, RegistryError, StateConflict
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
+from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.ports.runs import Figure
 
@@ -34,6 +34,7 @@ class InMemoryRegistry:
         runs: Run id to outcome ("" while open).
         release_runs: (scope, endpoint, release id) to run id.
         artifacts: Change id to the objects recorded with it.
+        altered: Change id to what somebody made of its tag.
     """
 
     def __init__(self, models: Mapping[str, Sequence[int]]) -> None:
@@ -52,6 +53,7 @@ class InMemoryRegistry:
         self._plans: dict[str, tuple[str, str]] = {}
         self.release_runs: dict[tuple[str, str, str], str] = {}
         self.artifacts: dict[str, dict[str, Object]] = {}
+        self.altered: dict[str, str] = {}
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
@@ -121,7 +123,17 @@ class InMemoryRegistry:
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
         """See ``ports.Registry``."""
         self._up()
-        return sorted(self._changes.get((scope, endpoint), {}).values(), key=lambda change: change.sequence)
+        return in_order(map(self._as_tagged, self._changes.get((scope, endpoint), {}).values()))
+
+    def _as_tagged(self, change: RoutingChange) -> RoutingChange:
+        if not self.altered:
+            return change  # whole, whatever fits into a tag
+        try:
+            return change_from_tag(change.tag_key, self.altered.get(change.id, change.as_tag()))
+        except InvalidInput as exc:
+            raise RegistryError(
+                f"tag '{change.tag_key}' is no routing change any more ({exc}): restore or delete it"
+            ) from exc
 
     def survey(self, scope: str, models: Sequence[str]) -> Survey:
         """See ``ports.Registry``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -274,6 +275,23 @@ class TestWhatChangesUnderUs:
         {"churn/1": (10, "candidate"), "churn/2": (90, "stable")},
         aliases={("churn", "challenger"): 1, ("churn", "champion"): 2},
     )
+
+    def test_a_tag_that_somebody_changed_is_forged_and_one_that_is_no_change_is_named(
+        self, changing: Registry, client: MlflowClient
+    ) -> None:
+        run = changing.open_run("test", "churn", None)
+        first, second = (replace(a_change(number), run=run) for number in (1, 2))
+        changing.record("test", first, {})
+        changing.record("test", second, {})
+        assert [change.forged for change in changing.history("test", "churn")] == [False, False]
+        text = client.get_run(run).data.tags[second.tag_key]
+        client.set_tag(run, second.tag_key, json.dumps({**json.loads(text), "who": "nobody"}))
+        assert [change.forged for change in changing.history("test", "churn")] == [False, True]
+        for damage in ("", "null", "[]", "[" * 2_000 + "]" * 2_000):
+            client.set_tag(run, second.tag_key, damage)
+            with pytest.raises(RegistryError, match=second.tag_key) as refused:
+                changing.history("test", "churn")
+            assert "\n" not in refused.value.message
 
     @pytest.mark.parametrize("status", ["PENDING_REGISTRATION", "FAILED_REGISTRATION"])
     def test_a_version_that_is_not_ready_is_refused_by_name(

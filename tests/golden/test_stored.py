@@ -87,6 +87,10 @@ def _on_rule(policy: Policy) -> str:
     return _file(annotations_of(with_policy({**_holding({}, "DestinationRule"), "spec": spec}, "churn", policy)))
 
 
+def _without_digest(change: RoutingChange) -> str:
+    return compact({key: value for key, value in json.loads(change.as_tag()).items() if key != "digest"})
+
+
 KINDS: dict[str, Kind] = {
     "endpoint": Kind(
         values=values.ENDPOINTS, write=lambda endpoint: _file(state_annotations(endpoint)), read=_read_endpoint
@@ -102,7 +106,9 @@ KINDS: dict[str, Kind] = {
         read=lambda text: written_policy(_holding(json.loads(text)), "churn").policy,
     ),
     "change": Kind(
-        values=values.CHANGES, write=RoutingChange.as_tag, read=lambda text: from_json(RoutingChange, json.loads(text))
+        values=values.CHANGES,
+        write=_without_digest,  # which the first version did not write
+        read=lambda text: from_json(RoutingChange, json.loads(text)),
     ),
     "note": Kind(
         values=values.NOTES,

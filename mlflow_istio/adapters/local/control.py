@@ -94,11 +94,11 @@ class Control:
         book = self._free_book(new_port, new_ports=new_ports)
         replicas = [
             replica if is_free(replica.port) else replace(replica, port=new_port())
-            for replica in self._state.all_replicas()
+            for replica in self._state.all_replicas(damaged=False)
             if replica.phase != DRAINING
         ]
         batch = self._state.batch()
-        for name in {replica.name for replica in self._state.all_replicas()} - {replica.name for replica in replicas}:
+        for name in self._state.replica_names() - {replica.name for replica in replicas}:
             self._remove_replica(batch, name)
         batch.put(self._state.ports, encode({"admin": book.admin, "endpoints": dict(book.endpoints)}), durable=True)
         self._files.stage_programs(batch, book)
@@ -252,9 +252,11 @@ class Control:
         return plan
 
     def _blueprint(self, changes: Sequence[Change], ports: PortBook | None) -> Blueprint:
-        objects: dict[str, dict[str, Object]] = {kind: self._state.all_objects(kind) for kind in API_VERSIONS}
+        objects: dict[str, dict[str, Object]] = {
+            kind: self._state.all_objects(kind, {change.name for change in changes if change.kind == kind})
+            for kind in API_VERSIONS
+        }
         for change in changes:
-            objects[change.kind].pop(change.name, None)
             if change.after is not None:
                 objects[change.kind][change.name] = change.after
         replicas = self._state.all_replicas()
@@ -339,7 +341,7 @@ class Control:
         book = self._state.port_book()
         if book is None:
             return PortBook(admin=new_port())
-        names = self._state.all_objects("VirtualService")
+        names = self._state.object_names("VirtualService")
         owners = {name: port for name, port in book.endpoints.items() if name in names}
         taken = {name: port for name, port in owners.items() if not is_free(port)}
         if taken and not new_ports:

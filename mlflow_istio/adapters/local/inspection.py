@@ -77,7 +77,7 @@ def status(name: str, state: StateDirectory, supervisor: Supervisor) -> MeshStat
     """What runs now."""
     running = supervisor.is_alive()
     programs = supervisor.programs() if running else {}
-    replicas = state.all_replicas()
+    replicas = state.all_replicas(damaged=False)
     ready = ready_names(replicas, supervisor) if running else frozenset()
     book = state.port_book()
 
@@ -121,7 +121,7 @@ def endpoint_ports(state: StateDirectory) -> dict[str, int]:
 def with_status(deployment: Object, state: StateDirectory, supervisor: Supervisor) -> Object:
     """A Deployment with its status as it is now; replicas of every revision count, as on a cluster."""
     wanted = workload(deployment)
-    live = [one for one in state.all_replicas() if one.deployment == wanted.name and one.phase != DRAINING]
+    live = [one for one in state.all_replicas(damaged=False) if one.deployment == wanted.name and one.phase != DRAINING]
     ready = len(ready_names(live, supervisor))
     counts = {
         "observedGeneration": deployment["metadata"]["generation"],
@@ -173,7 +173,7 @@ def logs(state: StateDirectory, name: str, lines: int) -> str:
     """
     if name in (ENVOY, SUPERVISOR) or state.log_file(name).exists():
         return "\n".join(read_tail(state.log_file(name), lines))
-    names = [replica.name for replica in state.all_replicas() if replica.deployment == name]
+    names = [replica.name for replica in state.all_replicas(damaged=False) if replica.deployment == name]
     if not names:
         raise NotFound(
             f"nothing in {state.logs} is called '{name}': use {ENVOY}, {SUPERVISOR}, a deployment or a replica"

@@ -38,7 +38,7 @@ def note(path: Path, pid: int) -> None:
     """Write down that the process runs under this name; counts how often one was started."""
     try:
         starts = int(json.loads(path.read_text())["starts"])
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         starts = 0
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps({"pid": pid, "identity": identity(pid), "starts": starts + 1}))

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,9 +24,9 @@ from mlflow_istio.adapters.local.inspection import MeshStatus
 from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
-from mlflow_istio.core.basics.objects import Object, labels_of
+from mlflow_istio.core.basics.objects import UNREADABLE, Object, labels_of
 from mlflow_istio.core.mesh.autoscalers import AUTOSCALERS
-from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, NotRouted
+from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, NotRouted, Unsupported
 from mlflow_istio.ports.cluster import Address, Edit
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class LocalMesh:
             return []
         storage.check_kind(kind)
         self._state.check()
-        objects = self._state.all_objects(kind).values()
-        return [self._with_status(obj) for obj in objects if labels.items() <= labels_of(obj).items()]
+        objects = [obj for obj in self._state.listed(kind) if labels.items() <= labels_of(obj).items()]
+        return [self._with_status(obj) for obj in objects]
 
     def apply(self, obj: Object) -> Object:
         """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it."""
@@ -185,15 +185,21 @@ class LocalMesh:
         """See ``ports.Cluster``."""
         check_name(storage.check_kind(kind), name)
         self._state.check()
-        if self._state.object(kind, name) is None:
+        path = self._state.object_file(kind, name)
+        if not path.exists():
             return False
         with self._changing(kind):
-            stored = self._state.object(kind, name)
-            if stored is not None:
-                gone = Change(kind=kind, name=name, before=stored.obj, after=None, applied={}, applied_by_user={})
-                self._control.change(gone)
+            there = path.exists()
+            if there:
+                stored = None
+                with suppress(ClusterError):  # damaged: it may go all the same
+                    stored = self._state.object(kind, name)
+                before = stored.obj if stored else None
+                self._control.change(
+                    Change(kind=kind, name=name, before=before, after=None, applied={}, applied_by_user={})
+                )
         self._control.drain(wait=True)
-        return stored is not None
+        return there
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``. A new revision takes over here, once all its replicas are ready."""
@@ -327,9 +333,12 @@ class LocalMesh:
         return storage.created(wanted, uid=str(uuid.uuid4()), now=now)
 
     def _with_status(self, obj: Object) -> Object:
-        if obj["kind"] != "Deployment":
+        if obj["kind"] != "Deployment" or UNREADABLE in obj:
             return obj
-        return inspection.with_status(obj, self._state, self._control.supervisor)
+        try:
+            return inspection.with_status(obj, self._state, self._control.supervisor)
+        except (InvalidInput, Unsupported):
+            return obj  # its file was edited by hand to what can't be carried out, so nothing of it is ready
 
     def _current(self, wanted: Workload) -> Sequence[Replica]:
         """The replicas of a Deployment's current revision that are there to stay."""

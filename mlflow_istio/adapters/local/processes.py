@@ -343,7 +343,7 @@ def _check_owner(folder: Path) -> None:
 def _read_note(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

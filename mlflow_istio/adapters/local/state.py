@@ -21,16 +21,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.replicas import Replica
-from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.basics.stored import from_json
-from mlflow_istio.errors import ClusterError, EditConflict
+from mlflow_istio.core.basics.objects import Object, stand_in
+from mlflow_istio.core.basics.stored import from_json, parsed
+from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 LOCK_TIMEOUT = 120.0
 KEPT_LOGS = 20
+_RESTART = "run 'mlflow-istio local down' and 'up', which mends it after a power cut, or restore it"
 # These have a meaning in the supervisor's configuration file, inside a path too.
 _BAD_CHARACTERS = frozenset("[]*?;#%\"'\\\n\r")
 
@@ -292,8 +293,8 @@ class StateDirectory:
             kind, _, file = former.name.partition(".")
             path = self.objects / kind / file
             try:
-                json.loads(path.read_bytes())
-            except (FileNotFoundError, ValueError):
+                parsed(path.read_bytes(), path.name)
+            except (FileNotFoundError, InvalidInput):
                 os.replace(former, path)
 
     @staticmethod
@@ -328,43 +329,104 @@ class StateDirectory:
 
     def object(self, kind: str, name: str) -> StoredObject | None:
         """An object with the fields last applied to it, or None when there is none."""
-        document = _read(self.object_file(kind, name))
+        path = self.object_file(kind, name)
+        document = _read(path)
         if document is None:
             return None
-        return StoredObject(document["object"], document["applied"], document.get("applied_by_user", {}))
+        stored = StoredObject(*(document.get(key, {}) for key in ("object", "applied", "applied_by_user")))
+        _check_stored(path, stored, kind, name)
+        return stored
 
-    def all_objects(self, kind: str) -> dict[str, Object]:
-        """All objects of a kind by name, ordered by name."""
+    def all_objects(self, kind: str, but: Collection[str] = ()) -> dict[str, Object]:
+        """All objects of a kind by name, ordered by name, but for those of some names.
+
+        Raises:
+            ClusterError: One can't be read: what follows from all of them can't be told.
+        """
         found = {}
         for name in self.object_names(kind):
-            stored = self.object(kind, name)
+            stored = None if name in but else self.object(kind, name)
             if stored is not None:
                 found[name] = stored.obj
         return found
 
-    def all_replicas(self) -> list[Replica]:
-        """All replicas, ordered by name."""
-        documents = (_read(path) for path in sorted(self.replicas.glob("*.json")))
-        return [from_json(Replica, document["replica"]) for document in documents if document is not None]
+    def listed(self, kind: str) -> list[Object]:
+        """All objects of a kind, ordered by name; one that can't be read is a ``stand_in`` that says why."""
+        found = []
+        for name in self.object_names(kind):
+            try:
+                stored = self.object(kind, name)
+            except ClusterError as exc:
+                found.append(stand_in(kind, name, exc.message))
+            else:
+                found += [stored.obj] if stored is not None else []
+        return found
+
+    def all_replicas(self, *, damaged: bool = True) -> list[Replica]:
+        """All replicas, ordered by name.
+
+        Args:
+            damaged: Whether one that can't be read is an error, or left out.
+
+        Raises:
+            ClusterError: One can't be read; names its file.
+        """
+        found = []
+        for path in sorted(self.replicas.glob("*.json")):
+            try:
+                document = _read(path)
+                if document is not None:
+                    found.append(from_json(Replica, document.get("replica")))
+            except InvalidInput as exc:
+                if damaged:
+                    raise ClusterError(f"{path} is damaged ({exc.message}): {_RESTART}") from exc
+            except ClusterError:
+                if damaged:
+                    raise
+        return found
+
+    def replica_names(self) -> set[str]:
+        """Names of all replicas, those that can't be read included."""
+        return {path.name.removesuffix(".json") for path in self.replicas.glob("*.json")}
 
     def port_book(self) -> PortBook | None:
-        """The ports that stay, or None for a new directory."""
+        """The ports that stay, or None for a new directory.
+
+        Raises:
+            ClusterError: They can't be read.
+        """
         document = _read(self.ports)
-        return None if document is None else PortBook(admin=document["admin"], endpoints=document["endpoints"])
+        if document is None:
+            return None
+        admin, endpoints = document.get("admin"), document.get("endpoints")
+        if (
+            not isinstance(admin, int)
+            or not _is_port(admin)
+            or not isinstance(endpoints, dict)
+            or not all(map(_is_port, endpoints.values()))
+        ):
+            raise ClusterError(
+                f"{self.ports} holds no ports any more: end the mesh with 'mlflow-istio local down', remove the file, and run "
+                "'mlflow-istio local up', which gives new ports to all endpoints"
+            )
+        return PortBook(admin=admin, endpoints=endpoints)
 
     def known_hashes(self) -> dict[str, Any]:
-        """What routes hash, as the last whole pass found it."""
-        return _read(self.hashes) or {}
+        """What routes hash, as the last whole pass found it; nothing where that can't be read."""
+        try:
+            return _read(self.hashes) or {}
+        except ClusterError:
+            return {}
 
     def promised_ports(self) -> set[int]:
-        """All ports that this mesh and its neighbours in the same folder keep for themselves."""
-        promised: set[int] = set()
-        for path in self.root.parent.glob("*/ports.json"):
-            document = _read(path) or {}
-            promised |= {document.get("admin", 0), *document.get("endpoints", {}).values()}
-        for path in self.root.parent.glob("*/replicas/*.json"):
-            document = _read(path) or {}
-            promised.add(document.get("replica", {}).get("port", 0))
+        """All ports that this mesh and its neighbours in the same folder keep for themselves; damage of theirs is not ours."""
+        promised: set[Any] = set()
+        for path in (*self.root.parent.glob("*/ports.json"), *self.root.parent.glob("*/replicas/*.json")):
+            with suppress(ClusterError):
+                document = _read(path) or {}
+                endpoints, replica = document.get("endpoints"), document.get("replica")
+                ports = [document.get("admin"), *(endpoints.values() if isinstance(endpoints, dict) else ())]
+                promised |= set(filter(_is_port, [*ports, replica.get("port") if isinstance(replica, dict) else None]))
         return promised
 
     def purge(self) -> None:
@@ -398,10 +460,45 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError as exc:
         raise ClusterError(f"can't read {path}: {exc.strerror}") from exc
     try:
-        document = json.loads(text)
-    except ValueError as exc:
+        document = parsed(text, str(path))
+    except InvalidInput as exc:
+        raise ClusterError(f"{exc.message}: {_RESTART}") from exc
+    if not isinstance(document, dict):
+        raise ClusterError(f"{path} holds no object any more: {_RESTART}")
+    return document
+
+
+def _is_port(port: Any) -> bool:
+    return isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65_536
+
+
+def _check_stored(path: Path, stored: StoredObject, kind: str, name: str) -> None:
+    """Refuse what no API server would hold under that name; what is in its spec, whoever reads it looks at.
+
+    Raises:
+        ClusterError: It is such; names the file.
+    """
+    obj = stored.obj
+    metadata = obj.get("metadata") if isinstance(obj, dict) else None
+    texts = [metadata.get(key, {}) for key in ("labels", "annotations")] if isinstance(metadata, dict) else [None]
+    whole = (
+        isinstance(metadata, dict)
+        and (obj.get("kind"), metadata.get("name")) == (kind, name)
+        and isinstance(obj.get("spec"), dict)
+        and all(isinstance(part, dict) and all(map(_is_text, part.values())) for part in texts)
+        and all(_is_text(metadata.get(key)) for key in ("uid", "creationTimestamp", "resourceVersion"))
+        and metadata["resourceVersion"].isdecimal()
+        and type(metadata.get("generation")) is int
+        and type(obj["spec"].get("replicas", 1)) is int
+        and isinstance(stored.applied, dict)
+        and isinstance(stored.applied_by_user, dict)
+    )
+    if not whole:
         raise ClusterError(
-            f"{path} is no JSON ({exc}): run 'mlflow-istio local down' and 'up', which mends it after a power cut, "
-            "or restore it"
-        ) from exc
-    return dict(document)
+            f"{path} holds no {kind} '{name}' any more: restore it, or take the object away with "
+            f"'mlflow-istio local delete {kind} {name}'"
+        )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

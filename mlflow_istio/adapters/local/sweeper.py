@@ -38,7 +38,7 @@ def overdue(folder: Path, now: datetime) -> frozenset[str]:
     for path in folder.glob("*.json"):
         try:
             found |= {name for name, at in deadlines(path.read_text(encoding="utf-8")) if at <= now}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             print(f"{path.name}: {exc!r}", flush=True)
     return frozenset(found)
 

@@ -23,10 +23,9 @@ from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
-from mlflow_istio.core.endpoint.routing_change import RoutingChange, in_standing_run
+from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 
@@ -150,9 +149,7 @@ class MlflowRegistry:
             for key, value in run.data.tags.items()
             if key.startswith(_CHANGE)
         ]
-        # By id: two processes at once may each have made a run for the release and recorded the change there.
-        once = {change.id: change for change in changes}
-        return sorted(once.values(), key=lambda change: (change.sequence, change.time))
+        return in_order(changes)
 
     def survey(self, scope: str, models: Sequence[str]) -> Survey:
         """See ``ports.Registry``."""
@@ -327,8 +324,8 @@ def _refuse_deleted(experiment: Experiment) -> None:
 
 def _read_change(run: Run, key: str, value: str) -> RoutingChange:
     try:
-        return from_json(RoutingChange, json.loads(value))
-    except (ValueError, InvalidInput) as exc:
+        return change_from_tag(key, value)
+    except InvalidInput as exc:
         raise RegistryError(
             f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc}): restore or delete it"
         ) from exc

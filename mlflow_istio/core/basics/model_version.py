@@ -83,7 +83,7 @@ def parse_model_uri(uri: str) -> ModelReference:
     path = uri[len("models:/") :].strip("/")
     name, slash, version = path.rpartition("/")
     if slash and name and "/" not in name:
-        if re.fullmatch(r"[0-9]+", version):
+        if re.fullmatch(r"[0-9]{1,18}", version):
             if int(version) < 1:
                 raise InvalidInput(f"model URI {uri!r} names version {version}: versions start at 1")
             return ModelReference(model=name, version=int(version))
@@ -118,6 +118,7 @@ def parse_label(label: str) -> ModelVersion:
         InvalidInput: It is not of that form.
     """
     model, _, version = label.rpartition("/")
-    if not model or not re.fullmatch(r"[0-9]+", version):
-        raise InvalidInput(f"model version {label!r} is not of the form MODEL/VERSION")
+    if not model or not re.fullmatch(r"[0-9]{1,18}", version):
+        shown = label if len(label) <= 80 else label[:77] + "..."
+        raise InvalidInput(f"model version {shown!r} is not of the form MODEL/VERSION")
     return ModelVersion(model=model, version=int(version))

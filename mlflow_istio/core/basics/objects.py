@@ -14,6 +14,8 @@ Object: TypeAlias = dict[str, Any]
 DOMAIN = "mlflow-istio.org"
 ENDPOINT_LABEL = f"{DOMAIN}/endpoint"
 DEPLOYMENT_LABEL = f"{DOMAIN}/deployment"
+UNREADABLE = "unreadable"
+"""Key of an object in a list that stands for one that can't be read: why. No object of Kubernetes has it."""
 ASKED_ANNOTATION = f"{DOMAIN}/asked"
 """Of a Deployment: the release's id and the URI that its version was asked for by, where the URI may mean another one later."""
 SCALED_ANNOTATION = f"{DOMAIN}/scaled"
@@ -38,6 +40,11 @@ def prefix(endpoint: str = "") -> str:
 def is_own_route(route: Mapping[str, Any], endpoint: str = "") -> bool:
     """Whether a route is an endpoint's own; any endpoint's unless one is named."""
     return str(route.get("name", "")).startswith(prefix(endpoint))
+
+
+def stand_in(kind: str, name: str, why: str) -> Object:
+    """What a list holds in place of an object that can't be read, so that the others can be listed."""
+    return {"kind": kind, "metadata": {"name": name}, "spec": {}, UNREADABLE: why}
 
 
 def name_of(obj: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -22,6 +22,12 @@ Write = Callable[[Any], Any]
 """A field's value to its JSON."""
 Read = Callable[[Any, Mapping[str, Any]], Any]
 """A field's JSON, and what is known around it, to its value."""
+
+DEEPEST = 100
+"""Levels of nesting in what we store; nothing of ours has a quarter of them, and Python's own readers give up at a thousand."""
+
+_LARGEST = 2**63 - 1
+"""No counter of ours is larger, nor what other programs read as a whole number."""
 
 _FORMS: dict[Any, Mapping[str, bool]] = {}
 _SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
@@ -117,6 +123,58 @@ def from_json(kind: type[Value], data: Any, **context: Any) -> Value:
         raise InvalidInput(f"stored {kind.__name__}: {path}{': ' if path else ''}{exc}") from exc.__cause__
 
 
+def parsed(text: Any, what: str) -> Any:
+    """The JSON in a text that somebody stored, and that anybody may have damaged since.
+
+    Args:
+        text: The text, or its bytes.
+        what: What it is, for the error, such as ``annotation KEY``.
+
+    Raises:
+        InvalidInput: It is no JSON, is nested deeper than ``DEEPEST``, or holds half a character.
+    """
+    if not isinstance(text, str | bytes):
+        raise InvalidInput(f"{what} is no text but {shortened(repr(text))}")
+    deep = InvalidInput(f"{what} is nested more than {DEEPEST} levels deep")
+    try:
+        data = json.loads(text)
+    except RecursionError as exc:
+        raise deep from exc
+    except ValueError as exc:
+        raise InvalidInput(f"{what} is not JSON ({shortened(str(exc))})") from exc
+    plain = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+    if plain.count("[") + plain.count("{") > DEEPEST and _is_deep(data):
+        raise deep
+    if "\\u" in plain and _has_half_characters(data):
+        raise InvalidInput(f"{what} holds half a character (a lone surrogate), which nothing can write")
+    return data
+
+
+def shortened(text: str) -> str:
+    """At most 60 characters of a text."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            inner += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def _has_half_characters(data: Any) -> bool:
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def compact(data: Any) -> str:
     """JSON as annotations and tags hold it: short, and the same text for the same value."""
     return json.dumps(data, separators=(",", ":"), sort_keys=True)
@@ -131,8 +189,7 @@ class _Misfit(Exception):
 
     @classmethod
     def of(cls, wanted: str, data: Any) -> _Misfit:
-        text = repr(data)
-        return cls(f"must be {wanted}, not {text if len(text) <= 60 else text[:57] + '...'}")
+        return cls(f"must be {wanted}, not {shortened(_brief(data))}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -317,6 +374,8 @@ def _scalar(kinds: tuple[type, ...], wanted: str) -> Read:
     def read(data: Any, _context: Mapping[str, Any]) -> Any:
         if not isinstance(data, kinds) or (isinstance(data, bool) and bool not in kinds):
             raise _Misfit.of(wanted, data)
+        if isinstance(data, int) and abs(data) > _LARGEST:
+            raise _Misfit.of(f"{wanted} of usual size", data)
         return data
 
     return read
@@ -344,10 +403,25 @@ def _own(read: Read) -> Read:
 
 
 def _time(data: Any, _context: Mapping[str, Any]) -> datetime:
+    """A time that can be compared with now, and told in another zone."""
+    wanted = "a time such as 2026-03-01T12:00:00+00:00"
     try:
-        return datetime.fromisoformat(data)
-    except (TypeError, ValueError) as exc:
-        raise _Misfit.of("a time such as 2026-03-01T12:00:00+00:00", data) from exc
+        time = datetime.fromisoformat(data)
+        time.astimezone(timezone.utc)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise _Misfit.of(wanted, data) from exc
+    if time.tzinfo is None:
+        raise _Misfit.of(wanted, data)
+    return time
+
+
+def _brief(data: Any) -> str:
+    """What a value is, for an error: a huge number or text is not written out first."""
+    if isinstance(data, str):
+        return repr(data[:100])
+    if isinstance(data, int) and abs(data) > _LARGEST:
+        return "a number of hundreds of digits"
+    return repr(data)
 
 
 def _optional(write: Write, read: Read) -> tuple[Write, Read]:

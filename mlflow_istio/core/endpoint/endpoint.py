@@ -6,14 +6,13 @@ by endpoint, because several endpoints may share one VirtualService.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, prefix, with_annotations
-from mlflow_istio.core.basics.stored import NOT_STORED, compact, from_json, stored, to_json
+from mlflow_istio.core.basics.stored import NOT_STORED, compact, from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.deadlines import Deadline
 from mlflow_istio.core.endpoint.release_state import (
@@ -255,9 +254,9 @@ def has_endpoint(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
     if name_of(virtual_service) == endpoint:
         return True
     try:
-        adopted = json.loads(state).get("adopted")
+        adopted = parsed(state, "the state").get("adopted")
         where = None if adopted is None else adopted["virtualService"]
-    except (ValueError, AttributeError, LookupError, TypeError):
+    except (InvalidInput, AttributeError, LookupError, TypeError):
         return True  # damaged: whoever reads it is told
     return where == name_of(virtual_service) or not (where is None or isinstance(where, str))
 
@@ -337,9 +336,9 @@ def _loads(virtual_service: Mapping[str, Any], annotations: Mapping[str, str], k
     if key not in annotations:
         return None
     try:
-        return json.loads(annotations[key])
-    except ValueError as exc:
+        return parsed(annotations[key], f"annotation {key}")
+    except InvalidInput as exc:
         raise InvalidInput(
-            f"VirtualService '{name_of(virtual_service)}': annotation {key} is not JSON; "
+            f"VirtualService '{name_of(virtual_service)}': {exc.message}; "
             "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         ) from exc

@@ -17,7 +17,7 @@ def renumbered(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> Endpoin
         recorded: The ledger's changes of it.
     """
     known = {change.id for change in recorded}
-    highest = max((change.sequence for change in recorded), default=0)
+    highest = max((change.sequence for change in recorded if not change.forged), default=0)
     numbers: dict[str, int] = {}
     for change in endpoint.outbox:
         if change.id in known:
@@ -39,5 +39,6 @@ def renumbered(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> Endpoin
 def set_back_to(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> int | None:
     """The newest change that the ledger has, where the object is older than that; None where it is not."""
     waiting = {change.id for change in endpoint.outbox}
-    newer = [change.sequence for change in recorded if change.sequence > endpoint.sequence and change.id not in waiting]
+    others = [change for change in recorded if change.id not in waiting and not change.forged]
+    newer = [change.sequence for change in others if change.sequence > endpoint.sequence]
     return max(newer, default=None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.basics.stored import compact, stored, to_json
+from mlflow_istio.core.basics.stored import compact, from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic
+
+_DIGEST_ROOM = 40
 
 MAX_TAG = 4900
 """Characters of a tag's value that every MLflow database takes (5,000), with room for a store's own overhead."""
@@ -37,6 +40,9 @@ class RoutingChange:
         evidence: What the decision rested on; small, JSON.
         stable: Who is stable after it; None when the endpoint is deleted, and in entries of earlier versions.
         whole: Whether ``before`` and ``after`` are all that the traffic was; a tag that was too long holds only the split.
+        digest: What its tag says of all else that the tag says; empty where it was not read from a tag, or from one of an
+            earlier version.
+        forged: Whether its tag was changed after it was written.
     """
 
     id: str
@@ -55,6 +61,8 @@ class RoutingChange:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     stable: Destination | None = field(default=None, metadata=stored(sparse=True))
     whole: bool = field(default=True, metadata=stored(derived=lambda change, _context: change.get("cut") != "traffic"))
+    digest: str = field(default="", compare=False, metadata=stored(sparse=True))
+    forged: bool = field(default=False, metadata=stored(derived=lambda change, _context: _is_forged(change)))
 
     @property
     def tag_key(self) -> str:
@@ -77,10 +85,45 @@ class RoutingChange:
             {side: {"split": _largest(obj[side])} for side in ("before", "after") if obj[side]},
         )
         for cut in cuts:
-            if len(compact(obj)) <= MAX_TAG:
+            if len(compact(obj)) <= MAX_TAG - _DIGEST_ROOM:
                 break
             obj = {**obj, **cut}
-        return compact(obj)
+        return compact({**obj, "digest": _digest(obj)})
+
+
+def change_from_tag(key: str, value: str) -> RoutingChange:
+    """The change that a run's tag holds; one whose tag somebody changed is ``forged``.
+
+    Raises:
+        InvalidInput: It is no change any more.
+    """
+    change = from_json(RoutingChange, parsed(value, "it"))
+    return change if change.tag_key == key else replace(change, forged=True)
+
+
+def in_order(changes: Iterable[RoutingChange]) -> list[RoutingChange]:
+    """A ledger's changes by sequence, each once; one without a digest among others that have one is forged.
+
+    Two processes at once may each have made a run for a release and recorded the change there.
+    """
+    once = {change.id: change for change in changes}
+    ordered = sorted(once.values(), key=lambda change: (change.sequence, change.time))
+    sealed = False
+    for index, change in enumerate(ordered):
+        sealed = sealed or bool(change.digest)
+        if sealed and not change.digest:
+            ordered[index] = replace(change, forged=True)
+    return ordered
+
+
+def _digest(tag: Mapping[str, Any]) -> str:
+    """What a tag should say of the rest of it; the run is left out, since a change may find its run deleted."""
+    rest = {key: value for key, value in tag.items() if key not in ("digest", "run")}
+    return hashlib.sha256(compact(rest).encode()).hexdigest()[:16]
+
+
+def _is_forged(tag: Mapping[str, Any]) -> bool:
+    return bool(tag.get("digest")) and tag["digest"] != _digest(tag)
 
 
 def _cut(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
@@ -219,9 +220,20 @@ def ledger_findings(
             "applied an older copy of it",
             command=f"mlflow-istio rollback {name} -t {{target}} --to {newest_recorded}",
         )
+    forged = [change.tag_key for change in recorded if change.forged]
+    if forged:
+        tags = ", ".join(forged[:5]) + (" ..." if len(forged) > 5 else "")
+        yield Finding(
+            endpoint=name,
+            code="forged-change",
+            severity=ERROR,
+            text=f"somebody changed the ledger after it was written: tag {tags}",
+            command=f"mlflow-istio history {name} -t {{target}} --json, and ask who may write to the tracking server",
+        )
     known = {change.sequence: change for change in recorded}
     waiting = {change.sequence for change in endpoint.outbox}
-    lost = [number for number in range(1, endpoint.sequence + 1) if number not in known and number not in waiting]
+    missing = (number for number in range(1, endpoint.sequence + 1) if number not in known and number not in waiting)
+    lost = list(islice(missing, 11))  # a damaged number may be of any size
     newest = known.get(endpoint.sequence)
     if newest is not None and newest.id != endpoint.change and endpoint.sequence not in waiting:
         lost.append(endpoint.sequence)

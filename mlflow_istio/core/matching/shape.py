@@ -97,6 +97,7 @@ _METADATA = {"name": str, "namespace": str, "annotations": Map(str), "labels": M
 _OBJECT = Fields({"metadata": Fields(_METADATA, "name"), "spec": SPEC}, "metadata")
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _LONGEST = 40
+_STUMBLES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 def readable(virtual_service: Mapping[str, Any]) -> Object:
@@ -129,13 +130,27 @@ def told_by_shape(
     def told(virtual_service: Whole, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return read(virtual_service, *args, **kwargs)
-        except (MlflowIstioError, AttributeError, LookupError, TypeError, ValueError):
+        except MlflowIstioError:
             whole = readable(virtual_service)
             if whole is virtual_service:
                 raise
-        return read(cast("Whole", whole), *args, **kwargs)
+        except _STUMBLES as exc:
+            whole = readable(virtual_service)
+            if whole is virtual_service:
+                raise _unread(virtual_service, exc) from exc
+        try:
+            return read(cast("Whole", whole), *args, **kwargs)
+        except _STUMBLES as exc:
+            raise _unread(virtual_service, exc) from exc
 
     return told
+
+
+def _unread(virtual_service: Mapping[str, Any], exc: Exception) -> InvalidInput:
+    """What is said of values that have the right types, and still can't be meant, such as a weight that is no finite number."""
+    metadata = virtual_service.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return InvalidInput(f"VirtualService '{name}' holds what can't be read ({exc!r}): restore it from a backup")
 
 
 class _Misfit(Exception):

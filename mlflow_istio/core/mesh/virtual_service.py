@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object, is_own_route, name_of, prefix, with_annotations
+from mlflow_istio.core.basics.objects import UNREADABLE, Object, is_own_route, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import (
     ChangeMetadata,
@@ -159,6 +159,8 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
         NotFound: It is missing.
         StateConflict: It is there twice, or can't carry a split.
     """
+    if UNREADABLE in virtual_service:
+        raise InvalidInput(str(virtual_service[UNREADABLE]))
     wanted = route_name(virtual_service, endpoint)
     found = [route for route in routes_of(virtual_service) if route.get("name") == wanted]
     where = f"VirtualService '{name_of(virtual_service)}'"

@@ -13,8 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
-from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, prefix, with_annotations
-from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.basics.objects import (
+    UNREADABLE,
+    Object,
+    annotations_of,
+    is_own_route,
+    name_of,
+    prefix,
+    with_annotations,
+)
+from mlflow_istio.core.basics.stored import from_json, parsed
 from mlflow_istio.core.endpoint.adopted import Adopted
 from mlflow_istio.core.endpoint.endpoint import (
     PARTS,
@@ -41,6 +49,8 @@ from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
 def endpoints_in(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the endpoints that the VirtualService carries, in order."""
+    if UNREADABLE in virtual_service:
+        return (name_of(virtual_service),)  # whoever reads it is told why
     start = annotation("", "state")
     names = (key.removeprefix(start) for key in annotations_of(virtual_service) if key.startswith(start))
     return tuple(sorted(name for name in names if has_endpoint(virtual_service, name)))
@@ -151,8 +161,8 @@ def torn_out(virtual_service: Object, name: str) -> Object:
     if base is None:
         return without_endpoint(virtual_service, name, None, ())
     former = None
-    with contextlib.suppress(ValueError, KeyError, TypeError, InvalidInput):  # what of the annotation can't be read
-        state = json.loads(annotations_of(virtual_service)[annotation(name, "state")])
+    with contextlib.suppress(KeyError, TypeError, InvalidInput):  # what of the annotation can't be read
+        state = parsed(annotations_of(virtual_service)[annotation(name, "state")], "the state")
         former = _former(base["route"], name, from_json(Adopted, state["adopted"], endpoint=name))
     if former is not None:
         return without_endpoint(virtual_service, name, base, former)
@@ -191,8 +201,8 @@ def looks_adopted(virtual_service: Mapping[str, Any], name: str) -> bool:
 
     Its stored state says so or, where that is damaged, the routes that are left.
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        state = json.loads(annotations_of(virtual_service)[annotation(name, "state")])
+    with contextlib.suppress(KeyError, TypeError, InvalidInput):
+        state = parsed(annotations_of(virtual_service)[annotation(name, "state")], "the state")
         if state["adopted"]["virtualService"] == name_of(virtual_service):
             return True
     own = [route for route in routes_of(virtual_service) if is_own_route(route, name)]

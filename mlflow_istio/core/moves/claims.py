@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.names import check_header_name
 from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, with_annotations
-from mlflow_istio.core.basics.stored import from_json, stored, to_json
+from mlflow_istio.core.basics.stored import from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
 from mlflow_istio.core.matching.coverage import arrivals, is_catch_all, judged, route_words
 from mlflow_istio.core.matching.places import namespace_of, placed
@@ -299,6 +299,6 @@ def _told_by(route: Mapping[str, Any]) -> Claim | None:
 
 def _from_text(text: str, key: str, root: str) -> Claim:
     try:
-        return from_json(Claim, json.loads(text))
-    except (ValueError, InvalidInput) as exc:
+        return from_json(Claim, parsed(text, "the claim"))
+    except InvalidInput as exc:
         raise InvalidInput(f"VirtualService '{root}': annotation {key} is damaged: restore it from a backup") from exc

@@ -6,13 +6,12 @@ destination they were found on (empty: the route itself).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of
-from mlflow_istio.core.basics.stored import compact, from_json, stored, to_json
+from mlflow_istio.core.basics.stored import compact, from_json, parsed, stored, to_json
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS
 from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over
 from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Policy, RoutePolicy, StaleCookie
@@ -51,8 +50,8 @@ def written_policy(obj: Mapping[str, Any], endpoint: str) -> Written:
     if text is None:
         return Written()
     try:
-        return from_json(Written, json.loads(text))
-    except (ValueError, InvalidInput) as exc:
+        return from_json(Written, parsed(text, "the policy"))
+    except InvalidInput as exc:
         raise InvalidInput(
             f"{obj.get('kind', 'VirtualService')} '{name_of(obj)}': the annotation {policy_key(endpoint)} is damaged ({exc}); "
             "restore it from a backup, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"

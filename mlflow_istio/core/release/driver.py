@@ -5,13 +5,12 @@ Kept apart from the rest, which needs numpy: ``status`` must not pay for that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlflow_istio.core.basics.stored import form, from_json, stored, to_json
+from mlflow_istio.core.basics.stored import form, from_json, parsed, stored, to_json
 from mlflow_istio.errors import InvalidInput
 
 
@@ -108,8 +107,8 @@ def release_status_of(text: str | None) -> ReleaseStatus | None:
     if text is None:
         return None
     try:
-        return from_json(ReleaseStatus, json.loads(text))
-    except (ValueError, KeyError, TypeError, InvalidInput) as exc:
+        return from_json(ReleaseStatus, parsed(text, "it"))
+    except InvalidInput as exc:
         raise InvalidInput(
             f"the progress of the release is damaged ({exc}): abort the release, or restore its annotation"
         ) from exc

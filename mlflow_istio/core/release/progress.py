@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlflow_istio.core.basics.stored import compact, form, from_json, stored, to_json
+from mlflow_istio.core.basics.stored import compact, form, from_json, parsed, stored, to_json
 from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.evidence import Evidence, no_evidence
 from mlflow_istio.core.release.plan import ReleasePlan
@@ -184,9 +183,8 @@ def progress_from_text(text: str) -> Progress:
         InvalidInput: It is of another version.
     """
     try:
-        data = json.loads(text)
-    except ValueError as exc:
+        return from_json(Progress, parsed(text, "it"))
+    except InvalidInput as exc:
         raise InvalidInput(
-            "the progress of the release is no JSON: abort the release, or restore its annotation"
+            f"the progress of the release is damaged ({exc.message}): abort the release, or restore its annotation"
         ) from exc
-    return from_json(Progress, data)

@@ -127,6 +127,7 @@ def _mend_rule(context: Context, finding: Finding) -> None:
 
 def _mend_gone(context: Context, finding: Finding) -> None:
     name, deployment = finding.endpoint, finding.what
+    context.cluster.get("Deployment", deployment)  # one that can't be read is not gone
     move(context, name, lambda now: transitions.unpin(now, deployment), action="remove", reason="its pods are gone")
     if context.cluster.get("DestinationRule", name) is not None:
         context.cluster.edit("DestinationRule", name, lambda rule: without_subset(rule or {}, deployment))

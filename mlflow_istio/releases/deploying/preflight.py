@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from mlflow_istio.core.basics.model_card import ModelCard, answer_problem, differences
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, StateConflict
 from mlflow_istio.ports.models import Models
@@ -69,7 +68,7 @@ def preflight(
 
 def _replay(context: Context, score: Score, name: str, candidate: str, card: ModelCard, timeout: float) -> None:
     context.tell(f"sending the input example to '{candidate}'")
-    example = json.loads(card.example or "{}")
+    example = parsed(card.example or "{}", f"the input example of '{candidate}'")
     try:
         answer = score(address_of(context.cluster, name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
     except (ClusterError, InvalidInput) as exc:

@@ -57,6 +57,11 @@ def rollback_to(
     change = find_change(changes, to, name)
     check_restorable(change)
     versions = needed(change, changes)
+    if change.forged and not force:
+        raise StateConflict(
+            f"change {change.sequence} of endpoint '{name}' can't be gone back to: its tag '{change.tag_key}' was changed after it "
+            "was written; look at it with 'mlflow-istio history --json', and say force=true (--force) if it is right all the same"
+        )
     _bring_back(context, endpoint, change, versions, as_request, force=force, ready_timeout=ready_timeout)
     now = context.clock.now()
     deployed = tuple(name_of(obj) for obj in deployments_of(context.cluster, name))

@@ -6,14 +6,13 @@ MLflow run (``arms.json``), so that any process can look next.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlflow_istio.core.analysis.arms import ArmsResult
 from mlflow_istio.core.analysis.counters import Reading, check_totals
-from mlflow_istio.core.basics.stored import compact, from_json, to_json
+from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.release.experiment import ERRORS_KPI, Experiment, ExperimentPlan
@@ -222,7 +221,7 @@ def _stored(context: Context, run: str, plan: ExperimentPlan, *, told_phase: boo
     text = context.runs.text(run, STATE)
     if text is None:
         return Experiment(plan=plan)
-    stored = from_json(Experiment, json.loads(text))
+    stored = from_json(Experiment, parsed(text, f"artifact '{STATE}' of run {run}"))
     if stored.plan.release != plan.release:
         return Experiment(plan=plan)
     if not told_phase:

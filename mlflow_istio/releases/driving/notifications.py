@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
 from mlflow_istio.core.release.plan import Webhook
-from mlflow_istio.errors import NotFound
+from mlflow_istio.errors import InvalidInput, NotFound
 from mlflow_istio.releases.context import Context, edit_endpoint, endpoint_of
 
 Ask = Callable[[str, Mapping[str, Any], float], str]
@@ -67,9 +68,9 @@ def notify(context: Context, ask: Ask, name: str) -> bool:
 def _noted(context: Context, name: str, pending_notification: str) -> list[tuple[str, Mapping[str, Any], float]]:
     """Whom to tell what; nobody where somebody damaged the note: no release may wait for that."""
     try:
-        note = json.loads(pending_notification)
+        note = parsed(pending_notification, "it")
         return [(str(hook["url"]), dict(note["payload"]), float(hook["timeout"])) for hook in note["hooks"]]
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, LookupError, OverflowError, InvalidInput) as exc:
         key = annotation(name, "untold")
         context.warn(
             f"annotation {key} can't be read ({exc!r}), so its webhooks are not told of a rollback; it is taken away"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from mlflow_istio.core.basics.model_version import parse_label
@@ -16,6 +15,7 @@ from mlflow_istio.core.basics.objects import (
     prefix,
     with_annotations,
 )
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
 from mlflow_istio.core.endpoint.registry_state import RegistryState, nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
@@ -39,7 +39,7 @@ from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import Claim, carries_out, claimants, claimed, claims_in, remembered
-from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, RegistryError, StateConflict
+from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.releases.context import (
     CLAIM,
@@ -93,7 +93,7 @@ def examine(context: Context, name: str | None = None) -> list[Finding]:
         names = [name]
     findings += _claim_findings(context, name)
     for one in names:
-        findings += _examined(context, one, known, must_exist=name is not None)
+        findings += _of_one(context, one, known, must_exist=name is not None)
     rank = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
 
@@ -207,6 +207,38 @@ def _labelled(context: Context, kind: str) -> Iterator[str]:
             yield labels[ENDPOINT_LABEL]
 
 
+def _of_one(context: Context, name: str, known: Survey | None, *, must_exist: bool) -> Iterator[Finding]:
+    """What is found of an endpoint; what can't even be looked at is one finding, and holds nothing else back."""
+    try:
+        yield from _examined(context, name, known, must_exist=must_exist)
+    except NotFound:
+        raise  # there is no such endpoint
+    except MlflowIstioError as exc:
+        yield _unreadable(name, exc.message)
+
+
+def _unreadable(name: str, why: str) -> Finding:
+    return Finding(
+        endpoint=name,
+        code="unreadable",
+        severity=ERROR,
+        text=why,
+        command=f"mlflow-istio doctor {name} -t {{target}}, once that is mended",
+    )
+
+
+def _hidden(context: Context, endpoint: Endpoint, deployed: Sequence[str]) -> dict[str, str]:
+    """Deployments that are not listed because they can't be read, with the reason: they are not gone."""
+    hidden = {}
+    for pin in endpoint.traffic.pins:
+        if pin not in deployed:
+            try:
+                context.cluster.get("Deployment", pin)
+            except ClusterError as exc:
+                hidden[pin] = exc.message
+    return hidden
+
+
 def _examined(context: Context, name: str, known: Survey | None, *, must_exist: bool) -> Iterator[Finding]:
     recorded: Sequence[RoutingChange] = ()
     problem = ""
@@ -241,7 +273,9 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
     deployed = [name_of(obj) for obj in deployments]
     if not endpoint.deleting:
         yield from rule_findings(context.cluster.get("DestinationRule", name), endpoint, deployed)
-        yield from deployment_findings(endpoint, deployments)
+        hidden = _hidden(context, endpoint, deployed)
+        yield from (_unreadable(name, why) for why in hidden.values())
+        yield from (finding for finding in deployment_findings(endpoint, deployments) if finding.what not in hidden)
         yield from _host_findings(context, virtual_service, name)
     if known is not None and not problem:
         yield from ledger_findings(endpoint, recorded, known.open_runs.get(name, {}))
@@ -329,7 +363,10 @@ def kept_annotations(
     text = context.runs.text(last.run, f"changes/{last.sequence:06d}-{last.id}/after.json")
     if text is None:
         return None
-    found = annotations_of(json.loads(text))
+    try:
+        found = annotations_of(parsed(text, "the object after the change"))
+    except (InvalidInput, AttributeError):  # the artifact is damaged, too
+        return None
     kept = {annotation(name, part): found.get(annotation(name, part)) for part in _PARTS}
     kept[annotation(name, "unrecorded")] = None
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.history import History, history_of
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.release.look_counters import readings_kept
-from mlflow_istio.errors import NotFound
+from mlflow_istio.errors import InvalidInput, NotFound
 from mlflow_istio.ports.metrics import Metrics, MetricsHistory
 from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.reporting import PLAN_ARTIFACT
@@ -70,11 +69,12 @@ def looks_history(context: Context, endpoint: str, interval: float) -> History |
 def _kept(context: Context, run: str, interval: float) -> list[Reading]:
     """The readings that a release's run keeps; none where it looked at another interval, or is gone."""
     try:
-        plan = json.loads(context.runs.text(run, PLAN_ARTIFACT) or "{}").get("plan", {})
-        if plan.get("interval") != interval:
+        kept = parsed(context.runs.text(run, PLAN_ARTIFACT) or "{}", f"artifact '{PLAN_ARTIFACT}' of run {run}")
+        plan = kept.get("plan") if isinstance(kept, dict) else None
+        if not isinstance(plan, dict) or plan.get("interval") != interval:
             return []
         figures = context.runs.figures(run)
-    except (NotFound, ValueError):
+    except (NotFound, InvalidInput):
         return []
     points = {
         name: [(figure.step, figure.time.timestamp(), figure.value) for figure in series]

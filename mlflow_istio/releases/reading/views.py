@@ -169,6 +169,7 @@ def change_view(change: RoutingChange) -> View:
         "removed": sorted(pins[0] - pins[1]),
         "versions": dict(change.versions),
         "evidence": dict(change.evidence),
+        "forged": change.forged,
     }
 
 

@@ -10,7 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,9 @@ from mlflow_istio.adapters.local.free_ports import is_free, port_source
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.local.state import FORMAT, KEPT_LOGS, StateDirectory, read_tail
 from mlflow_istio.adapters.local.storage import created, ownable, updated, with_fields_applied
+from mlflow_istio.adapters.local.sweeper import overdue
 from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound
+from mlflow_istio.releases.reading.views import endpoint_views
 from tests.contract.model_server import service
 
 ROOT = Path(__file__).parents[4]
@@ -200,7 +204,7 @@ def test_an_object_torn_by_a_power_cut_is_put_back(state: StateDirectory, torn: 
 
 def test_an_unreadable_object_is_named(state: StateDirectory) -> None:
     path = write(state, b"")
-    with pytest.raises(ClusterError, match=f"{path} is no JSON"):
+    with pytest.raises(ClusterError, match=f"{path} is not JSON"):
         state.object("VirtualService", "churn")
 
 
@@ -273,3 +277,74 @@ def test_ports_are_given_once_and_never_those_promised() -> None:
 def test_no_free_port_is_an_error() -> None:
     with pytest.raises(ClusterError, match="no free port between"):
         port_source(range(20_000, 32_001))()
+
+
+def whole(kind: str = "VirtualService", name: str = "churn") -> dict[str, Any]:
+    metadata = {"name": name, "uid": "u", "creationTimestamp": "t", "resourceVersion": "1", "generation": 1}
+    return {"object": {"kind": kind, "metadata": metadata, "spec": {"hosts": [name]}}, "applied": {}}
+
+
+DAMAGES: tuple[Any, ...] = (
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"\xff\xfe",
+    b"[" * 2_000 + b"]" * 2_000,
+    b'{"object": null, "applied": {}}',
+    {**whole(), "applied": None},
+    {**whole(), "object": {**whole()["object"], "metadata": []}},
+    {**whole(), "object": {**whole()["object"], "spec": None}},
+    {**whole(), "object": {**whole()["object"], "kind": "Service"}},
+    whole(name="other"),
+    {
+        **whole(),
+        "object": {**whole()["object"], "metadata": {**whole()["object"]["metadata"], "annotations": {"a": 1}}},
+    },
+    {**whole(), "object": {**whole()["object"], "metadata": {**whole()["object"]["metadata"], "generation": "x"}}},
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=range(len(DAMAGES)))
+def test_a_damaged_file_is_one_objects_own_trouble(tmp_path: Path, damage: Any) -> None:
+    mesh = LocalMesh(tmp_path / "home", "test")
+    state = StateDirectory(tmp_path / "home", "test")
+    state.prepare()
+    (state.objects / "VirtualService").mkdir()
+    state.object_file("VirtualService", "good").write_text(json.dumps(whole(name="good")))
+    content = damage if isinstance(damage, bytes) else json.dumps(damage).encode()
+    state.object_file("VirtualService", "churn").write_bytes(content)
+    with pytest.raises(ClusterError, match=r"VirtualService/churn\.json") as refused:
+        mesh.get("VirtualService", "churn")
+    assert refused.value.message.isprintable()
+    churn, good = mesh.list("VirtualService", {})
+    assert good == whole(name="good")["object"]
+    assert churn["unreadable"] == refused.value.message
+    assert mesh.list("VirtualService", {"a": "b"}) == []
+    views = endpoint_views(mesh)
+    assert [(view["name"], view["problem"]) for view in views] == [("churn", refused.value.message)]
+    assert overdue(state.objects / "VirtualService", datetime.now(timezone.utc)) == frozenset()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"replica": 1}', b"[" * 2_000 + b"]" * 2_000])
+def test_a_damaged_replica_is_left_out_by_readers_and_named_to_writers(state: StateDirectory, damage: bytes) -> None:
+    (state.replicas / "churn-v1-0.json").write_bytes(damage)
+    assert state.all_replicas(damaged=False) == []
+    with pytest.raises(ClusterError, match=r"churn-v1-0\.json"):
+        state.all_replicas()
+    assert state.replica_names() == {"churn-v1-0"}
+    assert state.promised_ports() == set()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"{}", b'{"admin": "x", "endpoints": {}}', b'{"admin": 1, "endpoints": {"churn": -1}}']
+)
+def test_damaged_ports_are_named(state: StateDirectory, damage: bytes) -> None:
+    state.ports.write_bytes(damage)
+    with pytest.raises(ClusterError, match=r"ports\.json"):
+        state.port_book()
+
+
+def test_damaged_hashes_are_made_again(state: StateDirectory) -> None:
+    state.hashes.write_bytes(b"[")
+    assert state.known_hashes() == {}
