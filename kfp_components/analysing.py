@@ -128,14 +128,14 @@ def arms_table(view: View) -> str:
     lines = [
         f"**{view['outcome']}**: {as_cell(view['reason'])}",
         "",
-        f"| arm | weight | requests | {view['kpi']} | interval |",
+        f"| arm | weight | requests | {as_cell(view['kpi'])} | interval |",
     ]
     lines.append("|---|---|---|---|---|")
     for arm in view["arms"]:
         interval = "" if arm["lower"] is None else f"{_number(arm['lower'])} to {_number(arm['upper'])}"
         estimate = "" if arm["estimate"] is None else _number(arm["estimate"])
         lines.append(
-            f"| {arm['name']} ({arm['role']}) | {arm['weight']} | {arm['requests']} | {estimate} | {interval} |"
+            f"| {as_cell(arm['name'])} ({arm['role']}) | {arm['weight']} | {arm['requests']} | {estimate} | {interval} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from mlflow_istio.errors import visible
+
 View = dict[str, Any]
+
+_MARKDOWN = re.compile(r"[\\`*_\[\]|~$]")
+"""What has a meaning inside a line of Markdown; ``<``, ``>`` and ``&`` become HTML's own."""
 
 
 def as_markdown(endpoint: str, changes: list[View]) -> str:
@@ -14,7 +21,7 @@ def as_markdown(endpoint: str, changes: list[View]) -> str:
     from mlflow_istio.showing.tables import traffic_text
 
     lines = [
-        f"# {endpoint}: {len(changes)} routing changes",
+        f"# {as_cell(endpoint)}: {len(changes)} routing changes",
         "",
         "| # | time (UTC) | action | traffic | who | reason |",
     ]
@@ -51,8 +58,9 @@ def traffic_line(view: View) -> str:
 
 
 def as_cell(text: str) -> str:
-    """A text inside a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    """A text inside Markdown, a cell of a table, too: none of it is Markdown or HTML, and it stays on its line."""
+    line = " ".join(text.split()) if "\n" in text else text
+    return html.escape(_MARKDOWN.sub(r"\\\g<0>", visible(line)), quote=False)
 
 
 def _plain(value: Any) -> Any:
@@ -62,4 +70,4 @@ def _plain(value: Any) -> Any:
 
 def say(line: str) -> None:
     """A line for the step's log."""
-    print(line, flush=True)
+    print(visible(line, lines=True), flush=True)

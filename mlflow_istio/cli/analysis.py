@@ -18,6 +18,7 @@ from mlflow_istio.cli.options import (
     target_option,
     verbs_on,
 )
+from mlflow_istio.cli.output import echo
 
 _EXIT = {"advance": 0, "rollback": 3, "hold": 4, "inconclusive": 4}
 
@@ -34,7 +35,7 @@ def analyse(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) 
     """
     view = verbs_on(target).analyse(endpoint, read_options(config))
     if as_json:
-        click.echo(json.dumps(view, indent=2))
+        echo(json.dumps(view, indent=2))
         return
     from mlflow_istio.showing.tables import print_arms
 
@@ -63,7 +64,7 @@ def compare(endpoint: str, target: str, as_json: bool, config: tuple[str, ...]) 
     """
     view = verbs_on(target).compare(endpoint, read_options(config))
     if as_json:
-        click.echo(json.dumps(view, indent=2))
+        echo(json.dumps(view, indent=2))
     else:
         from mlflow_istio.showing.tables import print_comparison
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlflow_istio.cli.options import config_option, json_option, read_options, target_option, verbs_on
+from mlflow_istio.cli.output import echo
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "blue"}
 
@@ -22,7 +23,7 @@ def doctor(endpoint: str | None, fix: bool, target: str, as_json: bool, config: 
     """Look an endpoint (or all) over; exit status 2 when something is wrong."""
     view = verbs_on(target).doctor(endpoint, fix=fix, config=read_options(config))
     if as_json:
-        click.echo(json.dumps(view, indent=2))
+        echo(json.dumps(view, indent=2))
     else:
         _print(view)
     if not view["healthy"]:
@@ -32,13 +33,13 @@ def doctor(endpoint: str | None, fix: bool, target: str, as_json: bool, config: 
 def _print(view: dict[str, Any]) -> None:
     for mended in view["mended"]:
         what = f"not mended ({mended['problem']})" if mended["problem"] else "mended"
-        click.echo(f"{what}: {mended['endpoint']}: {mended['text']}")
+        echo(f"{what}: {mended['endpoint']}: {mended['text']}")
     for finding in view["findings"]:
-        severity = click.style(finding["severity"], fg=_COLOURS[finding["severity"]])
         where = f"{finding['endpoint']}: " if finding["endpoint"] else ""
-        click.echo(f"{severity}: {where}{finding['text']}\n  {finding['command']}")
+        echo(finding["severity"], nl=False, fg=_COLOURS[finding["severity"]])
+        echo(f": {where}{finding['text']}\n  {finding['command']}")
     if view["healthy"]:
-        click.echo("nothing is wrong")
+        echo("nothing is wrong")
 
 
 COMMANDS = (doctor,)

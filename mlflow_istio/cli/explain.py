@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlflow_istio.cli.options import json_option, read_options, target_option, verbs_on
+from mlflow_istio.cli.output import echo
 
 View = dict[str, Any]
 
@@ -59,7 +60,7 @@ def explain_route(
         cookies=read_options(cookies),
         **given,
     )
-    click.echo(json.dumps(view, indent=2) if as_json else explanation_text(view))
+    echo(json.dumps(view, indent=2) if as_json else explanation_text(view))
 
 
 def explanation_text(view: View) -> str:

@@ -10,6 +10,7 @@ import click
 
 from mlflow_istio.cli.flags import VerbCommand, options_of
 from mlflow_istio.cli.options import config_option, given_options, read_options, report, target_option, verbs_on
+from mlflow_istio.cli.output import echo
 from mlflow_istio.errors import InvalidInput
 
 
@@ -39,11 +40,11 @@ def adopt(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> 
 def plan(endpoint: str, target: str, config: tuple[str, ...], out: str | None, **deployment: str | None) -> None:
     """Show the exact difference a command would make, and keep it for 'apply'."""
     made = verbs_on(target).plan(endpoint, read_options(config), **deployment)
-    click.echo(made["difference"] or "nothing would change")
+    echo(made["difference"] or "nothing would change")
     where = f"written to {out}: carry it out with 'mlflow-istio apply {out}'" if out else "nothing was changed"
     if out is not None:
         _write(out, json.dumps(made, indent=2) + "\n")
-    click.echo(f"plan {made['hash']} of endpoint {endpoint}: {where}")
+    echo(f"plan {made['hash']} of endpoint {endpoint}: {where}")
 
 
 @click.command()
@@ -65,7 +66,7 @@ def apply(file: str, target: str | None) -> None:
 @target_option
 def export(endpoint: str, without_traffic: bool, argocd: bool, target: str) -> None:
     """Print an endpoint's objects as YAML for Git."""
-    click.echo(verbs_on(target).export(endpoint, with_traffic=not without_traffic, argocd=argocd), nl=False)
+    echo(verbs_on(target).export(endpoint, with_traffic=not without_traffic, argocd=argocd), nl=False)
 
 
 def _read(path: str) -> Any:

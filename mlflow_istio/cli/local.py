@@ -8,6 +8,7 @@ import click
 
 from mlflow_istio.cli import local_objects
 from mlflow_istio.cli.options import json_option, mesh_of, target_option
+from mlflow_istio.cli.output import echo
 
 
 @click.command()
@@ -45,7 +46,7 @@ def up(target: str, new_ports: bool) -> None:
 def down(target: str, purge: bool) -> None:
     """End every process of the mesh; 'up' brings them back."""
     mesh_of(target).down(purge=purge)
-    click.echo("down" + (", and forgotten" if purge else ""))
+    echo("down" + (", and forgotten" if purge else ""))
 
 
 @local.command("status")
@@ -57,7 +58,7 @@ def local_status(target: str, as_json: bool) -> None:
     if as_json:
         from dataclasses import asdict
 
-        click.echo(json.dumps(asdict(state), indent=2, default=str))
+        echo(json.dumps(asdict(state), indent=2, default=str))
         return
     from mlflow_istio.showing.tables import print_mesh
 
@@ -70,7 +71,7 @@ def local_status(target: str, as_json: bool) -> None:
 @target_option
 def logs(name: str, lines: int, target: str) -> None:
     """Print the last log lines of a deployment, or of 'envoy'."""
-    click.echo(mesh_of(target).logs(name, lines))
+    echo(mesh_of(target).logs(name, lines))
 
 
 for _command in (local_objects.apply, local_objects.get, local_objects.delete):

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mlflow_istio.cli.options import mesh_of, target_option
+from mlflow_istio.cli.output import echo
 from mlflow_istio.errors import InvalidInput, NotFound
 
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -47,7 +48,7 @@ def apply(files: tuple[str, ...], dry_run: bool, timeout: float, target: str) ->
         _print_differences([tuple(entry) for entry in applied])
         return
     for entry in applied:
-        click.echo(f"{entry.kind.lower()}/{entry.name} {entry.what}{_where(mesh, entry.kind, entry.name)}")
+        echo(f"{entry.kind.lower()}/{entry.name} {entry.what}{_where(mesh, entry.kind, entry.name)}")
     for entry in applied:
         if entry.kind == "Deployment" and entry.what != "unchanged" and entry.after["spec"].get("replicas", 1):
             mesh.wait_ready(entry.name, timeout)
@@ -63,7 +64,7 @@ def apply(files: tuple[str, ...], dry_run: bool, timeout: float, target: str) ->
 def get(kind: str | None, name: str | None, output: str, target: str) -> None:
     """Show objects of the mesh: all, those of a kind (vs, dr, svc, deploy), or one (vs NAME, vs/NAME)."""
     from mlflow_istio.core.basics.objects import API_VERSIONS
-    from mlflow_istio.core.mesh.user_documents import as_yaml
+    from mlflow_istio.core.basics.yaml_text import as_yaml
 
     mesh = mesh_of(target)
     kinds, name = _named(kind, name)
@@ -73,16 +74,16 @@ def get(kind: str | None, name: str | None, output: str, target: str) -> None:
         objects = [obj for chosen in kinds or API_VERSIONS for obj in mesh.list(chosen, {})]
     if output == "name":
         for obj in objects:
-            click.echo(f"{obj['kind'].lower()}/{obj['metadata']['name']}")
+            echo(f"{obj['kind'].lower()}/{obj['metadata']['name']}")
     elif output != "table":
         document = objects[0] if name is not None else {"apiVersion": "v1", "kind": "List", "items": objects}
-        click.echo(as_yaml(document) if output == "yaml" else json.dumps(document, indent=2), nl=output == "json")
+        echo(as_yaml(document) if output == "yaml" else json.dumps(document, indent=2), nl=output == "json")
     elif objects:
         from mlflow_istio.showing.object_tables import print_objects
 
         print_objects(objects, {obj["metadata"]["name"]: _url(mesh, obj) for obj in objects})
     else:
-        click.echo(f"mesh {mesh.name} holds no {' or '.join(kinds or API_VERSIONS)}")
+        echo(f"mesh {mesh.name} holds no {' or '.join(kinds or API_VERSIONS)}")
 
 
 @click.command()
@@ -101,7 +102,7 @@ def delete(kind: str, name: str | None, dry_run: bool, target: str) -> None:
         _print_differences([(kinds[0], name, before, None)])
         return
     mesh.delete(kinds[0], name)
-    click.echo(f"{kinds[0].lower()}/{name} deleted")
+    echo(f"{kinds[0].lower()}/{name} deleted")
 
 
 def _named(kind: str | None, name: str | None) -> tuple[list[str], str | None]:
@@ -148,8 +149,8 @@ def _print_differences(changes: Sequence[Any]) -> None:
     from mlflow_istio.core.inspection.difference import difference
 
     parts = [part for change in changes if (part := difference(*change))]
-    click.echo("\n".join(parts) or "nothing would change")
-    click.echo("dry run: nothing was changed")
+    echo("\n".join(parts) or "nothing would change")
+    echo("dry run: nothing was changed")
 
 
 def _where(mesh: Any, kind: str, name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mlflow_istio.cli.output import echo
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def verbs_on(target: str) -> Verbs:
 
     return Verbs(
         target,
-        tell=lambda line: click.secho(line, err=True, dim=True),
-        warn=lambda line: click.secho(f"warning: {line}", err=True, fg="yellow"),
+        tell=lambda line: echo(line, err=True, dim=True),
+        warn=lambda line: echo(f"warning: {line}", err=True, fg="yellow"),
     )
 
 
@@ -112,15 +113,15 @@ def given_options(config: Sequence[str], **flags: Any) -> dict[str, Any]:
 def report(result: Result, what: str) -> None:
     """One line for what was done; the difference after a dry run."""
     if result.difference is not None:
-        click.echo(result.difference or "nothing would change")
-        click.echo("dry run: nothing was changed")
+        echo(result.difference or "nothing would change")
+        echo("dry run: nothing was changed")
         return
     view = result.view
     traffic = ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
     proved = f" (confirmed by {', '.join(result.proxies)})" if result.proxies else ""
     if result.pending:
-        click.echo(f"{what}: {result.pending}")
+        echo(f"{what}: {result.pending}")
     elif not result.changed:
-        click.echo(f"{what}: nothing to do" + (f"; traffic: {traffic}" if traffic else ""))
+        echo(f"{what}: nothing to do" + (f"; traffic: {traffic}" if traffic else ""))
     else:
-        click.echo(f"{what}: done{proved}" + (f"; traffic: {traffic}" if traffic else ""))
+        echo(f"{what}: done{proved}" + (f"; traffic: {traffic}" if traffic else ""))

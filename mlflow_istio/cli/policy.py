@@ -9,6 +9,7 @@ import click
 
 from mlflow_istio.cli.flags import VerbCommand, options_of
 from mlflow_istio.cli.options import config_option, given_options, json_option, report, target_option, verbs_on
+from mlflow_istio.cli.output import echo
 
 _SETTINGS = (
     "timeout",
@@ -66,12 +67,12 @@ def sweep(target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> 
     """End what is over: faults, kept versions, stale cookies. Exit status 1 if something could not be done."""
     done = verbs_on(target).sweep(given_options(config, **flags))
     if as_json:
-        click.echo(json.dumps(done, indent=2))
+        echo(json.dumps(done, indent=2))
     else:
         for one in done:
-            click.echo(f"{one['endpoint']}: {one['what']}" + (f" ({one['problem']})" if one["problem"] else ""))
+            echo(f"{one['endpoint']}: {one['what']}" + (f" ({one['problem']})" if one["problem"] else ""))
         if not done:
-            click.echo("nothing is over")
+            echo("nothing is over")
     if any(one["problem"] for one in done):
         raise click.exceptions.Exit(1)
 
@@ -89,10 +90,10 @@ def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants the traffic back, too
     found = verbs_on(target).chaos(endpoint, given_options(config, **flags))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
     else:
         for line in _said(found):
-            click.echo(line)
+            echo(line)
     if found["interrupted"]:
         raise click.exceptions.Exit(130)
 

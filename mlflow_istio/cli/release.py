@@ -21,6 +21,7 @@ from mlflow_istio.cli.options import (
     target_option,
     verbs_on,
 )
+from mlflow_istio.cli.output import echo
 
 if TYPE_CHECKING:
     from mlflow_istio.verbs import Result
@@ -148,9 +149,9 @@ def rehearse(
     if plot is not None:
         from mlflow_istio.showing.plots import plot_rehearsal
 
-        click.echo(f"rehearsal of {endpoint}: {plot_rehearsal(view).save(plot)}", err=as_json)
+        echo(f"rehearsal of {endpoint}: {plot_rehearsal(view).save(plot)}", err=as_json)
     if as_json:
-        click.echo(json.dumps(view, indent=2))
+        echo(json.dumps(view, indent=2))
         return
     from mlflow_istio.showing.tables import print_rehearsal
 
@@ -164,7 +165,7 @@ def rehearse(
 def approve(endpoint: str, target: str, config: tuple[str, ...]) -> None:
     """Let a release past the gate it waits at."""
     gate = verbs_on(target).approve(endpoint, read_options(config))
-    click.echo(f"approved '{gate}' of {endpoint}")
+    echo(f"approved '{gate}' of {endpoint}")
 
 
 @click.command()
@@ -174,7 +175,7 @@ def approve(endpoint: str, target: str, config: tuple[str, ...]) -> None:
 def reject(endpoint: str, target: str, config: tuple[str, ...]) -> None:
     """Refuse the gate a release waits at: its traffic returns to the stable."""
     gate = verbs_on(target).reject(endpoint, read_options(config))
-    click.echo(f"rejected '{gate}' of {endpoint}: the traffic returns to the stable")
+    echo(f"rejected '{gate}' of {endpoint}: the traffic returns to the stable")
 
 
 @contextmanager
@@ -198,7 +199,7 @@ def _interruptible(endpoint: str, target: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(
+        echo(
             f"\nstopped driving; the release stands where it is. Go on with: mlflow-istio resume {endpoint} -t {target}",
             err=True,
         )
@@ -211,19 +212,19 @@ def _finish(result: Result, endpoint: str, as_json: bool) -> None:
     view = result.view
     if result.difference is not None:
         if as_json:
-            click.echo(json.dumps({**view, "difference": result.difference}, indent=2))
+            echo(json.dumps({**view, "difference": result.difference}, indent=2))
             return
         for line in view["plan"]:
-            click.echo(line)
-        click.echo(result.difference or "nothing would change")
-        click.echo("dry run: nothing was changed")
+            echo(line)
+        echo(result.difference or "nothing would change")
+        echo("dry run: nothing was changed")
         return
     if as_json:
-        click.echo(json.dumps(view, indent=2))
+        echo(json.dumps(view, indent=2))
     else:
         traffic = ", ".join(f"{name} {weight}%" for name, weight in view.get("traffic", {}).items())
-        click.echo(f"release {view['release_id']} of {endpoint}: {view['outcome']}. {view['verdict']['reason']}")
-        click.echo(f"traffic: {traffic}")
+        echo(f"release {view['release_id']} of {endpoint}: {view['outcome']}. {view['verdict']['reason']}")
+        echo(f"traffic: {traffic}")
     raise SystemExit(EXIT[view["outcome"]])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlflow_istio.cli.options import config_option, read_options, target_option, verbs_on
+from mlflow_istio.cli.output import echo
 
 
 @click.command()
@@ -27,11 +28,11 @@ def report(endpoint: str, release: str | None, output: str | None, target: str, 
 
     made = verbs_on(target).report(endpoint, release, read_options(config))
     if output == "-":
-        click.echo(made.page)
+        click.echo(made.page)  # HTML, in which nothing is a control character
         return
     file = Path(output or file_name(endpoint, made.release))
     write_report(made, file)
-    click.echo(f"report of release {made.release} of {endpoint}: {file}")
+    echo(f"report of release {made.release} of {endpoint}: {file}")
 
 
 COMMANDS = (report,)

@@ -17,6 +17,7 @@ from mlflow_istio.cli.options import (
     target_option,
     verbs_on,
 )
+from mlflow_istio.cli.output import echo
 from mlflow_istio.errors import InvalidInput
 
 _CONTENT_TYPES = ("json", "csv", "parquet")
@@ -32,7 +33,7 @@ def status(endpoint: str | None, target: str, as_json: bool) -> None:
     verbs = verbs_on(target)
     views = [verbs.endpoint(endpoint)] if endpoint else verbs.endpoints()
     if as_json:
-        click.echo(json.dumps(views[0] if endpoint else views, indent=2))
+        echo(json.dumps(views[0] if endpoint else views, indent=2))
         return
     from mlflow_istio.showing.tables import print_status
 
@@ -55,9 +56,9 @@ def history(endpoint: str, target: str, as_json: bool, plot: str | None, config:
     if plot is not None:
         from mlflow_istio.showing.plots import plot_history
 
-        click.echo(f"history of {endpoint}: {plot_history(endpoint, changes).save(plot)}", err=as_json)
+        echo(f"history of {endpoint}: {plot_history(endpoint, changes).save(plot)}", err=as_json)
     if as_json:
-        click.echo(json.dumps(changes, indent=2))
+        echo(json.dumps(changes, indent=2))
     if as_json or plot is not None:
         return
     from mlflow_istio.showing.tables import print_history
@@ -131,7 +132,7 @@ def predict(
     body = read_body(input_path, content_type)
     verbs = verbs_on(target)
     headers = verbs.assign(endpoint, user) if user and endpoint else {}
-    click.echo(json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers)))
+    echo(json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers)))
 
 
 COMMANDS = (

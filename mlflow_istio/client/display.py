@@ -10,6 +10,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_istio.errors import visible
+
 if TYPE_CHECKING:
     from mlflow_istio.showing.plots import Plot
 
@@ -29,7 +31,7 @@ class _Shown:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         del include, exclude  # IPython leaves out what it does not want by itself
-        return {"text/plain": self._plain(), "text/html": self._repr_html_()}
+        return {"text/plain": visible(self._plain(), lines=True), "text/html": self._repr_html_()}
 
 
 class EndpointView(_Shown, dict[str, Any]):
@@ -233,7 +235,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _safe(value: Any) -> str:
-    return value if isinstance(value, _Html) else html.escape(str(value))
+    return value if isinstance(value, _Html) else html.escape(visible(str(value), lines=True))
 
 
 def _printed(printer: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host
+from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
-from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 _DAYS = re.compile(r"(\d+(?:\.\d+)?)d")
 
@@ -67,9 +67,9 @@ def _json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as exc:
-        raise ValueError(f"it is not JSON ({exc.msg} at character {exc.pos})") from exc
+        return parsed(value, "it")
+    except InvalidInput as exc:
+        raise ValueError(exc.message) from exc
 
 
 def json_or_text(value: Any) -> Any:

@@ -14,6 +14,7 @@ import jinja2
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.inspection.difference import difference
+from mlflow_istio.errors import visible
 from mlflow_istio.report import words
 from mlflow_istio.report.data import ReportData
 from mlflow_istio.report.drawings import alpha_of, charts_of
@@ -74,10 +75,15 @@ class _DiffLine:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters["moment"] = words.moment
     return environment.from_string(_file("page.html.j2"))
+
+
+def _shown(value: Any) -> Any:
+    """A text with signs of direction and control characters written out; markup of ours as it is."""
+    return visible(value, lines=True) if type(value) is str else value
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from mlflow_istio.showing.foreign import add_row, text_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,7 +67,7 @@ class _Lines:
         """Print the look's line, unless it says what the last one said."""
         line = line_of(seen)
         if line != self._last:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(text_of(line), soft_wrap=True)
             self._last = line
 
 
@@ -88,19 +90,20 @@ def panel(seen: Seen) -> Group:
     """One look as a panel: weights, each guard with its interval, a bar of evidence, and what it waits for."""
     progress, plan = seen.progress, seen.progress.plan
     head = Text.assemble(
-        (seen.endpoint.name, "bold"), f"  {plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}"
+        text_of((seen.endpoint.name, "bold")),
+        text_of(f"  {plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}"),
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("deployment", "weight", "requests"):
         table.add_column(heading, justify="left" if heading == "deployment" else "right")
     for name in plan.deployments:
         weight = seen.endpoint.traffic.weights.get(name, 0)
-        table.add_row(name, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
+        add_row(table, name, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
     lines: list[RenderableType] = [head, Text(_step(seen)), table]
     if plan.guards:
         lines += [_guards(seen), _evidence_bar(_log_e(seen), _threshold(seen))]
     style = {"rollback": "red", "inconclusive": "yellow", "advance": "green"}.get(seen.verdict.word, "")
-    return Group(*lines, Text(f"{_doing(seen)}: {seen.verdict.reason}", style=style))
+    return Group(*lines, text_of((f"{_doing(seen)}: {seen.verdict.reason}", style)))
 
 
 def _doing(seen: Seen) -> str:
@@ -141,7 +144,8 @@ def _guards(seen: Seen) -> Table:
     for heading in ("guard", "candidate", "stable", "odds ratio", "evidence"):
         table.add_column(heading, justify="left" if heading == "guard" else "right")
     for figures in guard_figures(seen.progress.plan, seen.progress.evidence):
-        table.add_row(
+        add_row(
+            table,
             figures.name,
             _percent(figures.candidate),
             _percent(figures.stable),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mlflow_istio.core.basics.objects import FIELD_MANAGER, MANAGED_BY_LABEL, Object, labels_of
+from mlflow_istio.showing.foreign import add_row
 from mlflow_istio.showing.tables import a_console
 
 Cells = Callable[[Object], Sequence[str]]
@@ -34,7 +34,7 @@ def print_objects(objects: Sequence[Object], urls: Mapping[str, str], console: C
             if obj["kind"] == kind:
                 name = str(obj["metadata"]["name"])
                 url = [urls.get(name, "")] if kind == "VirtualService" else []
-                table.add_row(*(escape(_line(cell)) for cell in (name, *cells(obj), *url, _writer(obj))))
+                add_row(table, name, *cells(obj), *url, _writer(obj))
         out.print(table)
 
 
@@ -75,8 +75,3 @@ def _writer(obj: Object) -> str:
 
 def _joined(values: Sequence[Any] | None) -> str:
     return ", ".join(str(value) for value in values or ())
-
-
-def _line(text: str) -> str:
-    """Foreign text, with nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from mlflow_istio.showing.foreign import add_row, say, text_of
 
 View = dict[str, Any]
 
@@ -31,27 +32,25 @@ def print_status(views: Sequence[View], target: str, console: Console | None = N
     """Endpoints with their split, release and health; says what to do where there is none."""
     out = console or a_console()
     if not views:
-        out.print(
-            f"no endpoints on {target}: create one with 'mlflow deployments create -t {target} ...'", highlight=False
-        )
+        say(out, f"no endpoints on {target}: create one with 'mlflow deployments create -t {target} ...'")
         return
     for view in views:
         if "problem" in view:
-            out.print(f"[bold]{view['name']}[/bold]  [red]{view['problem']}[/red]", highlight=False)
+            say(out, (view["name"], "bold"), "  ", (view["problem"], "red"))
             continue
         _print_endpoint(out, view)
 
 
 def _print_endpoint(out: Console, view: View) -> None:
-    out.print(f"[bold]{view['name']}[/bold]  {view['url']}", highlight=False)
+    say(out, (view["name"], "bold"), f"  {view['url']}")
     if "unreachable" in view:
-        out.print(f"  [red]{escape(view['unreachable'])}[/red]", highlight=False)
+        say(out, "  ", (view["unreachable"], "red"))
     release = view["release"]
     if release:
-        out.print(
+        say(
+            out,
             f"  release {release['id']}: {release['strategy']} of {', '.join(release['candidates'])}, {release['state']}, "
             f"since {release['opened']} by {release['who']}",
-            highlight=False,
         )
         if "watching" in release:
             watching = release["watching"]
@@ -61,9 +60,7 @@ def _print_endpoint(out: Console, view: View) -> None:
             )
     elif view["last_release"]:
         last = view["last_release"]
-        out.print(
-            f"  no open release; the last ({last['strategy']} {last['id']}) was {last['outcome']}", highlight=False
-        )
+        say(out, f"  no open release; the last ({last['strategy']} {last['id']}) was {last['outcome']}")
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("  deployment", "version", "role", "weight", "mirror", "ready"):
         table.add_column(heading, justify="right" if heading in ("weight", "mirror", "ready") else "left")
@@ -71,21 +68,23 @@ def _print_endpoint(out: Console, view: View) -> None:
     for deployment in view["deployments"]:
         healthy = deployment["ready"] >= deployment["replicas"] > 0
         mirror = view["mirrors"].get(deployment["name"])
-        table.add_row(
+        add_row(
+            table,
             f"  {deployment['name']}",
-            escape(deployment["model_version"]),
+            deployment["model_version"],
             deployment["role"],
             f"{deployment['weight']}%",
             f"{mirror:g}%" if mirror else "",
-            f"[{'green' if healthy else 'red'}]{deployment['ready']}/{deployment['replicas']}[/]",
+            (f"{deployment['ready']}/{deployment['replicas']}", "green" if healthy else "red"),
         )
     for name, weight in view["traffic"].items():
         if name not in listed:
-            table.add_row(f"  {name}", "(not ours)", "", f"{weight}%", "", "")
+            add_row(table, f"  {name}", "(not ours)", "", f"{weight}%", "", "")
     out.print(table)
     change = view["change"]
     waiting = f", {view['unrecorded']} not in the registry yet" if view["unrecorded"] else ""
-    out.print(f"  last change: {change['sequence']} ({change['id']}){waiting}\n", highlight=False)
+    say(out, f"  last change: {change['sequence']} ({change['id']}){waiting}")
+    out.print()
 
 
 def print_history(endpoint: str, changes: Sequence[View], console: Console | None = None) -> None:
@@ -108,8 +107,8 @@ def print_history(endpoint: str, changes: Sequence[View], console: Console | Non
             "who": change["who"],
             "reason": change["reason"],
         }
-        table.add_row(*(cells[column] for column in columns))
-    out.print(f"[bold]{endpoint}[/bold]: {len(changes)} routing changes", highlight=False)
+        add_row(table, *(cells[column] for column in columns))
+    say(out, (endpoint, "bold"), f": {len(changes)} routing changes")
     out.print(table)
 
 
@@ -127,14 +126,13 @@ def traffic_text(change: View) -> str:
 def print_mesh(status: Any, console: Console | None = None) -> None:
     """Processes of the local mesh, with ports and logs."""
     out = console or a_console()
-    out.print(
-        f"mesh [bold]{status.name}[/bold]: {'up' if status.running else 'down'}  ({status.directory})", highlight=False
-    )
+    say(out, "mesh ", (status.name, "bold"), f": {'up' if status.running else 'down'}  ({status.directory})")
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("  process", "state", "pid", "port", "log"):
         table.add_column(heading, justify="right" if heading in ("pid", "port") else "left", no_wrap=True)
     for process in status.processes:
-        table.add_row(
+        add_row(
+            table,
             f"  {process.name}",
             process.state,
             str(process.pid or ""),
@@ -143,7 +141,7 @@ def print_mesh(status: Any, console: Console | None = None) -> None:
         )
     out.print(table)
     for endpoint, port in status.endpoints.items():
-        out.print(f"  endpoint {endpoint}: http://127.0.0.1:{port}", highlight=False)
+        say(out, f"  endpoint {endpoint}: http://127.0.0.1:{port}")
 
 
 def print_arms(view: View, console: Console | None = None) -> None:
@@ -151,10 +149,11 @@ def print_arms(view: View, console: Console | None = None) -> None:
     out = console or a_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("arm", "role", "weight", "requests", view["kpi"], "interval"):
-        table.add_column(heading, justify="left" if heading in ("arm", "role", "interval") else "right")
+        table.add_column(text_of(heading), justify="left" if heading in ("arm", "role", "interval") else "right")
     for arm in view["arms"]:
         known = arm["estimate"] is not None
-        table.add_row(
+        add_row(
+            table,
             arm["name"],
             arm["role"],
             f"{arm['weight']}%",
@@ -164,15 +163,15 @@ def print_arms(view: View, console: Console | None = None) -> None:
         )
     out.print(table)
     words = view["outcome"] + (f": {view['winner']}" if view["winner"] else "")
-    out.print(f"[bold]{words}[/bold] (look {view['looks']})", highlight=False)
-    out.print(escape(view["reason"]), highlight=False)
+    say(out, (words, "bold"), f" (look {view['looks']})")
+    say(out, view["reason"])
 
 
 def print_comparison(view: View, console: Console | None = None) -> None:
     """The verdict, the figures, and the most different requests."""
     out = console or a_console()
     figures = view["figures"]
-    out.print(f"[bold]{view['verdict']['word']}[/bold]  {escape(view['verdict']['reason'])}", highlight=False)
+    say(out, (view["verdict"]["word"], "bold"), f"  {view['verdict']['reason']}")
     counts = "  ".join(
         f"{name} {figures[f'shadow/{name}']:g}"
         for name in ("pairs", "compared", "candidate_failed", "stable_failed", "both_failed")
@@ -185,14 +184,15 @@ def print_comparison(view: View, console: Console | None = None) -> None:
     if view["most_different"]:
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         for heading in ("request", "difference", "what", view["stable"], view["candidate"]):
-            table.add_column(heading, overflow="fold")
+            table.add_column(text_of(heading), overflow="fold")
         for row in view["most_different"][:_SHOWN]:
             size = row["difference"]
-            table.add_row(
+            add_row(
+                table,
                 row["request_id"],
                 "" if size is None else f"{size:.4g}",
-                escape(row["note"]),
-                *(escape(_answer(row[f"{side}_output"])) for side in ("stable", "candidate")),
+                row["note"],
+                *(_answer(row[f"{side}_output"]) for side in ("stable", "candidate")),
             )
         out.print(table)
 
@@ -214,12 +214,11 @@ def print_rehearsal(view: View, console: Console | None = None) -> None:
     history, phase = view["history"], view["phase"]
     gaps = f", {len(history['gaps'])} gaps of up to {span(max(history['gaps']))}" if history["gaps"] else ""
     known = "too little to tell" if phase is None else f"up to {span(phase)}" if phase else "none seen"
-    out.print(
+    say(
+        out,
         f"{span(history['seconds'])} of '{view['stable']}' from {view['source']}{gaps}: "
         f"{history['requests']:,} requests, {history['errors']:,} errors; "
         f"slow phases: {known}; dealt out by blocks of {span(view['block'])}",
-        highlight=False,
-        markup=False,
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("version", "releases", "promoted", "rolled back", "inconclusive", "half within", "9 of 10 within"):
@@ -228,7 +227,7 @@ def print_rehearsal(view: View, console: Console | None = None) -> None:
     for case in view["cases"]:
         ends = [longer if case[key] is None else span(case[key]) for key in ("median", "in_nine_of_ten")]
         shares = [_share(case[key]) for key in ("promoted", "rolled_back", "inconclusive")]
-        table.add_row(version_of(case), f"{case['runs']:,}", *shares, *ends)
+        add_row(table, version_of(case), f"{case['runs']:,}", *shares, *ends)
     out.print(table)
     equal = view["cases"][0]
     out.print(

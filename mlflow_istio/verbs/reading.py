@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import from_json
+from mlflow_istio.core.basics.yaml_text import as_yaml
 from mlflow_istio.core.endpoint.assignment import assignment_headers
 from mlflow_istio.core.endpoint.deadlines import Deadline, due
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding
@@ -206,12 +207,12 @@ class ReadingVerbs(Base):
         """
         cluster = self._read().cluster
         if not argocd:
-            return _yaml(*export.exported(cluster, endpoint, with_traffic=with_traffic))
+            return as_yaml(*export.exported(cluster, endpoint, with_traffic=with_traffic))
         if not with_traffic:
             raise InvalidInput(
                 "give either --argocd or --without-traffic: without traffic there is nothing to leave alone"
             )
-        return _yaml(export.argocd(cluster, endpoint))
+        return as_yaml(export.argocd(cluster, endpoint))
 
     def report(
         self, name: str, release: str | None = None, config: Config | None = None, *, output: str | None = None
@@ -338,13 +339,6 @@ def _as_json_has_it(yaml: Any) -> Any:
         for first, known in resolvers
     }
     return Loader
-
-
-def _yaml(*documents: Object) -> str:
-    import yaml
-
-    plain = json.loads(json.dumps(documents))  # else YAML writes what two routes share as anchor and alias
-    return yaml.safe_dump_all(plain, sort_keys=False, width=10**6, allow_unicode=True)
 
 
 def write_report(report: Report, file: Path) -> None:

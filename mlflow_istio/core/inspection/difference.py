@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.yaml_text import as_yaml
 from mlflow_istio.errors import masked
 
 
 def difference(kind: str, name: str, before: Object | None, after: Object | None) -> str:
     """One object's unified difference; empty when there is none. Fields the cluster fills in are left out."""
-    import yaml
 
     def text(obj: Object | None) -> list[str]:
         if obj is None:
             return []
-        plain = json.loads(json.dumps(_own_fields(obj)))  # else YAML writes what two routes share as anchor and alias
-        return yaml.safe_dump(plain, sort_keys=True, width=10**6, allow_unicode=True).splitlines()
+        return as_yaml(_own_fields(obj), sort_keys=True).splitlines()
 
     lines = difflib.unified_diff(
         text(before),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -110,11 +109,3 @@ def _groups(kind: str) -> tuple[str, ...]:
     """What may stand behind a kind; kubectl takes the version in between, too: ``deployments.v1.apps``."""
     group, slash, version = API_VERSIONS[kind].partition("/")
     return (group, f"{version}.{group}") if slash else ()
-
-
-def as_yaml(document: Mapping[str, Any]) -> str:
-    """An object as a user's file would have it, in the order of its fields."""
-    import yaml
-
-    plain = json.loads(json.dumps(document))  # else YAML writes what two routes share as anchor and alias
-    return yaml.safe_dump(plain, sort_keys=False, width=10**6, allow_unicode=True)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.mesh.user_documents import as_yaml, kind_of, read_objects
+from mlflow_istio.core.basics.yaml_text import as_yaml
+from mlflow_istio.core.mesh.user_documents import kind_of, read_objects
 from mlflow_istio.errors import InvalidInput
 
 

@@ -1,0 +1,25 @@
+"""Objects as YAML for people and files: foreign text in it is data, to YAML and to the terminal it may be printed on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mlflow_istio.errors import visible
+
+
+def as_yaml(*documents: Any, sort_keys: bool = False) -> str:
+    """The documents as YAML, one after the other, in the order of their fields.
+
+    Letters of all languages stand as they are. Where a text holds what a terminal would obey, or what turns its direction, all
+    that is not ASCII is written as YAML's escapes, so that the file still says the same.
+    """
+    import yaml
+
+    plain = json.loads(json.dumps(documents))  # else YAML writes what two routes share as anchor and alias
+    text = ""
+    for letters in (True, False):
+        text = yaml.safe_dump_all(plain, sort_keys=sort_keys, width=10**6, allow_unicode=letters)
+        if visible(text, lines=True) == text:
+            break
+    return text
