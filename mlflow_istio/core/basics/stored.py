@@ -135,16 +135,16 @@ def parsed(text: Any, what: str) -> Any:
     """
     if not isinstance(text, str | bytes):
         raise InvalidInput(f"{what} is no text but {shortened(repr(text))}")
-    deep = InvalidInput(f"{what} is nested more than {DEEPEST} levels deep")
+    deep = f"{what} is nested more than {DEEPEST} levels deep"
     try:
         data = json.loads(text)
     except RecursionError as exc:
-        raise deep from exc
+        raise InvalidInput(deep) from exc
     except ValueError as exc:
         raise InvalidInput(f"{what} is not JSON ({shortened(str(exc))})") from exc
     plain = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
     if plain.count("[") + plain.count("{") > DEEPEST and _is_deep(data):
-        raise deep
+        raise InvalidInput(deep)
     if "\\u" in plain and _has_half_characters(data):
         raise InvalidInput(f"{what} holds half a character (a lone surrogate), which nothing can write")
     return data

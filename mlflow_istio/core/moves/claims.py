@@ -189,8 +189,8 @@ def carries_out(root: Mapping[str, Any], endpoint: str) -> bool:
 
 def remembered(text: str | None) -> Claim | None:
     """The claim that an endpoint remembers in its settings; None where it remembers none that can be read."""
-    with contextlib.suppress(ValueError, InvalidInput):
-        return from_json(Claim, parsed(text or "", "the claim"))
+    with contextlib.suppress(InvalidInput):
+        return from_json(Claim, parsed(text, "the claim")) if text else None
     return None
 
 
