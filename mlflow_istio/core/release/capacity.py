@@ -1,9 +1,10 @@
 """How many replicas a release needs: each version as many as its share of the traffic takes, before it has that share.
 
 What the stable had when the release began answers all the traffic, so a share of it needs that share of the replicas. The stable
-keeps all of them while the release is open: a way back is one edit, and whoever takes all users back must be able to. Only
-a ``surge`` that leaves no other way makes it smaller before a step, never below what its share needs at that moment; it gets
-its replicas back before users return.
+keeps all of them while the release is open: a way back is one edit, and whoever takes all users back must be able to. So each
+of its replicas gets less than before; the candidate gets more than its share needs then, so that loads per replica are alike and
+latencies can be compared. Where ``surge`` bounds all together that comes first to an end; then the stable gets smaller before a
+step, never below what its share needs at that moment, and has its replicas back before users return.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlflow_istio.core.release.plan import ReleasePlan
-from mlflow_istio.core.release.surge import replicas_for, surge_of
+from mlflow_istio.core.release.surge import replicas_alike, replicas_for, surge_of
 from mlflow_istio.errors import InvalidInput
 
 
@@ -68,10 +69,15 @@ def needs(plan: ReleasePlan, standing: Standing, shares: Mapping[str, float], wh
     replicas = {name: max(present.get(name, 0), count) for name, count in start.items() if name != plan.stable}
     replicas |= {name: max(replicas.get(name, 0), replicas_for(whole, share)) for name, share in shares.items()}
     replicas |= {name: present[name] for name in standing.held if name in replicas and name in present}
-    beside = sum(replicas.values())
     keeps = present.get(plan.stable, whole)
-    replicas[plan.stable] = keeps
     surge = surge_of(plan.surge, whole)
+    left = 100.0 if plan.strategy == "shadow" else 100.0 - sum(shares.values())
+    for name in (name for name in shares if name not in standing.held):
+        room = whole if surge is None else whole + surge - keeps - sum(replicas.values())
+        alike = replicas_alike(whole, shares[name], left)
+        replicas[name] += max(0, min(alike - replicas[name], room))
+    beside = sum(replicas.values())
+    replicas[plan.stable] = keeps
     if surge is None or beside + keeps <= whole + surge:
         return Needs(replicas=replicas)
     least = keeps if plan.stable in standing.held else min(keeps, replicas_for(whole, standing.stable_share))

@@ -351,7 +351,7 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
         most = (
             "" if plan.surge is None else f"; all versions together at most {plan.surge} more than the stable has now"
         )
-        lines.append(f"replicas: before each step as many as its share of the stable's, ready{most}")
+        lines.append(f"replicas: before each step as many as its share needs of the stable's, ready{most}")
     if plan.warm == "auto":
         lines.insert(
             1,

@@ -46,3 +46,17 @@ def replicas_for(start: int, share: float) -> int:
         share: Percent of the traffic.
     """
     return max(1, math.ceil(start * share / 100 - EXACT))
+
+
+def replicas_alike(start: int, share: float, left: float) -> int:
+    """Replicas with which each gets about as much of the traffic as each of the stable's, which keeps all of its own.
+
+    As near as whole replicas come to it, never below what the share needs and never more than the stable has.
+
+    Args:
+        start: The stable's replicas when the release began.
+        share: Percent of the traffic.
+        left: Percent that the stable answers beside it.
+    """
+    alike = start if left <= 0 else math.floor(start * share / left + 0.5)
+    return max(replicas_for(start, share), min(start, alike))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.release.capacity import Standing, check_surge, largest_needs, needs, shares_of, steps_of
-from mlflow_istio.core.release.surge import check_surge_words, replicas_for, surge_of
+from mlflow_istio.core.release.surge import check_surge_words, replicas_alike, replicas_for, surge_of
 from mlflow_istio.errors import InvalidInput
 from tests.support.release_values import a_plan
 
@@ -34,6 +34,32 @@ def test_a_share_needs_its_part_of_the_stables_replicas_rounded_up_and_one_at_le
 
 
 @pytest.mark.parametrize(
+    ("start", "share", "count"),
+    [
+        (1, 50, 1),
+        (2, 50, 2),
+        (5, 5, 1),
+        (5, 20, 1),
+        (5, 25, 2),
+        (5, 50, 5),
+        (5, 80, 5),
+        (5, 100, 5),
+        (4, 25, 1),
+        (100, 50, 100),
+    ],
+)
+def test_a_load_like_the_stables_takes_as_many_as_come_nearest_to_it(start: int, share: float, count: int) -> None:
+    assert replicas_alike(start, share, 100 - share) == count
+
+
+@pytest.mark.parametrize(("surge", "count"), [(None, 10), ("10", 10), ("7", 7), ("5", 5)])
+def test_a_surge_ends_the_likeness_before_it_makes_the_stable_smaller(surge: str | None, count: int) -> None:
+    standing = Standing(start={"v1": 10, "v2": 1}, present={"v1": 10, "v2": 1})
+    found = needs(following(surge=surge), standing, {"v2": 50.0}, "the step to 50%")
+    assert found.replicas == {"v1": 10, "v2": count}
+
+
+@pytest.mark.parametrize(
     ("surge", "start", "count"), [(None, 4, None), ("2", 4, 2), ("50%", 5, 3), ("50%", 4, 2), ("0", 4, 0)]
 )
 def test_a_surge_is_a_number_or_a_percent_rounded_up(surge: str | None, start: int, count: int | None) -> None:
@@ -53,7 +79,7 @@ def following(**changes: Any) -> Any:
 def test_a_plan_says_what_replicas_do() -> None:
     from mlflow_istio.core.release.plan import describe_plan
 
-    assert "replicas: before each step as many as its share of the stable's, ready" in describe_plan(following())
+    assert "replicas: before each step as many as its share needs of the stable's, ready" in describe_plan(following())
     (line,) = [line for line in describe_plan(following(surge="50%")) if line.startswith("replicas")]
     assert line.endswith("all versions together at most 50% more than the stable has now")
     assert not [line for line in describe_plan(a_plan()) if line.startswith("replicas")]
