@@ -166,6 +166,8 @@ def with_settings(
         found is None or traffic_request.subset not in found.traffic.pins
     ):
         raise InvalidInput(f"'subset' names '{traffic_request.subset}', which is no deployment of the endpoint")
+    if found is not None and request.endpoint:
+        policy.check_policy(context, request.endpoint, traffic_request, request.name)
     deployed = deploy_or_adopt(context, request, options)
     name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")
     if not name or (not request.wait and deployed.endpoint is None):

@@ -19,7 +19,12 @@ from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.destination_rule import subset_labels, subsets_of
-from mlflow_istio.core.mesh.virtual_service import with_every_route, write_endpoint
+from mlflow_istio.core.mesh.virtual_service import (
+    header_meetings,
+    headers_said_twice,
+    with_every_route,
+    write_endpoint,
+)
 from mlflow_istio.errors import MlflowIstioError
 
 ERROR, WARNING, INFO = "error", "warning", "info"
@@ -92,6 +97,15 @@ def route_findings(
                 command=FIX.replace("{name}", name),
                 safe=True,
             )
+    twice = headers_said_twice(virtual_service, name)
+    for text in (*twice, *map(str, header_meetings(virtual_service, name))):
+        yield Finding(
+            endpoint=name,
+            code="header-conflict",
+            severity=WARNING,
+            text=text,
+            command=f"kubectl edit virtualservice {name_of(virtual_service)}",
+        )
     for deadline in due(endpoint.deadlines, now):
         what = f" of '{deadline.what}'" if deadline.what else ""
         yield Finding(

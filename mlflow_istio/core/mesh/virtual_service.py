@@ -29,9 +29,12 @@ from mlflow_istio.core.endpoint.endpoint import (
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.shape import told_by_shape
+from mlflow_istio.core.policy.header_rules import Meeting, meetings, portable
+from mlflow_istio.core.policy.overlay import flat_headers, met
 from mlflow_istio.core.policy.routes import (
     Written,
     answer_of,
+    deployment_headers,
     expiring,
     policy_annotation,
     rule_action,
@@ -275,8 +278,10 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         combined = _combine(base_match, match or [{}], base)
         return {"name": prefix(endpoint.name) + name, **({"match": combined} if combined != [{}] else {}), **action}
 
+    carried = _carried(base, endpoint)
+
     def to(deployment: str) -> Object:
-        headers = policy.headers.get(deployment)
+        headers = deployment_headers(policy, deployment, carried)
         return {"destination": to_json(endpoint.destination(deployment)), **({"headers": headers} if headers else {})}
 
     proof = {"directResponse": _proof(endpoint)}
@@ -301,7 +306,7 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         routes += [*_faulted(policy, name, match, action, temporary), temporary(name, match, action)]
     same = {key: value for key, value in split.items() if key not in ("name", "match")}
     routes += [*_faulted(policy, "split", (), same, temporary), split]
-    return routes, Written(policy=policy, originals={"": under, **under_entries})
+    return routes, Written(policy=policy, originals={"": under, **under_entries}, carried=carried)
 
 
 def _faulted(
@@ -327,12 +332,16 @@ def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Ob
     traffic = endpoint.traffic
     old_entries = {from_json(Destination, entry["destination"]): entry for entry in base.get("route") or []}
     _keep_foreign(old_entries, {share.destination for share in traffic.split}, endpoint, base)
-    entries, under = [], {}
+    entries, under, carried = [], {}, _carried(base, endpoint)
     for share in traffic.split:
         entry, name = old_entries.get(share.destination), share.destination.name
         rendered = _with_weight(share, entry, endpoint)
         if endpoint.owns(share.destination):
-            rendered, under[name] = with_entry_headers(rendered, name, before, traffic.policy, fresh=entry is None)
+            if _read_sticky(rendered):
+                rendered = _with_cookie(rendered, None)
+            rendered, under[name] = with_entry_headers(
+                rendered, name, before, traffic.policy, carried, fresh=entry is None
+            )
         entries.append(_with_cookie(rendered, traffic.sticky if endpoint.owns(share.destination) else None))
     split: Object = {**base, "route": entries}
     old_mirrors = {from_json(Destination, mirror["destination"]): mirror for mirror in base.get("mirrors") or []}
@@ -346,6 +355,50 @@ def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Ob
     if traffic.mirrors:
         split["mirrors"] = [_render_mirror(mirror, old_mirrors.get(mirror.destination)) for mirror in traffic.mirrors]
     return split, under
+
+
+def owners_destination(route: Object, endpoint: Endpoint) -> Object | None:
+    """The destination of an adopted route that users had before us, as it stands there today; None: nothing tells which it is."""
+    if endpoint.adopted is None:
+        return None
+    entries = {from_json(Destination, entry["destination"]): entry for entry in route.get("route") or []}
+    theirs = {destination: entry for destination, entry in entries.items() if not endpoint.owns(destination)}
+    only = next(iter(theirs.values()), None) if len(theirs) == 1 else None
+    return theirs.get(endpoint.adopted.stable) or theirs.get(endpoint.stable) or only
+
+
+def _carried(base: Object, endpoint: Endpoint) -> Object:
+    """Header rules of the owner's destination that our own have, too, so that users keep them wherever they are sent."""
+    owners = owners_destination(base, endpoint) or {}
+    return portable(owners.get("headers"), sticky=endpoint.traffic.sticky is not None)[0]
+
+
+def header_meetings(virtual_service: Mapping[str, Any], name: str) -> tuple[Meeting, ...]:
+    """The headers that an endpoint's route treats together with one of its destinations, whoever wrote either; each once."""
+    base, endpoint = split_route(virtual_service, name), read_endpoint(virtual_service, name)
+    policy, carried = endpoint.traffic.policy, _carried(base, endpoint)
+    entries = {
+        from_json(Destination, one["destination"], endpoint=name).name: one.get("headers") for one in base["route"]
+    }
+    own = {pin: deployment_headers(policy, pin, carried) for pin in policy.headers}
+    found = [one for pin, headers in {**own, **entries}.items() for one in meetings(base.get("headers"), headers, pin)]
+    for rule in policy.rules:
+        found += meetings(rule.policy.headers, deployment_headers(policy, rule.deployment, carried), rule.deployment)
+    return tuple({(one.side, one.header, one.route, one.destination): one for one in reversed(found)}.values())[::-1]
+
+
+def headers_said_twice(virtual_service: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The headers of which somebody says something at the same place as we, since we did: both are carried out."""
+    base, written = split_route(virtual_service, name), written_policy(virtual_service, name)
+    places = {f"route '{base['name']}'": (base, flat_headers(written.policy.route.headers))}
+    for entry in base.get("route") or []:
+        if (pin := entry["destination"].get("subset")) in written.policy.headers:
+            places[f"destination '{pin}'"] = (entry, flat_headers(written.policy.headers[pin]))
+    return tuple(
+        f"{where} has {'.'.join(path)} beside our rule for that header, and proxies carry out both"
+        for where, (document, settings) in places.items()
+        for path in met(document, settings)
+    )
 
 
 def _with_weight(share: WeightedDestination, old: Object | None, endpoint: Endpoint) -> Object:

@@ -37,12 +37,15 @@ from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDes
 from mlflow_istio.core.matching.entrance import entrance_at
 from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.mesh.virtual_service import (
+    header_meetings,
+    owners_destination,
     read_endpoint,
     read_mirror,
     routes_of,
     split_route,
     write_endpoint,
 )
+from mlflow_istio.core.policy.header_rules import portable
 from mlflow_istio.core.policy.settings import NO_POLICY
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
@@ -175,17 +178,18 @@ def torn_out(virtual_service: Object, name: str) -> Object:
     return without_endpoint(virtual_service, name, base, _filled_up(theirs, 0))
 
 
-def headers_left_behind(virtual_service: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A warning for each destination of the owner's that has header rules of its own: a deployment of ours does not have them."""
-    base = split_route(virtual_service, name)
-    found = []
+def header_warnings(virtual_service: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """What becomes otherwise of headers by a deployment of ours beside, or in the place of, its owner's destinations.
+
+    Rules of the destination that users had are carried over to deployments; those of others, and a few that no deployment can
+    have, are not. Where the route treats the same header, its value rests on how many destinations there are.
+    """
+    base, endpoint = split_route(virtual_service, name), read_endpoint(virtual_service, name)
+    kept, sticky = owners_destination(base, endpoint), endpoint.traffic.sticky is not None
+    found = [str(meeting) for meeting in header_meetings(virtual_service, name)]
     for entry in base.get("route") or []:
-        rules = (entry.get("headers") or {}).items() if not _is_ours(entry, name) else ()
-        said = [
-            f"{side} {operation} {', '.join(map(str, headers))}"
-            for side, operations in rules
-            for operation, headers in (operations or {}).items()
-        ]
+        rules = (entry.get("headers") or {}) if not _is_ours(entry, name) else {}
+        said = portable(rules, sticky=sticky)[1] if entry is kept else _rules_said(rules)
         if said:
             destination = from_json(Destination, entry["destination"], endpoint=name)
             found.append(
@@ -194,6 +198,14 @@ def headers_left_behind(virtual_service: Mapping[str, Any], name: str) -> tuple[
                 "headers are for all of its users"
             )
     return tuple(found)
+
+
+def _rules_said(rules: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{side} {operation} {', '.join(map(str, headers))}"
+        for side, operations in rules.items()
+        for operation, headers in (operations or {}).items()
+    ]
 
 
 def looks_adopted(virtual_service: Mapping[str, Any], name: str) -> bool:

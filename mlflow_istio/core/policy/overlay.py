@@ -23,11 +23,16 @@ def flat_headers(headers: Mapping[str, Any] | None) -> Settings:
     """Header rules as paths: one for each side, operation and name, so that two owners can share an object."""
     result: Settings = {}
     for side, operations in (headers or {}).items():
-        for operation, entries in operations.items():
-            for name in entries:
+        for operation, entries in (operations or {}).items():
+            for name in entries or ():
                 value = True if operation == "remove" else entries[name]
                 result[("headers", side, operation, name)] = value
     return result
+
+
+def met(document: Object, settings: Settings) -> list[Path]:
+    """Where a document says something else, too, of a header that settings of ours treat; set, add and remove are one."""
+    return [other for path in settings for other in _others(document, path) if other not in settings]
 
 
 def laid_over(
@@ -59,9 +64,9 @@ def laid_over(
         unedited = _get(document, path) == before[path]
         if unedited:
             document = _without(document, path)
-        if any(_same_place(path, other) for other in after):
+        if any(same_place(path, other) for other in after):
             continue  # what it stood over, the other stands over now
-        for under in [key for key in kept if _same_place(_path(key), path)]:
+        for under in [key for key in kept if same_place(_path(key), path)]:
             original = kept.pop(under)
             if unedited and _get(document, _path(under)) is _ABSENT:
                 document = _with(document, _path(under), original)
@@ -82,14 +87,14 @@ def laid_over(
             kept.setdefault("/".join(other), _get(document, other))
             document = _without(document, other)
         document = _with(document, path, value)
-    return document, {key: value for key, value in kept.items() if any(_same_place(_path(key), path) for path in after)}
+    return document, {key: value for key, value in kept.items() if any(same_place(_path(key), path) for path in after)}
 
 
 def _path(key: str) -> Path:
     return tuple(key.split("/"))
 
 
-def _same_place(first: Path, second: Path) -> bool:
+def same_place(first: Path, second: Path) -> bool:
     """Whether two paths are of one setting: a header's set, add and remove are, and its name has no upper and lower case."""
     return first == second or (len(first) == 4 and _header(first) == _header(second))
 
@@ -104,7 +109,7 @@ def _others(document: Object, path: Path) -> list[Path]:
         return []
     operations = (document.get(path[0]) or {}).get(path[1]) or {}
     found = [(*path[:2], operation, name) for operation, entries in operations.items() for name in entries or ()]
-    return [other for other in found if other != path and _same_place(other, path)]
+    return [other for other in found if other != path and same_place(other, path)]
 
 
 def _get(document: Any, path: Path) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, stored, to_json
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS
-from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over
+from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over, same_place
 from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Policy, RoutePolicy, StaleCookie
 from mlflow_istio.errors import InvalidInput
 
@@ -29,10 +29,12 @@ class Written:
     Attributes:
         policy: The policy as it was written.
         originals: The owner's values that it stands over, by place and path.
+        carried: Header rules of the owner's destination that our destinations have, too.
     """
 
     policy: Policy = field(default=NO_POLICY, metadata=stored(needed=True))
     originals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=stored(sparse=True))
+    carried: Mapping[str, Any] = field(default_factory=dict, metadata=stored(sparse=True))
 
 
 def policy_key(endpoint: str) -> str:
@@ -65,7 +67,7 @@ def policy_annotation(endpoint: str, written: Written) -> dict[str, str | None]:
         InvalidInput: It is too large to stand on an object.
     """
     originals = {place: values for place, values in written.originals.items() if values}
-    said = Written(policy=written.policy, originals=originals)
+    said = Written(policy=written.policy, originals=originals, carried=written.carried)
     if said == Written():
         return {policy_key(endpoint): None}
     text = compact(to_json(said))
@@ -109,22 +111,39 @@ def with_route_policy(base: Object, written: Written, policy: Policy) -> tuple[O
     )
 
 
+def deployment_headers(policy: Policy, deployment: str, carried: Mapping[str, Any]) -> Object:
+    """The header rules of a deployment: its own, and those of the owner's destination beside which it stands."""
+    return merged_headers(carried, policy.headers.get(deployment))
+
+
 def with_entry_headers(
-    entry: Object, deployment: str, written: Written, policy: Policy, *, fresh: bool
+    entry: Object, deployment: str, written: Written, policy: Policy, carried: Mapping[str, Any], *, fresh: bool
 ) -> tuple[Object, dict[str, Any]]:
     """A destination of the split with the header rules of its deployment.
+
+    What is carried over gives way to whatever somebody wrote there by hand.
 
     Args:
         entry: The destination, with or without what we wrote before.
         deployment: Its deployment.
         written: What we wrote before.
         policy: What is to be written.
+        carried: Header rules of the owner's destination.
         fresh: Whether it stood in no route before.
     """
+    before = {} if fresh else flat_headers(deployment_headers(written.policy, deployment, written.carried))
+    own = flat_headers(policy.headers.get(deployment))
+    found = flat_headers(entry.get("headers"))
+    theirs = [path for path, value in found.items() if before.get(path) != value]
+    after = {
+        path: value
+        for path, value in flat_headers(deployment_headers(policy, deployment, carried)).items()
+        if path in own or not any(same_place(path, other) for other in theirs)
+    }
     return laid_over(
         entry,
-        {} if fresh else flat_headers(written.policy.headers.get(deployment)),
-        flat_headers(policy.headers.get(deployment)),
+        before,
+        after,
         originals={} if fresh else written.originals.get(deployment, {}),
         replace=replaceable(policy),
         where=f"destination '{deployment}'",

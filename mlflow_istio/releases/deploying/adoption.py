@@ -97,7 +97,7 @@ def adopt(
     before, after = context.cluster.edit("VirtualService", virtual_service, edit)
     endpoint = read_endpoint(after, name)
     proof = prove_change(context, endpoint, timeout)
-    warnings += (*proof.warnings, *_unserved(context, endpoint), *adoption.headers_left_behind(after, name))
+    warnings += (*proof.warnings, *_unserved(context, endpoint), *adoption.header_warnings(after, name))
     warnings += flush_outbox(context, name, objects={change_metadata.id: {"before": before or {}, "after": after}})
     return Outcome(
         endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)

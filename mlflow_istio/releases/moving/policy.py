@@ -6,13 +6,15 @@ compared once more at the end, so that of two writers the one whose change stand
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.mesh.destination_rule import with_policy
-from mlflow_istio.core.mesh.virtual_service import write_endpoint
+from mlflow_istio.core.mesh.virtual_service import header_meetings, write_endpoint
 from mlflow_istio.core.moves import policies
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, Policy, PolicyRequest
-from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted
-from mlflow_istio.releases.context import Context, Outcome, endpoint_of, virtual_service_of
+from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted, StateConflict
+from mlflow_istio.releases.context import Context, Outcome, emit_warnings, endpoint_of, virtual_service_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 
 
@@ -29,9 +31,9 @@ def set_policy(
     """
     before = endpoint_of(context.cluster, name)
     wanted = policies.set_policy(before, policy_request)
-    write_endpoint(
-        virtual_service_of(context.cluster, name), wanted
-    )  # whatever can't be written is refused before the first edit
+    virtual_service = virtual_service_of(context.cluster, name)
+    rendered = write_endpoint(virtual_service, wanted)  # whatever can't be written is refused before the first edit
+    warnings = _header_conflicts(virtual_service, rendered, name, allowed=policy_request.replace)
     touched = _destinations(before.traffic.policy) != _destinations(wanted.traffic.policy)
     if touched:
         follow(context, name, wanted.traffic.policy)
@@ -52,7 +54,33 @@ def set_policy(
         raise
     if outcome.endpoint is not None and (touched or outcome.endpoint.traffic.policy.has_destinations):
         follow(context, name, outcome.endpoint.traffic.policy)
-    return outcome
+    return replace(outcome, warnings=(*outcome.warnings, *emit_warnings(context, warnings)))
+
+
+def check_policy(context: Context, name: str, policy_request: PolicyRequest, deployment: str) -> None:
+    """Refuse settings that can't be, before a deployment is brought up for which, or beside which, they are made.
+
+    Raises:
+        InvalidInput: A setting can't be right, or can't go with another.
+        StateConflict: A field is its owner's and may not be replaced.
+    """
+    virtual_service, endpoint = virtual_service_of(context.cluster, name), endpoint_of(context.cluster, name)
+    standing = replace(endpoint, traffic=endpoint.traffic.with_pin(deployment))
+    rendered = write_endpoint(virtual_service, policies.set_policy(standing, policy_request))
+    _header_conflicts(virtual_service, rendered, name, allowed=policy_request.replace)
+
+
+def _header_conflicts(before: Object, after: Object, name: str, *, allowed: bool) -> tuple[str, ...]:
+    """A warning for each header that settings treat on one level and somebody on another, where the call says that this may be.
+
+    Raises:
+        StateConflict: The call does not say so; names the header and what either level says of it.
+    """
+    known = set(header_meetings(before, name))
+    new = tuple(str(meeting) for meeting in header_meetings(after, name) if meeting not in known)
+    if new and not allowed:
+        raise StateConflict(f"{new[0]}: treat it in one of the two places, or say -C replace=true")
+    return new
 
 
 def set_rule(

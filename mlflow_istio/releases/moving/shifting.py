@@ -13,7 +13,7 @@ from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.adoption import headers_left_behind
+from mlflow_istio.core.moves.adoption import header_warnings
 from mlflow_istio.core.moves.claims import check_carried
 from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
@@ -377,7 +377,7 @@ def move(
     replaced = endpoint.stable != planned.stable and endpoint.owns(endpoint.stable)
     warnings = (
         *proof.warnings,
-        *(headers_left_behind(after, name) if after != before and (opened or replaced) else ()),
+        *(header_warnings(after, name) if after != before and (opened or replaced) else ()),
         *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
         *scaling.finish(context, endpoint),
         *(scaling.thin(endpoint, deployments) if by_hand else ()),
