@@ -43,6 +43,7 @@ _OF_RELEASE = (
     "deadline",
     "warmup",
     "phase",
+    "control",
     "metrics",
     "prometheus_url",
     "kpi",

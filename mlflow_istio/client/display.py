@@ -15,7 +15,13 @@ from mlflow_istio.errors import visible
 if TYPE_CHECKING:
     from mlflow_istio.showing.plots import Plot
 
-_COLOURS = {"stable": "#2f7fd0", "candidate": "#d9682b", "holdback": "#7a5fb5", "idle": "#8a97a5"}
+_COLOURS = {
+    "stable": "#2f7fd0",
+    "candidate": "#d9682b",
+    "control": "#5f9ea0",
+    "holdback": "#7a5fb5",
+    "idle": "#8a97a5",
+}
 _OUTCOMES = {"promoted": "✓", "rolled-back": "↩", "inconclusive": "?", "held": "…", "aborted": "■", "superseded": "»"}
 _CELL = 'style="text-align:left;padding:2px 14px 2px 0"'
 

@@ -103,6 +103,11 @@ class ReleaseOptions(CreateOptions, SourceOptions, Planned, Tested):
         default=None,
         description="deployments that stand there already, instead of a model URI; several with strategy=ab",
     )
+    control: Literal["auto", "fresh", "none"] = Field(
+        default="auto",
+        description="whom the candidate is compared with: fresh (the stable's version once more, with the candidate's replicas, "
+        "age and share), none (the stable; in latency only while loads per replica are comparable), auto (fresh where they aren't)",
+    )
     approval: Structured = Field(
         default=None,
         description='where a person must agree: promotion, a step (50), several (25,promotion), or JSON with "tag"',
@@ -184,6 +189,26 @@ class RehearseOptions(ReadOptions, Classed, Planned, Tested):
         }
 
 
+def _check_fresh(options: ReleaseOptions) -> None:
+    """Refuse a control where there is nothing to compare it in.
+
+    Raises:
+        InvalidInput: Says why.
+    """
+    strategy = options.strategy or "canary"
+    why_not = {
+        "ab": "its stable is an arm like the others, with weights of its own",
+        "blue-green": "one version has all the traffic at any time, and nothing is left for a control",
+        "shadow": "its answers are compared, not its load",
+    }
+    if strategy in why_not:
+        raise InvalidInput(
+            f"option 'control' can't be fresh with strategy={strategy}: {why_not[strategy]}; leave it out"
+        )
+    if options.analysis == "none":
+        raise InvalidInput("option 'control' can't be fresh with analysis=none, which compares nothing: leave one out")
+
+
 _OF_A_NEW_ENDPOINT = ("host", "export_to", "under", "path", "match_header", "virtual_service", "route", "stable")
 
 
@@ -236,6 +261,8 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
             f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "
             "use analyse and declare"
         )
+    if "control" in said and options.control == "fresh":
+        _check_fresh(options)
     if "wait" in said:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     if options.surge is not None and options.capacity == "fixed":

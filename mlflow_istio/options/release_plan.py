@@ -51,6 +51,7 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
     settle = options.settle
     if settle is None:
         settle = PROMETHEUS_SETTLE if options.source == "prometheus" else 0.0
+    guards = _guards(options)
     return ReleasePlan(
         strategy=strategy,
         stable=stable,
@@ -62,12 +63,13 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
         warmup=options.warmup,
         settle=settle,
         deadline=options.deadline,
-        guards=_guards(options),
+        guards=guards,
         alpha=options.alpha,
         phi=options.phi,
         phase=options.phase,
         label_delay=options.label_delay,
         warm_requests=_warm_requests(options),
+        control=options.control if strategy == "canary" and guards else "none",
         rules=RULES,
         alone_limit=options.alone_limit,
         no_data=options.no_data,

@@ -169,12 +169,13 @@ def _released(own: Sequence[RoutingChange]) -> tuple[str, ...]:
     before = next((change.before for change in own if change.before), None)
     stable = max(before.weights, key=lambda name: before.weights[name], default="") if before else ""
     seen: dict[str, None] = {}
+    controls = {change.control for change in own}
     for change in own:
         if change.after:
             seen |= dict.fromkeys(name for name, weight in change.after.weights.items() if weight)
             seen |= dict.fromkeys(mirror.destination.name for mirror in change.after.mirrors)
             seen |= dict.fromkeys(arm.deployment for arm in change.after.arms)
-    return tuple(name for name in seen if name != stable)
+    return tuple(name for name in seen if name != stable and name not in controls)
 
 
 def _verdict(

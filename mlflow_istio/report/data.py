@@ -108,6 +108,11 @@ class ReportData:
         return tuple(sorted(names, key=lambda name: (name in self.candidates, name)))
 
     @property
+    def controls(self) -> tuple[str, ...]:
+        """Deployments of the stable's version that the candidate was compared with; mostly none or one."""
+        return tuple(dict.fromkeys(change.control for change in self.changes if change.control))
+
+    @property
     def ended(self) -> datetime | None:
         """When it ended, in UTC; None while it is open."""
         return self.changes[-1].time if self.outcome and self.changes else None

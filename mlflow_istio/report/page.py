@@ -99,12 +99,13 @@ def _facts(data: ReportData) -> list[tuple[str, str]]:
         ("Strategy", words.strategy_of(data)),
         ("Candidate" if len(data.candidates) < 2 else "Candidates", _with_versions(data, data.candidates)),
         ("Stable before", _with_versions(data, (words.stable_of(data),) if words.stable_of(data) else ())),
+        ("Compared with, a control", _with_versions(data, data.controls)),
         ("Began (UTC)", words.moment(start) if start else ""),
         ("Took" if data.ended else "So far", words.span(start, end) if start else ""),
         ("Opened by", data.changes[0].who if data.changes else ""),
         ("Looks", str(len(data.series("look/evidence")) or "")),
     ]
-    for side in ("candidate", "stable"):
+    for side in ("candidate", "stable", "control"):
         requests = data.last(f"look/requests/{side}")
         facts.append((f"Requests seen, {side}", "" if requests is None else words.number(requests)))
     return [(name, value) for name, value in facts if value]

@@ -74,12 +74,12 @@ class _Lines:
 def line_of(seen: Seen) -> str:
     """One look in one line: weight, requests, evidence, and what it does or waits for."""
     progress, plan = seen.progress, seen.progress.plan
-    requests = progress.evidence.requests
+    requests, other = progress.evidence.requests, progress.evidence.control or plan.stable
     ours = sum(requests.get(name, 0) for name in plan.candidates)
     parts = [
         f"[{seen.endpoint.name}] {_step(seen)}",
         f"{', '.join(plan.candidates)} {progress.weight:g}%",
-        f"{ours:,} requests ({plan.stable} {requests.get(plan.stable, 0):,})",
+        f"{ours:,} requests ({other} {requests.get(other, 0):,})",
     ]
     if plan.guards:
         parts.append(f"evidence {_log_e(seen):.2f} of {_threshold(seen):.2f}")
@@ -93,12 +93,14 @@ def panel(seen: Seen) -> Group:
         text_of((seen.endpoint.name, "bold")),
         text_of(f"  {plan.strategy} of {', '.join(plan.candidates)} against {plan.stable}"),
     )
+    control = progress.evidence.control
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("deployment", "weight", "requests"):
         table.add_column(heading, justify="left" if heading == "deployment" else "right")
-    for name in plan.deployments:
+    for name in (*plan.deployments, *((control,) if control else ())):
         weight = seen.endpoint.traffic.weights.get(name, 0)
-        add_row(table, name, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
+        shown = f"{name} (control)" if name == control else name
+        add_row(table, shown, f"{weight}%", f"{progress.evidence.requests.get(name, 0):,}")
     lines: list[RenderableType] = [head, Text(_step(seen)), table]
     if plan.guards:
         lines += [_guards(seen), _evidence_bar(_log_e(seen), _threshold(seen))]
@@ -141,7 +143,13 @@ def _guards(seen: Seen) -> Table:
     from mlflow_istio.core.release.judgement import guard_figures
 
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for heading in ("guard", "candidate", "stable", "odds ratio", "evidence"):
+    for heading in (
+        "guard",
+        "candidate",
+        "control" if seen.progress.evidence.control else "stable",
+        "odds ratio",
+        "evidence",
+    ):
         table.add_column(heading, justify="left" if heading == "guard" else "right")
     for figures in guard_figures(seen.progress.plan, seen.progress.evidence):
         add_row(

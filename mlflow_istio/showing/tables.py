@@ -116,7 +116,8 @@ def traffic_text(change: View) -> str:
     """``churn-v1 90%, churn-v2 10%``, with mirrors; what it became, not what it was."""
     if change["after"] is None:
         return "(deleted)"
-    parts = [f"{name} {weight}%" for name, weight in change["after"].items()]
+    control = change.get("control")
+    parts = [f"{name} {weight}%{' (control)' if name == control else ''}" for name, weight in change["after"].items()]
     parts += [f"{name} mirrored {share:g}%" for name, share in change["mirrors"].items()]
     parts += [f"{name} added" for name in change["added"] if name not in change["after"]]
     parts += [f"{name} removed" for name in change["removed"]]

@@ -21,6 +21,7 @@ def replay(
     looks: int,
     stable: str = "stable",
     candidate: str = "candidate",
+    control: str = "control",
 ) -> Replay:
     """Run a release on given counts, without clock or cluster; what decides live decides here.
 
@@ -35,6 +36,8 @@ def replay(
         looks: The last look.
         stable: Name of the stable.
         candidate: Name of the candidate.
+        control: Name of the control, which is among the percents and must be among the counts with the option ``control=fresh``.
+            Without it there is none: how many replicas anybody has isn't in the counts, so loads count as comparable.
 
     Returns:
         How the release went: promoted, rolled-back, inconclusive, or open after the last look (with ``promote=false`` already
@@ -57,4 +60,7 @@ def replay(
         raise InvalidInput(f"stable and candidate are both called '{stable}': give them two names")
     options = parse_options(ReleaseOptions, given, cluster="istio", environment=False)
     check_release_options(options, given)
-    return replayed(plan_against(options, stable, (candidate,)), traffic, looks=looks)
+    if control in (stable, candidate):
+        raise InvalidInput(f"the control is called '{control}' like another: give it a name of its own")
+    plan = plan_against(options, stable, (candidate,))
+    return replayed(plan, traffic, looks=looks, control=control if plan.control == "fresh" else "")

@@ -59,7 +59,7 @@ class ReleaseVerbs(Base):
         from mlflow_istio.core.release.plan import describe_plan
         from mlflow_istio.options.release import ReleaseOptions, check_release_options
         from mlflow_istio.options.release_plan import plan_of
-        from mlflow_istio.releases.driving.opening import ReleaseRequest, open_release
+        from mlflow_istio.releases.driving.opening import ReleaseRequest, control_for, open_release
         from mlflow_istio.releases.driving.progressive import drive
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
@@ -98,11 +98,13 @@ class ReleaseVerbs(Base):
             supersede=options.supersede,
             reason=options.reason,
             force=options.force,
+            scarce=self.target.kind != "istio",
         )
         plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates)
         if options.dry_run:
             open_release(context, _crew_for(place, context, options, plan, watch), request)
-            view = {**views.endpoint_view(context.cluster, endpoint), "plan": list(describe_plan(plan))}
+            said = control_for(context, request, plan, before).said
+            view = {**views.endpoint_view(context.cluster, endpoint), "plan": [*describe_plan(plan), *said]}
             return session.result(Outcome(endpoint=None, changed=False), view)
         dependencies = replace(_crew_for(place, context, options, plan, watch), models=place.models)
         release_id = open_release(context, dependencies, request)

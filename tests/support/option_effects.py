@@ -437,6 +437,7 @@ OPTIONS: Mapping[str, Options] = {
             "phase": 7,
             "label_delay": 7,
             "warm_requests": 7,
+            "control": "fresh",
             "allowed": 1.2,
             "alone_limit": 0.1,
             "no_data": "rollback",

@@ -23,10 +23,11 @@ from tests.support.in_memory import Killed, World, a_request, a_world
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """How a deployment answers: its share of failures, its milliseconds."""
+    """How a deployment answers: its share of failures, its milliseconds, and how much longer with all traffic on one replica."""
 
     errors: float = 0.01
     milliseconds: float = 8.0
+    queueing: float = 0.0
     kpis: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -77,12 +78,19 @@ class Users:
             how = self.behaviours.get(name, Behaviour())
             errors = int(self.rng.binomial(count, how.errors))
             slow = int(self.rng.binomial(count, 0.1))
-            self.metrics.serve(name, int(count) - slow, errors=errors, milliseconds=how.milliseconds)
-            self.metrics.serve(name, slow, milliseconds=how.milliseconds * 5)
+            milliseconds = how.milliseconds * (1 + how.queueing * self._load(name, weights[name]))
+            self.metrics.serve(name, int(count) - slow, errors=errors, milliseconds=milliseconds)
+            self.metrics.serve(name, slow, milliseconds=milliseconds * 5)
             for kpi, rate in how.kpis.items():
                 self.metrics.count(
                     name, {f"kpi/{kpi}/n": int(count), f"kpi/{kpi}/events": int(self.rng.binomial(count, rate))}
                 )
+
+    def _load(self, name: str, weight: int) -> float:
+        """What one replica of a deployment has to answer, as a part of all traffic."""
+        found = self.world.cluster.get("Deployment", name)
+        replicas = 1 if found is None else max(1, int(found["spec"].get("replicas", 1)))
+        return weight / 100 / replicas
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from mlflow_istio.core.analysis.answers import AnswerRule
 from mlflow_istio.core.analysis.shadow import ShadowRecord, ShadowTally, join_records
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
-from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline
+from mlflow_istio.core.endpoint.deadlines import CONTROL, COOKIE, FAULT, KEEP, Deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelease
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
@@ -143,6 +143,7 @@ CHANGES: Mapping[str, RoutingChange] = {
     "last": _a_change(after=None, stable=None),
     "bare": RoutingChange(id="a", sequence=1, time=TIME, endpoint="e", action="deploy", before=None, after=None),
     "foreign-stable": _a_change(stable=LEGACY),
+    "controlled": _a_change(after=Traffic(split=split(v1=80, v2=10, v3=10)), control="v3"),
     "foreign-subset": _a_change(stable=Destination(host="other", subset="v1", foreign=True)),
     "cut-evidence": _a_change(evidence={"samples": ["x" * 100] * 100}),
     "cut-arms": _a_change(
@@ -192,6 +193,11 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             id="r0", strategy="canary", outcome="promoted", versions={"v2": "churn/2"}, options="0123", sequence=6
         ),
         earlier=(EarlierRelease(id="r-2", outcome="aborted"), EarlierRelease(id="r-1", outcome="promoted", sequence=4)),
+    ),
+    "controlled": an_endpoint(
+        release=a_release(control="v3"),
+        last=ClosedRelease(id="r0", strategy="canary", outcome="aborted", sequence=6, cleared=1),
+        deadlines=(Deadline(kind=CONTROL, at=at(60), what="v3"),),
     ),
     "rolled-back": an_endpoint(last=ClosedRelease(id="r0", strategy="shadow", outcome="aborted")),
     "following": an_endpoint(
@@ -290,6 +296,7 @@ def _promoted() -> Progress:
 
 PROGRESSES: Mapping[str, Callable[[], Progress]] = {
     "first": lambda: first_progress(a_plan(), TIME),
+    "controlled": lambda: first_progress(a_plan(control="fresh"), TIME, control="v3"),
     "asking": _asking,
     "watched": _watched,
     "promoted": _promoted,

@@ -20,6 +20,8 @@ ASKED_ANNOTATION = f"{DOMAIN}/asked"
 """Of a Deployment: the release's id and the URI that its version was asked for by, where the URI may mean another one later."""
 SCALED_ANNOTATION = f"{DOMAIN}/scaled"
 """Of a Deployment: the replicas that a release gave it. Where it has another number by now, somebody else has set that one."""
+CONTROL_ANNOTATION = f"{DOMAIN}/control-of"
+"""Of a Deployment that is a control: the one whose version, settings and image it has."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 FIELD_MANAGER = "mlflow-istio"
 

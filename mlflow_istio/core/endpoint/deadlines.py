@@ -12,7 +12,9 @@ FAULT = "fault"
 KEEP = "keep"
 COOKIE = "cookie"
 WATCH = "watch"
-"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring; a watch that nobody drives ends."""
+CONTROL = "control"
+"""Kinds: a fault ends; a replaced version is deleted; a stale cookie needs no more expiring; a watch that nobody drives ends; a
+control is taken away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +22,9 @@ class Deadline:
     """Something that ends at a time.
 
     Attributes:
-        kind: ``fault``, ``keep``, ``cookie`` or ``watch``.
+        kind: ``fault``, ``keep``, ``cookie``, ``watch`` or ``control``.
         at: When, in UTC.
-        what: Which one: a deployment for ``keep``, a release for ``cookie`` and ``watch``; empty for the fault.
+        what: Which one: a deployment for ``keep`` and ``control``, a release for ``cookie`` and ``watch``; empty for the fault.
     """
 
     kind: str

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of, prefix, with_annotations
 from mlflow_istio.core.basics.stored import NOT_STORED, compact, from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.adopted import Adopted
-from mlflow_istio.core.endpoint.deadlines import Deadline
+from mlflow_istio.core.endpoint.deadlines import CONTROL, Deadline
 from mlflow_istio.core.endpoint.release_state import (
     ClosedRelease,
     EarlierRelease,
@@ -100,7 +100,11 @@ class Endpoint:
         return change_id == self.change or any(entry.id == change_id for entry in self.outbox)
 
     def role_of(self, deployment: str) -> str:
-        """stable, candidate, holdback (who was stable before a promotion that is still watched) or idle."""
+        """What a deployment is to users: stable, candidate, holdback, control or idle.
+
+        A holdback was stable before a promotion that is still watched. A control is one until it is taken away, whatever became of
+        its release.
+        """
         if self.owns(self.stable) and self.stable.subset == deployment:
             return "stable"
         watching = self.release.watching if self.release else None
@@ -108,6 +112,9 @@ class Endpoint:
             return "holdback"
         if self.release and deployment in self.release.candidates:
             return "candidate"
+        due = any((deadline.kind, deadline.what) == (CONTROL, deployment) for deadline in self.deadlines)
+        if due or (self.release and deployment == self.release.control):
+            return "control"
         return "idle"
 
 
@@ -197,9 +204,10 @@ def with_change(
         resource_version=resource_version,
         evidence=change_metadata.evidence,
         stable=None if after.deleting else after.stable,
+        control=after.release.control if after.release else "",
     )
     if last is not None and closes:
-        last = replace(last, sequence=entry.sequence)
+        last = replace(last, sequence=entry.sequence, cleared=0)
     return replace(
         after,
         sequence=entry.sequence,

@@ -12,7 +12,7 @@ from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 
 DEFAULT_ALIASES: Mapping[str, str] = {"stable": "champion", "candidate": "challenger"}
-_RANK = {"stable": 0, "candidate": 1, "holdback": 2, "idle": 3}
+_RANK = {"stable": 0, "candidate": 1, "holdback": 2, "control": 3, "idle": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,9 +22,10 @@ class Served:
     Attributes:
         version: ``MODEL/VERSION``.
         weight: Percent of the live traffic.
-        role: stable, candidate, holdback or idle.
+        role: stable, candidate, holdback, control or idle.
         strategy: Strategy of the open release it belongs to; empty when none.
         release: Id of that release; empty when none.
+        control: Deployment that serves it as a control, beside the one that gives it its role; empty when none.
     """
 
     version: str
@@ -32,6 +33,7 @@ class Served:
     role: str
     strategy: str = ""
     release: str = ""
+    control: str = ""
 
     def tags(self, scope: str, endpoint: str) -> dict[str, str]:
         """The model version's tags; keys are under 250 characters."""
@@ -39,6 +41,8 @@ class Served:
         tags = {f"{start}weight": str(self.weight), f"{start}role": self.role}
         if self.strategy:
             tags |= {f"{start}strategy": self.strategy, f"{start}release": self.release}
+        if self.control:
+            tags |= {f"{start}control": self.control}
         return tags
 
 
@@ -102,6 +106,7 @@ def registry_state_of(
             role=role,
             strategy=release.strategy if release and in_release else "",
             release=release.id if release and in_release else "",
+            control=deployment if role == "control" else "",
         )
         served[version] = _joined(served[version], one) if version in served else one
     gone = tuple(sorted({version for version in removed if version not in served}))
@@ -161,4 +166,5 @@ def _joined(one: Served, other: Served) -> Served:
         role=higher.role,
         strategy=higher.strategy,
         release=higher.release,
+        control=one.control or other.control,
     )

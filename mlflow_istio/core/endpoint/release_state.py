@@ -61,6 +61,7 @@ class Release:
         model_uri: What was asked for, word for word, which may mean another version by now; empty where deployments were named.
         replicas: Deployment to its replicas when it was opened, where they follow the traffic; empty where they are left alone.
         watching: Set from its promotion on, while it goes on watching; None before, and where it doesn't.
+        control: Deployment of the stable's version that its candidate is compared with; empty where that is the stable itself.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Release:
     model_uri: str = field(default="", metadata=stored(sparse=True))
     replicas: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
     watching: Watching | None = field(default=None, metadata=stored(sparse=True))
+    control: str = field(default="", metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,7 @@ class ClosedRelease:
         options: Digest of what else the plan fixed; empty where nobody wrote it down.
         model_uri: What was asked for, word for word; empty where deployments were named.
         replicas: Deployment to the replicas that it is still to end with; empty once all have them.
+        cleared: How many changes right after the one that ended it only took its control away.
     """
 
     id: str
@@ -107,6 +110,7 @@ class ClosedRelease:
     options: str = field(default="", metadata=stored(sparse=True))
     model_uri: str = field(default="", metadata=stored(sparse=True))
     replicas: Mapping[str, int] = field(default_factory=dict, metadata=stored(sparse=True))
+    cleared: int = field(default=0, metadata=stored(sparse=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ class RoutingChange:
         resource_version: The VirtualService's resourceVersion the edit was based on; empty when it was created.
         evidence: What the decision rested on; small, JSON.
         stable: Who is stable after it; None when the endpoint is deleted, and in entries of earlier versions.
+        control: The deployment of the stable's version that a candidate is compared with after it; empty where there is none.
         whole: Whether ``before`` and ``after`` are all that the traffic was; a tag that was too long holds only the split.
         digest: What its tag says of all else that the tag says; empty where it was not read from a tag, or from one of an
             earlier version.
@@ -60,6 +61,7 @@ class RoutingChange:
     resource_version: str = field(default="", metadata=stored(name="resourceVersion"))
     evidence: Mapping[str, Any] = field(default_factory=dict)
     stable: Destination | None = field(default=None, metadata=stored(sparse=True))
+    control: str = field(default="", metadata=stored(sparse=True))
     whole: bool = field(default=True, metadata=stored(derived=lambda change, _context: change.get("cut") != "traffic"))
     digest: str = field(default="", compare=False, metadata=stored(sparse=True))
     forged: bool = field(default=False, metadata=stored(derived=lambda change, _context: _is_forged(change)))

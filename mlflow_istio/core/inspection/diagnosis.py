@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
+from mlflow_istio.core.basics.objects import CONTROL_ANNOTATION, Object, annotations_of, name_of, ready_replicas
 from mlflow_istio.core.endpoint.deadlines import due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.numbering import set_back_to
@@ -172,7 +172,17 @@ def deployment_findings(endpoint: Endpoint, deployments: Sequence[Object]) -> It
         replicas, ready = int(obj["spec"].get("replicas", 1)), ready_replicas(obj)
         where = f"deployment '{deployment}'"
         used = traffic.reaches(deployment) or endpoint.role_of(deployment) == "stable"
-        if deployment not in traffic.pins:
+        if CONTROL_ANNOTATION in annotations_of(obj) and endpoint.role_of(deployment) != "control":
+            yield Finding(
+                endpoint=name,
+                code="left-over-control",
+                severity=WARNING,
+                text=f"{where} is the control of a release that is over, and nothing says when it goes",
+                command=FIX.replace("{name}", name),
+                safe=True,
+                what=deployment,
+            )
+        elif deployment not in traffic.pins and endpoint.role_of(deployment) != "control":
             yield Finding(
                 endpoint=name,
                 code="unrouted-deployment",

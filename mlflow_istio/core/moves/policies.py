@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from mlflow_istio.core.basics.names import check_name, nearest
 from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, with_deadline, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
+from mlflow_istio.core.moves.control_share import with_control_due
 from mlflow_istio.core.policy.settings import (
     CustomRoute,
     Fault,
@@ -134,7 +135,7 @@ def settled(before: Endpoint, after: Endpoint, *, now: datetime | None, keep: ti
         traffic = replace(traffic, policy=replace(traffic.policy, stale=(*others, stale)))
     if keep is not None and now is not None and before.owns(before.stable) and before.stable != after.stable:
         deadlines = with_deadline(deadlines, Deadline(kind=KEEP, at=now + keep, what=before.stable.name))
-    return replace(after, traffic=traffic, deadlines=deadlines)
+    return with_control_due(before, replace(after, traffic=traffic, deadlines=deadlines))
 
 
 def opened(after: Endpoint) -> Endpoint:
@@ -163,3 +164,7 @@ def _deployed(endpoint: Endpoint, name: str) -> None:
     if name not in endpoint.traffic.pins:
         known = nearest(name, endpoint.traffic.pins)
         raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': {known}")
+    if endpoint.role_of(name) == "control":
+        raise StateConflict(
+            f"deployment '{name}' of endpoint '{endpoint.name}' is a control, which goes with its release: name another"
+        )

@@ -24,6 +24,7 @@ from mlflow_istio.core.endpoint.traffic import (
 )
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.mesh.virtual_service import cookie_match, header_match
+from mlflow_istio.core.moves.control_share import beside_control
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 STRATEGIES = ("canary", "ab", "blue-green", "shadow")
@@ -253,7 +254,8 @@ def settle(endpoint: Endpoint, stable: Destination) -> Traffic:
         for share in endpoint.traffic.split
         if not endpoint.owns(share.destination) and share.destination != stable
     ]
-    left = set(endpoint.release.candidates) if endpoint.release else {endpoint.stable.name}
+    release = endpoint.release
+    left = {*release.candidates, release.control} if release else {endpoint.stable.name}
     policy = endpoint.traffic.policy
     rules = tuple(rule for rule in policy.rules if rule.deployment not in left - {stable.name})
     if policy.fault is not None:
@@ -329,7 +331,7 @@ def _split(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest
         if not endpoint.owns(share.destination) and share.destination != endpoint.stable
     ]
     if traffic_request.weights is not None:
-        return _replaced(endpoint, release, traffic_request.weights, foreign)
+        return beside_control(endpoint, release, _replaced(endpoint, release, traffic_request.weights, foreign))
     if traffic_request.weight is not None and len(candidates) > 1:
         raise InvalidInput(
             f"release '{release.id}' has {len(candidates)} candidates: give 'weights' for every destination, "
@@ -341,7 +343,7 @@ def _split(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest
     ]
     if release.strategy == "blue-green":
         _check_all_or_nothing({share.destination.name: share.weight for share in shares})
-    return split_between(endpoint.stable, [*shares, *foreign])
+    return beside_control(endpoint, release, split_between(endpoint.stable, [*shares, *foreign]))
 
 
 def _replaced(
@@ -355,6 +357,11 @@ def _replaced(
             *(share.destination for share in foreign),
         )
     }
+    if release.control and release.control in weights:
+        raise InvalidInput(
+            f"'weights' names '{release.control}', the control of release '{release.id}', whose share follows the candidate's: "
+            "leave it out"
+        )
     unknown = [name for name in weights if name not in destinations]
     if unknown:
         raise InvalidInput(

@@ -61,9 +61,14 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
         raise StateConflict(f"{where} has traffic (weight {weight}): abort the release or move its traffic away first")
     if endpoint.role_of(deployment) == "candidate":
         raise StateConflict(f"{where} is a candidate of the open release: abort it first (-C action=abort)")
+    if endpoint.release and endpoint.release.control == deployment:
+        raise StateConflict(f"{where} is the control of the open release, and goes when that ends")
     last = endpoint.last
     if last and last.previous == endpoint.destination(deployment):
         last = replace(last, previous=None)
+    cleared = deployment in endpoint.traffic.pins and endpoint.role_of(deployment) == "control"
+    if last and cleared and _is_newest(endpoint, last):
+        last = replace(last, cleared=last.cleared + 1)  # the same command given again still finds its work done
     return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
 
 
@@ -92,9 +97,13 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
             raise InvalidInput(f"deployment '{name}' is stable already: a candidate must be another")
     # The arms are those of the endpoint as it was planned for; one may have been taken away since.
     arms = release.assignment.values if release.assignment else {}
-    for name in (*release.candidates, *arms):
+    for name in (*release.candidates, *arms, *((release.control,) if release.control else ())):
         if name not in endpoint.traffic.pins:
             raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
+        if endpoint.role_of(name) == "control" and name != release.control:
+            raise StateConflict(
+                f"deployment '{name}' of endpoint '{endpoint.name}' is a control, which goes with its release: name another"
+            )
     endpoint = _with_way_back(endpoint)
     return opened(replace(endpoint, release=release, traffic=started(endpoint, release, traffic_request)))
 
@@ -453,7 +462,12 @@ def _choose(release: Release, candidate: str | None) -> str:
 def _just_ended(endpoint: Endpoint, *outcomes: str) -> bool:
     """Whether the newest change ended a release this way: the same command given again finds its work done."""
     last = endpoint.last
-    return last is not None and last.outcome in outcomes and last.sequence == endpoint.sequence
+    return last is not None and last.outcome in outcomes and _is_newest(endpoint, last)
+
+
+def _is_newest(endpoint: Endpoint, last: ClosedRelease) -> bool:
+    """Whether nothing has changed since a release ended, but that its control was taken away."""
+    return last.sequence + last.cleared == endpoint.sequence
 
 
 def _close(

@@ -53,7 +53,19 @@ def check_restorable(change: RoutingChange) -> Traffic:
             f"the entry of change {change.sequence} of endpoint '{change.endpoint}' was too long for a tag and holds only part "
             "of its traffic: its objects are in its run's artifacts under 'changes'; set the traffic by hand"
         )
-    return change.after
+    return _without_control(change, change.after)
+
+
+def _without_control(change: RoutingChange, then: Traffic) -> Traffic:
+    """The traffic with a control's share on the stable, which is the same version: a control goes with its release for good."""
+    weight = then.weights.get(change.control, 0) if change.control else 0
+    stable = change.stable or then.split[0].destination
+    split = tuple(
+        replace(share, weight=share.weight + weight) if share.destination == stable else share
+        for share in then.split
+        if not change.control or share.destination.name != change.control
+    )
+    return replace(then, split=split, pins=tuple(pin for pin in then.pins if pin != change.control))
 
 
 def needed(change: RoutingChange, changes: Sequence[RoutingChange]) -> dict[str, str]:

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.promotion import about
 from mlflow_istio.core.analysis.verdict import Verdict
+from mlflow_istio.core.moves.control_share import control_share
 from mlflow_istio.core.release.driver import Question
-from mlflow_istio.core.release.evidence import Look, serves_nothing, taken_in
+from mlflow_istio.core.release.evidence import Look, counted_deployments, serves_nothing, taken_in
 from mlflow_istio.core.release.judgement import LookContext, brief, judge
-from mlflow_istio.core.release.plan import Event, Webhook
+from mlflow_istio.core.release.plan import Event, ReleasePlan, Webhook
 from mlflow_istio.core.release.progress import Progress
 from mlflow_istio.core.release.warming import counted_by, counts_after
 
@@ -30,6 +31,7 @@ class Observation:
         weights: Deployment to percent of the live traffic (shadow: mirrored), as the object says.
         paused: Whether a person paused the release.
         stable_ready: Whether the stable has a ready replica.
+        replicas: Deployment to its ready replicas; empty where nobody knows.
         tag: Value of the model version's tag that approves, if one is asked for.
         webhooks: URL to what it answered for the next gate: empty when it agreed, else what it said.
         verdict: Of the comparison that an A/B/n and a shadow have instead of guards; None when there is none yet.
@@ -42,6 +44,7 @@ class Observation:
     weights: Mapping[str, float]
     paused: bool = False
     stable_ready: bool = True
+    replicas: Mapping[str, int] = field(default_factory=dict)
     tag: str | None = None
     webhooks: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
@@ -143,7 +146,9 @@ def advance(progress: Progress, seen: Observation, now: datetime, *, figures: bo
     if seen.paused:
         return _paused(progress, now)
     progress = _unpaused(progress, now)
-    if progress.step >= 0 and any(seen.weights.get(name, 0) != progress.weight for name in progress.plan.candidates):
+    if progress.step >= 0 and any(
+        seen.weights.get(name, weight) != weight for name, weight in _wanted(progress, seen).items()
+    ):
         held = replace(progress, evidence=progress.evidence.rebased())
         verdict = _hold(f"The traffic is not what the step says: {progress.weight:g}% is restored.")
         return _with(held, verdict), Shift(verdict=verdict, weight=progress.weight)
@@ -159,6 +164,18 @@ def advance(progress: Progress, seen: Observation, now: datetime, *, figures: bo
     return _through_gates(progress, seen, verdict, now)
 
 
+def _wanted(progress: Progress, seen: Observation) -> dict[str, float]:
+    """What the step gives to the candidates and to a control; one that is not ready, or gone, gets nothing."""
+    wanted = dict.fromkeys(progress.plan.candidates, progress.weight)
+    control = progress.evidence.control
+    if control in seen.weights:
+        left = seen.weights[control] + seen.weights.get(progress.plan.stable, 0)
+        if seen.weights.get(progress.plan.candidate, 0) == progress.weight:  # else the whole step is set anew
+            ready = not seen.replicas or seen.replicas.get(control, 0) > 0
+            wanted[control] = control_share(progress.weight, left) if ready else 0
+    return wanted
+
+
 def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progress, tuple[str, ...]]:
     plan = progress.plan
     counts_from = progress.since if progress.step >= 0 else None
@@ -166,15 +183,22 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         counts_from = progress.traffic_since + timedelta(seconds=counts_after(plan, warmed=progress.warmed))
     look = Look(
         readings=seen.readings,
-        weights={name: seen.weights.get(name, 0) for name in plan.deployments},
+        weights={name: seen.weights.get(name, 0) for name in counted_deployments(plan, progress.evidence)},
         time=now,
         counts_from=counts_from,
         # The interval in which the weights changed had two of them.
         settled_from=progress.since + timedelta(seconds=plan.settle, microseconds=1),
         stable_ready=seen.stable_ready,
         changed=progress.since,
+        replicas=seen.replicas,
     )
-    evidence, missing = taken_in(counted_by(plan, warmed=progress.warmed), progress.evidence, look)
+    control = progress.evidence.control
+    missing: tuple[str, ...]
+    if progress.step >= 0 and control and not seen.weights.get(control, 0):
+        silent = f"control '{control}', which answers nothing"
+        evidence, missing = progress.evidence.rebased(), (silent,)
+    else:
+        evidence, missing = taken_in(counted_by(plan, warmed=progress.warmed), progress.evidence, look)
     if seen.unavailable:
         missing = (seen.unavailable,)
     if not plan.guards or not plan.compares:
@@ -343,8 +367,7 @@ def _stepped(progress: Progress, now: datetime) -> Progress:
     weight = plan.steps[step]
     evidence = replace(progress.evidence, step_requests=0)
     if plan.strategy != "shadow":
-        shares = {plan.stable: 100 - weight * len(plan.candidates), **dict.fromkeys(plan.candidates, weight)}
-        evidence = evidence.reweighted(shares)
+        evidence = evidence.reweighted(step_shares(plan, evidence.control, weight))
     return replace(
         progress,
         step=step,
@@ -352,6 +375,13 @@ def _stepped(progress: Progress, now: datetime) -> Progress:
         traffic_since=progress.traffic_since or (now if weight else None),
         evidence=evidence,
     )
+
+
+def step_shares(plan: ReleasePlan, control: str, weight: float) -> dict[str, float]:
+    """Deployment to its percent at a step of this weight, a control's included."""
+    left = 100 - weight * len(plan.candidates)
+    compared = {control: control_share(weight, left)} if control else {}
+    return {plan.stable: left - sum(compared.values()), **dict.fromkeys(plan.candidates, weight), **compared}
 
 
 def _paused(progress: Progress, now: datetime) -> tuple[Progress, Action]:

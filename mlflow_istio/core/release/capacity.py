@@ -39,17 +39,24 @@ class Standing:
         present: Deployment to its replicas now, as they are asked for.
         held: Deployments whose number somebody else sets: an autoscaler, or a person.
         stable_share: Percent of the live traffic that the stable answers now.
+        control: The control, which has as many replicas as the candidate; empty for none.
     """
 
     start: Mapping[str, int]
     present: Mapping[str, int] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     stable_share: float = 100.0
+    control: str = ""
 
 
-def shares_of(plan: ReleasePlan, weight: float, *, winner: str | None = None) -> dict[str, float]:
-    """Percent of the traffic that each deployment beside the stable gets at a step; with a winner, at its promotion."""
-    return {name: 100.0 if name == winner else weight for name in plan.candidates if winner is None or name == winner}
+def shares_of(plan: ReleasePlan, weight: float, *, winner: str | None = None, control: str = "") -> dict[str, float]:
+    """Percent of the traffic that each deployment beside the stable must be able to take at a step, or the winner at promotion.
+
+    A control is always as large as the candidate, also where less is left for it.
+    """
+    if winner is not None:
+        return {winner: 100.0}
+    return dict.fromkeys((*plan.candidates, *((control,) if control else ())), weight)
 
 
 def needs(plan: ReleasePlan, standing: Standing, shares: Mapping[str, float], what: str) -> Needs:
@@ -92,11 +99,11 @@ def needs(plan: ReleasePlan, standing: Standing, shares: Mapping[str, float], wh
     )
 
 
-def steps_of(plan: ReleasePlan) -> list[tuple[str, float, dict[str, float]]]:
+def steps_of(plan: ReleasePlan, control: str = "") -> list[tuple[str, float, dict[str, float]]]:
     """The steps and the promotion: in words, the stable's percent before, and what each of the others has then."""
     before, found = 100.0, []
     for weight in plan.steps:
-        found.append((f"the step to {weight:g}%", before, shares_of(plan, weight)))
+        found.append((f"the step to {weight:g}%", before, shares_of(plan, weight, control=control)))
         before = 100.0 if plan.strategy == "shadow" else 100.0 - weight * len(plan.candidates)
     if plan.promote:
         found += [("promotion", before, shares_of(plan, weight, winner=name)) for name in plan.candidates]
@@ -115,7 +122,7 @@ def check_surge(plan: ReleasePlan, standing: Standing) -> None:
         return
     worst, most = "", allowed
     present = dict(standing.present)
-    for what, before, shares in steps_of(plan):
+    for what, before, shares in steps_of(plan, standing.control):
         now = Standing(start=standing.start, present=present, held=standing.held, stable_share=before)
         found = needs(plan, now, shares, what)
         wanted = sum(found.replicas.values()) - whole
@@ -134,7 +141,7 @@ def largest_needs(plan: ReleasePlan, standing: Standing) -> dict[str, tuple[int,
     """Deployment to the most replicas that any step asks of it, and which step that is."""
     whole = standing.start[plan.stable]
     found: dict[str, tuple[int, str]] = {}
-    for what, _, shares in steps_of(plan):
+    for what, _, shares in steps_of(plan, standing.control):
         for name, share in shares.items():
             wanted = replicas_for(whole, share)
             if wanted > found.get(name, (0, ""))[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
 from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts
 from mlflow_istio.core.release.guards.table import kind_of
-from mlflow_istio.core.release.plan import PHASE_UNKNOWN, ReleasePlan
+from mlflow_istio.core.release.plan import COMPARABLE_LOADS, PHASE_UNKNOWN, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
 ENOUGH_TO_SEE = 20
@@ -47,6 +47,8 @@ class Evidence:
         step_requests: Of these, the candidate's in the present step.
         stable_failed: Whether every request of the stable failed when there were last enough to see.
         phase: The longest slow phase in seconds that the tests reckon with.
+        control: Deployment that the candidate is compared with; empty: with the stable.
+        loads: Whether a replica of each side had about as much to answer at the last look; None: not known, or not asked.
     """
 
     counters: Mapping[str, CounterState] = field(default_factory=dict, metadata=LAST_VALUES)
@@ -58,6 +60,8 @@ class Evidence:
     step_requests: int = 0
     stable_failed: bool = False
     phase: float = field(default=0.0, metadata=stored(sparse=True))
+    control: str = field(default="", metadata=stored(sparse=True))
+    loads: bool | None = field(default=None, metadata=stored(sparse=True))
 
     def rebased(self) -> Evidence:
         """The evidence without the last counters: what happened until the next reading counts for nothing."""
@@ -73,12 +77,13 @@ class Evidence:
         return replace(self, ratio=ratio, step_requests=0)
 
 
-def no_evidence(plan: ReleasePlan, *, phase: float | None = None) -> Evidence:
+def no_evidence(plan: ReleasePlan, *, phase: float | None = None, control: str = "") -> Evidence:
     """The evidence of a release that has not begun.
 
     Args:
         plan: The plan.
         phase: The longest slow phase in seconds that the stable's history shows; None: nobody knows.
+        control: Deployment that the candidate is compared with; empty: with the stable.
     """
     if plan.phase is not None:
         phase = plan.phase
@@ -87,7 +92,8 @@ def no_evidence(plan: ReleasePlan, *, phase: float | None = None) -> Evidence:
     settings = _settings(plan, phase)
     started = {guard.name: kind_of(guard).start(guard, settings) for guard in plan.guards}
     tests = {name: test for name, test in started.items() if test is not None}
-    return Evidence(tests=tests, alone=ObjectiveTest.of(0.0, limit=plan.alone_limit, phi=plan.phi), phase=phase)
+    alone = ObjectiveTest.of(0.0, limit=plan.alone_limit, phi=plan.phi)
+    return Evidence(tests=tests, alone=alone, phase=phase, control=control)
 
 
 def _settings(plan: ReleasePlan, phase: float) -> TestSettings:
@@ -106,6 +112,7 @@ class Look:
         settled_from: Only intervals that begin then or later had the present weights throughout, so that shares can be checked.
         stable_ready: Whether the stable has a ready replica.
         changed: When the weights changed last.
+        replicas: Deployment to its ready replicas; empty where nobody knows: then loads count as comparable.
     """
 
     readings: Mapping[str, Reading]
@@ -115,6 +122,17 @@ class Look:
     settled_from: datetime
     stable_ready: bool = True
     changed: datetime | None = None
+    replicas: Mapping[str, int] = field(default_factory=dict)
+
+
+def counted_deployments(plan: ReleasePlan, evidence: Evidence) -> tuple[str, ...]:
+    """Whose figures are read: the stable first, a control last."""
+    return (*plan.deployments, *((evidence.control,) if evidence.control else ()))
+
+
+def reference(plan: ReleasePlan, evidence: Evidence) -> str:
+    """Whom the candidate is compared with."""
+    return evidence.control or plan.stable
 
 
 def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidence, tuple[str, ...]]:
@@ -126,8 +144,11 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     """
     evidence = _with_history(plan, evidence, look.readings.get(plan.stable, {}))
     broken = serves_nothing(evidence, look.stable_ready)
+    old = {plan.stable, evidence.control}
     needed = [
-        name for name in plan.deployments if look.weights.get(name, 0) > 0 and not (broken and name == plan.stable)
+        name
+        for name in counted_deployments(plan, evidence)
+        if look.weights.get(name, 0) > 0 and not (broken and name in old)
     ]
     silent = tuple(name for name in needed if name not in look.readings)
     if silent:
@@ -137,25 +158,28 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     evidence, grown = _advanced(plan, evidence, look, fresh=base is None)
     if base is None:
         return evidence, ()
-    evidence = _with_stable_seen(evidence, grown.get(plan.stable, {}))
+    evidence = _with_stable_seen(evidence, _together(old, grown))
     if look.counts_from is None or base < look.counts_from:
         return evidence, ()
     broken = serves_nothing(evidence, look.stable_ready)
     warm = sum(evidence.requests.get(name, 0) for name in plan.candidates) >= plan.warm_requests
     seconds = (look.time - base).total_seconds()
     evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and lossless and not broken)
-    if broken or look.weights.get(plan.stable, 0) == 0:
-        alone = VersionCounts(growth=_candidates(plan, grown))
+    other = reference(plan, evidence)
+    if broken or look.weights.get(other, 0) == 0:
+        alone = VersionCounts(growth=_together(plan.candidates, grown))
         evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests, seconds=seconds))
     if broken:
         return evidence, ()
     candidates_idle = not any(look.weights.get(name, 0) for name in plan.candidates)
+    evidence = replace(evidence, loads=None if plan.control is None else comparable_loads(plan, evidence, look))
     counts = IntervalCounts(
-        candidate=VersionCounts(growth=_candidates(plan, grown), idle=candidates_idle),
-        stable=VersionCounts(growth=grown.get(plan.stable, {}), idle=not look.weights.get(plan.stable, 0)),
+        candidate=VersionCounts(growth=_together(plan.candidates, grown), idle=candidates_idle),
+        stable=VersionCounts(growth=grown.get(other, {}), idle=not look.weights.get(other, 0)),
         seconds=seconds,
         mixed=look.changed is not None and base < look.changed + timedelta(seconds=plan.label_delay),
         warm=warm,
+        comparable=evidence.loads is not False,
     )
     return _tested(plan, evidence, counts)
 
@@ -198,7 +222,7 @@ def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool)
     wanted = _series(plan, evidence)
     states: dict[str, CounterState] = {} if fresh else dict(evidence.counters)
     grown: dict[str, Growth] = {}
-    for name in plan.deployments:
+    for name in counted_deployments(plan, evidence):
         if name in look.readings:
             pruned = {
                 source: {series: value for series, value in counters.items() if series in wanted}
@@ -237,10 +261,28 @@ def _counted(plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth],
     return replace(evidence, requests=dict(sorted(summed.items())), step_requests=step, ratio=ratio)
 
 
-def _candidates(plan: ReleasePlan, grown: Mapping[str, Growth]) -> Growth:
-    """The candidates' counts together."""
+def comparable_loads(plan: ReleasePlan, evidence: Evidence, look: Look) -> bool | None:
+    """Whether a replica of the candidate has about as much to answer as one of those it is compared with.
+
+    Against a control it must be as much, which is what a control is for. None where it isn't known how many replicas there are.
+    """
+    if len(plan.candidates) > 1:
+        return None
+    other = reference(plan, evidence)
+    weights = [look.weights.get(name, 0) for name in (plan.candidate, other)]
+    if not look.replicas:
+        return weights[0] == weights[1] if evidence.control else None
+    replicas = [look.replicas.get(name, 0) for name in (plan.candidate, other)]
+    if 0 in replicas or 0 in weights:
+        return None  # nothing is compared, or whoever is not ready is seen elsewhere
+    loads = [weight / number for weight, number in zip(weights, replicas, strict=True)]
+    return max(loads) <= (1 if evidence.control else COMPARABLE_LOADS) * min(loads)
+
+
+def _together(names: Iterable[str], grown: Mapping[str, Growth]) -> Growth:
+    """The counts of several deployments together."""
     summed: dict[str, float] = {}
-    for name in plan.candidates:
+    for name in names:
         for series, value in grown.get(name, {}).items():
             summed[series] = summed.get(series, 0.0) + value
     return summed

@@ -13,13 +13,16 @@ from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, PromotionBoun
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.evidence import Evidence
 from mlflow_istio.core.release.guards.table import kind_of
-from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
+from mlflow_istio.core.release.plan import COMPARABLE_LOADS, GuardPlan, ReleasePlan
 
 ALONE = "candidate alone"
 """The guard that decides while the stable serves nothing."""
 
 ALONE_SHARE = 0.02
 """Its share of alpha, relative to all others together."""
+
+LATENCY_KINDS = ("latency", "gross")
+"""Guards of these kinds compare how fast both sides are."""
 
 BROKEN = "The stable serves nothing, so the candidate is judged by itself."
 
@@ -77,7 +80,23 @@ def _judged(plan: ReleasePlan, evidence: Evidence, look_context: LookContext) ->
         step_left=look_context.step_left,
         deadline_reached=look_context.deadline_reached,
     )
-    return replace(verdict, reason=f"{BROKEN} {verdict.reason}") if look_context.broken else verdict
+    if look_context.broken:
+        return replace(verdict, reason=f"{BROKEN} {verdict.reason}")
+    return _with_loads(plan, evidence, verdict)
+
+
+def _with_loads(plan: ReleasePlan, evidence: Evidence, verdict: Verdict) -> Verdict:
+    """The verdict, saying that latency did not count at this look, where loads per replica were too far apart."""
+    slow = any(guard.kind in LATENCY_KINDS for guard in plan.guards)
+    if evidence.loads is not False or not slow or verdict.word == "rollback":
+        return verdict
+    why = (
+        f"the shares per replica of '{evidence.control}' and '{plan.candidate}' are not equal"
+        if evidence.control
+        else f"a replica of one version has more than {COMPARABLE_LOADS:g} times the load of the other's; control=fresh compares "
+        "like with like"
+    )
+    return replace(verdict, reason=f"{verdict.reason} Latency does not count now: {why}.")
 
 
 def _by_time(look_context: LookContext) -> Verdict:
@@ -97,7 +116,7 @@ def guards_of(plan: ReleasePlan, evidence: Evidence, *, figures: bool = True) ->
         evidence: What was measured.
         figures: Whether each has its sentence and figures; without them it has its name, evidence and weight only.
     """
-    guards = [_guard(plan, guard, evidence.tests.get(guard.name), figures=figures) for guard in plan.guards]
+    guards = [_guard(plan, guard, evidence, figures=figures) for guard in plan.guards]
     alone, weight = evidence.alone, _weight_alone(plan)
     if not figures:
         return (*guards, Guard(name=ALONE, log_e=alone.log_e_value, weight=weight))
@@ -108,12 +127,14 @@ def _weight_alone(plan: ReleasePlan) -> float:
     return 1.0 if plan.rules == 1 else ALONE_SHARE * sum(guard.weight for guard in plan.guards)
 
 
-def _guard(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None, *, figures: bool) -> Guard:
+def _guard(plan: ReleasePlan, guard: GuardPlan, evidence: Evidence, *, figures: bool) -> Guard:
+    test = evidence.tests.get(guard.name)
     if test is None:
         return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
     if not figures:
         return Guard(name=guard.name, log_e=test.log_e_value, weight=guard.weight)
-    return test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
+    said = test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
+    return replace(said, summary=said.summary.replace("the stable", "the control")) if evidence.control else said
 
 
 def alpha_of(plan: ReleasePlan, guard: GuardPlan) -> float:
@@ -222,6 +243,8 @@ def look_figures(plan: ReleasePlan, evidence: Evidence, weight: float) -> dict[s
         "look/requests/stable": evidence.requests.get(plan.stable, 0),
         "look/requests/candidate": sum(evidence.requests.get(name, 0) for name in plan.candidates),
     }
+    if evidence.control:
+        figures["look/requests/control"] = evidence.requests.get(evidence.control, 0)
     for guard in guard_figures(plan, evidence):
         start = f"look/{guard.name}"
         figures |= {

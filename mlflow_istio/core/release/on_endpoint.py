@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.moves import holdback, transitions
+from mlflow_istio.core.moves.control_share import announced, without_share
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, progress_from_text, progress_to_text
@@ -45,6 +46,9 @@ def opened(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest
         return endpoint
     if release.strategy == "shadow":  # the only strategy that can't begin with nothing
         found = replace(found, traffic=endpoint.traffic)
+    if release.control:  # until then it goes with its release, whoever drives that or has died
+        until = progress.started + timedelta(seconds=progress.plan.deadline + progress.plan.heartbeat)
+        found = announced(found, release.control, until)
     return replace(found, progress=progress_to_text(progress))
 
 
@@ -56,14 +60,18 @@ def noted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -
     return replace(endpoint, progress=progress_to_text(progress))
 
 
-def shifted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:
-    """Give the candidates the traffic of the progress' step, or the holdback that of its watch, and store it with that."""
+def shifted(
+    endpoint: Endpoint, release: str, revision: int, progress: Progress, *, control_ready: bool = True
+) -> Endpoint:
+    """Give the candidates, and a control that is ready, the traffic of the progress' step, or the holdback that of its watch.
+
+    The progress is stored with that.
+    """
     expected(endpoint, release, revision)
     if progress.watch is not None:
         return replace(holdback.held_back(endpoint), progress=progress_to_text(progress))
-    return replace(
-        transitions.shift(endpoint, step_wish(progress.plan, progress.weight)), progress=progress_to_text(progress)
-    )
+    after = transitions.shift(endpoint, step_wish(progress.plan, progress.weight))
+    return replace(after if control_ready else without_share(after), progress=progress_to_text(progress))
 
 
 def promoted(endpoint: Endpoint, release: str, revision: int, candidate: str, now: datetime) -> Endpoint:
@@ -105,8 +113,10 @@ def step_wish(plan: ReleasePlan, weight: float) -> TrafficRequest:
 
 
 def step_weights(endpoint: Endpoint, plan: ReleasePlan) -> dict[str, float]:
-    """Deployment to its percent of the live traffic, or of the mirrored for a shadow's candidates."""
+    """Deployment to its percent of the live traffic, a control's included, or of the mirrored for a shadow's candidates."""
     weights: dict[str, float] = {name: endpoint.traffic.weights.get(name, 0) for name in plan.deployments}
+    if endpoint.release and endpoint.release.control:
+        weights[endpoint.release.control] = endpoint.traffic.weights.get(endpoint.release.control, 0)
     if plan.strategy == "shadow":
         weights |= {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors}
     return weights

@@ -21,6 +21,7 @@ NoData = Literal["hold", "rollback"]
 Undecided = Literal["rollback", "hold"]
 Default = Literal["approve", "reject"]
 Event = Literal["start", "increase", "promotion", "rollback"]
+Control = Literal["auto", "fresh", "none"]
 
 PHASE_UNKNOWN = 60.0
 """Seconds that a slow phase may last where nobody knows: garbage collection, a backup, a neighbour's job."""
@@ -36,6 +37,9 @@ RULES = 2
 """The rules of this version: blocks of time, a share of alpha for each guard, gross failure. 1: independent requests, averages."""
 
 GROSS_WEIGHT = 0.1
+
+COMPARABLE_LOADS = 1.5
+"""Up to this ratio of what a replica of each side has to answer, their latencies are compared."""
 
 _ALWAYS = stored(sparse=False, needed=True)
 
@@ -134,6 +138,9 @@ class ReleasePlan:
             independent; None: learnt from the stable's history where the source has one, else `PHASE_UNKNOWN`.
         label_delay: Seconds after which a KPI's events may still come.
         warm_requests: Requests that the candidate answers, after the warm-up, before its latency counts.
+        control: Whom the candidate is compared with. fresh: a second deployment of the stable's version, of the candidate's size,
+            age and share; none: the stable, in latency only while loads per replica are comparable; auto: a control where the
+            plan's loads aren't. None: the stable, whatever the loads, as before there were controls.
         rules: By which rules it is judged: a release that began under earlier ones goes on by them.
         alone_limit: Largest acceptable error rate of a candidate whose stable serves nothing.
         no_data: What missing data mean.
@@ -167,6 +174,7 @@ class ReleasePlan:
     phase: float | None = 0.0
     label_delay: float = 0.0
     warm_requests: int = 0
+    control: Control | None = None
     rules: int = 1
     alone_limit: float = 0.05
     no_data: NoData = "hold"

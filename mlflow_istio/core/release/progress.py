@@ -106,7 +106,7 @@ class Progress:
         return found if found and found.id != driver and now < found.lease_expires else None
 
 
-def first_progress(plan: ReleasePlan, now: datetime, *, phase: float | None = None) -> Progress:
+def first_progress(plan: ReleasePlan, now: datetime, *, phase: float | None = None, control: str = "") -> Progress:
     """Where a release stands when it starts.
 
     Args:
@@ -114,8 +114,9 @@ def first_progress(plan: ReleasePlan, now: datetime, *, phase: float | None = No
         now: The time in UTC.
         phase: The longest slow phase in seconds that the stable's history shows; None: nobody knows. What the plan says is
             stronger.
+        control: Deployment that the candidate is compared with; empty: with the stable.
     """
-    return Progress(plan=plan, started=now, since=now, evidence=no_evidence(plan, phase=phase))
+    return Progress(plan=plan, started=now, since=now, evidence=no_evidence(plan, phase=phase, control=control))
 
 
 def alive(progress: Progress, driver: str, who: str, now: datetime) -> Progress:

@@ -18,7 +18,17 @@ from typing import Any, Literal, TypeAlias
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_series
 from mlflow_istio.core.basics.names import nearest
-from mlflow_istio.core.release.advance import Action, Call, GiveUp, Observation, Promote, RollBack, Stop, advance
+from mlflow_istio.core.release.advance import (
+    Action,
+    Call,
+    GiveUp,
+    Observation,
+    Promote,
+    RollBack,
+    Stop,
+    advance,
+    step_shares,
+)
 from mlflow_istio.core.release.evidence import Evidence
 from mlflow_istio.core.release.judgement import proven
 from mlflow_istio.core.release.kpi import counts_from
@@ -77,7 +87,7 @@ class Replay:
     proven: Mapping[str, tuple[float, float]]
 
 
-def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
+def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = "") -> Replay:
     """Run a release on given counts until it ends, or for so many looks.
 
     Approvals and webhooks count as given at once, and replicas as up at once: who gives them is not in the counts.
@@ -86,6 +96,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
         plan: A plan whose guards decide: canary or blue-green.
         traffic: Called once for each look, 1, 2, ... in this order.
         looks: The last look.
+        control: Name of the control that the candidate is compared with; empty: with the stable. How many replicas anybody has
+            isn't in the counts, so without one loads count as comparable.
 
     Raises:
         InvalidInput: The plan is decided by a comparison, there is no look, or the counts can't be; names the look.
@@ -98,8 +110,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int) -> Replay:
     if isinstance(looks, bool) or not isinstance(looks, Integral) or looks < 1:
         raise InvalidInput(f"looks is how often to look, at least 1; got {looks!r}")
     plan = replace(plan, approval=None, capacity="fixed", surge=None)
-    progress = first_progress(plan, START)
-    counters = _Counters(plan)
+    progress = first_progress(plan, START, control=control)
+    counters = _Counters(plan, control)
     interval = timedelta(seconds=plan.interval)
     for look in range(1, looks + 1):
         weights = _weights(progress)
@@ -141,8 +153,7 @@ def _outcome(action: Action) -> ReplayOutcome | None:
 
 
 def _weights(progress: Progress) -> dict[str, float]:
-    plan = progress.plan
-    return {plan.stable: 100 - progress.weight, **dict.fromkeys(plan.candidates, progress.weight)}
+    return step_shares(progress.plan, progress.evidence.control, progress.weight)
 
 
 def _proven(plan: ReleasePlan, evidence: Evidence) -> dict[str, tuple[float, float]]:
@@ -153,8 +164,9 @@ def _proven(plan: ReleasePlan, evidence: Evidence) -> dict[str, tuple[float, flo
 class _Counters:
     """Raw counters that grow by the counts of each interval, as a source of metrics would show them."""
 
-    def __init__(self, plan: ReleasePlan) -> None:
-        self._names = plan.deployments
+    def __init__(self, plan: ReleasePlan, control: str = "") -> None:
+        self._names = (*plan.deployments, *((control,) if control else ()))
+        self._control = control
         self._kpis = frozenset(guard.name for guard in plan.guards)
         self._edges: tuple[float, ...] | None = None
         self._series: tuple[str, ...] = ()
@@ -173,6 +185,11 @@ class _Counters:
         for name in given:
             if name not in self._totals:
                 raise InvalidInput(f"look {look}: traffic gave counts of {name!r}: {nearest(str(name), self._names)}")
+        if self._control and weights[self._control] and given and self._control not in given:
+            raise InvalidInput(
+                f"look {look}: traffic gave no counts of '{self._control}', the control, which has "
+                f"{weights[self._control]:g}% of the traffic: give its Counts"
+            )
         for name, counts in given.items():
             self._add(f"look {look}, '{name}'", self._totals[name], counts)
         seen = [name for name in self._names if name in given or not (weights[name] or self._totals[name][REQUESTS])]

@@ -26,6 +26,7 @@ from mlflow_istio.releases.context import (
     root_of,
     versions_of,
 )
+from mlflow_istio.releases.deploying.controls import take_away
 from mlflow_istio.releases.deploying.sharing import claim_again, give_up_claims
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.releases.ledger import flush_outbox
@@ -175,6 +176,10 @@ def _mend_lost_claim(context: Context, finding: Finding) -> None:
     emit_warnings(context, prove_change(context, endpoint, DEFAULT_TIMEOUT).warnings)
 
 
+def _mend_control(context: Context, finding: Finding) -> None:
+    take_away(context, finding.endpoint, finding.what, reason="left over")
+
+
 _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "damaged": _mend_annotations,
     "edited-routes": _mend_routes,
@@ -188,4 +193,5 @@ _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "overdue": _mend_overdue,
     "stale-claim": _mend_stale_claim,
     "lost-claim": _mend_lost_claim,
+    "left-over-control": _mend_control,
 }

@@ -56,7 +56,7 @@ def delete(context: Context, name: str, *, reason: str = "", timeout: float = DE
             timeout=timeout,
         )
         context.clock.sleep(context.removal_delay)
-        _drop_subset(context, endpoint, name)
+        drop_subset(context, endpoint, name)
     context.cluster.delete("Deployment", name)
     return outcome
 
@@ -190,7 +190,9 @@ def _delete_ours(context: Context, kind: str, name: str) -> bool:
     return found is not None and is_ours(found, name) and context.cluster.delete(kind, name)
 
 
-def _drop_subset(context: Context, endpoint: str, deployment: str) -> None:
+def drop_subset(context: Context, endpoint: str, deployment: str) -> None:
+    """Take a deployment's subset out of the DestinationRule, with what is set for it alone."""
+
     def drop(rule: Object | None) -> Object:
         if rule is None:
             raise NotFound(f"DestinationRule '{endpoint}' is gone")

@@ -1,4 +1,4 @@
-"""Carry out what has to end: faults, kept versions, stale cookies, watches that nobody drives.
+"""Carry out what has to end: faults, kept versions, stale cookies, watches that nobody drives, controls.
 
 Run by every verb, the local supervisor, and a CronJob.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, WATCH, Deadline, due
+from mlflow_istio.core.endpoint.deadlines import CONTROL, COOKIE, FAULT, KEEP, WATCH, Deadline, due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
@@ -18,12 +18,13 @@ from mlflow_istio.core.moves import policies, transitions
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.errors import MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import Context, edit_endpoint, emit_warnings, endpoint_of
-from mlflow_istio.releases.deploying import removal
+from mlflow_istio.releases.deploying import controls, removal
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import policy, scaling
 from mlflow_istio.releases.moving.shifting import move
 
-Enforcer = Callable[[Context, str, Deadline], None]
+Enforcer = Callable[[Context, str, Deadline], str | None]
+"""Carries out a deadline; says in a few words what it did, where that is not what is done to deadlines of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,11 +142,22 @@ def end_overdue_watch(context: Context, name: str, deadline: Deadline) -> None:
     )
 
 
+def end_overdue_control(context: Context, name: str, deadline: Deadline) -> str | None:
+    """Take away a control whose release is over, was never opened, or is driven by nobody any more; a driven one goes on."""
+    until = controls.is_wanted_until(endpoint_of(context.cluster, name), deadline.what, context.clock.now())
+    if until is not None:
+        controls.put_off(context, name, deadline.what, until)
+        return f"control ({deadline.what}) is still compared with"
+    controls.take_away(context, name, deadline.what)
+    return None
+
+
 _ENFORCERS: Mapping[str, tuple[Enforcer, str]] = {
     FAULT: (end_overdue_fault, "fault ended"),
     COOKIE: (end_overdue_cookie, "stale cookie ended"),
     KEEP: (end_kept_version, "replaced version deleted"),
     WATCH: (end_overdue_watch, "watch ended"),
+    CONTROL: (end_overdue_control, "control taken away"),
 }
 """Kind of a deadline to what carries it out, and what is said of it."""
 
@@ -159,8 +171,8 @@ def _enforced(context: Context, endpoint: Endpoint) -> list[Swept]:
         enforcer, words = _ENFORCERS[deadline.kind]
         what = words + (f" ({deadline.what})" if deadline.what else "")
         try:
-            enforcer(quiet, endpoint.name, deadline)
-            done.append(Swept(endpoint=endpoint.name, what=what))
+            said = enforcer(quiet, endpoint.name, deadline)
+            done.append(Swept(endpoint=endpoint.name, what=said or what))
         except MlflowIstioError as exc:
             done.append(Swept(endpoint=endpoint.name, what=f"not yet: {what}", problem=exc.message))
     return done

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 def replicas_at_start(
-    context: Context, endpoint: Endpoint, plan: ReleasePlan, coming: Mapping[str, int | None]
+    context: Context, endpoint: Endpoint, plan: ReleasePlan, coming: Mapping[str, int | None], *, control: str = ""
 ) -> dict[str, int]:
     """What the release's deployments have when it begins, where replicas follow the traffic; else nothing.
 
@@ -41,6 +41,7 @@ def replicas_at_start(
         endpoint: The endpoint; of a release that is still open on it, what its deployments will have when it has ended counts.
         plan: The release's plan.
         coming: Deployments that are to be brought up first, and the replicas that were said of them.
+        control: The control that is to be brought up as large as the candidate; empty for none.
 
     Raises:
         InvalidInput: ``surge`` stops the release at one of its steps, or is said of a stable that is its owner's; or an autoscaler
@@ -63,11 +64,13 @@ def replicas_at_start(
     start = {name: present[name] for name in plan.deployments if name in present}
     if not start.get(plan.stable):
         return {}
-    check_surge(plan, Standing(start=start, present=start))
+    if control:
+        start[control] = start.get(plan.candidate, 1)
+    check_surge(plan, Standing(start=start, present=start, control=control))
     if start[plan.stable] == 1:
         return {}
     scalers = _autoscalers(context, context.warn)
-    for name, (most, what) in largest_needs(plan, Standing(start=start)).items():
+    for name, (most, what) in largest_needs(plan, Standing(start=start, control=control)).items():
         scaler = scalers.get(name)
         if scaler is not None and most > scaler.high:
             raise InvalidInput(
@@ -97,7 +100,7 @@ def room_for(
     if release is None or not release.replicas:
         return ""
     what = "promotion" if winner is not None else f"the step to {weight:g}%"
-    start, shares = dict(release.replicas), shares_of(plan, weight, winner=winner)
+    start, shares = dict(release.replicas), shares_of(plan, weight, winner=winner, control=release.control)
     found = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
     present = {name: wanted_replicas(found[name]) for name in start if name in found}
     standing = Standing(start=start, present=present, stable_share=_stable_share(endpoint, plan))

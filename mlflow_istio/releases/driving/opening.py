@@ -7,16 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
+from mlflow_istio.core.basics.objects import name_of
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.release.control_choice import Capacity, ControlChoice, choose_control
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
-from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
+from mlflow_istio.errors import InvalidInput, MetricsError, NotReady, StateConflict
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
+from mlflow_istio.releases.deploying.controls import bring_up, check_free
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
 from mlflow_istio.releases.deploying.preflight import preflight
 from mlflow_istio.releases.driving.capacity import replicas_at_start
@@ -26,6 +29,9 @@ from mlflow_istio.releases.driving.warm_up import warm_up
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, scaling, shifting
 from mlflow_istio.releases.reading.history import DAY, FINEST, read_history
+
+READY = 300.0
+"""Seconds for a control's pods, where nobody said how long the candidate's may take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +51,7 @@ class ReleaseRequest:
         reason: Why, for the ledger.
         force: Whether a different signature is taken.
         detach: Whether to return once the release is open; ``resume`` drives it.
+        scarce: Whether one more server is dear, as on a laptop.
     """
 
     endpoint: str
@@ -59,6 +66,7 @@ class ReleaseRequest:
     reason: str = ""
     force: bool = False
     detach: bool = False
+    scarce: bool = False
 
 
 def open_release(context: Context, dependencies: DriverDependencies, request: ReleaseRequest) -> str:
@@ -76,6 +84,8 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     emit_warnings(context, flush_outbox(context, name, publish=False))
     emit_warnings(context, scaling.finish(context, endpoint_of(context.cluster, name)))
     endpoint = endpoint_of(context.cluster, name)
+    if shifting.enforce_due(context, endpoint):  # such as the control of an earlier try
+        endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
     found, last = endpoint.release, endpoint.last
     fixed = _fixed(plan, request)
@@ -104,8 +114,11 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
                 opened=context.clock.now(),
             ),
         )
+    control = control_for(context, request, plan, endpoint).name
+    if control:
+        check_free(context, endpoint, control)
     coming = {deployment.name: deployment.replicas for deployment in request.deployments}
-    replicas = replicas_at_start(context, endpoint, plan, coming)
+    replicas = replicas_at_start(context, endpoint, plan, coming, control=control)
     for deployment in request.deployments:
         deploy(context, deployment)
     if dependencies.models is not None:
@@ -124,19 +137,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
                     timeout=dependencies.timeout,
                 ),
             )
-    warmed = (
-        dependencies.models is not None
-        and plan.warm == "auto"
-        and warm_up(
-            context,
-            dependencies.models,
-            dependencies.score,
-            name,
-            request.candidates,
-            records=dependencies.records,
-            timeout=dependencies.timeout,
-        )
-    )
+    warmed = _warmed(context, dependencies, plan, name, request.candidates)
     if found is not None:
         shifting.abort(
             context, name, action="supersede", reason=request.reason or "superseded", timeout=dependencies.timeout
@@ -147,10 +148,17 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
     )
     release = replace(release, replicas=replicas)
-    progress = first_progress(plan, context.clock.now(), phase=_learnt_phase(context, dependencies, name, plan))
-    progress = replace(progress, warmed=warmed)
+    phase = _learnt_phase(context, dependencies, name, plan)
+    progress = replace(first_progress(plan, context.clock.now(), phase=phase), warmed=warmed)
     check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it
+    if control and not _with_control(context, dependencies, request, plan, control):
+        release = replace(release, replicas={name: count for name, count in replicas.items() if name != control})
+    elif control:
+        release = replace(release, control=control)
+        warmed = _warmed(context, dependencies, plan, name, (control,)) and warmed
+        progress = first_progress(plan, context.clock.now(), phase=phase, control=control)
+        progress = replace(progress, warmed=warmed)
     run, warnings = run_for(context, name, release, new=True)
     emit_warnings(context, warnings)
     release = replace(
@@ -165,6 +173,65 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         timeout=dependencies.timeout,
     )
     return release.id
+
+
+def _warmed(
+    context: Context, dependencies: DriverDependencies, plan: ReleasePlan, name: str, deployments: tuple[str, ...]
+) -> bool:
+    """Whether these were warmed until they answered as fast as they will."""
+    return (
+        dependencies.models is not None
+        and plan.warm == "auto"
+        and warm_up(
+            context,
+            dependencies.models,
+            dependencies.score,
+            name,
+            deployments,
+            records=dependencies.records,
+            timeout=dependencies.timeout,
+        )
+    )
+
+
+def control_for(context: Context, request: ReleaseRequest, plan: ReleasePlan, endpoint: Endpoint) -> ControlChoice:
+    """Whether the release will take a control, and what is said of it.
+
+    Raises:
+        InvalidInput: One is asked for, and the stable can't have one.
+    """
+    standing = {
+        name_of(obj): int(obj["spec"].get("replicas", 1)) for obj in deployments_of(context.cluster, endpoint.name)
+    }
+    asked = next((deployment.replicas for deployment in request.deployments), None)
+    capacity = Capacity(
+        stable=max(1, standing.get(plan.stable, 1)),
+        candidate=max(1, asked or standing.get(plan.candidate, 1)),
+        follows=plan.capacity == "follow",
+        scarce=request.scarce,
+    )
+    return choose_control(plan, endpoint, capacity)
+
+
+def _with_control(
+    context: Context, dependencies: DriverDependencies, request: ReleaseRequest, plan: ReleasePlan, control: str
+) -> bool:
+    """Bring the control up; False where it was nobody's wish and finds no room."""
+    try:
+        bring_up(
+            context,
+            request.endpoint,
+            control=control,
+            candidate=plan.candidate,
+            ready_timeout=max((deployment.ready_timeout for deployment in request.deployments), default=READY),
+            timeout=dependencies.timeout,
+        )
+    except NotReady as exc:
+        if plan.control == "fresh":
+            raise
+        context.warn(f"no control, so the candidate is compared with '{plan.stable}' itself: {exc.message}")
+        return False
+    return True
 
 
 def _learnt_phase(context: Context, dependencies: DriverDependencies, endpoint: str, plan: ReleasePlan) -> float | None:

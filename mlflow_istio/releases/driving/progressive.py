@@ -29,7 +29,7 @@ from mlflow_istio.core.release.advance import (
     Stop,
     advance,
 )
-from mlflow_istio.core.release.evidence import serves_nothing
+from mlflow_istio.core.release.evidence import counted_deployments, serves_nothing
 from mlflow_istio.core.release.judgement import look_figures
 from mlflow_istio.core.release.look_counters import counters_kept
 from mlflow_istio.core.release.on_endpoint import (
@@ -53,6 +53,7 @@ from mlflow_istio.errors import (
     StateConflict,
 )
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
+from mlflow_istio.releases.deploying.controls import keep_as_large
 from mlflow_istio.releases.driving.capacity import room_for
 from mlflow_istio.releases.driving.drive import (
     Drive,
@@ -66,7 +67,7 @@ from mlflow_istio.releases.driving.drive import (
 from mlflow_istio.releases.driving.notifications import notify, to_be_told
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import scaling
-from mlflow_istio.releases.moving.shifting import Transition, move
+from mlflow_istio.releases.moving.shifting import Transition, enforce_due, move
 from mlflow_istio.releases.reporting import report_release
 
 PATIENCE = 300.0
@@ -98,6 +99,8 @@ def drive(
     emit_warnings(context, scaling.finish(context, endpoint_of(context.cluster, name)))
     told = notify(context, dependencies.ask, name)
     endpoint = endpoint_of(context.cluster, name)
+    if enforce_due(context, endpoint):
+        endpoint = endpoint_of(context.cluster, name)
     if told and endpoint.release is None and endpoint.last is not None:
         return _ended_by_hand(endpoint, endpoint.last.id)  # all that was left to do
     if release is not None and endpoint.last is not None and endpoint.last.id == release:
@@ -224,7 +227,11 @@ def _act(
 
     if isinstance(action, Shift):
         try:
-            moved(lambda now: shifted(now, release, revision, after), "shift")
+            control = after.evidence.control
+            if control:
+                keep_as_large(context, control, after.plan.candidate, drive.dependencies.timeout)
+            ready = not control or seen.replicas.get(control, 0) > 0
+            moved(lambda now: shifted(now, release, revision, after, control_ready=ready), "shift")
         except (NotReady, NotRouted) as exc:
             return refused(exc)
         return None
@@ -273,7 +280,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
     unavailable = ""
     if plan.guards and dependencies.metrics is not None:
         try:
-            read = dependencies.metrics.read(drive.name, plan.deployments)
+            read = dependencies.metrics.read(drive.name, counted_deployments(plan, progress.evidence))
             check_totals(progress.evidence.counters, read)
             readings = read
         except MetricsError as exc:
@@ -291,6 +298,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
         weights=step_weights(endpoint, plan),
         paused=endpoint.release is not None and endpoint.release.state == "paused",
         stable_ready=ready.get(plan.stable, 0) > 0 if endpoint.owns(endpoint.stable) else True,
+        replicas=ready,
         tag=_tag(drive, progress),
         verdict=verdict,
         winner=winner,

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.deadlines import due
+from mlflow_istio.core.endpoint.deadlines import CONTROL, due
 from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
@@ -18,7 +18,7 @@ from mlflow_istio.core.moves.claims import check_carried
 from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
 from mlflow_istio.core.release.driver import release_status_of
-from mlflow_istio.errors import EditConflict, StateConflict
+from mlflow_istio.errors import EditConflict, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
@@ -344,8 +344,7 @@ def move(
         planned: The endpoint as the caller has just read it, for which targets are checked; read here when None.
     """
     planned = planned or endpoint_of(context.cluster, name)
-    if not urgent and due(planned.deadlines, context.clock.now()):
-        context.enforce(replace(context, enforce=lambda _context, _name: None), name)
+    if not urgent and enforce_due(context, planned):
         planned = endpoint_of(context.cluster, name)
     if planned.last is not None and planned.last.replicas and not urgent:
         emit_warnings(context, scaling.finish(context, planned))  # what a command died over
@@ -382,9 +381,26 @@ def move(
         *scaling.finish(context, endpoint),
         *(scaling.thin(endpoint, deployments) if by_hand else ()),
     )
-    return Outcome(
-        endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
-    )
+    emit_warnings(context, warnings)
+    if any(
+        deadline.kind == CONTROL for deadline in endpoint.deadlines
+    ):  # a release that has ended takes its control along
+        try:
+            endpoint = endpoint_of(context.cluster, name) if enforce_due(context, endpoint) else endpoint
+        except MlflowIstioError as exc:  # what was asked for is done
+            warnings = (
+                *warnings,
+                *emit_warnings(context, (f"a control is left over until the next sweep: {exc.message}",)),
+            )
+    return Outcome(endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=warnings)
+
+
+def enforce_due(context: Context, endpoint: Endpoint) -> bool:
+    """Carry out the endpoint's deadlines that have passed; whether there were any."""
+    if endpoint.deleting or not due(endpoint.deadlines, context.clock.now()):
+        return False
+    context.enforce(replace(context, enforce=lambda _context, _name: None), endpoint.name)
+    return True
 
 
 class _UnaskedTarget(StateConflict):

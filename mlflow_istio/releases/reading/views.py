@@ -58,6 +58,7 @@ def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deploym
             for name in (endpoint.release.candidates if endpoint.release else ())
             if endpoint.role_of(name) == "candidate"
         ],
+        "control": (endpoint.release.control or None) if endpoint.release else None,
         "traffic": endpoint.traffic.weights,
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
@@ -167,6 +168,7 @@ def change_view(change: RoutingChange) -> View:
         "mirrors": {m.destination.name: m.percentage for m in change.after.mirrors} if change.after else {},
         "added": sorted(pins[1] - pins[0]),
         "removed": sorted(pins[0] - pins[1]),
+        "control": change.control or None,
         "versions": dict(change.versions),
         "evidence": dict(change.evidence),
         "forged": change.forged,
@@ -186,6 +188,7 @@ def _release_view(endpoint: Endpoint) -> View | None:
         "id": release.id,
         "strategy": release.strategy,
         "candidates": list(release.candidates),
+        "control": release.control or None,
         "state": release.state,
         "opened": release.opened.isoformat(timespec="seconds"),
         "who": release.who,

@@ -70,6 +70,7 @@ class IntervalCounts:
         seconds: How long the interval was: a look without data joins it to the next one.
         mixed: Whether events may still be of observations that had other shares of the traffic.
         warm: Whether the candidate had answered enough before, so that its latency can be compared.
+        comparable: Whether a replica of each side had about as much to answer, so that latency tells of versions, not of loads.
     """
 
     candidate: VersionCounts
@@ -77,6 +78,7 @@ class IntervalCounts:
     seconds: float
     mixed: bool = False
     warm: bool = True
+    comparable: bool = True
 
 
 def histogram_series(edges: Sequence[float]) -> frozenset[str]:

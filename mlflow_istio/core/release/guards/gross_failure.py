@@ -48,7 +48,7 @@ class Gross(GuardKind[GrossFailure]):
         """Take in both sides' counts; without a histogram, failures alone."""
         candidate, stable = counts.candidate, counts.stable
         failed = ((candidate.errors, candidate.requests), (stable.errors, stable.requests))
-        if test.edge is None:
+        if test.edge is None or not counts.comparable:
             return test.update(failed)
         mine, others = candidate.histogram((test.edge,)), stable.histogram((test.edge,))
         if mine is None or others is None:

@@ -49,7 +49,7 @@ class Latency(GuardKind[LatencyTest]):
         if candidate is None or stable is None:
             return None
         # A stable that has all traffic is known by what it answered before its candidate got any.
-        known = counts.warm or counts.candidate.idle
+        known = (counts.warm and counts.comparable) or counts.candidate.idle
         return test.update(candidate, stable, seconds=counts.seconds) if known else test
 
 

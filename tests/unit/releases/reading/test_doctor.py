@@ -156,6 +156,17 @@ CASES: dict[str, Case] = {
         command="mlflow deployments update -t {target} --name churn-v1 -C replicas=1",
         by_hand=lambda world: update(world.context, "churn-v1", replicas=1),
     ),
+    "control left over": Case(
+        damage=lambda world: edit(
+            world,
+            "Deployment",
+            lambda obj: obj["metadata"]["annotations"].update({"mlflow-istio.org/control-of": "churn-v1"}),
+            "churn-v3",
+        ),
+        found=[("left-over-control", "warning")],
+        text="deployment 'churn-v3' is the control of a release that is over, and nothing says when it goes",
+        command=FIX,
+    ),
     "removal not finished": Case(
         damage=unpinned,
         found=[("unrouted-deployment", "warning")],
