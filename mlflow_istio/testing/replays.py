@@ -28,7 +28,8 @@ def replay(
     Args:
         config: Options of ``release``, as ``client.release`` and ``-C`` take them. The environment's defaults don't count, so that
             the same call always gives the same. Options that only a place has (pods, addresses, the ledger) are read and change
-            nothing; approvals and webhooks count as given at once; figures come from ``traffic`` whatever ``metrics`` says.
+            nothing; approvals and webhooks count as given at once; a ``watch`` goes on after the promotion; figures come from
+            ``traffic`` whatever ``metrics`` says.
         traffic: Called for looks 1, 2, ..., look k at k times ``interval`` seconds, with the percents of the interval that ends
             there (``{"stable": 95.0, "candidate": 5.0}``); returns the counts of that interval alone (not since the start) by
             name. At look 1 the stable has all the traffic: what it answers then is its history, as before a release, and is

@@ -34,6 +34,7 @@ from mlflow_istio.core.release.judgement import proven
 from mlflow_istio.core.release.kpi import counts_from
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, first_progress
+from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.errors import InvalidInput
 
 ReplayOutcome = Literal["promoted", "rolled-back", "inconclusive", "open"]
@@ -72,7 +73,8 @@ class Replay:
     """How a replayed release went.
 
     Attributes:
-        outcome: promoted, rolled-back, inconclusive, or open: it went on after the last look, or stopped before promotion.
+        outcome: promoted, rolled-back, inconclusive, or open: it (or its watch) went on after the last look, or stopped before
+            promotion.
         look: At which look it ended, from 1; of an open one the last.
         step: Index of its step then, from 0; -1 before the first.
         reason: The last verdict's reason.
@@ -89,6 +91,8 @@ class Replay:
 
 def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = "") -> Replay:
     """Run a release on given counts until it ends, or for so many looks.
+
+    A promotion that is watched goes on until its watch ends: well (promoted), or back (rolled-back).
 
     Approvals and webhooks count as given at once, and replicas as up at once: who gives them is not in the counts.
 
@@ -113,12 +117,16 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
     progress = first_progress(plan, START, control=control)
     counters = _Counters(plan, control)
     interval = timedelta(seconds=plan.interval)
+    outcome: ReplayOutcome | None = None
     for look in range(1, looks + 1):
-        weights = _weights(progress)
+        weights = _weights(progress, control)
         counted = counters.advanced(look, traffic(look, dict(weights)), weights)
         readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
         now = START + look * interval
         progress, action = _looked(progress, Observation(readings=readings, weights=weights), now, last=look == looks)
+        if isinstance(action, Promote) and plan.watch and progress.watch is None:
+            progress = begun(progress, now)
+            continue
         outcome = _outcome(action)
         if outcome is not None:
             break
@@ -132,6 +140,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
 
 
 def _looked(progress: Progress, seen: Observation, now: datetime, *, last: bool) -> tuple[Progress, Action]:
+    if progress.watch is not None:
+        return watched(progress, seen, now)
     after, action = advance(progress, seen, now, figures=last)
     if isinstance(action, Call):
         answers = {hook.url: "" for hook in action.hooks}
@@ -152,7 +162,11 @@ def _outcome(action: Action) -> ReplayOutcome | None:
     return None
 
 
-def _weights(progress: Progress) -> dict[str, float]:
+def _weights(progress: Progress, control: str) -> dict[str, float]:
+    plan = progress.plan
+    if progress.watch is not None:
+        held_back = {plan.candidate: 100.0 - plan.holdback, plan.stable: float(plan.holdback)}
+        return held_back | ({control: 0.0} if control else {})
     return step_shares(progress.plan, progress.evidence.control, progress.weight)
 
 

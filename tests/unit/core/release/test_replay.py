@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,29 @@ def test_without_traffic_nothing_is_proven(
     replay = replayed(plan, lambda _look, weights: {name: Counts(requests=0) for name in weights}, looks=looks)
     assert (replay.outcome, replay.look, replay.step) == (outcome, ends, 0)
     assert replay.proven["errors"] == (0.0, math.inf)
+
+
+@pytest.mark.parametrize(("later", "outcome"), [(None, "promoted"), (60, "rolled-back")])
+def test_a_watch_goes_on_after_the_promotion(later: int | None, outcome: str) -> None:
+    plan = a_plan(guards=(ERRORS,), deadline=7200.0, watch=3600.0, holdback=10)
+    promoted = replayed(replace(plan, watch=0.0), steady(), looks=720).look
+    turns_bad = later and promoted + later
+    good, bad = steady(), steady(v2=0.1)
+    asked: dict[int, Mapping[str, float]] = {}
+
+    def traffic(look: int, weights: Mapping[str, float]) -> Mapping[str, Counts]:
+        asked[look] = weights
+        return (bad if turns_bad and look >= turns_bad else good)(look, weights)
+
+    replay = replayed(plan, traffic, looks=1500)
+    assert replay.outcome == outcome
+    assert asked[promoted + 1] == {"v1": 10, "v2": 90}
+    if turns_bad:
+        assert turns_bad < replay.look < promoted + 3600 / plan.interval
+        assert "worse since its promotion" in replay.reason
+    else:
+        assert replay.look == promoted + 3600 / plan.interval
+    assert replayed(plan, steady(), looks=promoted + 5).outcome == "open"
 
 
 def test_it_asks_look_by_look_with_the_weights_of_the_interval() -> None:
