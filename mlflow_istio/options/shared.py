@@ -39,6 +39,10 @@ class Adopted(BaseModel):
     )
     champion_alias: Alias = Field(default="champion", description="alias that follows stable; empty: none")
     challenger_alias: Alias = Field(default="challenger", description="alias that follows the candidate; empty: none")
+    take_over: bool = Field(
+        default=False,
+        description="take ledger and aliases over from another place of the same scope, which is gone for good",
+    )
 
 
 class Faulted(BaseModel):

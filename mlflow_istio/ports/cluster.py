@@ -40,6 +40,13 @@ class Cluster(Protocol):
     def scope(self) -> str:
         """Where this is, for the registry's names: the namespace, or ``local-MESH``."""
 
+    @property
+    def place(self) -> str:
+        """Identity of where this is, made once: the namespace's uid, or the mesh's; empty where we may not read it.
+
+        Two places may have one scope, such as equal namespaces of two clusters; the registry tells them apart by this.
+        """
+
     def get(self, kind: str, name: str) -> Object | None:
         """The object, or None when there is none.
 

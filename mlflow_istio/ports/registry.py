@@ -53,6 +53,21 @@ class Registry(Protocol):
             RegistryError: The registry can't be reached.
         """
 
+    def check_place(self, scope: str, endpoint: str, *, take_over: bool = False) -> None:
+        """Refuse an endpoint whose ledger another place of the same scope keeps; one that no place keeps is anybody's.
+
+        A ledger is a place's from its first write there until the endpoint is gone. What this place writes of another's is refused.
+
+        Args:
+            scope: Scope of the endpoint.
+            endpoint: The endpoint.
+            take_over: Whether it is this place's from now on, whosever it was.
+
+        Raises:
+            StateConflict: It is another place's; says which options there are.
+            RegistryError: The registry can't be reached.
+        """
+
     def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """The id of the MLflow run of a release (or the endpoint's standing run), created if there is none yet.
 

@@ -30,6 +30,11 @@ class DryCluster:
         """See ``ports.Cluster``."""
         return self._cluster.scope
 
+    @property
+    def place(self) -> str:
+        """See ``ports.Cluster``."""
+        return self._cluster.place
+
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
         if (kind, name) in self._written:
@@ -109,6 +114,11 @@ class DryRegistry:
     def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
         """See ``ports.Registry``."""
         self._registry.check_aliases(model, aliases, owner)
+
+    def check_place(self, scope: str, endpoint: str, *, take_over: bool = False) -> None:
+        """See ``ports.Registry``; nothing is taken over."""
+        if not take_over:
+            self._registry.check_place(scope, endpoint)
 
     def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """No run is opened."""

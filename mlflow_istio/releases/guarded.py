@@ -44,6 +44,11 @@ class GuardedCluster:
         """See ``ports.Cluster``."""
         return self._cluster.scope
 
+    @property
+    def place(self) -> str:
+        """See ``ports.Cluster``."""
+        return self._cluster.place
+
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
         return self._cluster.get(kind, name)

@@ -46,6 +46,11 @@ class InMemoryCluster:
         """See ``ports.Cluster``."""
         return self._scope
 
+    @property
+    def place(self) -> str:
+        """See ``ports.Cluster``."""
+        return f"{self._scope}-place"
+
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
         obj = self._objects.get((kind, name))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
+from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, not_this_place, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
@@ -35,6 +36,8 @@ class InMemoryRegistry:
         release_runs: (scope, endpoint, release id) to run id.
         artifacts: Change id to the objects recorded with it.
         altered: Change id to what somebody made of its tag.
+        place: The place that reads and writes; empty: it is not known.
+        keepers: (scope, endpoint) to the place that keeps its ledger.
     """
 
     def __init__(self, models: Mapping[str, Sequence[int]]) -> None:
@@ -54,6 +57,14 @@ class InMemoryRegistry:
         self.release_runs: dict[tuple[str, str, str], str] = {}
         self.artifacts: dict[str, dict[str, Object]] = {}
         self.altered: dict[str, str] = {}
+        self.place = ""
+        self.keepers: dict[tuple[str, str], str] = {}
+
+    def at(self, place: str) -> InMemoryRegistry:
+        """The same registry, as another place reads and writes it."""
+        seen = copy.copy(self)
+        seen.place = place
+        return seen
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
@@ -76,6 +87,26 @@ class InMemoryRegistry:
             raise NotFound(f"the files of {found.uri} are gone")
         return found
 
+    def check_place(self, scope: str, endpoint: str, *, take_over: bool = False) -> None:
+        """See ``ports.Registry``."""
+        self._up()
+        other = self._other_place(scope, endpoint)
+        if other and not take_over:
+            raise StateConflict(not_this_place(scope, endpoint, other))
+        if other:
+            self.keepers[(scope, endpoint)] = self.place
+
+    def _other_place(self, scope: str, endpoint: str) -> str:
+        keeper = self.keepers.get((scope, endpoint), "")
+        return keeper if keeper and self.place and keeper != self.place else ""
+
+    def _keep(self, scope: str, endpoint: str) -> None:
+        other = self._other_place(scope, endpoint)
+        if other:
+            raise RegistryError(not_this_place(scope, endpoint, other))
+        if self.place:
+            self.keepers[(scope, endpoint)] = self.place
+
     def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
         """See ``ports.Registry``."""
         self._up()
@@ -89,6 +120,7 @@ class InMemoryRegistry:
         self._up()
         run = f"run-{scope}-{endpoint}-{release.id if release else 'standing'}"
         plan = (release.strategy, ",".join(release.candidates)) if release else ("", "")
+        self._keep(scope, endpoint)
         if new and release:
             self.check_run(scope, endpoint, release)
         self.runs.setdefault(run, "")
@@ -112,6 +144,7 @@ class InMemoryRegistry:
     def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         self._up()
+        self._keep(scope, change.endpoint)
         warnings: tuple[str, ...] = ()
         if change.run in self.deleted_runs:
             warnings = (in_standing_run(change),)
@@ -158,6 +191,9 @@ class InMemoryRegistry:
     def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """See ``ports.Registry``."""
         self._up()
+        self._keep(standing.scope, standing.endpoint)
+        if standing.gone:
+            self.keepers.pop((standing.scope, standing.endpoint), None)
         there = set(self._labels(self._models))
         start = f"istio.{standing.scope}.{standing.endpoint}."
         for label in {*standing.removed, *(served.version for served in standing.served)} - self.forbidden:

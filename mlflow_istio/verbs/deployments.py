@@ -46,6 +46,7 @@ def deploy_request(
         ready_timeout=options.ready_timeout,
         timeout=options.confirm_timeout,
         wait=options.wait,
+        take_over=options.take_over,
     )
 
 
@@ -127,6 +128,7 @@ class DeploymentVerbs(Base):
             gateways=session.place.gateways() if "gateway" in (config or {}) else (),
             reason=options.reason,
             timeout=options.confirm_timeout,
+            take_over=options.take_over,
         )
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))
 

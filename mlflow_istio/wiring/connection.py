@@ -112,7 +112,7 @@ class Connection:
         self.check_ledger()
         from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 
-        return MlflowRegistry(self.tracking_uri, self.registry_uri)
+        return MlflowRegistry(self.tracking_uri, self.registry_uri, place=lambda: self.cluster.place)
 
     @cached_property
     def runs(self) -> Runs:

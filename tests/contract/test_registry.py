@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_istio.core.basics.model_version import ModelReference, parse_model_uri
-from mlflow_istio.core.endpoint.registry_state import RegistryState, Served
+from mlflow_istio.core.endpoint.registry_state import RegistryState, Served, nothing_stands
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
@@ -275,6 +275,44 @@ class TestWhatChangesUnderUs:
         {"churn/1": (10, "candidate"), "churn/2": (90, "stable")},
         aliases={("churn", "challenger"): 1, ("churn", "champion"): 2},
     )
+
+    def test_a_ledger_and_its_aliases_are_one_places_until_another_takes_them_over(
+        self, client: MlflowClient, tracking_uri: str
+    ) -> None:
+        from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+
+        plain = MlflowRegistry(tracking_uri, tracking_uri)
+        one, two = (MlflowRegistry(tracking_uri, tracking_uri, place=lambda name=name: name) for name in ("one", "two"))
+        plain.record("test", replace(a_change(1), run=plain.open_run("test", "churn", None)), {})
+        plain.publish(self.BOTH)
+        one.check_place("test", "churn")
+        one.publish(self.BOTH)  # one of today without identity is its first writer's
+        assert client.get_registered_model("churn").tags["istio.alias.champion"] == "test/churn@one"
+        one.check_aliases("churn", ["champion"], "test/churn")
+        plain.check_aliases("churn", ["champion"], "test/churn")
+        with pytest.raises(StateConflict, match="belong to another place"):
+            two.check_place("test", "churn")
+        with pytest.raises(StateConflict, match="belongs to test/churn@one"):
+            two.check_aliases("churn", ["champion"], "test/churn")
+        change = replace(a_change(2), run=None)
+        for write in (
+            lambda: two.record("test", change, {}),
+            lambda: two.publish(self.BOTH),
+            lambda: two.open_run("test", "churn", None),
+        ):
+            with pytest.raises(RegistryError, match="belong to another place"):
+                write()
+        assert len(one.history("test", "churn")) == 1
+        assert set(one.survey("test", ("churn",)).owners.values()) == {"test/churn"}
+        assert set(two.survey("test", ("churn",)).owners.values()) == {"test/churn@one"}
+        two.check_place("test", "churn", take_over=True)
+        two.check_aliases("churn", ["champion"], "test/churn")
+        two.record("test", change, {})
+        with pytest.raises(RegistryError, match="belong to another place"):
+            one.publish(self.BOTH)
+        two.publish(nothing_stands("test", "churn", {}, ("churn/1", "churn/2")))
+        one.check_place("test", "churn")
+        assert client.get_registered_model("churn").aliases == {}
 
     def test_a_tag_that_somebody_changed_is_forged_and_one_that_is_no_change_is_named(
         self, changing: Registry, client: MlflowClient

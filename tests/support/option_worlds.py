@@ -160,3 +160,10 @@ def differing() -> Surroundings:
         "churn/2": ModelCard(inputs=(Column(name="b", type="double"),)),
     }
     return Surroundings(world=a_world("churn-v1"), cards=cards)
+
+
+def kept_elsewhere(world: World) -> World:
+    """Another place of this scope keeps the ledger of endpoint ``churn``."""
+    world.registry.place = "here"
+    world.registry.keepers[("prod", "churn")] = "elsewhere"
+    return world

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Mapping, MutableSequence, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.adapters.kubernetes import api_calls, failures
@@ -31,7 +32,15 @@ from mlflow_istio.adapters.kubernetes.resources import (
 )
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object, name_of
 from mlflow_istio.core.basics.target import Target
-from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, MlflowIstioError, NotFound, NotRouted
+from mlflow_istio.errors import (
+    ClusterError,
+    EditConflict,
+    Forbidden,
+    InvalidInput,
+    MlflowIstioError,
+    NotFound,
+    NotRouted,
+)
 from mlflow_istio.ports.cluster import Address, Edit
 
 if TYPE_CHECKING:
@@ -370,6 +379,19 @@ class KubernetesCluster:
                     "run the same command again"
                 )
             time.sleep(_POLL)
+
+    @cached_property
+    def place(self) -> str:
+        """See ``ports.Cluster``: the namespace's uid."""
+        call = Call(verb="get", resource=NAMESPACE, namespace=self._namespace, name=self._namespace)
+        try:
+            found = self._caller.insist(lambda: self._caller.send(call))
+        except failures.FOREIGN as exc:
+            explained = self._caller.explained(exc, call)
+            if isinstance(explained, Forbidden):
+                return ""  # doctor says so
+            raise explained from exc
+        return str(found["metadata"]["uid"])
 
     def _check_namespace(self) -> None:
         """Where nothing was found, the namespace may be what is missing; asked once."""

@@ -86,6 +86,11 @@ class LocalMesh:
         """``local-`` and the mesh's name."""
         return f"local-{self.name}"
 
+    @property
+    def place(self) -> str:
+        """See ``ports.Cluster``. It outlives a purge: a mesh of the same name in the same folder is the same place."""
+        return self._state.identity()
+
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
         check_name(storage.check_kind(kind), name)

@@ -14,6 +14,8 @@
     staging/                  files being written
     former/                   objects before a change that is being made
     unfinished, draining      marks: a change or a drain was begun
+
+Beside it stand ``NAME.lock`` and ``NAME.id``, which outlive it: the identity by which the registry knows the mesh.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -157,6 +160,7 @@ class StateDirectory:
         self.root = Path(os.path.abspath(home)) / name
         self.lock_file = self.root.parent / f"{name}.lock"
         self._lock: FileLock | None = None
+        self.identity_file = self.root.parent / f"{name}.id"
         self.format = self.root / "format"
         self.objects = self.root / "objects"
         self.replicas = self.root / "replicas"
@@ -191,6 +195,30 @@ class StateDirectory:
                 f"the state directory {self.root} has format {text.strip()[:20]!r} and this version of mlflow-istio "
                 f"reads up to {FORMAT}: upgrade mlflow-istio, or set MLFLOW_ISTIO_HOME to another directory"
             )
+
+    def identity(self) -> str:
+        """What tells this mesh from one of the same name in another folder; made when it is first asked for.
+
+        Raises:
+            ClusterError: It can't be read or made.
+        """
+        try:
+            self.identity_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = self.identity_file.with_suffix(f".id-{os.getpid()}-{uuid.uuid4().hex}")
+            if not self.identity_file.exists():
+                fresh.write_text(f"{uuid.uuid4()}\n")
+                with suppress(FileExistsError):
+                    os.link(fresh, self.identity_file)  # whole or not at all, and only the first of two
+                fresh.unlink()
+            text = self.identity_file.read_text(encoding="utf-8").strip()
+            return str(uuid.UUID(text))
+        except OSError as exc:
+            raise ClusterError(f"can't use {self.identity_file}: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise ClusterError(
+                f"{self.identity_file} holds no identity any more: restore it, or remove it and take the ledger over with "
+                "take_over=true"
+            ) from exc
 
     def prepare(self) -> None:
         """Make the directory, for its owner only."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run, RunTag
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mlflow_istio.adapters.mlflow.client_calls import again, mapped, one_line, registry_of
@@ -23,13 +24,22 @@ from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
 from mlflow_istio.core.basics.objects import Object
-from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, refused_parts
+from mlflow_istio.core.endpoint.registry_state import (
+    RegistryState,
+    gone_from_registry,
+    not_this_place,
+    owned_by,
+    owner_of,
+    refused_parts,
+)
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
 from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 
 _CHANGE = "istio.change."
+_PLACE = "istio.place"
+"""Tag of an endpoint's experiment: the place that keeps its ledger."""
 
 
 class MlflowRegistry:
@@ -38,10 +48,22 @@ class MlflowRegistry:
     Args:
         tracking_uri: Tracking server; None: MLflow's own setting.
         registry_uri: Model registry; None: MLflow's own setting.
+        place: Gives the identity of the place that reads and writes; asked once, when something is written.
     """
 
-    def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        registry_uri: str | None = None,
+        *,
+        place: Callable[[], str] = lambda: "",
+    ) -> None:
         self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+        self._ask_place = place
+
+    @cached_property
+    def _place(self) -> str:
+        return self._ask_place()
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
@@ -64,14 +86,64 @@ class MlflowRegistry:
         """See ``ports.Registry``."""
         with mapped(f"read registered model '{model}'"):
             tags = self._client.get_registered_model(model).tags
+        scope, _, endpoint = owner.partition("/")
         for alias in aliases:
             other = tags.get(_owner_tag(alias), owner)
-            if other != owner:
+            if not owned_by(other, scope, endpoint, self._place):
                 raise StateConflict(
                     f"alias '{alias}' of registered model '{model}' belongs to {other}: set champion_alias and challenger_alias "
                     "to names of your own (empty: no alias); if that endpoint is gone for good, free the alias: delete the model's "
                     f"tag '{_owner_tag(alias)}'"
                 )
+
+    def check_place(self, scope: str, endpoint: str, *, take_over: bool = False) -> None:
+        """See ``ports.Registry``."""
+        with mapped("read whose the ledger is"):
+            experiment = self._client.get_experiment_by_name(_experiment_name(scope, endpoint))
+            if experiment is None:
+                return
+            other = self._other_place(experiment)
+            if other and take_over:
+                self._client.set_experiment_tag(experiment.experiment_id, _PLACE, self._place)
+                self._free_aliases(scope, endpoint, other)
+                return
+        if other:
+            raise StateConflict(not_this_place(scope, endpoint, other))
+
+    def _other_place(self, experiment: Experiment) -> str:
+        """Another place that keeps the ledger; empty where it is this one's, anybody's, or where we don't know our own."""
+        keeper = str(experiment.tags.get(_PLACE, ""))
+        return keeper if keeper and self._place and keeper != self._place else ""
+
+    def _free_aliases(self, scope: str, endpoint: str, other: str) -> None:
+        """Let the aliases of a ledger that was taken over be this place's."""
+        before, after = owner_of(scope, endpoint, other), owner_of(scope, endpoint, self._place)
+        for model in self._all_models():
+            for key, value in model.tags.items():
+                if key.startswith(OWNER_TAG) and value == before:
+                    self._client.set_registered_model_tag(model.name, key, after)
+
+    def _all_models(self) -> list[RegisteredModel]:
+        models: list[RegisteredModel] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_registered_models(max_results=100, page_token=token)
+            models.extend(page)
+            token = page.token
+            if not token:
+                return models
+
+    def _keep(self, scope: str, endpoint: str, experiment: Experiment) -> None:
+        """Make the ledger this place's, if nobody keeps it.
+
+        Raises:
+            RegistryError: Another place keeps it.
+        """
+        other = self._other_place(experiment)
+        if other:
+            raise RegistryError(not_this_place(scope, endpoint, other))
+        if self._place and not experiment.tags.get(_PLACE):
+            self._client.set_experiment_tag(experiment.experiment_id, _PLACE, self._place)
 
     def open_run(self, scope: str, endpoint: str, release: Release | None, *, new: bool = False) -> str:
         """See ``ports.Registry``."""
@@ -113,6 +185,7 @@ class MlflowRegistry:
         run_id = change.run or self.open_run(scope, change.endpoint, None)
         warnings: tuple[str, ...] = ()
         with mapped("record a routing change"):
+            self._experiment(scope, change.endpoint)
             run = self._run(run_id)
             if run is None:
                 warnings = (in_standing_run(replace(change, run=run_id)),)
@@ -154,7 +227,15 @@ class MlflowRegistry:
     def survey(self, scope: str, models: Sequence[str]) -> Survey:
         """See ``ports.Registry``."""
         with mapped("look over the registry"):
-            return survey(self._client, scope, models)
+            found = survey(self._client, scope, models)
+        owners = {
+            key: owner if self._is_elsewhere(owner) else owner.partition("@")[0] for key, owner in found.owners.items()
+        }
+        return replace(found, owners=owners)
+
+    def _is_elsewhere(self, owner: str) -> bool:
+        where = owner.partition("@")[2]
+        return bool(where and self._place and where != self._place)
 
     def publish(self, standing: RegistryState) -> tuple[str, ...]:
         """See ``ports.Registry``."""
@@ -167,7 +248,12 @@ class MlflowRegistry:
         for (model, alias), version in sorted(standing.aliases.items()):
             writes[f"alias '{alias}' of {model}"] = partial(self._point, model, alias, version, standing, gone)
         with mapped("write tags and aliases"):
+            experiment = self._client.get_experiment_by_name(_experiment_name(standing.scope, standing.endpoint))
+            if experiment is not None:
+                self._keep(standing.scope, standing.endpoint, experiment)
             refused = _each(writes)
+            if experiment is not None and standing.gone and self._place and not refused:
+                self._client.set_experiment_tag(experiment.experiment_id, _PLACE, "")
         if refused:
             raise RegistryError(refused_parts(refused))
         return tuple(gone_from_registry(label) for label in dict.fromkeys(gone) if label in wanted)
@@ -231,13 +317,15 @@ class MlflowRegistry:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             _refuse_deleted(found)
+            self._keep(scope, endpoint, found)
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name))
+            return str(self._client.create_experiment(name, tags={_PLACE: self._place} if self._place else None))
         except MlflowException:
             found = self._client.get_experiment_by_name(name)  # another process was first
             if found is None:
                 raise
+            self._keep(scope, endpoint, found)
             return str(found.experiment_id)
 
     def _find_run(self, experiment: str, tags: Mapping[str, str]) -> Run | None:
@@ -287,14 +375,16 @@ class MlflowRegistry:
                 return
             raise
         owner = registered.tags.get(_owner_tag(alias))
-        if owner not in (None, standing.owner):
+        ours = owned_by(owner, standing.scope, standing.endpoint, self._place)
+        if owner is not None and not ours:
             return
         if version is not None:
-            if owner is None:
-                self._client.set_registered_model_tag(model, _owner_tag(alias), standing.owner)
+            if owner is None or (self._place and "@" not in owner):
+                meant = owner_of(standing.scope, standing.endpoint, self._place)
+                self._client.set_registered_model_tag(model, _owner_tag(alias), meant)
             if str(registered.aliases.get(alias)) != str(version):
                 self._client.set_registered_model_alias(model, alias, str(version))
-        elif owner == standing.owner:
+        elif ours:
             if alias in registered.aliases:
                 self._client.delete_registered_model_alias(model, alias)
             if model not in standing.models:

@@ -56,6 +56,7 @@ class RegistryState:
         served: Versions behind the endpoint.
         removed: ``MODEL/VERSION`` of versions that are behind it no longer.
         aliases: (registered model, alias) to the version number it points to; None: it points to nothing of ours.
+        gone: Whether the endpoint is gone, or on its way: its ledger is anybody's then.
     """
 
     scope: str
@@ -63,6 +64,7 @@ class RegistryState:
     served: tuple[Served, ...]
     removed: tuple[str, ...] = ()
     aliases: Mapping[tuple[str, str], int | None]
+    gone: bool = False
 
     @property
     def owner(self) -> str:
@@ -119,7 +121,12 @@ def registry_state_of(
             if one.role == role and aliases[key] is None:
                 aliases[key] = parse_label(one.version).version
     return RegistryState(
-        scope=scope, endpoint=endpoint.name, served=tuple(served.values()), removed=gone, aliases=aliases
+        scope=scope,
+        endpoint=endpoint.name,
+        served=tuple(served.values()),
+        removed=gone,
+        aliases=aliases,
+        gone=endpoint.deleting,
     )
 
 
@@ -141,6 +148,30 @@ def nothing_stands(scope: str, endpoint: str, settings: Mapping[str, str], versi
         served=(),
         removed=removed,
         aliases={(model, alias): None for model in models for alias in names},
+        gone=True,
+    )
+
+
+def owner_of(scope: str, endpoint: str, place: str) -> str:
+    """Who owns an alias, as the registry has it: ``SCOPE/ENDPOINT``, with ``@PLACE`` where that is known."""
+    return f"{scope}/{endpoint}{'@' if place else ''}{place}"
+
+
+def owned_by(owner: str | None, scope: str, endpoint: str, place: str) -> bool:
+    """Whether what the registry has says this endpoint: one without a place is of a version that knew none.
+
+    Where we don't know our own place, the name must do.
+    """
+    name, _, where = (owner or "").partition("@")
+    return name == f"{scope}/{endpoint}" and (not where or not place or where == place)
+
+
+def not_this_place(scope: str, endpoint: str, other: str) -> str:
+    """The refusal of a ledger that another place keeps."""
+    return (
+        f"the ledger and aliases of endpoint '{endpoint}' in scope '{scope}' belong to another place of that scope ({other}): give "
+        "this one a name of its own with the option 'scope' (MLFLOW_ISTIO_SCOPE), or, if the other is gone, take them over "
+        "with 'take_over=true' at create or adopt"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
@@ -13,7 +14,7 @@ from mlflow_istio.core.matching.entrance import SCORING, entrance_at
 from mlflow_istio.core.mesh.delegation import delegates_of, merged
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves import adoption
-from mlflow_istio.errors import MlflowIstioError, NotFound, StateConflict
+from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
@@ -42,6 +43,7 @@ def adopt(
     gateways: tuple[str, ...] = (),
     reason: str = "",
     timeout: float = DEFAULT_TIMEOUT,
+    take_over: bool = False,
 ) -> Outcome:
     """Make one route of somebody's VirtualService an endpoint, whose stable is what the route goes to now.
 
@@ -58,10 +60,11 @@ def adopt(
         gateways: Those that the call names, which the VirtualService must have.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm.
+        take_over: Whether the endpoint's ledger is this place's from now on, whosever it was.
 
     Raises:
         NotFound: There is no such VirtualService or route.
-        StateConflict: The route can't be adopted, or the endpoint exists elsewhere.
+        StateConflict: The route can't be adopted, the endpoint exists elsewhere, or another place keeps its ledger.
         InvalidInput: It can't be told what is stable, no request of ours could reach the route, or a gateway is not its.
         NotRouted: A proxy did not take the change over in time.
     """
@@ -71,6 +74,8 @@ def adopt(
     again = has_endpoint(found, name)
     if again:
         _check_same(read_endpoint(found, name), stable, settings or {})
+    with suppress(RegistryError):  # one that is down knows no better
+        context.registry.check_place(context.scope, name, take_over=take_over)
     run, warnings = (None, ()) if again else run_for(context, name, None)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
@@ -155,6 +160,7 @@ def adopt_and_deploy(
         gateways=request.gateways,
         reason=request.reason,
         timeout=request.timeout,
+        take_over=request.take_over,
     )
     try:
         deployed = deploy(context, replace(request, endpoint=name))

@@ -90,6 +90,7 @@ class DeployRequest:
         timeout: Seconds for the proxies to confirm.
         wait: Whether to wait for the pods; if not, the same command again does the rest.
         share: The endpoint's part of a host that it shares with others; None: it has hosts of its own.
+        take_over: Whether the endpoint's ledger and aliases are this place's from now on, whosever they were.
     """
 
     name: str
@@ -115,6 +116,7 @@ class DeployRequest:
     timeout: float = DEFAULT_TIMEOUT
     wait: bool = True
     share: HostShare | None = None
+    take_over: bool = False
 
 
 def deploy(context: Context, request: DeployRequest) -> Outcome:
@@ -450,6 +452,7 @@ def _check_aliases(
     aliases = tuple(alias_names(before.settings if before else request.settings).values())
     if len(set(aliases)) < len(aliases):
         raise InvalidInput(f"champion_alias and challenger_alias are both '{aliases[0]}': give each its own")
+    context.registry.check_place(context.scope, name, take_over=request.take_over)
     context.registry.check_aliases(model.model, aliases, f"{context.scope}/{name}")
 
 

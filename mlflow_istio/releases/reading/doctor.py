@@ -227,6 +227,23 @@ def _unreadable(name: str, why: str) -> Finding:
     )
 
 
+def _other_place(context: Context, name: str) -> Finding | None:
+    """That another place keeps the ledger: nothing of it is compared then, and nothing written."""
+    try:
+        context.registry.check_place(context.scope, name)
+    except StateConflict as exc:
+        return Finding(
+            endpoint=name,
+            code="other-place",
+            severity=ERROR,
+            text=exc.message,
+            command="export MLFLOW_ISTIO_SCOPE=..., or mlflow deployments create ... -C take_over=true",
+        )
+    except RegistryError:
+        return None  # said once, for all
+    return None
+
+
 def _hidden(context: Context, endpoint: Endpoint, deployed: Sequence[str]) -> dict[str, str]:
     """Deployments that are not listed because they can't be read, with the reason: they are not gone."""
     hidden = {}
@@ -278,6 +295,20 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
         yield from (finding for finding in deployment_findings(endpoint, deployments) if finding.what not in hidden)
         yield from _host_findings(context, virtual_service, name)
     if known is not None and not problem:
+        strange = _other_place(context, name)
+        if strange is not None:
+            yield strange
+            known = None
+        elif not context.cluster.place:
+            yield Finding(
+                endpoint=name,
+                code="place-unknown",
+                severity=INFO,
+                text=f"namespace '{context.cluster.scope}' may not be read, so its ledger can't be told from that of another "
+                "cluster's namespace of this name",
+                command="kubectl apply -f deploy/rbac.yaml (get on namespaces)",
+            )
+    if known is not None and not problem:
         yield from ledger_findings(endpoint, recorded, known.open_runs.get(name, {}))
         standing = registry_state_of(endpoint, context.scope, versions_of(deployments))
         yield from _registry_findings(context, standing, recorded)
@@ -315,7 +346,9 @@ def _without_home(
         )
     elif must_exist and not recorded and not (known and name in known.open_runs):
         endpoint_of(context.cluster, name)  # says which there are
-    for release, run in (known.open_runs.get(name, {}) if known else {}).items():
+    if known is None or _other_place(context, name) is not None:
+        return  # what another place of this scope has there is none of ours
+    for release, run in known.open_runs.get(name, {}).items():
         yield orphan_run(name, release, run)
     yield from _registry_findings(context, nothing_stands(context.scope, name, {}, labels_in(recorded)), recorded)
 
