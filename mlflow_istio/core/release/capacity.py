@@ -79,7 +79,10 @@ def needs(plan: ReleasePlan, standing: Standing, shares: Mapping[str, float], wh
     keeps = present.get(plan.stable, whole)
     surge = surge_of(plan.surge, whole)
     left = 100.0 if plan.strategy == "shadow" else 100.0 - sum(shares.values())
-    for name in (name for name in shares if name not in standing.held):
+    compared = all(
+        name in plan.candidates for name in shares
+    )  # with the stable: a control is what loads are like otherwise
+    for name in (name for name in shares if compared and name not in standing.held):
         room = whole if surge is None else whole + surge - keeps - sum(replicas.values())
         alike = replicas_alike(whole, shares[name], left)
         replicas[name] += max(0, min(alike - replicas[name], room))

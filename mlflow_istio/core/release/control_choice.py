@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.control_share import control_name
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, ReleasePlan
-from mlflow_istio.core.release.surge import replicas_for
+from mlflow_istio.core.release.surge import replicas_alike
 from mlflow_istio.errors import InvalidInput
 
 
@@ -118,5 +118,5 @@ def _loads_agree(step: float, capacity: Capacity) -> bool:
 
 def _replicas(step: float, capacity: Capacity) -> Mapping[str, int]:
     """Each side's replicas at a step, as far as they can be told beforehand; the stable keeps its own, for the way back."""
-    needed = replicas_for(capacity.stable, step) if capacity.follows else 0
+    needed = replicas_alike(capacity.stable, step, 100 - step) if capacity.follows else 0
     return {"candidate": max(capacity.candidate, needed), "stable": capacity.stable}

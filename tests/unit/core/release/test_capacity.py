@@ -59,6 +59,16 @@ def test_a_surge_ends_the_likeness_before_it_makes_the_stable_smaller(surge: str
     assert found.replicas == {"v1": 10, "v2": count}
 
 
+@pytest.mark.parametrize("surge", [None, "6"])
+def test_beside_a_control_both_have_their_share_and_no_more(surge: str | None) -> None:
+    """It is the control whose loads are compared, and it is as large as the candidate."""
+    start = {"v1": 5, "v2": 1, "v1-control": 1}
+    standing = Standing(start=start, present=start, control="v1-control")
+    plan = following(surge=surge)
+    found = needs(plan, standing, shares_of(plan, 50.0, control="v1-control"), "the step to 50%")
+    assert found.replicas == {"v1": 5, "v2": 3, "v1-control": 3}
+
+
 @pytest.mark.parametrize(
     ("surge", "start", "count"), [(None, 4, None), ("2", 4, 2), ("50%", 5, 3), ("50%", 4, 2), ("0", 4, 0)]
 )
