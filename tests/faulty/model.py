@@ -10,7 +10,10 @@ from mlflow.models import set_model
 
 
 class Faulty(mlflow.pyfunc.PythonModel):
-    """Answers ``answer`` after ``milliseconds``; every ``fails_every``-th request fails."""
+    """Answers ``answer`` after ``milliseconds``; every ``fails_every``-th request fails, if its second value is ``fails_on``.
+
+    Without ``fails_on`` any may fail.
+    """
 
     def load_context(self, context):
         """Read the config that it was logged with."""
@@ -22,7 +25,8 @@ class Faulty(mlflow.pyfunc.PythonModel):
         rows = model_input.to_numpy() if hasattr(model_input, "to_numpy") else model_input
         number = int(rows[0][0])
         every = int(self.config.get("fails_every", 0))
-        if every and number % every == every // 2:
+        meant = self.config.get("fails_on") in (None, float(rows[0][1]))
+        if every and meant and number % every == every // 2:
             raise RuntimeError(f"request {number} fails on purpose")
         left = float(self.config.get("milliseconds", 0)) / 1000 - (time.monotonic() - started)
         if left > 0:

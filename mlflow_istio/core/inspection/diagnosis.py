@@ -384,6 +384,8 @@ def _gone(endpoint: Endpoint, deployment: str) -> Finding:
 def _elsewhere(endpoint: Endpoint, deployment: str) -> str:
     """What helps where a deployment with traffic is broken: away from it if there is where to go, else its log."""
     release = endpoint.release
+    if endpoint.role_of(deployment) == "holdback":
+        return f"mlflow-istio promote {endpoint.name} -t {{target}}"
     if release is not None and deployment in release.candidates:
         return f"mlflow-istio rollback {endpoint.name} -t {{target}}"
     if release is None and endpoint.last is not None and endpoint.last.previous is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.core.basics.objects import (
@@ -39,6 +40,7 @@ from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import Claim, carries_out, claimants, claimed, claims_in, remembered
+from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.releases.context import (
@@ -293,6 +295,7 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
         hidden = _hidden(context, endpoint, deployed)
         yield from (_unreadable(name, why) for why in hidden.values())
         yield from (finding for finding in deployment_findings(endpoint, deployments) if finding.what not in hidden)
+        yield from _watch_findings(endpoint, context.clock.now())
         yield from _host_findings(context, virtual_service, name)
     if known is not None and not problem:
         strange = _other_place(context, name)
@@ -407,6 +410,24 @@ def kept_annotations(
     except MlflowIstioError:
         return None
     return kept
+
+
+def _watch_findings(endpoint: Endpoint, now: datetime) -> Iterator[Finding]:
+    """A promotion that is to be watched, and nobody looks."""
+    release = endpoint.release
+    if release is None or release.watching is None or release.state == "paused":
+        return
+    release_status = release_status_of(endpoint.progress)
+    if release_status is None or release_status.driven(now) is not None:
+        return
+    yield Finding(
+        endpoint=endpoint.name,
+        code="unwatched",
+        severity=WARNING,
+        text=f"nobody drives release '{release.id}', which is to watch '{endpoint.stable.name}', so nobody would go back",
+        command=f"mlflow-istio resume {endpoint.name} -t {{target}}",
+        what=release.id,
+    )
 
 
 def _host_findings(context: Context, virtual_service: Object, name: str) -> Iterator[Finding]:

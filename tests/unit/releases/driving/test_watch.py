@@ -19,6 +19,7 @@ from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.driving.opening import release
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.reading import views
+from mlflow_istio.releases.reading.doctor import examine
 from mlflow_istio.releases.reporting import gather
 from mlflow_istio.report.words import headline
 from tests.support.in_memory import Fate, Killed, a_request, mortal
@@ -114,6 +115,20 @@ def test_status_and_report_say_that_it_is_watched() -> None:
     assert [deployment["role"] for deployment in view["deployments"]] == ["holdback", "stable"]
     assert "was promoted and is watched beside churn-v1" in headline(gather(stage.context, "churn"))
     assert stage.world.registry.aliases[("churn", "champion")] == 2
+
+
+def test_doctor_says_that_nobody_watches_and_what_helps_where_the_old_version_is_broken() -> None:
+    stage = in_its_watch()
+    assert not [finding for finding in examine(stage.context, "churn") if finding.code == "unwatched"]
+    stage.clock.sleep(60)  # its driver's last sign of life has run out
+    (found,) = [finding for finding in examine(stage.context, "churn") if finding.code == "unwatched"]
+    assert "nobody drives release 'id3', which is to watch 'churn-v2'" in found.text
+    assert found.command == "mlflow-istio resume churn -t {target}"
+    stage.world.cluster.edit("Deployment", "churn-v1", lambda obj: {**obj, "status": {"readyReplicas": 0}})
+    (broken,) = [finding for finding in examine(stage.context, "churn") if finding.code == "not-ready"]
+    assert broken.command == "mlflow-istio promote churn -t {target}"
+    shifting.pause(stage.context, "churn")
+    assert not [finding for finding in examine(stage.context, "churn") if finding.code == "unwatched"]
 
 
 # Death, and who goes on
