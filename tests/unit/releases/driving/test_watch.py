@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.endpoint.deadlines import KEEP, WATCH
 from mlflow_istio.core.release.plan import Webhook
 from mlflow_istio.core.release.progress import progress_from_text
@@ -124,7 +125,7 @@ def test_doctor_says_that_nobody_watches_and_what_helps_where_the_old_version_is
     (found,) = [finding for finding in examine(stage.context, "churn") if finding.code == "unwatched"]
     assert "nobody drives release 'id3', which is to watch 'churn-v2'" in found.text
     assert found.command == "mlflow-istio resume churn -t {target}"
-    stage.world.cluster.edit("Deployment", "churn-v1", lambda obj: {**obj, "status": {"readyReplicas": 0}})
+    stage.world.cluster.unready.add("churn-v1")
     (broken,) = [finding for finding in examine(stage.context, "churn") if finding.code == "not-ready"]
     assert broken.command == "mlflow-istio promote churn -t {target}"
     shifting.pause(stage.context, "churn")
@@ -316,3 +317,38 @@ def test_back_to_an_earlier_change_ends_it() -> None:
     sweep(stage.context)
     assert stage.world.endpoint().deadlines == ()
     assert replace(endpoint, deadlines=()).traffic == stage.world.endpoint().traffic
+
+
+def test_a_control_goes_at_the_promotion_and_the_watch_compares_with_the_old_version() -> None:
+    stage = in_its_watch(control="fresh")
+    endpoint = stage.world.endpoint()
+    assert endpoint.traffic.weights == {"churn-v2": 95, "churn-v1": 5}
+    assert endpoint.release is not None
+    assert endpoint.release.control == ""
+    assert [swept.what for swept in sweep(stage.context)] == ["control taken away (churn-v1-control)"]
+    endpoint = stage.world.endpoint()
+    assert endpoint.traffic.pins == ("churn-v1", "churn-v2")
+    assert [deadline.kind for deadline in endpoint.deadlines] == [WATCH]
+    progress = progress_from_text(endpoint.progress or "")
+    assert progress.evidence.control == ""
+    assert {"churn-v1", "churn-v2"} == {name for name, count in progress.evidence.requests.items() if count}
+    assert stage.drive().outcome == "promoted"
+
+
+def replicas(stage: Stage) -> dict[str, int]:
+    return {name_of(obj): wanted_replicas(obj) for obj in stage.world.cluster.list("Deployment", {})}
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["stays good", "turns bad"])
+def test_replicas_that_follow_the_traffic_are_left_as_they_are_to_be(bad: bool) -> None:
+    stage = a_stage()
+    stage.world.cluster.edit("Deployment", "churn-v1", lambda obj: {**obj, "spec": {**obj["spec"], "replicas": 4}})
+    stage.open(**WATCHED, capacity="follow")
+    stage.users.plans[150.0] = kill
+    with pytest.raises(Killed):
+        stage.drive()
+    assert replicas(stage) == {"churn-v1": 4, "churn-v2": 4}  # the way back is one edit
+    if bad:
+        turns_bad(stage, stage.clock.monotonic() + 30)
+    assert stage.drive().outcome == ("rolled-back" if bad else "promoted")
+    assert replicas(stage) == {"churn-v1": 4, "churn-v2": 1 if bad else 4}
