@@ -47,6 +47,8 @@ from mlflow_istio.options.values import (
 
 ACTIONS = ("promote", "rollback", "abort", "pause", "resume")
 DEFAULT_IMAGE = "mlflow-istio-serving:0.1.0"
+DEFAULT_MAX_BODY = 16 * 1024 * 1024
+"""Bytes; the model server's own default."""
 
 
 class ConnectionOptions(BaseSettings):
@@ -143,6 +145,7 @@ _OF_PODS = (
         "replicas",
         "env",
         "env_manager",
+        "max_body",
         "image",
         "model_source",
         "model_path",
@@ -163,6 +166,10 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     env: JsonMap = Field(default={}, description="JSON, environment of the model server")
     env_manager: Literal["local", "virtualenv", "uv", "conda"] = Field(
         default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
+    )
+    max_body: Annotated[int, Field(ge=1, le=2**40)] = Field(
+        default=DEFAULT_MAX_BODY,
+        description="most bytes of a request's body that the model server takes; a larger one is answered 413",
     )
     image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
     host: Hosts = Field(

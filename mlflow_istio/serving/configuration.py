@@ -10,6 +10,8 @@ variable                        default        meaning
 ``MLFLOW_ISTIO_PORT``           ``8080``       port to listen on
 ``MLFLOW_ISTIO_ENV_MANAGER``    ``local``      the Python that serves: ``local``, ``virtualenv``, ``conda``, ``uv``
 ``MLFLOW_ISTIO_ACCESS_LOG``     ``false``      one line per request on standard output
+``MLFLOW_ISTIO_MAX_BODY``       16 MiB         most bytes of a request's body; a larger one is answered 413
+``MLFLOW_ISTIO_CALLER_TIMEOUT`` ``60``         seconds in which a request's headers, its body, and some of its answer must move
 ``MLFLOW_ISTIO_RECORD``         ``0``          share of the requests to record, 0 to 1
 ``MLFLOW_ISTIO_RECORD_DIR``     if recording   folder for the records
 ``MLFLOW_ISTIO_RECORD_MAX_BYTES`` 64 MiB       most that one server's records may take; the oldest go first
@@ -36,6 +38,9 @@ PREFIX = "MLFLOW_ISTIO_"
 ENV_MANAGERS = ("local", "virtualenv", "conda", "uv")
 MIN_RECORD_BYTES = 64 * 1024
 """Smallest ``MLFLOW_ISTIO_RECORD_MAX_BYTES``, in bytes: the log is kept as four files, and records must fit."""
+
+MAX_BODY = 16 * 1024 * 1024
+CALLER_TIMEOUT = 60
 
 _RECORD_OPTIONS = ("RECORD", "RECORD_DIR", "RECORD_MAX_BYTES", "RECORD_FIELDS", "RECORD_TOKEN")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -90,6 +95,8 @@ class ServingSettings:
         port: Port to listen on.
         env_manager: One of :data:`ENV_MANAGERS`.
         access_log: Whether each request is logged.
+        max_body: Most bytes of a request's body.
+        caller_timeout: Seconds that a caller may take for the headers, for the body, and for some of the answer.
         record: How to record, or None when recording is off.
     """
 
@@ -101,6 +108,8 @@ class ServingSettings:
     port: int = 8080
     env_manager: str = "local"
     access_log: bool = False
+    max_body: int = MAX_BODY
+    caller_timeout: int = CALLER_TIMEOUT
     record: RecordSettings | None = None
 
 
@@ -139,6 +148,8 @@ def read_settings(environ: Mapping[str, str]) -> ServingSettings:
         port=_whole_number(values, "PORT", 8080, 1, 65535),
         env_manager=_one_of(values, "ENV_MANAGER", "local", ENV_MANAGERS),
         access_log=_truth(values, "ACCESS_LOG"),
+        max_body=_whole_number(values, "MAX_BODY", MAX_BODY, 1, 2**40),
+        caller_timeout=_whole_number(values, "CALLER_TIMEOUT", CALLER_TIMEOUT, 1, 3600),
         record=_record_settings(values),
     )
 

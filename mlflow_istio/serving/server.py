@@ -18,7 +18,9 @@ from starlette.types import ASGIApp
 
 from mlflow_istio.errors import InvalidInput, NotReady
 from mlflow_istio.serving.app import ServingApp, identity_headers
+from mlflow_istio.serving.body_gate import BodyGate
 from mlflow_istio.serving.configuration import PREFIX, ServingSettings
+from mlflow_istio.serving.connections import patient_protocol
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
@@ -44,7 +46,9 @@ def run_server(settings: ServingSettings) -> None:
     """
     listener = bind(settings.host, settings.port)
     record_log = _open_record_log(settings)
-    scoring = _load_scoring_app(settings.model_uri)
+    scoring = BodyGate(
+        _load_scoring_app(settings.model_uri), max_bytes=settings.max_body, timeout=settings.caller_timeout
+    )
     metrics = ServerMetrics(
         REGISTRY,  # the global one, so that a model's own series and the process's are served too
         deployment=settings.deployment,
@@ -108,6 +112,7 @@ def _serve(app: ASGIApp, listener: socket.socket, settings: ServingSettings) -> 
         uvicorn.Config(
             app,
             access_log=settings.access_log,
+            http=patient_protocol(settings.caller_timeout),
             ws="none",
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -10,7 +10,14 @@ from mlflow_istio.core.basics.names import service_name
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.base import AdoptOptions, CreateOptions, DeleteOptions, UpdateOptions, parse_options
+from mlflow_istio.options.base import (
+    DEFAULT_MAX_BODY,
+    AdoptOptions,
+    CreateOptions,
+    DeleteOptions,
+    UpdateOptions,
+    parse_options,
+)
 from mlflow_istio.options.combinations import check_create
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import Context, Outcome, existing_endpoint
@@ -35,7 +42,7 @@ def deploy_request(
         reason=options.reason,
         image=options.image,
         replicas=options.replicas,
-        env={**server, **only(options.env)},
+        env={**server, **_limits(options), **only(options.env)},
         env_manager=options.env_manager,
         from_folder=not on_cluster,
         pod=options.pod() if on_cluster else None,
@@ -48,6 +55,11 @@ def deploy_request(
         wait=options.wait,
         take_over=options.take_over,
     )
+
+
+def _limits(options: CreateOptions) -> dict[str, str]:
+    """What the model server is told of what it takes; its own default needs no word."""
+    return {} if options.max_body == DEFAULT_MAX_BODY else {"MLFLOW_ISTIO_MAX_BODY": str(options.max_body)}
 
 
 class DeploymentVerbs(Base):

@@ -377,6 +377,9 @@ def absolute_uri(uri: str) -> str:
     return str(Path(uri).resolve())
 
 
+_USERS_OWN = ("MLFLOW_ISTIO_RECORD", "MLFLOW_ISTIO_CALLER_TIMEOUT")
+
+
 def only(environment: Mapping[str, str], reserved: str = "MLFLOW_ISTIO_") -> Mapping[str, str]:
     """The user's environment for a model server, if none of it is ours to set.
 
@@ -384,7 +387,7 @@ def only(environment: Mapping[str, str], reserved: str = "MLFLOW_ISTIO_") -> Map
         InvalidInput: A name starts with ``MLFLOW_ISTIO_``.
     """
     for name in environment:
-        if name.startswith(reserved) and not name.startswith("MLFLOW_ISTIO_RECORD"):
+        if name.startswith(reserved) and not name.startswith(_USERS_OWN):
             raise InvalidInput(f"environment variable '{name}' is set by mlflow-istio itself: leave it out of 'env'")
     return without_passwords(environment)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +192,50 @@ def test_a_model_that_raises_has_failed_and_a_request_it_can_not_take_is_refused
     with running(tmp_path, models / "sklearn") as server:
         unfit = server.score(json.dumps({"dataframe_records": [{"nothing": 1}]}))
         assert (unfit.status_code, unfit.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+
+
+HOSTILE = {
+    "a number of 5,000 digits": b'{"dataframe_records": [{"hold": ' + b"9" * 5000 + b"}]}",
+    "lists 100,000 deep": b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "objects 100,000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "no UTF-8": b'{"dataframe_records": [{"hold": "\xff"}]}',
+    "half a surrogate pair": b'{"dataframe_records": [{"hold": "\\ud800"}]}',
+    "a key twice": b'{"dataframe_records": [{"hold": "", "hold": "x"}]}',
+    "a number beyond floats": b'{"dataframe_records": [{"hold": 1e999}]}',
+    "half a body": b'{"dataframe_records": [',
+}
+
+
+def test_whoever_calls_with_what_nobody_can_read_is_refused_and_the_server_lives(models, tmp_path):
+    limits = {"MLFLOW_ISTIO_MAX_BODY": str(1024 * 1024), "MLFLOW_ISTIO_CALLER_TIMEOUT": "2"}
+    with running(tmp_path, models / "watched", **limits) as server:
+        before = server.metric("process_resident_memory_bytes")
+        answers = {name: server.score(body).status_code for name, body in HOSTILE.items()}
+        assert answers == dict.fromkeys(HOSTILE, 400)
+        assert server.score(watched_input(), {}).status_code == 415
+        assert server.score(b"x" * (1024 * 1024 + 1)).status_code == 413
+        assert _chunked(server, 200) == 413
+        assert server.metric("process_resident_memory_bytes") - before < 100 * 2**20
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as slow:
+            slow.sendall(
+                b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+            )
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+        assert server.score(watched_input()).status_code == 200
+        assert server.metric('mlflow_istio_requests_total{code="500",path="/invocations"}') == 0
+
+
+def _chunked(server: Server, megabytes: int) -> int:
+    """Send a body without end in chunks, as far as the server takes it; the status of its answer."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as connection:
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(megabytes):
+                connection.sendall(b"100000\r\n" + b"[" * 2**20 + b"\r\n")
+            pytest.fail(f"{megabytes} MB were taken in")
+        return int(connection.recv(4096).split()[1])
 
 
 def test_a_registered_version_is_served_by_its_uri_alone(models, tmp_path):

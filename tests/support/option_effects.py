@@ -161,6 +161,7 @@ PODS: Mapping[str, Any] = {
     "replicas": 3,
     "env": {"A": "b"},
     "env_manager": "uv",
+    "max_body": 1024,
     "image": "another",
     "model_source": "image",
     "model_path": Try(value="/other", given={"model_source": "image"}),

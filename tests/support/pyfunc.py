@@ -58,10 +58,15 @@ def answered(prediction: Any) -> str:
         return str(scoring_server.invocations(b'{"inputs": [0]}', "application/json", model, None).response)
 
 
+def loaded(model: Any, signature: ModelSignature | None) -> PyFuncModel:
+    """MLflow's own wrapper around an object that has ``predict(data, params=None)``."""
+    meta = Model(signature=signature, flavors={"python_function": {"loader_module": "tests.support"}})
+    return PyFuncModel(meta, model)
+
+
 def _loaded(signature: ModelSignature | None, answer: Any) -> tuple[PyFuncModel, _Seen]:
     seen = _Seen(answer)
-    meta = Model(signature=signature, flavors={"python_function": {"loader_module": "tests.support"}})
-    return PyFuncModel(meta, seen), seen
+    return loaded(seen, signature), seen
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def call_app(
     async def run() -> Exception | None:
         try:
             await app(scope, receive, send)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             return error
         return None
 
