@@ -43,6 +43,10 @@ _ESCAPES = frozenset("AbBdDsSwWzafnrtv")
 _IN_SET_ESCAPES = _ESCAPES - frozenset("AbBz")
 _MANY = 1000
 """The most that RE2 repeats a part."""
+_MOST_WAYS = 2 * 10**8
+"""Most ways to share a text among repeated parts that Python may have to try: about a second."""
+_FEW = 10
+"""Up to so many repetitions a part counts as bounded."""
 _POSIX = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -69,15 +73,28 @@ class Expression:
         python: The same for Python's ``re``, as far as it can say it.
         exact: Whether Python's means the same.
         groups: How many groups it has.
+        open_repeats: How many of its parts are repeated without a small bound.
+        choices: In how many ways its other repeats and its alternatives can be taken.
+        nested: Whether a part is repeated that may itself match one text in several ways.
     """
 
     python: str
     exact: bool
     groups: int
+    open_repeats: int = 0
+    choices: int = 1
+    nested: bool = False
+
+    def is_quick(self, value: str) -> bool:
+        """Whether Python's is done with a value soon, as RE2 is with every one.
+
+        Python tries all ways in which repeated parts can share the text: with nested ones their number doubles with each character.
+        """
+        return not self.nested and self.choices * (len(value) + 1) ** self.open_repeats <= _MOST_WAYS
 
     def matches(self, value: str) -> bool | None:
-        """Whether it matches all of a value; None where only Envoy can say."""
-        return re.fullmatch(self.python, value, re.ASCII) is not None if self.exact else None
+        """Whether it matches all of a value; None where only Envoy can say, or only it soon enough."""
+        return re.fullmatch(self.python, value, re.ASCII) is not None if self.exact and self.is_quick(value) else None
 
 
 def check_regex(pattern: object, what: str) -> str:
@@ -103,6 +120,7 @@ def read_regex(pattern: str) -> Expression:
     """
     parts: list[str] = []
     exact, repeated = True, False
+    ways = _Ways()
     for token in _TOKEN.finditer(pattern):
         kind, text = str(token.lastgroup), token.group()
         python: str | None = text
@@ -131,9 +149,60 @@ def read_regex(pattern: str) -> Expression:
             raise InvalidInput(f"is no regular expression (a set without its end): {pattern!r}")
         elif text in "{}":
             python = re.escape(text)
+        ways.take(kind, token)
         parts.append(str(python))
         repeated = kind == "repeat"
-    return Expression(python="".join(parts), exact=exact, groups=_compiled("".join(parts), pattern).groups)
+    return Expression(
+        python="".join(parts),
+        exact=exact,
+        groups=_compiled("".join(parts), pattern).groups,
+        open_repeats=ways.open_repeats,
+        choices=ways.choices,
+        nested=ways.nested,
+    )
+
+
+class _Ways:
+    """In how many ways an expression may match one text, as far as its repeats tell."""
+
+    def __init__(self) -> None:
+        self.open_repeats = 0
+        self.choices = 1
+        self.nested = False
+        self._groups = [False]  # for each open group, whether its text may be matched in several ways
+        self._last = False  # the same for what a repeat would repeat
+
+    def take(self, kind: str, token: re.Match[str]) -> None:
+        """Note one more token."""
+        text = token.group()
+        if kind == "repeat":
+            most = _most(token)
+            if most is None or most > _FEW:
+                self.open_repeats += 1
+            else:
+                self.choices *= most + 1
+            self.nested = self.nested or (self._last and (most is None or most > 1))
+            self._groups[-1] = True
+        elif kind == "group" or text == "(" or (kind == "flags" and token["end"] == ":"):
+            self._groups.append(False)
+        elif text == ")" and len(self._groups) > 1:
+            self._last = self._groups.pop()
+            self._groups[-1] = self._groups[-1] or self._last
+            return
+        elif text == "|":
+            self._groups[-1] = True
+            self.choices *= 2
+        self._last = False
+
+
+def _most(token: re.Match[str]) -> int | None:
+    """How often a part is repeated at most; None: without bound."""
+    text = token.group()
+    if text[0] in "*+":
+        return None
+    if text[0] == "?":
+        return 1
+    return int(token["most"]) if token["most"] else (None if token["comma"] else int(token["least"]))
 
 
 def _compiled(python: str, pattern: str) -> re.Pattern[str]:
