@@ -50,7 +50,8 @@ class ServingApp:
         scoring: MLflow's scoring app, or any ASGI app.
         headers: Set on every answer.
         metrics: Counts every answer, and is served at ``/metrics``.
-        recorder: Records a sample of the invocations, served at ``/records``; None to record nothing.
+        recorder: Records a sample of the invocations, served at ``/records`` to who shows the token of its settings, and to nobody
+            where they have none; None to record nothing.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ServingApp:
         self._metrics = metrics
         self._recorder = recorder
         self._own_apps: dict[str, ASGIApp] = {"/metrics": make_asgi_app(metrics.registry)}
-        if recorder is not None:
+        if recorder is not None and recorder.settings.token is not None:
             self._own_apps["/records"] = RecordsApp(recorder.log, token=recorder.settings.token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

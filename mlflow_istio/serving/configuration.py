@@ -16,7 +16,7 @@ variable                        default        meaning
 ``MLFLOW_ISTIO_RECORD_DIR``     if recording   folder for the records
 ``MLFLOW_ISTIO_RECORD_MAX_BYTES`` 64 MiB       most that one server's records may take; the oldest go first
 ``MLFLOW_ISTIO_RECORD_FIELDS``  ``output``     ``output``, ``input``, ``none``, and ``-NAME`` to drop a field
-``MLFLOW_ISTIO_RECORD_TOKEN``   none           bearer token that ``/records`` then asks for
+``MLFLOW_ISTIO_RECORD_TOKEN``   none           bearer token that ``/records`` asks for; without one it answers nobody
 =============================== ============== ====================================================================
 
 An empty variable counts as unset.
@@ -55,7 +55,7 @@ class PayloadFields:
     Attributes:
         output: Keep the answer's body.
         input: Keep the request's body.
-        dropped: Names of columns and keys that are never kept, at any depth.
+        dropped: Names of columns and keys that are never kept, at any depth, in upper and lower case.
     """
 
     output: bool = True
@@ -72,7 +72,7 @@ class RecordSettings:
         directory: Folder for the records; several servers may share it.
         max_bytes: Most bytes that this server's records take on disk.
         fields: The parts of a payload that are kept.
-        token: Bearer token that readers must show, or None.
+        token: Bearer token that readers must show; None: nobody reads them over HTTP.
     """
 
     rate: float

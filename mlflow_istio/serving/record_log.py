@@ -6,10 +6,12 @@ meaning when old segments go. One process writes; a lock file in the folder keep
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import secrets
+import stat
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,18 +79,19 @@ class RecordLog:
         """Take a folder and go on after its last whole record. Does nothing when the log is open.
 
         Raises:
-            OSError: The folder can't be made or written.
+            OSError: The folder can't be made or written, or is somebody else's.
         """
         if self._file >= 0:
             return
         self._parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_parent(self._parent)
         if self._lock_file < 0:
             self._directory, self._lock_file = _take_folder(self._parent)
         log_id, segments = _found_segments(self._directory)
         if not segments:
             segments = (_Segment(base=0, size=0),)
         self._log_id = log_id
-        self._file = _open_segment(self._path(segments[-1]))
+        self._file = _open_segment(self._path(segments[-1]), new=not segments[-1].size)
         with self._lock:
             self._segments = segments
 
@@ -171,7 +174,7 @@ class RecordLog:
 
     def _start_segment(self, base: int) -> _Segment:
         segment = _Segment(base=base, size=0)
-        file = _open_segment(self._path(segment))
+        file = _open_segment(self._path(segment), new=True)
         os.close(self._file)
         self._file = file
         with self._lock:
@@ -187,11 +190,14 @@ class RecordLog:
 
 
 def _take_folder(parent: Path) -> tuple[Path, int]:
-    """The first numbered folder that no running server holds, and the file descriptor of its lock."""
+    """The first numbered folder that is ours and no running server holds, and the file descriptor of its lock."""
     for number in range(_MOST_SERVERS):
         directory = parent / f"server-{number}"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        if not _is_ours(directory):
+            continue  # put there by somebody else: what it leads to is none of our affair
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return directory, lock
@@ -199,8 +205,37 @@ def _take_folder(parent: Path) -> tuple[Path, int]:
     raise OSError(f"{parent} is in use by {_MOST_SERVERS} servers")
 
 
-def _open_segment(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _check_parent(parent: Path) -> None:
+    """Refuse a folder whose owner could put another in the place of ours.
+
+    Root's may be: a volume of Kubernetes is, whatever user a pod runs as.
+
+    Raises:
+        PermissionError: It is a link, or belongs to another user.
+    """
+    found = parent.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise PermissionError(errno.EPERM, "it is a link, which may lead anywhere: name the folder itself")
+    if found.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, f"it belongs to another user (uid {found.st_uid}): name a folder of our own")
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether it is a folder of our user, which it is alone to read from now on."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        directory.chmod(0o700)
+    return True
+
+
+def _open_segment(path: Path, *, new: bool) -> int:
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    with suppress(FileNotFoundError):
+        if not new or (path.lstat().st_size == 0 and not path.is_symlink()):
+            return os.open(path, flags, 0o600)  # an earlier process left it
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _write_at(file: int, data: bytes, position: int) -> None:

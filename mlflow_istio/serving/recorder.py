@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope
 
 from mlflow_istio.serving.configuration import RecordSettings
 from mlflow_istio.serving.exposition import ServerMetrics
-from mlflow_istio.serving.payloads import Json, recorded_body, recorded_output
+from mlflow_istio.serving.payloads import Json, recorded_input, recorded_output
 from mlflow_istio.serving.record_log import RecordLog
 
 MAX_RECORD_BYTES = 1024 * 1024
@@ -28,6 +28,8 @@ MAX_PENDING_BYTES = 8 * 1024 * 1024
 """Most bytes that may wait to be written; what would pass it is dropped."""
 
 _BASE_BYTES = 512  # about what a waiting record takes beside its bodies, so that empty ones are bounded too
+PIN_HEADER = b"x-mlflow-deployment"
+_DIGEST_BYTES = 16
 _HASH_BYTES = 8
 _HASHES: int = 2 ** (8 * _HASH_BYTES)
 
@@ -49,9 +51,14 @@ def is_sampled(request_id: bytes, rate: float) -> bool:
 class Recording:
     """What is seen of one sampled request while it is answered."""
 
-    __slots__ = ("_input", "_limit", "_output", "_recorder", "arrived", "ms", "request_id", "size", "status")
+    __slots__ = (
+        *("_digest", "_input", "_limit", "_output", "_recorder"),
+        *("arrived", "ms", "pinned", "request_id", "size", "status"),
+    )
 
-    def __init__(self, recorder: Recorder, request_id: bytes, limit: int) -> None:
+    def __init__(self, recorder: Recorder, request_id: bytes, limit: int, *, pinned: bool = False) -> None:
+        self._digest = blake2b(request_id, digest_size=_DIGEST_BYTES)
+        self.pinned = pinned
         self._recorder = recorder
         self._limit = limit
         self._input: list[bytes] = []
@@ -63,14 +70,16 @@ class Recording:
         self.ms = 0.0
 
     def tap(self, receive: Receive) -> Receive:
-        """The same ``receive``, with the request's body noted on the way if it is to be recorded."""
-        if not self._recorder.settings.fields.input:
-            return receive
+        """The same ``receive``, with the request's body noted on the way: all of it if it is to be recorded, else a digest."""
+        keep = self._recorder.settings.fields.input
 
         async def noted() -> Message:
             message = await receive()
             if message["type"] == "http.request":
-                self._note(self._input, message.get("body", b""))
+                body = message.get("body", b"")
+                self._digest.update(body)
+                if keep:
+                    self._note(self._input, body)
             return message
 
         return noted
@@ -97,6 +106,11 @@ class Recording:
         return self.size > self._limit
 
     @property
+    def body(self) -> str:
+        """A digest of the request's id and body: equal for the copies of one request."""
+        return self._digest.hexdigest()
+
+    @property
     def input(self) -> bytes:
         """The request's body."""
         return b"".join(self._input)
@@ -119,7 +133,8 @@ class Recorder:
     """Writes the sampled invocations of one server.
 
     A record is a JSON object: ``request_id``, ``time`` (arrival, Unix seconds), ``deployment``, ``model_version``
-    (``MODEL/VERSION``), ``status``, ``ms``, and ``output`` and ``input`` where they are kept.
+    (``MODEL/VERSION``), ``status``, ``ms``, ``body`` (a digest of the request's), ``pinned`` where the caller chose who
+    answers, and ``output`` and ``input`` where they are kept.
 
     Args:
         settings: What to record.
@@ -153,7 +168,8 @@ class Recorder:
             return None
         if not is_sampled(request_id, self.settings.rate):
             return None
-        return Recording(self, request_id, self._limit)
+        pinned = any(name == PIN_HEADER for name, _ in scope["headers"])
+        return Recording(self, request_id, self._limit, pinned=pinned)
 
     def submit(self, recording: Recording) -> None:
         """Have a finished recording written. Never waits."""
@@ -204,9 +220,11 @@ class Recorder:
             "model_version": self._model_version,
             "status": recording.status,
             "ms": recording.ms,
+            "body": recording.body,
+            **({"pinned": True} if recording.pinned else {}),
         }
         if fields.output:
             record["output"] = recorded_output(recording.output, recording.status, fields.dropped)
         if fields.input:
-            record["input"] = recorded_body(recording.input, fields.dropped)
+            record["input"] = recorded_input(recording.input, fields.dropped)
         return json.dumps(record, separators=(",", ":")).encode("ascii")

@@ -26,10 +26,10 @@ class RecordsApp:
 
     Args:
         log: The record log.
-        token: The bearer token to ask for, or None to answer anybody.
+        token: The bearer token to ask for.
     """
 
-    def __init__(self, log: RecordLog, token: str | None) -> None:
+    def __init__(self, log: RecordLog, token: str) -> None:
         self._log = log
         self._token = token
 
@@ -52,8 +52,6 @@ class RecordsApp:
         return Response(_page_body(page), media_type="application/json")
 
     def _may_read(self, request: Request) -> bool:
-        if self._token is None:
-            return True
         given = request.headers.get("authorization", "")
         return secrets.compare_digest(given.encode(), f"Bearer {self._token}".encode())
 

@@ -1,6 +1,7 @@
 """Shadow comparison: the candidate answers a copy of live requests, and its answers are held against the stable's.
 
-Records of both sides are joined by request id (the mirrored request carries the same `x-request-id`). A tally takes in
+Records of both sides are joined by request id (the mirrored request carries the same `x-request-id`). A caller chooses ids, too, so
+only copies of one request are a pair: the first of its id on either side, not pinned, with the same body. A tally takes in
 joined records batch by batch and is small enough to keep; `shadow_verdict` turns it into figures and a verdict.
 """
 
@@ -30,6 +31,8 @@ class ShadowRecord:
         milliseconds: Time to answer.
         output: The decoded answer: a list of predictions, `{"predictions": [...]}`, or one value; None where the recorder
             was told to keep no output.
+        body: Digest of the request's body; empty where the recorder is of a version that wrote none.
+        pinned: Whether the caller chose who answers.
     """
 
     request_id: str
@@ -37,6 +40,8 @@ class ShadowRecord:
     status: int
     milliseconds: float
     output: Any = None
+    body: str = ""
+    pinned: bool = False
 
     @property
     def failed(self) -> bool:
@@ -57,6 +62,8 @@ class ShadowRecord:
                 status=int(data["status"]),
                 milliseconds=float(data["ms"]),
                 output=data.get("output"),
+                body=str(data.get("body", "")),
+                pinned=bool(data.get("pinned", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"a recorded answer can't be read: {error!r}; is this the recorder's log?") from error
@@ -70,35 +77,44 @@ class JoinedRecords:
         pairs: (stable, candidate) with the same request id.
         stable_only: Requests only the stable recorded.
         candidate_only: Requests only the candidate recorded.
-        repeated: Records dropped because a later one had the same request id (a retry).
+        repeated: Records left out because an earlier one of the side had the same request id (a retry, or a caller's choice).
+        pinned: Records left out because the caller chose who answers.
+        other_body: Requests left out because the two sides got different bodies under one id.
     """
 
     pairs: tuple[tuple[ShadowRecord, ShadowRecord], ...]
     stable_only: int = 0
     candidate_only: int = 0
     repeated: int = 0
+    pinned: int = 0
+    other_body: int = 0
 
 
 def join_records(stable: Iterable[ShadowRecord], candidate: Iterable[ShadowRecord]) -> JoinedRecords:
-    """Join records by request id; of several with one id on a side the last counts, as for the caller.
+    """Join records by request id, oldest first; of several with one id on a side the first counts.
 
     Join only complete batches: a request whose other half is still on its way counts as unmatched.
     """
     sides = []
-    repeated = 0
+    repeated = pinned = 0
     for records in (stable, candidate):
         by_id: dict[str, ShadowRecord] = {}
         for record in records:
-            repeated += record.request_id in by_id
-            by_id[record.request_id] = record
+            pinned += record.pinned
+            repeated += not record.pinned and record.request_id in by_id
+            if not record.pinned:
+                by_id.setdefault(record.request_id, record)
         sides.append(by_id)
     ours, theirs = sides
-    pairs = tuple((record, theirs[key]) for key, record in ours.items() if key in theirs)
+    both = [(record, theirs[key]) for key, record in ours.items() if key in theirs]
+    pairs = tuple(pair for pair in both if pair[0].body == pair[1].body)
     return JoinedRecords(
         pairs=pairs,
-        stable_only=len(ours) - len(pairs),
-        candidate_only=len(theirs) - len(pairs),
+        stable_only=len(ours) - len(both),
+        candidate_only=len(theirs) - len(both),
         repeated=repeated,
+        pinned=pinned,
+        other_body=len(both) - len(pairs),
     )
 
 
@@ -129,7 +145,9 @@ class ShadowTally:
         rule: How two answers are compared.
         stable_only: Requests without the candidate's record.
         candidate_only: Requests without the stable's record.
-        repeated: Records dropped as retries.
+        repeated: Records left out as retries, or as requests under an id that was used already.
+        pinned: Records left out because the caller chose who answers.
+        other_body: Requests left out because the two sides got different bodies under one id.
         both_succeeded: Pairs in which both answered; only their outputs and times are compared.
         compared: Of these, the pairs whose outputs were recorded on both sides.
         both_failed: Pairs in which both failed.
@@ -147,6 +165,8 @@ class ShadowTally:
     stable_only: int = 0
     candidate_only: int = 0
     repeated: int = 0
+    pinned: int = field(default=0, metadata=stored(sparse=True))
+    other_body: int = field(default=0, metadata=stored(sparse=True))
     both_succeeded: int = 0
     compared: int = 0
     both_failed: int = 0
@@ -191,6 +211,8 @@ class ShadowTally:
             stable_only=self.stable_only + joined.stable_only,
             candidate_only=self.candidate_only + joined.candidate_only,
             repeated=self.repeated + joined.repeated,
+            pinned=self.pinned + joined.pinned,
+            other_body=self.other_body + joined.other_body,
             both_succeeded=self.both_succeeded + len(succeeded),
             compared=self.compared + len(compared),
             both_failed=self.both_failed + sum(a.failed and b.failed for a, b in joined.pairs),

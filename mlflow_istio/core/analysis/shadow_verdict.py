@@ -85,6 +85,8 @@ def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, floa
         "shadow/compared": tally.compared,
         "shadow/unmatched_share": tally.unmatched_share,
         "shadow/repeated": tally.repeated,
+        "shadow/pinned": tally.pinned,
+        "shadow/other_body": tally.other_body,
         "shadow/candidate_failed": tally.candidate_failed,
         "shadow/stable_failed": tally.stable_failed,
         "shadow/both_failed": tally.both_failed,
@@ -121,6 +123,13 @@ def judge_shadow(
     seen = (
         f"{tally.agreeing:,} of {tally.compared:,} compared requests agree, that is {_range(agreement, percent=True)}"
     )
+    left_over = (
+        (tally.repeated, "under an id that was used already"),
+        (tally.pinned, "pinned"),
+        (tally.other_body, "with different bodies on the two sides"),
+    )
+    if any(count for count, _ in left_over):
+        seen += f" (left out: {', '.join(f'{count:,} {what}' for count, what in left_over if count)})"
     if agreement.upper < limits.agreement:
         against.append(f"{seen}, below {limits.agreement:.3g}")
     elif agreement.lower < limits.agreement:

@@ -63,13 +63,14 @@ def compare_records(
     """
     ours, theirs = _in_window(stable, candidate, since, until)
     if partial:
-        ours = {key: record for key, record in ours.items() if key in theirs}
+        copied = {_id(record) for record in theirs}
+        ours = [record for record in ours if record.get("pinned") or _id(record) in copied]
     joined = join_records(
-        [ShadowRecord.from_json(record) for record in ours.values()],
-        [ShadowRecord.from_json(record) for record in theirs.values()],
+        [ShadowRecord.from_json(record) for record in ours], [ShadowRecord.from_json(record) for record in theirs]
     )
     tally = ShadowTally(rule=rule).update(joined)
-    return Comparison(tally=tally, table=_table(tally, joined, ours, theirs), since=since, until=until, partial=partial)
+    table = _table(tally, joined, _firsts(ours), _firsts(theirs))
+    return Comparison(tally=tally, table=table, since=since, until=until, partial=partial)
 
 
 def table_csv(table: Sequence[Mapping[str, Any]]) -> str:
@@ -84,20 +85,35 @@ def table_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 def _in_window(
     stable: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], since: float, until: float
-) -> tuple[dict[str, Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
-    """Each side's records by request id; a pair counts when the stable's half lies in the window.
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Each side's records, oldest first; a pair counts when the stable's first record of the id lies in the window.
 
     The two halves arrive at slightly different times, so the edge of the window must not part them.
     """
-    all_ours = {str(record.get("request_id")): record for record in stable}
-    all_theirs = {str(record.get("request_id")): record for record in candidate}
+    all_ours, all_theirs = (sorted(side, key=_time) for side in (stable, candidate))
+    first = _firsts(all_ours)
 
     def inside(record: Mapping[str, Any]) -> bool:
-        return since <= float(record.get("time", 0.0)) <= until
+        return since <= _time(first.get(_id(record), record)) <= until
 
-    ours = {key: record for key, record in all_ours.items() if inside(record)}
-    theirs = {key: record for key, record in all_theirs.items() if (key in ours if key in all_ours else inside(record))}
-    return ours, theirs
+    return [record for record in all_ours if inside(record)], [record for record in all_theirs if inside(record)]
+
+
+def _firsts(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The first record of each request id that its caller did not send to a version of his choice."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        if not record.get("pinned"):
+            first.setdefault(_id(record), record)
+    return first
+
+
+def _id(record: Mapping[str, Any]) -> str:
+    return str(record.get("request_id"))
+
+
+def _time(record: Mapping[str, Any]) -> float:
+    return float(record.get("time", 0.0))
 
 
 def _table(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_istio.serving.payloads import recorded_body, recorded_output, without_fields
+from mlflow_istio.serving.payloads import recorded_body, recorded_input, recorded_output, without_fields
 
 SPLIT = {"dataframe_split": {"columns": ["age", "city"], "index": [0, 1], "data": [[41, "Rome"], [7, "Oslo"]]}}
 
@@ -21,6 +21,12 @@ SPLIT = {"dataframe_split": {"columns": ["age", "city"], "index": [0, 1], "data"
         ({"dataframe_records": [{"age": 41, "city": "Rome"}]}, {"dataframe_records": [{"city": "Rome"}]}),
         ({"inputs": {"age": [41], "city": ["Rome"]}}, {"inputs": {"city": ["Rome"]}}),
         ({"instances": [{"person": {"age": 41}}]}, {"instances": [{"person": {}}]}),
+        ({"inputs": {"Age": [41], " AGE ": [41], "city": ["Rome"]}}, {"inputs": {"city": ["Rome"]}}),
+        (
+            {"columns": [["all", "Age"], ["all", "city"]], "data": [[1, 2]]},
+            {"columns": [["all", "city"]], "data": [[2]]},
+        ),
+        ({"inputs": [{"name": "AGE", "data": [41]}, {"name": "b"}]}, {"inputs": [{"name": "b"}]}),
         ({"predictions": [{"label": 1, "age": 41}]}, {"predictions": [{"label": 1}]}),
         ([1, "age", None, True], [1, "age", None, True]),
         ({"columns": ["age"], "data": "age"}, {"columns": ["age"], "data": "age"}),
@@ -91,3 +97,47 @@ def test_an_errors_text_is_not_recorded_because_mlflow_quotes_the_request_in_it(
 
 def test_an_error_that_is_no_json_leaves_nothing():
     assert recorded_output(b"age 41", 500, frozenset()) is None
+
+
+AGE = frozenset({"age"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [[41, "Rome"]]},
+        {"inputs": [41]},
+        {"inputs": 41},
+        {"instances": [[41]]},
+        {"dataframe_records": [[41]]},
+        {"dataframe_split": {"data": [[41]]}},
+        {"dataframe_split": {"columns": ["city"], "index": ["41 years"], "data": [["Rome"]]}},
+        [[41]],
+        41,
+        {"messages": [{"content": "my age is 41"}]},
+        {"inputs": {"city": ['{"Age": 41}']}},
+    ],
+)
+def test_a_request_in_which_a_field_cannot_be_found_is_not_kept(body):
+    text = json.dumps(body).encode()
+    assert recorded_input(text, AGE) is None
+    assert recorded_input(text, frozenset()) == body
+
+
+@pytest.mark.parametrize("body", [b"age,city\n41,Rome\n", b"PAR1", b"{"])
+def test_a_request_that_is_no_json_is_not_kept_where_fields_are_dropped(body):
+    assert recorded_input(body, AGE) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (
+            {"dataframe_split": {"columns": ["Age", "city"], "index": [0], "data": [[41, "page"]]}},
+            {"dataframe_split": {"columns": ["city"], "index": [0], "data": [["page"]]}},
+        ),
+        ({"inputs": {"x": [[1, 2]], "AGE": [41]}}, {"inputs": {"x": [[1, 2]]}}),
+    ],
+)
+def test_what_is_left_of_a_request_is_kept(body, kept):
+    assert recorded_input(json.dumps(body).encode(), AGE) == kept

@@ -56,7 +56,9 @@ def balanced(call: Callable[..., Any], *apps: RecordsApp) -> Iterator[PinnedReco
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield PinnedRecords(lambda _endpoint: Address(url=f"http://127.0.0.1:{server.server_port}"))
+        yield PinnedRecords(
+            lambda _endpoint: Address(url=f"http://127.0.0.1:{server.server_port}"), token=lambda _deployment: "t"
+        )
     finally:
         server.shutdown()
         thread.join()
@@ -66,7 +68,7 @@ def balanced(call: Callable[..., Any], *apps: RecordsApp) -> Iterator[PinnedReco
 def test_every_record_of_every_replica_comes_once(call: Callable[..., Any], tmp_path: Path) -> None:
     # More than one page each: a page has about a megabyte.
     logs = [written(tmp_path, replica, 30, max_bytes=64 * 1024 * 1024, padding=100_000) for replica in range(3)]
-    with balanced(call, *(RecordsApp(log, token=None) for log in logs)) as records:
+    with balanced(call, *(RecordsApp(log, token="t") for log in logs)) as records:
         found = records.read("m", "m-v1", 3)
     assert sorted(record["request_id"] for record in found.records) == sorted(
         f"{replica}-{number}" for replica in range(3) for number in range(30)
@@ -76,7 +78,7 @@ def test_every_record_of_every_replica_comes_once(call: Callable[..., Any], tmp_
 
 def test_a_replica_that_recorded_nothing_yet_is_no_trouble(call: Callable[..., Any], tmp_path: Path) -> None:
     logs = [written(tmp_path, 0, 3), written(tmp_path, 1, 0)]
-    with balanced(call, *(RecordsApp(log, token=None) for log in logs)) as records:
+    with balanced(call, *(RecordsApp(log, token="t") for log in logs)) as records:
         assert len(records.read("m", "m-v1", 2).records) == 3
 
 
@@ -84,14 +86,14 @@ def test_what_rotation_took_is_told_by_the_time_of_the_first_record_left(
     call: Callable[..., Any], tmp_path: Path
 ) -> None:
     log = written(tmp_path, 0, 100, max_bytes=64 * 1024, padding=2000)
-    with balanced(call, RecordsApp(log, token=None)) as records:
+    with balanced(call, RecordsApp(log, token="t")) as records:
         found = records.read("m", "m-v1", 1)
     assert 0 < len(found.records) < 100
     assert found.complete_since == found.records[0]["time"] > 1000.0
 
 
 def test_a_replica_that_never_answers_is_told(call: Callable[..., Any], tmp_path: Path) -> None:
-    app = RecordsApp(written(tmp_path, 0, 3), token=None)
+    app = RecordsApp(written(tmp_path, 0, 3), token="t")
     with balanced(call, app) as records, pytest.raises(ClusterError, match="only 1 of 2 replicas of deployment 'm-v1'"):
         records.read("m", "m-v1", 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from uuid import UUID
@@ -22,6 +23,9 @@ from mlflow_istio.serving.recorder import MAX_PENDING_BYTES, MAX_RECORD_BYTES, R
 REQUEST_IDS = [str(UUID(int=(number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)) for number in range(5000)]
 
 
+READER = {"authorization": "Bearer t"}
+
+
 async def scoring(scope, receive, send):
     """Answer with what was asked, as a prediction; a body of 'no' is refused as MLflow would."""
     body = (await Request(scope, receive).body()).decode()
@@ -34,7 +38,9 @@ class Bench:
     """A serving app with its recorder."""
 
     def __init__(self, folder, inner, log=None, **settings):
-        settings = RecordSettings(**{"rate": 1.0, "directory": folder, "max_bytes": 16 * 1024 * 1024, **settings})
+        settings = RecordSettings(
+            **{"rate": 1.0, "directory": folder, "max_bytes": 16 * 1024 * 1024, "token": "t", **settings}
+        )
         self.metrics = ServerMetrics(CollectorRegistry(), deployment="churn-v2", model="churn", version="2")
         self.log = log or RecordLog(settings.directory, settings.max_bytes)
         self.recorder = Recorder(settings, self.log, self.metrics, deployment="churn-v2", model_version="churn/2")
@@ -75,6 +81,7 @@ def test_a_record_says_who_answered_what_and_how_fast(call, bench):
     (record,) = made.records()
     assert record.pop("ms") >= 0
     assert record.pop("time") > 1.7e9
+    assert re.fullmatch("[0-9a-f]{32}", record.pop("body"))
     assert record == {
         "request_id": "id-1",
         "deployment": "churn-v2",
@@ -236,23 +243,43 @@ def test_records_can_be_read_over_http_a_page_at_a_time(call, bench):
     made = bench()
     score(call, made, "id-1")
     made.records()
-    first = call(made.app, "/records").json()
+    first = call(made.app, "/records", headers=READER).json()
     assert [record["request_id"] for record in first["records"]] == ["id-1"]
     assert first["lost_bytes"] == 0
-    second = call(made.app, "/records", query=f"after={first['next']}").json()
+    second = call(made.app, "/records", query=f"after={first['next']}", headers=READER).json()
     assert second == {"next": first["next"], "lost_bytes": 0, "records": []}
-    assert call(made.app, "/records", query="after=0").json() == first
+    assert call(made.app, "/records", query="after=0", headers=READER).json() == first
+
+
+def test_copies_of_one_request_are_known_by_their_body_and_pinned_ones_by_their_header(call, bench):
+    made = bench()
+    for parts in ([b"41"], [b"4", b"1"], [b"42"]):
+        call(made.app, "/invocations", method="POST", headers={"x-request-id": "id-1"}, body=parts)
+    score(call, made, "id-2")
+    pin = {"x-request-id": "id-1", "x-mlflow-deployment": "churn-v2"}
+    call(made.app, "/invocations", method="POST", headers=pin, body=[b"41"])
+    one, same, other, elsewhere, pinned = made.records()
+    assert one["body"] == same["body"] == pinned["body"]
+    assert len({one["body"], other["body"], elsewhere["body"]}) == 3
+    assert [record.get("pinned") for record in (one, same, other, pinned)] == [None, None, None, True]
+
+
+def test_without_a_token_nobody_reads_the_records(call, bench):
+    made = bench(token=None)
+    score(call, made, "id-1")
+    assert call(made.app, "/records").status == 200
+    assert call(made.app, "/records", headers=READER).json() == {"predictions": [""]}
 
 
 def test_an_empty_log_gives_an_empty_page(call, bench):
-    assert call(bench().app, "/records").json() == {"next": "0", "lost_bytes": 0, "records": []}
+    assert call(bench().app, "/records", headers=READER).json() == {"next": "0", "lost_bytes": 0, "records": []}
 
 
 @pytest.mark.parametrize(
     ("method", "query", "headers", "status", "words"),
     [
-        ("GET", "after=5", {}, 400, "after='5' is not the next of an earlier page"),
-        ("POST", "", {}, 405, "use GET"),
+        ("GET", "after=5", READER, 400, "after='5' is not the next of an earlier page"),
+        ("POST", "", READER, 405, "use GET"),
     ],
 )
 def test_a_wrong_request_for_records_is_refused_by_name(call, bench, method, query, headers, status, words):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -83,12 +84,30 @@ def test_times_that_differ_beyond_a_double_are_still_compared():
     assert tally.log_slowdown.total == pytest.approx(math.log(1e300) - math.log(5e-324))
 
 
-def test_records_join_by_id_and_the_last_of_a_retry_counts():
+def test_records_join_by_id_and_the_first_of_it_counts():
     stable = [record(1, status=503), record(1), record(2), record(3)]
     candidate = [record(1, "x"), record(3), record(4), record(4)]
     joined = join_records(stable, candidate)
-    assert [(a.request_id, a.status, b.output) for a, b in joined.pairs] == [("1", 200, "x"), ("3", 200, 1)]
+    assert [(a.request_id, a.status, b.output) for a, b in joined.pairs] == [("1", 503, "x"), ("3", 200, 1)]
     assert (joined.stable_only, joined.candidate_only, joined.repeated) == (1, 1, 2)
+
+
+def test_only_copies_of_one_request_are_a_pair():
+    def sent(key, body, pinned=False):
+        return replace(record(key), body=body, pinned=pinned)
+
+    stable = [sent(1, "a"), sent(2, "a"), sent(3, "a", pinned=True), sent(3, "b"), sent(4, "a")]
+    candidate = [sent(1, "a"), sent(2, "b"), sent(3, "b"), sent(4, "b", pinned=True), sent(4, "a")]
+    joined = join_records(stable, candidate)
+    assert [pair[0].request_id for pair in joined.pairs] == ["1", "3", "4"]
+    assert (joined.other_body, joined.pinned, joined.repeated) == (1, 2, 0)
+    assert (joined.stable_only, joined.candidate_only) == (0, 0)
+
+
+def test_what_was_left_out_is_said():
+    tally = replace(many(100, 0), pinned=3, other_body=1, repeated=2)
+    said = judge_shadow(tally, ShadowLimits(agreement=0.9)).reason
+    assert "left out: 2 under an id that was used already, 3 pinned, 1 with different bodies on the two sides" in said
 
 
 def test_a_line_of_the_recorder_is_read():
@@ -235,6 +254,8 @@ def test_metrics_are_flat_numbers_without_what_is_unknown():
         "shadow/compared",
         "shadow/unmatched_share",
         "shadow/repeated",
+        "shadow/pinned",
+        "shadow/other_body",
         "shadow/candidate_failed",
         "shadow/stable_failed",
         "shadow/both_failed",
