@@ -43,6 +43,10 @@ _NEVER_A_PASSWORD = ("models", "istio")
 """Schemes whose names may hold ``:`` and ``@``."""
 
 
+GUARD_KEY = re.compile("mik_[0-9a-f]{32}")
+"""The key that pinned requests carry (``core.matching.pin_guard``); its form is its own, so that it is found in any text."""
+
+
 def masked(text: str) -> str:
     """The text with ``***`` for user and password in each address: ``http://***@host``, ``postgresql://host/db?password=***``.
 
@@ -50,11 +54,13 @@ def masked(text: str) -> str:
     A user without a password is masked for HTTP only, where it may be a token. What stands before an ``@`` belongs to an
     address as far as its first ``/``, ``?`` or ``#``; databases' drivers take these in a password, too.
 
+    Keys of pinned routes are masked, too.
+
     The work grows with the length of the text: no pattern here goes back over what it has read.
     """
     if "@" in text:
         text = _DATABASE.sub(_without_slashed_password, _AUTHORITY.sub(_without_user, text))
-    return _KEY.sub(r"\g<key>***", text)
+    return GUARD_KEY.sub("mik_***", _KEY.sub(r"\g<key>***", text))
 
 
 def _without_user(address: re.Match[str]) -> str:

@@ -30,13 +30,23 @@ class PinnedRecords:
 
     Args:
         address: How to reach an endpoint.
-        token: What the recorders ask for; by default that of ``MLFLOW_ISTIO_RECORD_TOKEN``.
+        pinned: The headers that reach one deployment of an endpoint.
+        token: What a deployment's recorders ask for, as far as the cluster tells; ``MLFLOW_ISTIO_RECORD_TOKEN`` of the command's
+            own environment counts for more.
         timeout: Seconds for each page.
     """
 
-    def __init__(self, address: Callable[[str], Address], *, token: str | None = None, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: Callable[[str], Address],
+        pinned: Callable[[str, str], Mapping[str, str]] = lambda _endpoint, deployment: {PIN_HEADER: deployment},
+        token: Callable[[str], str | None] = lambda _deployment: None,
+        *,
+        timeout: float = 30.0,
+    ) -> None:
         self._address = address
-        self._token = token or os.environ.get(TOKEN_VARIABLE)
+        self._pinned = pinned
+        self._token = token
         self._timeout = timeout
 
     def read(self, endpoint: str, deployment: str, replicas: int) -> Recorded:
@@ -71,9 +81,10 @@ class PinnedRecords:
 
     def _page(self, endpoint: str, deployment: str, cursor: str) -> Mapping[str, Any]:
         address = self._address(endpoint)
-        headers = {**address.headers, PIN_HEADER: deployment}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        headers = {**address.headers, **self._pinned(endpoint, deployment)}
+        token = os.environ.get(TOKEN_VARIABLE) or self._token(deployment)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         where = f"the records of deployment '{deployment}'"
         try:
             # Not on a kept connection: the proxy chooses the replica anew for each request either way, and none stays open.
@@ -86,7 +97,9 @@ class PinnedRecords:
         except requests.RequestException as exc:
             raise ClusterError(f"{where} can't be read at {address.url}: {type(exc).__name__}") from exc
         if answer.status_code == requests.codes.not_found:
-            raise StateConflict(f"deployment '{deployment}' records nothing, so there is nothing to compare: {_HOW}")
+            raise StateConflict(
+                f"deployment '{deployment}' records nothing, or shows it to nobody for want of a token: {_HOW}"
+            )
         if answer.status_code == requests.codes.unauthorized:
             raise ClusterError(f"{where} ask for a token: set {TOKEN_VARIABLE} to that of the deployment")
         try:

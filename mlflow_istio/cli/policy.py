@@ -1,4 +1,4 @@
-"""What routes do besides splitting: policy, route, fault, sweep."""
+"""What routes do besides splitting: policy, route, fault, pins, sweep."""
 
 from __future__ import annotations
 
@@ -59,6 +59,24 @@ def fault(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> 
 
 
 @click.command(cls=VerbCommand)
+@click.argument("endpoint")
+@options_of("routes:PinsOptions", "pins", "show")
+@target_option
+@options_of("routes:PinsOptions", "reason", "dry_run")
+@config_option
+def pins(endpoint: str, target: str, config: tuple[str, ...], **flags: Any) -> None:
+    """Say, or change, who reaches one version of an endpoint by the header x-mlflow-deployment."""
+    given = given_options(config, **flags)
+    result = verbs_on(target).pins(endpoint, given)
+    if "pins" in given:
+        report(result, f"pins of {endpoint}")
+    else:
+        click.echo(f"pins of {endpoint} are {result.view['pins']}")
+    for deployment, headers in result.view.get("pin_headers", {}).items():
+        click.echo(f"{deployment}: " + " ".join(f"-H '{name}: {value}'" for name, value in headers.items()))
+
+
+@click.command(cls=VerbCommand)
 @target_option
 @json_option
 @options_of("routes:SweepOptions", "dry_run")
@@ -115,4 +133,4 @@ def _said(found: dict[str, Any]) -> list[str]:
     return lines + ([f"not all could be read: {found['problem']}"] if found["problem"] else [])
 
 
-COMMANDS = (policy, route, fault, chaos, sweep)
+COMMANDS = (policy, route, fault, chaos, pins, sweep)

@@ -110,6 +110,15 @@ class ReleaseClient:
     def chaos(self, endpoint: str, **options: Any) -> dict[str, Any]:
         """Inject a ``delay`` or ``abort`` for a ``duration``, take it away again, and report what callers saw."""
 
+    @binding_of("pins", returns=shown)
+    def pins(self, endpoint: str, pins: str | None = None, **options: Any) -> dict[str, Any]:
+        """Say who reaches one version by its header, or change it: ``guarded``, ``new`` (another key) or ``open``.
+
+        Example:
+            >>> client.pins("churn", show=True)["pin_headers"]["churn-v2"]
+            >>> client.pins("churn", "new")
+        """
+
     @binding_of("sweep")
     def sweep(self, **options: Any) -> list[dict[str, str]]:
         """End what is over: faults, kept versions, stale cookies."""

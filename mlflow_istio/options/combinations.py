@@ -37,7 +37,7 @@ class Idle(Generic[Model]):
 
 AnyTraffic = TypeVar("AnyTraffic", bound=TrafficAsked)
 
-_OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias", "host", "export_to")
+_OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias", "host", "export_to", "pins")
 _ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
 _MOVES = ("action", "strategy", "candidate", *_ASKS, "supersede", "force", "release_id", "keep_old", "to", "redeploy")
 

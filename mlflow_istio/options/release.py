@@ -209,7 +209,17 @@ def _check_fresh(options: ReleaseOptions) -> None:
         raise InvalidInput("option 'control' can't be fresh with analysis=none, which compares nothing: leave one out")
 
 
-_OF_A_NEW_ENDPOINT = ("host", "export_to", "under", "path", "match_header", "virtual_service", "route", "stable")
+_OF_A_NEW_ENDPOINT = (
+    "host",
+    "export_to",
+    "pins",
+    "under",
+    "path",
+    "match_header",
+    "virtual_service",
+    "route",
+    "stable",
+)
 
 
 def check_release_options(options: ReleaseOptions, given: Collection[str] | None = None) -> ReleaseOptions:

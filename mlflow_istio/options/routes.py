@@ -1,8 +1,9 @@
-"""Options of the verbs ``policy``, ``route``, ``fault``, ``chaos`` and ``sweep``."""
+"""Options of the verbs ``policy``, ``route``, ``fault``, ``chaos``, ``pins`` and ``sweep``."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -52,6 +53,17 @@ class FaultOptions(ChangeOptions, Confirmed, Faulted):
             match=self.match or (),
             until=now + self.ttl,
         )
+
+
+class PinsOptions(ChangeOptions, Confirmed):
+    """Options of ``pins``."""
+
+    pins: Literal["guarded", "open", "new"] | None = Field(
+        default=None,
+        description="guarded: only whoever has the key reaches one version by its header; new: the same with another key; open: "
+        "any caller does; unless given, nothing is changed",
+    )
+    show: bool = Field(default=False, description="say the headers that pin, with the key")
 
 
 class SweepOptions(DryRunOptions):

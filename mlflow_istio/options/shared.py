@@ -43,6 +43,11 @@ class Adopted(BaseModel):
         default=False,
         description="take ledger and aliases over from another place of the same scope, which is gone for good",
     )
+    pins: Literal["guarded", "open"] | None = Field(
+        default=None,
+        description="who reaches one version of a new endpoint by its header: guarded (our own commands, and whoever has the key) "
+        "or open (any caller); guarded where it has a gateway, else open",
+    )
 
 
 class Faulted(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,8 +15,10 @@ from mlflow_istio.core.basics.objects import (
     labels_of,
     name_of,
 )
-from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, guard_of, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
+from mlflow_istio.core.matching.pin_guard import key_headers
+from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route, write_endpoint
@@ -38,6 +41,11 @@ def _silent(_message: str) -> None:
     """Say nothing."""
 
 
+def new_key() -> str:
+    """A key for pinned routes."""
+    return f"mik_{secrets.token_hex(16)}"
+
+
 def _let_be(_context: Context, _endpoint: str) -> None:
     """Enforce nothing."""
 
@@ -53,6 +61,7 @@ class Context:
         clock: Time.
         who: Who works here, for the ledger.
         new_id: Makes an id that nobody else makes.
+        new_key: Makes a key for pinned routes that nobody guesses.
         templates: Kind to Jinja2 text.
         scope: The registry's name for where this is.
         tell: Called with one line when something takes a while.
@@ -67,6 +76,7 @@ class Context:
     clock: Clock
     who: str
     new_id: Callable[[], str]
+    new_key: Callable[[], str] = new_key
     templates: Mapping[str, str]
     scope: str
     tell: Callable[[str], None] = _silent
@@ -154,11 +164,31 @@ def entrance_of(cluster: Cluster, name: str, virtual_service: Object | None = No
     """
     virtual_service = virtual_service if virtual_service is not None else virtual_service_of(cluster, name)
     route = split_route(virtual_service, name)
+    key = key_headers(guard_of(virtual_service, name))
     if not is_delegate(virtual_service):
-        return entrance_at(virtual_service, route)
+        return replace(entrance_at(virtual_service, route), key=key)
     whole, routes = _through_root(cluster, name, virtual_service, str(route["name"]))
     entrances = [entrance_at(whole, one) for one in routes]
-    return next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0])
+    return replace(next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0]), key=key)
+
+
+def guard_for(context: Context, pins: str | None) -> str | None:
+    """What guards the pinned routes of a new endpoint.
+
+    Args:
+        context: Makes the key.
+        pins: ``guarded``, ``open``, or None: it depends on whether it has a gateway.
+    """
+    return context.new_key() if pins == "guarded" else pins
+
+
+def pin_headers(cluster: Cluster, name: str, deployment: str) -> dict[str, str]:
+    """The headers by which a request reaches one deployment whatever the split says; among them the key, if pins are guarded.
+
+    Raises:
+        NotFound: There is no such endpoint.
+    """
+    return {PIN_HEADER: deployment, **key_headers(guard_of(virtual_service_of(cluster, name), name))}
 
 
 def root_of(cluster: Cluster, endpoint: Endpoint) -> Object | None:

@@ -12,6 +12,7 @@ from mlflow_istio.core.endpoint.numbering import renumbered
 from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.matching.pin_guard import without_keys
 from mlflow_istio.errors import NotFound, RegistryError
 from mlflow_istio.releases.context import (
     Context,
@@ -143,7 +144,8 @@ def _record(
     context: Context, endpoint: Endpoint, change: RoutingChange, objects: Mapping[str, Object]
 ) -> tuple[str, ...]:
     """Record a change; one that ends a release ends its run, too, and is not recorded before that."""
-    warnings = context.registry.record(context.scope, change, objects)
+    kept = {stem: without_keys(obj) for stem, obj in objects.items()}
+    warnings = context.registry.record(context.scope, change, kept)
     outcome = OUTCOMES.get(change.action)
     if endpoint.release is not None and endpoint.release.id == change.release:
         return warnings  # a rollback to the middle of a release opened it again

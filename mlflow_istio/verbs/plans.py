@@ -293,6 +293,7 @@ _NOT_PLANNED: Mapping[str, str] = {
     "approve": "which answers a release that goes on",
     "reject": "which answers a release that goes on",
     "chaos": "which measures while it lasts: plan 'fault'",
+    "pins": "which gives out keys, and a plan is for others to read: see its difference with dry_run",
     "sweep": "which ends what is over when it is over: see it with 'mlflow-istio sweep --dry-run'",
     "doctor": "which looks before it mends: run it without fix",
     "plan": "which makes plans",

@@ -1,4 +1,4 @@
-"""The verbs that set what routes do besides splitting: policy, route, fault, chaos, and sweep, which ends what is over."""
+"""The verbs that set what routes do besides splitting: policy, route, fault, chaos, pins, and sweep, which ends what is over."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from mlflow_istio.core.policy.settings import CustomRoute, Fault, notes
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, UpdateEndpointOptions, parse_options
 from mlflow_istio.options.combinations import check_fault, check_route, kind_of_update, options_of_kind
-from mlflow_istio.options.routes import MAX_TTL, ChaosOptions, FaultOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.options.routes import (
+    MAX_TTL,
+    ChaosOptions,
+    FaultOptions,
+    PinsOptions,
+    PolicyOptions,
+    RouteOptions,
+    SweepOptions,
+)
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.options.values import NONE
-from mlflow_istio.releases.context import Context, Outcome
+from mlflow_istio.releases.context import Context, Outcome, pin_headers
 from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.chaos import chaos
+from mlflow_istio.releases.moving.pins import set_pins
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 from mlflow_istio.wiring.connection import LEFT_FOR_LATER
@@ -80,6 +89,22 @@ class PolicyVerbs(Base):
                 timeout=timeout,
             ),
         )
+
+    def pins(self, name: str, config: Config | None = None) -> Result:
+        """Say, or change, who reaches one version of an endpoint by its header; see ``releases.moving.pins``."""
+        options = self._options(PinsOptions, config)
+        session = self._session(options)
+        cluster = session.context.cluster
+        outcome = Outcome(endpoint=None, changed=False)
+        if options.pins is not None:
+            outcome = set_pins(
+                session.context, name, options.pins, reason=options.reason, timeout=options.confirm_timeout
+            )
+        view = views.endpoint_view(cluster, name)
+        if options.show:
+            deployments = [one["name"] for one in view["deployments"]]
+            view["pin_headers"] = {one: pin_headers(cluster, name, one) for one in deployments}
+        return session.result(outcome, view)
 
     def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
         """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""

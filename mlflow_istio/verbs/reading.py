@@ -16,10 +16,9 @@ from mlflow_istio.core.basics.yaml_text import as_yaml
 from mlflow_istio.core.endpoint.assignment import assignment_headers
 from mlflow_istio.core.endpoint.deadlines import Deadline, due
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding
-from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.options.base import DryRunOptions, ReadOptions, parse_options
-from mlflow_istio.releases.context import address_of, endpoint_of, find_virtual_service
+from mlflow_istio.releases.context import address_of, endpoint_of, find_virtual_service, pin_headers
 from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.reading import export, views
@@ -151,7 +150,7 @@ class ReadingVerbs(Base):
         cluster = self._read().cluster
         if name is not None:
             its = self.deployment(name)["endpoint"]
-            sent = {**(headers or {}), PIN_HEADER: name}
+            sent = {**(headers or {}), **pin_headers(cluster, its, name)}
             return score(address_of(cluster, its), payload, headers=sent, timeout=timeout)
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.target import Target, parse_target
 from mlflow_istio.core.mesh.manifests import TEMPLATES
+from mlflow_istio.core.mesh.pods import RECORD_TOKEN, variable_of
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, RegistryError, masked
 from mlflow_istio.ports.cluster import Cluster
@@ -24,7 +25,7 @@ from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.registry import Registry
 from mlflow_istio.ports.runs import Runs
-from mlflow_istio.releases.context import Context
+from mlflow_istio.releases.context import Context, pin_headers
 from mlflow_istio.releases.deploying.sweeping import enforce
 
 if TYPE_CHECKING:
@@ -245,7 +246,10 @@ class Connection:
         """What the model servers recorded, for a shadow's comparison."""
         from mlflow_istio.adapters.records import PinnedRecords
 
-        return PinnedRecords(self.cluster.address)
+        def token(deployment: str) -> str | None:
+            return variable_of(self.cluster.get("Deployment", deployment) or {}, RECORD_TOKEN)
+
+        return PinnedRecords(self.cluster.address, lambda *asked: pin_headers(self.cluster, *asked), token)
 
     def callers(self) -> Callable[[str], Mapping[str, float]] | None:
         """Counts of what callers of an endpoint saw; None where no proxy counts them by endpoint."""

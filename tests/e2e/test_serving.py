@@ -354,7 +354,11 @@ def test_a_full_disk_costs_records_and_no_request(models, tmp_path):
     """A limit on the size of files stands in for a full disk: writing fails in the same way."""
     body = example(models, "lightgbm")
     limited = ("bash", "-c", 'ulimit -f 16 && exec "$0" "$@"')  # in units of 1,024 bytes
-    recording = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(tmp_path / "records")}
+    recording = {
+        "MLFLOW_ISTIO_RECORD": "1",
+        "MLFLOW_ISTIO_RECORD_DIR": str(tmp_path / "records"),
+        "MLFLOW_ISTIO_RECORD_TOKEN": "t",
+    }
     with started(tmp_path, models / "lightgbm", prefix=limited, **recording) as server:
         server.wait_ready()
         for number in range(60):
@@ -362,7 +366,7 @@ def test_a_full_disk_costs_records_and_no_request(models, tmp_path):
         dropped = 'mlflow_istio_records_dropped_total{reason="write_error"}'
         wait_for(lambda: server.metric(dropped) + server.metric("mlflow_istio_records_total") == 60, "60 records")
         assert server.metric(dropped) > 0
-        page = requests.get(f"{server.url}/records", timeout=60).json()
+        page = requests.get(f"{server.url}/records", headers={"authorization": "Bearer t"}, timeout=60).json()
         assert len(page["records"]) == server.metric("mlflow_istio_records_total") > 0
         assert page["records"][0]["output"] == server.score(body).json()
         assert server.stop() == 0

@@ -39,6 +39,7 @@ class World:
     runs: InMemoryRuns = field(default_factory=InMemoryRuns)
     warnings: list[str] = field(default_factory=list)
     ids: Any = field(default_factory=lambda: itertools.count(1))
+    keys: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
     def context(self) -> Context:
@@ -50,6 +51,7 @@ class World:
             clock=StillClock(),
             who="me",
             new_id=lambda: f"id{next(self.ids)}",
+            new_key=lambda: f"mik_{next(self.keys):032x}",
             templates=TEMPLATES,
             scope="prod",
             warn=self.warnings.append,

@@ -230,6 +230,7 @@ OPTIONS: Mapping[str, Options] = {
             "champion_alias": new_endpoint()("best"),
             "challenger_alias": new_endpoint()("next"),
             "take_over": Try(value=True, world=lambda: kept_elsewhere(World())),
+            "pins": new_endpoint()("open"),
             "wait": Try(value=False, world=lambda: unready(a_world("churn-v1"), "churn-v2")),
         },
     ),
@@ -290,8 +291,15 @@ OPTIONS: Mapping[str, Options] = {
             "champion_alias": "best",
             "challenger_alias": "next",
             "take_over": Try(value=True, world=lambda: kept_elsewhere(with_shop())),
+            "pins": "open",
             "confirm_timeout": 1,
         },
+    ),
+    "pins": Options(
+        model=routes.PinsOptions,
+        world=idle,
+        call=lambda verbs, options: verbs.pins("churn", {"pins": "guarded", **options}),
+        tries={**CHANGE, "confirm_timeout": 1, "pins": "open", "show": True},
     ),
     "policy": Options(
         model=routes.PolicyOptions,
@@ -391,6 +399,7 @@ OPTIONS: Mapping[str, Options] = {
                 for name, value in (
                     ("host", "a.example"),
                     ("export_to", "."),
+                    ("pins", "open"),
                     ("under", "models"),
                     ("path", "/x"),
                     ("match_header", "x-a=b"),

@@ -90,6 +90,7 @@ TABLES = (
     Table(title="route", model=routes.RouteOptions, but=(_SHARED,)),
     Table(title="fault", model=routes.FaultOptions, but=(_SHARED,)),
     Table(title="chaos", model=routes.ChaosOptions, but=(_SHARED,)),
+    Table(title="pins", model=routes.PinsOptions, but=(_SHARED,)),
     Table(title="sweep", model=routes.SweepOptions, but=(_SHARED,)),
     Table(
         title="release",

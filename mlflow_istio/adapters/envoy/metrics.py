@@ -1,9 +1,10 @@
 """Counts from Envoy's own statistics, read at its admin interface (``/stats/prometheus``).
 
-On the local mesh Envoy counts live traffic apart (see ``adapters.local.envoy_stats``), so only requests that the weights
-or an arm gave a deployment are read. An Envoy that istiod configures has one count for each subset's cluster: **pinned
-and mirrored requests are in it**, and nothing there tells them apart; requests of the probe route never are, since
-Envoy answers them itself. Neither are requests that found no cluster, or that a fault ended before a version was asked.
+On the local mesh Envoy counts live traffic apart (see ``adapters.local.envoy_stats``), so only requests that the weights gave a
+deployment are read: whoever chose the arm, by its header or cookie, is no evidence about it. An Envoy that istiod configures has
+one count for each subset's cluster: **pinned and mirrored requests, and those that chose their arm, are in it**, and nothing there
+tells them apart, which is why pins ask for a key at a gateway; requests of the probe route never are, since Envoy answers them
+itself. Neither are requests that found no cluster, or that a fault ended before a version was asked.
 
 Envoy doubles its counters for internal and external callers and for retries; those are left out. A retried request counts
 once, with the answer the caller got. One whose caller went away before the answer isn't counted by Envoy at all.
@@ -22,8 +23,9 @@ from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
 
-LIVE_TREES = ("split", "arm")
-"""The trees of ``adapters.local.envoy_stats``: what the weights gave a deployment, and what an arm brought back."""
+LIVE_TREES = ("split",)
+"""Of the trees of ``adapters.local.envoy_stats``, what the weights gave a deployment."""
+_TREES = ("split", "arm")
 
 _ANY = ""
 _SAMPLE = re.compile(
@@ -38,7 +40,7 @@ class EnvoySample:
     """One counter of one subset's cluster.
 
     Attributes:
-        tree: ``split``, ``arm``, or nothing for the cluster's own count of everything.
+        tree: ``split``, ``arm`` (which is not counted), or nothing for the cluster's own count of everything.
         deployment: The subset.
         host: The Service's host, as the cluster's name has it; with a plain bootstrap without its namespace.
         namespace: The host's namespace, or None where the name has none.
@@ -96,7 +98,7 @@ def _place(middle: str) -> tuple[str, str | None] | None:
     if middle.endswith("_svc_cluster_local__"):
         return _ANY, middle.removesuffix("_svc_cluster_local__")
     tree = middle.removesuffix("_")
-    return (tree, None) if tree in LIVE_TREES else None
+    return (tree, None) if tree in _TREES else None
 
 
 class EnvoyMetrics:

@@ -1,7 +1,8 @@
 """Counts from Prometheus: Istio's series, or those of the local mesh's Envoy.
 
-Raw counters are read, never ``rate`` or ``increase``, which extrapolate. Istio's series hold **pinned requests** too: nothing in
-them tells those apart. Mirrored copies are not among those that a caller's proxy reports (``reporter="source"``), and the probe
+Raw counters are read, never ``rate`` or ``increase``, which extrapolate. Istio's series hold **pinned requests** too, and those
+that chose their arm by its header or cookie: nothing in them tells those apart, which is why pins ask for a key at a
+gateway. Mirrored copies are not among those that a caller's proxy reports (``reporter="source"``), and the probe
 route has no workload. A proxy that forgets series which are still in use (``statsEvictionInterval``) looks like one that
 restarted: leave that off. A request for a version without any ready pod has no workload either, so nobody is charged with it.
 """

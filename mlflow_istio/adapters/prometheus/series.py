@@ -82,7 +82,7 @@ def istio_families(
 
 
 def envoy_families(endpoint: str, deployments: Sequence[str], errors: str) -> tuple[Family, ...]:
-    """The series of the local mesh's Envoy, which counts live traffic apart (see ``adapters.envoy_metrics``)."""
+    """The series of the local mesh's Envoy, which counts apart what the weights gave (see ``adapters.envoy.metrics``)."""
     cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]{endpoint}"
     matchers = f"envoy_cluster_name=~{_quoted(cluster)}"
 
@@ -91,14 +91,12 @@ def envoy_families(endpoint: str, deployments: Sequence[str], errors: str) -> tu
 
     def counters(labels: Mapping[str, str]) -> Mapping[str, bool]:
         failed = labels.get("envoy_response_code_class") in tuple(errors)
-        assigned = labels["__name__"].startswith("envoy_cluster_split_")
-        return {REQUESTS: True, ERRORS: failed, **({ASSIGNMENTS: True} if assigned else {})}
+        return {REQUESTS: True, ERRORS: failed, ASSIGNMENTS: True}
 
-    # Both in one question each, so that they are of one moment.
-    name = '__name__=~"envoy_cluster_(split|arm)_upstream_rq_'
+    name = "envoy_cluster_split_upstream_rq_"
     return (
-        Family(selector=f'{{{name}xx",{matchers}}}', deployment=deployment, counters=counters),
-        Family(selector=f'{{{name}time_bucket",{matchers}}}', deployment=deployment, counters=_bucket),
+        Family(selector=f"{name}xx{{{matchers}}}", deployment=deployment, counters=counters),
+        Family(selector=f"{name}time_bucket{{{matchers}}}", deployment=deployment, counters=_bucket),
     )
 
 

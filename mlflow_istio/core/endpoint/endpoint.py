@@ -57,6 +57,8 @@ class Endpoint:
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
+        guard: Key that pinned requests and probes carry (``core.matching.pin_guard``); ``open`` where any caller may pin, None
+            where nobody has decided yet.
         missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``rule.NAME``,
             ``arm.DEPLOYMENT``. It follows from the object.
     """
@@ -77,6 +79,7 @@ class Endpoint:
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = field(default=(), metadata=NOT_STORED)
     adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
+    guard: str | None = field(default=None, repr=False, metadata=stored(sparse=True))
     missing: tuple[str, ...] = field(default=(), metadata=NOT_STORED)
 
     @property
@@ -131,6 +134,7 @@ class ChangeMetadata:
         run: Run to record it in, if known.
         versions: Deployment to ``MODEL/VERSION``.
         evidence: What the decision rested on.
+        fresh_key: A key for the guard of an endpoint that has none yet; empty: it stays without.
         urgent: Whether it may exceed the bound of unrecorded changes: a rollback is never refused for a registry that is down.
     """
 
@@ -142,6 +146,7 @@ class ChangeMetadata:
     run: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    fresh_key: str = field(default="", repr=False)
     urgent: bool = False
 
 
@@ -307,6 +312,13 @@ def route_name(virtual_service: Mapping[str, Any], endpoint: str) -> str:
     state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
     named = state.get("route") if isinstance(state, dict) else None
     return str(named or f"{prefix(endpoint)}split")
+
+
+def guard_of(virtual_service: Mapping[str, Any], endpoint: str) -> str | None:
+    """What guards the endpoint's pinned routes; see ``Endpoint.guard``."""
+    state = _loads(virtual_service, annotations_of(virtual_service), annotation(endpoint, "state"))
+    guard = state.get("guard") if isinstance(state, dict) else None
+    return guard if isinstance(guard, str) else None
 
 
 def deployed_annotation(endpoint: Endpoint) -> dict[str, str | None]:

@@ -14,6 +14,7 @@ from typing import Any
 from mlflow_istio.core.basics.objects import Object, is_own_route, prefix
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.matching.pin_guard import without_keys
 from mlflow_istio.core.mesh.destination_rule import subset_labels
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of, split_route
 from mlflow_istio.core.policy.routes import written_policy
@@ -64,8 +65,8 @@ def fingerprint(virtual_service: Object | None, destination_rule: Object | None,
 
 
 def digest(value: Any) -> str:
-    """A short digest of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    """A short digest of a JSON value; a key in it may be any."""
+    return hashlib.sha256(json.dumps(without_keys(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def moved(planned: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -50,6 +50,7 @@ class Entrance:
         headers: Headers that they need.
         gateways: Full names of the gateways at which it reaches them, ``mesh`` among them; None: at all of the VirtualService's.
         listeners: At which of their listeners it does; None: at all.
+        key: Headers that a pinned request and a probe carry beside.
         rewritten: Whether the model server may get another path than the one asked for, and not know it.
     """
 
@@ -61,6 +62,7 @@ class Entrance:
     headers: Mapping[str, str] = field(default_factory=dict)
     gateways: tuple[str, ...] | None = None
     listeners: Listeners | None = None
+    key: Mapping[str, str] = field(default_factory=dict, repr=False)
     rewritten: bool = False
 
     def through(self, probe: Probe) -> Probe:
@@ -68,7 +70,7 @@ class Entrance:
         sent = replace(
             probe,
             virtual_service=self.virtual_service,
-            headers={**self.headers, **probe.headers},
+            headers={**self.headers, **self.key, **probe.headers},
             gateways=self.gateways,
             listeners=self.listeners,
         )
@@ -322,6 +324,8 @@ def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str
     if pattern:
         try:
             expression = read_regex(pattern["match"])
+            if not expression.is_quick(path):
+                return None
             replaced = re.sub(expression.python, _BACKREFERENCE.sub(r"\\g<\1>", pattern["rewrite"]), path)
         except (InvalidInput, re.error, KeyError):
             return None

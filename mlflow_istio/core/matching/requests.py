@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.re2 import read_regex
-from mlflow_istio.errors import InvalidInput, Unsupported
+from mlflow_istio.errors import InvalidInput, Unsupported, masked
 
 _SOME = "?"
 """What stands for a value that every request has, whichever."""
@@ -310,7 +310,7 @@ def _said(wanted: Mapping[str, str]) -> str:
     """``exact 'blue'``; an empty match asks for presence only."""
     if asks_for_presence(wanted):
         return "any value"
-    return " and ".join(f"{kind} {text!r}" for kind, text in wanted.items())
+    return masked(" and ".join(f"{kind} {text!r}" for kind, text in wanted.items()))
 
 
 def described(match: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.names import check_header_name, nearest
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.pin_guard import KEY_HEADER
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.re2 import check_regex
 from mlflow_istio.errors import InvalidInput
@@ -105,7 +106,7 @@ def _map(value: object, key: str) -> Object:
         shown = str(name)
         if key != "queryParams":
             shown = check_header_name(shown, f"match {key}").lower()
-            if shown in (PIN_HEADER, PROBE_HEADER):
+            if shown in (PIN_HEADER, PROBE_HEADER, KEY_HEADER):
                 raise InvalidInput(f"match {key} can't use '{shown}', which pins and probes need: use another header")
             if shown in _PSEUDO:
                 use = "authority" if shown == "host" else shown

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import ASKED_ANNOTATION, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, annotation
+from mlflow_istio.core.matching.pin_guard import without_keys
 from mlflow_istio.errors import masked
 
 _FROM_SERVER = ("namespace", "resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
@@ -31,7 +32,8 @@ def as_in_git(obj: Object, endpoint: str) -> Object:
     metadata = {key: value for key, value in bare["metadata"].items() if key not in _FROM_SERVER}
     spec = {key: value for key, value in obj["spec"].items() if key not in _ALLOCATED.get(str(obj["kind"]), ())}
     rest = {key: value for key, value in bare.items() if key not in ("status", "metadata", "spec")}
-    return {**rest, "metadata": metadata, "spec": spec}
+    clean: Object = without_keys({**rest, "metadata": metadata, "spec": spec})
+    return clean
 
 
 def variable_with_password(deployment: Object) -> str | None:

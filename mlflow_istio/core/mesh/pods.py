@@ -64,6 +64,10 @@ def pod_values(settings: PodSettings | None) -> Object | None:
     }
 
 
+RECORD_TOKEN = "MLFLOW_ISTIO_RECORD_TOKEN"
+"""Variable of a model server: what readers of its records must show."""
+
+
 def environment(
     plain: Mapping[str, str], server: Mapping[str, str], settings: PodSettings | None, model_uri: str
 ) -> tuple[list[Object], list[Object]]:
@@ -84,12 +88,31 @@ def environment(
     twice = sorted(set(secrets) & (set(plain) | set(server)))
     if twice:
         raise InvalidInput(f"environment variable '{twice[0]}' is given twice, by 'env_from_secret' too: give it once")
-    home = {"HOME": "/tmp"} if settings and settings.hardened else {}  # the one folder that can be written to
+    home = _writable(plain, server) if settings and settings.hardened else {}
     taken = {*server, *secrets}
     shared = plain_variables({name: value for name, value in {**home, **plain}.items() if name not in taken}) + [
         {"name": name, "valueFrom": {"secretKeyRef": _key_of(reference)}} for name, reference in secrets.items()
     ]
     return [*shared, *plain_variables(server)], shared
+
+
+def _writable(plain: Mapping[str, str], server: Mapping[str, str]) -> dict[str, str]:
+    """Where a pod with a read-only root writes: in the one folder that can be written to."""
+    folders = {"HOME": "/tmp"}
+    if plain.get("MLFLOW_ISTIO_RECORD"):
+        folders["MLFLOW_ISTIO_RECORD_DIR"] = "/tmp/mlflow-istio/records"
+    if server.get("MLFLOW_ISTIO_ENV_MANAGER", "local") != "local":
+        folders["MLFLOW_ENV_ROOT"] = "/tmp/mlflow-istio/environments"
+    return folders
+
+
+def variable_of(deployment: Mapping[str, Any], name: str) -> str | None:
+    """The value of a variable of a Deployment's model server, as it arrives there; None where it is not written in plain."""
+    containers = ((deployment.get("spec") or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
+    for variable in containers[0].get("env") or ():
+        if variable.get("name") == name and isinstance(variable.get("value"), str):
+            return str(variable["value"]).replace("$$", "$")
+    return None
 
 
 def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, str]]:

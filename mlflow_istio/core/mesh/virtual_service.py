@@ -27,6 +27,7 @@ from mlflow_istio.core.endpoint.endpoint import (
     with_change,
 )
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
+from mlflow_istio.core.matching.pin_guard import KEY_HEADER, OPEN, guard_match, has_gateway, is_key
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.policy.header_rules import Meeting, meetings, portable
@@ -132,12 +133,36 @@ def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, chang
     return write_endpoint(bare, with_change(None, endpoint, change_metadata, ""))
 
 
-def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMetadata) -> Object:
+def with_guard(endpoint: Endpoint, change_metadata: ChangeMetadata, *front: Mapping[str, Any]) -> Endpoint:
+    """The endpoint with a key for its pinned routes, if it is to have one and has none yet.
+
+    Args:
+        endpoint: The endpoint.
+        change_metadata: Brings the key.
+        front: The VirtualServices at which callers arrive; a gateway at any of them asks for a key.
+    """
+    if not change_metadata.fresh_key or endpoint.guard == OPEN or is_key(endpoint.guard):
+        return endpoint
+    if endpoint.guard is None and not any(has_gateway(obj) for obj in front):
+        return endpoint
+    return replace(endpoint, guard=change_metadata.fresh_key)
+
+
+def changed(
+    virtual_service: Object, after: Endpoint, change_metadata: ChangeMetadata, root: Object | None = None
+) -> Object:
     """The VirtualService after a transition, with the change's entry in the same object.
 
     The same object comes back when the change is already there (a lost reply) or there is nothing to change. One that only
     pauses or resumes the open release, or notes its progress, writes no entry. Nor does a probe route that somebody took away or
-    bent: it is written again, since without it no proxy could ever prove what is stored.
+    bent: it is written again, since without it no proxy could ever prove what is stored. Whatever writes an entry also guards the
+    pins of an endpoint at a gateway that is not guarded yet.
+
+    Args:
+        virtual_service: The object.
+        after: The endpoint after the transition.
+        change_metadata: Who, when, why.
+        root: The VirtualService that delegates to it, if one does.
     """
     before = read_endpoint(virtual_service, after.name)
     if before.has_change(change_metadata.id):
@@ -147,6 +172,7 @@ def changed(virtual_service: Object, after: Endpoint, change_metadata: ChangeMet
     if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
         return write_endpoint(virtual_service, after)
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
+    after = with_guard(after, change_metadata, virtual_service, root or {})
     return write_endpoint(virtual_service, with_change(before, after, change_metadata, version))
 
 
@@ -285,9 +311,11 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         return {"destination": to_json(endpoint.destination(deployment)), **({"headers": headers} if headers else {})}
 
     proof = {"directResponse": _proof(endpoint)}
-    routes = [temporary(_PROBE, [{"headers": {PROBE_HEADER: {"exact": "1"}}}], proof)]
+    guard = guard_match(endpoint.guard)
+    routes = [temporary(_PROBE, [{"headers": {PROBE_HEADER: {"exact": "1"}, **guard}}], proof)]
+    pinned = _without_key(inherited) if guard else inherited
     routes += [
-        temporary(f"pin.{pin}", [header_match(PIN_HEADER, pin)], {"route": [to(pin)], **inherited})
+        temporary(f"pin.{pin}", [{"headers": {PIN_HEADER: {"exact": pin}, **guard}}], {"route": [to(pin)], **pinned})
         for pin in traffic.pins
     ]
     answer = answer_of(policy.route)
@@ -476,6 +504,14 @@ def _both(outer: Object, inner: Object, route: Object, *, same: bool = False) ->
     return {**outer, **inner, **({"headers": headers} if headers else {})}
 
 
+def _without_key(inherited: Object) -> Object:
+    """What a pinned route takes over, and that the key goes no further than the proxy."""
+    headers = inherited.get("headers") or {}
+    request = headers.get("request") or {}
+    removed = [*(request.get("remove") or ()), KEY_HEADER]
+    return {**inherited, "headers": {**headers, "request": {**request, "remove": removed}}}
+
+
 def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Object]:
     """The matches that our routes stand inside of, as of when they were written.
 
@@ -483,7 +519,9 @@ def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Objec
     """
     for route in own:
         if route.get("name") == f"{prefix(endpoint)}{_PROBE}":
-            return [_without_header(match, PROBE_HEADER) for match in route.get("match") or []]
+            return [
+                _without_header(_without_header(match, PROBE_HEADER), KEY_HEADER) for match in route.get("match") or []
+            ]
     return base.get("match") or []
 
 

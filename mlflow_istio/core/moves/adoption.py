@@ -43,6 +43,7 @@ from mlflow_istio.core.mesh.virtual_service import (
     read_mirror,
     routes_of,
     split_route,
+    with_guard,
     write_endpoint,
 )
 from mlflow_istio.core.policy.header_rules import portable
@@ -69,6 +70,7 @@ def adopt(
     stable: str | None = None,
     settings: Mapping[str, str] | None = None,
     sequence: int = 0,
+    guard: str | None = None,
 ) -> Object:
     """The VirtualService with one of its routes carrying an endpoint; its present destination is stable.
 
@@ -82,6 +84,7 @@ def adopt(
         stable: Which destination is stable, where several have weight: its subset, HOST or HOST:PORT.
         settings: Small settings of the endpoint.
         sequence: How many changes an endpoint of that name had before.
+        guard: What guards its pinned routes; None: it depends on whether there is a gateway.
 
     Raises:
         NotFound: There is no such route.
@@ -114,9 +117,11 @@ def adopt(
         route=route,
         sequence=sequence,
         settings=dict(settings or {}),
+        guard=guard,
         adopted=Adopted(virtual_service=name_of(virtual_service), stable=chosen, route=tuple(entries)),
     )
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
+    endpoint = with_guard(endpoint, change_metadata, virtual_service)
     return write_endpoint(_marked(virtual_service, endpoint), with_change(None, endpoint, change_metadata, version))
 
 

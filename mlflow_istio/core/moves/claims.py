@@ -18,6 +18,7 @@ from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_rout
 from mlflow_istio.core.basics.stored import from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
 from mlflow_istio.core.matching.coverage import arrivals, is_catch_all, judged, route_words
+from mlflow_istio.core.matching.pin_guard import KEY_HEADER
 from mlflow_istio.core.matching.places import namespace_of, placed
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.requests import Request, conditions_of, described
@@ -28,7 +29,7 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~%-]+)+")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
-_TAKEN = frozenset({"cookie", "host", "uri", "scheme", "method", "authority", PIN_HEADER, PROBE_HEADER})
+_TAKEN = frozenset({"cookie", "host", "uri", "scheme", "method", "authority", PIN_HEADER, PROBE_HEADER, KEY_HEADER})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

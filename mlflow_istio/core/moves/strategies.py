@@ -22,6 +22,7 @@ from mlflow_istio.core.endpoint.traffic import (
     check_weight,
     split_between,
 )
+from mlflow_istio.core.matching.pin_guard import KEY_HEADER
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.mesh.virtual_service import cookie_match, header_match
 from mlflow_istio.core.moves.control_share import beside_control
@@ -88,7 +89,9 @@ _WHY_NOT: Mapping[tuple[str, str], str] = {
     ("ab", "match"): "each arm has requests of its own: use 'arms'",
 }
 
-_NOT_FOR_ARMS = frozenset({"uri", "scheme", "method", "authority", "host", "cookie", PIN_HEADER, PROBE_HEADER})
+_NOT_FOR_ARMS = frozenset(
+    {"uri", "scheme", "method", "authority", "host", "cookie", PIN_HEADER, PROBE_HEADER, KEY_HEADER}
+)
 """Istio ignores the first four as header matches, which would send everybody to the first arm; the others are in use."""
 
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")

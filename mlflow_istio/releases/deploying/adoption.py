@@ -22,6 +22,7 @@ from mlflow_istio.releases.context import (
     emit_warnings,
     entrance_of,
     find_virtual_service,
+    guard_for,
     is_ours,
 )
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, last_sequence
@@ -41,6 +42,7 @@ def adopt(
     stable: str | None = None,
     settings: Mapping[str, str] | None = None,
     gateways: tuple[str, ...] = (),
+    pins: str | None = None,
     reason: str = "",
     timeout: float = DEFAULT_TIMEOUT,
     take_over: bool = False,
@@ -58,6 +60,7 @@ def adopt(
         stable: Which of the route's destinations is stable, where several have weight.
         settings: Small settings of the endpoint, such as alias names.
         gateways: Those that the call names, which the VirtualService must have.
+        pins: ``guarded``, ``open``, or None: guarded where there is a gateway.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm.
         take_over: Whether the endpoint's ledger is this place's from now on, whosever it was.
@@ -85,13 +88,17 @@ def adopt(
         reason=reason,
         run=run,
         versions={},
+        fresh_key=context.new_key(),
     )
+    guard = guard_for(context, pins)
     sequence = 0 if again else last_sequence(context, name)
 
     def edit(obj: Object | None) -> Object:
         if obj is None:
             raise NotFound(f"there is no VirtualService '{virtual_service}' any more")
-        return adoption.adopt(obj, name, route, change_metadata, stable=stable, settings=settings, sequence=sequence)
+        return adoption.adopt(
+            obj, name, route, change_metadata, stable=stable, settings=settings, sequence=sequence, guard=guard
+        )
 
     adoption.adopt(
         found, name, route, change_metadata, stable=stable
@@ -158,6 +165,7 @@ def adopt_and_deploy(
         stable=stable,
         settings=request.settings,
         gateways=request.gateways,
+        pins=request.pins,
         reason=request.reason,
         timeout=request.timeout,
         take_over=request.take_over,

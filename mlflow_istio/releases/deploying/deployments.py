@@ -35,8 +35,8 @@ from mlflow_istio.core.mesh.manifests import (
     service_manifest,
     virtual_service_manifest,
 )
-from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
-from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint
+from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, plain_variables, variable_of
+from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint, with_guard
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
@@ -50,6 +50,7 @@ from mlflow_istio.releases.context import (
     emit_warnings,
     endpoint_of,
     existing_endpoint,
+    guard_for,
     is_ours,
     root_of,
     versions_of,
@@ -83,6 +84,7 @@ class DeployRequest:
         from_folder: Whether the model server may read the model's files where they lie on this machine.
         pod: What pods on a cluster have beside.
         settings: Small settings of the endpoint, such as alias names.
+        pins: Who may pin at a new endpoint: ``guarded``, ``open``, or None: guarded where it has a gateway.
         hosts: Hosts of a new endpoint beside its name.
         gateways: Gateways of a new endpoint; empty: the mesh alone.
         export_to: Namespaces whose proxies see a new endpoint; empty: those that the mesh's own settings say.
@@ -109,6 +111,7 @@ class DeployRequest:
     from_folder: bool = False
     pod: PodSettings | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    pins: str | None = None
     hosts: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     export_to: tuple[str, ...] = ()
@@ -152,7 +155,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         flavor=flavor,
         image=request.image,
         replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
-        env=request.env,
+        env={**_record_token(context, request, standing), **request.env},
         env_manager=request.env_manager,
         from_folder=request.from_folder,
         pod=request.pod,
@@ -194,6 +197,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             hosts=request.hosts,
             gateways=request.gateways,
             settings=request.settings,
+            pins=request.pins,
             reason=request.reason,
             timeout=request.timeout,
         )
@@ -485,6 +489,17 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
     return {**obj, "spec": spec}
 
 
+def _record_token(context: Context, request: DeployRequest, standing: Object | None) -> dict[str, str]:
+    """The token that a recording deployment asks readers for, where the user gave none: our own commands read it there."""
+    secret = request.pod.env_from_secret if request.pod else {}
+    if not request.env.get("MLFLOW_ISTIO_RECORD") or RECORD_TOKEN in request.env or RECORD_TOKEN in secret:
+        return {}
+    if standing is None:
+        return {RECORD_TOKEN: context.new_key()}
+    has = variable_of(standing, RECORD_TOKEN)  # another one would start its pods anew
+    return {RECORD_TOKEN: has} if has else {}
+
+
 def create_endpoint(
     context: Context,
     name: str,
@@ -497,6 +512,7 @@ def create_endpoint(
     hosts: tuple[str, ...],
     gateways: tuple[str, ...],
     settings: Mapping[str, str],
+    pins: str | None,
     reason: str,
     timeout: float,
 ) -> Outcome:
@@ -513,6 +529,7 @@ def create_endpoint(
         hosts: Hosts of a root that has to be made.
         gateways: Gateways of such a root.
         settings: Small settings of the endpoint.
+        pins: ``guarded``, ``open``, or None: guarded where there is a gateway.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm.
 
@@ -529,6 +546,7 @@ def create_endpoint(
         route=f"{prefix(name)}split",
         settings={**settings, **({ROOT: root} if root else {}), **({CLAIM: share.claim.as_text()} if share else {})},
         sequence=last_sequence(context, name),
+        guard=guard_for(context, pins),
     )
     change_metadata = ChangeMetadata(
         id=context.new_id(),
@@ -538,7 +556,10 @@ def create_endpoint(
         reason=reason,
         run=run,
         versions={deployment: label},
+        fresh_key=context.new_key(),
     )
+    before_it = context.cluster.get("VirtualService", root) if root else None
+    fresh = with_guard(fresh, change_metadata, virtual_service, before_it or {})
     bare = as_delegate(virtual_service) if share else virtual_service
 
     def create(found: Object | None) -> Object:

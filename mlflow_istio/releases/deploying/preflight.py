@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from mlflow_istio.core.basics.model_card import ModelCard, answer_problem, differences
 from mlflow_istio.core.basics.stored import parsed
-from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, StateConflict
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.scoring import Score
-from mlflow_istio.releases.context import Context, address_of, deployments_of, versions_of
+from mlflow_istio.releases.context import Context, address_of, deployments_of, pin_headers, versions_of
 
 
 def preflight(
@@ -70,7 +69,12 @@ def _replay(context: Context, score: Score, name: str, candidate: str, card: Mod
     context.tell(f"sending the input example to '{candidate}'")
     example = parsed(card.example or "{}", f"the input example of '{candidate}'")
     try:
-        answer = score(address_of(context.cluster, name), example, headers={PIN_HEADER: candidate}, timeout=timeout)
+        answer = score(
+            address_of(context.cluster, name),
+            example,
+            headers=pin_headers(context.cluster, name, candidate),
+            timeout=timeout,
+        )
     except (ClusterError, InvalidInput) as exc:
         raise StateConflict(
             f"'{candidate}' fails on its own input example, so it gets no traffic: {exc.message}"

@@ -358,6 +358,7 @@ def move(
         action=action,
         reason=reason,
         evidence=evidence or {},
+        fresh_key=context.new_key(),
         urgent=urgent,
     )
     for _ in range(_ATTEMPTS):
@@ -448,7 +449,7 @@ def _moved(
         _check_same_release(planned, now, wanted)
         if not returning and not asked.issuperset(gaining(now, wanted)):
             raise _UnaskedTarget(f"endpoint '{name}' was changed by somebody else meanwhile: run the command again")
-        new = changed(virtual_service, wanted, change_metadata)
+        new = changed(virtual_service, wanted, change_metadata, root)
         if root is not None:
             check_carried(root, virtual_service, new, name)
         return new

@@ -16,6 +16,7 @@ from mlflow_istio.core.basics.objects import (
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.matching.pin_guard import OPEN
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
@@ -63,6 +64,7 @@ def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deploym
         "mirrors": {mirror.destination.name: mirror.percentage for mirror in endpoint.traffic.mirrors},
         "arms": [arm.deployment for arm in endpoint.traffic.arms],
         "policy": policy_view(endpoint),
+        "pins": "guarded" if endpoint.guard not in (None, OPEN) else OPEN,
         "deadlines": [to_json(deadline) for deadline in endpoint.deadlines],
         "release": _release_view(endpoint),
         "last_release": (

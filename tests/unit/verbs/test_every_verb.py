@@ -190,6 +190,7 @@ CASES: Mapping[str, Case] = {
     "goes_on_by_itself": Case(call=lambda verbs, _: verbs.goes_on_by_itself("churn"), reads=True),
     "history": Case(call=lambda verbs, options: verbs.history("churn", options), reads=True),
     "last_figures": Case(world=kept_figures, call=lambda verbs, _: verbs.last_figures("churn", "id1"), reads=True),
+    "pins": Case(call=lambda verbs, options: verbs.pins("churn", {"pins": "new", **options})),
     "policy": Case(
         call=lambda verbs, options: verbs.policy("churn", {"timeout": "2s", **options}),
         plan={"config": {"timeout": "2s"}},
