@@ -11,14 +11,13 @@ from itertools import cycle
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
-from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.release.plan import LONGEST_WARMING as LONGEST
 from mlflow_istio.core.release.warming import Window, has_settled, last_windows
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.scoring import Score
-from mlflow_istio.releases.context import Context, address_of, deployments_of, endpoint_of, versions_of
+from mlflow_istio.releases.context import Context, address_of, deployments_of, endpoint_of, pin_headers, versions_of
 
 MOST_INPUTS = 200
 """Recorded requests that are asked, the newest; then they are asked again."""
@@ -142,10 +141,11 @@ def _answers(
     """Seconds of one answer after the other; None once it fails too often. An input that the model refuses counts as no answer."""
     failed = 0
     address = address_of(context.cluster, name)
+    pinned = pin_headers(context.cluster, name, deployment)
     for payload in cycle(inputs):
         begin = context.clock.monotonic()
         try:
-            score(address, payload, headers={PIN_HEADER: deployment}, timeout=timeout)
+            score(address, payload, headers=pinned, timeout=timeout)
         except (ClusterError, InvalidInput) as exc:
             failed += 1
             if failed >= PATIENCE:

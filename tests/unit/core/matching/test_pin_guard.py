@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,17 @@ def test_an_explanation_says_that_a_key_is_asked_for_and_not_which():
     said = " ".join(map(str, evaluate(route["match"][0], Request(headers={"x-mlflow-deployment": "churn-v1"}))))
     assert KEY_HEADER in said
     assert KEY not in said
+
+
+def test_whoever_pins_asks_for_the_key_in_one_place():
+    """``releases.context.pin_headers``; a view shows the header alone, and the records are read with what they are given."""
+    package = Path(__file__).parents[4] / "mlflow_istio"
+    above = [
+        path
+        for room in ("adapters", "calls", "releases", "verbs", "client", "cli")
+        for path in (package / room).rglob("*.py")
+    ]
+    pinning = {
+        path.relative_to(package).as_posix() for path in above if "PIN_HEADER" in path.read_text(encoding="utf-8")
+    }
+    assert pinning == {"releases/context.py", "releases/reading/views.py", "adapters/records.py"}
