@@ -17,14 +17,14 @@ from mlflow_istio.core.basics.objects import (
 )
 from mlflow_istio.core.endpoint.endpoint import Endpoint, guard_of, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
-from mlflow_istio.core.matching.pin_guard import key_headers
+from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import claimants
-from mlflow_istio.errors import NotFound, StateConflict, Unsupported
+from mlflow_istio.errors import InvalidInput, NotFound, StateConflict, Unsupported
 from mlflow_istio.ports.clock import Clock
 from mlflow_istio.ports.cluster import Address, Cluster
 from mlflow_istio.ports.registry import Registry
@@ -180,6 +180,20 @@ def guard_for(context: Context, pins: str | None) -> str | None:
         pins: ``guarded``, ``open``, or None: it depends on whether it has a gateway.
     """
     return context.new_key() if pins == "guarded" else pins
+
+
+def check_pins(endpoint: Endpoint, pins: str | None) -> None:
+    """Refuse to say of an endpoint that is there who may pin, other than it is: nothing would come of it.
+
+    Raises:
+        InvalidInput: Names the command that changes it.
+    """
+    now = OPEN if endpoint.guard in (None, OPEN) else "guarded"
+    if pins not in (None, now):
+        raise InvalidInput(
+            f"option 'pins' has no effect on endpoint '{endpoint.name}', which is there already and has {now} pins: change "
+            f"them with 'mlflow-istio pins {endpoint.name} --pins {pins}'"
+        )
 
 
 def pin_headers(cluster: Cluster, name: str, deployment: str) -> dict[str, str]:

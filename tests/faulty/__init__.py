@@ -11,10 +11,12 @@ import numpy as np
 
 def register_faulty(tracking_uri: str, name: str, artifacts: Path | None, **config: Any) -> int:
     """Register a model that behaves as the config says (see ``model.py``); its version number."""
-    import mlflow
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints when it is imported
+        import mlflow
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
 
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     found = client.get_experiment_by_name("training")

@@ -18,6 +18,7 @@ from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, State
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
+    check_pins,
     deployments_of,
     emit_warnings,
     entrance_of,
@@ -77,6 +78,7 @@ def adopt(
     again = has_endpoint(found, name)
     if again:
         _check_same(read_endpoint(found, name), stable, settings or {})
+        check_pins(read_endpoint(found, name), pins)
     with suppress(RegistryError):  # one that is down knows no better
         context.registry.check_place(context.scope, name, take_over=take_over)
     run, warnings = (None, ()) if again else run_for(context, name, None)

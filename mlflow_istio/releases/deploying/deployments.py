@@ -45,6 +45,7 @@ from mlflow_istio.releases.context import (
     ROOT,
     Context,
     Outcome,
+    check_pins,
     deployment_of,
     deployments_of,
     emit_warnings,
@@ -437,6 +438,7 @@ def _check_place(context: Context, request: DeployRequest, endpoint: Endpoint) -
             f"add it to VirtualService '{name_of(virtual_service)}'"
         )
     check_gateways(context, virtual_service, request.gateways, where)
+    check_pins(endpoint, request.pins)
     exported = [str(namespace) for namespace in spec.get("exportTo") or []]
     if request.export_to and sorted(request.export_to) != sorted(exported):
         raise InvalidInput(

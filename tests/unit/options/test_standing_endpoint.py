@@ -26,6 +26,7 @@ ELSEWHERE: Mapping[str, Any] = {
     "gateway": "infra/other",
     "host": "other.example",
     "export_to": "elsewhere",
+    "pins": "guarded",
     "under": "models",
     "path": Try(value="/other", given={"under": "models"}),
     "match_header": Try(value="x-other=1", given={"under": "models"}),
