@@ -128,7 +128,7 @@ def test_who_chose_an_arm_by_its_cookie_is_no_evidence_about_it(client):
                 assert (answer.status_code, answer.headers["x-mlflow-deployment"]) == (400, "churn-v2")
         look = client.analyse("churn")
         assert look["outcome"] != "winner", look
-        arms = {arm["deployment"]: arm for arm in look["arms"]}
+        arms = {arm["name"]: arm for arm in look["arms"]}
         assert arms["churn-v2"]["requests"] <= 60 + 1
     finally:
         client.abort("churn")
@@ -146,10 +146,11 @@ def test_a_shadows_pairs_are_copies_of_one_request(client):
                     post(session, url, body, x_request_id=f"forged-{number}", **pins[name])
         found = client.compare("churn", settle=1.0, agreement=0.5)
         assert found["verdict"]["word"] != "rollback", found
-        tally = found["verdict"]["evidence"]["tally"]
-        assert tally["candidate_failed"] == tally["stable_failed"] == 0
-        assert tally["agreeing"] == tally["compared"] > 0
-        assert tally["pinned"] > 0
+        figures = found["figures"]
+        assert figures["shadow/candidate_failed"] == figures["shadow/stable_failed"] == 0
+        assert figures["shadow/agreement"] == 1
+        assert figures["shadow/pairs"] > 0
+        assert figures["shadow/pinned"] > 0
     finally:
         client.abort("churn")
 
