@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,9 @@ _ODD: Mapping[str, tuple[Request, ...]] = {
 """Requests so unlike each other that what takes all of them, by one field, leaves none: a regex has many words for everything."""
 _UNCHECKED = ("name", "statPrefix", "ignoreUriCase", *_ODD, "headers", "withoutHeaders")
 _OF_PLACES = ("gateways", "sourceLabels", "sourceNamespace")
+_SCHEMES = ("http", "https")
+SCHEME_HEADERS = (":scheme", "x-forwarded-proto")
+"""Headers by which a match asks for the scheme."""
 _BY_HEADERS = {**PSEUDO_HEADERS, "x-forwarded-proto": "scheme"}
 
 
@@ -70,6 +73,31 @@ def arrivals(virtual_service: Mapping[str, Any]) -> tuple[Arrival, ...]:
         return (Arrival(),)
     gateways = sorted(gateways_of(virtual_service), key=lambda gateway: gateway == MESH)
     return tuple(Arrival(host=host, gateway=gateway) for gateway in gateways for host in hosts)
+
+
+def at_each_listener(virtual_service: Mapping[str, Any], found: Sequence[Arrival]) -> list[Arrival]:
+    """Arrivals at each listener of their gateways that matters to some match."""
+    every = listeners_of(virtual_service)
+    return [replace(one, scheme=scheme, port=port) for one in found for scheme, port in every(one.gateway)]
+
+
+def listeners_of(virtual_service: Mapping[str, Any]) -> Callable[[str | None], list[tuple[str, int]]]:
+    """Scheme and port, 0 for all others, of a gateway's listeners that matter to some match; sidecars take plain HTTP alone."""
+    http = virtual_service.get("spec", {}).get("http") or []
+    conditions = [one for route in http for one in conditions_of(route)]
+    ports = [0, *sorted({one["port"] for one in conditions if one.get("port")})]
+    asked = any(one.get("scheme") or _names_scheme(one) for one in conditions)
+
+    def every(gateway: str | None) -> list[tuple[str, int]]:
+        schemes = _SCHEMES if asked and gateway != MESH else _SCHEMES[:1]
+        return [(scheme, port) for scheme in schemes for port in ports]
+
+    return every
+
+
+def _names_scheme(condition: Mapping[str, Any]) -> bool:
+    headers = (*(condition.get("headers") or {}), *(condition.get("withoutHeaders") or {}))
+    return any(header.lower() in SCHEME_HEADERS for header in headers)
 
 
 def is_catch_all(route: Mapping[str, Any], virtual_service: Mapping[str, Any]) -> bool:

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 from urllib.parse import parse_qsl, urlencode
 
 from mlflow_istio.core.basics.objects import Object, is_own_route, name_of
-from mlflow_istio.core.matching.coverage import Arrival, Taker, arrivals, judged, takers
-from mlflow_istio.core.matching.places import MESH, has_host, placed
+from mlflow_istio.core.matching.coverage import (
+    SCHEME_HEADERS,
+    Arrival,
+    Taker,
+    arrivals,
+    at_each_listener,
+    judged,
+    listeners_of,
+    takers,
+)
+from mlflow_istio.core.matching.places import has_host, placed
 from mlflow_istio.core.matching.probe import Listeners, Probe
 from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.core.matching.requests import PSEUDO_HEADERS, Request, conditions_of, evaluate
@@ -32,8 +41,6 @@ _OF_THE_PLACE = ("gateways", "authority", "headers[:authority]", "headers[host]"
 _PRESENT = "1"
 """A value where any will do."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_SCHEMES = ("http", "https")
-_SCHEME_HEADERS = (":scheme", "x-forwarded-proto")
 _BACKREFERENCE = re.compile(r"\\(\d)")
 
 
@@ -181,26 +188,7 @@ def _arrivals(virtual_service: Mapping[str, Any], condition: Mapping[str, Any]) 
     if guess and (found == [Arrival()] or has_host(virtual_service, guess)):
         known = dict.fromkeys(arrival.gateway for arrival in found)
         found = [*(Arrival(host=guess, gateway=gateway) for gateway in known), *found]
-    every = _listeners(virtual_service)
-    return [replace(one, scheme=scheme, port=port) for one in found for scheme, port in every(one.gateway)]
-
-
-def _listeners(virtual_service: Mapping[str, Any]) -> Callable[[str | None], list[tuple[str, int]]]:
-    """Scheme and port, 0 for all others, of a gateway's listeners that matter to some match; sidecars take plain HTTP alone."""
-    conditions = [one for route in virtual_service["spec"]["http"] for one in conditions_of(route)]
-    ports = [0, *sorted({one["port"] for one in conditions if one.get("port")})]
-    asked = any(one.get("scheme") or any(_named_headers(one, _SCHEME_HEADERS)) for one in conditions)
-
-    def every(gateway: str | None) -> list[tuple[str, int]]:
-        schemes = _SCHEMES if asked and gateway != MESH else _SCHEMES[:1]
-        return [(scheme, port) for scheme in schemes for port in ports]
-
-    return every
-
-
-def _named_headers(condition: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    for part in ("headers", "withoutHeaders"):
-        yield from (name for name in condition.get(part) or {} if name.lower() in names)
+    return at_each_listener(virtual_service, found)
 
 
 def _anywhere(ways: Sequence[_Way]) -> tuple[Arrival, list[Arrival]] | None:
@@ -221,7 +209,7 @@ class _Doors(TypedDict):
 
 def _doors(virtual_service: Mapping[str, Any], chosen: Arrival, same: Sequence[Arrival]) -> _Doors:
     """The gateways at which one request leads in, and at which of their listeners; None where that is all there are."""
-    every = _listeners(virtual_service)
+    every = listeners_of(virtual_service)
     taking = {gateway: {(one.scheme, one.port or 0) for one in same if one.gateway == gateway} for gateway in _at(same)}
     mine = [one for one in every(chosen.gateway) if one in taking[chosen.gateway]]
     whole = mine == every(chosen.gateway)
@@ -252,7 +240,7 @@ def _asked(condition: Mapping[str, Any]) -> Object:
         field: headers[name] or {} for name in headers if (field := PSEUDO_HEADERS.get(name.lower())) is not None
     }
     others = {
-        name: wanted for name, wanted in headers.items() if name.lower() not in (*PSEUDO_HEADERS, *_SCHEME_HEADERS)
+        name: wanted for name, wanted in headers.items() if name.lower() not in (*PSEUDO_HEADERS, *SCHEME_HEADERS)
     }
     said = {name: value for name, value in condition.items() if value}
     return {**by_headers, **said, "headers": others}
@@ -264,7 +252,7 @@ def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:
     headers = {name.lower(): _value(wanted or {}) for name, wanted in asked["headers"].items()}
     query = {name: _value(wanted or {}) for name, wanted in (condition.get("queryParams") or {}).items()}
     method = _value(asked.get("method") or {}, _METHODS)
-    if method is None or None in headers.values() or None in query.values():
+    if method is None or None in headers.values() or None in query.values() or any(map(_is_pseudo, headers)):
         return
     for path in _paths(asked.get("uri")):
         bare, _, text = path.partition("?")
@@ -276,6 +264,10 @@ def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:
         )
 
 
+def _is_pseudo(header: str) -> bool:
+    return header.startswith(":")
+
+
 def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at: int) -> Iterator[Request]:
     """The same requests as scoring sends them, and with headers for whose absence routes above ask."""
     above = (virtual_service.get("spec", {}).get("http") or [])[:at]
@@ -284,7 +276,7 @@ def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at
         for route in above
         for one in conditions_of(route)
         for name, wanted in (one.get("withoutHeaders") or {}).items()
-        if name.lower() not in (*PSEUDO_HEADERS, *_SCHEME_HEADERS) and (value := _value(wanted or {})) is not None
+        if name.lower() not in (*PSEUDO_HEADERS, *SCHEME_HEADERS) and (value := _value(wanted or {})) is not None
     }
     for request in _requests(condition):
         more = {**unwanted, **request.headers}

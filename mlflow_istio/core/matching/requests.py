@@ -6,7 +6,8 @@ Which gateway it arrives at may be known; what the caller's pod decides (sourceL
 never guessed. Follows istiod, ``pilot/pkg/networking/core/route/route.go``: ``sourceMatchHTTP`` (gateways in a match switch its
 source conditions off), ``TranslateRouteMatch`` and ``canBeConvertedToPresentMatch`` (nothing, or the regex ``*``, means presence).
 Header matches know what Envoy keeps as headers, too: ``:method``, ``:scheme``, ``:authority`` (to Envoy the same as ``host``),
-``:path`` with its query, and ``x-forwarded-proto``, which a proxy writes where the caller does not.
+``:path`` with its query, and ``x-forwarded-proto``, ``x-request-id`` and, at a gateway, ``x-forwarded-for``, which a proxy writes
+before it looks for a route (``ConnectionManagerUtility::mutateRequestHeaders``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.matching.places import MESH
 from mlflow_istio.core.matching.re2 import read_regex
 from mlflow_istio.errors import InvalidInput, Unsupported, masked
 
@@ -232,9 +234,15 @@ def _header_values(name: str, request: Request) -> tuple[tuple[str, ...], str]:
     if field is not None:
         return (request.method if field == "method" else request.scheme,), ""
     value = request.headers.get(lower)
-    if value is None and lower == "x-forwarded-proto":
-        value = request.scheme
-    return (() if value is None else (value,)), ""
+    if value is not None:
+        return (value,), ""
+    if lower == "x-forwarded-proto":
+        return (request.scheme,), ""
+    if lower == "x-request-id":
+        return (_SOME,), "a proxy gives every request one of its own"
+    if lower == "x-forwarded-for" and request.gateway != MESH:
+        return ((_SOME,) if request.gateway else ()), "a gateway writes the caller's address there"
+    return (), ""
 
 
 def _written_paths(request: Request) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from mlflow_istio.core.basics.names import check_header_name
 from mlflow_istio.core.basics.objects import Object, annotations_of, is_own_route, name_of, with_annotations
 from mlflow_istio.core.basics.stored import from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.endpoint import annotation
-from mlflow_istio.core.matching.coverage import arrivals, is_catch_all, judged, route_words
+from mlflow_istio.core.matching.coverage import arrivals, at_each_listener, is_catch_all, judged, route_words
 from mlflow_istio.core.matching.pin_guard import KEY_HEADER
 from mlflow_istio.core.matching.places import namespace_of, placed
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
@@ -241,12 +241,13 @@ def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str
 
 
 def _check_reached(root: Mapping[str, Any], at: int, claim: Claim, where: str) -> None:
-    """Refuse a claim whose requests the owner's routes above its place take, at each host and gateway of the root.
+    """Refuse a claim whose requests the owner's routes above its place take, at each host, gateway and listener of the root.
 
     Raises:
         StateConflict: They do; names the route and what it matches on.
     """
-    taken = [_first_taker(root, at, [arrival.of(one) for one in claim.requests()]) for arrival in arrivals(root)]
+    everywhere = at_each_listener(root, arrivals(root))
+    taken = [_first_taker(root, at, [arrival.of(one) for one in claim.requests()]) for arrival in everywhere]
     if all(taken):
         raise StateConflict(
             f"{where}: {taken[0]} takes {claim} already: choose another path or header, or let that route match less"

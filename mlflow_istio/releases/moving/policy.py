@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.matching.places import namespace_of
+from mlflow_istio.core.mesh.delegation import delegate_of
 from mlflow_istio.core.mesh.destination_rule import with_policy
-from mlflow_istio.core.mesh.virtual_service import header_meetings, write_endpoint
+from mlflow_istio.core.mesh.virtual_service import header_meetings, routes_of, write_endpoint
 from mlflow_istio.core.moves import policies
+from mlflow_istio.core.policy.fields import ROUTE_FIELDS
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, Policy, PolicyRequest
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted, StateConflict
-from mlflow_istio.releases.context import Context, Outcome, emit_warnings, endpoint_of, virtual_service_of
+from mlflow_istio.releases.context import Context, Outcome, emit_warnings, endpoint_of, root_of, virtual_service_of
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
+
+_OF_ROOTS = ("timeout", "retries", "headers")
+"""Settings that a delegate has from its root where it does not say them itself; the rewrite of a shared path is ours."""
 
 
 def set_policy(
@@ -31,6 +38,7 @@ def set_policy(
     """
     before = endpoint_of(context.cluster, name)
     wanted = policies.set_policy(before, policy_request)
+    _check_root(context, before, policy_request)
     virtual_service = virtual_service_of(context.cluster, name)
     rendered = write_endpoint(virtual_service, wanted)  # whatever can't be written is refused before the first edit
     warnings = _header_conflicts(virtual_service, rendered, name, allowed=policy_request.replace)
@@ -67,7 +75,30 @@ def check_policy(context: Context, name: str, policy_request: PolicyRequest, dep
     virtual_service, endpoint = virtual_service_of(context.cluster, name), endpoint_of(context.cluster, name)
     standing = replace(endpoint, traffic=endpoint.traffic.with_pin(deployment))
     rendered = write_endpoint(virtual_service, policies.set_policy(standing, policy_request))
+    _check_root(context, endpoint, policy_request)
     _header_conflicts(virtual_service, rendered, name, allowed=policy_request.replace)
+
+
+def _check_root(context: Context, endpoint: Endpoint, policy_request: PolicyRequest) -> None:
+    """Refuse to take the place of what the owner of a shared host gives the requests that are handed on.
+
+    A delegate's field stands for the root's as a whole (istiod, ``mergeHTTPRoute``).
+
+    Raises:
+        StateConflict: The root's route has the field; names both.
+    """
+    root = root_of(context.cluster, endpoint)
+    if root is None or policy_request.replace or policy_request.subset is not None:
+        return
+    asked = [ROUTE_FIELDS[option] for option, value in policy_request.changes.items() if value and option in _OF_ROOTS]
+    for route in routes_of(root):
+        for field in asked:
+            if delegate_of(route, namespace_of(root)) == endpoint.name and route.get(field):
+                raise StateConflict(
+                    f"VirtualService '{name_of(root)}' gives the requests that it hands on to endpoint '{endpoint.name}' {field} "
+                    f"of its own ({route[field]!r}), and one set here would count in its place: set it there, or say "
+                    "-C replace=true"
+                )
 
 
 def _header_conflicts(before: Object, after: Object, name: str, *, allowed: bool) -> tuple[str, ...]:

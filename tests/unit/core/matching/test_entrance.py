@@ -197,6 +197,8 @@ ASIDE: dict[str, tuple[Object, dict[str, Any], dict[str, str], tuple[str, ...] |
     "callers of a namespace": (other({"sourceNamespace": "web", "uri": {"prefix": "/"}}), {}, {}, None),
     "another port": (other({"port": 8443}), {}, {}, None),
     "https": (other({"scheme": {"exact": "https"}}), {}, {}, None),
+    "an address that sidecars don't write": (other({"headers": {"x-forwarded-for": {}}}), {}, {}, ("mesh",)),
+    "another request's id": (other({"headers": {"x-request-id": {"exact": "7"}}}), {}, {}, None),
     "who has a header": (other({"headers": {"X-A": {"regex": "*"}}}), {}, {}, None),
     "a token": (other({"headers": {"@request.auth.claims.team": {"exact": "a"}}}), {}, {}, None),
     "a delegate": (other(delegate={"name": "x", "namespace": "team-b"}), {}, {}, None),
@@ -240,6 +242,16 @@ TAKERS: dict[str, tuple[Object, dict[str, Any], str]] = {
         other({"scheme": {"exact": "http"}}, {"headers": {":scheme": {"exact": "https"}}}),
         {},
         "route 'other' (scheme exact 'http')",
+    ),
+    "a header that every proxy writes": (
+        other({"headers": {"X-Request-Id": {}}}),
+        {},
+        "route 'other' (headers[X-Request-Id] any value)",
+    ),
+    "a header that gateways write": (
+        other({"headers": {"x-forwarded-for": {}}}),
+        {"gateways": ["front"]},
+        "route 'other' (headers[x-forwarded-for] any value)",
     ),
     "pseudo headers": (
         other({"headers": {":method": {}, ":path": {"prefix": "/"}}}),
@@ -334,6 +346,8 @@ def test_where_no_path_becomes_invocations_the_path_that_is_handed_on_is_told() 
         ({"match": [{"sourceNamespace": "web"}]}, "matches on sourceNamespace"),
         ({"match": [{"headers": {"x": {"regex": "[0-9]{7}"}}}]}, "matches on headers"),
         ({"match": uri(regex="/v[0-9]+/x")}, "matches on uri"),
+        ({"match": [{"headers": {":status": {}}}]}, "matches on headers"),
+        ({"match": [{"withoutHeaders": {"x-request-id": {}}}]}, "matches on withoutHeaders"),
         ({"match": [{"headers": {"x": {"regex": "("}}}]}, "matches on headers"),
     ],
 )

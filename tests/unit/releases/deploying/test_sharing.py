@@ -11,7 +11,7 @@ import pytest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.moves.strategies import TrafficRequest
-from mlflow_istio.core.policy.settings import CustomRoute, Fault
+from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import address_of, entrance_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -390,3 +390,52 @@ def test_a_claim_of_another_root_that_still_gets_requests_is_named_and_left() ->
     (found,) = lost(world)
     assert (found.code, found.safe, found.what) == ("claim-elsewhere", False, "models")
     assert "but it stands under 'others'" in found.text
+
+
+def test_a_root_that_sends_http_to_https_hands_requests_on_there() -> None:
+    """The usual first route of a public host: whoever comes by https gets past it."""
+    world = World()
+    theirs = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "models"},
+        "spec": {
+            "hosts": ["models.example"],
+            "gateways": ["infra/front"],
+            "http": [
+                {"name": "secure", "match": [{"scheme": {"exact": "http"}}], "redirect": {"scheme": "https"}},
+                {"route": [{"destination": {"host": "web"}}]},
+            ],
+        },
+    }
+    world.cluster.apply(theirs)
+    outcome = world.deploy("churn-v1", endpoint="chat", share=CHAT)
+    assert [
+        "(requests reach it by https alone): the change is stored, not proved" in one for one in outcome.warnings
+    ] == [True]
+    assert [route.get("delegate", {}).get("name") for route in root_of(world)["spec"]["http"]] == [
+        None,
+        "chat",
+        "chat",
+        None,
+    ]
+    theirs["spec"]["gateways"] = ["mesh"]  # type: ignore[index]
+    theirs["metadata"] = {"name": "inside"}
+    world.cluster.apply(theirs)
+    with pytest.raises(StateConflict, match=r"route 'secure' \(scheme exact 'http'\) takes /x already"):
+        world.deploy("forest-v1", endpoint="rank", share=HostShare(under="inside", claim=Claim(path="/x")))
+
+
+def test_what_the_root_gives_its_requests_is_replaced_by_word_alone() -> None:
+    world = a_world()
+    theirs = root_of(world)
+    theirs["spec"]["http"][0]["headers"] = {"request": {"set": {"x-tenant": "theirs"}}}
+    world.cluster.apply(theirs)
+    ours = PolicyRequest(changes={"headers": {"request": {"set": {"x-other": "1"}}}})
+    with pytest.raises(
+        StateConflict, match="'models' gives the requests that it hands on to endpoint 'chat' headers of its own"
+    ):
+        policy.set_policy(world.context, "chat", ours)
+    assert policy.set_policy(world.context, "chat", PolicyRequest(changes={"timeout": "2s"})).changed
+    assert policy.set_policy(world.context, "chat", replace(ours, replace=True)).changed
+    assert policy.set_policy(world.context, "rank", ours).changed
