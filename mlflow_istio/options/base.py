@@ -292,12 +292,16 @@ class UpdateEndpointOptions(TrafficAsked, RouteSettings):
 class DeleteOptions(ChangeOptions, Confirmed):
     """Options of ``delete``."""
 
+    force: bool = Field(default=False, description="even though routes of others go to it")
+
 
 class DeleteEndpointOptions(DeleteOptions):
     """Options of ``delete-endpoint``."""
 
     force: bool = Field(
-        default=False, description="even with a release open, with a registry that is down, or when it can't be read"
+        default=False,
+        description="even with a release open, with a registry that is down, though routes of others go to it or what users had "
+        "before is gone, or when it can't be read",
     )
 
 

@@ -21,7 +21,7 @@ from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
-from mlflow_istio.core.mesh.virtual_service import read_endpoint, split_route, write_endpoint
+from mlflow_istio.core.mesh.virtual_service import note_endpoint, read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.moves.claims import claimants
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict, Unsupported
@@ -315,7 +315,8 @@ def edit_endpoint(
 ) -> Endpoint:
     """Read an endpoint, change it and write it back, all inside one edit; the endpoint afterwards.
 
-    One that the change leaves as it is is not written, whatever somebody edited on its object by hand.
+    One that the change leaves as it is is not written, and no route is where its traffic stays, whatever somebody edited on its
+    object by hand.
 
     Args:
         cluster: Where it is.
@@ -327,10 +328,14 @@ def edit_endpoint(
         NotFound: There is no such endpoint any more.
     """
 
+    def write(virtual_service: Object, before: Endpoint, after: Endpoint) -> Object:
+        noted = (before.traffic, before.change, before.guard) == (after.traffic, after.change, after.guard)
+        return (note_endpoint if noted else write_endpoint)(virtual_service, after)
+
     def edit(virtual_service: Object) -> Object:
         before = read_endpoint(virtual_service, name)
         after = change(before)
-        return virtual_service if after == before else write_endpoint(virtual_service, after)
+        return virtual_service if after == before else write(virtual_service, before, after)
 
     _, after = edit_virtual_service(cluster, virtual_service, name, edit)
     return read_endpoint(after, name)

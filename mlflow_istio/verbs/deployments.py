@@ -124,7 +124,9 @@ class DeploymentVerbs(Base):
         session = self._session(options)
         if endpoint is not None and session.context.cluster.get("Deployment", name) is not None:
             views.deployment_view(session.context.cluster, name, endpoint)
-        outcome = removal.delete(session.context, name, reason=options.reason, timeout=options.confirm_timeout)
+        outcome = removal.delete(
+            session.context, name, force=options.force, reason=options.reason, timeout=options.confirm_timeout
+        )
         return session.result(outcome or Outcome(endpoint=None, changed=False), {})
 
     def adopt(self, name: str, config: Config | None = None) -> Result:

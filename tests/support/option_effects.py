@@ -28,6 +28,7 @@ from tests.support.option_worlds import (
     recorded_few,
     recorded_many,
     recorded_texts,
+    routed_to,
     ruled,
     shadow_release,
     theirs,
@@ -271,7 +272,10 @@ OPTIONS: Mapping[str, Options] = {
         },
     ),
     "delete": Options(
-        model=base.DeleteOptions, world=idle, call=by_case("delete"), tries={**CHANGE, "confirm_timeout": 1}
+        model=base.DeleteOptions,
+        world=idle,
+        call=by_case("delete"),
+        tries={**CHANGE, "confirm_timeout": 1, "force": Try(value=True, world=routed_to)},
     ),
     "delete_endpoint": Options(
         model=base.DeleteEndpointOptions,

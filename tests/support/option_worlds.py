@@ -50,6 +50,15 @@ def ruled() -> World:
     return world
 
 
+def routed_to() -> World:
+    """churn-v2 waits, and somebody's route goes to it all the same."""
+    world = a_world("churn-v1", "churn-v2")
+    shop = a_shop()
+    shop["spec"]["http"][0]["route"] = [{"destination": {"host": "churn", "subset": "churn-v2"}}]
+    world.cluster.apply(shop)
+    return world
+
+
 def three() -> World:
     return a_world("churn-v1", "churn-v2", "churn-v3")
 

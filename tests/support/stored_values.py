@@ -32,6 +32,7 @@ from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.verbs.plans import Plan
 from tests.support.endpoint_values import (
     LEGACY,
+    OTHER,
     TIME,
     a_release,
     a_virtual_service,
@@ -209,6 +210,15 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "shadow": started("shadow"),
     "watched": watch(
         started(traffic_request=TrafficRequest(weight=10)), "v2", holdback=5, until=at(7300), now=TIME, keep=86400.0
+    ),
+    "known-services": an_endpoint(
+        route="main",
+        adopted=Adopted(
+            virtual_service="shop",
+            stable=OTHER,
+            route=({"destination": {"host": "other"}},),
+            services=("other", "web.prod.svc.cluster.local"),
+        ),
     ),
 }
 """Endpoints as their annotations tell them."""

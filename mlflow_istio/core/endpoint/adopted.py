@@ -17,8 +17,11 @@ class Adopted:
         virtual_service: Name of the VirtualService; it stays its owner's, and may have any name.
         stable: The destination that users got before us.
         route: The route's destinations as they were, entry by entry.
+        services: Hosts of the owner's in that route behind which a Service has stood: where it is gone, nobody answers. A host
+            outside of the cluster never had one.
     """
 
     virtual_service: str = field(metadata=stored(name="virtualService"))
     stable: Destination
     route: tuple[Object, ...]
+    services: tuple[str, ...] = field(default=(), metadata=stored(sparse=True))

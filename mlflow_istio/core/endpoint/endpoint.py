@@ -32,6 +32,9 @@ MAX_UNRECORDED_BYTES = 128 * 1024
 """Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
 rollback, an abort or a deletion may still add its entry, and each of them can do so once or twice at most."""
 
+STRAY = "stray."
+"""Before the name of a route of ours that nothing here stands for any more: nobody can say whose users it took."""
+
 MAX_EARLIER = 20
 """Ended releases before the last one whose ids the object remembers; what is older, the registry knows."""
 
@@ -59,8 +62,11 @@ class Endpoint:
         deadlines: What must end later.
         guard: Key that pinned requests and probes carry (``core.matching.pin_guard``); ``open`` where any caller may pin, None
             where nobody has decided yet.
-        missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``rule.NAME``,
-            ``arm.DEPLOYMENT``. It follows from the object.
+        missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``answer``,
+            ``rule.NAME``, ``arm.DEPLOYMENT``; a bent header route, too. It follows from the object, like the next two.
+        bent: Routes of ours that somebody made match or answer otherwise, as they stand: those three, copies with a fault
+            (``fault.ROUTE``) or the end of a cookie (``expire.RELEASE``), and strays.
+        order: The live ones as they stand, where somebody changed their order.
     """
 
     name: str = field(metadata=NOT_STORED)
@@ -81,6 +87,8 @@ class Endpoint:
     adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
     guard: str | None = field(default=None, repr=False, metadata=stored(sparse=True))
     missing: tuple[str, ...] = field(default=(), metadata=NOT_STORED)
+    bent: Mapping[str, Object] = field(default_factory=dict, metadata=NOT_STORED)
+    order: tuple[str, ...] = field(default=(), metadata=NOT_STORED)
 
     @property
     def virtual_service(self) -> str:
@@ -102,6 +110,11 @@ class Endpoint:
         """Whether a change is on the object already: the reply to the write that brought it may have been lost."""
         return change_id == self.change or any(entry.id == change_id for entry in self.outbox)
 
+    def wanting(self, *parts: str) -> Endpoint:
+        """The endpoint whose routes of these names are asked for now, whatever somebody made of them."""
+        bent = {part: route for part, route in self.bent.items() if part not in parts}
+        return replace(self, missing=tuple(part for part in self.missing if part not in parts), bent=bent)
+
     def role_of(self, deployment: str) -> str:
         """What a deployment is to users: stable, candidate, holdback, control or idle.
 
@@ -119,6 +132,13 @@ class Endpoint:
         if due or (self.release and deployment == self.release.control):
             return "control"
         return "idle"
+
+
+def writes_routes(before: Endpoint, after: Endpoint) -> bool:
+    """Whether a change writes routes: not one that pauses or resumes the open release, or notes its progress."""
+    if after.release and before.release:
+        after = replace(after, release=before.release, progress=before.progress)
+    return after != before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

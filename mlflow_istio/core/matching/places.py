@@ -54,6 +54,12 @@ def inside_host(host: str, namespace: str) -> str:
     return f"{parts[0]}.{parts[1]}.{DOMAIN}" if of_a_service and "*" not in full else full
 
 
+def service_of(host: str, namespace: str) -> str | None:
+    """The Service of a namespace that a destination's host means; None where it is another namespace's, or outside."""
+    name, _, rest = inside_host(host, namespace).partition(".")
+    return name if rest in ("", f"{namespace}.{DOMAIN}") else None
+
+
 def gateways_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
     """The gateways that have a VirtualService's routes, each under its full name; ``mesh`` where none is named.
 

@@ -25,11 +25,14 @@ from mlflow_istio.core.endpoint.endpoint import (
     route_name,
     state_annotations,
     with_change,
+    writes_routes,
 )
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.matching.pin_guard import KEY_HEADER, OPEN, guard_match, has_gateway, is_key
 from mlflow_istio.core.matching.probe import PIN_HEADER, PROBE_HEADER
 from mlflow_istio.core.matching.shape import told_by_shape
+from mlflow_istio.core.mesh.own_matches import PROBE, both, combined, outer_matches, subtracted
+from mlflow_istio.core.mesh.standing_routes import as_they_stand
 from mlflow_istio.core.policy.header_rules import Meeting, meetings, portable
 from mlflow_istio.core.policy.overlay import flat_headers, met
 from mlflow_istio.core.policy.routes import (
@@ -49,9 +52,6 @@ from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 
 _INHERITED = ("timeout", "retries", "rewrite", "corsPolicy", "headers")
 """Fields that a temporary route takes over from the split's route, so that a pinned or assigned user gets the same treatment."""
-
-_PROBE = "probe"
-"""Last part of the name of the route that answers with the newest change's id."""
 
 _STICKY = re.compile(
     r"(?P<cookie>[^=]+)=(?P<release>[^.;]+)\.(?P<deployment>[^;]+); Path=/; Max-Age=(?P<age>\d+); SameSite=Lax"
@@ -96,15 +96,15 @@ def read_endpoint(virtual_service: Mapping[str, Any], name: str) -> Endpoint:
     if deployed is None and endpoint.release is not None:
         for candidate in endpoint.release.candidates:
             endpoint = replace(endpoint, traffic=endpoint.traffic.with_pin(candidate))
-    return _with_missing(virtual_service, endpoint)
+    return as_they_stand(routes_of(virtual_service), base, endpoint)
 
 
 @told_by_shape
 def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
     """A copy of the VirtualService in which one endpoint is as given; everything else is equal to what it was.
 
-    A header route that is missing is written again, since no user notices; a rule's route only for who asks for it
-    (``with_every_route``), since its deployment may be gone.
+    A header route that is missing or bent is written again, since no user notices; any other only for who asks for it
+    (``with_every_route``), since its deployment may be gone: until then one that somebody bent stays as it is.
 
     Raises:
         NotFound: The route that carries the split is missing.
@@ -122,6 +122,11 @@ def write_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Ob
     changed = {**virtual_service, "spec": {**virtual_service["spec"], "http": routes}}
     annotations = {**state_annotations(endpoint), **policy_annotation(endpoint.name, written)}
     return with_annotations(changed, {**annotations, **deployed_annotation(endpoint)})
+
+
+def note_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Object:
+    """A copy of the VirtualService whose annotations say that the endpoint is as given; its routes stay as they stand."""
+    return with_annotations({**virtual_service}, {**state_annotations(endpoint), **deployed_annotation(endpoint)})
 
 
 def first_endpoint(virtual_service: Mapping[str, Any], endpoint: Endpoint, change_metadata: ChangeMetadata) -> Object:
@@ -167,10 +172,9 @@ def changed(
     before = read_endpoint(virtual_service, after.name)
     if before.has_change(change_metadata.id):
         return virtual_service
-    if after == before:
-        return write_endpoint(virtual_service, after) if _lacks_probe(virtual_service, after) else virtual_service
-    if after.release and before.release and replace(after, release=before.release, progress=before.progress) == before:
-        return write_endpoint(virtual_service, after)
+    if not writes_routes(before, after):
+        noted = virtual_service if after == before else note_endpoint(virtual_service, after)
+        return _with_probe(noted, after) if _lacks_probe(noted, after) else noted
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
     after = with_guard(after, change_metadata, virtual_service, root or {})
     return write_endpoint(virtual_service, with_change(before, after, change_metadata, version))
@@ -207,25 +211,17 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
 
 
 def with_every_route(endpoint: Endpoint) -> Endpoint:
-    """The endpoint with all of its routes wanted back; equal where none is missing."""
-    return replace(endpoint, missing=())
+    """The endpoint with all of its routes wanted back as they were written; equal where they are."""
+    return replace(endpoint, missing=(), bent={}, order=())
 
 
-def _with_missing(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> Endpoint:
-    """The endpoint, knowing which of its routes do not stand above the split as they should."""
-    start, above = prefix(endpoint.name), {}
-    for route in routes_of(virtual_service):
-        if route.get("name") == endpoint.route:
-            break
-        above[str(route.get("name", ""))] = route
-    pins = {pin: above.get(f"{start}pin.{pin}", {}).get("route") or [{}] for pin in endpoint.traffic.pins}
-    missing = [
-        f"pin.{pin}" for pin, way in pins.items() if way[0].get("destination") != to_json(endpoint.destination(pin))
-    ]
-    others = [f"rule.{rule.name}" for rule in endpoint.traffic.policy.rules]
-    others += [f"arm.{arm.deployment}" for arm in endpoint.traffic.arms]
-    missing += [route for route in others if f"{start}{route}" not in above]
-    return replace(endpoint, missing=tuple(missing)) if missing else endpoint
+def _with_probe(virtual_service: Object, endpoint: Endpoint) -> Object:
+    """The VirtualService with the probe route that belongs there above the others, which stay as they stand."""
+    base, probe = split_route(virtual_service, endpoint.name), f"{prefix(endpoint.name)}{PROBE}"
+    others = [route for route in routes_of(virtual_service) if route.get("name") != probe]
+    ours = [index for index, route in enumerate(others) if route is base or is_own_route(route, endpoint.name)]
+    others.insert(ours[0], _temporary(PROBE, _asked(endpoint), {"directResponse": _proof(endpoint)}, base, endpoint))
+    return {**virtual_service, "spec": {**virtual_service["spec"], "http": others}}
 
 
 def _lacks_probe(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> bool:
@@ -233,9 +229,14 @@ def _lacks_probe(virtual_service: Mapping[str, Any], endpoint: Endpoint) -> bool
     for route in routes_of(virtual_service):
         if route.get("name") == endpoint.route:
             break
-        if route.get("name") == f"{prefix(endpoint.name)}{_PROBE}":
+        if route.get("name") == f"{prefix(endpoint.name)}{PROBE}":
             return route.get("directResponse") != _proof(endpoint)
     return True
+
+
+def _asked(endpoint: Endpoint) -> list[Object]:
+    """The match of requests that ask for the newest change."""
+    return [{"headers": {PROBE_HEADER: {"exact": "1"}, **guard_match(endpoint.guard)}}]
 
 
 def _proof(endpoint: Endpoint) -> Object:
@@ -249,9 +250,9 @@ def _read_traffic(
     entries = base.get("route") or []
     cookies = [sticky for entry in entries if (sticky := _read_sticky(entry))]
     pins = [_last(route, endpoint, "pin.") for route in own] if deployed is None else deployed
-    outer = _outer(endpoint, own, base)
+    outer = outer_matches(endpoint, own, base)
     arms = [
-        Arm(deployment=name, match=_subtract(outer, route.get("match") or []))
+        Arm(deployment=name, match=subtracted(outer, route.get("match") or []))
         for route in own
         if (name := _last(route, endpoint, "arm."))
     ]
@@ -295,14 +296,12 @@ def _read_sticky(entry: Mapping[str, Any]) -> SessionAffinity | None:
 def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Object], Written]:
     """All of the endpoint's routes, and what of the split's route is ours now."""
     traffic, policy = endpoint.traffic, endpoint.traffic.policy
-    base_match = base.get("match")
     with_policy, under = with_route_policy(base, before, policy)
     split, under_entries = _render_split(with_policy, endpoint, before)
     inherited = {field: with_policy[field] for field in _INHERITED if field in with_policy}
 
     def temporary(name: str, match: Sequence[Object], action: Object) -> Object:
-        combined = _combine(base_match, match or [{}], base)
-        return {"name": prefix(endpoint.name) + name, **({"match": combined} if combined != [{}] else {}), **action}
+        return _temporary(name, match, action, base, endpoint)
 
     carried = _carried(base, endpoint)
 
@@ -310,31 +309,40 @@ def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Obj
         headers = deployment_headers(policy, deployment, carried)
         return {"destination": to_json(endpoint.destination(deployment)), **({"headers": headers} if headers else {})}
 
-    proof = {"directResponse": _proof(endpoint)}
     guard = guard_match(endpoint.guard)
-    routes = [temporary(_PROBE, [{"headers": {PROBE_HEADER: {"exact": "1"}, **guard}}], proof)]
+    routes = [temporary(PROBE, _asked(endpoint), {"directResponse": _proof(endpoint)})]
     pinned = _without_key(inherited) if guard else inherited
     routes += [
         temporary(f"pin.{pin}", [{"headers": {PIN_HEADER: {"exact": pin}, **guard}}], {"route": [to(pin)], **pinned})
         for pin in traffic.pins
     ]
     answer = answer_of(policy.route)
-    if answer is not None:
-        routes.append(temporary("answer", (), answer))
     live: list[tuple[str, Sequence[Object], Object]] = [
+        *([("answer", (), answer)] if answer is not None else []),
         *(
             (f"rule.{rule.name}", rule.match, rule_action(rule, to(rule.deployment), inherited))
             for rule in policy.rules
-            if f"rule.{rule.name}" not in endpoint.missing
         ),
         *((f"arm.{arm.deployment}", arm.match, {"route": [to(arm.deployment)], **inherited}) for arm in traffic.arms),
         *((f"expire.{stale.release}", [stale_match(stale)], expiring(stale, split)) for stale in policy.stale),
     ]
     for name, match, action in live:
-        routes += [*_faulted(policy, name, match, action, temporary), temporary(name, match, action)]
+        if name in endpoint.missing and not name.startswith("arm."):
+            continue
+        kept = endpoint.bent.get(name) if not name.startswith("expire.") else None
+        if kept is not None:
+            routes += [*_faulted_as_it_stands(policy, name, kept, endpoint), kept]
+        else:
+            routes += [*_faulted(policy, name, match, action, temporary), temporary(name, match, action)]
     same = {key: value for key, value in split.items() if key not in ("name", "match")}
     routes += [*_faulted(policy, "split", (), same, temporary), split]
     return routes, Written(policy=policy, originals={"": under, **under_entries}, carried=carried)
+
+
+def _temporary(name: str, match: Sequence[Object], action: Object, base: Object, endpoint: Endpoint) -> Object:
+    """A route of ours, whose matches stand inside those of the split's route."""
+    whole = combined(base.get("match"), match or [{}], base)
+    return {"name": prefix(endpoint.name) + name, **({"match": whole} if whole != [{}] else {}), **action}
 
 
 def _faulted(
@@ -352,8 +360,23 @@ def _faulted(
         raise StateConflict(
             f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
         )
-    both = [_both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
-    return [temporary(f"fault.{name}", [one for one in both if one], {**action, "fault": fault.as_istio()})]
+    found = [both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+    return [temporary(f"fault.{name}", [one for one in found if one], {**action, "fault": fault.as_istio()})]
+
+
+def _faulted_as_it_stands(policy: Policy, name: str, kept: Object, endpoint: Endpoint) -> list[Object]:
+    """The copy with the fault of a route that somebody bent; none where nobody's request can be meant by both."""
+    action = {key: value for key, value in kept.items() if key not in ("name", "match")}
+    if policy.fault is None or "fault" in action:
+        return []
+
+    def whole(name: str, match: Sequence[Object], action: Object) -> Object:
+        return _temporary(name, match, action, {}, endpoint)
+
+    try:
+        return _faulted(policy, name, kept.get("match") or [], action, whole)
+    except InvalidInput:
+        return []
 
 
 def _render_split(base: Object, endpoint: Endpoint, before: Written) -> tuple[Object, dict[str, Any]]:
@@ -481,63 +504,9 @@ def _with_cookie(entry: Object, sticky: SessionAffinity | None) -> Object:
     return {**bare, **({"headers": new_headers} if new_headers else {})}
 
 
-def _combine(base: Sequence[Object] | None, own: Sequence[Object], route: Object) -> list[Object]:
-    """Every own match inside every match of the split's route: (a OR b) AND (c OR d)."""
-    if not base:
-        return list(own)
-    return [_both(outer, inner, route) for inner in own for outer in base]
-
-
-def _both(outer: Object, inner: Object, route: Object, *, same: bool = False) -> Object:
-    """One match that asks for both; a header is the same in upper and lower case.
-
-    Raises:
-        InvalidInput: Both ask for the same header or field; with ``same``, only if they ask for different values.
-    """
-    ours = inner.get("headers") or {}
-    theirs = {header.lower(): wanted for header, wanted in (outer.get("headers") or {}).items()}
-    shared = [f"header {h!r}" for h in ours if h.lower() in theirs and not (same and ours[h] == theirs[h.lower()])]
-    shared += [f"field {f!r}" for f in inner if f != "headers" and f in outer and not (same and inner[f] == outer[f])]
-    if shared:
-        raise InvalidInput(f"route '{route.get('name')}' already matches on {shared[0]}: our own match can't add to it")
-    headers = {**(outer.get("headers") or {}), **ours}
-    return {**outer, **inner, **({"headers": headers} if headers else {})}
-
-
 def _without_key(inherited: Object) -> Object:
     """What a pinned route takes over, and that the key goes no further than the proxy."""
     headers = inherited.get("headers") or {}
     request = headers.get("request") or {}
     removed = [*(request.get("remove") or ()), KEY_HEADER]
     return {**inherited, "headers": {**headers, "request": {**request, "remove": removed}}}
-
-
-def _outer(endpoint: str, own: Sequence[Object], base: Object) -> Sequence[Object]:
-    """The matches that our routes stand inside of, as of when they were written.
-
-    The probe route tells: its own match is known. The split's route may have got other matches since, from its owner.
-    """
-    for route in own:
-        if route.get("name") == f"{prefix(endpoint)}{_PROBE}":
-            return [
-                _without_header(_without_header(match, PROBE_HEADER), KEY_HEADER) for match in route.get("match") or []
-            ]
-    return base.get("match") or []
-
-
-def _subtract(outer: Sequence[Object], combined: Sequence[Object]) -> tuple[Object, ...]:
-    """Undo ``_combine``: our own matches, read back from each group's first."""
-    own: list[Object] = []
-    first = outer[0] if outer else {}
-    for match in combined[:: max(1, len(outer))]:
-        inner = {key: value for key, value in match.items() if key not in first or key == "headers"}
-        for header in first.get("headers", {}):
-            inner = _without_header(inner, header)
-        own.append(inner)
-    return tuple(own)
-
-
-def _without_header(match: Object, header: str) -> Object:
-    headers = {name: value for name, value in match.get("headers", {}).items() if name != header}
-    rest = {key: value for key, value in match.items() if key != "headers"}
-    return {**rest, **({"headers": headers} if headers else {})}

@@ -71,6 +71,7 @@ def adopt(
     settings: Mapping[str, str] | None = None,
     sequence: int = 0,
     guard: str | None = None,
+    services: Sequence[str] = (),
 ) -> Object:
     """The VirtualService with one of its routes carrying an endpoint; its present destination is stable.
 
@@ -85,6 +86,7 @@ def adopt(
         settings: Small settings of the endpoint.
         sequence: How many changes an endpoint of that name had before.
         guard: What guards its pinned routes; None: it depends on whether there is a gateway.
+        services: Hosts behind which a Service stands.
 
     Raises:
         NotFound: There is no such route.
@@ -118,7 +120,9 @@ def adopt(
         sequence=sequence,
         settings=dict(settings or {}),
         guard=guard,
-        adopted=Adopted(virtual_service=name_of(virtual_service), stable=chosen, route=tuple(entries)),
+        adopted=Adopted(
+            virtual_service=name_of(virtual_service), stable=chosen, route=tuple(entries), services=tuple(services)
+        ),
     )
     version = str(virtual_service["metadata"].get("resourceVersion", ""))
     endpoint = with_guard(endpoint, change_metadata, virtual_service)

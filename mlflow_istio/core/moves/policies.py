@@ -9,6 +9,7 @@ from mlflow_istio.core.basics.names import check_name, nearest
 from mlflow_istio.core.endpoint.deadlines import COOKIE, FAULT, KEEP, Deadline, with_deadline, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.moves.control_share import with_control_due
+from mlflow_istio.core.policy.routes import ANSWERS
 from mlflow_istio.core.policy.settings import (
     CustomRoute,
     Fault,
@@ -30,6 +31,10 @@ def set_policy(endpoint: Endpoint, policy_request: PolicyRequest) -> Endpoint:
     check_not_deleting(endpoint)
     if policy_request.subset is not None:
         _deployed(endpoint, policy_request.subset)
+    elif policy_request.route is not None:
+        endpoint = endpoint.wanting(f"rule.{policy_request.route}")
+    elif any(change in ANSWERS for change in policy_request.changes):
+        endpoint = endpoint.wanting("answer")
     return _with_policy(endpoint, with_policy_request(endpoint.traffic.policy, policy_request))
 
 
@@ -56,7 +61,7 @@ def set_rule(endpoint: Endpoint, rule: CustomRoute) -> Endpoint:
         rules = tuple(rule if one.name == rule.name else one for one in policy.rules)
     else:
         rules = (*policy.rules, rule)
-    return _with_policy(_wanting(endpoint, rule.name), replace(policy, rules=rules))
+    return _with_policy(endpoint.wanting(f"rule.{rule.name}"), replace(policy, rules=rules))
 
 
 def remove_rule(endpoint: Endpoint, name: str) -> Endpoint:
@@ -70,7 +75,7 @@ def remove_rule(endpoint: Endpoint, name: str) -> Endpoint:
     if len(left) == len(policy.rules):
         known = nearest(name, [rule.name for rule in policy.rules])
         raise NotFound(f"endpoint '{endpoint.name}' has no route '{name}': {known}")
-    return _with_policy(_wanting(endpoint, name), replace(policy, rules=left))
+    return _with_policy(endpoint.wanting(f"rule.{name}"), replace(policy, rules=left))
 
 
 def start_fault(endpoint: Endpoint, fault: Fault, *, replace_own: bool = False) -> Endpoint:
@@ -149,11 +154,6 @@ def opened(after: Endpoint) -> Endpoint:
             deadlines = without_deadline(deadlines, COOKIE, *gone)
             policy = replace(policy, stale=tuple(one for one in policy.stale if one.cookie != sticky.cookie))
     return replace(after, traffic=replace(after.traffic, policy=policy), deadlines=deadlines)
-
-
-def _wanting(endpoint: Endpoint, rule: str) -> Endpoint:
-    """The endpoint whose route of this name counts as what is asked for now, though somebody took it away before."""
-    return replace(endpoint, missing=tuple(name for name in endpoint.missing if name != f"rule.{rule}"))
 
 
 def _with_policy(endpoint: Endpoint, policy: Policy) -> Endpoint:

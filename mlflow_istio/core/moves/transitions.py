@@ -34,7 +34,7 @@ def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
     route = f"pin.{deployment}"
     if deployment in endpoint.traffic.pins and route not in endpoint.missing:
         return endpoint
-    endpoint = replace(endpoint, missing=tuple(name for name in endpoint.missing if name != route))
+    endpoint = endpoint.wanting(route)
     deadlines = without_deadline(endpoint.deadlines, KEEP, deployment)  # of one that had this name before
     return replace(endpoint, traffic=endpoint.traffic.with_pin(deployment), deadlines=deadlines)
 
@@ -105,7 +105,9 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
                 f"deployment '{name}' of endpoint '{endpoint.name}' is a control, which goes with its release: name another"
             )
     endpoint = _with_way_back(endpoint)
-    return opened(replace(endpoint, release=release, traffic=started(endpoint, release, traffic_request)))
+    traffic = started(endpoint, release, traffic_request)
+    endpoint = endpoint.wanting(*(f"arm.{arm.deployment}" for arm in traffic.arms))
+    return opened(replace(endpoint, release=release, traffic=traffic))
 
 
 def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
@@ -114,6 +116,8 @@ def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Endpoint:
     if endpoint.release is not None and endpoint.release.watching is not None:
         raise StateConflict(f"the weights of endpoint '{endpoint.name}' belong to a watch: {watched_release(endpoint)}")
     traffic = shifted(_with_way_back(endpoint), traffic_request)
+    if traffic_request.match is not None:
+        endpoint = endpoint.wanting(*(f"arm.{arm.deployment}" for arm in traffic.arms))
     return endpoint if traffic == endpoint.traffic else replace(_with_way_back(endpoint), traffic=traffic)
 
 

@@ -124,7 +124,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
     if release is not None and release.watching is not None and stable != endpoint.stable:
         release, same = replace(release, watching=None, state="paused"), False  # to before its promotion
     result = replace(
-        endpoint,
+        endpoint.wanting(*(f"arm.{arm.deployment}" for arm in then.arms)),
         traffic=traffic,
         stable=stable,
         release=release,

@@ -19,7 +19,8 @@ from mlflow_istio.errors import InvalidInput
 
 MAX_POLICY = 32 * 1024
 """Bytes of the policy's annotation; all annotations together may hold 256 KiB."""
-_ANSWERS = ("redirect", "maintenance")
+ANSWERS = ("redirect", "maintenance")
+"""Settings that answer instead of a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,7 @@ def route_settings(route: RoutePolicy) -> Settings:
     for name, value in route.set_fields.items():
         if name == "headers":
             found.update(flat_headers(value))
-        elif name not in _ANSWERS:
+        elif name not in ANSWERS:
             found[(ROUTE_FIELDS[name],)] = value
     return found
 

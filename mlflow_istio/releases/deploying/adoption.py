@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from mlflow_istio.core.basics.names import check_endpoint_name, nearest, service
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, entrance_at
+from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import delegates_of, merged
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves import adoption
@@ -32,6 +33,7 @@ from mlflow_istio.releases.deploying.sharing import check_gateways
 from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
+from mlflow_istio.releases.reading.owners_services import services_behind
 
 
 def adopt(
@@ -94,12 +96,21 @@ def adopt(
     )
     guard = guard_for(context, pins)
     sequence = 0 if again else last_sequence(context, name)
+    services = () if again else services_behind(context.cluster, _hosts(found, route))
 
     def edit(obj: Object | None) -> Object:
         if obj is None:
             raise NotFound(f"there is no VirtualService '{virtual_service}' any more")
         return adoption.adopt(
-            obj, name, route, change_metadata, stable=stable, settings=settings, sequence=sequence, guard=guard
+            obj,
+            name,
+            route,
+            change_metadata,
+            stable=stable,
+            settings=settings,
+            sequence=sequence,
+            guard=guard,
+            services=services,
         )
 
     adoption.adopt(
@@ -116,6 +127,13 @@ def adopt(
     return Outcome(
         endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
     )
+
+
+def _hosts(virtual_service: Object, route: str) -> Iterator[str]:
+    """Hosts that a route goes to; whether it can be adopted is not asked here."""
+    for one in routes_of(readable(virtual_service)):
+        if one.get("name") == route:
+            yield from (str(entry["destination"]["host"]) for entry in one.get("route") or [])
 
 
 def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, str]) -> None:

@@ -57,6 +57,7 @@ from mlflow_istio.releases.context import (
     versions_of,
     virtual_service_of,
 )
+from mlflow_istio.releases.deploying.removal import check_no_foreign_routes
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_gateways, check_share, claim, let_go
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
@@ -282,6 +283,7 @@ def update(
             raise StateConflict(
                 f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
             )
+        check_no_foreign_routes(context, labels_of(found)[ENDPOINT_LABEL], deployment=name, what="scaled to 0 replicas")
 
     def change(obj: Object | None) -> Object:
         if obj is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
 from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.mesh.destination_rule import with_policy, without_subset
+from mlflow_istio.core.mesh.foreign_routes import foreign_routes
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.adoption import given_back, looks_adopted, torn_out
@@ -30,15 +31,26 @@ from mlflow_istio.releases.context import (
 from mlflow_istio.releases.deploying.sharing import check_nothing_under, give_up_claims
 from mlflow_istio.releases.ledger import flush_outbox, publish_nothing, run_for
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
+from mlflow_istio.releases.reading.owners_services import check_owners_services
 
 
-def delete(context: Context, name: str, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT) -> Outcome | None:
+def delete(
+    context: Context, name: str, *, force: bool = False, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+) -> Outcome | None:
     """Take a deployment away; None when there is none (deleting twice is fine).
 
     The registry forgets where its version served before the pods go, since afterwards nobody knows which version it was.
 
+    Args:
+        context: The ports.
+        name: The deployment.
+        force: Whether to delete it though routes of others go to it.
+        reason: Why, for the ledger.
+        timeout: Seconds for the proxies to confirm.
+
     Raises:
-        StateConflict: It has traffic, is stable, or belongs to the open release.
+        StateConflict: It has traffic, is stable, or belongs to the open release; or somebody else's route goes to it, and it is
+            not forced.
         NotRouted: A proxy did not take the change over in time; the pods still run.
     """
     found = context.cluster.get("Deployment", name)
@@ -46,6 +58,9 @@ def delete(context: Context, name: str, *, reason: str = "", timeout: float = DE
         return None
     endpoint = labels_of(found)[ENDPOINT_LABEL]
     outcome = Outcome(endpoint=None, changed=True)
+    if existing_endpoint(context.cluster, endpoint) is not None:
+        transitions.unpin(endpoint_of(context.cluster, endpoint), name)  # says first what is its own
+    check_no_foreign_routes(context, endpoint, deployment=name, force=force)
     if existing_endpoint(context.cluster, endpoint) is not None:
         outcome = move(
             context,
@@ -72,12 +87,14 @@ def delete_endpoint(
     Args:
         context: The ports.
         name: The endpoint.
-        force: Whether to delete it with a release open, with a registry that is down, or when it can't be read any more.
+        force: Whether to delete it with a release open, with a registry that is down, though routes of others go to it or what
+            users had before it is gone, or when it can't be read any more.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm that it is being deleted.
 
     Raises:
-        StateConflict: A release is open, or changes wait for a registry that is down, and it is not forced.
+        StateConflict: A release is open, changes wait for a registry that is down, somebody else's route goes to it, or what its
+            users had before is gone, and it is not forced.
         InvalidInput: It can't be read, and it is not forced.
         NotRouted: A proxy did not take the mark over in time, and it is not forced.
     """
@@ -85,6 +102,8 @@ def delete_endpoint(
     endpoint = _readable(context, name, force)
     routes = find_virtual_service(context.cluster, name) or _named(context, name)
     deployments = deployments_of(context.cluster, name)
+    if endpoint is not None or (routes is None and deployments):
+        check_no_foreign_routes(context, name, force=force)
     if endpoint is not None:
         if not endpoint.deleting or _is_reached(context, name):
             _mark_deleting(context, name, force=force, reason=reason, timeout=timeout)
@@ -101,6 +120,28 @@ def delete_endpoint(
     gone += [context.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
     gone += [_delete_ours(context, "Service", name)]
     return routes is not None or any(gone)
+
+
+def check_no_foreign_routes(
+    context: Context, name: str, *, deployment: str | None = None, force: bool = False, what: str = "deleted"
+) -> None:
+    """Refuse to take away what routes of others go to; copies, whose answers nobody gets, and what is forced are warnings.
+
+    Raises:
+        StateConflict: Names the route and its VirtualService.
+    """
+    there = context.cluster.list("VirtualService", {})
+    found = list(foreign_routes(there, name, context.cluster.scope, deployment))
+    meant = f"endpoint '{name}'" if deployment is None else f"deployment '{deployment}' of endpoint '{name}'"
+    live = [str(route) for route in found if not route.copies]
+    if live and not force:
+        raise StateConflict(
+            f"{meant} can't be {what}: {' and '.join(live)} {'goes' if len(live) == 1 else 'go'} to it, whose users would get "
+            "errors; take it out there first, or force it"
+        )
+    lost = [*(f"users of {one}" for one in live), *(f"copies of {route}" for route in found if route.copies)]
+    if lost:
+        emit_warnings(context, (f"{meant} is {what} though it is where {', '.join(lost)} go",))
 
 
 def _is_reached(context: Context, name: str) -> bool:
@@ -156,6 +197,8 @@ def _readable(context: Context, name: str, force: bool) -> Endpoint | None:
 def _mark_deleting(context: Context, name: str, *, force: bool, reason: str, timeout: float) -> None:
     """From here on nothing else may change the endpoint, and the ledger says who deletes it."""
     if not force:
+        before = endpoint_of(context.cluster, name)
+        check_owners_services(context, before, transitions.mark_deleting(before))
         _, problems = run_for(context, name, None)  # before the mark: it would forbid even a rollback
         if problems:
             raise StateConflict(

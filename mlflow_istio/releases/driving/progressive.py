@@ -68,6 +68,7 @@ from mlflow_istio.releases.driving.notifications import notify, to_be_told
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.shifting import Transition, enforce_due, move
+from mlflow_istio.releases.reading.owners_services import gone_services
 from mlflow_istio.releases.reporting import report_release
 
 PATIENCE = 300.0
@@ -297,7 +298,9 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
         unavailable=unavailable,
         weights=step_weights(endpoint, plan),
         paused=endpoint.release is not None and endpoint.release.state == "paused",
-        stable_ready=ready.get(plan.stable, 0) > 0 if endpoint.owns(endpoint.stable) else True,
+        stable_ready=ready.get(plan.stable, 0) > 0
+        if endpoint.owns(endpoint.stable)
+        else not any(gone_services(context.cluster, endpoint, (endpoint.stable,))),
         replicas=ready,
         tag=_tag(drive, progress),
         verdict=verdict,

@@ -11,7 +11,7 @@ from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
-from mlflow_istio.core.moves.gaining import gaining
+from mlflow_istio.core.moves.gaining import gaining, has_users
 from mlflow_istio.errors import (
     InvalidInput,
     MlflowIstioError,
@@ -22,6 +22,7 @@ from mlflow_istio.errors import (
     Unsupported,
 )
 from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
+from mlflow_istio.releases.reading.owners_services import check_owners_services
 
 _FIRST_WAIT = 2.0
 """Seconds before looking whether somebody else has changed the endpoint once more."""
@@ -56,11 +57,14 @@ def make_reachable(
         The deployments that may gain.
 
     Raises:
-        StateConflict: A deployment that would get traffic is gone, or its subset selects something else.
+        StateConflict: A deployment that would get traffic is gone, or its subset selects something else; or a Service of the
+            owner's that would is gone.
         NotReady: It has no ready replica.
         NotRouted: It has no subset, or does not answer through its header route.
         InvalidInput: No request reaches its header route, so that it can't be asked.
     """
+    if not force:
+        check_owners_services(context, before, after)
     names = gaining(before, after)
     by_name = {name_of(obj): obj for obj in deployments}
     for name in names:
@@ -75,7 +79,7 @@ def make_reachable(
     mended = _mend_ways(context, before, names, subsets=urgent or force)
     versions = versions_of(deployments)
     for name in () if force else names:
-        if urgent and not mended and before.traffic.reaches(name):
+        if urgent and not mended and has_users(before, name):
             continue  # its users are with it already
         try:
             prove_pinned(context, after.name, name, versions[name], timeout)
@@ -115,14 +119,18 @@ def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...], *, 
             rule = _with_subset(rule, deployment)
         return rule
 
+    def with_header_routes(virtual_service: Object) -> Object:
+        now = read_endpoint(virtual_service, name)
+        if not frozenset(names).issuperset(gaining(now, now, rewritten=True)):
+            raise StateConflict(f"endpoint '{name}' was changed by somebody else meanwhile: run the command again")
+        return write_endpoint(virtual_service, now)
+
     lost = rule is None or with_subsets(rule) != rule
     if lost:
         cluster.edit("DestinationRule", name, with_subsets)
     routes = any(f"pin.{deployment}" in endpoint.missing for deployment in names)
     if routes:
-        edit_virtual_service(
-            cluster, endpoint.virtual_service, name, lambda obj: write_endpoint(obj, read_endpoint(obj, name))
-        )
+        edit_virtual_service(cluster, endpoint.virtual_service, name, with_header_routes)
     mended = service is None or lost or routes
     if mended:
         context.tell(

@@ -7,15 +7,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.basics.objects import Object, prefix
 from mlflow_istio.core.endpoint.deadlines import CONTROL, due
 from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
+from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.adoption import header_warnings
 from mlflow_istio.core.moves.claims import check_carried
-from mlflow_istio.core.moves.gaining import gaining
+from mlflow_istio.core.moves.gaining import gaining, owners_gaining
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
 from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import EditConflict, MlflowIstioError, StateConflict
@@ -33,6 +34,7 @@ from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.proof import make_reachable, prove_change
 from mlflow_istio.releases.moving.proposal import plan
+from mlflow_istio.releases.reading.owners_services import noted_services, with_services
 
 Transition = Callable[[Endpoint], Endpoint]
 
@@ -377,6 +379,7 @@ def move(
     replaced = endpoint.stable != planned.stable and endpoint.owns(endpoint.stable)
     warnings = (
         *proof.warnings,
+        *_left_bent(endpoint),
         *(header_warnings(after, name) if after != before and (opened or replaced) else ()),
         *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
         *scaling.finish(context, endpoint),
@@ -404,6 +407,19 @@ def enforce_due(context: Context, endpoint: Endpoint) -> bool:
     return True
 
 
+def _left_bent(endpoint: Endpoint) -> tuple[str, ...]:
+    """A warning for routes of ours that somebody made match or answer otherwise: nobody's users are moved unasked."""
+    names = [
+        f"'{prefix(endpoint.name)}{part}'" for part in endpoint.bent if part.startswith(("answer", "rule.", "arm."))
+    ]
+    if not names:
+        return ()
+    return (
+        f"{' and '.join(names)} of VirtualService '{endpoint.virtual_service}' {'stay' if len(names) > 1 else 'stays'} as somebody "
+        f"edited {'them' if len(names) > 1 else 'it'}: 'mlflow-istio doctor {endpoint.name} --fix' writes what was asked for again",
+    )
+
+
 class _UnaskedTarget(StateConflict):
     """Inside the edit it came out that another deployment would gain than those that were asked."""
 
@@ -427,19 +443,15 @@ def _moved(
     deployments = deployments_of(context.cluster, name)
     change_metadata = replace(change_metadata, versions=versions_of(deployments))
     root = root_of(context.cluster, planned)
-    asked = (
-        frozenset()
-        if returning
-        else make_reachable(
-            context,
-            deployments,
-            planned,
-            transition(planned),
-            force=force,
-            urgent=change_metadata.urgent,
-            timeout=timeout,
+    seen = noted_services(context.cluster, planned)
+    asked: frozenset[str] = frozenset()
+    theirs: tuple[Destination, ...] = ()
+    if not returning:
+        wanted = transition(planned)
+        theirs = owners_gaining(planned, wanted)
+        asked = make_reachable(
+            context, deployments, planned, wanted, force=force, urgent=change_metadata.urgent, timeout=timeout
         )
-    )
 
     def edit(virtual_service: Object) -> Object:
         now = read_endpoint(virtual_service, name)
@@ -447,8 +459,11 @@ def _moved(
             return virtual_service
         wanted = transition(now)
         _check_same_release(planned, now, wanted)
-        if not returning and not asked.issuperset(gaining(now, wanted)):
+        gain = (*gaining(now, wanted), *owners_gaining(now, wanted))
+        if not returning and not {*asked, *theirs}.issuperset(gain):
             raise _UnaskedTarget(f"endpoint '{name}' was changed by somebody else meanwhile: run the command again")
+        if wanted != now and seen:
+            wanted = with_services(wanted, seen)
         new = changed(virtual_service, wanted, change_metadata, root)
         if root is not None:
             check_carried(root, virtual_service, new, name)

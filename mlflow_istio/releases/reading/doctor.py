@@ -33,6 +33,7 @@ from mlflow_istio.core.inspection.diagnosis import (
     rule_findings,
     standing_findings,
 )
+from mlflow_istio.core.matching.places import service_of
 from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
@@ -55,6 +56,7 @@ from mlflow_istio.releases.context import (
     is_ours,
     versions_of,
 )
+from mlflow_istio.releases.reading.owners_services import gone_services
 
 _PROBE_TIMEOUT = 5.0
 _PARTS = ("state", "release", "progress", "unrecorded", "deadlines", "policy", "deployed")
@@ -297,6 +299,7 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
         yield from (finding for finding in deployment_findings(endpoint, deployments) if finding.what not in hidden)
         yield from _watch_findings(endpoint, context.clock.now())
         yield from _host_findings(context, virtual_service, name)
+        yield from _owners_findings(context, endpoint)
     if known is not None and not problem:
         strange = _other_place(context, name)
         if strange is not None:
@@ -440,6 +443,28 @@ def _host_findings(context: Context, virtual_service: Object, name: str) -> Iter
             severity=ERROR,
             text=exc.message,
             command=f"kubectl edit virtualservice {name_of(virtual_service)}",
+        )
+
+
+def _owners_findings(context: Context, endpoint: Endpoint) -> Iterator[Finding]:
+    """Services of the owner's that stood behind an adopted route, and are gone."""
+    weights = {share.destination: share.weight for share in endpoint.traffic.split}
+    previous = endpoint.last.previous if endpoint.last else None
+    for destination in gone_services(
+        context.cluster, endpoint, dict.fromkeys((*weights, *((previous,) if previous else ())))
+    ):
+        service = service_of(destination.host, context.cluster.scope)
+        weight = weights.get(destination, 0)
+        text = f"'{destination.name}', which users had before, is gone: Service '{service}' was deleted"
+        if weight:
+            text = f"{weight}% of requests go to '{destination.name}', which is gone: Service '{service}' was deleted"
+        yield Finding(
+            endpoint=endpoint.name,
+            code="gone-service",
+            severity=ERROR if weight else WARNING,
+            text=text,
+            command=f"kubectl apply -f FILE, with Service '{service}' as it was",
+            what=str(service),
         )
 
 
