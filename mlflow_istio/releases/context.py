@@ -22,7 +22,7 @@ from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import note_endpoint, read_endpoint, split_route, write_endpoint
-from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.core.moves.adoption import copied_state, endpoints_in, several_carriers
 from mlflow_istio.core.moves.claims import claimants
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict, Unsupported
 from mlflow_istio.ports.clock import Clock
@@ -122,6 +122,26 @@ def find_virtual_service(cluster: Cluster, endpoint: str) -> Object | None:
     return next((obj for obj in cluster.list("VirtualService", {}) if has_endpoint(obj, endpoint)), None)
 
 
+def one_carrier(context: Context, name: str, *, refuse: bool) -> None:
+    """Say that more than one VirtualService holds an endpoint, since somebody applied a copy: which one counts is nobody's guess.
+
+    One that holds a copy of another's state under another name carries nothing, but its routes stay as they were copied.
+
+    Args:
+        context: The ports.
+        name: The endpoint.
+        refuse: Whether two that carry it are refused, not only told of.
+
+    Raises:
+        StateConflict: Two of them carry it; names both and what to do.
+    """
+    there = context.cluster.list("VirtualService", {})
+    problem = several_carriers(there, name)
+    if problem and refuse:
+        raise StateConflict(problem)
+    emit_warnings(context, (*((problem,) if problem else ()), *copied_state(there, name)))
+
+
 def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     """The VirtualService that carries an endpoint.
 
@@ -131,8 +151,14 @@ def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     found = find_virtual_service(cluster, endpoint)
     if found is not None:
         return found
+    copies = copied_state(cluster.list("VirtualService", {}), endpoint)
     raise NotFound(
-        f"there is no endpoint '{endpoint}' in {cluster.scope}: {nearest(endpoint, endpoint_names(cluster))}"
+        "; ".join(
+            (
+                f"there is no endpoint '{endpoint}' in {cluster.scope}: {nearest(endpoint, endpoint_names(cluster))}",
+                *copies,
+            )
+        )
     )
 
 

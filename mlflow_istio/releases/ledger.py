@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.endpoint import Endpoint, without_recorded
-from mlflow_istio.core.endpoint.numbering import renumbered
+from mlflow_istio.core.endpoint.numbering import lost_numbers, numbered_after, renumbered
 from mlflow_istio.core.endpoint.registry_state import nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
@@ -34,30 +34,37 @@ def flush_outbox(
     *,
     objects: Mapping[str, Mapping[str, Object]] | None = None,
     publish: bool = True,
+    stored: Sequence[RoutingChange] = (),
 ) -> tuple[str, ...]:
     """Record what the registry does not have yet, then make its tags and aliases say what stands now.
 
     A registry that is down is a warning here, never an error: the changes wait on the object, and the next command
     records them. A change that took a deployment away waits until the tags of its version are gone, too: nothing else
-    would know that there are any.
+    would know that there are any. What the caller has stored is recorded though somebody took it off the object meanwhile.
 
     Args:
         context: The ports.
         name: The endpoint.
         objects: Change id to the artifacts that are known for it, by file stem.
         publish: Whether to publish even when nothing was left over.
+        stored: Changes that waited on the object as the caller has just written it.
 
     Returns:
         Warnings, one line each.
     """
     endpoint = endpoint_of(context.cluster, name)
     pending = endpoint.outbox
+    waiting = {change.id for change in pending}
+    taken_off = [change for change in stored if change.id not in waiting]
     recorded: list[RoutingChange] = []
     moved: list[str] = []
     try:
-        if pending:
-            endpoint, moved = _with_numbers_of_their_own(context, endpoint)
-            pending = endpoint.outbox
+        if pending or taken_off:
+            known = context.registry.history(context.scope, name)
+            if taken_off:
+                known, moved = _with_taken_off(context, endpoint, taken_off, known, objects or {})
+            endpoint, said = _with_numbers_of_their_own(context, endpoint, known)
+            moved, pending = [*moved, *said], endpoint.outbox
         for change in pending:
             moved += _record(
                 context, endpoint, _with_run(context, endpoint, change), (objects or {}).get(change.id, {})
@@ -66,6 +73,12 @@ def flush_outbox(
     except RegistryError as exc:
         _forget(context, endpoint, (change for change in recorded if not _removed(change, endpoint)))
         left = len(pending) - len(recorded)
+        if not left:
+            return (
+                *moved,
+                f"whether the registry has what was just stored on endpoint '{name}' can't be told, and somebody has taken it off "
+                f"the object ({exc.message})",
+            )
         return (
             *moved,
             f"{left} routing change{'s wait' if left > 1 else ' waits'} on endpoint '{name}' itself until the registry takes "
@@ -86,14 +99,51 @@ def flush_outbox(
     return (*reported, *gone)
 
 
-def _with_numbers_of_their_own(context: Context, endpoint: Endpoint) -> tuple[Endpoint, list[str]]:
+def _with_taken_off(
+    context: Context,
+    endpoint: Endpoint,
+    changes: Sequence[RoutingChange],
+    known: Sequence[RoutingChange],
+    objects: Mapping[str, Mapping[str, Object]],
+) -> tuple[list[RoutingChange], list[str]]:
+    """The ledger's changes with those that somebody took off the object, which are recorded here; a warning for each.
+
+    Another process may have recorded them, which takes them off, too.
+    """
+    recorded, warnings = list(known), []
+    ids = {change.id for change in known}
+    for change in numbered_after([change for change in changes if change.id not in ids], known):
+        warnings += _record(context, endpoint, _with_run(context, endpoint, change), objects.get(change.id, {}))
+        recorded.append(change)
+        stands = change.id == endpoint.change
+        warnings.append(
+            f"somebody took change {change.sequence} ({change.action}) off VirtualService '{endpoint.virtual_service}' before the "
+            f"registry had it: it is recorded, and {'in force' if stands else 'not in force any more'}"
+        )
+    return recorded, warnings
+
+
+def _with_numbers_of_their_own(
+    context: Context, endpoint: Endpoint, known: Sequence[RoutingChange]
+) -> tuple[Endpoint, list[str]]:
     """The endpoint whose waiting changes are numbered after all that the ledger has, and a warning where they were not.
 
-    Somebody has applied an older copy of the object then, such as an export that Git has.
+    Somebody has applied an older copy of the object then, such as an export that Git has. So they have where numbers are missing.
     """
-    known = context.registry.history(context.scope, endpoint.name)
-    if renumbered(endpoint, known) == endpoint:
-        return endpoint, []
+    after, warnings = endpoint, list[str]()
+    if renumbered(endpoint, known) != endpoint:
+        after, warnings = _renumbered(context, endpoint, known)
+    lost = lost_numbers(after.outbox, known)
+    if lost:
+        which = f"change {lost[0]} is" if len(lost) == 1 else f"changes {lost[0]} to {lost[-1]} are"
+        warnings.append(
+            f"{which} neither in the registry nor on VirtualService '{endpoint.virtual_service}' any more: somebody applied an "
+            f"older copy of it, or the registry of endpoint '{endpoint.name}' is not the one it was"
+        )
+    return after, warnings
+
+
+def _renumbered(context: Context, endpoint: Endpoint, known: Sequence[RoutingChange]) -> tuple[Endpoint, list[str]]:
     after = edit_endpoint(context.cluster, endpoint.virtual_service, endpoint.name, lambda now: renumbered(now, known))
     return after, [
         f"somebody applied an older copy of VirtualService '{endpoint.virtual_service}', which had set endpoint "

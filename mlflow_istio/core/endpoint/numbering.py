@@ -36,6 +36,23 @@ def renumbered(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> Endpoin
     )
 
 
+def numbered_after(changes: Sequence[RoutingChange], recorded: Sequence[RoutingChange]) -> tuple[RoutingChange, ...]:
+    """Changes that stand on no object any more, with numbers after all that the ledger has."""
+    highest, found = max((change.sequence for change in recorded), default=0), []
+    for change in changes:
+        highest = max(change.sequence, highest + 1)
+        found.append(replace(change, sequence=highest))
+    return tuple(found)
+
+
+def lost_numbers(pending: Sequence[RoutingChange], recorded: Sequence[RoutingChange]) -> tuple[int, ...]:
+    """Numbers between the ledger's newest change and those that wait: changes that were stored, and that nothing has any more."""
+    known = {change.id for change in recorded}
+    waiting = [change.sequence for change in pending if change.id not in known]
+    highest = max((change.sequence for change in recorded), default=0)
+    return tuple(number for number in range(highest + 1, max(waiting, default=0)) if number not in waiting)
+
+
 def set_back_to(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> int | None:
     """The newest change that the ledger has, where the object is older than that; None where it is not."""
     waiting = {change.id for change in endpoint.outbox}

@@ -267,7 +267,8 @@ def ledger_findings(
             endpoint=name,
             code="lost-changes",
             severity=WARNING,
-            text=f"the registry does not have change {numbers} any more: its run was deleted, or it is another registry",
+            text=f"the registry does not have change {numbers} any more: its run was deleted, it is another registry, or somebody "
+            "took it off the object before the registry had it",
             command=f"mlflow runs restore, or mlflow experiments restore, then mlflow-istio history {name} -t {{target}}",
         )
     for release, run in open_runs.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,29 @@ def endpoints_in(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     start = annotation("", "state")
     names = (key.removeprefix(start) for key in annotations_of(virtual_service) if key.startswith(start))
     return tuple(sorted(name for name in names if has_endpoint(virtual_service, name)))
+
+
+def several_carriers(virtual_services: Iterable[Mapping[str, Any]], name: str) -> str:
+    """What is to be said where more than one VirtualService carries an endpoint; empty where that isn't so."""
+    found = [name_of(obj) for obj in virtual_services if has_endpoint(obj, name)]
+    if len(found) < 2:
+        return ""
+    both = " and ".join(f"'{one}'" for one in sorted(found))
+    return (
+        f"{len(found)} VirtualServices carry endpoint '{name}', {both}: somebody applied an older one, or a copy; delete the one "
+        f"that does not count, or take its annotations '*.{name}' and its routes '{prefix(name)}*' away"
+    )
+
+
+def copied_state(virtual_services: Iterable[Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    """What is to be said of VirtualServices that hold an endpoint's state and do not carry it."""
+    key = annotation(name, "state")
+    return tuple(
+        f"VirtualService '{name_of(obj)}' is a copy of one that carries endpoint '{name}': no change reaches its routes; delete "
+        f"it, or take its annotations '*.{name}' and its routes '{prefix(name)}*' away"
+        for obj in virtual_services
+        if key in annotations_of(obj) and not has_endpoint(obj, name)
+    )
 
 
 @told_by_shape

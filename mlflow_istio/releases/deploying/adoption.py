@@ -26,6 +26,7 @@ from mlflow_istio.releases.context import (
     find_virtual_service,
     guard_for,
     is_ours,
+    one_carrier,
 )
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, last_sequence
 from mlflow_istio.releases.deploying.removal import delete_endpoint
@@ -77,6 +78,7 @@ def adopt(
     check_endpoint_name(name)
     found = check_free(context, name, virtual_service)
     check_gateways(context, found, gateways, f"of VirtualService '{virtual_service}', which is there already")
+    one_carrier(context, name, refuse=True)
     again = has_endpoint(found, name)
     if again:
         _check_same(read_endpoint(found, name), stable, settings or {})

@@ -53,6 +53,7 @@ from mlflow_istio.releases.context import (
     existing_endpoint,
     guard_for,
     is_ours,
+    one_carrier,
     root_of,
     versions_of,
     virtual_service_of,
@@ -541,6 +542,7 @@ def create_endpoint(
         StateConflict: It came into being meanwhile.
         NotRouted: A proxy did not take it over in time.
     """
+    one_carrier(context, name, refuse=False)
     run, warnings = run_for(context, name, None)
     own = Destination(host=name, subset=deployment)
     fresh = Endpoint(

@@ -27,6 +27,7 @@ from mlflow_istio.releases.context import (
     edit_virtual_service,
     emit_warnings,
     endpoint_of,
+    one_carrier,
     root_of,
     versions_of,
 )
@@ -363,6 +364,7 @@ def move(
         fresh_key=context.new_key(),
         urgent=urgent,
     )
+    one_carrier(context, name, refuse=not (urgent or force))
     for _ in range(_ATTEMPTS):
         try:
             before, after, deployments = _moved(
@@ -381,7 +383,9 @@ def move(
         *proof.warnings,
         *_left_bent(endpoint),
         *(header_warnings(after, name) if after != before and (opened or replaced) else ()),
-        *flush_outbox(context, name, objects={change_metadata.id: {"before": before, "after": after}}),
+        *flush_outbox(
+            context, name, objects={change_metadata.id: {"before": before, "after": after}}, stored=endpoint.outbox
+        ),
         *scaling.finish(context, endpoint),
         *(scaling.thin(endpoint, deployments) if by_hand else ()),
     )

@@ -39,7 +39,7 @@ from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
-from mlflow_istio.core.moves.adoption import endpoints_in
+from mlflow_istio.core.moves.adoption import copied_state, endpoints_in, several_carriers
 from mlflow_istio.core.moves.claims import Claim, carries_out, claimants, claimed, claims_in, remembered
 from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError, StateConflict
@@ -96,7 +96,9 @@ def examine(context: Context, name: str | None = None) -> list[Finding]:
     else:
         names = [name]
     findings += _claim_findings(context, name)
+    there = context.cluster.list("VirtualService", {})
     for one in names:
+        findings += _carrier_findings(there, one)
         findings += _of_one(context, one, known, must_exist=name is not None)
     rank = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
@@ -202,6 +204,17 @@ def _root_name(virtual_service: Object, endpoint: str) -> str | None:
         return read_endpoint(virtual_service, endpoint).settings.get(ROOT)
     except MlflowIstioError:
         return None
+
+
+def _carrier_findings(there: Sequence[Object], name: str) -> Iterator[Finding]:
+    """VirtualServices that hold an endpoint beside the one that carries it."""
+    problem = several_carriers(there, name)
+    said = [("several-carriers", ERROR, problem)] if problem else []
+    said += [("copied-state", WARNING, text) for text in copied_state(there, name)]
+    for code, severity, text in said:
+        yield Finding(
+            endpoint=name, code=code, severity=severity, text=text, command="kubectl delete virtualservice NAME"
+        )
 
 
 def _labelled(context: Context, kind: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.reading.doctor import examine
+from tests.support.foreign_edits import annotated, edit
 from tests.support.in_memory import World, a_world
 from tests.unit.releases.deploying.test_restoring import back
 
@@ -115,3 +116,96 @@ def test_a_number_that_two_changes_have_since_an_earlier_version_is_refused() ->
     ):
         find_change(double, "3", "churn")
     assert find_change(double, two.id, "churn").action == "promote"
+
+
+def waiting() -> tuple[World, Object]:
+    """A canary's start waits for a registry that is down; what Git has is of the change before."""
+    world = a_world("churn-v1", "churn-v2")
+    exported = copy.deepcopy(world.cluster.get("VirtualService", "churn"))
+    assert exported is not None
+    world.registry.down = True
+    shifting.start(world.context, "churn", **CANARY)
+    return world, exported
+
+
+def test_a_number_that_nothing_has_any_more_is_told_once_with_the_next_change() -> None:
+    """Somebody prunes the annotation that keeps what the registry does not have yet."""
+    world, _ = waiting()
+    shifting.shift(world.context, "churn", TrafficRequest(weight=20))
+    edit(world, "VirtualService", annotated("unrecorded", None))
+    world.registry.down = False
+    world.warnings.clear()
+    shifting.shift(world.context, "churn", TrafficRequest(weight=30))
+    (warning,) = world.warnings
+    assert warning.startswith(
+        "changes 3 to 4 are neither in the registry nor on VirtualService 'churn' any more: somebody applied"
+    )
+    assert world.history() == [(1, "deploy"), (2, "deploy"), (5, "shift")]
+    world.warnings.clear()
+    shifting.shift(world.context, "churn", TrafficRequest(weight=40))
+    assert world.warnings == []
+    (finding,) = [one for one in examine(world.context, "churn") if one.code == "lost-changes"]
+    assert "change 3, 4 any more" in finding.text
+    assert "somebody took it off the object before the registry had it" in finding.text
+
+
+@pytest.mark.parametrize("how", ["older copy", "pruned annotation"])
+def test_what_somebody_takes_off_the_object_while_a_command_is_at_work_is_recorded_all_the_same(how: str) -> None:
+    world = a_world("churn-v1", "churn-v2")
+    exported = copy.deepcopy(world.cluster.get("VirtualService", "churn"))
+    assert exported is not None
+    wait_routed = world.cluster.wait_routed
+    done: list[str] = []
+
+    def sabotaged(probe: Any, timeout: float) -> Any:
+        answer = wait_routed(probe, timeout)
+        if probe.expected_body and world.endpoint().sequence == 3 and not done:
+            done.append(how)
+            apply(world, exported) if how == "older copy" else edit(
+                world, "VirtualService", annotated("unrecorded", None)
+            )
+        return answer
+
+    world.cluster.wait_routed = sabotaged  # type: ignore[method-assign]
+    outcome = shifting.start(world.context, "churn", **CANARY)
+    assert done
+    assert world.history() == [(1, "deploy"), (2, "deploy"), (3, "start")]
+    (warning,) = [
+        one for one in outcome.warnings if one.startswith("somebody took change 3 (start) off VirtualService")
+    ]
+    assert warning.endswith("not in force any more" if how == "older copy" else "and in force")
+    shifting.start(world.context, "churn", **{**CANARY, "supersede": True})
+    numbers = [number for number, _ in world.history()]
+    assert numbers == sorted(set(numbers))
+
+
+def test_what_somebody_takes_off_while_the_registry_is_down_is_told() -> None:
+    world = a_world("churn-v1", "churn-v2")
+    wait_routed = world.cluster.wait_routed
+
+    def sabotaged(probe: Any, timeout: float) -> Any:
+        answer = wait_routed(probe, timeout)
+        if world.endpoint().sequence == 3:
+            edit(world, "VirtualService", annotated("unrecorded", None))
+        return answer
+
+    world.cluster.wait_routed = sabotaged  # type: ignore[method-assign]
+    world.registry.down = True
+    outcome = shifting.start(world.context, "churn", **CANARY)
+    assert any("what was just stored on endpoint 'churn' can't be told" in warning for warning in outcome.warnings)
+
+
+def test_what_another_process_has_recorded_meanwhile_is_not_recorded_twice() -> None:
+    world = a_world("churn-v1", "churn-v2")
+    wait_routed = world.cluster.wait_routed
+
+    def beside(probe: Any, timeout: float) -> Any:
+        answer = wait_routed(probe, timeout)
+        if world.endpoint().outbox:
+            flush_outbox(world.context, "churn")
+        return answer
+
+    world.cluster.wait_routed = beside  # type: ignore[method-assign]
+    outcome = shifting.start(world.context, "churn", **CANARY)
+    assert world.history() == [(1, "deploy"), (2, "deploy"), (3, "start")]
+    assert not any("somebody" in warning for warning in outcome.warnings)
