@@ -110,7 +110,7 @@ def _with_taken_off(
 
     Another process may have recorded them, which takes them off, too.
     """
-    recorded, warnings = list(known), []
+    recorded, warnings = list(known), list[str]()
     ids = {change.id for change in known}
     for change in numbered_after([change for change in changes if change.id not in ids], known):
         warnings += _record(context, endpoint, _with_run(context, endpoint, change), objects.get(change.id, {}))

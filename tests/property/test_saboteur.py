@@ -24,14 +24,21 @@ from mlflow_istio.releases.deploying.adoption import adopt
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.deploying.sweeping import sweep
+from mlflow_istio.releases.driving.drive import DriverDependencies
+from mlflow_istio.releases.driving.opening import open_release
+from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import policy, shifting
 from mlflow_istio.releases.reading.doctor import examine
+from mlflow_istio.testing import InMemoryMetrics, StillClock
 from tests.support.endpoint_values import TIME
-from tests.support.in_memory import World, a_request, a_shop, a_world, with_shop
-from tests.support.saboteur import SABOTAGES, Broken, Watched, carrier_name, ended
+from tests.support.in_memory import World, a_request, a_shop, a_world
+from tests.support.sabotages import SABOTAGES, a_service, carrier_name
+from tests.support.saboteur import Broken, Watched, ended, flow
+from tests.support.simulated_users import ERRORS, a_release_request
 
-RUNS, BLOCKS = 3000, 12
+RUNS, BLOCKS, DRIVES = 2400, 12, 480
+NAMES = ("churn-v1", "churn-v2", "churn-v3")
 STAFF = ({"headers": {"x-user": {"exact": "staff"}}},)
 Verb = Callable[[Context, random.Random], Any]
 
@@ -84,6 +91,87 @@ def _policy(context: Context, chance: random.Random) -> Any:
     return policy.set_policy(context, "churn", PolicyRequest(changes=changes))
 
 
+PATIENT = 150
+"""How often a driver sleeps before somebody looks why it does not end."""
+
+
+class Impatient(StillClock):
+    """A clock during whose sleeps users send requests where routes lead; whoever drives a paused release is interrupted at last."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        super().__init__()
+        self.world, self.metrics, self.slept = world, InMemoryMetrics(), 0
+        self.errors = {name: chance.choice((0.0, 0.01, 0.3)) for name in NAMES}
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self.slept += seconds >= 1
+        found = self.world.cluster.get("VirtualService", carrier_name(self.world))
+        for (host, subset), share in flow(found, {}).items():
+            requests = round(seconds * share)
+            name = subset or host
+            self.metrics.serve(name, requests, errors=round(requests * self.errors.get(name, 0.0)))
+        if self.slept > PATIENT:
+            raise Interrupted("nobody ends it")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody gives up waiting for a driver."""
+
+
+def _drive(context: Context, chance: random.Random, release: str | None = None) -> Any:
+    clock = context.clock
+    assert isinstance(clock, Impatient)
+    clock.slept = 0
+    dependencies = DriverDependencies(metrics=clock.metrics)
+    try:
+        return drive(context, dependencies, "churn", release=release, take_over=chance.random() < 0.3)
+    except Interrupted:
+        if (endpoint := clock.world.endpoint()).release is None or endpoint.release.state != "paused":
+            raise Broken("a drive does not end") from None
+        return None
+
+
+def _release(context: Context, chance: random.Random) -> Any:
+    """Open a progressive release and drive it to its end."""
+    candidate = chance.choice(NAMES)
+    strategy, steps, guards = chance.choice(
+        (
+            ("canary", (10, 50), ()),
+            ("canary", (10, 50), ERRORS),
+            ("canary", (100,), ERRORS),
+            ("blue-green", (0, 100), ERRORS),
+            ("shadow", (50,), ()),
+        )
+    )
+    request = a_release_request(
+        {
+            "candidates": (candidate,),
+            "deployments": (a_request(candidate),),
+            "supersede": chance.random() < 0.5,
+            "traffic_request": TrafficRequest(match=STAFF)
+            if strategy == "canary" and chance.random() < 0.3
+            else TrafficRequest(),
+        },
+        strategy=strategy,
+        candidates=(candidate,),
+        steps=steps,
+        guards=guards,
+        hold=10.0,
+        min_requests=50,
+        deadline=chance.choice((30.0, 300.0)),
+        undecided=chance.choice(("rollback", "hold")),
+        promote=chance.random() < 0.8,
+    )
+    return _drive(context, chance, open_release(context, DriverDependencies(), request))
+
+
+def _resume(context: Context, chance: random.Random) -> Any:
+    shifting.resume(context, "churn")
+    return _drive(context, chance)
+
+
+DRIVING: dict[str, Verb] = {"release": _release, "drive": _resume}
 VERBS: dict[str, Verb] = {
     "deploy": lambda context, chance: deployments.deploy(context, a_request(f"churn-v{chance.randint(1, 3)}")),
     "start": _start,
@@ -111,6 +199,7 @@ VERBS: dict[str, Verb] = {
     "adopt": lambda context, _chance: adopt(context, "churn", virtual_service="shop", route="main"),
 }
 FORCED: dict[str, Verb] = {
+    "delete": lambda context, chance: removal.delete(context, f"churn-v{chance.randint(1, 3)}", force=True),
     "promote": lambda context, _chance: shifting.promote(context, "churn", force=True),
     "rollback": lambda context, _chance: shifting.rollback(context, "churn", force=True),
     "abort": lambda context, _chance: shifting.abort(context, "churn", force=True),
@@ -123,7 +212,13 @@ def own() -> World:
 
 
 def shopping() -> World:
-    return with_shop(deployed=("churn-v1", "churn-v2"))
+    world = World()
+    world.cluster.apply(a_shop())
+    world.cluster.apply(a_service("web"))
+    adopt(world.context, "churn", virtual_service="shop", route="main")
+    for name in ("churn-v1", "churn-v2"):
+        world.deploy(name)
+    return world
 
 
 def shared() -> World:
@@ -143,30 +238,57 @@ def _world(make: Callable[[], World]) -> World:
     return copy.deepcopy(_MADE[make.__name__])
 
 
-def run(seed: int) -> Watched:
-    """Play one run; raises with what happened in it where an invariant does not hold."""
+def run(seed: int, *, driven: bool = False) -> Watched:
+    """Play one run; raises with what happened in it where an invariant does not hold.
+
+    Args:
+        seed: Decides everything.
+        driven: Whether releases that go on by themselves are among the commands, and somebody edits objects between their looks.
+    """
     chance = random.Random(seed)
     world = _world(chance.choice(_WORLDS))
     names = [chance.choice((*VERBS, *OFTEN)) for _ in range(chance.randint(2, 6))]
-    plan = {chance.randint(1, 18 * len(names)): chance.choice(list(SABOTAGES)) for _ in range(chance.randint(1, 4))}
+    calls = 18 * len(names)
+    if driven:
+        names = [
+            *names[: chance.randint(0, 2)],
+            *chance.choice((("release",), ("release", "release"), ("release", "drive"))),
+        ]
+        calls = 60 * len(names)
+    plan = {chance.randint(1, calls): chance.choice(list(SABOTAGES)) for _ in range(chance.randint(1, 4))}
     watched = Watched(world=world, plan=plan, chance=random.Random(seed + 1))
     watched.times.originals += [a_shop()] if carrier_name(world) == "shop" else []
     watched.times.carriers += [obj for obj in world.cluster.list("VirtualService", {}) if name_of(obj) != "models"]
     watched.times.rules += world.cluster.list("DestinationRule", {})
-    context = replace(world.context, cluster=watched)  # type: ignore[arg-type]
+    clock = Impatient(world, random.Random(seed + 2))
+
+    def said(line: str) -> None:
+        watched.log.append(f"  ({line})")
+
+    context = replace(world.context, cluster=watched, clock=clock, warn=said)
     try:
         for name in names:
             forced = name in FORCED and chance.random() < 0.2
-            watched.begin(name + (" by force" if forced else ""), forced=forced, deleting=name == "delete endpoint")
+            watched.begin(
+                name + (" by force" if forced else ""),
+                forced=forced,
+                deleting=name == "delete endpoint",
+                driving=name in DRIVING,
+            )
             try:
-                (FORCED if forced else VERBS)[name](context, chance)
+                ({**VERBS, **DRIVING} if not forced else FORCED)[name](context, chance)
             except MlflowIstioError as exc:
                 watched.log.append(f"  {type(exc).__name__}: {exc.message}")
+                watched.end(whole=False)
+            else:
+                watched.end(whole=True)
         watched.plan.clear()
         _check_ledger(watched, context)
         _check_end(watched, context)
     except Exception as exc:
-        raise Broken(f"seed {seed}: {type(exc).__name__}: {exc}\n" + "\n".join(watched.log)) from exc
+        raise Broken(
+            f"seed {seed}{', driven' if driven else ''}: {type(exc).__name__}: {exc}\n" + "\n".join(watched.log)
+        ) from exc
     return watched
 
 
@@ -200,6 +322,13 @@ def _check_end(watched: Watched, context: Context) -> None:
     left = list(ended(watched.world))
     if left:
         raise Broken(f"a deletion left {', '.join(left)}")
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_whatever_somebody_edits_between_two_looks_of_a_driver_the_invariants_hold(block: int) -> None:
+    per = DRIVES // BLOCKS
+    for seed in range(block * per, (block + 1) * per):
+        run(seed, driven=True)
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

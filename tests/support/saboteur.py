@@ -18,8 +18,8 @@ from mlflow_istio.core.matching.requests import Request, answering_route
 from mlflow_istio.errors import Unsupported
 from mlflow_istio.testing import InMemoryCluster
 from tests.support.in_memory import World
+from tests.support.sabotages import COPY, OWNERS, SABOTAGES, THEIRS, Times, carrier_name, routes_of
 
-OWNERS = "mlflow-istio.org/"
 Way = tuple[str, str]
 """Host and subset (empty: none)."""
 
@@ -29,286 +29,13 @@ def objects_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-# What the saboteur does. Each is given the world, the objects as they were at earlier times, and a source of chance.
-
-
-@dataclass(kw_only=True)
-class Times:
-    """Objects as they were earlier: what Git, or somebody's export, may bring back.
-
-    Attributes:
-        carriers: Every state of the VirtualService that carries the endpoint, oldest first.
-        rules: Every state of the DestinationRule.
-        originals: The owner's VirtualService before anything of ours; empty where there was none.
-    """
-
-    carriers: list[Object] = field(default_factory=list)
-    rules: list[Object] = field(default_factory=list)
-    originals: list[Object] = field(default_factory=list)
-
-
-Sabotage = Callable[[World, Times, random.Random], None]
-
-
-def carrier_name(world: World) -> str:
-    """The VirtualService that carries the endpoint, whatever state it is in."""
-    return "shop" if world.cluster.get("VirtualService", "shop") else "churn"
-
-
-def _edited(kind: str, change: Callable[[Object, random.Random], None], name: str = "") -> Sabotage:
-    def act(world: World, _times: Times, chance: random.Random) -> None:
-        found = world.cluster.get(kind, name or carrier_name(world))
-        if found is None:
-            return
-        obj = copy.deepcopy(found)
-        change(obj, chance)
-        world.cluster.apply(obj)
-
-    return act
-
-
-def _http(obj: Object) -> list[Any]:
-    return list(obj["spec"].get("http") or [])
-
-
-def _main(obj: Object) -> Object | None:
-    return next((route for route in _http(obj) if route.get("name") in ("main", "mlflow-istio.churn.split")), None)
-
-
-def _rename_stable(obj: Object, chance: random.Random) -> None:
-    main = _main(obj)
-    for entry in (main or {}).get("route") or []:
-        if entry["destination"]["host"].startswith("web"):
-            entry["destination"]["host"] = f"web{chance.randint(2, 4)}"
-
-
-def _split_stable(obj: Object, _chance: random.Random) -> None:
-    main = _main(obj)
-    entries = (main or {}).get("route") or []
-    theirs = [entry for entry in entries if entry["destination"]["host"].startswith("web")]
-    if main is not None and len(theirs) == 1:
-        weight = theirs[0].get("weight", 100 if len(entries) == 1 else 0)
-        more = [
-            {"destination": {"host": host}, "weight": part}
-            for host, part in (("web8", weight // 2), ("web9", weight - weight // 2))
-        ]
-        main["route"] = [entry for entry in entries if entry is not theirs[0]] + more
-
-
-def _drop_stable(obj: Object, _chance: random.Random) -> None:
-    main = _main(obj)
-    ours = [entry for entry in (main or {}).get("route") or [] if entry["destination"]["host"] == "churn"]
-    if main is not None and ours and sum(entry.get("weight", 0) for entry in ours) > 0:
-        ours[0]["weight"] = 100 - sum(entry.get("weight", 0) for entry in ours[1:])
-        main["route"] = ours
-
-
-def _shuffle(obj: Object, chance: random.Random) -> None:
-    http = _http(obj)
-    chance.shuffle(http)
-    obj["spec"]["http"] = http
-
-
-def _drop_own(part: str) -> Callable[[Object, random.Random], None]:
-    def drop(obj: Object, chance: random.Random) -> None:
-        own = [route for route in _http(obj) if f".churn.{part}" in str(route.get("name"))]
-        if own:
-            gone = chance.choice(own)
-            obj["spec"]["http"] = [route for route in _http(obj) if route is not gone]
-
-    return drop
-
-
-def _drop_all_own(obj: Object, _chance: random.Random) -> None:
-    obj["spec"]["http"] = [
-        route for route in _http(obj) if not is_own_route(route) or route["name"] == "mlflow-istio.churn.split"
-    ]
-
-
-def _drop_split(obj: Object, _chance: random.Random) -> None:
-    main = _main(obj)
-    obj["spec"]["http"] = [route for route in _http(obj) if route is not main]
-
-
-def _rename_split(obj: Object, _chance: random.Random) -> None:
-    main = _main(obj)
-    if main is not None:
-        main["name"] = "another"
-
-
-def _bend_pin(obj: Object, chance: random.Random) -> None:
-    pins = [route for route in _http(obj) if ".pin." in str(route.get("name"))]
-    if pins:
-        chance.choice(pins)["route"][0]["destination"]["subset"] = "another"
-
-
-def _move_weights(obj: Object, chance: random.Random) -> None:
-    entries = (_main(obj) or {}).get("route") or []
-    if len(entries) > 1:
-        part = chance.choice((0, 30, 100))
-        for entry in entries:
-            entry["weight"] = 0
-        entries[0]["weight"], entries[1]["weight"] = part, 100 - part
-
-
-def _foreign_fields(obj: Object, chance: random.Random) -> None:
-    obj["metadata"].setdefault("labels", {})["late"] = str(chance.random())
-    obj["metadata"].setdefault("annotations", {})["theirs"] = str(chance.random())
-    main = _main(obj)
-    if main is not None:
-        main["tomorrow"] = {"x": chance.random()}
-        for entry in main.get("route") or []:
-            if entry["destination"]["host"] != "churn":
-                entry["tomorrow"] = chance.random()
-    obj["spec"]["http"] = [
-        *_http(obj),
-        {"name": f"late-{chance.random()}", "route": [{"destination": {"host": "late"}}]},
-    ]
-
-
-ABOVE: Sequence[Object] = (
-    {
-        "name": "above-authority",
-        "match": [{"authority": {"exact": "admin.example"}}],
-        "route": [{"destination": {"host": "admin"}}],
-    },
-    {"name": "above-down", "directResponse": {"status": 503}},
-    {"name": "above-moved", "match": [{"uri": {"prefix": "/api"}}], "redirect": {"uri": "/new"}},
-    {"name": "above-mesh", "match": [{"gateways": ["mesh"]}], "route": [{"destination": {"host": "late"}}]},
-    {"name": "above-all", "route": [{"destination": {"host": "late"}}]},
-)
-
-
-def _insert_above(obj: Object, chance: random.Random) -> None:
-    obj["spec"]["http"] = [copy.deepcopy(chance.choice(ABOVE)), *_http(obj)]
-
-
-def _remove_above(obj: Object, _chance: random.Random) -> None:
-    obj["spec"]["http"] = [route for route in _http(obj) if not str(route.get("name")).startswith("above-")]
-
-
-def _drop_delegates(obj: Object, _chance: random.Random) -> None:
-    obj["spec"]["http"] = [route for route in _http(obj) if "delegate" not in route] or [ABOVE[-1]]
-
-
-def _heal(world: World, times: Times, _chance: random.Random) -> None:
-    """Git's ``spec`` comes back; annotations stay."""
-    found = world.cluster.get("VirtualService", carrier_name(world))
-    if found is not None and times.originals:
-        world.cluster.apply({**found, "spec": copy.deepcopy(times.originals[0]["spec"])})
-
-
-def _replaced(world: World, times: Times, _chance: random.Random) -> None:
-    """``kubectl replace`` with what stands in Git: annotations go, too."""
-    if times.originals:
-        world.cluster.apply(copy.deepcopy(times.originals[0]))
-
-
-def _older(world: World, times: Times, chance: random.Random) -> None:
-    if times.carriers and world.cluster.get("VirtualService", name_of(times.carriers[0])):
-        world.cluster.apply(copy.deepcopy(chance.choice(times.carriers)))
-
-
-def _older_rule(world: World, times: Times, chance: random.Random) -> None:
-    if times.rules:
-        world.cluster.apply(copy.deepcopy(chance.choice(times.rules)))
-
-
-def _scaled(world: World, _times: Times, chance: random.Random) -> None:
-    found = world.cluster.list("Deployment", {})
-    if found:
-        obj = chance.choice(found)
-        obj["spec"]["replicas"] = 0
-        world.cluster.apply(obj)
-
-
-def _unready(world: World, _times: Times, chance: random.Random) -> None:
-    world.cluster.unready.add(f"churn-v{chance.randint(1, 3)}")
-
-
-def _ready(world: World, _times: Times, _chance: random.Random) -> None:
-    world.cluster.unready.clear()
-
-
-def _without_deployment(world: World, _times: Times, chance: random.Random) -> None:
-    world.cluster.delete("Deployment", f"churn-v{chance.randint(1, 3)}")
-
-
-def _deleted(kind: str, name: str = "churn") -> Sabotage:
-    def act(world: World, _times: Times, _chance: random.Random) -> None:
-        world.cluster.delete(kind, name)
-
-    return act
-
-
-def _without_carrier(world: World, _times: Times, _chance: random.Random) -> None:
-    world.cluster.delete("VirtualService", carrier_name(world))
-
-
-def _drop_subset(obj: Object, chance: random.Random) -> None:
-    subsets = obj["spec"].get("subsets") or []
-    if subsets:
-        gone = chance.choice(subsets)
-        obj["spec"]["subsets"] = [subset for subset in subsets if subset is not gone]
-
-
-def _bend_subset(obj: Object, chance: random.Random) -> None:
-    subsets = obj["spec"].get("subsets") or []
-    if subsets:
-        chance.choice(subsets)["labels"] = {"version": "another"}
-
-
-def _rule_fields(obj: Object, chance: random.Random) -> None:
-    obj["spec"]["tomorrow"] = chance.random()
-    obj["spec"].setdefault("subsets", []).append({"name": f"theirs{chance.random()}", "labels": {"app": "theirs"}})
-
-
-def _registry(world: World, _times: Times, _chance: random.Random) -> None:
-    world.registry.down = not world.registry.down
-
-
-SABOTAGES: Mapping[str, Sabotage] = {
-    "rename stable": _edited("VirtualService", _rename_stable),
-    "split stable": _edited("VirtualService", _split_stable),
-    "drop stable": _edited("VirtualService", _drop_stable),
-    "shuffle routes": _edited("VirtualService", _shuffle),
-    "drop a header route": _edited("VirtualService", _drop_own("pin.")),
-    "drop the probe": _edited("VirtualService", _drop_own("probe")),
-    "drop a route of its own": _edited("VirtualService", _drop_own("rule.")),
-    "drop an arm": _edited("VirtualService", _drop_own("arm.")),
-    "drop our routes": _edited("VirtualService", _drop_all_own),
-    "drop the split": _edited("VirtualService", _drop_split),
-    "rename the split": _edited("VirtualService", _rename_split),
-    "bend a header route": _edited("VirtualService", _bend_pin),
-    "move weights": _edited("VirtualService", _move_weights),
-    "add fields": _edited("VirtualService", _foreign_fields),
-    "insert above": _edited("VirtualService", _insert_above),
-    "remove above": _edited("VirtualService", _remove_above),
-    "insert above the delegate": _edited("VirtualService", _insert_above, "models"),
-    "drop the delegate": _edited("VirtualService", _drop_delegates, "models"),
-    "delete the root": _deleted("VirtualService", "models"),
-    "self-heal": _heal,
-    "replace": _replaced,
-    "older copy": _older,
-    "older rule": _older_rule,
-    "scale to 0": _scaled,
-    "unready": _unready,
-    "ready again": _ready,
-    "delete a deployment": _without_deployment,
-    "delete the Service": _deleted("Service"),
-    "delete the DestinationRule": _deleted("DestinationRule"),
-    "delete the VirtualService": _without_carrier,
-    "drop a subset": _edited("DestinationRule", _drop_subset, "churn"),
-    "bend a subset": _edited("DestinationRule", _bend_subset, "churn"),
-    "add to the rule": _edited("DestinationRule", _rule_fields, "churn"),
-    "registry": _registry,
+REQUESTS: Mapping[str, Mapping[str, str]] = {
+    "anybody": {},
+    "staff": {"x-user": "staff"},
+    "guests": {"x-user": "guest"},
+    "arm": {"x-arm": "b"},
+    "staff in the arm": {"x-user": "staff", "x-arm": "b"},
 }
-
-
-# What proxies would do, and what is somebody else's.
-
-
-REQUESTS: Mapping[str, Mapping[str, str]] = {"anybody": {}, "staff": {"x-user": "staff"}, "arm": {"x-arm": "b"}}
 PATHS = {"shop": "/api/score", "churn": "/invocations"}
 
 
@@ -316,7 +43,7 @@ def flow(virtual_service: Object | None, headers: Mapping[str, str]) -> dict[Way
     """Share of requests by destination, as proxies deal them; empty where something else answers."""
     if virtual_service is None:
         return {}
-    http = [route for route in _http(virtual_service) if route.get("name") not in ("above-authority", "above-mesh")]
+    http = [route for route in routes_of(virtual_service) if route.get("name") not in ("above-authority", "above-mesh")]
     request = Request(path=PATHS[name_of(virtual_service)], headers=headers)
     try:
         route = answering_route({**virtual_service, "spec": {**virtual_service["spec"], "http": http}}, request)
@@ -346,7 +73,7 @@ def theirs(obj: Object | None, *, destinations: bool = True) -> str:
         rest["spec"]["subsets"] = [subset for subset in rest["spec"].get("subsets") or [] if subset not in ours]
     if rest["kind"] == "VirtualService":
         routes = []
-        for route in _http(rest):
+        for route in routes_of(rest):
             if is_own_route(route) or route.get("delegate") == {"name": "churn"}:
                 continue
             if route.get("name") in ("main", "another"):
@@ -391,21 +118,32 @@ class Watched:
     calls: int = 0
     forced: bool = False
     deleting: bool = False
+    driving: bool = False
     stored: set[str] = field(default_factory=set)
     undone: set[str] = field(default_factory=set)
     seen_ready: set[str] = field(default_factory=set)
     seen_there: set[str] = field(default_factory=set)
     seen_subsets: set[str] = field(default_factory=set)
     seen_service: bool = False
+    seen_theirs: dict[str, bool] = field(default_factory=dict)
+    seen_to_us: set[str] | None = None
+    fresh: set[str] = field(default_factory=set)
+    taken_off: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.cluster.before_write = lambda _kind, _name: self._call()  # between the read and the write of an edit, too
 
-    def begin(self, name: str, *, forced: bool = False, deleting: bool = False) -> None:
+    def begin(self, name: str, *, forced: bool = False, deleting: bool = False, driving: bool = False) -> None:
         """A command begins: it knows nothing yet."""
         self.log.append(f"> {name}")
-        self.forced, self.deleting = forced, deleting
+        self.forced, self.deleting, self.driving = forced, deleting, driving
         self.seen_ready, self.seen_there, self.seen_subsets, self.seen_service = set(), set(), set(), False
+        self.seen_theirs, self.seen_to_us, self.fresh, self.taken_off = {}, None, set(), set()
+
+    def end(self, *, whole: bool) -> None:
+        """A command ends; unless it did all of its work, what somebody took off the object meanwhile need not be recorded."""
+        if not whole or self.world.registry.down:
+            self.undone |= self.taken_off
 
     @property
     def cluster(self) -> InMemoryCluster:
@@ -421,7 +159,11 @@ class Watched:
         SABOTAGES[what](self.world, self.times, self.chance)
         self.log.append(f"  [{self.calls}] {what}")
         after = waiting(self._carrier())
-        self.undone |= {change for change in before if change not in after}
+        gone = {change for change in before if change not in after}
+        self.undone |= gone - self.fresh
+        self.taken_off |= gone & self.fresh
+        if what == "registry":
+            self.undone |= self.fresh  # whether the registry was down in between is not followed up
 
     def _carrier(self) -> Object | None:
         return self.cluster.get("VirtualService", carrier_name(self.world))
@@ -462,6 +204,11 @@ class Watched:
     def delete(self, kind: str, name: str) -> bool:
         self._call()
         found = self.cluster.get(kind, name)
+        if kind == "Deployment" and not self.forced:
+            if self.seen_to_us is None:
+                raise Broken(f"Deployment '{name}' was deleted, and nobody looked whose routes go to it")
+            if name in self.seen_to_us:
+                raise Broken(f"Deployment '{name}' was deleted, and somebody's route goes to it")
         if found is not None and not labels_of(found).get(f"{OWNERS}endpoint") and not name.startswith("churn"):
             raise Broken(f"{kind} '{name}' is not ours, and was deleted")
         return self.cluster.delete(kind, name)
@@ -486,6 +233,12 @@ class Watched:
             self.seen_there = {name_of(obj) for obj in found}
         elif kind == "Service" and name == "churn":
             self.seen_service = bool(found)
+        elif kind == "Service":
+            self.seen_theirs[name] = bool(found)
+        elif kind == "VirtualService" and not name:
+            theirs = [obj for obj in found if name_of(obj) == THEIRS]
+            entries = [entry for obj in theirs for route in routes_of(obj) for entry in route["route"]]
+            self.seen_to_us = {str(entry["destination"]["subset"]) for entry in entries}
         elif kind == "DestinationRule" and name == "churn":
             self._saw_rule(found[0] if found else None)
 
@@ -508,7 +261,8 @@ class Watched:
             if was != now:
                 raise Broken(f"{kind} '{name_of(after)}': something of somebody else's was changed\n{was}\n{now}")
         if kind == "VirtualService" and name_of(after) != "models":
-            self.stored |= waiting(after).keys() - waiting(before).keys()
+            new = waiting(after).keys() - waiting(before).keys()
+            self.stored, self.fresh = self.stored | new, self.fresh | new
             self.times.carriers.append(copy.deepcopy(after))
             self._check_users(before, after)
 
@@ -516,30 +270,38 @@ class Watched:
         for who, headers in REQUESTS.items():
             was, now = flow(before, headers), flow(after, headers)
             for way, share in now.items():
-                if share > was.get(way, 0) and (problem := self._dead(way, before)):
+                if share > was.get(way, 0) and (problem := self._dead(way, before, was)):
                     raise Broken(f"{who}: {share}% of requests go to {'/'.join(way)}, which {problem} ({was} -> {now})")
 
-    def _dead(self, way: Way, before: Object | None) -> str:
+    def _dead(self, way: Way, before: Object | None, was: Mapping[Way, float]) -> str:
         """Why nobody can answer there, as far as the command could know when it last looked; empty: somebody can."""
         host, subset = way
         if host != "churn":
             there = {
                 entry["destination"]["host"]
-                for route in _http(before or {"spec": {}})
+                for route in routes_of(before or {"spec": {}})
                 for entry in route.get("route") or []
             }
-            return "" if host in there or self.deleting else "its owner has nowhere"
+            if host not in there and not self.deleting:
+                return "its owner has nowhere"
+            known = json.loads(annotations_of(before or {"metadata": {}}).get(f"{OWNERS}state.churn", "{}"))
+            asked = host in ((known.get("adopted") or {}).get("services") or ())
+            return "its owner has deleted" if asked and not self.forced and not self.seen_theirs.get(host) else ""
         if self.deleting:
             return ""
         for problem, holds in (
             ("has no Deployment", subset in self.seen_there),
-            ("has no ready replica", self.forced or subset in self.seen_ready),
+            ("has no ready replica", self.forced or subset in self.seen_ready or self._leaves_the_dead(was)),
             ("has no Service", self.seen_service),
             ("has no subset", subset in self.seen_subsets),
         ):
             if not holds:
                 return problem
         return ""
+
+    def _leaves_the_dead(self, was: Mapping[Way, float]) -> bool:
+        """Whether a driver that has to end takes users from whom nobody living is known."""
+        return self.driving and not any(host != "churn" or subset in self.seen_ready for host, subset in was)
 
 
 def ended(world: World) -> Iterator[str]:
@@ -549,9 +311,11 @@ def ended(world: World) -> Iterator[str]:
             yield f"{kind} 'churn'"
     yield from (f"Deployment '{name_of(obj)}'" for obj in world.cluster.list("Deployment", {}))
     for obj in world.cluster.list("VirtualService", {}):
-        yield from (f"route '{route['name']}'" for route in _http(obj) if is_own_route(route))
+        if name_of(obj) in (THEIRS, COPY):
+            continue  # somebody else's, who was told
+        yield from (f"route '{route['name']}'" for route in routes_of(obj) if is_own_route(route))
         yield from (f"annotation '{key}'" for key in annotations_of(obj) if key.startswith(OWNERS))
-        for route in _http(obj):
+        for route in routes_of(obj):
             for entry in route.get("route") or []:
                 if entry["destination"]["host"] == "churn":
                     yield f"destination in route '{route.get('name')}'"

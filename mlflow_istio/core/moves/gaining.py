@@ -40,13 +40,14 @@ def gaining(before: Endpoint, after: Endpoint, *, rewritten: bool = False) -> tu
     """
     if not (rewritten or writes_routes(before, after)):
         return ()
-    return tuple(dict.fromkeys(_gaining(before, after)))
+    return tuple(dict.fromkeys(str(one.subset) for one in _gaining(before, after) if after.owns(one)))
 
 
 def owners_gaining(before: Endpoint, after: Endpoint) -> tuple[Destination, ...]:
-    """Destinations of others that get more requests of the split than before."""
-    more = _more(after.traffic.split, {share.destination: share.weight for share in before.traffic.split})
-    return tuple(share.destination for share in more if not after.owns(share.destination))
+    """Destinations of others that get more requests than before; each once."""
+    if not writes_routes(before, after):
+        return ()
+    return tuple(dict.fromkeys(one for one in _gaining(before, after) if not after.owns(one)))
 
 
 def has_users(endpoint: Endpoint, deployment: str) -> bool:
@@ -62,22 +63,23 @@ def has_users(endpoint: Endpoint, deployment: str) -> bool:
     )
 
 
-def _gaining(before: Endpoint, after: Endpoint) -> Iterator[str]:
+def _gaining(before: Endpoint, after: Endpoint) -> Iterator[Destination]:
     was, now = before.traffic, after.traffic
     opened = _is_closed(before) and not _is_closed(after)
-    yield from _own(after, _more(now.split, {} if opened else {share.destination: share.weight for share in was.split}))
+    yield from _more(now.split, {} if opened else {share.destination: share.weight for share in was.split})
     ways, left = list(_in_order(before).values()), list(_ways(after, written=True).values())
-    yield from (way.deployment for way in left if way.deployment and way not in ways)
+    yield from (after.destination(way.deployment) for way in left if way.deployment and way not in ways)
     for index, way in enumerate(ways):  # whose users may fall to what stands below
         if way not in left:
             heir = next((other for other in left if other.match == way.match), None)
-            yield from (heir.deployment,) if heir and heir.deployment else _below(ways[:index], left, after)
-    yield from _moved_up(ways, left)
+            known = heir is not None and heir.deployment
+            yield from (after.destination(known),) if known else _below(ways[:index], left, after)
+    yield from map(after.destination, _moved_up(ways, left))
     yield from _no_longer_bent(before, after, left)
     copies = {mirror.destination: mirror.percentage for mirror in was.mirrors}
     for mirror in now.mirrors:
         if after.owns(mirror.destination) and mirror.percentage > copies.get(mirror.destination, 0):
-            yield str(mirror.destination.subset)
+            yield mirror.destination
 
 
 def _is_closed(endpoint: Endpoint) -> bool:
@@ -86,21 +88,14 @@ def _is_closed(endpoint: Endpoint) -> bool:
     return answered and "answer" not in endpoint.missing and "answer" not in endpoint.bent
 
 
-def _more(split: Sequence[WeightedDestination], weights: Mapping[Any, int]) -> list[WeightedDestination]:
-    return [share for share in split if share.weight > weights.get(share.destination, 0)]
+def _more(split: Sequence[WeightedDestination], weights: Mapping[Any, int]) -> list[Destination]:
+    return [share.destination for share in split if share.weight > weights.get(share.destination, 0)]
 
 
-def _own(endpoint: Endpoint, split: Sequence[WeightedDestination]) -> Iterator[str]:
-    """Deployments among destinations with weight."""
-    for share in split:
-        if share.weight and endpoint.owns(share.destination):
-            yield str(share.destination.subset)
-
-
-def _below(above: Sequence[_Way], left: Sequence[_Way], after: Endpoint) -> Iterator[str]:
+def _below(above: Sequence[_Way], left: Sequence[_Way], after: Endpoint) -> list[Destination]:
     """Who gets the requests that no way above takes."""
-    yield from (way.deployment for way in left if way.deployment and way not in above)
-    yield from _own(after, after.traffic.split)
+    ways = [after.destination(way.deployment) for way in left if way.deployment and way not in above]
+    return [*ways, *_more(after.traffic.split, {})]
 
 
 def _moved_up(ways: Sequence[_Way], left: Sequence[_Way]) -> Iterator[str]:
@@ -111,7 +106,7 @@ def _moved_up(ways: Sequence[_Way], left: Sequence[_Way]) -> Iterator[str]:
             yield way.deployment
 
 
-def _no_longer_bent(before: Endpoint, after: Endpoint, left: Sequence[_Way]) -> Iterator[str]:
+def _no_longer_bent(before: Endpoint, after: Endpoint, left: Sequence[_Way]) -> Iterator[Destination]:
     """Who gets the users of copies and answers that somebody had bent, once these are written again or gone."""
     if _is_closed(after):
         return
@@ -125,9 +120,9 @@ def _no_longer_bent(before: Endpoint, after: Endpoint, left: Sequence[_Way]) -> 
         if part.startswith(("rule.", "arm.")) or (part == "answer" and kept and answer_of(policy.route) is not None):
             continue
         if part.startswith("fault.") and policy.fault is not None and copied in origins:
-            yield from () if copied in after.missing or copied in after.bent else (origins[copied],)
+            yield from () if copied in after.missing or copied in after.bent else (after.destination(origins[copied]),)
         elif part in expiring or (part.startswith("fault.") and policy.fault and copied in (*expiring, "split")):
-            yield from _own(after, _more(after.traffic.split, shares_of(route, after.name)))
+            yield from _more(after.traffic.split, shares_of(route, after.name))
         else:
             yield from _below((), left, after)
 

@@ -150,6 +150,10 @@ def advance(progress: Progress, seen: Observation, now: datetime, *, figures: bo
         seen.weights.get(name, weight) != weight for name, weight in _wanted(progress, seen).items()
     ):
         held = replace(progress, evidence=progress.evidence.rebased())
+        if _seconds(progress.started, now) >= progress.plan.deadline:
+            reason = "The deadline has passed: somebody keeps changing the traffic."
+            verdict = Verdict(word="inconclusive", reason=reason)
+            return _given_up(_with(held, verdict), verdict)
         verdict = _hold(f"The traffic is not what the step says: {progress.weight:g}% is restored.")
         return _with(held, verdict), Shift(verdict=verdict, weight=progress.weight)
     progress, missing = _looked(progress, seen, now)

@@ -46,6 +46,7 @@ from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.errors import (
     ClusterError,
     MetricsError,
+    MlflowIstioError,
     NotFound,
     NotReady,
     NotRouted,
@@ -68,7 +69,7 @@ from mlflow_istio.releases.driving.notifications import notify, to_be_told
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.shifting import Transition, enforce_due, move
-from mlflow_istio.releases.reading.owners_services import gone_services
+from mlflow_istio.releases.reading.owners_services import NobodyThere, gone_services
 from mlflow_istio.releases.reporting import report_release
 
 PATIENCE = 300.0
@@ -208,7 +209,7 @@ def _act(
             reason=why.reason,
             evidence=to_json(why),
             urgent=urgent,
-            force=urgent and not seen.stable_ready,
+            force=urgent and not seen.stable_ready and not _has_life(drive, endpoint, before),
             timeout=drive.dependencies.timeout,
         )
 
@@ -216,10 +217,13 @@ def _act(
         hooks = before.plan.webhook_gates("rollback")
         pending_notification = to_be_told(hooks, _payload(drive, endpoint.release, "rollback", "rollback", why))
         word = "rollback" if outcome == "rolled-back" else outcome
-        moved(lambda now: ended(now, release, revision, outcome, pending_notification), word, urgent=True, why=why)
+        try:
+            moved(lambda now: ended(now, release, revision, outcome, pending_notification), word, urgent=True, why=why)
+        except (NotReady, NobodyThere) as exc:
+            return _stopped(drive, endpoint, before, after, why, exc)
         return _ending(drive, endpoint, after, why, outcome)
 
-    def refused(exc: ClusterError) -> DriveResult | None:
+    def refused(exc: MlflowIstioError) -> DriveResult | None:
         if before.watch is not None or context.clock.now() < before.started + timedelta(seconds=before.plan.deadline):
             _hold_back(drive, before, after, exc)
             return None
@@ -233,7 +237,7 @@ def _act(
                 keep_as_large(context, control, after.plan.candidate, drive.dependencies.timeout)
             ready = not control or seen.replicas.get(control, 0) > 0
             moved(lambda now: shifted(now, release, revision, after, control_ready=ready), "shift")
-        except (NotReady, NotRouted) as exc:
+        except (NotReady, NotRouted, NobodyThere) as exc:
             return refused(exc)
         return None
     if isinstance(action, Promote):
@@ -244,7 +248,7 @@ def _act(
                 return None
             word = "promote" if before.watch is None else "watch-end"
             moved(lambda now: promoted(now, release, revision, action.candidate, time), word)
-        except (NotReady, NotRouted) as exc:
+        except (NotReady, NotRouted, NobodyThere) as exc:
             return refused(exc)
         return _ending(drive, endpoint, after, verdict, "promoted")
     if isinstance(action, RollBack):
@@ -258,6 +262,26 @@ def _act(
     return None
 
 
+def _has_life(drive: Drive, endpoint: Endpoint, progress: Progress) -> bool:
+    """Whether users have a living version, or an owner's service: they are not taken from there to a stable that is dead."""
+    ready = {name_of(obj) for obj in deployments_of(drive.context.cluster, drive.name) if ready_replicas(obj)}
+    return not endpoint.owns(endpoint.stable) or any(
+        name in ready and endpoint.traffic.reaches(name) for name in progress.plan.candidates
+    )
+
+
+def _stopped(
+    drive: Drive, endpoint: Endpoint, before: Progress, after: Progress, why: Verdict, exc: MlflowIstioError
+) -> DriveResult:
+    """The end where nobody can be sent back: the release stays open, and its traffic where it is."""
+    reason = f"{why.reason} But there is no way back: {exc.message}."
+    held = replace(why, word="hold", reason=reason)
+    drive.warn_once(f"release '{drive.release}' stays open as it is: {exc.message}")
+    stopped = replace(after, driver=None, stopped=True, verdict={"word": "hold", "reason": reason})
+    note(drive, stopped, before.revision)
+    return _ending(drive, endpoint, stopped, held, "held")
+
+
 def _can_be_watched(drive: Drive, after: Progress, seen: Observation) -> bool:
     """Whether the stable can keep a share: nobody is sent to one that serves nothing."""
     broken = serves_nothing(after.evidence, seen.stable_ready)
@@ -266,7 +290,7 @@ def _can_be_watched(drive: Drive, after: Progress, seen: Observation) -> bool:
     return not broken
 
 
-def _hold_back(drive: Drive, before: Progress, after: Progress, exc: ClusterError) -> None:
+def _hold_back(drive: Drive, before: Progress, after: Progress, exc: MlflowIstioError) -> None:
     """A candidate that can't take its traffic yet: what was seen is kept, the step is not taken."""
     drive.warn_once(f"the step is not taken: {exc.message}")
     verdict = {"word": "hold", "reason": f"Waiting: {exc.message}"}

@@ -22,7 +22,7 @@ from mlflow_istio.errors import (
     Unsupported,
 )
 from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
-from mlflow_istio.releases.reading.owners_services import check_owners_services
+from mlflow_istio.releases.reading.owners_services import NobodyThere, check_owners_services
 
 _FIRST_WAIT = 2.0
 """Seconds before looking whether somebody else has changed the endpoint once more."""
@@ -57,8 +57,8 @@ def make_reachable(
         The deployments that may gain.
 
     Raises:
-        StateConflict: A deployment that would get traffic is gone, or its subset selects something else; or a Service of the
-            owner's that would is gone.
+        NobodyThere: A deployment that would get traffic is gone, or a Service of the owner's that would.
+        StateConflict: The subset of a deployment that would selects something else.
         NotReady: It has no ready replica.
         NotRouted: It has no subset, or does not answer through its header route.
         InvalidInput: No request reaches its header route, so that it can't be asked.
@@ -69,7 +69,7 @@ def make_reachable(
     by_name = {name_of(obj): obj for obj in deployments}
     for name in names:
         if name not in by_name:
-            raise StateConflict(f"deployment '{name}' is gone, so it can't get traffic: deploy it again first")
+            raise NobodyThere(f"deployment '{name}' is gone, so it can't get traffic: deploy it again first")
         if not force and ready_replicas(by_name[name]) == 0:
             raise NotReady(
                 f"deployment '{name}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"

@@ -17,6 +17,10 @@ from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.releases.context import Context
 
 
+class NobodyThere(StateConflict):
+    """Whoever would get traffic is gone: a deployment of ours, or a Service of the owner's."""
+
+
 def services_behind(cluster: Cluster, hosts: Iterable[str]) -> tuple[str, ...]:
     """Those hosts behind which a Service of the target's namespace stands now."""
     found = []
@@ -56,10 +60,10 @@ def check_owners_services(context: Context, before: Endpoint, after: Endpoint) -
     """Refuse to send more users to a Service of the owner's that is gone.
 
     Raises:
-        StateConflict: Names the destination and what to do.
+        NobodyThere: Names the destination and what to do.
     """
     for destination in gone_services(context.cluster, before, owners_gaining(before, after)):
-        raise StateConflict(
+        raise NobodyThere(
             f"'{destination.name}', which users of endpoint '{before.name}' had, gets no traffic: Service "
             f"'{service_of(destination.host, context.cluster.scope)}' was deleted since route '{before.route}' was adopted; put it "
             "back, or another destination into the route, or force it"
