@@ -162,6 +162,7 @@ def _release(context: Context, chance: random.Random) -> Any:
         deadline=chance.choice((30.0, 300.0)),
         undecided=chance.choice(("rollback", "hold")),
         promote=chance.random() < 0.8,
+        watch=40.0 if guards and chance.random() < 0.4 else 0.0,
     )
     return _drive(context, chance, open_release(context, DriverDependencies(), request))
 

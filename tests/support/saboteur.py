@@ -238,7 +238,8 @@ class Watched:
         elif kind == "VirtualService" and not name:
             theirs = [obj for obj in found if name_of(obj) == THEIRS]
             entries = [entry for obj in theirs for route in routes_of(obj) for entry in route["route"]]
-            self.seen_to_us = {str(entry["destination"]["subset"]) for entry in entries}
+            led_to = {str(entry["destination"]["subset"]) for entry in entries}
+            self.seen_to_us = led_to if self.seen_to_us is None else led_to & self.seen_to_us  # whenever it looked
         elif kind == "DestinationRule" and name == "churn":
             self._saw_rule(found[0] if found else None)
 
@@ -286,7 +287,10 @@ class Watched:
                 return "its owner has nowhere"
             known = json.loads(annotations_of(before or {"metadata": {}}).get(f"{OWNERS}state.churn", "{}"))
             asked = host in ((known.get("adopted") or {}).get("services") or ())
-            return "its owner has deleted" if asked and not self.forced and not self.seen_theirs.get(host) else ""
+            excused = self.forced or (
+                self.deleting and not was
+            )  # who got an answer of ours gets what the owner has again
+            return "its owner has deleted" if asked and not excused and not self.seen_theirs.get(host) else ""
         if self.deleting:
             return ""
         for problem, holds in (

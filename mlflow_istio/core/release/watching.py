@@ -101,6 +101,9 @@ def watched(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         progress = replace(progress, paused_since=None, started=progress.started + pause, since=progress.since + pause)
     plan = progress.plan
     if not seen.weights.get(plan.candidate, 0) or seen.weights.get(plan.stable, 0) != plan.holdback:
+        if now >= ends_at(progress):
+            verdict = Verdict(word="advance", reason="The watch is over, and somebody keeps changing its traffic.")
+            return _with(progress, verdict), Promote(verdict=verdict, candidate=plan.candidate)
         verdict = Verdict(word="hold", reason=f"The traffic is not the watch's: {plan.holdback}% are held back again.")
         return _with(_rebased(progress), verdict), Shift(verdict=verdict, weight=progress.weight)
     progress, missing = _looked(_in_window(progress, now), seen, now)

@@ -11,7 +11,7 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.release.progress import progress_from_text
 from mlflow_istio.releases.driving.drive import DriveResult
 from mlflow_istio.releases.moving import shifting
-from tests.support.foreign_edits import edit
+from tests.support.foreign_edits import edit, route
 from tests.support.simulated_users import QUICK, Behaviour, Stage, a_stage
 
 
@@ -74,3 +74,27 @@ def test_a_driver_whose_traffic_somebody_always_changes_back_ends_at_its_deadlin
     assert ending.word == "inconclusive"
     assert ending.reason == "The deadline has passed: somebody keeps changing the traffic."
     assert stage.clock.monotonic() < 300
+
+
+def test_a_watch_whose_traffic_somebody_always_changes_back_ends_when_it_is_over() -> None:
+    stage = a_stage()
+    stage.open(**QUICK, deadline=600.0, watch=60.0)
+    sleep = stage.clock.sleep
+
+    def healing(seconds: float) -> None:
+        sleep(seconds)
+        found = stage.world.endpoint()
+        if found.traffic.weights.get("churn-v2", 0) > 50 and stage.clock.monotonic() < 2000:
+            edit(stage.world, "VirtualService", taken_back)
+
+    def taken_back(obj: Object) -> None:
+        for entry in route(obj, "churn.split")["route"]:
+            entry["weight"] = 100 if entry["destination"]["subset"] == "churn-v1" else 0
+
+    stage.clock.sleep = healing  # type: ignore[method-assign]
+    ending = stage.drive()
+    assert (ending.outcome, ending.reason) == (
+        "promoted",
+        "The watch is over, and somebody keeps changing its traffic.",
+    )
+    assert stage.clock.monotonic() < 1000
