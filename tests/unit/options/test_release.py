@@ -196,3 +196,18 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
 def test_settings_of_the_route_are_refused() -> None:
     with pytest.raises(InvalidInput, match="settings of the route have no effect on 'release'"):
         plan(timeout="3s")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy": "blue-green"}, "option 'control' can't be fresh with strategy=blue-green"),
+        ({"strategy": "shadow"}, "option 'control' can't be fresh with strategy=shadow"),
+        ({"strategy": "ab", "header": "x-arm"}, "option 'control' can't be fresh with strategy=ab"),
+        ({"analysis": "none"}, "option 'control' can't be fresh with analysis=none"),
+    ],
+)
+def test_a_control_is_refused_where_nothing_is_compared_with_it(options: dict[str, Any], words: str) -> None:
+    given = {"control": "fresh", **options}
+    with pytest.raises(InvalidInput, match=words):
+        check_release_options(parse_options(ReleaseOptions, given, cluster="istio", environment=False), given)

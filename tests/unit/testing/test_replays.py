@@ -161,3 +161,63 @@ def test_late_events_of_an_equal_version_decide_nothing_while_the_weights_change
         assert found.outcome != "rolled-back", (seed, found)
         lower, upper = found.proven["bought"]
         assert lower <= 1 <= upper
+
+
+def test_a_control_is_among_the_percents_and_must_be_among_the_counts() -> None:
+    seen: list[dict[str, float]] = []
+
+    def traffic(look: int, weights: Mapping[str, float]) -> Any:
+        seen.append(dict(weights))
+        return equal_versions(look, weights)
+
+    config = {"steps": "20,75", "interval": 20, "hold": 0, "warmup": 40, "allowed": 2.5, "control": "fresh"}
+    replay(config, traffic, looks=200)
+    assert {"stable": 60, "candidate": 20, "control": 20} in seen
+    assert {"stable": 0, "candidate": 75, "control": 25} in seen
+    assert seen[0] == {"stable": 100, "candidate": 0, "control": 0}
+    assert replay({**config, "steps": "20,50"}, equal_versions, looks=1000).outcome == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "words"),
+    [
+        (
+            {"control": "fresh"},
+            ("stable", "candidate"),
+            "no counts of 'control', the control, which has 5% of the traffic",
+        ),
+        ({}, ("stable", "candidate", "control"), "look 2: traffic gave counts of 'control'"),
+        ({"control": "none"}, ("stable", "candidate", "control"), "look 2: traffic gave counts of 'control'"),
+    ],
+)
+def test_a_control_that_is_missing_or_one_too_many_is_named(
+    config: Mapping[str, Any], given: tuple[str, ...], words: str
+) -> None:
+    def traffic(look: int, weights: Mapping[str, float]) -> Any:
+        names = given if look > 1 else ("stable",)
+        return {name: Counts(requests=10, slower_than={100: 0}) for name in names}
+
+    with pytest.raises(InvalidInput, match=words):
+        replay(config, traffic, looks=5)
+
+
+def test_three_names_are_three() -> None:
+    with pytest.raises(InvalidInput, match="the control is called 'candidate' like another"):
+        replay({}, equal_versions, looks=1, control="candidate")
+
+
+def test_only_a_control_compares_an_overloaded_stable_with_like() -> None:
+    """One replica each: at 20% the stable's has four times the load, and five times as many slow answers for it."""
+
+    def traffic(look: int, weights: Mapping[str, float]) -> Any:
+        rng = np.random.default_rng(look)
+        given = {}
+        for name, weight in weights.items():
+            requests = int(rng.binomial(3000, weight / 100))
+            slow = (0.05 + 0.3 * weight / 100) * (1.6 if name == "candidate" else 1.0)
+            given[name] = Counts(requests=requests, slower_than={100: int(rng.binomial(requests, slow))})
+        return given
+
+    config = {"steps": "20", "interval": 10, "phase": 0, "analysis": [{"guard": "latency", "edges": [100]}]}
+    assert replay({**config, "control": "fresh"}, traffic, looks=200).outcome == "rolled-back"
+    assert replay({**config, "control": "none"}, traffic, looks=200).outcome != "rolled-back"
