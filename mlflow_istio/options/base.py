@@ -20,7 +20,7 @@ from mlflow_istio.core.basics.names import (
     check_url,
     nearest,
 )
-from mlflow_istio.core.mesh.pods import PodSettings, check_path
+from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_quantity
 from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
@@ -154,6 +154,7 @@ _OF_PODS = (
         "node_selector",
     ),
     *("tolerations", "annotations", "image_pull_secrets", "env_from_secret", "hardened", "templates"),
+    *("service_account_token", "disk_limit"),
 )
 
 
@@ -222,6 +223,13 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         default=True,
         description="non-root user, read-only root and a writable /tmp; false for an image that can't (cluster only)",
     )
+    service_account_token: bool = Field(
+        default=False, description="give the pods a token of their service account for the API server (cluster only)"
+    )
+    disk_limit: Annotated[str, checked(check_quantity)] = Field(
+        default="20Gi",
+        description="how much /tmp and a downloaded model may take, each; a pod that takes more is evicted (cluster only)",
+    )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
 
     def pods(self) -> dict[str, Any]:
@@ -241,6 +249,8 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
             image_pull_secrets=self.image_pull_secrets,
             env_from_secret=self.env_from_secret,
             hardened=self.hardened,
+            service_account_token=self.service_account_token,
+            disk_limit=self.disk_limit,
         )
 
 

@@ -24,6 +24,10 @@ DEPLOYMENT_HEADER = b"x-mlflow-deployment"
 _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
+_NOT_FOR_CALLERS = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+"""Pages about itself that FastAPI adds to MLflow's scoring app, with scripts from elsewhere."""
+
+
 def identity_headers(*, model: str, version: str, deployment: str) -> tuple[tuple[bytes, bytes], ...]:
     """The response headers that say who answered.
 
@@ -66,7 +70,8 @@ class ServingApp:
         self._headers = headers
         self._metrics = metrics
         self._recorder = recorder
-        self._own_apps: dict[str, ASGIApp] = {"/metrics": make_asgi_app(metrics.registry)}
+        self._own_apps: dict[str, ASGIApp] = {path: PlainTextResponse("Not Found", 404) for path in _NOT_FOR_CALLERS}
+        self._own_apps["/metrics"] = make_asgi_app(metrics.registry)
         if recorder is not None and recorder.settings.token is not None:
             self._own_apps["/records"] = RecordsApp(recorder.log, token=recorder.settings.token)
 

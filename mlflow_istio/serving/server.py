@@ -24,6 +24,7 @@ from mlflow_istio.serving.connections import patient_protocol
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
+from mlflow_istio.serving.plain_errors import PlainErrors
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 
@@ -90,7 +91,7 @@ def _open_record_log(settings: ServingSettings) -> RecordLog | None:
 def _load_scoring_app(model_uri: str) -> ASGIApp:
     try:
         model = noticing_failures(scoring_server.load_model_with_mlflow_config(model_uri))
-        app: ASGIApp = ModelFailures(scoring_server.init(model))
+        app: ASGIApp = PlainErrors(ModelFailures(scoring_server.init(model)))
     except (MlflowException, FileNotFoundError) as error:
         raise NotReady(f"model {model_uri!r} can't be loaded: {_one_line(error)}") from error
     except Exception as error:

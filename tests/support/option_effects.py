@@ -174,6 +174,8 @@ PODS: Mapping[str, Any] = {
     "image_pull_secrets": "registry",
     "env_from_secret": {"TOKEN": "secret/key"},
     "hardened": False,
+    "service_account_token": True,
+    "disk_limit": "1Gi",
     "templates": Try(value="/no/such/folder", refused="templates folder '/no/such/folder' does not exist"),
     "ready_timeout": 9,
 }

@@ -33,6 +33,8 @@ class PodSettings:
         image_pull_secrets: Names of Secrets that open the image's registry.
         env_from_secret: Variable to ``SECRET/KEY``.
         hardened: Whether the pods run as a user other than root, with a read-only root and a writable /tmp.
+        service_account_token: Whether the pods get a token of their service account for the API server.
+        disk_limit: How much /tmp and the folder of a downloaded model may hold, each; a pod that needs more is evicted.
     """
 
     source: str = "registry"
@@ -45,6 +47,8 @@ class PodSettings:
     image_pull_secrets: tuple[str, ...] = ()
     env_from_secret: Mapping[str, str] = field(default_factory=dict)
     hardened: bool = True
+    service_account_token: bool = False
+    disk_limit: str = "20Gi"
 
 
 def pod_values(settings: PodSettings | None) -> Object | None:
@@ -61,6 +65,8 @@ def pod_values(settings: PodSettings | None) -> Object | None:
         "annotations": dict(settings.annotations),
         "image_pull_secrets": [{"name": name} for name in settings.image_pull_secrets],
         "hardened": settings.hardened,
+        "service_account_token": settings.service_account_token,
+        "disk_limit": settings.disk_limit,
     }
 
 
@@ -134,6 +140,17 @@ def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> Mapping[str, 
                     f"resources: '{part}.{name}' can't be {amount!r}: use a quantity such as 500m or 2Gi"
                 )
     return checked
+
+
+def check_quantity(amount: str) -> str:
+    """Return a quantity if Kubernetes can read it.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if _QUANTITY.fullmatch(amount):
+        return amount
+    raise InvalidInput(f"{amount!r} is no quantity: use one such as 500Mi or 20Gi")
 
 
 def check_secret_reference(reference: str) -> str:

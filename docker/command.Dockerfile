@@ -1,0 +1,27 @@
+# The image of the mlflow-istio command, for CronJobs and Jobs (deploy/sweep-cronjob.yaml): the package with what it requires, no
+# model, no root. The serving image has no Kubernetes client and can't run it, nor should a pod with a model's code be able to.
+#
+# Not built by the tests: the machine they run on has no container engine. They run each shipped command with these packages only.
+#
+#   docker build -f docker/command.Dockerfile -t mlflow-istio:0.1.0 .
+
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+WORKDIR /src
+COPY setup.py pyproject.toml README.md ./
+COPY mlflow_istio mlflow_istio
+COPY kfp_components kfp_components
+COPY templates templates
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON_VERSION}-slim
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir /wheels/*.whl && rm -rf /wheels
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin command && install --directory /srv/empty
+ENV HOME=/tmp \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+# An empty folder: `python -m` puts the working directory before all packages.
+WORKDIR /srv/empty
+ENTRYPOINT ["mlflow-istio"]
