@@ -148,5 +148,5 @@ def test_who_stumbles_is_told_by_shape() -> None:
         first_host({**shop(), "spec": {"hosts": 7}})
     with pytest.raises(StateConflict, match="it has gateways"):
         first_host({**shop(), "spec": {"gateways": ["front"]}})
-    with pytest.raises(IndexError):
+    with pytest.raises(InvalidInput, match=r"VirtualService 'shop' holds what can't be read \(IndexError"):
         first_host({**shop(), "spec": {"hosts": []}})
