@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.policy.header_rules import meetings, portable
+from tests.corpus import answers
+from tests.corpus.cases import load
 
 EXPECTED = {  # of a route's and its destination's operation: whether they meet, and whether their number matters
     ("set", "set"): (True, True),
@@ -32,6 +34,22 @@ def test_set_add_and_remove_of_one_header_meet(route: str, destination: str) -> 
         found = list(meetings({side: rules(route, "route")}, {side: rules(destination, "destination", "X-A")}, "web"))
         meet, by_number = EXPECTED[route, destination]
         assert [one.by_number for one in found] == ([by_number] if meet else [])
+
+
+def recorded(case: str, header: str) -> list[str]:
+    """What the model saw of a header behind the real istiod and Envoy."""
+    ((answered,),) = [one["answers"] for one in answers.recorded("headers")[case]]
+    return sorted(line for line in answered["seen"]["headers"] if line.startswith(f"{header}:"))
+
+
+@pytest.mark.parametrize("header", ["x-set", "x-add", "x-a", "x-b"])
+def test_its_value_rests_on_the_number_of_destinations_where_it_does_behind_the_real_istiod(header: str) -> None:
+    cases = [f"headers-of-a-route-and-of-its-destination{end}" for end in ("", "s")]
+    one, several = (recorded(case, header) for case in cases)
+    route = next(found for found in load() if found.name == cases[0]).http[0]
+    found = meetings(route["headers"], route["route"][0]["headers"], "a")
+    by_number = {meeting.header for meeting in found if meeting.side == "request" and meeting.by_number}
+    assert (header in by_number) == (one != several)
 
 
 def test_a_meeting_says_who_says_what() -> None:
