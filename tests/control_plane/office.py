@@ -20,9 +20,11 @@ from mlflow_istio.adapters.kubernetes import KubernetesCluster
 from mlflow_istio.adapters.kubernetes.api_server import open_connection
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.target import Target
+from mlflow_istio.core.endpoint.endpoint import guard_of
+from mlflow_istio.core.matching.pin_guard import key_headers
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.pods import PodSettings
-from mlflow_istio.releases.context import Context, Outcome
+from mlflow_istio.releases.context import Context, Outcome, virtual_service_of
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.deploying.deployments import DeployRequest
 from mlflow_istio.releases.moving import shifting
@@ -120,12 +122,18 @@ class Office:
         address = self.cluster.address(ENDPOINT)
         connection = http.client.HTTPConnection(urlsplit(address.url).netloc, timeout=60)
         try:
-            connection.request("POST", path, headers={**address.headers, **(headers or {})})
+            connection.request("POST", path, headers={**address.headers, **self.keyed(headers or {})})
             answer = connection.getresponse()
             answer.read()
             return answer.status, answer.getheader("x-mlflow-model-version") or ""
         finally:
             connection.close()
+
+    def keyed(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers, with the key that a pinned request or a probe carries at a gateway."""
+        if not set(headers) & {"x-mlflow-deployment", "x-mlflow-istio-probe"}:
+            return dict(headers)
+        return {**key_headers(guard_of(virtual_service_of(self.cluster, ENDPOINT), ENDPOINT)), **headers}
 
     def count(self, requests: int, headers: Mapping[str, str] | None = None) -> Counter[str]:
         """How many of so many requests each version answered; failures by their status."""

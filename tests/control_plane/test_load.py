@@ -102,7 +102,7 @@ def test_blue_green_switches_there_and_back(settled: Office) -> None:
 def test_a_shadow_gets_its_share_of_copies_and_answers_nobody(settled: Office) -> None:
     def copies() -> int:
         address = settled.cluster.address(ENDPOINT)
-        pinned = {**address.headers, "x-mlflow-deployment": "m-v2"}
+        pinned = {**address.headers, **settled.keyed({"x-mlflow-deployment": "m-v2"})}
         return len(json.loads(requests.get(f"{address.url}/seen", headers=pinned, timeout=60).text))
 
     with load_on(settled.cluster.address(ENDPOINT)) as load:

@@ -100,7 +100,7 @@ def test_a_route_takes_callers_by_where_they_call_from(
         seen = {answers(caller, host(ruled)) for _ in range(3)}
         assert seen == ({OLD} if no else {NEW})
         # Pinned access and the release's own state are the same for everybody.
-        assert answers(caller, host(ruled), headers={"x-mlflow-deployment": "m-v2"}) == NEW
+        assert answers(caller, host(ruled), headers=ruled.keyed({"x-mlflow-deployment": "m-v2"})) == NEW
     # The gateway listens at port 80, too, and is called by the same name.
     at_gateway = {"a gateway, not the mesh", "the port", "the name that was called"}
     assert ruled.ask() == (200, NEW if name in at_gateway else OLD)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import ASKED_ANNOTATION, Object, annotations_of, name_of, with_annotations
 from mlflow_istio.core.endpoint.endpoint import PARTS, Endpoint, annotation
-from mlflow_istio.core.matching.pin_guard import without_keys
+from mlflow_istio.core.matching.pin_guard import is_key, without_keys
 from mlflow_istio.errors import masked
 
 _FROM_SERVER = ("namespace", "resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
@@ -48,7 +48,7 @@ def variable_with_password(deployment: Object) -> str | None:
 
 
 def _has_password(value: Any) -> bool:
-    return isinstance(value, str) and masked(value) != value
+    return isinstance(value, str) and masked(value) != value and not is_key(value)  # a key of ours is left out
 
 
 def without_traffic(obj: Object, endpoint: str) -> Object | None:

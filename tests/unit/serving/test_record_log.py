@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import closing, contextmanager
 
@@ -187,3 +188,59 @@ def test_a_cursor_of_a_log_that_is_gone_starts_anew_and_says_so(log):
     page = log.read("00000000-5", PAGE)
     assert page.lines == (record(1),)
     assert page.lost_bytes is None
+
+
+def test_folders_and_files_are_for_our_user_alone(tmp_path):
+    folder = tmp_path / "records"
+    with closing(opened(folder)) as log:
+        log.append(record(1))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
+    assert {modes.pop("records"), modes.pop("server-0")} == {0o700}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_folder_of_ours_that_others_may_read_is_closed_to_them(tmp_path):
+    (tmp_path / "server-0").mkdir(mode=0o755)
+    with closing(opened(tmp_path)):
+        assert (tmp_path / "server-0").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "records").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="it is a link"):
+        opened(tmp_path / "records")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_servers_folder_is_passed_over(tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "server-0").symlink_to(tmp_path / "elsewhere")
+    with closing(opened(tmp_path)) as log:
+        log.append(record(1))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755
+    assert bytes_on_disk(tmp_path / "server-1") > 0
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "server-0").mkdir(mode=0o700)
+    (tmp_path / "server-0" / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic"):
+        opened(tmp_path)
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
+def test_another_users_folder_is_not_used(tmp_path):
+    theirs = tmp_path / "records"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(PermissionError, match="another user .uid 12345."):
+        opened(theirs)
+    ours = tmp_path / "mine"
+    (ours / "server-0").mkdir(parents=True)
+    os.chown(ours / "server-0", 12345, 12345)
+    with closing(opened(ours)) as log:
+        log.append(record(1))
+    assert list((ours / "server-0").iterdir()) == []

@@ -20,6 +20,7 @@ from mlflow_istio.core.mesh.pods import (
     check_secret_reference,
     environment,
     pod_values,
+    variable_of,
 )
 from mlflow_istio.errors import InvalidInput
 from tests.support.endpoint_values import TEMPLATES
@@ -206,3 +207,24 @@ def test_a_dollar_is_data_in_everything_that_reaches_a_container(name: str, valu
         resolved((), [(entry["name"], entry["value"]) for entry in server["env"]], {})[1]["MLFLOW_ISTIO_MODEL_VERSION"]
         == model.label
     )
+
+
+def test_what_a_pod_with_a_read_only_root_writes_goes_where_it_can_write() -> None:
+    recording = {"MLFLOW_ISTIO_RECORD": "1"}
+    uv = {"MLFLOW_ISTIO_ENV_MANAGER": "uv"}
+
+    def folders(plain: dict[str, str], server: dict[str, str], *, hardened: bool = True) -> set[str]:
+        found, _ = environment(plain, server, PodSettings(hardened=hardened), "models:/churn/2")
+        return {
+            value for name, value in variables(found).items() if name in ("MLFLOW_ISTIO_RECORD_DIR", "MLFLOW_ENV_ROOT")
+        }
+
+    assert folders(recording, uv) == {"/tmp/mlflow-istio/records", "/tmp/mlflow-istio/environments"}
+    assert folders({}, {}) == folders(recording, uv, hardened=False) == set()
+    assert folders({**recording, "MLFLOW_ISTIO_RECORD_DIR": "/data"}, {}) == {"/data"}
+
+
+def test_a_variable_is_read_as_it_arrives_there() -> None:
+    manifest = deployment_manifest(TEMPLATES["Deployment"], replace(VALUES, env={"A": "$(B)"}))
+    assert variable_of(manifest, "A") == "$(B)"
+    assert variable_of(manifest, "NONE") is variable_of({}, "A") is None
