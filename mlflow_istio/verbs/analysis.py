@@ -87,7 +87,11 @@ class AnalysisVerbs(Base):
 
         kpis = options.kpis()
         metrics = session.place.metrics(
-            options.metrics, prometheus_url=options.prometheus_url, kpis=kpis, errors=options.errors
+            options.metrics,
+            prometheus_url=options.prometheus_url,
+            kpis=kpis,
+            errors=options.errors,
+            chosen=options.randomised is True,
         )
         if metrics is None:
             raise InvalidInput("metrics=none leaves nothing to analyse: give a KPI of your own, or another source")

@@ -255,6 +255,7 @@ def _crew_for(
             envoy_url=options.envoy_url,
             kpis=read_kpis(options.kpi),
             errors=options.errors,
+            chosen=options.randomised is True,
         )
     return DriverDependencies(
         metrics=metrics,

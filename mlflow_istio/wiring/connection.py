@@ -217,6 +217,7 @@ class Connection:
         envoy_url: str | None = None,
         kpis: Sequence[Kpi] = (),
         errors: str = "5xx",
+        chosen: bool = False,
     ) -> Metrics | None:
         """Where counts come from; None for nowhere.
 
@@ -226,6 +227,7 @@ class Connection:
             envoy_url: Admin address of a gateway's Envoy, for ``envoy`` on a cluster (default: ``MLFLOW_ISTIO_ENVOY_URL``).
             kpis: KPIs to count beside.
             errors: ``5xx``, or ``4xx+5xx``.
+            chosen: Whether requests that chose their arm count, too, where they can be told apart.
 
         Raises:
             InvalidInput: An address is missing; says what to set.
@@ -240,6 +242,7 @@ class Connection:
             envoy_url=envoy_url or os.environ.get("MLFLOW_ISTIO_ENVOY_URL"),
             kpis=kpis,
             errors=errors,
+            chosen=chosen,
         )
 
     def records(self) -> Records:

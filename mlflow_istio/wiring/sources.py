@@ -23,6 +23,7 @@ def metrics_source(
     envoy_url: str | None = None,
     kpis: Sequence[Kpi] = (),
     errors: str = "5xx",
+    chosen: bool = False,
 ) -> Metrics | None:
     """The source of metrics; see ``wiring.Connection.metrics``.
 
@@ -34,6 +35,7 @@ def metrics_source(
         envoy_url: Admin address of a gateway's Envoy.
         kpis: KPIs to count beside.
         errors: One of ``ERRORS``.
+        chosen: Whether requests that chose their arm by its header or cookie count, too, where they can be told apart.
 
     Raises:
         InvalidInput: An unknown word, or an address is missing.
@@ -50,7 +52,7 @@ def metrics_source(
             "no source of metrics: set prometheus_url to the Prometheus that scrapes the mesh (-C prometheus_url=http://... or "
             "MLFLOW_ISTIO_PROMETHEUS_URL), envoy_url to the gateway's Envoy, or metrics=none to decide without"
         )
-    base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors])
+    base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors], chosen=chosen)
     if not kpis:
         return base
     from mlflow_istio.adapters.kpis import KpiMetrics
@@ -61,7 +63,14 @@ def metrics_source(
 
 
 def _base(
-    local: bool, cluster: Cluster, source: str, prometheus_url: str | None, envoy_url: str | None, errors: str
+    local: bool,
+    cluster: Cluster,
+    source: str,
+    prometheus_url: str | None,
+    envoy_url: str | None,
+    errors: str,
+    *,
+    chosen: bool,
 ) -> Metrics | None:
     if source == "none":
         return None
@@ -71,7 +80,7 @@ def _base(
         assert prometheus_url is not None
         api = PrometheusApi(prometheus_url)
         if local:
-            return PrometheusMetrics(api, dialect="envoy", errors=errors)
+            return PrometheusMetrics(api, dialect="envoy", errors=errors, chosen=chosen)
         return PrometheusMetrics(api, namespace=cluster.scope, errors=errors)
     from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 
@@ -79,7 +88,7 @@ def _base(
         from mlflow_istio.adapters.local.mesh import LocalMesh
 
         assert isinstance(cluster, LocalMesh)
-        return EnvoyMetrics(cluster.admin_urls, errors=errors)
+        return EnvoyMetrics(cluster.admin_urls, errors=errors, chosen=chosen)
     if envoy_url is None:
         raise InvalidInput(
             "metrics=envoy on a cluster needs the admin address of the gateway's Envoy: set MLFLOW_ISTIO_ENVOY_URL, such as "

@@ -40,7 +40,7 @@ class EnvoySample:
     """One counter of one subset's cluster.
 
     Attributes:
-        tree: ``split``, ``arm`` (which is not counted), or nothing for the cluster's own count of everything.
+        tree: ``split``, ``arm``, or nothing for the cluster's own count of everything.
         deployment: The subset.
         host: The Service's host, as the cluster's name has it; with a plain bootstrap without its namespace.
         namespace: The host's namespace, or None where the name has none.
@@ -110,6 +110,7 @@ class EnvoyMetrics:
         live: Whether live traffic is counted apart, as on the local mesh; else the clusters' own counts are read.
         namespace: Namespace of the endpoints, or None where there are none.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
+        chosen: Whether requests that chose their arm count, too, where live traffic is counted apart: somebody vouches for callers.
         timeout: Seconds for each Envoy.
     """
 
@@ -120,10 +121,11 @@ class EnvoyMetrics:
         live: bool = True,
         namespace: str | None = None,
         errors: str = "5",
+        chosen: bool = False,
         timeout: float = 5.0,
     ) -> None:
         self._admins = admins
-        self._trees = LIVE_TREES if live else (_ANY,)
+        self._trees = (_TREES if chosen else LIVE_TREES) if live else (_ANY,)
         self._namespace = namespace
         self._errors = errors
         self._timeout = timeout

@@ -31,6 +31,7 @@ class PrometheusMetrics:
         namespace: Namespace of the workloads; None where there are none.
         label: Istio's label that names the deployment: ``destination_workload`` or ``destination_version``.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
+        chosen: Whether requests that chose their arm count, too, where the dialect tells them apart: somebody vouches for callers.
         max_age: Seconds after which a sample is too old.
     """
 
@@ -42,6 +43,7 @@ class PrometheusMetrics:
         namespace: str | None = None,
         label: str = "destination_workload",
         errors: str = "5",
+        chosen: bool = False,
         max_age: float = MAX_AGE,
     ) -> None:
         if dialect not in ("istio", "envoy"):
@@ -51,6 +53,7 @@ class PrometheusMetrics:
         self._namespace = namespace
         self._label = label
         self._errors = errors
+        self._chosen = chosen
         self._max_age = max_age
 
     @property
@@ -93,7 +96,7 @@ class PrometheusMetrics:
 
     def _families(self, endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
         if self._dialect == "envoy":
-            return envoy_families(endpoint, deployments, self._errors)
+            return envoy_families(endpoint, deployments, self._errors, chosen=self._chosen)
         return istio_families(endpoint, deployments, self._namespace, self._label, self._errors)
 
     def _counters(self, family: Family, labels: Mapping[str, str]) -> Mapping[str, bool]:

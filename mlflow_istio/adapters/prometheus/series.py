@@ -81,7 +81,9 @@ def istio_families(
     )
 
 
-def envoy_families(endpoint: str, deployments: Sequence[str], errors: str) -> tuple[Family, ...]:
+def envoy_families(
+    endpoint: str, deployments: Sequence[str], errors: str, *, chosen: bool = False
+) -> tuple[Family, ...]:
     """The series of the local mesh's Envoy, which counts apart what the weights gave (see ``adapters.envoy.metrics``)."""
     cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]{endpoint}"
     matchers = f"envoy_cluster_name=~{_quoted(cluster)}"
@@ -91,12 +93,14 @@ def envoy_families(endpoint: str, deployments: Sequence[str], errors: str) -> tu
 
     def counters(labels: Mapping[str, str]) -> Mapping[str, bool]:
         failed = labels.get("envoy_response_code_class") in tuple(errors)
-        return {REQUESTS: True, ERRORS: failed, ASSIGNMENTS: True}
+        assigned = labels["__name__"].startswith("envoy_cluster_split_")
+        return {REQUESTS: True, ERRORS: failed, **({ASSIGNMENTS: True} if assigned else {})}
 
-    name = "envoy_cluster_split_upstream_rq_"
+    # Both in one question each, so that they are of one moment.
+    name = f'__name__=~"envoy_cluster_({"split|arm" if chosen else "split"})_upstream_rq_'
     return (
-        Family(selector=f"{name}xx{{{matchers}}}", deployment=deployment, counters=counters),
-        Family(selector=f"{name}time_bucket{{{matchers}}}", deployment=deployment, counters=_bucket),
+        Family(selector=f'{{{name}xx",{matchers}}}', deployment=deployment, counters=counters),
+        Family(selector=f'{{{name}time_bucket",{matchers}}}', deployment=deployment, counters=_bucket),
     )
 
 
