@@ -33,6 +33,7 @@ QUICK: dict[str, Any] = {
     "interval": 1,
     "hold": 3,
     "min_requests": 40,
+    "warm": "none",
     "warmup": 1,
     "phase": 0,
     "deadline": 150,

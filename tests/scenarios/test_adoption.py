@@ -143,7 +143,15 @@ def test_a_version_that_does_not_come_up_leaves_the_users_object_as_it_was(place
 
 def test_a_release_goes_on_by_itself_behind_an_adopted_route(place: Place, cluster: Cluster) -> None:
     view = place.client.adopt("chat", "shop", "main", **NO_ALIASES)
-    by_time = {"steps": "20,50", "analysis": "none", "interval": 1, "hold": 1, "min_requests": 0, "warmup": 0}
+    by_time = {
+        "steps": "20,50",
+        "analysis": "none",
+        "interval": 1,
+        "hold": 1,
+        "min_requests": 0,
+        "warmup": 0,
+        "warm": "none",
+    }
     released = place.client.release("chat", "models:/m/1", name="chat-v1", **by_time, **NO_ALIASES)
     assert (released["outcome"], released["traffic"]) == ("promoted", {"chat-v1": 100, "web:80": 0})
     assert ask(view, 30) == {"m/1": 30}

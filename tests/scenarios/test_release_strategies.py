@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "better": {},
     "failing": {"fails_every": 20},
 }
-QUICK = ["--hold", "2", "--warmup", "0", "--deadline", "200", "-Cphase=0"]
+QUICK = ["--hold", "2", "--warmup", "0", "--deadline", "200", "-Cphase=0", "-Cwarm=none"]
 ERRORS = ["--analysis", '[{"guard": "errors"}]']
 """No guard of latency: a failure takes less time than an answer, so an arm that never fails looks slow beside one that does."""
 
