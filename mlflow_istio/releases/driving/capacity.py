@@ -105,7 +105,7 @@ def room_for(
     present = {name: wanted_replicas(found[name]) for name in start if name in found}
     standing = Standing(start=start, present=present, stable_share=_stable_share(endpoint, plan))
     wished = needs(plan, standing, shares, what)
-    asked = wished
+    asked, theirs = wished, list[str]()
     if wished.shortage or wished.replicas != present:
         scalers = _autoscalers(context, say)
         theirs = [name for name in present if name in scalers or not is_ours_to_scale(found[name], start[name])]
@@ -127,7 +127,8 @@ def room_for(
         scale(context, name, asked.replicas[name], start[name])
     whole = start[plan.stable]
     ready = {name: min(asked.replicas[name], replicas_for(whole, share)) for name, share in shares.items()}
-    return "" if hurry else _until_ready(context, plan, ready, growing)
+    scaled = [name for name in shares if name not in theirs and asked.replicas[name] > start.get(name, 0)]
+    return "" if hurry else _until_ready(context, plan, ready, scaled)
 
 
 def _smaller(context: Context, plan: ReleasePlan, replicas: int, start: int) -> str:
@@ -144,10 +145,14 @@ def _smaller(context: Context, plan: ReleasePlan, replicas: int, start: int) -> 
     return f"Waiting for room: {leaving} replicas of '{name}' have not gone yet." if leaving > 0 else ""
 
 
-def _until_ready(context: Context, plan: ReleasePlan, replicas: Mapping[str, int], growing: Sequence[str]) -> str:
-    """Wait a little for the replicas that a step needs; what is still missing, or nothing."""
+def _until_ready(context: Context, plan: ReleasePlan, replicas: Mapping[str, int], scaled: Sequence[str]) -> str:
+    """Wait a little for the replicas that a step needs; what is still missing, or nothing.
+
+    Of those that were scaled all are awaited, at each look: the cluster says more than their status does, such as whether a proxy
+    of this machine sends them requests.
+    """
     for name, count in replicas.items():
-        if name in growing:
+        if name in scaled:
             try:
                 context.cluster.wait_ready(name, min(_PATIENCE, plan.interval))
             except NotReady as exc:

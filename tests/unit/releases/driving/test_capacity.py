@@ -156,9 +156,27 @@ def test_replicas_that_do_not_come_up_hold_the_step_until_the_deadline() -> None
     stage.users.plans[7.0] = lambda: stage.world.cluster.unready.add("churn-v2")
     ending = stage.drive()
     assert ending.outcome == "inconclusive"
-    assert "Waiting for replicas: 0 of 3 of 'churn-v2' are ready." in ending.reason
+    assert "Waiting for replicas: deployment 'churn-v2' was not ready within 5 s." in ending.reason
     assert max(stage.weights_seen()) == 10
     assert replicas(stage) == {"churn-v1": 5, "churn-v2": 1}
+
+
+def test_a_step_waits_until_each_replica_that_it_was_given_takes_requests() -> None:
+    """A Deployment's status is not all: ``wait_ready`` knows whether the proxies have them, and is asked at every look."""
+    stage = a_stage_of(2)
+    stage.open(**{**FOLLOW, "steps": (50,)})
+    waits, known = [], stage.world.cluster.wait_ready
+
+    def slowly(deployment: str, timeout: float) -> None:
+        if replicas(stage)["churn-v2"] == 2:
+            waits.append(stage.world.endpoint().traffic.weights.get("churn-v2", 0))
+            if len(waits) < 4:
+                raise NotReady("deployment 'churn-v2' has 1 of 2 replicas ready")
+        known(deployment, timeout)
+
+    stage.world.cluster.wait_ready = slowly  # type: ignore[method-assign]
+    assert stage.drive().outcome == "promoted"
+    assert waits[:4] == [0, 0, 0, 0]
 
 
 # Whose number it is
