@@ -132,7 +132,8 @@ class PolicySettings(BaseModel):
     connection_pool: Structured = _setting('JSON, such as {"http": {"http1MaxPendingRequests": 10}}')
     outlier_detection: Structured = _setting('JSON, such as {"consecutive5xxErrors": 5, "baseEjectionTime": "30s"}')
     load_balancer: Structured = _setting(
-        "which model server takes a request: least-request, round-robin, random, or JSON with consistentHash"
+        "which model server takes a request: least-request, round-robin, random, or JSON with simple, consistentHash, or warmup "
+        '(a new one gets more little by little), such as {"warmup": "60s"}'
     )
     tls: Structured = _setting("how proxies speak to the model servers: disable, simple, istio-mutual, or JSON")
     subset: str | None = Field(default=None, description="the only deployment that the settings are for")

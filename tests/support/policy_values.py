@@ -33,7 +33,13 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "maintenance": ({"status": 503, "body": "back at noon"}, None),
     "connection_pool": ({"tcp": {"maxConnections": 10}}, {"http": {"http1MaxPendingRequests": 1}}, None),
     "outlier_detection": ({"consecutive5xxErrors": 3, "baseEjectionTime": "5s"}, None),
-    "load_balancer": ("round-robin", {"consistentHash": {"httpHeaderName": "x-user"}}, None),
+    "load_balancer": (
+        "round-robin",
+        {"consistentHash": {"httpHeaderName": "x-user"}},
+        {"warmup": "60s"},
+        {"simple": "ROUND_ROBIN", "warmup": {"duration": "1m", "minimumPercent": 5, "aggression": 2.5}},
+        None,
+    ),
     "tls": ("DISABLE", None),
 }
 ROUTE = ("timeout", "retries", "headers", "rewrite", "redirect", "maintenance")

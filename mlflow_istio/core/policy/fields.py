@@ -267,16 +267,38 @@ def _outlier_detection(value: Any) -> Any:
 def _load_balancer(value: Any) -> Any:
     if isinstance(value, str):
         value = {"simple": value.upper().replace("-", "_")}
-    balancer = _object(value, "load_balancer", ("simple", "consistentHash"), '{"simple": "LEAST_REQUEST"}')
-    if len(balancer) != 1:
+    balancer = _object(value, "load_balancer", ("simple", "consistentHash", "warmup"), '{"simple": "LEAST_REQUEST"}')
+    if {"simple", "consistentHash"} <= set(balancer):
         raise InvalidInput("load_balancer must have one of simple and consistentHash, not both")
+    if "warmup" in balancer:
+        balancer = {**balancer, "warmup": _warmup(balancer["warmup"], balancer)}
     if "simple" in balancer:
         if balancer["simple"] not in _BALANCERS:
             raise InvalidInput(
                 f"load_balancer has no kind {balancer['simple']!r}: {nearest(str(balancer['simple']), _BALANCERS)}"
             )
         return balancer
-    return {"consistentHash": _hash(balancer["consistentHash"])}
+    return (
+        {**balancer, "consistentHash": _hash(balancer["consistentHash"])} if "consistentHash" in balancer else balancer
+    )
+
+
+def _warmup(value: Any, balancer: Mapping[str, Any]) -> Any:
+    """How the share of a new model server grows; Istio gives it to two of the balancers."""
+    what = "load_balancer warmup"
+    if "consistentHash" in balancer or balancer.get("simple") == "RANDOM":
+        beside = "consistentHash" if "consistentHash" in balancer else "simple RANDOM"
+        raise InvalidInput(f"{what} has no effect with {beside}: use LEAST_REQUEST or ROUND_ROBIN, or leave it out")
+    if isinstance(value, str):
+        value = {"duration": value}
+    warmup = _object(value, what, ("duration", "minimumPercent", "aggression"), '{"duration": "60s"}')
+    if "duration" not in warmup:
+        raise InvalidInput(f"{what} must say its duration, such as 60s")
+    check_duration(warmup["duration"], f"{what} duration")
+    _number(warmup.get("minimumPercent", 10), f"{what} minimumPercent", low=0, high=100)
+    if _number(warmup.get("aggression", 1), f"{what} aggression", low=0, high=1000) == 0:
+        raise InvalidInput(f"{what} aggression must be above 0: 1 is linear, more is faster at first")
+    return warmup
 
 
 def _hash(value: Any) -> Any:
@@ -336,6 +358,12 @@ def _whole(value: Any, what: str, *, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidInput(f"{what} must be a whole number from {low} to {high}, not {value!r}")
     return value
+
+
+def _number(value: Any, what: str, *, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidInput(f"{what} must be a number from {low:g} to {high:g}, not {value!r}")
+    return float(value)
 
 
 def _text(value: Any, what: str) -> str:

@@ -22,11 +22,14 @@ _SIMPLE = {
     "ROUND_ROBIN": "ROUND_ROBIN",
     "RANDOM": "RANDOM",
 }
+_SLOW_STARTS = {"LEAST_REQUEST": "least_request_lb_config", "ROUND_ROBIN": "round_robin_lb_config"}
+"""Envoy's balancers that know a slow start, and where it stands."""
 _KEYS = ("httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName")
 _RING_SIZE = 1024
 # Envoy takes a Maglev table of any prime size below this.
 _MAGLEV_LIMIT = 5_000_011
 _SIZE_LIMIT = 2**23
+_AGGRESSION_LIMIT = 1000.0
 
 
 def balancing(field: Field) -> Config:
@@ -36,15 +39,51 @@ def balancing(field: Field) -> Config:
         Unsupported: A kind of load balancing that the local mesh does not carry out.
         InvalidInput: A value that can't be right.
     """
-    members = field.members("simple", "consistentHash")
+    members = field.members("simple", "consistentHash", "warmup", "warmupDurationSecs")
     if members["consistentHash"]:
         if members["simple"]:
             raise field.invalid("must have one of simple and consistentHash")
+        _check_no_warmup(members, "consistentHash, where the hash alone says who gets a request")
         return _hashing(members["consistentHash"])
     simple = members["simple"]
     if simple and simple.text() not in _SIMPLE:
         raise simple.unsupported(f"use one of {', '.join(_SIMPLE)}")
-    return {"lb_policy": _SIMPLE[simple.text()] if simple else "LEAST_REQUEST"}
+    policy = _SIMPLE[simple.text()] if simple else "LEAST_REQUEST"
+    if policy not in _SLOW_STARTS:
+        _check_no_warmup(members, f"simple {simple.text()}: use one of LEAST_REQUEST and ROUND_ROBIN")
+    slow_start = _slow_start(members)
+    return {"lb_policy": policy, **({_SLOW_STARTS[policy]: {"slow_start_config": slow_start}} if slow_start else {})}
+
+
+def _check_no_warmup(members: Mapping[str, Field], beside: str) -> None:
+    for key in ("warmup", "warmupDurationSecs"):
+        if members[key]:
+            raise members[key].invalid(f"has no effect with {beside}")
+
+
+def _slow_start(members: Mapping[str, Field]) -> Config | None:
+    """How a new replica's share grows, with istiod's defaults (``setWarmup``, ``setSlowStartConfig``); None: at once."""
+    warmup, older = members["warmup"], members["warmupDurationSecs"]
+    if older:
+        if warmup:
+            raise older.invalid("can't stand beside warmup: leave it out")
+        return {"slow_start_window": older.duration()}
+    if not warmup:
+        return None
+    parts = warmup.members("duration", "minimumPercent", "aggression")
+    if not parts["duration"]:
+        raise parts["duration"].invalid("must be there, such as 60s")
+    aggression = (
+        parts["aggression"].number(low=0, high=_AGGRESSION_LIMIT) if parts["aggression"].value is not None else 1.0
+    )
+    if aggression == 0:
+        raise parts["aggression"].invalid("must be above 0")
+    least = parts["minimumPercent"].number(low=0, high=100) if parts["minimumPercent"].value is not None else 10.0
+    return {
+        "slow_start_window": parts["duration"].duration(),
+        "aggression": {"default_value": aggression, "runtime_key": "("},
+        "min_weight_percent": {"value": least},
+    }
 
 
 def hashes(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Config]]:
