@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+FROM_ENVIRONMENT = "env:"
+"""Start of the name of a variable in place of an address: what holds a token shall not stand on an object that many may read."""
 _TRIES = 3
 _LONGEST_WORDS = 200
 
@@ -15,7 +18,7 @@ def ask(url: str, payload: Mapping[str, Any], timeout: float) -> str:
     A connection that fails and an answer of 5xx are tried again, twice.
 
     Args:
-        url: The address.
+        url: The address, or ``env:NAME``: what the environment variable of that name holds.
         payload: What is asked.
         timeout: Seconds for one answer.
 
@@ -24,6 +27,12 @@ def ask(url: str, payload: Mapping[str, Any], timeout: float) -> str:
     """
     import requests
     import tenacity
+
+    if url.startswith(FROM_ENVIRONMENT):
+        name = url.removeprefix(FROM_ENVIRONMENT)
+        url = os.environ.get(name, "")
+        if not url.startswith(("http://", "https://")):
+            return f"no answer (environment variable {name} holds no http or https address here)"
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(requests.RequestException),

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from mlflow_istio.errors import visible
+from mlflow_istio.errors import masked, visible
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
-    """Print lines, with nothing from outside in them that a terminal would obey or that would turn its direction.
+    """Print lines, with nothing from outside in them that a terminal would obey or that would turn its direction, and no passwords.
 
     Args:
         text: The lines.
@@ -18,4 +18,4 @@ def echo(text: str, *, err: bool = False, nl: bool = True, **style: Any) -> None
         nl: Whether a line ends after them.
         style: Colours, as for ``click.style``.
     """
-    click.secho(visible(text, lines=True), err=err, nl=nl, **style)
+    click.secho(visible(masked(text), lines=True), err=err, nl=nl, **style)

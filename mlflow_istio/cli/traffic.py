@@ -132,7 +132,9 @@ def predict(
     body = read_body(input_path, content_type)
     verbs = verbs_on(target)
     headers = verbs.assign(endpoint, user) if user and endpoint else {}
-    echo(json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers)))
+    click.echo(
+        json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers))
+    )  # ASCII, and the model's own words
 
 
 COMMANDS = (

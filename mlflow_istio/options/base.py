@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mlflow_istio.core.basics.names import (
@@ -22,7 +22,7 @@ from mlflow_istio.core.basics.names import (
 )
 from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_quantity
 from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, masked
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
 from mlflow_istio.options.values import (
     Arms,
@@ -91,7 +91,9 @@ MAX_REASON = 1000
 class ChangeOptions(DryRunOptions):
     """Options of verbs whose change has an entry in the ledger."""
 
-    reason: str = Field(default="", max_length=MAX_REASON, description="why, for the ledger")
+    reason: Annotated[str, AfterValidator(masked)] = Field(
+        default="", max_length=MAX_REASON, description="why, for the ledger"
+    )
 
 
 class TrafficAsked(ChangeOptions, Confirmed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.holdback import check_can_be_held_back
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
 from mlflow_istio.core.release.guards.table import kind_of
-from mlflow_istio.core.release.plan import RULES, Approval, GuardPlan, ReleasePlan, Webhook, auto_guards, gross_guard
+from mlflow_istio.core.release.plan import (
+    RULES,
+    Approval,
+    GuardPlan,
+    ReleasePlan,
+    Webhook,
+    auto_guards,
+    gross_guard,
+    shown_address,
+)
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.release import ReleaseOptions, SourceOptions
@@ -254,6 +264,11 @@ def _approval(options: ReleaseOptions) -> Approval | None:
     return Approval(before=tuple(str(part).strip() for part in parts), **values)
 
 
+def _shown(entry: Any) -> str:
+    """An entry that can't be read; what of it is an address is shown as scheme and host."""
+    return re.sub(r"https?://\S+", lambda found: shown_address(found.group()), str(entry))
+
+
 def _webhooks(given: Any) -> tuple[Webhook, ...]:
     if given is None:
         return ()
@@ -266,9 +281,16 @@ def _webhooks(given: Any) -> tuple[Webhook, ...]:
         )
         unknown = [key for key in values if key not in ("url", "events", "timeout")]
         url = str(values.get("url", ""))
-        if unknown or not url.startswith(("http://", "https://")):
+        if unknown or not re.fullmatch(r"https?://.+|env:[A-Za-z_][A-Za-z0-9_]*", url, re.DOTALL):
             raise InvalidInput(
-                f"option 'webhooks': {entry!r} needs a 'url' (http or https), and may have 'events' and 'timeout'"
+                f"option 'webhooks': {_shown(entry)!r} needs a 'url' (http, https, or env:NAME for what a variable of the driver's "
+                "environment holds), and may have 'events' and 'timeout'"
+            )
+        if "@" in urlsplit(url).netloc or "?" in url:
+            raise InvalidInput(
+                f"option 'webhooks': the address at {shown_address(url)} has a user or a query, which may be a secret and would "
+                "stand on the endpoint's object: put it into an environment variable of whoever drives the release, and give "
+                "'env:NAME'"
             )
         if "events" in values:
             values["events"] = tuple(values["events"])

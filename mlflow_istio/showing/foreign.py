@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlflow_istio.errors import visible
+from mlflow_istio.errors import masked, visible
 
 Part = str | tuple[str, str]
 """A text, or a text and its style."""
 
 
 def text_of(part: Any) -> Text:
-    """One part as it is shown: as it reads, with control characters and signs of direction written out."""
+    """One part as it is shown: control characters and signs of direction written out, passwords in addresses masked."""
     if isinstance(part, Text):
         return part
     words, style = part if isinstance(part, tuple) else (part, "")
-    return Text(visible(str(words)), style=style)
+    return Text(visible(masked(str(words))), style=style)
 
 
 def add_row(table: Table, *cells: Any) -> None:

@@ -387,25 +387,39 @@ def absolute_uri(uri: str) -> str:
 _USERS_OWN = ("MLFLOW_ISTIO_RECORD", "MLFLOW_ISTIO_CALLER_TIMEOUT")
 
 
-def only(environment: Mapping[str, str], reserved: str = "MLFLOW_ISTIO_") -> Mapping[str, str]:
+def only(
+    environment: Mapping[str, str], *, in_pods: bool = False, reserved: str = "MLFLOW_ISTIO_"
+) -> Mapping[str, str]:
     """The user's environment for a model server, if none of it is ours to set.
 
+    Args:
+        environment: The variables.
+        in_pods: Whether it stands in a Deployment for all to read, so that no address in it may have a user or password.
+        reserved: What names of ours start with.
+
     Raises:
-        InvalidInput: A name starts with ``MLFLOW_ISTIO_``.
+        InvalidInput: A name starts with ``MLFLOW_ISTIO_``, or an address has a password.
     """
     for name in environment:
         if name.startswith(reserved) and not name.startswith(_USERS_OWN):
             raise InvalidInput(f"environment variable '{name}' is set by mlflow-istio itself: leave it out of 'env'")
-    return without_passwords(environment)
+    return without_passwords(environment, tuple(environment) if in_pods else _ADDRESSES)
 
 
-def without_passwords(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment of a model server, if MLflow's addresses in it have no user or password.
+_ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+def without_passwords(environment: Mapping[str, str], names: Sequence[str] = _ADDRESSES) -> Mapping[str, str]:
+    """The environment of a model server, if addresses in it have no user or password.
+
+    Args:
+        environment: The variables.
+        names: Those that are looked at.
 
     Raises:
         InvalidInput: One has: everybody who may read the Deployment could read it.
     """
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    for name in names:
         if _has_password(environment.get(name, "")):
             raise InvalidInput(
                 f"{name} ({environment[name]}) has a user or password, which would stand in the Deployment for all to read: put "

@@ -317,7 +317,7 @@ def _through_gates(progress: Progress, seen: Observation, verdict: Verdict, now:
         unheard = tuple(hook for hook in hooks if hook.url not in seen.webhooks)
         if unheard:
             return progress, Call(verdict=verdict, event=event, gate=gate, hooks=unheard)
-        refused = [f"{hook.url} says {words}" for hook in hooks if (words := seen.webhooks[hook.url])]
+        refused = [f"{hook.shown} says {words}" for hook in hooks if (words := seen.webhooks[hook.url])]
         if refused:
             words = f"{event} is not allowed yet: {'; '.join(refused)}"
             if _seconds(progress.started, now) >= plan.deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -99,7 +100,7 @@ class Webhook:
     """An address that is asked by POST; only a 2xx lets the release go on.
 
     Attributes:
-        url: The address.
+        url: The address, or ``env:NAME`` for one that each driver has in that environment variable.
         events: When it is asked. On ``rollback`` it is only told.
         timeout: Seconds for one answer.
     """
@@ -109,10 +110,24 @@ class Webhook:
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
-        check_positive(f"webhook {self.url}: timeout", self.timeout)
+        check_positive(f"webhook {self.shown}: timeout", self.timeout)
         for event in self.events:
             if event not in get_args(Event):
-                raise InvalidInput(f"webhook {self.url}: unknown event {event!r}: {nearest(event, get_args(Event))}")
+                raise InvalidInput(f"webhook {self.shown}: unknown event {event!r}: {nearest(event, get_args(Event))}")
+
+    @property
+    def shown(self) -> str:
+        """What people and files are told of it; a path or query may hold a token."""
+        return shown_address(self.url)
+
+
+def shown_address(url: str) -> str:
+    """Scheme and host of an address, or the name of the variable that holds it."""
+    scheme, _, rest = url.partition("://")
+    if not rest:
+        return url
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    return f"{scheme}://{authority.rpartition('@')[2]}"
 
 
 @form(sparse=True, closed=True)
@@ -382,7 +397,7 @@ def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:
             f"approval before {', '.join(plan.approval.before)}: by {by}'mlflow-istio approve'; without an answer in "
             f"{plan.approval.timeout:g} s: {plan.approval.default}"
         )
-    lines += [f"webhook {hook.url}: {', '.join(hook.events)}" for hook in plan.webhooks]
+    lines += [f"webhook {hook.shown}: {', '.join(hook.events)}" for hook in plan.webhooks]
     lines.append("then promotion" if plan.promote else "then it stops before promotion")
     if plan.watch:
         lines.append(

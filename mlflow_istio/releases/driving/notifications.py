@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
-from mlflow_istio.core.release.plan import Webhook
+from mlflow_istio.core.release.plan import Webhook, shown_address
 from mlflow_istio.errors import InvalidInput, NotFound
 from mlflow_istio.releases.context import Context, edit_endpoint, endpoint_of
 
@@ -49,7 +49,7 @@ def notify(context: Context, ask: Ask, name: str) -> bool:
     for url, payload, timeout in _noted(context, name, pending_notification):
         words = ask(url, payload, timeout)
         if words:
-            context.warn(f"webhook {url} was told of the rollback and said: {words}")
+            context.warn(f"webhook {shown_address(url)} was told of the rollback and said: {words}")
 
     def told(found: Endpoint) -> Endpoint:
         return (

@@ -40,7 +40,7 @@ from mlflow_istio.core.release.on_endpoint import (
     step_weights,
     watch_begun,
 )
-from mlflow_istio.core.release.plan import Event, Webhook
+from mlflow_istio.core.release.plan import Event, ReleasePlan, Webhook
 from mlflow_istio.core.release.progress import Progress, alive, progress_from_text
 from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.errors import (
@@ -404,6 +404,11 @@ def _keep(drive: Drive, release: Release, progress: Progress) -> None:
         drive.warn_once(f"the figures of a look could not be kept: {exc.message}")
 
 
+def _without_tokens(plan: ReleasePlan) -> ReleasePlan:
+    """The plan as files and reports may have it."""
+    return replace(plan, webhooks=tuple(replace(hook, url=hook.shown) for hook in plan.webhooks))
+
+
 def _ending(drive: Drive, endpoint: Endpoint, progress: Progress, verdict: Verdict, outcome: str) -> DriveResult:
     """The last things: tell the webhooks of a rollback, keep plan, verdict and report."""
     release, context = endpoint.release, drive.context
@@ -420,7 +425,7 @@ def _ending(drive: Drive, endpoint: Endpoint, progress: Progress, verdict: Verdi
                 "release": release.id,
                 "endpoint": drive.name,
                 "outcome": outcome,
-                "plan": to_json(progress.plan),
+                "plan": to_json(_without_tokens(progress.plan)),
                 "verdict": to_json(verdict),
                 "looks": progress.looks,
             },
