@@ -12,6 +12,7 @@ from typing import Any
 
 import requests
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, StateConflict
 from mlflow_istio.ports.cluster import Address
@@ -93,6 +94,7 @@ class PinnedRecords:
                 params={"after": cursor} if cursor else {},
                 headers=headers,
                 timeout=self._timeout,
+                proxies=proxies_for(address.url),
             )
         except requests.RequestException as exc:
             raise ClusterError(f"{where} can't be read at {address.url}: {type(exc).__name__}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import NotRouted
 
@@ -47,6 +48,7 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
                 headers={**unsent, **headers, **probe.headers, "connection": "close"},
                 timeout=max(0.05, min(5.0, remaining)),
                 allow_redirects=False,
+                proxies=proxies_for(url),
             )
         except requests.RequestException as exc:
             seen = f"{type(exc).__name__}"

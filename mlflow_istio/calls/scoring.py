@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.calls.request_body import body_of
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
@@ -35,6 +36,7 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
             data=body.content,
             headers={**address.headers, **headers, "content-type": body.content_type},
             timeout=timeout,
+            proxies=proxies_for(url),
         )
     except requests.RequestException as exc:
         raise ClusterError(f"nothing answered at {url} ({type(exc).__name__}): see 'mlflow-istio status'") from exc

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_istio.calls.loopback import proxies_for
+
 FROM_ENVIRONMENT = "env:"
 """Start of the name of a variable in place of an address: what holds a token shall not stand on an object that many may read."""
 _TRIES = 3
@@ -41,7 +43,13 @@ def ask(url: str, payload: Mapping[str, Any], timeout: float) -> str:
         reraise=True,
     )
     def post() -> requests.Response:
-        answer = requests.post(url, json=dict(payload), timeout=timeout, headers={"user-agent": "mlflow-istio"})
+        answer = requests.post(
+            url,
+            json=dict(payload),
+            timeout=timeout,
+            headers={"user-agent": "mlflow-istio"},
+            proxies=proxies_for(url),
+        )
         if answer.status_code >= 500:
             answer.raise_for_status()
         return answer

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import VERSION_HEADER
 from mlflow_istio.errors import ClusterError, masked
 from mlflow_istio.showing.tables import a_console, print_history
@@ -140,7 +141,7 @@ def _drive(out: Console, verbs: Verbs, count: int, asked: Mapping[str, int]) -> 
         seen: Counter[str] = Counter()
         with requests.Session() as session:
             for _ in range(share):
-                answer = session.post(url, json=body, timeout=30)
+                answer = session.post(url, json=body, timeout=30, proxies=proxies_for(url))
                 if answer.status_code != 200:
                     raise ClusterError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
                 seen[answer.headers[VERSION_HEADER]] += 1

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import requests
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.analysis.measures import latency_series
 from mlflow_istio.errors import MetricsError
 
@@ -63,7 +64,8 @@ class EnvoyCallers:
         pattern = rf"^http\.{re.escape(virtual_service)}\.(downstream_rq_([0-9]xx|time)|fault\.)"
         for admin in self._admins():
             try:
-                answer = requests.get(f"{admin}/stats/prometheus?filter={quote(pattern)}", timeout=self._timeout)
+                url = f"{admin}/stats/prometheus?filter={quote(pattern)}"
+                answer = requests.get(url, timeout=self._timeout, proxies=proxies_for(url))
                 answer.raise_for_status()
             except requests.RequestException as exc:
                 raise MetricsError(f"Envoy's statistics can't be read at {admin}: {type(exc).__name__}") from exc

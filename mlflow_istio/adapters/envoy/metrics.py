@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
@@ -161,7 +162,7 @@ class EnvoyMetrics:
         pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time)"
         url = f"{admin}/stats/prometheus?filter={quote(pattern)}"
         try:
-            answer = requests.get(url, timeout=self._timeout)
+            answer = requests.get(url, timeout=self._timeout, proxies=proxies_for(url))
         except requests.RequestException as exc:
             raise MetricsError(
                 f"{self.name} can't be read at {admin}: {type(exc).__name__}; is that Envoy running?"

@@ -14,6 +14,7 @@ from cachetools import TTLCache
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.exposure import Exposure, Front, fronts, listened_port, served_host
 from mlflow_istio.adapters.kubernetes.resources import GATEWAY, SERVICE, Resource
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.matching.places import full_gateway
@@ -180,7 +181,7 @@ class Proxies:
         import requests
 
         try:
-            return bool(requests.get(self._sidecar, timeout=_TRY_SECONDS).status_code == requests.codes.ok)
+            return bool(requests.get(self._sidecar, timeout=_TRY_SECONDS, proxies=proxies_for(self._sidecar)).ok)
         except requests.RequestException:
             return False
 

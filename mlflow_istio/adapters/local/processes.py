@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        _check_socket(Path(self._path))
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self.timeout)
@@ -165,6 +167,7 @@ class Supervisor:
 
     def is_alive(self) -> bool:
         """Whether it answers; costs one connection and no call."""
+        _check_socket(self.socket_path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(5.0)
             try:
@@ -338,6 +341,25 @@ def _check_owner(folder: Path) -> None:
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ClusterError(f"{folder} must be a folder that only you can enter: remove it, or set TMPDIR to another")
+
+
+def _check_socket(path: Path) -> None:
+    """Refuse a socket that another user may have put there: whoever answers is believed. One that is not there is no matter.
+
+    Raises:
+        ClusterError: It is another's, a symlink, or in a folder that others can enter; says what to do.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise ClusterError(f"can't look at {path}: {exc.strerror}") from exc
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.getuid():
+        raise ClusterError(
+            f"{path} is no socket of yours: somebody else put it there; remove it, then run the command again"
+        )
+    _check_owner(path.parent)
 
 
 def _read_note(path: Path) -> dict[str, Any]:

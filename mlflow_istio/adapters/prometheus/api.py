@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.errors import InvalidInput, MetricsError
 
 USER_VARIABLE = "MLFLOW_ISTIO_PROMETHEUS_USER"
@@ -209,6 +210,7 @@ class PrometheusApi:
                 data={"query": query, "timeout": f"{self._timeout:g}s", **parameters},
                 auth=self._auth,
                 timeout=self._timeout,
+                proxies=proxies_for(self.url),
             )
         except requests.Timeout as exc:
             raise MetricsError(f"{self.name} did not answer within {self._timeout:g} s: is it overloaded?") from exc

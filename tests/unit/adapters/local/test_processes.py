@@ -6,8 +6,11 @@ import configparser
 import json
 import os
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,37 @@ def test_importing_the_mesh_is_cheap() -> None:
             "jinja2",
         )
     }
+
+
+def listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(1)
+    return listener
+
+
+def test_a_supervisors_socket_is_believed_only_where_it_is_ones_own(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    state = StateDirectory(folder, "m")
+    state.prepare()
+    supervisor = Supervisor(state, "m")
+    path = supervisor.socket_path
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    assert not supervisor.is_alive()
+    with listening(path):
+        assert supervisor.is_alive()
+        path.parent.chmod(0o755)
+        with pytest.raises(ClusterError, match="only you can enter"):
+            supervisor.is_alive()
+        path.parent.chmod(0o700)
+        path.rename(path.with_name("other"))
+        path.symlink_to(path.with_name("other"))
+        with pytest.raises(ClusterError, match="no socket of yours"):
+            supervisor.is_alive()
+        path.unlink()
+        path.with_name("other").rename(path)
+        if os.getuid() == 0:
+            os.chown(path, 65534, 65534)
+            with pytest.raises(ClusterError, match="no socket of yours"):
+                supervisor.is_alive()
+    shutil.rmtree(folder)
