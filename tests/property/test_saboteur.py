@@ -37,7 +37,7 @@ from tests.support.sabotages import SABOTAGES, a_service, carrier_name
 from tests.support.saboteur import Broken, Watched, ended, flow
 from tests.support.simulated_users import ERRORS, a_release_request
 
-RUNS, BLOCKS, DRIVES = 2400, 12, 480
+RUNS, BLOCKS, DRIVES = 2160, 12, 360
 NAMES = ("churn-v1", "churn-v2", "churn-v3")
 STAFF = ({"headers": {"x-user": {"exact": "staff"}}},)
 Verb = Callable[[Context, random.Random], Any]

@@ -241,3 +241,34 @@ def test_headers_at_the_owners_destination_are_told_of(
     assert "destination 'web:80' of route 'main' has headers of its own (response set x-shop)" in caplog.text
     place.client.delete_endpoint("chat")
     assert [route for route in current(cluster)["spec"]["http"] if is_own_route(route)] == []
+
+
+def test_nobody_goes_back_to_a_service_that_its_owner_has_deleted(
+    place: Place, cluster: Cluster, canary: dict[str, Any]
+) -> None:
+    place.client.promote("chat")
+    cluster.delete("Service", "web")
+    with pytest.raises(MlflowException, match="Service 'web' was deleted since route 'main' was adopted"):
+        place.client.rollback("chat")
+    assert who(canary) == {"m/1"}
+    cluster.apply(service("web"))
+    assert place.client.rollback("chat")["traffic"] == {"web:80": 100}
+    assert who(canary) == {WEB}
+
+
+def test_what_somebodys_route_goes_to_is_not_taken_away(place: Place, cluster: Cluster, canary: dict[str, Any]) -> None:
+    destination = {"host": "chat", "subset": "chat-v1"}
+
+    def added(obj: Object) -> None:
+        inner = {"name": "inner", "match": [{"uri": {"prefix": "/inner"}}], "route": [{"destination": destination}]}
+        obj["spec"]["http"] = [inner, *obj["spec"]["http"]]
+
+    by_owner(cluster, added)
+    place.client.update_endpoint("chat", {"action": "abort"})
+    named = "route 'inner' of VirtualService 'shop' goes to it"
+    with pytest.raises(MlflowException, match=f"deployment 'chat-v1' of endpoint 'chat' can't be deleted: {named}"):
+        place.client.delete_deployment("chat-v1")
+    with pytest.raises(MlflowException, match=f"endpoint 'chat' can't be deleted: {named}"):
+        place.client.delete_endpoint("chat")
+    place.client.delete_deployment("chat-v1", {"force": True})
+    assert who(canary) == {WEB}
