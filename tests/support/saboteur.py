@@ -153,6 +153,10 @@ class Watched:
     def scope(self) -> str:
         return self.cluster.scope
 
+    @property
+    def place(self) -> str:
+        return self.cluster.place
+
     def sabotage(self, what: str) -> None:
         """Somebody does this now."""
         before = waiting(self._carrier())
