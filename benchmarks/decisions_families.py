@@ -54,6 +54,7 @@ class Family:
         phase: Rates in one.
         incidents: Whether incidents hit both sides alike.
         cold: Whether the candidate's first requests are slow.
+        control: Whether the candidate is compared with a control of its own replicas and share, not with the stable.
         load: How many times the odds of a slow answer grow from an idle replica to one that has all the traffic; 1: they don't.
     """
 
@@ -69,6 +70,12 @@ class Family:
     incidents: bool = False
     cold: bool = False
     load: float = 1.0
+    control: bool = False
+
+    @property
+    def compared(self) -> tuple[int, int]:
+        """Replicas of the candidate, and of what it is compared with."""
+        return (self.replicas[0], self.replicas[0] if self.control else self.replicas[1])
 
 
 def _family(name: str, **what: object) -> Family:
@@ -97,8 +104,12 @@ FAMILIES = (
     _family("cold start", cold=True),
     _family("load, 1 against 1", load=LOAD),
     _family("load, 1 against 4", load=LOAD, replicas=(1, 4)),
+    _family("60 s every 15 min, 1 against 4, a control", seconds=60.0, every=900.0, replicas=(1, 4), control=True),
+    _family("60 s every 15 min, 4 against 1, a control", seconds=60.0, every=900.0, replicas=(4, 1), control=True),
+    _family("load, 1 against 4, a control", load=LOAD, replicas=(1, 4), control=True),
 )
-"""Of the last two one version's replica has up to four times (and at 5% a nineteenth of) the load of the other's."""
+"""Of those with load one version's replica has up to four times (and at 5% a nineteenth of) the load of the other's, but for a
+control's."""
 
 HELD_OUT = (
     _family("5 to 55 s every 8 min, 2 replicas", seconds=30.0, every=480.0, spread=25 / 30, replicas=(2, 2)),
@@ -161,9 +172,10 @@ def phase_shares(
 
 
 def load_factors(family: Family, share: Floats) -> tuple[Floats, Floats]:
-    """Return what the odds of a slow answer are multiplied by on the candidate and on the stable, for each of its shares."""
-    candidate, stable = family.replicas
-    return 1 + (family.load - 1) * share / candidate, 1 + (family.load - 1) * (1 - share) / stable
+    """Return what the odds of a slow answer are multiplied by on the candidate and on the other side, for each of its shares."""
+    candidate, other = family.compared
+    rest = np.minimum(share, 1 - share) if family.control else 1 - share
+    return 1 + (family.load - 1) * share / candidate, 1 + (family.load - 1) * rest / other
 
 
 def incident_looks(looks: int) -> Floats:

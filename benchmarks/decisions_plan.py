@@ -147,15 +147,18 @@ def simulate(
         record: So many first looks whose counts are kept.
     """
     truth = np.ones(TESTS) if odds is None else odds
-    shares = [shares_in_phases(rng, runs, looks, family, replicas) for replicas in family.replicas]
+    shares = [shares_in_phases(rng, runs, looks, family, replicas) for replicas in family.compared]
     factors = incident_looks(looks) if family.incidents else np.ones(looks)
     release = _Releases(plan, runs, truth)
     for number in range(2, looks + 1):  # the stable has all the traffic until look 1
         share = release.share
         total = rng.poisson(requests_per_look(family, number), runs)
         mine = rng.binomial(total, share)
+        others = total - mine
+        if family.control:  # who has the candidate's share, or what is left of it
+            others = rng.binomial(others, np.minimum(share / (1 - share), 1.0))
         sides = []
-        for side, requests in enumerate((mine, total - mine)):
+        for side, requests in enumerate((mine, others)):
             inside = shares[side][number - 1][:, None].astype(np.float64)
             rates = family.calm + (family.phase - family.calm) * inside
             if family.cold and side == 0:
@@ -168,7 +171,7 @@ def simulate(
             if side == 0 and odds is not None:
                 rates = with_odds(rates, truth)
             sides.append(_events(rng, requests, rates))
-        counts = LookCounts(share=share, mine=mine, events=sides[0], others=total - mine, other_events=sides[1])
+        counts = LookCounts(share=share, mine=mine, events=sides[0], others=others, other_events=sides[1])
         release.look(number, counts)
         if number <= record:
             release.outcome.recorded.append(counts)
