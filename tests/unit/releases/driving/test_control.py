@@ -380,3 +380,14 @@ def test_its_deadline_stands_before_its_pods_do() -> None:
     stage.open(**CONTROLLED)
     assert [(deadline.kind, deadline.what) for deadline in deadlines] == [(CONTROL, NAME)]
     assert timedelta(0) < deadlines[0].at - stage.context.clock.now() < timedelta(hours=1)
+
+
+def test_it_goes_when_the_promotion_is_watched_which_compares_with_the_holdback() -> None:
+    stage = a_stage()
+    stage.open(**CONTROLLED, watch=300.0, holdback=5)
+    seen: list[dict[str, int]] = []
+    dependencies = replace(stage.dependencies, watch=lambda look: seen.append(dict(look.endpoint.traffic.weights)))
+    assert drive(stage.context, dependencies, "churn").outcome == "promoted"
+    assert {"churn-v2": 95, "churn-v1": 5} in seen
+    nothing_is_left(stage)
+    assert stage.world.endpoint().stable.name == "churn-v2"
