@@ -72,7 +72,7 @@ def test_a_step_that_expects_another_state_is_refused(step: Any, release: str, r
 
 def test_promotion_and_return_end_the_progress_too() -> None:
     found = an_open()
-    done = promoted(found, "r1", 0, "v2")
+    done = promoted(found, "r1", 0, "v2", TIME)
     assert (done.stable.name, done.progress, done.release) == ("v2", None, None)
     back = ended(found, "r1", 0, "inconclusive")
     assert back.last is not None
