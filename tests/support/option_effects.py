@@ -201,6 +201,8 @@ def releasing(verbs: InMemoryVerbs, options: Mapping[str, Any]) -> Any:
 NO_SETTING = "settings of the route have no effect on 'release'"
 BY_STEPS = "has no effect on 'release', which moves traffic by itself: use 'steps'"
 STANDS = "has no effect on 'release', whose endpoint is there already"
+OTHER_GATEWAY = Try(value="istio-system/other", refused="'gateway' has no effect on the gateways of")
+
 OPTIONS: Mapping[str, Options] = {
     "history": Options(model=base.ReadOptions, world=with_canary, call=by_case("history"), tries={}),
     "create": Options(
@@ -208,6 +210,7 @@ OPTIONS: Mapping[str, Options] = {
         world=lambda: a_world("churn-v1"),
         call=creates("churn-v2", "models:/churn/2"),
         tries={
+            "gateway": new_endpoint()("istio-system/other"),
             **CHANGE,
             **SETTINGS,
             **AIMED,
@@ -290,6 +293,7 @@ OPTIONS: Mapping[str, Options] = {
         world=with_shop,
         call=lambda verbs, options: verbs.adopt("churn", {"virtual_service": "shop", "route": "main", **options}),
         tries={
+            "gateway": OTHER_GATEWAY,
             **CHANGE,
             "virtual_service": Try(value="shelf", refused="there is no VirtualService 'shelf'"),
             "route": "rest",
@@ -390,6 +394,7 @@ OPTIONS: Mapping[str, Options] = {
         world=lambda: a_world("churn-v1"),
         call=releasing,
         tries={
+            "gateway": OTHER_GATEWAY,
             **CHANGE,
             **{name: Try(value=value, refused=NO_SETTING) for name, value in SETTINGS.items()},
             **{

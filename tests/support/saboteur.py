@@ -294,7 +294,10 @@ class Watched:
             excused = self.forced or (
                 self.deleting and not was
             )  # who got an answer of ours gets what the owner has again
-            return "its owner has deleted" if asked and not excused and not self.seen_theirs.get(host) else ""
+            there_now = (
+                self.cluster.get("Service", host) is not None
+            )  # what nobody looked at does no harm while it is there
+            return "" if not asked or excused or self.seen_theirs.get(host, there_now) else "its owner has deleted"
         if self.deleting:
             return ""
         for problem, holds in (
