@@ -26,15 +26,6 @@ WITHOUT_CASE = {
         "VirtualService",
         "spec.gateways",
     ): "the one member in which the objects of the two sides differ; only `mesh` is taken",
-    **{
-        (
-            "DestinationRule",
-            f"{holder}trafficPolicy.loadBalancer.{field}",
-        ): "how a share grows is Envoy's, and takes longer than a "
-        "case: test_balancing.py holds the configuration against istiod's source"
-        for holder in ("spec.", "spec.subsets[].")
-        for field in ("warmup", "warmupDurationSecs")
-    },
 }
 # Fields that one reader reads: a case for one is a case for both.
 SAME_READER = (

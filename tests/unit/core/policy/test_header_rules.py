@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -10,46 +11,39 @@ from mlflow_istio.core.policy.header_rules import meetings, portable
 from tests.corpus import answers
 from tests.corpus.cases import load
 
-EXPECTED = {  # of a route's and its destination's operation: whether they meet, and whether their number matters
-    ("set", "set"): (True, True),
-    ("set", "add"): (True, True),
-    ("set", "remove"): (True, False),
-    ("add", "set"): (True, False),
-    ("add", "add"): (False, False),
-    ("add", "remove"): (True, False),
-    ("remove", "set"): (True, True),
-    ("remove", "add"): (True, True),
-    ("remove", "remove"): (False, False),
-}
+OPERATIONS = ("set", "add", "remove")
+PAIRS = list(itertools.product(OPERATIONS, OPERATIONS))
 
 
 def rules(operation: str, value: str, name: str = "x-a") -> dict[str, Any]:
     return {operation: [name] if operation == "remove" else {name: value}}
 
 
-@pytest.mark.parametrize(("route", "destination"), EXPECTED)
-def test_set_add_and_remove_of_one_header_meet(route: str, destination: str) -> None:
-    """As a real Envoy carried them out, with routes as istiod writes them."""
+def recorded(case: str) -> dict[str, list[Any]]:
+    """Path to what the model saw and what the caller got of x-a, as the real Envoy had it, for a header that was sent and none."""
+    (found,) = [one for one in load() if one.name == case]
+    seen: dict[str, list[Any]] = {}
+    for request, answered in zip(found.requests, answers.recorded("headers")[case], strict=True):
+        (answer,) = answered["answers"]
+        both = [answer["seen"]["headers"], answer.get("headers", [])]
+        seen.setdefault(request.path, []).append(
+            [sorted(one for one in lines if one.startswith("x-a:")) for lines in both]
+        )
+    return seen
+
+
+@pytest.mark.parametrize(("route", "destination"), PAIRS)
+def test_a_header_meets_and_its_value_rests_on_the_number_of_destinations_as_the_real_envoy_has_it(
+    route: str, destination: str
+) -> None:
+    path = f"/{route}-{destination}"
+    one = recorded("header-levels-of-one-destination")[path]
+    several = recorded("header-levels-of-several-destinations")[path]
     for side in ("request", "response"):
         found = list(meetings({side: rules(route, "route")}, {side: rules(destination, "destination", "X-A")}, "web"))
-        meet, by_number = EXPECTED[route, destination]
-        assert [one.by_number for one in found] == ([by_number] if meet else [])
-
-
-def recorded(case: str, header: str) -> list[str]:
-    """What the model saw of a header behind the real istiod and Envoy."""
-    ((answered,),) = [one["answers"] for one in answers.recorded("headers")[case]]
-    return sorted(line for line in answered["seen"]["headers"] if line.startswith(f"{header}:"))
-
-
-@pytest.mark.parametrize("header", ["x-set", "x-add", "x-a", "x-b"])
-def test_its_value_rests_on_the_number_of_destinations_where_it_does_behind_the_real_istiod(header: str) -> None:
-    cases = [f"headers-of-a-route-and-of-its-destination{end}" for end in ("", "s")]
-    one, several = (recorded(case, header) for case in cases)
-    route = next(found for found in load() if found.name == cases[0]).http[0]
-    found = meetings(route["headers"], route["route"][0]["headers"], "a")
-    by_number = {meeting.header for meeting in found if meeting.side == "request" and meeting.by_number}
-    assert (header in by_number) == (one != several)
+        assert [meeting.by_number for meeting in found] == ([one != several] if found else [])
+        assert bool(found) == (route != destination or route == "set")
+        assert found or one == several
 
 
 def test_a_meeting_says_who_says_what() -> None:
