@@ -15,7 +15,7 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import AnalyseOptions, CompareOptions, DeclareOptions
 from mlflow_istio.options.base import AdoptOptions, ConnectionOptions, CreateOptions, UpdateEndpointOptions
 from mlflow_istio.options.release import ReleaseOptions, ResumeOptions
-from mlflow_istio.options.routes import ChaosOptions, FaultOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.options.routes import ChaosOptions, FaultOptions, PinsOptions, PolicyOptions, RouteOptions, SweepOptions
 from mlflow_istio.verbs import Result, Verbs
 
 MODELS: Mapping[str, type[ConnectionOptions]] = {
@@ -26,6 +26,7 @@ MODELS: Mapping[str, type[ConnectionOptions]] = {
     "create": CreateOptions,
     "declare": DeclareOptions,
     "fault": FaultOptions,
+    "pins": PinsOptions,
     "policy": PolicyOptions,
     "release": ReleaseOptions,
     "resume_release": ResumeOptions,

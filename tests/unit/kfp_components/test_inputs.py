@@ -41,7 +41,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (components.compare_shadow, {**MOVE, "poll_seconds": 0.0}, "poll_seconds must be above 0"),
     (components.declare_winner, {**MOVE, "winner": "B"}, "deployment name 'B'"),
     (components.declare_winner, {**MOVE, "winner": "b", "options": {"winner": "c"}}, "given twice"),
-    (components.delete_deployment, {**MOVE, "name": "b", "options": {"force": True}}, "unknown option 'force'"),
+    (components.delete_deployment, {**MOVE, "name": "b", "options": {"forced": True}}, "unknown option 'forced'"),
     (components.delete_endpoint, {**MOVE, "options": {"forced": True}}, "unknown option 'forced'"),
     (components.read_ledger, {**MOVE, "target": "seldon"}, "unknown target 'seldon'"),
     (components.roll_back_release, {**MOVE, "release_id": "x" * 64}, "release id"),
