@@ -108,7 +108,8 @@ def without(rules: list[Object], resource: str, verb: str) -> list[Object]:
         if resource not in rule["resources"]:
             left.append(rule)
             continue
-        left.append({**rule, "resources": [resource], "verbs": [one for one in rule["verbs"] if one != verb]})
+        verbs = [one for one in rule["verbs"] if one != verb]
+        left += [{**rule, "resources": [resource], "verbs": verbs}] if verbs else []
         left += [{**rule, "resources": others}] if others else []
     return left
 
