@@ -67,7 +67,9 @@ def report_changes(client: IstioDeploymentClient, api: Any, office: Any, changes
     context = multiprocessing.get_context("spawn")
     answers, child = context.Pipe()
     url = client.get_endpoint(ENDPOINT)
-    observer = context.Process(target=observe, args=(url["url"], dict(url["headers"]), child))
+    observer = context.Process(
+        target=observe, args=(url["url"], office.keyed({**url["headers"], PROBE_HEADER: "1"}), child)
+    )
     observer.start()
     answers.recv()
     seconds: dict[str, list[float]] = {OURS: [], RAW: []}
@@ -153,7 +155,7 @@ def observe(url: str, headers: dict[str, str], pipe: Any) -> None:
     last = None
     while not pipe.poll():
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-        connection.request("GET", "/", headers={**headers, PROBE_HEADER: "1"})
+        connection.request("GET", "/", headers=headers)
         body = connection.getresponse().read()
         connection.close()
         if body != last:

@@ -11,7 +11,7 @@ from kubernetes import client
 
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import change_probe
-from mlflow_istio.releases.context import endpoint_of
+from mlflow_istio.releases.context import endpoint_of, entrance_of
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office, open_office
 
@@ -43,7 +43,8 @@ class Standing:
             self.office.cluster.wait_ready(deployment, 60)
         self.office.warnings.clear()
         endpoint = endpoint_of(self.office.cluster, ENDPOINT)
-        assert self.office.cluster.wait_routed(change_probe(ENDPOINT, endpoint.change), 30)
+        probe = entrance_of(self.office.cluster, ENDPOINT).through(change_probe(ENDPOINT, endpoint.change))
+        assert self.office.cluster.wait_routed(probe, 30)
 
 
 @contextmanager

@@ -143,7 +143,13 @@ def test_the_clients_verb_adds_nothing_to_that_but_the_view_it_answers_with(
     client.update_endpoint(ENDPOINT, {"weight": 20})
 
     routes = "virtualservices"
-    asked = [("get", routes), ("list", routes), ("list", "deployments"), ("get", "services"), ("get", "destinationrules")]
+    asked = [
+        ("get", routes),
+        ("list", routes),
+        ("list", "deployments"),
+        ("get", "services"),
+        ("get", "destinationrules"),
+    ]
     stored = [*asked, ("get", routes), ("update", routes)]
     recorded = [("get", routes), ("list", "deployments"), ("get", routes), ("update", routes)]
     view = [("get", routes), ("list", "deployments")]

@@ -15,7 +15,14 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import AnalyseOptions, CompareOptions, DeclareOptions
 from mlflow_istio.options.base import AdoptOptions, ConnectionOptions, CreateOptions, UpdateEndpointOptions
 from mlflow_istio.options.release import ReleaseOptions, ResumeOptions
-from mlflow_istio.options.routes import ChaosOptions, FaultOptions, PinsOptions, PolicyOptions, RouteOptions, SweepOptions
+from mlflow_istio.options.routes import (
+    ChaosOptions,
+    FaultOptions,
+    PinsOptions,
+    PolicyOptions,
+    RouteOptions,
+    SweepOptions,
+)
 from mlflow_istio.verbs import Result, Verbs
 
 MODELS: Mapping[str, type[ConnectionOptions]] = {
