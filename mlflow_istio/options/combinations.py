@@ -252,7 +252,7 @@ IDLE_IN_REDEPLOY = frozenset(
     {
         *("virtual_service", "route", "stable", "under", "path", "match_header", *_OF_A_NEW_ENDPOINT),
         *(*_MOVES, *SETTINGS, "subset", "replace"),
-        *(*ConnectionOptions.model_fields, "dry_run", "reason", "wait", "templates"),
+        *(*ConnectionOptions.model_fields, "dry_run", "reason", "wait", "templates", "take_over"),
     }
 )
 """What ``create`` takes for a new endpoint, for a release or for itself, and not for the pods of a deployment that comes back."""

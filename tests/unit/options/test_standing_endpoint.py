@@ -20,8 +20,8 @@ from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs, Surroundings, 
 from tests.support.option_effects import CHANGE, PODS, SETTINGS, Noting, Try
 from tests.support.option_worlds import canary_that_left
 
-WHERE = ("scope", "tracking_uri", "registry_uri", "gateway_url")
-"""Where a verb works: another registry is another ledger, and an address is another way to the same proxies."""
+WHERE = ("scope", "tracking_uri", "registry_uri", "gateway_url", "take_over")
+"""Where a verb works and whose ledger that is: another registry is another ledger, an address another way to the same proxies."""
 ELSEWHERE: Mapping[str, Any] = {
     "gateway": "infra/other",
     "host": "other.example",

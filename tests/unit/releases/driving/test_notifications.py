@@ -59,7 +59,7 @@ def test_resume_tells_what_a_dead_process_did_not() -> None:
     verbs = verbs_in(stage.world, warnings)
     assert verbs.goes_on_by_itself("churn")
     assert verbs.resume_release("churn").view["outcome"] == "rolled-back"
-    assert any("http://127.0.0.1:9/gone was told of the rollback and said: no answer" in line for line in warnings)
+    assert any("http://127.0.0.1:9 was told of the rollback and said: no answer" in line for line in warnings)
     assert not verbs.goes_on_by_itself("churn")
     with pytest.raises(StateConflict, match="has no release that goes on by itself"):
         verbs.resume_release("churn")
