@@ -29,6 +29,7 @@ MODELS: dict[str, type[base.ConnectionOptions]] = {
     "declare": analysis.DeclareOptions,
     "delete-endpoint": base.DeleteEndpointOptions,
     "fault": routes.FaultOptions,
+    "pins": routes.PinsOptions,
     "policy": routes.PolicyOptions,
     "rehearse": release.RehearseOptions,
     "release": release.ReleaseOptions,
