@@ -11,7 +11,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.core.basics.objects import API_VERSIONS, Object, annotations_of, is_own_route
+from mlflow_istio.core.basics.objects import API_VERSIONS, Object, annotations_of
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.verbs import Verbs
 from tests.contract.model_server import deployment, service
@@ -232,15 +232,16 @@ def test_after_an_older_copy_was_applied_numbers_go_on(place: Place, cluster: Cl
     assert who(canary) == {WEB}
 
 
-def test_headers_at_the_owners_destination_are_told_of(
-    place: Place, cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_headers_at_the_owners_destination_go_along_to_a_deployment(place: Place, cluster: Cluster) -> None:
     cluster.apply(shop(place, headers=True))
-    with caplog.at_level("WARNING", logger="mlflow_istio"):
-        place.client.adopt("chat", "shop", "main", **NO_ALIASES)
-    assert "destination 'web:80' of route 'main' has headers of its own (response set x-shop)" in caplog.text
+    place.client.adopt("chat", "shop", "main", **NO_ALIASES)
+    config = {"strategy": "canary", "weight": 10, "ready_timeout": 120}
+    place.client.create_deployment("chat-v1", "models:/m/1", endpoint="chat", config=config)
+    (main,) = [route for route in current(cluster)["spec"]["http"] if route["name"] == "main"]
+    assert [entry.get("headers") for entry in main["route"]] == [MARKED, MARKED]
+    place.client.update_endpoint("chat", {"action": "abort"})
     place.client.delete_endpoint("chat")
-    assert [route for route in current(cluster)["spec"]["http"] if is_own_route(route)] == []
+    assert current(cluster)["spec"]["http"] == shop(place, headers=True)["spec"]["http"]
 
 
 def test_nobody_goes_back_to_a_service_that_its_owner_has_deleted(
