@@ -28,58 +28,6 @@ TIGHT_ALPHA = 0.05
 
 @form(row=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moments:
-    """Count, sum and sum of squares of a KPI.
-
-    Attributes:
-        count: Observations.
-        total: Their sum.
-        squares: The sum of their squares.
-    """
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.count < 0 or not (math.isfinite(self.total) and math.isfinite(self.squares)):
-            raise InvalidInput(
-                f"moments need a count >= 0 and finite sums, got {self.count}, {self.total}, {self.squares}"
-            )
-        smallest = self.total**2 / self.count if self.count else 0.0
-        if self.squares < smallest * (1 - 1e-9) or (self.count == 0 and (self.total or self.squares)):
-            raise InvalidInput(
-                f"no {self.count} numbers have the sum {self.total} and the sum of squares {self.squares}: "
-                "give (n, sum, sum of squares)"
-            )
-
-    @classmethod
-    def of(cls, values: "np.ndarray[Any, Any] | list[float]") -> "Moments":
-        """Return the moments of plain numbers."""
-        array = np.asarray(values, dtype=np.float64)
-        return cls(count=array.size, total=float(array.sum()), squares=float((array**2).sum()))
-
-    def plus(self, other: "Moments") -> "Moments":
-        """Return the moments of both sets of observations together."""
-        return Moments(
-            count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
-        )
-
-    @property
-    def mean(self) -> float:
-        """The mean; nan without observations."""
-        return self.total / self.count if self.count else math.nan
-
-    @property
-    def variance(self) -> float:
-        """The unbiased sample variance; nan with fewer than two observations."""
-        if self.count < 2:
-            return math.nan
-        return max(0.0, (self.squares - self.total**2 / self.count) / (self.count - 1))
-
-
-@form(row=True)
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Sums:
     """Count, sum and sum of squares as they come in: those of an observation may come later than it is counted.
 
@@ -96,22 +44,61 @@ class Sums:
     def __post_init__(self) -> None:
         if self.count < 0 or not (math.isfinite(self.total) and math.isfinite(self.squares)):
             raise InvalidInput(
-                f"sums need a count >= 0 and finite sums, got {self.count}, {self.total}, {self.squares}"
+                f"moments need a count >= 0 and finite sums, got {self.count}, {self.total}, {self.squares}"
             )
 
-    def plus(self, other: "Sums | Moments") -> "Sums":
+    def plus(self, other: "Sums") -> "Sums":
         """Return the sums of both."""
         return Sums(
             count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
         )
 
     @property
-    def moments(self) -> Moments | None:
+    def moments(self) -> "Moments | None":
         """The moments; None where no numbers have these sums (yet)."""
         try:
             return Moments(count=self.count, total=self.total, squares=self.squares)
         except InvalidInput:
             return None
+
+
+@form(row=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments(Sums):
+    """Count, sum and sum of squares that some numbers have."""
+
+    def __post_init__(self) -> None:
+        Sums.__post_init__(self)  # super() doesn't find its class in one with slots
+        smallest = self.total**2 / self.count if self.count else 0.0
+        if self.squares < smallest * (1 - 1e-9) or (self.count == 0 and (self.total or self.squares)):
+            raise InvalidInput(
+                f"no {self.count} numbers have the sum {self.total} and the sum of squares {self.squares}: "
+                "give (n, sum, sum of squares)"
+            )
+
+    @classmethod
+    def of(cls, values: "np.ndarray[Any, Any] | list[float]") -> "Moments":
+        """Return the moments of plain numbers."""
+        array = np.asarray(values, dtype=np.float64)
+        return cls(count=array.size, total=float(array.sum()), squares=float((array**2).sum()))
+
+    def plus(self, other: Sums) -> "Moments":
+        """Return the moments of both sets of observations together."""
+        return Moments(
+            count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
+        )
+
+    @property
+    def mean(self) -> float:
+        """The mean; nan without observations."""
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def variance(self) -> float:
+        """The unbiased sample variance; nan with fewer than two observations."""
+        if self.count < 2:
+            return math.nan
+        return max(0.0, (self.squares - self.total**2 / self.count) / (self.count - 1))
 
 
 NO_MOMENTS = Moments()
@@ -236,7 +223,7 @@ class MeanDifference(GuardTest):
         """
         return replace(self, candidate=NO_SUMS, stable=NO_SUMS, waited=0.0)
 
-    def update(self, candidate: Moments | Sums, stable: Moments | Sums, *, seconds: float = 1.0) -> "MeanDifference":
+    def update(self, candidate: Sums, stable: Sums, *, seconds: float = 1.0) -> "MeanDifference":
         """Return the difference after one more interval's observations, `seconds` long."""
         sums, others = self.candidate.plus(candidate), self.stable.plus(stable)
         waited = self.waited + seconds
