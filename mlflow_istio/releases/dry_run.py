@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion
-from mlflow_istio.core.basics.objects import Object, labels_of, name_of
+from mlflow_istio.core.basics.objects import Object, labels_of, name_of, wanted_replicas
 from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.release_state import Release
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
@@ -95,7 +95,7 @@ class DryCluster:
         self._before.setdefault(key, self._cluster.get(kind, name))
         stored = copy.deepcopy(obj)
         if stored is not None and kind == "Deployment":
-            replicas = int(stored["spec"].get("replicas", 1))
+            replicas = wanted_replicas(stored)
             stored["status"] = {"replicas": replicas, "readyReplicas": replicas}
         self._written[key] = stored
         return copy.deepcopy(stored) or {}

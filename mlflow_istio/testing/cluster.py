@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
-from mlflow_istio.core.basics.objects import Object, labels_of, name_of, ready_replicas
+from mlflow_istio.core.basics.objects import Object, labels_of, name_of, ready_replicas, wanted_replicas
 from mlflow_istio.core.matching.coverage import arrivals
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.core.matching.requests import Request
@@ -92,7 +92,7 @@ class InMemoryCluster:
         found = self.get("Deployment", deployment)
         if found is None:
             raise NotFound(f"there is no deployment '{deployment}'")
-        if ready_replicas(found) < max(1, int(found["spec"].get("replicas", 1))):
+        if ready_replicas(found) < max(1, wanted_replicas(found)):
             raise NotReady(
                 f"deployment '{deployment}' was not ready within {timeout:g} s", detail="(its last log lines)"
             )
@@ -145,7 +145,7 @@ class InMemoryCluster:
 
     def _with_status(self, obj: Object) -> Object:
         if obj["kind"] == "Deployment":
-            replicas = int(obj["spec"].get("replicas", 1))
+            replicas = wanted_replicas(obj)
             ready = 0 if name_of(obj) in self.unready else replicas
             obj["status"] = {"replicas": replicas, "readyReplicas": ready}
         return obj

@@ -19,7 +19,7 @@ from tests.support.in_memory import World
 from tests.support.in_memory_verbs import InMemoryVerbs
 
 NAMES = ("ash", "birch", "churn")
-DETACHED = {"analysis": "none", "hold": 0, "warmup": 0, "min_requests": 0, "detach": True}
+DETACHED = {"analysis": "none", "hold": 0, "warmup": 0, "min_requests": 0, "deadline": 1800, "detach": True}
 
 
 @cache

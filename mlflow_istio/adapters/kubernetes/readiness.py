@@ -9,7 +9,7 @@ from typing import Any
 from mlflow_istio.adapters.kubernetes import rollout
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.resources import DEPLOYMENT, EVENT, POD, POD_LOG, REPLICA_SET, Resource
-from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.basics.objects import Object, name_of, wanted_replicas
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 
 _POLL = 0.1
@@ -31,7 +31,7 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
     looked, refused = 0.0, None
     while True:
         found = _read(caller, deployment)
-        if rollout.wanted(found) == 0:
+        if wanted_replicas(found) == 0:
             raise NotReady(f"deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
         if rollout.is_up(found):
             return
@@ -69,7 +69,7 @@ def _pods(caller: Caller, deployment: Object) -> list[Object]:
 def _not_ready(caller: Caller, deployment: Object, pods: Sequence[Object], limit: str) -> NotReady:
     standing = rollout.troubles(deployment, pods)
     cause = f" ({standing[0].reason})" if standing else ""
-    ready, wanted = rollout.ready_ones(pods), rollout.wanted(deployment)
+    ready, wanted = rollout.ready_ones(pods), wanted_replicas(deployment)
     said = [str(trouble) for trouble in standing[:_EVENTS]]
     first = next((trouble for trouble in standing if trouble.pod), None)
     if first is not None:

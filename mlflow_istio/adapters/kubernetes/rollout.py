@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of
+from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of, wanted_replicas
 
 _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
@@ -49,11 +49,6 @@ class Trouble:
         return where + self.reason + (f": {self.message}" if self.message else "")
 
 
-def wanted(deployment: Mapping[str, Any]) -> int:
-    """Desired replicas."""
-    return int(deployment["spec"].get("replicas", 1))
-
-
 def is_observed(deployment: Mapping[str, Any]) -> bool:
     """Whether the status is about the Deployment as it is now; before that, it tells of an older revision."""
     observed = int(deployment.get("status", {}).get("observedGeneration", 0))
@@ -63,7 +58,7 @@ def is_observed(deployment: Mapping[str, Any]) -> bool:
 def is_up(deployment: Mapping[str, Any]) -> bool:
     """Whether all desired replicas are of the current revision and ready, and none of an older one is left."""
     status = deployment.get("status", {})
-    replicas = wanted(deployment)
+    replicas = wanted_replicas(deployment)
     return int(status.get("observedGeneration", 0)) >= int(
         deployment["metadata"].get("generation", 1)
     ) and replicas == int(status.get("updatedReplicas") or 0) == int(status.get("replicas") or 0) == int(

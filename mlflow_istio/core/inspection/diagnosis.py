@@ -11,7 +11,14 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from mlflow_istio.core.basics.objects import CONTROL_ANNOTATION, Object, annotations_of, name_of, ready_replicas
+from mlflow_istio.core.basics.objects import (
+    CONTROL_ANNOTATION,
+    Object,
+    annotations_of,
+    name_of,
+    ready_replicas,
+    wanted_replicas,
+)
 from mlflow_istio.core.endpoint.deadlines import due
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.numbering import set_back_to
@@ -169,7 +176,7 @@ def deployment_findings(endpoint: Endpoint, deployments: Sequence[Object]) -> It
         if pin not in by_name:
             yield _gone(endpoint, pin)
     for deployment, obj in by_name.items():
-        replicas, ready = int(obj["spec"].get("replicas", 1)), ready_replicas(obj)
+        replicas, ready = wanted_replicas(obj), ready_replicas(obj)
         where = f"deployment '{deployment}'"
         used = traffic.reaches(deployment) or endpoint.role_of(deployment) == "stable"
         if CONTROL_ANNOTATION in annotations_of(obj) and endpoint.role_of(deployment) != "control":

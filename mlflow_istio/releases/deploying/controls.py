@@ -8,7 +8,14 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime, timedelta
 
-from mlflow_istio.core.basics.objects import CONTROL_ANNOTATION, ENDPOINT_LABEL, Object, annotations_of, labels_of
+from mlflow_istio.core.basics.objects import (
+    CONTROL_ANNOTATION,
+    ENDPOINT_LABEL,
+    Object,
+    annotations_of,
+    labels_of,
+    wanted_replicas,
+)
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest
@@ -151,4 +158,4 @@ def _is_control(deployment: Object, endpoint: str) -> bool:
 
 
 def _replicas(deployment: Object) -> int:
-    return max(1, int(deployment["spec"].get("replicas", 1)))
+    return max(1, wanted_replicas(deployment))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_istio.core.basics.model_version import ModelReference, parse_label
-from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.moves.way_back import check_restorable, find_change, needed, restore
@@ -128,7 +128,7 @@ def _bring_back(
         context.tell(f"deployment '{name}' is gone: bringing it back")
         deploy(context, as_request(name, uri))
     for name in versions:
-        if name in found and not _replicas(found[name]) and not force:
+        if name in found and not wanted_replicas(found[name]) and not force:
             context.tell(f"deployment '{name}' has no replicas: bringing one up")
             update(context, name, replicas=1, ready_timeout=ready_timeout)
         elif name in found and name not in endpoint.traffic.pins:
@@ -156,7 +156,3 @@ def _uri(context: Context, name: str, version: str, change: RoutingChange) -> st
             f"change {change.sequence} needs deployment '{name}', which is gone and can't be brought back while the registry "
             f"can't be reached: {exc.message}"
         ) from exc
-
-
-def _replicas(obj: Object) -> int:
-    return int(obj["spec"].get("replicas", 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
-from mlflow_istio.core.basics.objects import name_of
+from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
@@ -200,9 +200,7 @@ def control_for(context: Context, request: ReleaseRequest, plan: ReleasePlan, en
     Raises:
         InvalidInput: One is asked for, and the stable can't have one.
     """
-    standing = {
-        name_of(obj): int(obj["spec"].get("replicas", 1)) for obj in deployments_of(context.cluster, endpoint.name)
-    }
+    standing = {name_of(obj): wanted_replicas(obj) for obj in deployments_of(context.cluster, endpoint.name)}
     asked = next((deployment.replicas for deployment in request.deployments), None)
     capacity = Capacity(
         stable=max(1, standing.get(plan.stable, 1)),

@@ -12,6 +12,7 @@ from mlflow_istio.core.basics.objects import (
     labels_of,
     name_of,
     ready_replicas,
+    wanted_replicas,
 )
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
@@ -229,6 +230,6 @@ def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
         "flavor": annotations.get(FLAVOR_ANNOTATION, "python_function"),
         "role": endpoint.role_of(name) if endpoint else "idle",
         "weight": endpoint.traffic.weights.get(name, 0) if endpoint else 0,
-        "replicas": int(obj["spec"].get("replicas", 1)),
+        "replicas": wanted_replicas(obj),
         "ready": ready_replicas(obj),
     }
