@@ -54,6 +54,10 @@ def subsets(answer: Answer) -> set[str]:
 @pytest.mark.parametrize(("case", "number"), RECORDED)
 def test_it_answers_as_the_real_istiod_and_envoy_did(case: cases.Case, number: int) -> None:
     sent = case.requests[number]
+    if case.name == "headers-that-a-proxy-writes":
+        with pytest.raises(Unsupported, match="a proxy gives every request one of its own"):
+            answers(case, sent)
+        return
     seen = recorded(case.family)[case.name][number]
     found = answers(case, sent)
     assert sum(answer.percent for answer in found.answers) == pytest.approx(100)
