@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import totals_source
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
-from mlflow_istio.ports.metrics import Metrics, MetricsHistory
+from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
 
 # A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
 _PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")
@@ -64,6 +64,11 @@ class KpiMetrics:
     def name(self) -> str:
         """See ``ports.Metrics``."""
         return self._base.name if self._base is not None else "the KPIs"
+
+    @property
+    def latency_edges(self) -> Sequence[float]:
+        """See ``ports.KnownEdges``: the other source's."""
+        return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""

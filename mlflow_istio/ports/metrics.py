@@ -36,6 +36,15 @@ class Metrics(Protocol):
 
 
 @runtime_checkable
+class KnownEdges(Protocol):
+    """A source whose latency edges are known before anybody has answered: a Metrics may be one, too."""
+
+    @property
+    def latency_edges(self) -> Sequence[float]:
+        """Upper edges of its histograms in milliseconds, rising, without infinity; none where they depend on others."""
+
+
+@runtime_checkable
 class MetricsHistory(Protocol):
     """A source that remembers: a Metrics may be one, too, and a release learns from it how its stable behaves."""
 

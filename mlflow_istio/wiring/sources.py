@@ -80,7 +80,7 @@ def _base(
         assert prometheus_url is not None
         api = PrometheusApi(prometheus_url)
         if local:
-            return PrometheusMetrics(api, dialect="envoy", errors=errors, chosen=chosen)
+            return PrometheusMetrics(api, dialect="envoy", errors=errors, chosen=chosen, latency_edges=_mesh_edges())
         return PrometheusMetrics(api, namespace=cluster.scope, errors=errors)
     from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 
@@ -88,7 +88,7 @@ def _base(
         from mlflow_istio.adapters.local.mesh import LocalMesh
 
         assert isinstance(cluster, LocalMesh)
-        return EnvoyMetrics(cluster.admin_urls, errors=errors, chosen=chosen)
+        return EnvoyMetrics(cluster.admin_urls, errors=errors, chosen=chosen, latency_edges=_mesh_edges())
     if envoy_url is None:
         raise InvalidInput(
             "metrics=envoy on a cluster needs the admin address of the gateway's Envoy: set MLFLOW_ISTIO_ENVOY_URL, such as "
@@ -96,3 +96,10 @@ def _base(
         )
     address = envoy_url.rstrip("/")
     return EnvoyMetrics(lambda: (address,), live=False, namespace=cluster.scope, errors=errors)
+
+
+def _mesh_edges() -> Sequence[float]:
+    """The edges that the local mesh gives its Envoy."""
+    from mlflow_istio.adapters.local.envoy.stats import EDGES_MS
+
+    return EDGES_MS

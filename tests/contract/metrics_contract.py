@@ -17,8 +17,9 @@ from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import CounterState, Reading
 from mlflow_istio.core.analysis.history import history_of
 from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_counts
+from mlflow_istio.core.release.edges import edges_in
 from mlflow_istio.errors import MetricsError
-from mlflow_istio.ports.metrics import Metrics, MetricsHistory
+from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
 
 PATIENCE = 120.0
 """Seconds until a source must show what was served."""
@@ -183,6 +184,9 @@ class MetricsContract:
             assert buckets.edges[-1] == math.inf
             assert len(buckets.edges) > 3
             assert buckets.at_most(buckets.edges[-2]) == buckets.total, "local answers take less than the last edge"
+        if isinstance(traffic.metrics, KnownEdges) and traffic.metrics.latency_edges:
+            read = traffic.metrics.read(traffic.endpoint, traffic.deployments)
+            assert edges_in(read) == tuple(traffic.metrics.latency_edges)
 
     def test_reading_changes_nothing(self, traffic: CountedTraffic, watch: Watch) -> None:
         traffic.serve(traffic.deployments[0], 3)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
+from mlflow_istio.adapters.local.envoy.stats import EDGES_MS
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
 from tests.contract.metrics_contract import MetricsContract, Watch, counted
@@ -30,7 +31,7 @@ class MeshTraffic:
 
     def __init__(self, mesh: LocalMesh) -> None:
         self.mesh = mesh
-        self.metrics = EnvoyMetrics(mesh.admin_urls)
+        self.metrics = EnvoyMetrics(mesh.admin_urls, latency_edges=EDGES_MS)
 
     def send(self, count: int, path: str = "/invocations", headers: Mapping[str, str] | None = None) -> None:
         """Send requests through the endpoint."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.local.envoy.stats import EDGES_MS
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
 from mlflow_istio.core.analysis.history import history_of
@@ -96,7 +97,8 @@ class ScrapedMeshTraffic(MeshTraffic):
         super().__init__(scraped.mesh)
         self.scraped = scraped
         scraped.server.start()
-        self.metrics = PrometheusMetrics(PrometheusApi(scraped.server.url), dialect="envoy")  # type: ignore[assignment]
+        api = PrometheusApi(scraped.server.url)
+        self.metrics = PrometheusMetrics(api, dialect="envoy", latency_edges=EDGES_MS)  # type: ignore[assignment]
 
     def settle(self) -> None:
         super().settle()

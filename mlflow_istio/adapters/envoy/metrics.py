@@ -112,6 +112,7 @@ class EnvoyMetrics:
         namespace: Namespace of the endpoints, or None where there are none.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
         chosen: Whether requests that chose their arm count, too, where live traffic is counted apart: somebody vouches for callers.
+        latency_edges: Upper edges of the histograms, where whoever configures these Envoys fixes them.
         timeout: Seconds for each Envoy.
     """
 
@@ -123,8 +124,10 @@ class EnvoyMetrics:
         namespace: str | None = None,
         errors: str = "5",
         chosen: bool = False,
+        latency_edges: Sequence[float] = (),
         timeout: float = 5.0,
     ) -> None:
+        self.latency_edges = tuple(latency_edges)
         self._admins = admins
         self._trees = (_TREES if chosen else LIVE_TREES) if live else (_ANY,)
         self._namespace = namespace

@@ -32,6 +32,7 @@ class PrometheusMetrics:
         label: Istio's label that names the deployment: ``destination_workload`` or ``destination_version``.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
         chosen: Whether requests that chose their arm count, too, where the dialect tells them apart: somebody vouches for callers.
+        latency_edges: Upper edges of the histograms, where whoever configures the proxies fixes them.
         max_age: Seconds after which a sample is too old.
     """
 
@@ -44,10 +45,12 @@ class PrometheusMetrics:
         label: str = "destination_workload",
         errors: str = "5",
         chosen: bool = False,
+        latency_edges: Sequence[float] = (),
         max_age: float = MAX_AGE,
     ) -> None:
         if dialect not in ("istio", "envoy"):
             raise InvalidInput(f"series are Istio's or Envoy's, not {dialect!r}")
+        self.latency_edges = tuple(latency_edges)
         self._api = api
         self._dialect = dialect
         self._namespace = namespace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,10 +14,12 @@ from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.control_choice import Capacity, ControlChoice, choose_control
+from mlflow_istio.core.release.edges import asks_for_edges, edges_in, missing_edge
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
 from mlflow_istio.errors import InvalidInput, MetricsError, NotReady, StateConflict
+from mlflow_istio.ports.metrics import KnownEdges
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.controls import bring_up, check_free
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
@@ -101,6 +103,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         return _known(endpoint, plan)
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
+    _check_edges(context, dependencies, plan, name)
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
     if request.release_id is not None:
@@ -230,6 +233,28 @@ def _with_control(
         context.warn(f"no control, so the candidate is compared with '{plan.stable}' itself: {exc.message}")
         return False
     return True
+
+
+def _check_edges(context: Context, dependencies: DriverDependencies, plan: ReleasePlan, name: str) -> None:
+    """Refuse a latency edge that the source of figures does not have, as far as it can be known.
+
+    What the stable has answered tells the edges of every source. Where it has answered nothing yet, a source may know its own; else
+    the driver says it once there are answers.
+
+    Raises:
+        InvalidInput: Names the guard, the edge and its neighbours.
+    """
+    metrics = dependencies.metrics
+    if metrics is None or not asks_for_edges(plan):
+        return
+    edges: Sequence[float] = metrics.latency_edges if isinstance(metrics, KnownEdges) else ()
+    if not edges:
+        try:
+            edges = edges_in(metrics.read(name, (plan.stable,)))
+        except MetricsError as exc:
+            context.warn(f"whether there are the latency edges that guards name could not be looked up: {exc.message}")
+    if problem := missing_edge(plan, edges, metrics.name):
+        raise InvalidInput(problem)
 
 
 def _learnt_phase(context: Context, dependencies: DriverDependencies, endpoint: str, plan: ReleasePlan) -> float | None:

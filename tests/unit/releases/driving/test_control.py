@@ -323,7 +323,7 @@ def test_nobody_promotes_shifts_routes_to_or_deletes_it_by_hand() -> None:
 def test_one_that_finds_no_room_is_taken_away_and_only_a_wish_for_it_fails() -> None:
     for how, words in (("fresh", "was not ready"), ("auto", "")):
         stage = a_stage()
-        plan = {**QUICK, "guards": LATENCY, "control": how}
+        plan = {**QUICK, "guards": (GuardPlan(name="latency", kind="latency", edges=(10.0,)),), "control": how}
         cluster: Any = stage.world.cluster
         patient = cluster.wait_ready
 
