@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import totals_source
+from mlflow_istio.core.moves.control_share import control_name
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
 from mlflow_istio.errors import InvalidInput, MetricsError
 from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
@@ -74,8 +75,11 @@ class KpiMetrics:
         """See ``ports.Metrics``."""
         base = self._base.read(endpoint, deployments) if self._base is not None else {}
         found = {deployment: {source: dict(c) for source, c in reading.items()} for deployment, reading in base.items()}
+        controls = {control_name(deployment) for deployment in deployments}
         for kpi in self._kpis:
             for deployment in deployments:
+                if kpi.call is not None and deployment in controls:
+                    continue  # its users got the stable's version, and are among those that the callable counts for the stable
                 counters = self._counted(kpi, endpoint, deployment)
                 for source, series in counters.items():
                     found.setdefault(deployment, {}).setdefault(source, {}).update(series)

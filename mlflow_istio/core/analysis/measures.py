@@ -114,6 +114,11 @@ def check_kpi_name(name: str) -> str:
     return name
 
 
+def kpi_of(series: str) -> str:
+    """The KPI that a series belongs to; empty for one that is none's."""
+    return series.removeprefix(_KPI).rpartition("/")[0] if series.startswith(_KPI) else ""
+
+
 def kpi_counts(series: Mapping[str, float], name: str) -> KpiCounts | None:
     """The counts of a KPI among the series; None when the source has none of it."""
     start = f"{_KPI}{name}/"

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
 from mlflow_istio.core.analysis.guards import GuardTest
-from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS
+from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_of
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.basics.stored import form, from_json, stored
@@ -175,7 +175,7 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     evidence = replace(evidence, loads=None if plan.control is None else comparable_loads(plan, evidence, look))
     counts = IntervalCounts(
         candidate=VersionCounts(growth=_together(plan.candidates, grown), idle=candidates_idle),
-        stable=VersionCounts(growth=grown.get(other, {}), idle=not look.weights.get(other, 0)),
+        stable=VersionCounts(growth=_compared(plan, grown, other), idle=not look.weights.get(other, 0)),
         seconds=seconds,
         mixed=look.changed is not None and base < look.changed + timedelta(seconds=plan.label_delay),
         warm=warm,
@@ -277,6 +277,23 @@ def comparable_loads(plan: ReleasePlan, evidence: Evidence, look: Look) -> bool 
         return None  # nothing is compared, or whoever is not ready is seen elsewhere
     loads = [weight / number for weight, number in zip(weights, replicas, strict=True)]
     return max(loads) <= (1 if evidence.control else COMPARABLE_LOADS) * min(loads)
+
+
+def _compared(plan: ReleasePlan, grown: Mapping[str, Growth], other: str) -> Growth:
+    """The counts of what the candidate is compared with.
+
+    A control runs the stable's version, so whoever counts a KPI by version counts its users as the stable's and knows nothing of
+    it by its own name: then the stable's numbers of that KPI are those of the version.
+    """
+    growth = grown.get(other, {})
+    if other == plan.stable:
+        return growth
+    lacking = {kpi for series in grown.get(plan.stable, {}) if (kpi := kpi_of(series))}
+    lacking -= {kpi_of(series) for series in growth}
+    return {
+        **growth,
+        **{series: value for series, value in grown.get(plan.stable, {}).items() if kpi_of(series) in lacking},
+    }
 
 
 def _together(names: Iterable[str], grown: Mapping[str, Growth]) -> Growth:

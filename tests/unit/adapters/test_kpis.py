@@ -26,6 +26,17 @@ def test_a_callables_counts_stand_beside_the_requests() -> None:
     assert (counts.n, counts.events) == (7, 2)
 
 
+def test_a_callable_is_not_asked_for_a_control_which_runs_the_stables_version() -> None:
+    """Whoever counts by what answered can't tell the two apart, and has no key of that name."""
+    base = InMemoryMetrics()
+    for name in ("m-v1", "m-v2", "m-v1-control"):
+        base.serve(name, 4)
+    sold = {"m-v1": (7, 2), "m-v2": (3, 1)}
+    found = KpiMetrics(base, [Kpi(name="sold", call=sold.__getitem__)]).read("m", ["m-v1", "m-v2", "m-v1-control"])
+    assert {name for name, reading in found.items() if "kpi sold" in reading} == {"m-v1", "m-v2"}
+    assert found["m-v1-control"]["in-memory"][REQUESTS] == 4
+
+
 def test_a_callable_that_raises_is_one_line_with_its_cause() -> None:
     def broken(deployment: str) -> tuple[float, ...]:
         raise ZeroDivisionError("no\nvisits")

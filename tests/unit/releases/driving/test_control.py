@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.endpoint.deadlines import CONTROL
 from mlflow_istio.core.mesh.destination_rule import subsets_of
 from mlflow_istio.core.moves.strategies import TrafficRequest
+from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.core.release.plan import GuardPlan
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady, StateConflict
 from mlflow_istio.releases.context import Context
@@ -21,7 +24,7 @@ from mlflow_istio.releases.driving.opening import release
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import Fate, Killed, a_request, mortal, with_shop
-from tests.support.simulated_users import QUICK, Behaviour, Stage, a_release_request, kill
+from tests.support.simulated_users import ERRORS, QUICK, Behaviour, Stage, a_release_request, kill
 
 CONTROLLED: dict[str, Any] = {**QUICK, "control": "fresh"}
 NAME = "churn-v1-control"
@@ -122,6 +125,26 @@ def test_a_slower_candidate_is_found_against_a_control_and_passes_for_a_good_one
 
 def test_an_equal_candidate_is_promoted_against_a_control() -> None:
     assert overloaded().release(guards=LATENCY, hold=10.0, control="fresh").outcome == "promoted"
+
+
+@pytest.mark.parametrize(("rate", "outcome"), [(0.2, "rolled-back"), (0.3, "promoted")])
+def test_a_kpi_that_is_counted_by_version_takes_the_controls_users_for_the_stables(rate: float, outcome: str) -> None:
+    """A callable that knows versions by their deployments' names is not asked for the control's, which is none of them."""
+    stage = a_stage()
+
+    def seen_by_version(name: str) -> tuple[float, float]:
+        version = {"churn-v1": ("churn-v1", NAME), "churn-v2": ("churn-v2",)}[name]
+        sources = [stage.users.metrics.read("churn", version).get(each, {}) for each in version]
+        visits = sum(counters["requests"] for reading in sources for counters in reading.values())
+        return visits, round(visits * (rate if name == "churn-v2" else 0.3))
+
+    clicks = GuardPlan(name="clicks", kind="rate", worse="lower", allowed=NonInferiorityMargin(odds_ratio=1.5))
+    plan = {**CONTROLLED, "guards": (*ERRORS, clicks), "steps": (20, 50)}
+    stage.open(**plan)
+    metrics = KpiMetrics(stage.users.metrics, [Kpi(name="clicks", call=seen_by_version)])
+    ended = drive(stage.context, replace(stage.dependencies, metrics=metrics), "churn")
+    assert ended.outcome == outcome, ended.reason
+    assert "clicks" in ended.reason
 
 
 def test_without_a_control_latency_counts_only_while_loads_are_comparable_and_the_verdict_says_so() -> None:
