@@ -18,6 +18,7 @@ from mlflow_istio.core.release.edges import asks_for_edges, edges_in, missing_ed
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
+from mlflow_istio.core.release.same_plan import as_before_controls, as_stored, is_of_earlier_version
 from mlflow_istio.errors import InvalidInput, MetricsError, NotReady, StateConflict
 from mlflow_istio.ports.metrics import KnownEdges
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
@@ -100,7 +101,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         transitions.check_not_ended(endpoint, request.release_id)
     same = found is not None and (found.strategy, found.candidates) == (request.strategy, request.candidates)
     if found is not None and same and request.release_id in (None, found.id):
-        return _known(endpoint, plan)
+        return _known(context, endpoint, plan)
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
     _check_edges(context, dependencies, plan, name)
@@ -331,8 +332,11 @@ def _check_plan(
         else _label(context, deployment.model_uri)
         for deployment in request.deployments
     }
+    plans = (plan, *as_before_controls(plan))
     digests = [
-        proposal.options_digest(request.traffic_request, part) for part in (_fixed(plan, request), _fixed_before(plan))
+        proposal.options_digest(request.traffic_request, part)
+        for each in plans
+        for part in (_fixed(each, request), _fixed_before(each))
     ]
     intended = Release(
         id=known.id,
@@ -356,7 +360,7 @@ def _label(context: Context, model_uri: str) -> str:
     return reference.label or context.registry.resolve(reference).label
 
 
-def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
+def _known(context: Context, endpoint: Endpoint, plan: ReleasePlan) -> str:
     """The release that the same command opened before, if it has the same plan."""
     release = endpoint.release
     if release is None or endpoint.progress is None:
@@ -364,13 +368,17 @@ def _known(endpoint: Endpoint, plan: ReleasePlan) -> str:
             f"{transitions.open_release(endpoint)}; it was opened without a plan, so it can't go on by itself"
         )
     known = progress_from_text(endpoint.progress).plan
-    plan = replace(plan, warm=known.warm)  # that is done
+    plan = as_stored(plan, known)
     if known != (
         replace(plan, stable=known.stable) if release.watching else plan
     ):  # who is stable changed by the promotion
         raise StateConflict(
             f"release '{release.id}' of endpoint '{endpoint.name}' is open with another plan: run 'mlflow-istio resume "
             f"{endpoint.name}' to go on with it, or give supersede=true"
+        )
+    if is_of_earlier_version(known):
+        context.tell(
+            f"release '{release.id}' was opened by an earlier version of mlflow-istio, and goes on by its plan"
         )
     return release.id
 

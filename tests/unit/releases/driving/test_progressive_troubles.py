@@ -165,6 +165,27 @@ def test_the_same_command_again_means_the_same_release_and_another_plan_is_refus
         )
 
 
+@pytest.mark.parametrize("release_id", [None, "job-1"])
+def test_a_release_that_an_earlier_version_opened_is_known_by_the_same_command(release_id: str | None) -> None:
+    """Its plan says nothing of what came later, and today's fills that in where nothing is said."""
+    stage = a_stage()
+    told: list[str] = []
+    context = replace(stage.context, tell=told.append)
+    first = stage.open(request={"release_id": release_id}, **QUICK)
+    today = {**QUICK, "control": "auto", "capacity": "follow", "warm": "auto"}
+    request = a_release_request({"release_id": release_id}, **today)
+    assert open_release(context, stage.dependencies, request) == first
+    assert f"release '{first}' was opened by an earlier version of mlflow-istio, and goes on by its plan" in told
+    assert stage.world.endpoint().release is not None
+    other = a_release_request({"release_id": release_id}, **{**today, "control": "fresh"})
+    with pytest.raises(StateConflict, match="another plan"):
+        open_release(context, stage.dependencies, other)
+    assert stage.drive().outcome == "promoted"
+    if release_id:  # a pipeline's step that is run again after the end
+        again = a_release_request({"release_id": release_id}, **today)
+        assert open_release(context, stage.dependencies, again) == first
+
+
 def test_superseding_returns_the_traffic_first_and_starts_counting_anew() -> None:
     stage = a_stage()
     first = stage.open(**QUICK)
