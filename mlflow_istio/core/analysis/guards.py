@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.e_process import EProcess
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_positive
+from mlflow_istio.core.analysis.log_sums import log_sum_exp
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.errors import InvalidInput
 
@@ -85,7 +85,7 @@ def combine(guards: Sequence[Guard], *, averaged: bool = False) -> CombinedEvide
         raise InvalidInput(f"guards need at least one name and each name once, got {names}")
     weights = np.array([guard.weight for guard in guards])
     parts = np.log(weights / weights.sum()) + np.array([guard.log_e for guard in guards])
-    log_e = logsumexp(parts) if averaged else np.max(parts)
+    log_e = log_sum_exp(parts) if averaged else np.max(parts)
     return CombinedEvidence(log_e=float(log_e), leading=guards[int(np.argmax(parts))])
 
 

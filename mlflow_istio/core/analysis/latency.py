@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.betting import LATE
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest
 from mlflow_istio.core.analysis.interval import Interval
+from mlflow_istio.core.analysis.log_sums import log_sum_exp
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.analysis.rate_test import RateTest
 from mlflow_istio.core.basics.stored import to_json
@@ -92,7 +92,7 @@ class LatencyTest(GuardTest):
         """Log of the evidence against "odds ratio of slower <= margin at every edge"."""
         edges = [test.log_e_value for test in self.tests]
         in_blocks = any(test.blocks is not None for test in self.tests)
-        return float((max(edges) if in_blocks else logsumexp(edges)) - np.log(len(edges)))
+        return float((max(edges) if in_blocks else log_sum_exp(np.asarray(edges))) - np.log(len(edges)))
 
     def confidence_sequence(self, alpha: float) -> dict[float, Interval]:
         """Return for each edge the interval of the odds ratio of "slower than the edge", each at `alpha`."""

@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from mlflow_istio.core.analysis.interval import Interval, crossing
+from mlflow_istio.core.analysis.log_sums import log_sum_exp
 
 NODES = 64
 """How many numbers hold the curve."""
@@ -30,6 +30,8 @@ _ANGLES = np.pi * (np.arange(NODES) + 0.5) / NODES
 
 NODE_POINTS: Floats = HALF_WIDTH * np.cos(_ANGLES)
 """The log odds ratios at which the curve is stored, shape (NODES,)."""
+
+_ORDERS = np.arange(NODES, dtype=np.float64)
 
 _TO_COEFFICIENTS = np.cos(np.outer(np.arange(NODES), _ANGLES)) * (2.0 / NODES)
 _TO_COEFFICIENTS[0] /= 2.0
@@ -47,6 +49,12 @@ def interpolation_matrix(points: tuple[float, ...]) -> Floats:
     """Return the matrix that takes values at the nodes to values at `points`; shape (len(points), NODES)."""
     matrix: Floats = chebyshev.chebvander(np.asarray(points) / HALF_WIDTH, NODES - 1) @ _TO_COEFFICIENTS
     return matrix
+
+
+def _at(coefficients: Floats, log_odds_ratio: float) -> float:
+    """The Chebyshev series at one point, by `T_k(cos t) = cos(k t)`: numpy's `chebval` loops over the orders in Python."""
+    angle = math.acos(min(1.0, max(-1.0, log_odds_ratio / HALF_WIDTH)))
+    return float(np.cos(_ORDERS[: len(coefficients)] * angle) @ coefficients)
 
 
 class LogLikelihood:
@@ -68,7 +76,7 @@ class LogLikelihood:
         slope = chebyshev.chebder(self._coefficients)
 
         def rising(point: float) -> float:
-            return float(chebyshev.chebval(point / HALF_WIDTH, slope))
+            return _at(slope, point)
 
         if rising(-HALF_WIDTH) <= 0:
             return -HALF_WIDTH
@@ -76,7 +84,7 @@ class LogLikelihood:
 
     def log_mixture(self, mode: float) -> float:
         """Return `log integral pi(d) exp L(d)`, pi the mixture of `PRIOR_SCALES`, by Gauss-Legendre panels."""
-        curvature = -float(chebyshev.chebval(mode / HALF_WIDTH, chebyshev.chebder(self._coefficients, 2)))
+        curvature = -_at(chebyshev.chebder(self._coefficients, 2), mode)
         width = min(HALF_WIDTH / np.sqrt(max(curvature, 1.0)), HALF_WIDTH)
         breaks = np.concatenate([_PRIOR_BREAKS, mode + width * _MODE_BREAKS, [-HALF_WIDTH, HALF_WIDTH]])
         breaks = np.unique(np.clip(breaks, -HALF_WIDTH, HALF_WIDTH))
@@ -84,8 +92,7 @@ class LogLikelihood:
         points = (breaks[:-1, None] + half) + half * _PANEL_POINTS
         density = sum(np.exp(-0.5 * (points / scale) ** 2) / scale for scale in PRIOR_SCALES)
         weights = half * _PANEL_WEIGHTS * density / (len(PRIOR_SCALES) * np.sqrt(2 * np.pi))
-        total: float = logsumexp(self(points), b=weights)
-        return float(total)
+        return float(log_sum_exp((self(points) + np.log(weights)).ravel()))
 
     def interval(self, alpha: float) -> Interval:
         """Return `{d : log integral pi e^L - L(d) < log 1/alpha}` as an interval of odds ratios.
@@ -96,7 +103,7 @@ class LogLikelihood:
         floor = self.log_mixture(mode) + math.log(alpha)
 
         def above(point: float) -> float:
-            return float(self(point)) - floor
+            return _at(self._coefficients, point) - floor
 
         lower = crossing(above, mode, -HALF_WIDTH, beyond=-np.inf)
         upper = crossing(above, mode, HALF_WIDTH, beyond=np.inf)

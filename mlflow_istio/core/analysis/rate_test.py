@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ class RateTest(GuardTest):
         if self.intervals == 0:
             return Interval(lower=0.0, upper=float("inf"), estimate=None)
         taken = self.candidate_events - self.open[0] - self.aside
-        exact = LogLikelihood(taken, np.asarray(self.curve), self.phi).interval(alpha)
+        exact = _exact_interval(taken, self.curve, self.phi, alpha)
         if self.blocks is None:
             return exact
         lower, upper = self.blocks.bounds(alpha, **ODDS)
@@ -383,6 +384,12 @@ class RateTest(GuardTest):
 def is_informative(candidate_total: int, stable_total: int, events: int) -> bool:
     """Tell whether the split of `events` between the versions could have gone more than one way."""
     return min(candidate_total, events) > max(0, events - stable_total)
+
+
+@lru_cache(maxsize=64)
+def _exact_interval(events: float, curve: tuple[float, ...], phi: float, alpha: float) -> Interval:
+    """The interval of the exact likelihood; a look asks for it as a guard, as a bound and as figures."""
+    return LogLikelihood(events, np.asarray(curve), phi).interval(alpha)
 
 
 def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, phi: float) -> Floats:
