@@ -68,6 +68,7 @@ class Context:
         warn: Called with one line when something went other than hoped, but the work goes on.
         removal_delay: Seconds between the last proxy's confirmation and the end of the pods, for requests in flight.
         enforce: Carries out the deadlines of an endpoint that have passed; every change of traffic begins with it.
+        revive: Lets the proxies begin anew that do not answer; None where it is not for us to do.
     """
 
     cluster: Cluster
@@ -83,6 +84,7 @@ class Context:
     warn: Callable[[str], None] = _silent
     removal_delay: float = 0.5
     enforce: Callable[[Context, str], None] = _let_be
+    revive: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

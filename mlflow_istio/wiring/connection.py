@@ -157,7 +157,11 @@ class Connection:
             tell=tell,
             warn=warn,
             enforce=enforce,
+            revive=self._revive if self.target.kind == "istio-local" else None,
         )
+
+    def _revive(self) -> None:
+        local_mesh(self.target).up()
 
     def names_ledger(self) -> bool:
         """Whether somebody said where the ledger is, or MLflow's own fallback is all right; see ``check_ledger``."""

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
 from mlflow_istio.adapters.local.mesh import LocalMesh
+from mlflow_istio.calls import unix_sockets
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.matching.probe import change_probe
 from tests.contract.model_server import deployment, destination_rule, service, virtual_service, with_spec
@@ -67,17 +68,17 @@ def answers(mesh: LocalMesh, endpoint: str, count: int, path: str = "/invocation
 
 def admin(mesh: LocalMesh, path: str) -> str:
     """What Envoy's admin interface says."""
-    connection = http.client.HTTPConnection(urlsplit(mesh.status().admin_url).netloc, timeout=60)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
+    return unix_sockets.get(admin_path(mesh), path, timeout=60)[1]
+
+
+def admin_path(mesh: LocalMesh) -> Path:
+    """The socket of Envoy's admin interface."""
+    return Path(unquote(urlsplit(mesh.admin_urls()[0]).path))
 
 
 def held_back(mesh: LocalMesh) -> frozenset[int]:
     """Ports of the replicas that Envoy sends nothing to."""
-    found = EnvoyAdmin(port=mesh.status().processes[0].port).unhealthy_ports()
+    found = EnvoyAdmin(path=admin_path(mesh)).unhealthy_ports()
     assert found is not None
     return found
 

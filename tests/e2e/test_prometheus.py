@@ -41,10 +41,8 @@ class Scraped:
         self.mesh = LocalMesh(folder / "mesh", "scraped", pause=0.05)
         self.exporter.start()
         serve(self.mesh, "m", {"m-v1": 100, "m-v2": 0})
-        envoy = self.mesh.admin_urls()[0].removeprefix("http://")
-        self.server = PrometheusServer(
-            folder / "prometheus", {"istio": self.exporter.target, "mesh": f"{envoy}/stats/prometheus"}
-        )
+        envoy = self.mesh.status().statistics_url.removeprefix("http://")
+        self.server = PrometheusServer(folder / "prometheus", {"istio": self.exporter.target, "mesh": envoy})
         self.server.start()
 
     def stop(self) -> None:

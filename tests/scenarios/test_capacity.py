@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.wiring.connection import local_mesh
+from tests.e2e.mesh_calls import admin
 from tests.scenarios.place import Place
 from tests.testbed.client import wait_for
 
@@ -42,11 +43,12 @@ HOST = re.compile(r"^outbound\|80\|(?P<subset>[^|]+)\|[^:]*::(?P<address>[\d.]+:
 
 def counts(place: Place, endpoint: str) -> dict[str, dict[str, int]]:
     """Deployment to the requests that each of its replicas got, as the proxy counts them."""
-    admin = os.environ.get("GATEWAY_ADMIN_URL", "")
     if place.target == "istio-local":
-        admin = local_mesh(parse_target(place.target)).admin_urls()[0]
+        text = admin(local_mesh(parse_target(place.target)), "/clusters")
+    else:
+        text = requests.get(f"{os.environ['GATEWAY_ADMIN_URL']}/clusters", timeout=10).text
     found: dict[str, dict[str, int]] = {}
-    for line in HOST.finditer(requests.get(f"{admin}/clusters", timeout=10).text):
+    for line in HOST.finditer(text):
         if line["subset"].startswith(f"{endpoint}-"):
             found.setdefault(line["subset"], {})[line["address"]] = int(line["count"])
     return found

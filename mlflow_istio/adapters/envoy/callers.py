@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import quote
 
-import requests
-
-from mlflow_istio.calls.loopback import proxies_for
+from mlflow_istio.adapters.envoy.statistics import read_statistics
 from mlflow_istio.core.analysis.measures import latency_series
-from mlflow_istio.errors import MetricsError
 
 _SAMPLE = re.compile(r"envoy_http_(?P<what>\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -63,12 +59,7 @@ class EnvoyCallers:
         found: dict[str, float] = {}
         pattern = rf"^http\.{re.escape(virtual_service)}\.(downstream_rq_([0-9]xx|time)|fault\.)"
         for admin in self._admins():
-            try:
-                url = f"{admin}/stats/prometheus?filter={quote(pattern)}"
-                answer = requests.get(url, timeout=self._timeout, proxies=proxies_for(url))
-                answer.raise_for_status()
-            except requests.RequestException as exc:
-                raise MetricsError(f"Envoy's statistics can't be read at {admin}: {type(exc).__name__}") from exc
-            for series, value in read_callers(answer.text, virtual_service).items():
+            text = read_statistics(admin, pattern, name="Envoy's statistics", timeout=self._timeout)
+            for series, value in read_callers(text, virtual_service).items():
                 found[series] = found.get(series, 0.0) + value
         return found

@@ -15,11 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
 
-import requests
-
-from mlflow_istio.calls.loopback import proxies_for
+from mlflow_istio.adapters.envoy.statistics import process_of, read_statistics
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
@@ -106,8 +103,8 @@ class EnvoyMetrics:
     """Implements ``ports.Metrics`` on the admin interfaces of Envoys.
 
     Args:
-        admins: Where the admin interfaces are now (``http://127.0.0.1:20010``); asked at each read, for an Envoy that starts
-            again may listen elsewhere.
+        admins: Where the admin interfaces are now (``http://127.0.0.1:15000``, ``unix:///PATH``); asked at each read, for an Envoy
+            that starts again may listen elsewhere.
         live: Whether live traffic is counted apart, as on the local mesh; else the clusters' own counts are read.
         namespace: Namespace of the endpoints, or None where there are none.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
@@ -149,7 +146,7 @@ class EnvoyMetrics:
         for admin in admins:
             for sample in read_samples(self._text(admin, endpoint)):
                 if sample.deployment in wanted and self._is_counted(sample, endpoint):
-                    counters = found.setdefault(sample.deployment, {}).setdefault(urlsplit(admin).netloc, {})
+                    counters = found.setdefault(sample.deployment, {}).setdefault(process_of(admin), {})
                     _add(counters, sample, self._errors)
         return found
 
@@ -163,16 +160,7 @@ class EnvoyMetrics:
 
     def _text(self, admin: str, endpoint: str) -> str:
         pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time)"
-        url = f"{admin}/stats/prometheus?filter={quote(pattern)}"
-        try:
-            answer = requests.get(url, timeout=self._timeout, proxies=proxies_for(url))
-        except requests.RequestException as exc:
-            raise MetricsError(
-                f"{self.name} can't be read at {admin}: {type(exc).__name__}; is that Envoy running?"
-            ) from exc
-        if answer.status_code != requests.codes.ok:
-            raise MetricsError(f"{self.name} can't be read at {admin}: it answered {answer.status_code}")
-        return answer.text
+        return read_statistics(admin, pattern, name=self.name, timeout=self._timeout)
 
 
 def _add(counters: dict[str, float], sample: EnvoySample, errors: str) -> None:

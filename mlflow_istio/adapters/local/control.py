@@ -28,7 +28,10 @@ from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, merged
-from mlflow_istio.errors import ClusterError
+from mlflow_istio.errors import ClusterError, NotReady
+
+# An Envoy that is started again by the supervisor takes less.
+_PATIENCE = 10.0
 
 
 class Control:
@@ -59,8 +62,14 @@ class Control:
                 self.start()
                 return
             self._state.clear_staging()
+            if not self.envoy.admin().is_there():
+                self._restart_envoy()
             if not self._state.is_finished():
                 self.carry_out()
+
+    def is_up(self) -> bool:
+        """Whether everything was started and can be asked; not whether each part answers."""
+        return self.supervisor.is_alive() and self.envoy.admin().is_there()
 
     def bring_up(self, *, new_ports: bool) -> None:
         """Make everything run as the objects say, and wait until Envoy takes requests. The lock must be held.
@@ -70,8 +79,14 @@ class Control:
         """
         with self._disk_errors():
             if self.supervisor.is_alive():
-                self.envoy.await_ready()
+                self._revive_envoy()
                 _check_open(self.carry_out(reopen=True))
+                ports = self._open_ports()
+                if self.envoy.silent(ports):
+                    # It closed a port and will not open it again: its listeners were drained.
+                    self._restart_envoy()
+                    _check_open(self.carry_out())
+                    _check_open(dict.fromkeys(self.envoy.silent(ports), "it takes no connection"))
             else:
                 self.start(new_ports=new_ports)
 
@@ -100,7 +115,7 @@ class Control:
         batch = self._state.batch()
         for name in self._state.replica_names() - {replica.name for replica in replicas}:
             self._remove_replica(batch, name)
-        batch.put(self._state.ports, encode({"admin": book.admin, "endpoints": dict(book.endpoints)}), durable=True)
+        batch.put(self._state.ports, _encoded(book), durable=True)
         self._files.stage_programs(batch, book)
         for replica in replicas:
             self._files.stage_replica(batch, replica)
@@ -137,7 +152,7 @@ class Control:
     def check(self, changes: Sequence[Change]) -> None:
         """Refuse what ``change`` would refuse, and change nothing. The lock must be held; the mesh need not be up."""
         with self._disk_errors():
-            self._checked(changes, ports=self._state.port_book() or PortBook(admin=0, endpoints={}))
+            self._checked(changes, ports=self._state.port_book() or PortBook(statistics=0, endpoints={}))
 
     def carry_out(
         self, changes: Sequence[Change] = (), *, run: Callable[[], None] | None = None, reopen: bool = False
@@ -156,8 +171,7 @@ class Control:
         batch = self._state.batch()
         for change in changes:
             self._files.stage_object(batch, change)
-        ports = {"admin": plan.ports.admin, "endpoints": dict(plan.ports.endpoints)}
-        batch.put_changed(self._state.ports, encode(ports))
+        batch.put_changed(self._state.ports, _encoded(plan.ports))
         batch.put_changed(self._state.hashes, encode(plan.hashes))
         for replica in plan.replicas:
             self._files.stage_replica(batch, replica)
@@ -340,7 +354,7 @@ class Control:
         """The ports that stay, all of them free now."""
         book = self._state.port_book()
         if book is None:
-            return PortBook(admin=new_port())
+            return PortBook(statistics=new_port())
         names = self._state.object_names("VirtualService")
         owners = {name: port for name, port in book.endpoints.items() if name in names}
         taken = {name: port for name, port in owners.items() if not is_free(port)}
@@ -350,9 +364,40 @@ class Control:
                 f"port {port} of endpoint '{name}' is taken by another program: end that program (it listens on "
                 f"127.0.0.1:{port}), or let the endpoint have another with 'mlflow-istio local up --new-ports'"
             )
-        # Nobody but metrics readers, who ask for it each time, knows the admin port.
-        admin = book.admin if is_free(book.admin) else new_port()
-        return PortBook(admin=admin, endpoints={**book.endpoints, **{name: new_port() for name in taken}})
+        statistics = book.statistics if is_free(book.statistics) else new_port()
+        return PortBook(statistics=statistics, endpoints={**book.endpoints, **{name: new_port() for name in taken}})
+
+    def _open_ports(self) -> dict[str, int]:
+        """Port of each VirtualService that has hosts."""
+        ports, known = self._state.port_book(), self._state.all_objects("VirtualService")
+        return {} if ports is None else {name: ports.endpoints[name] for name in known if not is_delegate(known[name])}
+
+    def _revive_envoy(self) -> None:
+        """Wait until Envoy answers; one that does not is started again."""
+        try:
+            if self.envoy.admin().is_there():
+                self.envoy.await_ready(_PATIENCE)
+                return
+        except NotReady:
+            pass
+        self._restart_envoy()
+
+    def _restart_envoy(self) -> None:
+        """Let Envoy begin anew, with the settings that this version gives it. The lock must be held."""
+        book = self._state.port_book()
+        if book is None:
+            raise ClusterError(f"{self._state.ports} is missing: run 'mlflow-istio local down', then 'up'")
+        # Its socket first: as long as that is gone, whoever comes after us begins here, too.
+        self.envoy.admin().path.unlink(missing_ok=True)
+        self.supervisor.end([ENVOY])
+        if not is_free(book.statistics):
+            book = replace(book, statistics=port_source(self._state.promised_ports())())
+        batch = self._state.batch()
+        batch.put_changed(self._state.ports, _encoded(book))
+        self._files.stage_programs(batch, book)
+        batch.carry_out()
+        self.supervisor.add([ENVOY])
+        self.envoy.await_ready()
 
     def _run_replicas(self, replicas: Sequence[Replica]) -> None:
         """Start what is missing and end what nobody wants."""
@@ -384,6 +429,11 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
 
     def __len__(self) -> int:
         return len(self._state.all_objects("Service"))
+
+
+def _encoded(book: PortBook) -> bytes:
+    """As it is stored: the port of the statistics under the key that it had as the admin interface's."""
+    return encode({"admin": book.statistics, "endpoints": dict(book.endpoints)})
 
 
 def _check_open(refused: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from mlflow_istio.adapters.local.envoy import documents
 from mlflow_istio.adapters.local.envoy.types import Config
 from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
-from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, program_config, supervisor_config
+from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, admin_socket, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process
 from mlflow_istio.adapters.local.state import Batch, StoredObject, encode
 from mlflow_istio.adapters.local.supported_fields import Field
@@ -85,8 +85,13 @@ class Files(MeshParts):
         text = supervisor_config(mesh=self.mesh, root=root, socket_path=socket_path)
         batch.put(root / "supervisord.ini", text.encode())
         bootstrap_file = self.envoy_file(documents.BOOTSTRAP)
-        folder = PurePosixPath(self.state.envoy)
-        batch.put(bootstrap_file, encode(documents.bootstrap(mesh=self.mesh, admin_port=book.admin, folder=folder)))
+        bootstrap = documents.bootstrap(
+            mesh=self.mesh,
+            admin=PurePosixPath(admin_socket(self.state)),
+            statistics_port=book.statistics,
+            folder=PurePosixPath(self.state.envoy),
+        )
+        batch.put(bootstrap_file, encode(bootstrap))
         argv = [*_envoy_command(), "-c", str(bootstrap_file), "--disable-hot-restart", "--log-level", "warning"]
         argv += ["--concurrency", str(_ENVOY_THREADS), "--drain-time-s", "1", "--drain-strategy", "immediate"]
         document = self.state.envoy / "process.json"

@@ -18,11 +18,11 @@ class PortBook:
     """The ports that stay the same over restarts.
 
     Attributes:
-        admin: Port of Envoy's admin interface.
+        statistics: Port of Envoy's statistics.
         endpoints: Port of each VirtualService that there is or was, by its name.
     """
 
-    admin: int
+    statistics: int
     endpoints: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -36,6 +36,15 @@ def is_free(port: int) -> bool:
             server.listen(1)
         except OSError:
             return False
+    return True
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens on the port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
     return True
 
 

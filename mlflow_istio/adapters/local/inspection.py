@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
-from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Supervisor
+from mlflow_istio.adapters.local.envoy.documents import STATISTICS_PATH
+from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Supervisor, admin_socket
 from mlflow_istio.adapters.local.replicas import DRAINING, SERVING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.adapters.local.workloads import workload
@@ -30,7 +31,7 @@ class ProcessStatus:
         state: RUNNING, STARTING, BACKOFF (it ended and is tried again after a pause), STOPPING, DOWN and so on.
         ready: Whether it answers its readiness check.
         pid: Process id; 0 when it does not run.
-        port: Its port on 127.0.0.1; Envoy's is that of its admin interface, 0 before the mesh was first up.
+        port: Its port on 127.0.0.1; Envoy's is that of its statistics, 0 before the mesh was first up.
         restarts: How often it was started again since the mesh came up.
         log: Its log file.
     """
@@ -55,7 +56,7 @@ class MeshStatus:
         name: Name of the mesh.
         directory: Its state directory.
         running: Whether its processes are supervised now.
-        admin_url: Envoy's admin interface; ``/stats/prometheus`` has the metrics. Empty before the mesh was first up.
+        statistics_url: Envoy's statistics, for Prometheus; empty before the mesh was first up.
         endpoints: Port of each endpoint on 127.0.0.1, by its name.
         processes: Envoy, then the replicas by name.
     """
@@ -63,7 +64,7 @@ class MeshStatus:
     name: str
     directory: Path
     running: bool
-    admin_url: str
+    statistics_url: str
     endpoints: dict[str, int]
     processes: tuple[ProcessStatus, ...]
 
@@ -97,14 +98,14 @@ def status(name: str, state: StateDirectory, supervisor: Supervisor) -> MeshStat
             log=state.log_file(name),
         )
 
-    admin_port = 0 if book is None else book.admin
-    envoy = process(ENVOY, ready=running and EnvoyAdmin(port=admin_port).is_ready(), port=admin_port)
+    port = 0 if book is None else book.statistics
+    envoy = process(ENVOY, ready=running and EnvoyAdmin(path=admin_socket(state)).is_ready(), port=port)
     servers = [process(one.name, ready=one.name in ready, port=one.port, replica=one) for one in replicas]
     return MeshStatus(
         name=name,
         directory=state.root,
         running=running,
-        admin_url=f"http://127.0.0.1:{admin_port}" if admin_port else "",
+        statistics_url=f"http://127.0.0.1:{port}{STATISTICS_PATH}" if port else "",
         endpoints=endpoint_ports(state),
         processes=(envoy, *servers),
     )

@@ -16,11 +16,13 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from mlflow_istio.adapters.local import inspection, storage
 from mlflow_istio.adapters.local.control import Control
 from mlflow_istio.adapters.local.files import Change
 from mlflow_istio.adapters.local.inspection import MeshStatus
+from mlflow_istio.adapters.local.processes import admin_socket
 from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
@@ -218,7 +220,7 @@ class LocalMesh:
             wanted = workload(stored.obj)
             if wanted.replicas == 0:
                 raise NotReady(f"Deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
-            if not supervisor.is_alive():
+            if not self._control.is_up():
                 self.up()
             current = self._current(wanted)
             ready = inspection.ready_names(current, supervisor)
@@ -247,7 +249,7 @@ class LocalMesh:
             return []
         from mlflow_istio.calls.probing import confirm  # it needs requests
 
-        if not self._control.supervisor.is_alive():
+        if not self._control.is_up():
             self.up()
         try:
             confirm(probe, url=self.address(probe.virtual_service).url, headers={}, timeout=timeout)
@@ -264,12 +266,15 @@ class LocalMesh:
         return Address(url=f"http://127.0.0.1:{port}")
 
     def admin_urls(self) -> Sequence[str]:
-        """Where Envoy's admin interface is now, for whoever reads its statistics; empty before the mesh was first up."""
-        book = self._state.port_book()
-        return () if book is None else (f"http://127.0.0.1:{book.admin}",)
+        """Where Envoy's admin interface is, for whoever reads its statistics; empty before the mesh was first up.
+
+        Its socket, not the port for Prometheus: while Envoy is down, another user's program could answer there.
+        """
+        socket_path = admin_socket(self._state)
+        return () if self._state.port_book() is None else (f"unix://{quote(str(socket_path))}",)
 
     def up(self, *, new_ports: bool = False) -> MeshStatus:
-        """Start what does not run, and wait until Envoy takes requests.
+        """Start what does not run, let an Envoy that does not answer begin anew, and wait until it takes requests.
 
         Args:
             new_ports: Whether an endpoint whose port another program took may get another.
@@ -294,6 +299,7 @@ class LocalMesh:
                 if self._control.supervisor.is_alive():
                     self._control.supervisor.shut_down()
                 self._control.supervisor.end_leftovers()
+                admin_socket(self._state).unlink(missing_ok=True)
             if purge:
                 self._state.purge()
 

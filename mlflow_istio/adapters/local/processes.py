@@ -7,17 +7,14 @@ so that nothing of supervisor is imported here.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
 import shlex
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
@@ -29,12 +26,12 @@ from typing import Any
 
 from mlflow_istio.adapters.local import launch
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
+from mlflow_istio.calls.unix_sockets import UnixConnection, check_owner, check_socket, socket_path
 from mlflow_istio.errors import ClusterError, NotReady
 
 ENVOY = "envoy"
 SWEEPER = "sweeper"
 SUPERVISOR = "supervisord"
-_SOCKET_PATH_LIMIT = 100
 _CALL_TIMEOUT = 60.0
 # In effect without end.
 _START_RETRIES = 100_000
@@ -58,6 +55,11 @@ class Program:
     state: str
     pid: int
     detail: str
+
+
+def admin_socket(state: StateDirectory) -> Path:
+    """Where Envoy's admin interface of a mesh listens; no longer than the supervisor's, so that both have a folder."""
+    return socket_path(state.run / "envoy.sock")
 
 
 def supervisor_config(*, mesh: str, root: Path, socket_path: Path) -> str:
@@ -123,30 +125,13 @@ stdout_logfile_backups=2
 """
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_CALL_TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        _check_socket(Path(self._path))
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(self.timeout)
-            connection.connect(self._path)
-        except OSError:
-            connection.close()
-            raise
-        self.sock = connection
-
-
 class _UnixTransport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _UnixConnection(self._path)
+        connection = UnixConnection(self._path, timeout=_CALL_TIMEOUT)
         # Where the base class looks for what it is to close.
         self._connection = host, connection
         return connection
@@ -163,11 +148,11 @@ class Supervisor:
     def __init__(self, state: StateDirectory, name: str) -> None:
         self._state = state
         self._name = name
-        self.socket_path = _socket_path(state.run / "supervisor.sock")
+        self.socket_path = socket_path(state.run / "supervisor.sock")
 
     def is_alive(self) -> bool:
         """Whether it answers; costs one connection and no call."""
-        _check_socket(self.socket_path)
+        check_socket(self.socket_path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(5.0)
             try:
@@ -186,7 +171,7 @@ class Supervisor:
         if find_spec("supervisor") is None:
             raise ClusterError("the local mesh needs supervisor: install it with 'pip install mlflow-istio[local]'")
         self.socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(self.socket_path.parent)
+        check_owner(self.socket_path.parent)
         # It turns itself into a daemon once its socket is open: when this returns, it answers.
         answer = subprocess.run(
             [
@@ -312,7 +297,7 @@ class Supervisor:
         return None
 
     def _call(self, method: str, *arguments: object) -> Any:
-        transport = _UnixTransport(str(self.socket_path))
+        transport = _UnixTransport(self.socket_path)
         proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport)
         try:
             return getattr(proxy.supervisor, method)(*arguments)
@@ -324,42 +309,6 @@ class Supervisor:
             ) from exc
         finally:
             transport.close()
-
-
-def _socket_path(preferred: Path) -> Path:
-    """Where the supervisor listens: in the state directory if the system's limit for such paths allows it.
-
-    Otherwise in a folder of the user's own in the system's temporary folder, named after the state directory.
-    """
-    if len(os.fsencode(preferred)) < _SOCKET_PATH_LIMIT:
-        return preferred
-    digest = hashlib.sha256(os.fsencode(preferred)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"mlflow-istio-{os.getuid()}" / f"{digest}.sock"
-
-
-def _check_owner(folder: Path) -> None:
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ClusterError(f"{folder} must be a folder that only you can enter: remove it, or set TMPDIR to another")
-
-
-def _check_socket(path: Path) -> None:
-    """Refuse a socket that another user may have put there: whoever answers is believed. One that is not there is no matter.
-
-    Raises:
-        ClusterError: It is another's, a symlink, or in a folder that others can enter; says what to do.
-    """
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise ClusterError(f"can't look at {path}: {exc.strerror}") from exc
-    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.getuid():
-        raise ClusterError(
-            f"{path} is no socket of yours: somebody else put it there; remove it, then run the command again"
-        )
-    _check_owner(path.parent)
 
 
 def _read_note(path: Path) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
 from mlflow_istio.adapters.local.envoy.clusters import active
 from mlflow_istio.adapters.local.envoy.types import Config
-from mlflow_istio.adapters.local.free_ports import is_free
+from mlflow_istio.adapters.local.free_ports import is_free, is_open
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
-from mlflow_istio.adapters.local.processes import ENVOY
+from mlflow_istio.adapters.local.processes import ENVOY, admin_socket
 from mlflow_istio.adapters.local.state import read_tail
 from mlflow_istio.errors import ClusterError, NotReady
 
@@ -29,15 +29,17 @@ class EnvoyWatch(MeshParts):
 
     def admin(self) -> EnvoyAdmin:
         """Its admin interface."""
-        book = self.state.port_book()
-        return EnvoyAdmin(port=0 if book is None else book.admin)
+        return EnvoyAdmin(path=admin_socket(self.state))
 
     def log(self) -> str:
         """The last lines of its log."""
         return "\n".join(read_tail(self.state.log_file(ENVOY), _LOG_LINES))
 
-    def await_ready(self) -> None:
+    def await_ready(self, seconds: float = _TIMEOUT) -> None:
         """Wait until it takes requests.
+
+        Args:
+            seconds: How long.
 
         Raises:
             NotReady: It does not; ``detail`` has its last log lines.
@@ -51,7 +53,7 @@ class EnvoyWatch(MeshParts):
             ready = admin.is_ready()
             return ready or self.supervisor.starts(ENVOY) >= last_start
 
-        if not _until(settled) or not ready:
+        if not _until(settled, seconds) or not ready:
             raise NotReady(
                 f"Envoy of mesh '{self.mesh}' does not come up: see its last log lines, or {self.state.log_file(ENVOY)}",
                 detail=self.log(),
@@ -88,6 +90,10 @@ class EnvoyWatch(MeshParts):
         if not _until(settled) or seen is None:
             raise self._not_followed("its endpoints")
         return {name: reason for name, reason in seen.items() if reason}
+
+    def silent(self, ports: Mapping[str, int]) -> list[str]:
+        """Names of the listeners whose ports take no connection, though they should."""
+        return sorted(name for name, port in ports.items() if not is_open(port))
 
     def await_closed(self, port: int) -> None:
         """Wait a moment until a port is closed: Envoy's threads close it one after the other."""

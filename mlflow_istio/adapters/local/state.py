@@ -10,7 +10,7 @@
     programs/, supervisord.ini    what the supervisor reads
     envoy/                    what Envoy reads
     logs/                     of every process
-    run/                      who runs now: process ids, the supervisor's socket
+    run/                      who runs now: process ids, the sockets of the supervisor and of Envoy's admin interface
     staging/                  files being written
     former/                   objects before a change that is being made
     unfinished, draining      marks: a change or a drain was begun
@@ -228,7 +228,8 @@ class StateDirectory:
                 *(self.staging, self.former),
             ):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.root.chmod(0o700)
+            for folder in (self.root, self.run):  # the sockets in it are believed
+                folder.chmod(0o700)
             if not self.format.exists():
                 batch = self.batch()
                 batch.put(self.format, f"{FORMAT}\n".encode())
@@ -426,10 +427,11 @@ class StateDirectory:
         document = _read(self.ports)
         if document is None:
             return None
-        admin, endpoints = document.get("admin"), document.get("endpoints")
+        # The statistics have the port that was the admin interface's before, and its key.
+        statistics, endpoints = document.get("admin"), document.get("endpoints")
         if (
-            not isinstance(admin, int)
-            or not _is_port(admin)
+            not isinstance(statistics, int)
+            or not _is_port(statistics)
             or not isinstance(endpoints, dict)
             or not all(map(_is_port, endpoints.values()))
         ):
@@ -437,7 +439,7 @@ class StateDirectory:
                 f"{self.ports} holds no ports any more: end the mesh with 'mlflow-istio local down', remove the file, and run "
                 "'mlflow-istio local up', which gives new ports to all endpoints"
             )
-        return PortBook(admin=admin, endpoints=endpoints)
+        return PortBook(statistics=statistics, endpoints=endpoints)
 
     def known_hashes(self) -> dict[str, Any]:
         """What routes hash, as the last whole pass found it; nothing where that can't be read."""

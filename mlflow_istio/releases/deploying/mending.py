@@ -180,6 +180,11 @@ def _mend_control(context: Context, finding: Finding) -> None:
     take_away(context, finding.endpoint, finding.what, reason="left over")
 
 
+def _mend_proxy(context: Context, finding: Finding) -> None:
+    assert context.revive is not None, finding
+    context.revive()
+
+
 _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "damaged": _mend_annotations,
     "edited-routes": _mend_routes,
@@ -194,4 +199,5 @@ _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "stale-claim": _mend_stale_claim,
     "lost-claim": _mend_lost_claim,
     "left-over-control": _mend_control,
+    "proxy-behind": _mend_proxy,
 }

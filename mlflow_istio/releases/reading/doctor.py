@@ -517,6 +517,7 @@ def _proxy_findings(context: Context, endpoint: Endpoint) -> Iterator[Finding]:
             severity=ERROR,
             text=f"a proxy does not answer with the newest change: {exc.message}",
             command="{up}",
+            safe=context.revive is not None,
         )
     except MlflowIstioError as exc:
         yield Finding(

@@ -1,4 +1,7 @@
-"""What the running Envoy says of itself, through its admin interface."""
+"""What the running Envoy says of itself, through its admin interface.
+
+It listens on a unix socket that only the mesh's owner may use: whoever reaches it can end the mesh.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import http.client
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlflow_istio.adapters.local.envoy.clusters import active
+from mlflow_istio.calls import unix_sockets
 
 _TIMEOUT = 5.0
 
@@ -18,10 +23,14 @@ class EnvoyAdmin:
     """Envoy's admin interface.
 
     Attributes:
-        port: Its port on 127.0.0.1.
+        path: Its socket.
     """
 
-    port: int
+    path: Path
+
+    def is_there(self) -> bool:
+        """Whether its socket is: an Envoy that an older version started has none, and neither has one whose socket was removed."""
+        return self.path.exists()
 
     def is_ready(self) -> bool:
         """Whether Envoy has read its configuration and takes requests."""
@@ -64,13 +73,8 @@ class EnvoyAdmin:
         return None if text is None else json.loads(text)
 
     def _get(self, path: str) -> str | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
         try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read()
+            status, body = unix_sockets.get(self.path, path, timeout=_TIMEOUT)
         except (OSError, http.client.HTTPException):
             return None
-        finally:
-            connection.close()
-        return body.decode() if answer.status == 200 else None
+        return body if status == 200 else None

@@ -24,6 +24,10 @@ CONNECTION_LIMIT = 20_000
 LISTENERS = PurePosixPath("listeners/listeners.json")
 CLUSTERS = PurePosixPath("clusters/clusters.json")
 BOOTSTRAP = PurePosixPath("bootstrap.json")
+STATISTICS_PATH = "/stats/prometheus"
+# No DNS name has an underscore, so no endpoint's counts are mixed up with these.
+_STATISTICS = "_statistics"
+_ONLY = f"only GET {STATISTICS_PATH} is served here\n"
 # The default of 100 refuses ordinary cookie patterns.
 _REGEX_LIMIT = 32_768
 
@@ -33,19 +37,25 @@ def routes_file(virtual_service: str) -> PurePosixPath:
     return PurePosixPath("routes") / virtual_service / "routes.json"
 
 
-def bootstrap(*, mesh: str, admin_port: int, folder: PurePosixPath) -> Config:
+def bootstrap(*, mesh: str, admin: PurePosixPath, statistics_port: int, folder: PurePosixPath) -> Config:
     """What Envoy starts with.
 
     Args:
         mesh: Name of the mesh.
-        admin_port: Port of Envoy's admin interface on 127.0.0.1.
+        admin: Absolute path of the socket of Envoy's admin interface.
+        statistics_port: Port on 127.0.0.1 on which Envoy serves its statistics and nothing else.
         folder: Absolute path of Envoy's folder.
     """
     return {
         "node": {"id": f"local-{mesh}", "cluster": "mlflow-istio"},
         "admin": {
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}},
+            # Its owner's alone: whoever reaches it can end the mesh.
+            "address": {"pipe": {"path": str(admin), "mode": 0o600}},
             "ignore_global_conn_limit": True,
+        },
+        "static_resources": {
+            "clusters": [_admin_cluster(admin)],
+            "listeners": [_statistics_listener(statistics_port)],
         },
         "dynamic_resources": {
             "cds_config": _file_source(folder / CLUSTERS),
@@ -146,6 +156,47 @@ def _listener(name: str, port: int, folder: PurePosixPath) -> Config:
         # Two proxies must never share a port in silence.
         "enable_reuse_port": False,
         "filter_chains": [_filter_chain({**_connection_manager(name), "rds": source})],
+    }
+
+
+def _admin_cluster(admin: PurePosixPath) -> Config:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(admin)}}}}
+    return {
+        "name": _STATISTICS,
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": _STATISTICS, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def _statistics_listener(port: int) -> Config:
+    """What Prometheus, and other users of the machine, get of the admin interface: GET of one page.
+
+    A web page that had its own name resolved to this machine gets nothing, by the host that it asks for.
+    """
+    get = {"name": ":method", "string_match": {"exact": "GET"}}
+    routes = [
+        {"match": {"path": STATISTICS_PATH, "headers": [get]}, "route": {"cluster": _STATISTICS, "timeout": "30s"}},
+        {"match": {"prefix": "/"}, "direct_response": {"status": 403, "body": {"inline_string": _ONLY}}},
+    ]
+    manager = {
+        "@type": types.CONNECTION_MANAGER,
+        "stat_prefix": _STATISTICS,
+        "normalize_path": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "server_header_transformation": "PASS_THROUGH",
+        "route_config": {
+            "name": _STATISTICS,
+            "ignore_port_in_host_matching": True,
+            "virtual_hosts": [{"name": _STATISTICS, "domains": ["127.0.0.1", "localhost"], "routes": routes}],
+        },
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": types.ROUTER}}],
+    }
+    return {
+        "name": _STATISTICS,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "enable_reuse_port": False,
+        "ignore_global_conn_limit": True,
+        "filter_chains": [_filter_chain(manager)],
     }
 
 

@@ -179,7 +179,17 @@ def test_traffic_policies(golden: Callable[[str, str], None]) -> None:
 
 
 def test_bootstrap_and_listeners(golden: Callable[[str, str], None]) -> None:
-    golden("envoy/bootstrap.json", pretty(documents.bootstrap(mesh="default", admin_port=20010, folder=FOLDER)))
+    golden(
+        "envoy/bootstrap.json",
+        pretty(
+            documents.bootstrap(
+                mesh="default",
+                admin=FOLDER.parent / "run/envoy.sock",
+                statistics_port=20010,
+                folder=FOLDER,
+            )
+        ),
+    )
     golden("envoy/listeners.json", pretty(documents.listeners({"fraud": 20012, "churn": 20011}, FOLDER)))
 
 

@@ -1,0 +1,167 @@
+"""What other users of this machine reach of a mesh, and an Envoy that somebody made deaf."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner
+
+from mlflow_istio.adapters.local.mesh import LocalMesh
+from mlflow_istio.calls import unix_sockets
+from mlflow_istio.cli import main
+from mlflow_istio.client.plugin import IstioDeploymentClient
+from mlflow_istio.errors import ClusterError
+from tests.e2e.mesh_calls import admin_path, answers, serve
+
+pytestmark = pytest.mark.e2e
+
+STRANGER = 54321
+"""A user that nobody is; root may become it."""
+
+TRY = """
+import os, socket, sys
+os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
+for path in sys.argv[2:]:
+    for what, attempt in {
+        "list": os.listdir, "read": lambda path: open(path).read(), "write": lambda path: open(path, "w"),
+        "remove": os.unlink, "connect": lambda path: socket.socket(socket.AF_UNIX).connect(path),
+    }.items():
+        try:
+            attempt(path)
+        except PermissionError:
+            continue
+        except OSError as exc:
+            print(what, path, exc)
+        else:
+            print(what, path, "worked")
+print("tried as", os.getuid())
+"""
+
+
+@pytest.fixture(scope="module")
+def served(shared: LocalMesh) -> LocalMesh:
+    serve(shared, "churn", {"churn-a": 100})
+    return shared
+
+
+def ask(mesh: LocalMesh, method: str, path: str, **headers: str) -> tuple[int, str]:
+    """What the port of the statistics answers."""
+    connection = http.client.HTTPConnection(urlsplit(mesh.status().statistics_url).netloc, timeout=60)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_another_user_gets_at_neither_the_sockets_nor_the_files(served: LocalMesh) -> None:
+    root = served.status().directory
+    supervisor = root / "run" / "supervisor.sock"
+    if not supervisor.exists():  # the folder's name was too long for a socket
+        supervisor = next(Path(f"/tmp/mlflow-istio-{os.getuid()}").glob("*.sock"))
+    paths = [supervisor, admin_path(served), root, root / "run", root / "ports.json", root / "logs" / "envoy.log"]
+    assert all(path.exists() for path in paths)
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", TRY, str(STRANGER), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == f"tried as {STRANGER}\n"
+    assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/drain_listeners"),
+        ("POST", "/quitquitquit"),
+        ("GET", "/quitquitquit"),
+        ("GET", "/config_dump"),
+        ("GET", "/stats"),
+        ("GET", "/stats/prometheus/../../config_dump"),
+        ("POST", "/stats/prometheus"),
+        ("POST", "/stats/prometheus/../quitquitquit"),
+    ],
+)
+def test_the_port_of_the_statistics_serves_nothing_else(served: LocalMesh, method: str, path: str) -> None:
+    status, body = ask(served, method, path)
+    assert (status, body) == (403, "only GET /stats/prometheus is served here\n")
+    assert ask(served, "GET", "/stats/prometheus?filter=server.live")[0] == 200
+
+
+def test_a_web_page_whose_name_leads_here_gets_no_statistics(served: LocalMesh) -> None:
+    assert ask(served, "GET", "/stats/prometheus", Host="evil.example")[0] == 404
+    assert ask(served, "GET", "/stats/prometheus", Host="localhost:9999")[0] == 200
+
+
+def drained(mesh: LocalMesh) -> None:
+    """Envoy lives and closes its ports."""
+    connection = unix_sockets.UnixConnection(admin_path(mesh), timeout=60)
+    connection.request("POST", "/drain_listeners")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def frozen(mesh: LocalMesh) -> None:
+    """Envoy lives and does nothing; its ports still take connections."""
+    os.kill(mesh.status().processes[0].pid, signal.SIGSTOP)
+
+
+def of_before(mesh: LocalMesh) -> None:
+    """Envoy's admin interface listens where an older version looks for it."""
+    admin_path(mesh).unlink()
+
+
+@pytest.mark.parametrize("deaf", [drained, frozen, of_before])
+def test_up_mends_an_envoy_that_does_not_answer(served: LocalMesh, deaf: object) -> None:
+    before = served.status()
+    assert callable(deaf)
+    deaf(served)
+    after = served.up()
+    assert after.processes[0].ready
+    assert (after.endpoints, after.statistics_url) == (before.endpoints, before.statistics_url)
+    assert [one.pid for one in after.replicas] == [one.pid for one in before.replicas]
+    assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+
+
+def test_doctor_notices_closed_ports_and_mends_them(own_mesh: str) -> None:
+    client = IstioDeploymentClient(own_mesh)
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="e")
+    mesh = LocalMesh(Path(os.environ["MLFLOW_ISTIO_HOME"]))
+    drained(mesh)
+    seen = json.loads(CliRunner().invoke(main, ["doctor", "e", "--json"]).stdout)
+    assert [(finding["code"], finding["safe"]) for finding in seen["findings"]] == [("proxy-behind", True)]
+    mended = json.loads(CliRunner().invoke(main, ["doctor", "e", "--json", "--fix"]).stdout)
+    assert [(one["code"], one["problem"]) for one in mended["mended"]] == [("proxy-behind", "")]
+    assert mended["healthy"]
+    assert client.predict(endpoint="e", inputs={"inputs": [[1.0, 2.0]]}) is not None
+
+
+def test_a_socket_that_somebody_else_put_there_is_not_believed(tmp_path: Path) -> None:
+    mesh = LocalMesh(tmp_path, "own")
+    mesh.up()
+    path = admin_path(mesh)
+    mesh.down()
+    path.parent.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as forged:
+        forged.bind(str(path))
+        forged.listen()
+        with pytest.raises(ClusterError, match="must be a folder that only you can enter"):
+            unix_sockets.get(path, "/ready", timeout=5)
+        path.parent.chmod(0o700)
+        if os.getuid() == 0:
+            os.lchown(path, STRANGER, STRANGER)
+            with pytest.raises(ClusterError, match="is no socket of yours"):
+                unix_sockets.get(path, "/ready", timeout=5)
