@@ -180,6 +180,10 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
         "always is one (cluster only)",
     )
+    foreign_host: bool = Field(
+        default=False,
+        description="whether 'host' may name Services of other namespaces, whose callers this endpoint then answers (cluster only)",
+    )
     export_to: Namespaces = Field(
         default=(),
         description="namespaces whose proxies see a new endpoint, comma-separated: names, '.' for its own, '*' for all; the "

@@ -37,7 +37,7 @@ class Idle(Generic[Model]):
 
 AnyTraffic = TypeVar("AnyTraffic", bound=TrafficAsked)
 
-_OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias", "host", "export_to", "pins")
+_OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias", "host", "foreign_host", "export_to", "pins")
 _ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
 _MOVES = ("action", "strategy", "candidate", *_ASKS, "supersede", "force", "release_id", "keep_old", "to", "redeploy")
 
@@ -81,6 +81,7 @@ _CREATE: tuple[Idle[CreateOptions], ...] = (
         lambda create: create.under is None,
         "has no effect without 'under': name the host that the endpoint shares",
     ),
+    Idle(("foreign_host",), lambda create: not create.host, "has no effect without 'host': leave it out"),
     Idle(
         ("export_to",),
         lambda create: create.under is not None,

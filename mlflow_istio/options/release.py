@@ -211,6 +211,7 @@ def _check_fresh(options: ReleaseOptions) -> None:
 
 _OF_A_NEW_ENDPOINT = (
     "host",
+    "foreign_host",
     "export_to",
     "pins",
     "under",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import service_name
+from mlflow_istio.core.matching.places import check_own_hosts
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
 from mlflow_istio.errors import InvalidInput
@@ -35,6 +36,8 @@ def deploy_request(
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
     server = place.server_environment(options.env_from_secret)
+    if on_cluster and not options.foreign_host:
+        check_own_hosts(options.host, place.cluster.scope)
     return deployments.DeployRequest(
         name=name,
         endpoint=endpoint,

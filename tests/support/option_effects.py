@@ -226,6 +226,7 @@ OPTIONS: Mapping[str, Options] = {
                 ),
             ),
             "host": new_endpoint()("a.example"),
+            "foreign_host": new_endpoint(host="shop.web.svc.cluster.local")(True),
             "export_to": new_endpoint()("."),
             "under": new_endpoint(path="/x")("models"),
             "path": new_endpoint(under="models", match_header="x-a=b")("/x"),
@@ -409,6 +410,7 @@ OPTIONS: Mapping[str, Options] = {
                 name: Try(value=value, refused=STANDS)
                 for name, value in (
                     ("host", "a.example"),
+                    ("foreign_host", True),
                     ("export_to", "."),
                     ("pins", "open"),
                     ("under", "models"),

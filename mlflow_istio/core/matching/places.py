@@ -7,10 +7,11 @@ for wildcards, and in ``pilot/pkg/networking/core`` ``gateway.go`` (hosts in low
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.errors import InvalidInput
 
 MESH = "mesh"
 """The gateway that stands for all sidecars."""
@@ -58,6 +59,38 @@ def service_of(host: str, namespace: str) -> str | None:
     """The Service of a namespace that a destination's host means; None where it is another namespace's, or outside."""
     name, _, rest = inside_host(host, namespace).partition(".")
     return name if rest in ("", f"{namespace}.{DOMAIN}") else None
+
+
+def foreign_namespace(host: str, namespace: str) -> str | None:
+    """The other namespace whose Services a host means to sidecars, ``*`` for those of all; None where it is none.
+
+    A name of two parts is taken for a DNS name (``example.com``), though sidecars know Services by such, too.
+    """
+    labels = host.lower().removesuffix(".").split(".")
+    if labels[0] == "*":
+        rest = labels[1:]
+        if rest in (DOMAIN.split(".")[1:], DOMAIN.split(".")[2:]) or rest[0] == "svc":
+            return "*"
+        labels = ["*", *rest]
+    if len(labels) < 3 or labels[2] != "svc" or labels[1] == namespace:
+        return None
+    return labels[1]
+
+
+def check_own_hosts(hosts: Sequence[str], namespace: str) -> None:
+    """Refuse hosts of other namespaces: sidecars everywhere would send their requests to a model here.
+
+    Raises:
+        InvalidInput: Names the first.
+    """
+    for host in hosts:
+        other = foreign_namespace(host, namespace)
+        if other is not None:
+            whose = "Services of every namespace" if other == "*" else f"a Service of namespace '{other}'"
+            raise InvalidInput(
+                f"host '{host}' is that of {whose}, whose callers would get answers of this endpoint: leave it out, or say "
+                "foreign_host=true if that is meant"
+            )
 
 
 def gateways_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:

@@ -25,6 +25,7 @@ WHERE = ("scope", "tracking_uri", "registry_uri", "gateway_url", "take_over")
 ELSEWHERE: Mapping[str, Any] = {
     "gateway": "infra/other",
     "host": "other.example",
+    "foreign_host": Try(value=True, given={"host": "shop.web.svc.cluster.local"}),
     "export_to": "elsewhere",
     "pins": "guarded",
     "under": "models",
