@@ -153,7 +153,7 @@ class ReleaseVerbs(Base):
         options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
             shifting.resume(context, endpoint)
-        dependencies = _crew_for(place, context, options, plan, watch)
+        dependencies = replace(_crew_for(place, context, options, plan, watch), models=place.models)
         return _result(context, endpoint, drive(context, dependencies, endpoint, take_over=options.force))
 
     def rehearse(

@@ -36,6 +36,7 @@ class Observation:
         webhooks: URL to what it answered for the next gate: empty when it agreed, else what it said.
         verdict: Of the comparison that an A/B/n and a shadow have instead of guards; None when there is none yet.
         winner: The arm that won an A/B/n.
+        cold: Why this look tells nothing and no step is taken: replicas that were added are being warmed. Empty when none are.
         room: Why the replicas that the next step needs are not there yet; empty when they are, None when nobody has looked.
     """
 
@@ -49,6 +50,7 @@ class Observation:
     webhooks: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     winner: str | None = None
+    cold: str = ""
     room: str | None = None
 
 
@@ -201,6 +203,8 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
     if progress.step >= 0 and control and not seen.weights.get(control, 0):
         silent = f"control '{control}', which answers nothing"
         evidence, missing = progress.evidence.rebased(), (silent,)
+    elif seen.cold:
+        evidence, missing = progress.evidence.rebased(), ()
     else:
         evidence, missing = taken_in(counted_by(plan, warmed=progress.warmed), progress.evidence, look)
     if seen.unavailable:
@@ -340,11 +344,12 @@ def _through_gates(progress: Progress, seen: Observation, verdict: Verdict, now:
     weight = progress.weight if promoting else plan.steps[progress.step + 1]
     if plan.capacity == "follow" and seen.room is None:
         return progress, MakeRoom(verdict=verdict, weight=weight, winner=winner, hurry=alone)
-    if seen.room:
+    waiting = seen.room or ("" if alone else seen.cold)
+    if waiting:
         if _seconds(progress.started, now) >= plan.deadline:
-            late = Verdict(word="inconclusive", reason=f"The deadline has passed. {seen.room}")
+            late = Verdict(word="inconclusive", reason=f"The deadline has passed. {waiting}")
             return _given_up(_with(progress, late), late)
-        held = _hold(seen.room)
+        held = _hold(waiting)
         return _with(progress, held), Wait(verdict=held)
     if winner is not None:
         return progress, Promote(verdict=verdict, candidate=winner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -109,6 +109,10 @@ class Drive:
         release: The release's id.
         driver: The driver's id.
         told: Warnings that were said already.
+        warm: Deployment to how many of its replicas are warm; filled by the driver's first look.
+        warming: Deployment to the warming of its new replicas, as far as it has come.
+        cold_until: What was counted before tells of replicas that were not warm, or of the requests that warmed them.
+        looked: When the newest look was.
     """
 
     context: Context
@@ -118,6 +122,10 @@ class Drive:
     release: str
     driver: str
     told: set[str] = field(default_factory=set)
+    warm: dict[str, int] = field(default_factory=dict)
+    warming: dict[str, Generator[None, None, bool]] = field(default_factory=dict)
+    cold_until: datetime | None = None
+    looked: datetime | None = None
 
     def warn_once(self, line: str) -> None:
         """Say a warning when it is new."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow_istio.core.analysis.counters import Reading, check_totals
 from mlflow_istio.core.analysis.verdict import Verdict
-from mlflow_istio.core.basics.objects import name_of, ready_replicas
+from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.release_state import Release
@@ -67,6 +67,7 @@ from mlflow_istio.releases.driving.drive import (
     release_lease,
 )
 from mlflow_istio.releases.driving.notifications import notify, to_be_told
+from mlflow_istio.releases.driving.warm_up import warm_added
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import scaling
 from mlflow_istio.releases.moving.shifting import Transition, enforce_due, move
@@ -185,6 +186,8 @@ def _round(drive: Drive) -> tuple[DriveResult | None, float]:
             say=drive.warn_once,
             hurry=action.hurry,
         )
+        if not (room or action.hurry):  # what has just come up
+            room = warm_added(drive, progress, _deployments(drive))
         after, action = advance(after, replace(seen, room=room), now)
     after = _with_left_over(drive, progress, after)
     after = alive(replace(after, revision=progress.revision + 1), drive.driver, context.who, context.clock.now())
@@ -236,6 +239,8 @@ def _act(
             control = after.evidence.control
             if control:
                 keep_as_large(context, control, after.plan.candidate, drive.dependencies.timeout)
+                if waiting := warm_added(drive, before, _deployments(drive)):
+                    raise NotReady(waiting)
             ready = not control or seen.replicas.get(control, 0) > 0
             moved(lambda now: shifted(now, release, revision, after, control_ready=ready), "shift")
         except (NotReady, NotRouted, NobodyThere) as exc:
@@ -304,6 +309,8 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
     context, dependencies, plan = drive.context, drive.dependencies, progress.plan
     readings: Mapping[str, Reading] = {}
     unavailable = ""
+    found = _deployments(drive)
+    cold = _warmed_now(drive, endpoint, progress, found)
     if plan.guards and dependencies.metrics is not None:
         try:
             read = dependencies.metrics.read(drive.name, counted_deployments(plan, progress.evidence))
@@ -316,7 +323,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
             drive.warn_once(f"no figures: {exc.message}")
     elif plan.guards:
         unavailable = "any source of metrics (metrics=none)"
-    ready = {name_of(obj): ready_replicas(obj) for obj in deployments_of(context.cluster, drive.name)}
+    ready = {name: ready_replicas(obj) for name, obj in found.items()}
     verdict, winner = (
         (None, None) if dependencies.judge is None else dependencies.judge(endpoint, progress, context.clock.now())
     )
@@ -332,7 +339,24 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
         tag=_tag(drive, progress),
         verdict=verdict,
         winner=winner,
+        cold=cold,
     )
+
+
+def _deployments(drive: Drive) -> dict[str, Object]:
+    return {name_of(obj): obj for obj in deployments_of(drive.context.cluster, drive.name)}
+
+
+def _warmed_now(drive: Drive, endpoint: Endpoint, progress: Progress, found: Mapping[str, Object]) -> str:
+    """Warm what was added, a little; why what is counted since the last look tells nothing, if it is so."""
+    start = endpoint.release.replicas if endpoint.release else {}
+    for name, obj in found.items():  # what was ready at the opening is warm, as far as it is known
+        drive.warm.setdefault(name, start.get(name, ready_replicas(obj)))
+    waiting = warm_added(drive, progress, found)
+    before, drive.looked = drive.looked, drive.context.clock.now()
+    if not waiting and before is not None and drive.cold_until is not None and before < drive.cold_until:
+        waiting = "Waiting for answers of replicas that are warm by now."
+    return waiting
 
 
 def _tag(drive: Drive, progress: Progress) -> str | None:

@@ -1,29 +1,37 @@
 """Before its first user: ask a fresh version, through its header route, until it answers as fast as it will.
 
-These requests are no evidence: they are asked before the release is open, so that no look begins before their end.
+These requests are no evidence: they are asked before the release is open, so that no look begins before their end. Replicas that a
+step adds are asked before that step, and latency counts for nothing meanwhile. A replica that is ready gets its part of the traffic
+that its version has already: nothing holds that back, so few users may be among those who warm it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from datetime import timedelta
 from itertools import cycle
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.release.plan import LONGEST_WARMING as LONGEST
+from mlflow_istio.core.release.progress import Progress
 from mlflow_istio.core.release.warming import Window, has_settled, last_windows
 from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError
 from mlflow_istio.ports.models import Models
 from mlflow_istio.ports.records import Records
 from mlflow_istio.ports.scoring import Score
 from mlflow_istio.releases.context import Context, address_of, deployments_of, endpoint_of, pin_headers, versions_of
+from mlflow_istio.releases.driving.drive import Drive
 
 MOST_INPUTS = 200
 """Recorded requests that are asked, the newest; then they are asked again."""
 
 PATIENCE = 5
 """Failures in a row after which a version is not asked any more: its release will judge it."""
+
+_SLICE = 5.0
+"""Seconds at most for which a look asks replicas that a step adds: the release is looked at meanwhile."""
 
 _RECORDING = "MLFLOW_ISTIO_RECORD"
 
@@ -56,13 +64,65 @@ def warm_up(
     """
     found = {name_of(obj): obj for obj in deployments_of(context.cluster, name)}
     recorded = _recorded(context, found, name, records)
-    settled = [
-        _warmed(
-            context, score, name, deployment, recorded or _example(context, models, found, deployment), found, timeout
-        )
-        for deployment in deployments
-    ]
+    settled = []
+    for deployment in deployments:
+        inputs = recorded or _example(context, models, found, deployment)
+        if not inputs:
+            context.tell(
+                f"'{deployment}' is not warmed before its first user: there is no input example and no recorded request; its first "
+                "answers count for nothing, as 'warmup' and 'warm_requests' say"
+            )
+        else:
+            context.tell(f"warming '{deployment}' before its first user, for at most {LONGEST:g} s")
+        settled.append(_to_the_end(_warming(context, score, name, deployment, inputs, found, timeout)))
     return bool(settled) and all(settled)
+
+
+def warm_added(drive: Drive, progress: Progress, found: Mapping[str, Object]) -> str:
+    """Warm the replicas that candidates and a control have got since they were warm, a little at each look.
+
+    A successor does not know how far that had come, and begins anew: what is warm answers alike at once.
+
+    Args:
+        drive: The driver; it remembers who is warm.
+        progress: Where the release stands.
+        found: The endpoint's Deployments.
+
+    Returns:
+        Why a step waits and this look tells nothing; empty when all are warm.
+    """
+    plan, context, models = progress.plan, drive.context, drive.dependencies.models
+    if plan.warm != "auto" or models is None or progress.watch is not None:
+        return ""
+    for deployment in (name for name in (*plan.candidates, progress.evidence.control) if name in found):
+        replicas = ready_replicas(found[deployment])
+        if replicas <= drive.warm.get(deployment, replicas):
+            continue
+        if deployment not in drive.warming:
+            recorded = _recorded(context, found, drive.name, drive.dependencies.records)
+            inputs = recorded or _example(context, models, found, deployment)
+            if inputs:
+                context.tell(f"warming the new replicas of '{deployment}', for at most {LONGEST:g} s")
+            timeout = min(drive.dependencies.timeout, plan.heartbeat / 2)
+            drive.warming[deployment] = _warming(
+                context, drive.dependencies.score, drive.name, deployment, inputs, found, timeout
+            )
+        begin = context.clock.monotonic()
+        over = all(context.clock.monotonic() - begin < min(_SLICE, plan.interval) for _ in drive.warming[deployment])
+        drive.cold_until = context.clock.now() + timedelta(seconds=max(plan.interval, plan.settle))
+        if not over:
+            return f"Waiting until the new replicas of '{deployment}' are warm."
+        del drive.warming[deployment]
+        drive.warm[deployment] = replicas
+    return ""
+
+
+def _to_the_end(warming: Generator[None, None, bool]) -> bool:
+    while True:
+        try:
+            next(warming)
+        except StopIteration as end:
+            return bool(end.value)
 
 
 def _recorded(
@@ -96,7 +156,7 @@ def _example(context: Context, models: Models, found: Mapping[str, Object], depl
     return [] if example is None else [json.loads(example)]
 
 
-def _warmed(
+def _warming(
     context: Context,
     score: Score,
     name: str,
@@ -104,17 +164,12 @@ def _warmed(
     inputs: list[Any],
     found: Mapping[str, Object],
     timeout: float,
-) -> bool:
+) -> Generator[None, None, bool]:
+    """Ask one after the other; after each, whoever drives may do something else. In the end, whether it has settled."""
     if not inputs:
-        context.tell(
-            f"'{deployment}' is not warmed before its first user: there is no input example and no recorded request; its first "
-            "answers count for nothing, as 'warmup' and 'warm_requests' say"
-        )
         return False
     replicas = max(1, ready_replicas(found[deployment])) if deployment in found else 1
-    context.tell(f"warming '{deployment}' before its first user, for at most {LONGEST:g} s")
     seconds: list[float] = []
-    start = context.clock.monotonic()
     for took in _answers(context, score, name, deployment, inputs, timeout):
         if took is None:
             return False
@@ -126,8 +181,9 @@ def _warmed(
                 f"percentile, after {len(seconds):,} requests"
             )
             return True
-        if context.clock.monotonic() - start >= LONGEST:
+        if sum(seconds) >= LONGEST:
             break
+        yield
     context.tell(
         f"'{deployment}' had not settled after {LONGEST:g} s and {len(seconds):,} requests: its first answers count for nothing, "
         "as 'warmup' and 'warm_requests' say"
