@@ -11,6 +11,7 @@ import pytest
 
 from mlflow_istio.adapters.kpis import KpiMetrics
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
+from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.endpoint.deadlines import CONTROL
 from mlflow_istio.core.mesh.destination_rule import subsets_of
 from mlflow_istio.core.moves.strategies import TrafficRequest
@@ -295,6 +296,41 @@ def test_killed_at_any_call_and_never_given_again_a_sweep_leaves_no_control(repl
         other.clock.sleep(7200)
         assert not [swept for swept in sweeping.sweep(other.context) if swept.problem]
         nothing_is_left(other)
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["promoted and watched", "rolled back"])
+def test_killed_with_a_control_replicas_that_follow_and_a_watch_nothing_of_any_is_left_over(bad: bool) -> None:
+    """All three at once, at every thirteenth call; each alone is killed at more."""
+
+    def beginning() -> Enforcing:
+        stage = a_stage(churn_v2=Behaviour(errors=0.2 if bad else 0.01))
+        stage.world.cluster.edit(
+            "Deployment", "churn-v1", lambda obj: {**(obj or {}), "spec": {**(obj or {})["spec"], "replicas": 2}}
+        )
+        return stage
+
+    plan = {**CONTROLLED, "steps": (40,), "capacity": "follow", "watch": 60.0, "keep_old": 7200.0}
+    request = a_release_request({}, **plan)
+    stage, fate = beginning(), Fate(call=0, replied=False)
+    ending = release(mortal(stage.context, fate), stage.dependencies, request)
+    assert isinstance(ending, DriveResult)
+    assert ending.outcome == ("rolled-back" if bad else "promoted")
+    for call in range(7, fate.calls + 1, 13):
+        other = beginning()
+        with pytest.raises(Killed):
+            release(mortal(other.context, Fate(call=call, replied=bool(call % 2))), other.dependencies, request)
+        endpoint, where = other.world.endpoint(), f"killed at call {call} of {fate.calls}"
+        if endpoint.release is not None:
+            other.drive()
+        elif endpoint.last is None:  # before it was open
+            release(other.context, other.dependencies, request)
+        other.clock.sleep(8000)
+        assert not [swept for swept in sweeping.sweep(other.context) if swept.problem], where
+        assert other.outcome() == ending.outcome, where
+        nothing_is_left(other)
+        left = {name_of(obj): wanted_replicas(obj) for obj in other.world.cluster.list("Deployment", {})}
+        assert left == ({"churn-v1": 2, "churn-v2": 1} if bad else {"churn-v2": 2}), where
+        assert other.world.endpoint().traffic.weights == {"churn-v1" if bad else "churn-v2": 100}, where
 
 
 # What is refused
