@@ -11,7 +11,7 @@ from mlflow_istio.core.analysis.promotion import about
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.moves.control_share import control_share
 from mlflow_istio.core.release.driver import Question
-from mlflow_istio.core.release.evidence import Look, counted_deployments, serves_nothing, taken_in
+from mlflow_istio.core.release.evidence import Look, counted_deployments, serves_nothing, taken_in, waiting_for_control
 from mlflow_istio.core.release.judgement import LookContext, brief, judge
 from mlflow_istio.core.release.plan import Event, ReleasePlan, Webhook
 from mlflow_istio.core.release.progress import Progress
@@ -213,8 +213,9 @@ def _looked(progress: Progress, seen: Observation, now: datetime) -> tuple[Progr
         missing = ()
     elif progress.step < 0 and not seen.unavailable:
         missing = ()  # a stable that nobody asks anything has no figures, and nothing is compared yet
-    since = None if not missing else progress.missing_since or now
-    return replace(progress, evidence=evidence, missing_since=since), missing
+    waiting = waiting_for_control(plan, evidence)
+    since = progress.missing_since or now if any(name not in waiting for name in missing) else None
+    return replace(progress, evidence=evidence, missing_since=since), tuple(waiting.get(name, name) for name in missing)
 
 
 def _judged(

@@ -14,13 +14,16 @@ from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
 from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
-from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts
+from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts, histogram_of
 from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, PHASE_UNKNOWN, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
 ENOUGH_TO_SEE = 20
 """Requests of a stable in one interval from which on "every one failed" means that it serves nothing."""
+
+ENOUGH_OF_CONTROL = 100
+"""Answers of a control, which begins with none, that tell how fast its version is: as many as a step asks of the candidate."""
 
 
 def _read_tests(data: Mapping[str, Any], context: Mapping[str, Any]) -> Mapping[str, GuardTest]:
@@ -142,7 +145,7 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     requests would be compared with none of the other's. Nothing is lost by it, since counters go on from the last
     complete reading.
     """
-    evidence = _with_history(plan, evidence, look.readings.get(plan.stable, {}))
+    evidence = _with_history(plan, evidence, look)
     broken = serves_nothing(evidence, look.stable_ready)
     old = {plan.stable, evidence.control}
     needed = [
@@ -199,17 +202,33 @@ def serves_nothing(evidence: Evidence, stable_ready: bool) -> bool:
     return evidence.stable_failed or not stable_ready
 
 
-def _with_history(plan: ReleasePlan, evidence: Evidence, stable: Reading) -> Evidence:
-    """Start the tests that had to see first what the stable has answered until now; what comes after is judged by them.
+def waiting_for_control(plan: ReleasePlan, evidence: Evidence) -> dict[str, str]:
+    """Guards that begin when the control has answered enough, each with what a person is told of that: no data are missing."""
+    answered = evidence.requests.get(evidence.control, 0)
+    if not evidence.control or answered >= ENOUGH_OF_CONTROL:
+        return {}
+    waits = f"begins with the control's first {ENOUGH_OF_CONTROL} answers, {answered} so far"
+    return {guard.name: f"{guard.name} ({waits})" for guard in plan.guards if guard.name not in evidence.tests}
 
-    The counters start anew then, since the series of those tests were not kept before.
+
+def _with_history(plan: ReleasePlan, evidence: Evidence, look: Look) -> Evidence:
+    """Start the tests that had to see first what has been answered until now; what comes after is judged by them.
+
+    Beside a control it is the control's answers that they see: the stable may be so busy that no answer of the others comes near
+    its own, and edges between those would part nothing. The counters start anew then, since the series of those tests were not
+    kept before.
     """
+    stable = look.readings.get(plan.stable, {})
+    seen = stable
+    if evidence.control:
+        control = look.readings.get(evidence.control, {})
+        seen = control if histogram_of(control).get("+Inf", 0) >= ENOUGH_OF_CONTROL else {}
     settings = _settings(plan, evidence.phase)
     ready: dict[str, GuardTest] = {}
     for guard in plan.guards:
         before = evidence.tests.get(guard.name)
         kind = kind_of(guard)
-        test = kind.start_from(guard, settings, stable) if before is None else kind.learn(guard, before, stable)
+        test = kind.start_from(guard, settings, seen) if before is None else kind.learn(guard, before, stable)
         if test is not None and test is not before:
             ready[guard.name] = test
     if not ready:  # not enough to see yet: asked again at the next look

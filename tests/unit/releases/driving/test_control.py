@@ -16,7 +16,7 @@ from mlflow_istio.core.endpoint.deadlines import CONTROL
 from mlflow_istio.core.mesh.destination_rule import subsets_of
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.kpi import Kpi
-from mlflow_istio.core.release.plan import GuardPlan
+from mlflow_istio.core.release.plan import GuardPlan, auto_guards
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady, StateConflict
 from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import deployments, removal, sweeping
@@ -122,6 +122,16 @@ def test_a_slower_candidate_is_found_against_a_control_and_passes_for_a_good_one
     assert unaware.outcome == "promoted"  # as before there were controls: 12.5 ms against 14.4 ms
     aware = overloaded(1.3).release(**slow, control="none", deadline=600.0)
     assert "rolled" not in aware.outcome
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1.3, "rolled-back"), (1.0, "promoted")])
+def test_edges_that_nobody_names_are_chosen_by_what_the_control_answers(times: float, outcome: str) -> None:
+    """By the overloaded stable's own times, 16 ms and more, every version with less to do would be fast."""
+    stage = overloaded(times)
+    stage.users.metrics.edges = (8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 18.0, 40.0, 50.0, 60.0, 80.0)
+    ended = stage.release(steps=(20,), guards=auto_guards(), control="fresh")
+    assert ended.outcome == outcome, ended.reason
+    assert "latency" in ended.reason
 
 
 def test_an_equal_candidate_is_promoted_against_a_control() -> None:
