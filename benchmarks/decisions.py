@@ -45,7 +45,7 @@ BAD_TITLE = "3. A version with three times the allowed odds (1.5, nothing else a
 
 RIVALS = ("first rule", *PEERS)
 
-ROWS = ("equal", "bad", "held-out", "promoted", "speed", "gross", "engine", "lab")
+ROWS = ("equal", "bad", "held-out", "promoted", "speed", "gross", "watch", "engine", "lab")
 """What ``--only`` may name besides families."""
 
 
@@ -140,6 +140,16 @@ def gross_lines(runs: int, seed: int) -> list[Line]:
     return lines
 
 
+def watch_lines(found: dict[str, Found]) -> list[Line]:
+    """Row 7."""
+    lines = []
+    for name, hits in found.items():
+        share = hits.share("stays equal")
+        word, met = verdict([share], LIMIT)
+        lines.append(Line(cells=(name, str(share), word, str(hits.share(decisions_promise.TURNS_BAD))), met=met))
+    return lines
+
+
 def engine_lines(families: Sequence[Family], runs: int, seed: int) -> list[Line]:
     """Whole releases by the engine and by the port: equal versions, and ones whose errors are three times the allowed."""
     lines = []
@@ -229,12 +239,17 @@ def _promise(parts: set[str], families: Sequence[Family], options: argparse.Name
     tasks += decisions_promise.bad_tasks(max(options.runs // 4, 10), bads)
     if "promoted" in parts:
         tasks += decisions_promise.promoted_tasks(options.runs)
+    if "watch" in parts:
+        tasks += decisions_promise.watch_tasks(max(options.runs // 10, 10))
     equal: dict[str, Found] = {}
     bad: dict[tuple[str, str], Found] = {}
+    watched: dict[str, Found] = {}
     promoted = [Found() for _ in PROMOTED]
     for task, hits in zip(tasks, simulated(tasks, options.seed, options.processes), strict=True):
         if task.kind == "equal":
             equal.setdefault(task.family.name, Found()).merge(hits)
+        elif task.kind == "watch":
+            watched.setdefault(task.family.name, Found()).merge(hits)
         elif task.kind == "bad":
             bad.setdefault((task.family.name, task.what), Found()).merge(hits)
         else:
@@ -262,6 +277,10 @@ def _promise(parts: set[str], families: Sequence[Family], options: argparse.Name
     if "gross" in parts:
         title = "6. Gross failure, by the engine: looks after the warm-up until rollback, at 5%"
         good.append(printed(title, ["the candidate's", "median", "latest", "two looks"], gross_lines(20, options.seed)))
+    if watched:
+        title = f"7. A promoted version is taken back by a watch of {decisions_promise.HOURS:g} h with 5% held back"
+        heading = ["family", "stays equal", "at most 5%", decisions_promise.TURNS_BAD]
+        good.append(printed(title, heading, watch_lines(watched)))
     if "engine" in parts:
         title = "Whole releases by the engine beside the port, half an hour: the same end and look; or the engine waits longer"
         sample = [family for family in FAMILIES if family.name in SAMPLE]

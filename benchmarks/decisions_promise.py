@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.decisions_families import FAMILIES, LOOK, Family
 from benchmarks.decisions_peers import PEERS, Recorded, first_rule
 from benchmarks.decisions_plan import EDGES, NEVER, Plan, simulate
+from benchmarks.decisions_watch import HOURS, WATCHED, taken_back
 
 Floats = NDArray[np.float64]
 
@@ -43,12 +44,12 @@ class Task:
     """What one worker simulates at once.
 
     Attributes:
-        kind: ``equal``, ``bad`` or ``promoted``.
+        kind: ``equal``, ``bad``, ``promoted`` or ``watch``.
         family: The traffic.
         number: Of the chunk, from 0: a part of its seed.
         runs: How many releases.
         hours: How long.
-        what: ``bad``: what is worse; a key of `BAD`.
+        what: ``bad``: what is worse; a key of `BAD`. ``watch``: `TURNS_BAD`, or nothing.
     """
 
     kind: str
@@ -132,6 +133,10 @@ def run(task: Task, seed: int) -> Found:
             until_decided=True,
         )
         found.add("promoted", outcome.promoted < outcome.rolled_back)
+    elif task.kind == "watch":
+        odds = WORSE if task.what else None
+        backs = [taken_back(task.family, rng, task.hours, odds) for _ in range(task.runs)]
+        found.add(task.what or "stays equal", np.array([back is not None for back in backs]))
     else:
         outcome = simulate(task.family, task.runs, looks_in(task.hours), rng, plan=AT_A_FIFTH, until_decided=True)
         found.add("promoted", outcome.promoted < NEVER)
@@ -176,6 +181,21 @@ def bad_tasks(runs: int, families: Sequence[Family] = FAMILIES) -> list[Task]:
         for family in families
         for what in BAD
         for number, size in chunks(runs)
+    ]
+
+
+TURNS_BAD = "errors x10 halfway"
+WORSE = np.array([10.0, 1.0, 1.0, 1.0])
+WATCH_CHUNK = 10
+
+
+def watch_tasks(runs: int, families: Sequence[Family] = WATCHED) -> list[Task]:
+    """What row 7 needs; the engine itself runs it, which takes seconds a watch."""
+    return [
+        Task(kind="watch", family=family, number=number, runs=min(WATCH_CHUNK, many - start), hours=HOURS, what=what)
+        for family in families
+        for what, many in (("", runs), (TURNS_BAD, max(runs // 4, 5)))
+        for number, start in enumerate(range(0, many, WATCH_CHUNK))
     ]
 
 

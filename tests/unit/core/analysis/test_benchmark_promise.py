@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import decisions, decisions_engine, decisions_peers, decisions_plan, decisions_promise
+from benchmarks import decisions, decisions_engine, decisions_peers, decisions_plan, decisions_promise, decisions_watch
 from benchmarks.decisions_blocks import ABOVE, BELOW, INSIDE, ManyBlocks
 from benchmarks.decisions_families import FAMILIES, LOOK, phase_shares
 from benchmarks.decisions_plan import RELEASE, LookCounts, Plan, simulate
@@ -225,3 +225,17 @@ def test_what_cannot_be_is_refused(capsys, arguments, words):
     with pytest.raises(SystemExit):
         decisions.main(arguments)
     assert words in capsys.readouterr().err
+
+
+def test_a_watch_takes_back_what_turns_bad_halfway_and_leaves_an_equal_version():
+    family = FAMILY["20 s every 5 min"]
+    back = decisions_watch.taken_back(family, np.random.default_rng(3), 1.0, decisions_promise.WORSE)
+    assert back is not None
+    assert 180 < back <= 360
+    assert decisions_watch.taken_back(family, np.random.default_rng(3), 1.0) is None
+    tasks = decisions_promise.watch_tasks(12, [family])
+    assert [(task.what, task.runs) for task in tasks] == [("", 10), ("", 2), (decisions_promise.TURNS_BAD, 5)]
+    counted = {"stays equal": 12, decisions_promise.TURNS_BAD: 5}
+    found = Found(hits={"stays equal": 0, decisions_promise.TURNS_BAD: 5}, runs=counted)
+    (line,) = decisions.watch_lines({"x": found})
+    assert (line.cells[2], line.met) == ("met", True)
