@@ -34,7 +34,8 @@ class SourceOptions(ConnectionOptions, Confirmed, Judged):
     """Where a release's figures come from; what is not said again on ``resume`` is as it was."""
 
     envoy_url: str | None = Field(
-        default=None, description="admin address of the gateway's Envoy, for metrics=envoy (cluster only)"
+        default=None,
+        description="port 15090 (or the admin port) of the gateway's Envoy, for metrics=envoy (cluster only)",
     )
     compare: Structured = Field(
         default=None,

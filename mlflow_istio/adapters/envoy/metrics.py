@@ -27,7 +27,7 @@ _TREES = ("split", "arm")
 
 _ANY = ""
 _SAMPLE = re.compile(
-    r"envoy_cluster_(?P<middle>\w*?)upstream_rq_(?P<what>xx|time_bucket)\{(?P<labels>[^}]*)\} (?P<value>\S+)"
+    r"envoy_cluster_(?P<middle>\w*?)upstream_rq(?:_(?P<what>xx|time_bucket))?\{(?P<labels>[^}]*)\} (?P<value>\S+)"
 )
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _CLUSTER = re.compile(r"outbound\|\d+\|(?P<subset>[^|]+)\|(?P<host>[^|;]+);?")
@@ -59,8 +59,10 @@ class EnvoySample:
 def read_samples(text: str) -> list[EnvoySample]:
     """The counters of subsets among Envoy's statistics. Pure.
 
-    Envoy cuts a cluster's name at its first dot unless told otherwise, as Istio's own bootstrap does; then the host's namespace
-    stands in the metric's name: ``envoy_cluster_NAMESPACE_svc_cluster_local__upstream_rq_xx``.
+    Envoy cuts a cluster's name at its first dot; then the host's namespace stands in the metric's name:
+    ``envoy_cluster_NAMESPACE_svc_cluster_local__upstream_rq_xx``. Istio's own bootstrap has the whole name as a label, and makes a
+    label of the class, too: ``envoy_cluster_upstream_rq{response_code_class="2xx",cluster_name=...}``; its counters of single
+    codes bear the same name with ``response_code``.
     """
     found = []
     for line in text.splitlines():
@@ -75,6 +77,9 @@ def read_samples(text: str) -> list[EnvoySample]:
         tree, namespace = place
         host, _, rest = cluster["host"].partition(".")
         is_time = match["what"] == "time_bucket"
+        answers = labels.get("envoy_response_code_class", labels.get("response_code_class", "")).removesuffix("xx")
+        if not is_time and not answers:
+            continue
         found.append(
             EnvoySample(
                 tree=tree,
@@ -82,7 +87,7 @@ def read_samples(text: str) -> list[EnvoySample]:
                 host=host,
                 namespace=rest.split(".")[0] if rest else namespace,
                 series=latency_series(float(labels["le"])) if is_time else REQUESTS,
-                answers=labels.get("envoy_response_code_class", labels.get("response_code_class", "")),
+                answers=answers,
                 value=float(match["value"]),
             )
         )
@@ -144,7 +149,14 @@ class EnvoyMetrics:
         wanted = frozenset(deployments)
         found: dict[str, dict[str, dict[str, float]]] = {}
         for admin in admins:
-            for sample in read_samples(self._text(admin, endpoint)):
+            text = self._text(admin, endpoint)
+            if self._trees == (_ANY,) and "envoy_cluster_" not in text:
+                raise MetricsError(
+                    f"the Envoy at {admin} keeps no statistics of endpoint '{endpoint}': it must be the gateway that routes it, and "
+                    "Istio's proxies keep them only when their pods have the annotation proxy.istio.io/config with "
+                    "proxyStatsMatcher: {inclusionPrefixes: [cluster.outbound]}"
+                )
+            for sample in read_samples(text):
                 if sample.deployment in wanted and self._is_counted(sample, endpoint):
                     counters = found.setdefault(sample.deployment, {}).setdefault(process_of(admin), {})
                     _add(counters, sample, self._errors)
@@ -159,7 +171,7 @@ class EnvoyMetrics:
         )
 
     def _text(self, admin: str, endpoint: str) -> str:
-        pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time)"
+        pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time|total)"
         return read_statistics(admin, pattern, name=self.name, timeout=self._timeout)
 
 
