@@ -15,7 +15,7 @@ from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 _POLL = 0.1
 _LOOK_SECONDS = 1.0
 _REFUSED_SECONDS = 5.0
-"""How long a refusal to create pods may stand: the controller tries again, and a fresh namespace lacks its account for a moment."""
+"""How long a refusal of pods or of an image may stand: it is tried again, and a fresh namespace lacks its account for a moment."""
 _LOG_LINES = 20
 _EVENTS = 5
 

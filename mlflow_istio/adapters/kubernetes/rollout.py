@@ -23,6 +23,9 @@ _HOPELESS = frozenset(
 )
 """Reasons for which a container waits that do not end by waiting (kubelet's container states)."""
 
+_STUBBORN = frozenset({"ErrImagePull", "RegistryUnavailable"})
+"""Those that may pass, but rarely do: the kubelet says them at once, and ``ImagePullBackOff`` only when it has tried again."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
@@ -32,9 +35,9 @@ class Trouble:
         reason: In one word, as Kubernetes has it, such as ``ImagePullBackOff``.
         message: Kubernetes' own words.
         pod: Which pod, if it is about one.
-        container: Which container of it.
+        container: Which container of it, if that has run and so has a log.
         hopeless: Whether waiting longer is of no use.
-        refused: Whether pods may not be created (a quota, a policy, no account); the controller tries that again and again.
+        refused: Whether something is refused that is tried again and again: pods (a quota, a policy, no account), an image.
     """
 
     reason: str
@@ -118,13 +121,14 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
         its = str(container["name"])
-        if waiting.get("reason") in _HOPELESS:
+        if waiting.get("reason") in _HOPELESS | _STUBBORN:
             yield Trouble(
                 reason=waiting["reason"],
                 message=str(waiting.get("message", "")),
                 pod=name,
-                container=its,
-                hopeless=True,
+                container=its if ended else "",
+                hopeless=waiting["reason"] in _HOPELESS,
+                refused=waiting["reason"] in _STUBBORN,
             )
         elif ended and ended.get("exitCode") and not container.get("ready"):
             code = ended.get("exitCode")
