@@ -7,6 +7,13 @@
 
 ARG PYTHON_VERSION=3.12
 
+# The package without its code: what it requires is installed before the code comes, so that a change of the code makes only the
+# layers after it again.
+FROM python:${PYTHON_VERSION}-slim AS requirements
+WORKDIR /src
+COPY setup.py pyproject.toml ./
+RUN mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
 FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /src
 COPY setup.py pyproject.toml README.md ./
@@ -16,9 +23,11 @@ COPY templates templates
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON_VERSION}-slim
-COPY --from=build /wheels /wheels
+COPY --from=requirements /wheels /wheels
 RUN pip install --no-cache-dir /wheels/*.whl && rm -rf /wheels
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin command && install --directory /srv/empty
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir --no-deps --force-reinstall /wheels/*.whl && rm -rf /wheels
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1
 USER 10001:10001

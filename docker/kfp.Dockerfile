@@ -9,6 +9,13 @@
 
 ARG PYTHON_VERSION=3.12
 
+# The package without its code: what it requires is installed before the code comes, so that a change of the code makes only the
+# layers after it again.
+FROM python:${PYTHON_VERSION}-slim AS requirements
+WORKDIR /src
+COPY setup.py pyproject.toml ./
+RUN mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
 FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /src
 COPY setup.py pyproject.toml README.md ./
@@ -19,13 +26,15 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON_VERSION}-slim
 COPY requirements/all.txt /requirements.txt
-COPY --from=build /wheels /wheels
+COPY --from=requirements /wheels /wheels
 # The lock file pins, with hashes, what the package and its extra [kfp] need; constraints keep the rest of it out.
 RUN sed -e '/^ *--hash=/d' -e 's/ *\\$//' /requirements.txt > /constraints.txt \
     && pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/*.whl)[kfp]" \
     && rm -rf /wheels /requirements.txt /constraints.txt
 
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin steps
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir --no-deps --force-reinstall /wheels/*.whl && rm -rf /wheels
 USER 10001:10001
 ENV PYTHONUNBUFFERED=1
 WORKDIR /home/steps

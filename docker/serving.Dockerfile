@@ -30,11 +30,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends bash libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 
-# --no-deps: the wrapper needs nothing that MLflow does not bring, but prometheus-client.
-COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir "mlflow==${MLFLOW_VERSION}" prometheus-client uv ${MODEL_REQUIREMENTS} \
-    && pip install --no-cache-dir --no-deps /wheels/*.whl \
-    && rm -rf /wheels
+# Before the code comes, so that a change of the code makes only the layers after it again.
+RUN pip install --no-cache-dir "mlflow==${MLFLOW_VERSION}" prometheus-client uv ${MODEL_REQUIREMENTS}
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin serving \
     && install --directory --owner serving --group serving /var/lib/mlflow-istio /srv/empty
@@ -42,6 +39,9 @@ ENV HOME=/var/lib/mlflow-istio \
     MLFLOW_ENV_ROOT=/var/lib/mlflow-istio/environments \
     MLFLOW_ISTIO_RECORD_DIR=/var/lib/mlflow-istio/records \
     PYTHONUNBUFFERED=1
+# --no-deps: the wrapper needs nothing that MLflow does not bring, but prometheus-client.
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir --no-deps /wheels/*.whl && rm -rf /wheels
 USER 10001:10001
 # An empty folder: `python -m` puts the working directory before all packages.
 WORKDIR /srv/empty
