@@ -91,8 +91,8 @@ def _base(
         return EnvoyMetrics(cluster.admin_urls, errors=errors, chosen=chosen, latency_edges=_mesh_edges())
     if envoy_url is None:
         raise InvalidInput(
-            "metrics=envoy on a cluster needs the address of the gateway's Envoy: set MLFLOW_ISTIO_ENVOY_URL to port 15090 of its pod, "
-            "such as http://127.0.0.1:15090 after 'kubectl port-forward' to it"
+            "metrics=envoy on a cluster needs the address of the gateway's Envoy: set MLFLOW_ISTIO_ENVOY_URL to port 15090 of its "
+            "pod, such as http://127.0.0.1:15090 after 'kubectl port-forward' to it"
         )
     address = envoy_url.rstrip("/")
     return EnvoyMetrics(lambda: (address,), live=False, namespace=cluster.scope, errors=errors)

@@ -152,8 +152,8 @@ class EnvoyMetrics:
             text = self._text(admin, endpoint)
             if self._trees == (_ANY,) and "envoy_cluster_" not in text:
                 raise MetricsError(
-                    f"the Envoy at {admin} keeps no statistics of endpoint '{endpoint}': it must be the gateway that routes it, and "
-                    "Istio's proxies keep them only when their pods have the annotation proxy.istio.io/config with "
+                    f"the Envoy at {admin} keeps no statistics of endpoint '{endpoint}': it must be the gateway that routes it, "
+                    "and Istio's proxies keep them only when their pods have the annotation proxy.istio.io/config with "
                     "proxyStatsMatcher: {inclusionPrefixes: [cluster.outbound]}"
                 )
             for sample in read_samples(text):
