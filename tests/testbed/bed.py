@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.testbed import control, control_plane, gateway
-from tests.testbed.client import SOCKET_VARIABLE
+from tests.testbed.client import HOST_VARIABLE, SOCKET_VARIABLE
 from tests.testbed.errors import TestbedError
 from tests.testbed.kubelet import image
 from tests.testbed.kubelet.enter import Kept
-from tests.testbed.network import Host, Network
+from tests.testbed.network import BRIDGE_ADDRESS, Host, Network
 from tests.testbed.processes import Processes, tail
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _RUN = Path("/run")
 _HOME = _RUN / "mlflow-istio-testbed"
 _SOCKET = _HOME / "control.sock"
 # A ceiling, not a reservation: etcd's data, logs and volumes lie there.
-_TMPFS_OPTIONS = "mode=755,size=4g"
+_ROOM = "4g"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
 _SIGNALLED = 128
 _CANNOT_RUN = 127
@@ -48,27 +48,51 @@ def run(command: Sequence[str], programs: Path, *, fast: bool, logs: Path | None
     Returns:
         The command's exit code; 128 + its signal's number when a signal ended it.
     """
+    return run_in("testbed", lambda: _bring_up(programs, fast=fast, logs=logs), command)
+
+
+def run_in(label: str, bring_up: Callable[[], Mapping[str, str]], command: Sequence[str]) -> int:
+    """Brings a world up and runs the command in it with the variables that lead there.
+
+    Args:
+        label: begins each line that is said.
+        bring_up: returns the variables; may raise `TestbedError`.
+
+    Returns:
+        The command's exit code; 128 + its signal's number when a signal ended it.
+    """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(_SIGNALLED + number))
     signal.signal(signal.SIGHUP, lambda number, _frame: sys.exit(_SIGNALLED + number))
     began = time.monotonic()
     try:
-        variables = _bring_up(programs, fast=fast, logs=logs)
+        variables = bring_up()
     except TestbedError as error:
-        print(f"testbed: {error}", file=sys.stderr)
+        print(f"{label}: {error}", file=sys.stderr)
         return _FAILED
-    print(f"testbed: up in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-    return _run_command(command, variables)
+    print(f"{label}: up in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+    return _run_command(label, command, variables)
 
 
-def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, str]:
-    """Starts everything, waits until it is ready, and returns the variables that lead COMMAND to it."""
+def make_own(home: Path, seen: Sequence[str], *, room: str = _ROOM) -> None:
+    """Puts an empty file system in memory on `/run`, makes the folder `home` in it, and forgets the machine's proxies.
+
+    Args:
+        seen: absolute paths that stay as they are, also where they lie under `/run`.
+        room: the file system's size, as mount takes it.
+    """
     for name in list(os.environ):
         # Nothing here is behind a proxy, and no proxy could reach it.
         if name.lower() in _PROXIES:
             del os.environ[name]
-    kept = Kept([*image.paths(), str(programs)])
-    subprocess.run(["mount", "-t", "tmpfs", "-o", _TMPFS_OPTIONS, "testbed", str(_RUN)], check=True)
+    kept = Kept(seen)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=755,size={room}", "testbed", str(_RUN)], check=True)
     kept.show_again(under=os.path.realpath(_RUN), read_only=False)
+    home.mkdir()
+
+
+def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, str]:
+    """Starts everything, waits until it is ready, and returns the variables that lead COMMAND to it."""
+    make_own(_HOME, [*image.paths(), str(programs)])
     logs = logs or _HOME / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     network = Network()
@@ -105,6 +129,7 @@ def _bring_up(programs: Path, *, fast: bool, logs: Path | None) -> Mapping[str, 
         "GATEWAY_URL": f"http://{gateway.ADDRESS}",
         "GATEWAY_ADMIN_URL": f"http://{gateway.ADDRESS}:{gateway.ADMIN_PORT}",
         "MLFLOW_ISTIO_GATEWAY": gateway.NAME,
+        HOST_VARIABLE: BRIDGE_ADDRESS,
         SOCKET_VARIABLE: str(_SOCKET),
     }
 
@@ -133,11 +158,11 @@ def _verbs(
     }
 
 
-def _run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
+def _run_command(label: str, command: Sequence[str], variables: Mapping[str, str]) -> int:
     try:
         process = subprocess.Popen(command, env={**os.environ, **variables})
     except OSError as error:
-        print(f"testbed: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
+        print(f"{label}: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
         return _CANNOT_RUN
     # The terminal sends it to COMMAND too; COMMAND decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from tests.testbed.errors import TestbedError
 
 SOCKET_VARIABLE = "TESTBED_SOCKET"
+HOST_VARIABLE = "TESTBED_HOST"
 HOW_TO_RUN = "python -m tests.testbed run --fast -- python -m pytest -m control_plane"
 _POLL_SECONDS = 0.05
 

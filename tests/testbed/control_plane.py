@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,12 @@ class Files:
         return self.folder / "kubeconfig-least"
 
 
-def prepare(programs: Path, folder: Path, *, fast: bool) -> Files:
-    """Writes what the programs read at their start: the users and the key that signs service accounts' tokens."""
+def prepare(programs: Path, folder: Path, *, fast: bool, users: Sequence[str] = ()) -> Files:
+    """Writes what the programs read at their start: the users and the key that signs service accounts' tokens.
+
+    Args:
+        users: further lines of the token file: `TOKEN,NAME,UID,"GROUP"`.
+    """
     files = Files(
         programs=programs,
         folder=folder,
@@ -93,7 +98,14 @@ def prepare(programs: Path, folder: Path, *, fast: bool) -> Files:
     )
     files.certificates.mkdir(parents=True)
     (folder / "users.csv").write_text(
-        f"{files.admin_token},admin,admin,system:masters\n{files.least_token},{LEAST_USER},{LEAST_USER}\n",
+        "".join(
+            f"{line}\n"
+            for line in (
+                f"{files.admin_token},admin,admin,system:masters",
+                f"{files.least_token},{LEAST_USER},{LEAST_USER}",
+                *users,
+            )
+        ),
         encoding="utf-8",
     )
     key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
@@ -107,22 +119,24 @@ def prepare(programs: Path, folder: Path, *, fast: bool) -> Files:
 
 def write_kubeconfigs(files: Files) -> None:
     """Writes both users' kubeconfig. The API server must have started once: its certificate goes in."""
+    write_kubeconfig(files, "admin", files.admin_token, files.admin_kubeconfig)
+    write_kubeconfig(files, LEAST_USER, files.least_token, files.least_kubeconfig)
+
+
+def write_kubeconfig(files: Files, user: str, token: str, path: Path) -> None:
+    """Writes one user's kubeconfig."""
     authority = base64.b64encode(files.authority.read_bytes()).decode()
-    for user, token, path in (
-        ("admin", files.admin_token, files.admin_kubeconfig),
-        (LEAST_USER, files.least_token, files.least_kubeconfig),
-    ):
-        server = {"server": f"https://{BRIDGE_ADDRESS}:{API_PORT}", "certificate-authority-data": authority}
-        context = {"cluster": "testbed", "user": user, "namespace": "default"}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "testbed", "cluster": server}],
-            "users": [{"name": user, "user": {"token": token}}],
-            "contexts": [{"name": "testbed", "context": context}],
-            "current-context": "testbed",
-        }
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    server = {"server": f"https://{BRIDGE_ADDRESS}:{API_PORT}", "certificate-authority-data": authority}
+    context = {"cluster": "testbed", "user": user, "namespace": "default"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "testbed", "cluster": server}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "testbed", "context": context}],
+        "current-context": "testbed",
+    }
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
 def manifest(name: str) -> Any:
@@ -147,7 +161,8 @@ def etcd(files: Files) -> Program:
     )
 
 
-def api_server(files: Files) -> Program:
+def api_server(files: Files, *, authorization: str = "RBAC", flags: Sequence[str] = ()) -> Program:
+    """The API server; its flags are the testbed's with some more."""
     return Program(
         name="kube-apiserver",
         argv=(
@@ -157,7 +172,7 @@ def api_server(files: Files) -> Program:
             f"--advertise-address={BRIDGE_ADDRESS}",
             f"--secure-port={API_PORT}",
             f"--cert-dir={files.certificates}",
-            "--authorization-mode=RBAC",
+            f"--authorization-mode={authorization}",
             f"--token-auth-file={files.folder / 'users.csv'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={files.folder / 'service-accounts.key'}",
@@ -165,6 +180,7 @@ def api_server(files: Files) -> Program:
             "--service-cluster-ip-range=10.96.0.0/16",
             "--kubelet-preferred-address-types=InternalIP",
             "--profiling=false",
+            *flags,
         ),
         ready=lambda: (
             files.authority.exists()
@@ -175,14 +191,15 @@ def api_server(files: Files) -> Program:
     )
 
 
-def controller_manager(files: Files) -> Program:
+def controller_manager(files: Files, *, controllers: Sequence[str] = _CONTROLLERS) -> Program:
+    """The controllers; by default those that need no kubelet."""
     fast = ("--kube-api-qps=500", "--kube-api-burst=1000") if files.fast else ()
     return Program(
         name="kube-controller-manager",
         argv=(
             str(files.programs / "kube-controller-manager"),
             f"--kubeconfig={files.admin_kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--controllers={','.join(controllers)}",
             f"--root-ca-file={files.authority}",
             f"--cert-dir={files.certificates / 'controller-manager'}",
             "--bind-address=127.0.0.1",
