@@ -3,6 +3,8 @@
 Which requests fail depends on the request alone (its first value counts requests), so that every run is the same.
 """
 
+import contextlib
+import threading
 import time
 
 import mlflow.pyfunc
@@ -12,15 +14,21 @@ from mlflow.models import set_model
 class Faulty(mlflow.pyfunc.PythonModel):
     """Answers ``answer`` after ``milliseconds``; every ``fails_every``-th request fails, if its second value is ``fails_on``.
 
-    Without ``fails_on`` any may fail.
+    Without ``fails_on`` any may fail. With ``queues`` it answers one request after the other, as a model that takes a whole core.
     """
 
     def load_context(self, context):
         """Read the config that it was logged with."""
         self.config = dict(context.model_config)
+        self.turn = threading.Lock() if self.config.get("queues") else contextlib.nullcontext()
 
     def predict(self, context, model_input, params=None):
         """One prediction for each row."""
+        with self.turn:
+            return self.answer(model_input)
+
+    def answer(self, model_input):
+        """What it says when it is its turn."""
         started = time.monotonic()
         rows = model_input.to_numpy() if hasattr(model_input, "to_numpy") else model_input
         number = int(rows[0][0])
