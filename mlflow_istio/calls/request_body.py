@@ -39,10 +39,12 @@ class RequestBody:
     Attributes:
         content: Its bytes.
         content_type: One of :data:`CONTENT_TYPES`.
+        given: JSON as it was given, for servers that don't take MLflow's forms; None where it was none.
     """
 
     content: bytes
     content_type: str = JSON
+    given: bytes | None = None
 
 
 def body_of(payload: Any) -> RequestBody:
@@ -103,13 +105,33 @@ def read_body(path: str, kind: str | None = None) -> RequestBody:
     # The file's own text is sent: a number that Python would round arrives as it was written.
     text = content.decode(json.detect_encoding(content)).strip()
     if isinstance(data, dict) and _is_body(data):
-        return RequestBody(content=text.encode())
+        return RequestBody(content=text.encode(), given=text.encode())
     form = "inputs"
     if isinstance(data, dict) and {"columns", "data"} <= set(data) <= {"columns", "data", "index"}:
         form = "dataframe_split"
     elif isinstance(data, list) and all(isinstance(item, dict) for item in data):
         form = "dataframe_records"
-    return RequestBody(content=f'{{"{form}": {text}}}'.encode())
+    return RequestBody(content=f'{{"{form}": {text}}}'.encode(), given=text.encode())
+
+
+def plain_body_of(payload: Any) -> RequestBody:
+    """The JSON that was given, as it is: what servers take that don't know MLflow's forms.
+
+    Raises:
+        InvalidInput: It is no JSON; a frame goes as records.
+    """
+    if isinstance(payload, RequestBody):
+        if payload.given is None:
+            raise InvalidInput(
+                f"this model server takes JSON as it is, not {payload.content_type}: give it a JSON body"
+            )
+        return RequestBody(content=payload.given)
+    if _is_pandas(payload, "DataFrame"):
+        raise InvalidInput("this model server takes JSON as it is, not a frame: give it the body that it reads")
+    try:
+        return RequestBody(content=json.dumps(_plain(payload, "the body")).encode("ascii"))
+    except RecursionError as exc:
+        raise InvalidInput("the body is nested too deep, or holds itself: send less of it") from exc
 
 
 def _document(payload: Any) -> dict[str, Any]:

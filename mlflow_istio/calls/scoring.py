@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_istio.calls.loopback import proxies_for
-from mlflow_istio.calls.request_body import body_of
+from mlflow_istio.calls.request_body import body_of, plain_body_of
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
 
 
 def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
-    """POST an input to ``/invocations`` and return the JSON answer.
+    """POST an input to the path of scoring and return the JSON answer.
 
     Args:
         address: The endpoint's address.
@@ -29,7 +29,7 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     import requests
 
     url = address.url.rstrip("/") + address.scoring
-    body = body_of(payload)
+    body = body_of(payload) if address.body == "mlflow" else plain_body_of(payload)
     try:
         answer = requests.post(
             url,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_istio.cli import analysis, doctor, explain, gitops, local, policy, release, report, traffic
+from mlflow_istio.cli import analysis, doctor, explain, gitops, local, policy, release, report, runtimes, traffic
 from mlflow_istio.cli.options import Group
 
 
@@ -27,6 +27,7 @@ _FAMILIES = (
     explain,
     policy,
     report,
+    runtimes,
     local,
 )
 

@@ -22,6 +22,7 @@ from mlflow_istio.core.basics.names import (
 )
 from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_quantity
 from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
+from mlflow_istio.core.runtime.runtime import check_url_path
 from mlflow_istio.errors import InvalidInput, masked
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
 from mlflow_istio.options.values import (
@@ -40,6 +41,7 @@ from mlflow_istio.options.values import (
     Resources,
     Secrets,
     Structured,
+    Texts,
     Weight,
     Weights,
     checked,
@@ -157,6 +159,7 @@ _OF_PODS = (
     ),
     *("tolerations", "annotations", "image_pull_secrets", "env_from_secret", "hardened", "templates"),
     *("service_account_token", "disk_limit"),
+    *("runtime", "command", "args", "port", "readiness", "scoring"),
 )
 
 
@@ -175,6 +178,25 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         description="most bytes of a request's body that the model server takes; a larger one is answered 413",
     )
     image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    runtime: str = Field(
+        default="mlflow",
+        description="kind of model server: mlflow (our own), mlserver, openai, triton, container (any HTTP server), or the path of "
+        "a YAML file that describes one; 'mlflow-istio runtimes' lists them",
+    )
+    command: Texts = Field(
+        default=None,
+        description='JSON list, what another runtime runs, such as ["vllm", "serve", "$MODEL", "--port", "$PORT"]',
+    )
+    args: Texts = Field(default=None, description="JSON list, its arguments, likewise")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="port at which another runtime's container listens, 8080 unless given"
+    )
+    readiness: Annotated[str, checked(check_url_path)] | None = Field(
+        default=None, description="path at which another runtime answers 200 when it is ready"
+    )
+    scoring: Annotated[str, checked(check_url_path)] | None = Field(
+        default=None, description="path at which another runtime is asked"
+    )
     host: Hosts = Field(
         default=(),
         description="further host names of a new endpoint at the gateway, comma-separated; ENDPOINT.NAMESPACE.svc.cluster.local "
@@ -328,6 +350,10 @@ _OF_THIS_PLACE = ("tracking_uri", "registry_uri", "gateway_url", "dry_run")
 """Options that say how things are reached from here, or that nothing is to be changed from here: no part of what is done."""
 
 
+_NEVER_FROM_ENVIRONMENT = ("port",)
+"""Options whose variable means something else."""
+
+
 def parse_options(
     model: type[Parsed], config: Mapping[str, Any] | None, *, cluster: str, environment: bool = True
 ) -> Parsed:
@@ -353,6 +379,8 @@ def parse_options(
             raise InvalidInput(f"option '{useless[0]}' has no effect on target istio-local: leave it out")
         # An environment set up for a cluster must not reach the local mesh.
         given |= {name: model.model_fields[name].default for name in only_there}
+    # A Service named mlflow-istio puts MLFLOW_ISTIO_PORT into every pod of its namespace, and model servers have it, too.
+    given |= {name: None for name in _NEVER_FROM_ENVIRONMENT if name in model.model_fields and name not in given}
     if not environment:
         defaults = {
             name: field.get_default(call_default_factory=True)

@@ -15,6 +15,7 @@ from mlflow_istio.core.basics.names import check_alias, check_export_to, check_h
 from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
+from mlflow_istio.core.runtime.runtime import texts
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 _DAYS = re.compile(r"(\d+(?:\.\d+)?)d")
@@ -97,6 +98,11 @@ def _number_as_text(value: Any) -> Any:
 def _names(value: Any) -> Any:
     """Names as a comma-separated text or a list."""
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> Any:
+    """A list of texts."""
+    return None if value is None else texts(json_or_text(value), "it")
 
 
 def _percents(value: Any) -> Any:
@@ -196,6 +202,8 @@ JsonList = Annotated[list[dict[str, Any]], BeforeValidator(_json)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json)]
 Structured = Annotated[Any, BeforeValidator(json_or_text)]
 """A structured value arrives as JSON text, a short one as it is."""
+Texts = Annotated[tuple[str, ...] | None, read_by(_texts)]
+"""A list of texts, as JSON from the command line."""
 Resources = Annotated[dict[str, dict[str, Any]], BeforeValidator(_json), checked(check_resources)]
 Secrets = Annotated[dict[str, Annotated[str, checked(check_secret_reference)]], BeforeValidator(_json)]
 Match = Annotated[tuple[dict[str, Any], ...] | None, read_by(_match), _written_by(_match_as_given)]

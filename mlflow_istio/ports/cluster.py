@@ -20,12 +20,14 @@ class Address:
     Attributes:
         url: Base URL; scoring is ``POST {url}{scoring}``.
         headers: Headers to send with every request (on the local mesh none but those that an endpoint's own match asks for).
-        scoring: Path of scoring below the URL; another one only where an adopted route takes exact paths.
+        scoring: Path of scoring below the URL: that of the model server, but where an adopted route takes exact paths.
+        body: What it takes, in the words of ``core.runtime``.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     scoring: str = "/invocations"
+    body: str = "mlflow"
 
 
 @runtime_checkable

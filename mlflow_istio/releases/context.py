@@ -20,10 +20,11 @@ from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
-from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION, runtime_of_deployment
 from mlflow_istio.core.mesh.virtual_service import note_endpoint, read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import copied_state, endpoints_in, several_carriers
 from mlflow_istio.core.moves.claims import claimants
+from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict, Unsupported
 from mlflow_istio.ports.clock import Clock
 from mlflow_istio.ports.cluster import Address, Cluster
@@ -254,17 +255,27 @@ def _through_root(cluster: Cluster, name: str, virtual_service: Object, route: s
     return whole, routes
 
 
-def address_of(cluster: Cluster, name: str) -> Address:
-    """How a caller reaches an endpoint.
+def address_of(cluster: Cluster, name: str, deployment: str | None = None) -> Address:
+    """How a caller reaches an endpoint, and asks a deployment of it; its stable one unless another is named.
 
     Raises:
         NotFound: There is no such endpoint.
     """
-    return address_at(cluster, virtual_service_of(cluster, name), name)
+    virtual_service = virtual_service_of(cluster, name)
+    stable = read_endpoint(virtual_service, name).stable
+    asked = deployment or (stable.subset if stable.host == name else None)
+    found = cluster.get("Deployment", asked) if asked else None
+    return address_at(cluster, virtual_service, name, found)
 
 
-def address_at(cluster: Cluster, virtual_service: Object, name: str) -> Address:
+def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment: Object | None) -> Address:
     """How a caller reaches an endpoint whose VirtualService has been read.
+
+    Args:
+        cluster: The cluster.
+        virtual_service: The VirtualService that carries it.
+        name: The endpoint.
+        deployment: The Deployment that is to answer; None where nobody knows it.
 
     Raises:
         Unsupported: Its route takes no requests of the scheme by which it can be reached from here.
@@ -277,11 +288,14 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str) -> Address:
             f"the route of endpoint '{name}' takes requests by {listeners} alone, and {found.url} takes none of those"
         )
     base = entrance.scoring.removesuffix(SCORING)
+    runtime = runtime_of_deployment(deployment) if deployment else MLFLOW
+    scoring = entrance.scoring.removeprefix(base)
     return replace(
         found,
         url=found.url.rstrip("/") + base,
         headers={**found.headers, **entrance.headers},
-        scoring=entrance.scoring.removeprefix(base),
+        scoring=runtime.scoring if scoring == SCORING else scoring,
+        body=runtime.body,
     )
 
 

@@ -254,3 +254,15 @@ def span(seconds: float) -> str:
 
 def _share(value: View) -> str:
     return f"{value['share']:.1%} ± {value['error']:.1%}"
+
+
+def print_runtimes(views: Sequence[View], console: Console | None = None) -> None:
+    """The kinds of model servers, with how each is seen to be ready, where it is asked, and how it can be released."""
+    out = console or a_console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("runtime", "ready at", "asked at", "strategies", "about"):
+        table.add_column(heading)
+    for view in views:
+        cells = (view["name"], view["readiness"], view["scoring"], ", ".join(view["strategies"]), view["about"])
+        add_row(table, *cells)
+    out.print(table)

@@ -8,10 +8,14 @@ from dataclasses import replace
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import service_name
 from mlflow_istio.core.matching.places import check_own_hosts
+from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
+from mlflow_istio.core.runtime.profiles import MLFLOW
+from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import (
+    DEFAULT_IMAGE,
     DEFAULT_MAX_BODY,
     AdoptOptions,
     CreateOptions,
@@ -27,7 +31,7 @@ from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result
-from mlflow_istio.wiring.connection import Connection, only
+from mlflow_istio.wiring.connection import Connection, load_runtime, only
 
 
 def deploy_request(
@@ -35,6 +39,7 @@ def deploy_request(
 ) -> deployments.DeployRequest:
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
+    runtime = runtime_for(options, on_cluster=on_cluster)
     server = place.server_environment(options.env_from_secret)
     if on_cluster and not options.foreign_host:
         check_own_hosts(options.host, place.cluster.scope)
@@ -43,12 +48,14 @@ def deploy_request(
         endpoint=endpoint,
         model_uri=model_uri,
         reason=options.reason,
-        image=options.image,
+        runtime=runtime,
+        image=options.image if options.image != DEFAULT_IMAGE or not runtime.image else runtime.image,
+        download_image=DEFAULT_IMAGE if runtime != MLFLOW else "",
         replicas=options.replicas,
         env={**server, **_limits(options), **only(options.env, in_pods=on_cluster)},
         env_manager=options.env_manager,
         from_folder=not on_cluster,
-        pod=options.pod() if on_cluster else None,
+        pod=_pod(options, runtime) if on_cluster else None,
         settings=alias_settings(options),
         pins=options.pins,
         hosts=options.host if on_cluster else (),
@@ -58,6 +65,41 @@ def deploy_request(
         timeout=options.confirm_timeout,
         wait=options.wait,
         take_over=options.take_over,
+    )
+
+
+_OF_OTHERS = ("command", "args", "port", "readiness", "scoring")
+"""Options that say what another kind of model server than ours does."""
+
+
+def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
+    """The kind of model server that is asked for, with what was said beside its name.
+
+    Raises:
+        InvalidInput: It is unknown, or nobody says what it runs.
+    """
+    runtime = load_runtime(options.runtime).said(**{name: getattr(options, name) for name in _OF_OTHERS})
+    if options.runtime == MLFLOW.name:
+        said = [name for name in _OF_OTHERS if getattr(options, name) is not None]
+        if said:
+            raise InvalidInput(f"option '{said[0]}' has no effect with runtime=mlflow: name the runtime that it is for")
+        return runtime
+    if options.env_manager != "local":
+        raise InvalidInput(f"option 'env_manager' has no effect with runtime={runtime.name}: leave it out")
+    if options.max_body != DEFAULT_MAX_BODY:
+        raise InvalidInput(f"option 'max_body' has no effect with runtime={runtime.name}: leave it out")
+    if on_cluster and options.image == DEFAULT_IMAGE and not runtime.image:
+        raise InvalidInput(f"runtime '{runtime.name}' has no image of its own: say which one runs it (image)")
+    if not on_cluster and not runtime.command:
+        raise InvalidInput(f"runtime '{runtime.name}' runs no image on this machine: say what runs it (command)")
+    return runtime
+
+
+def _pod(options: CreateOptions, runtime: Runtime) -> PodSettings:
+    """What the pods have beside; a server that knows no registry gets the model's files from an init container."""
+    pod = options.pod()
+    return (
+        replace(pod, source="init") if runtime != MLFLOW and runtime.takes_model and pod.source == "registry" else pod
     )
 
 

@@ -151,7 +151,7 @@ class ReadingVerbs(Base):
         if name is not None:
             its = self.deployment(name)["endpoint"]
             sent = {**(headers or {}), **pin_headers(cluster, its, name)}
-            return score(address_of(cluster, its), payload, headers=sent, timeout=timeout)
+            return score(address_of(cluster, its, name), payload, headers=sent, timeout=timeout)
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")
         return score(address_of(cluster, endpoint), payload, headers=headers or {}, timeout=timeout)

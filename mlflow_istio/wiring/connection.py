@@ -18,6 +18,8 @@ from mlflow_istio.core.basics.target import Target, parse_target
 from mlflow_istio.core.mesh.manifests import TEMPLATES
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, variable_of
 from mlflow_istio.core.release.kpi import Kpi
+from mlflow_istio.core.runtime.profiles import RUNTIMES
+from mlflow_istio.core.runtime.runtime import Runtime, runtime_of
 from mlflow_istio.errors import InvalidInput, RegistryError, masked
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.ports.metrics import Metrics
@@ -366,6 +368,27 @@ def load_templates(folder: str | None) -> dict[str, str]:
             raise InvalidInput(f"template '{file.name}' in '{folder}' overrides nothing: {nearest(file.name, names)}")
         texts[names[file.name]] = file.read_text(encoding="utf-8")
     return texts
+
+
+def load_runtime(name: str) -> Runtime:
+    """A kind of model server by its name, or by the YAML file of a user's own.
+
+    Raises:
+        InvalidInput: There is no such one, or its file says what can't be.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        if name not in RUNTIMES:
+            raise InvalidInput(f"unknown runtime '{name}': {nearest(name, RUNTIMES)}; a file of your own ends in .yaml")
+        return RUNTIMES[name]
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"runtime profile '{name}' can't be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise InvalidInput(f"runtime profile '{name}' is no YAML: {' '.join(str(exc).split())}") from exc
+    return runtime_of(document, name)
 
 
 def _in_a_step() -> bool:

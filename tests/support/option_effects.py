@@ -158,6 +158,7 @@ WISH: Mapping[str, Any] = {
     "release_id": Try(value="r-9", given={"strategy": "canary"}),
     "confirm_timeout": 1,
 }
+OTHER_SERVER = {"runtime": "container", "image": "theirs"}
 PODS: Mapping[str, Any] = {
     "replicas": 3,
     "env": {"A": "b"},
@@ -176,6 +177,12 @@ PODS: Mapping[str, Any] = {
     "hardened": False,
     "service_account_token": True,
     "disk_limit": "1Gi",
+    "runtime": Try(value="container", given={"image": "theirs"}),
+    "command": Try(value=["serve", "--port", "$PORT"], given=OTHER_SERVER),
+    "args": Try(value=["--verbose"], given=OTHER_SERVER),
+    "port": Try(value=9000, given=OTHER_SERVER),
+    "readiness": Try(value="/ready", given=OTHER_SERVER),
+    "scoring": Try(value="/score", given=OTHER_SERVER, refused="is asked at /score, but callers of endpoint"),
     "templates": Try(value="/no/such/folder", refused="templates folder '/no/such/folder' does not exist"),
     "ready_timeout": 9,
 }

@@ -53,6 +53,7 @@ ONE_THING_ON_SEVERAL_FLOORS = {
     "release.py": "options, command, verb and pipeline step",
     "routes.py": "routes of one's own as an option and as a value",
     "runs.py": "the port and its implementation",
+    "runtimes.py": "the kinds of model servers: command and verb",
     "scoring.py": "the port and its implementation",
     "traffic.py": "command, pipeline step, value",
 }

@@ -116,11 +116,18 @@ def change_probe(virtual_service: str, change_id: str) -> Probe:
     )
 
 
-def pin_probe(virtual_service: str, deployment: str, model_version: str) -> Probe:
-    """The probe that a deployment answers through its pinned route, as the version it should be."""
+def pin_probe(virtual_service: str, deployment: str, model_version: str, path: str = "/ping") -> Probe:
+    """The probe that a deployment answers through its pinned route, as the version it should be.
+
+    Args:
+        virtual_service: The endpoint.
+        deployment: The deployment.
+        model_version: ``MODEL/VERSION``.
+        path: Where its server answers 200 when it is ready.
+    """
     return Probe(
         virtual_service=virtual_service,
-        path="/ping",
+        path=path,
         headers={PIN_HEADER: deployment},
         expected_headers={VERSION_HEADER: header_text(model_version)},
         purpose=f"pinned route to deployment '{deployment}'",

@@ -24,7 +24,10 @@ from mlflow_istio.core.basics.objects import (
     Object,
     annotations_of,
 )
+from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
 from mlflow_istio.core.mesh.pods import PodSettings, environment, pod_values
+from mlflow_istio.core.runtime.profiles import MLFLOW
+from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ TEMPLATES: Mapping[str, str] = {
 VERSION_ANNOTATION = f"{DOMAIN}/model-version"
 ALIAS_ANNOTATION = f"{DOMAIN}/model-alias"
 FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
+RUNTIME_ANNOTATION = f"{DOMAIN}/runtime"
+"""Of a Deployment: its kind of model server, where that is not our own."""
 
 # YAML gives these a meaning, or refuses them, even inside quotes.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -59,8 +64,9 @@ class DeploymentValues:
         model: The model version it serves.
         flavor: Flavor that was asked for.
         image: Container image.
+        download_image: Image of the container that downloads the model; empty: the same.
+        runtime: Its kind of model server.
         replicas: Desired replicas, at least 1.
-        port: Port the model server listens on.
         env: Environment beside what the model server needs.
         env_manager: How the model's Python environment is made, in MLflow's words.
         from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
@@ -73,8 +79,9 @@ class DeploymentValues:
     model: ModelVersion
     flavor: str = "python_function"
     image: str
+    download_image: str = ""
+    runtime: Runtime = MLFLOW
     replicas: int = 1
-    port: int = 8080
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
     from_folder: bool = False
@@ -88,16 +95,22 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
         InvalidInput: The template can't be rendered, or its result is not the Deployment it must be.
     """
     annotations = {VERSION_ANNOTATION: values.model.label, FLAVOR_ANNOTATION: values.flavor}
+    runtime = values.runtime
+    if runtime != MLFLOW:
+        annotations[RUNTIME_ANNOTATION] = compact(to_json(runtime))
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
     server = {
         "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
         "MLFLOW_ISTIO_DEPLOYMENT": values.name,
-        "MLFLOW_ISTIO_PORT": str(values.port),
+        "MLFLOW_ISTIO_PORT": str(runtime.port),
         "MLFLOW_ISTIO_ENV_MANAGER": values.env_manager,
     }
     here = values.from_folder and values.model.folder
     env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
+    given = {variable["name"] for variable in env}
+    env += [{"name": name, "value": value} for name, value in runtime.environment.items() if name not in given]
+    command, args = runtime.process
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
         "Deployment",
@@ -108,8 +121,13 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "endpoint": values.endpoint,
             "model": {"name": values.model.model, "version": values.model.version, "uri": values.model.uri},
             "image": values.image,
+            "download_image": values.download_image or values.image,
+            "command": list(command),
+            "args": list(args),
+            "readiness": runtime.readiness,
+            "own_server": runtime == MLFLOW,
             "replicas": values.replicas,
-            "port": values.port,
+            "port": runtime.port,
             "selector": labels,
             "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
             "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
@@ -125,12 +143,34 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     selector = _texts("Deployment", obj, "spec.selector.matchLabels")
     if not selector or not selector.items() <= pod_labels.items():
         raise _broken("Deployment", "spec.selector.matchLabels must select spec.template.metadata.labels")
-    if not _at(obj, "spec.template.spec.containers"):
+    containers = _at(obj, "spec.template.spec.containers")
+    if not containers:
         raise _broken("Deployment", "spec.template.spec.containers must name the model server's container")
+    if runtime != MLFLOW and [containers[0].get(part) or [] for part in ("command", "args")] != [[*command], [*args]]:
+        raise _broken(
+            "Deployment",
+            f"the first container does not run runtime '{runtime.name}': write command: {{{{ command }}}} and args: {{{{ args }}}}",
+        )
     return obj
 
 
-def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int = 8080) -> Object:
+def runtime_of_deployment(deployment: Mapping[str, Any]) -> Runtime:
+    """The kind of model server that a Deployment runs.
+
+    Raises:
+        InvalidInput: Its annotation was damaged.
+    """
+    text = annotations_of(deployment).get(RUNTIME_ANNOTATION)
+    if text is None:
+        return MLFLOW
+    where = f"annotation {RUNTIME_ANNOTATION} of Deployment '{deployment['metadata']['name']}'"
+    try:
+        return from_json(Runtime, parsed(text, where))
+    except InvalidInput as exc:
+        raise InvalidInput(f"{where} is damaged ({exc.message}): deploy it again under another name") from exc
+
+
+def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int | str = "http") -> Object:
     """Render and check the endpoint's Service.
 
     Raises:

@@ -28,10 +28,21 @@ from mlflow_istio.core.moves.strategies import start as started
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 
-def pin(endpoint: Endpoint, deployment: str) -> Endpoint:
-    """Make a deployment reachable by its header, at no weight."""
+def pin(endpoint: Endpoint, deployment: str, named: str | None = None) -> Endpoint:
+    """Make a deployment reachable by its header, at no weight.
+
+    Args:
+        endpoint: The endpoint.
+        deployment: The deployment.
+        named: ``MODEL/VERSION`` that its routes say in answers, since its server doesn't; None: it does.
+    """
     check_not_deleting(endpoint)
     route = f"pin.{deployment}"
+    policy = endpoint.traffic.policy
+    if named != policy.versions.get(deployment):
+        others = {name: label for name, label in policy.versions.items() if name != deployment}
+        policy = replace(policy, versions={**others, **({deployment: named} if named else {})})
+        endpoint = replace(endpoint, traffic=replace(endpoint.traffic, policy=policy))
     if deployment in endpoint.traffic.pins and route not in endpoint.missing:
         return endpoint
     endpoint = endpoint.wanting(route)

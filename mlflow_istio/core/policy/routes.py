@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import DOMAIN, Object, annotations_of, name_of
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, stored, to_json
+from mlflow_istio.core.matching.probe import VERSION_HEADER, header_text
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS
 from mlflow_istio.core.policy.overlay import Settings, flat_headers, laid_over, same_place
 from mlflow_istio.core.policy.settings import NO_POLICY, CustomRoute, Policy, RoutePolicy, StaleCookie
@@ -114,7 +115,14 @@ def with_route_policy(base: Object, written: Written, policy: Policy) -> tuple[O
 
 def deployment_headers(policy: Policy, deployment: str, carried: Mapping[str, Any]) -> Object:
     """The header rules of a deployment: its own, and those of the owner's destination beside which it stands."""
-    return merged_headers(carried, policy.headers.get(deployment))
+    return merged_headers(carried, _own_headers(policy, deployment))
+
+
+def _own_headers(policy: Policy, deployment: str) -> Object:
+    """What was set for a deployment, and the header of its version where its server doesn't send one."""
+    label = policy.versions.get(deployment)
+    named = {"response": {"set": {VERSION_HEADER: header_text(label).replace("%", "%%")}}} if label else None
+    return merged_headers(policy.headers.get(deployment), named)
 
 
 def with_entry_headers(
@@ -133,7 +141,7 @@ def with_entry_headers(
         fresh: Whether it stood in no route before.
     """
     before = {} if fresh else flat_headers(deployment_headers(written.policy, deployment, written.carried))
-    own = flat_headers(policy.headers.get(deployment))
+    own = flat_headers(_own_headers(policy, deployment))
     found = flat_headers(entry.get("headers"))
     theirs = [path for path, value in found.items() if before.get(path) != value]
     after = {

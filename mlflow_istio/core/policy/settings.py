@@ -177,6 +177,7 @@ class Policy:
         fault: The fault that is on, if one is.
         stale: Cookies that are being expired.
         replaced: Names of settings that may stand over the owner's own fields.
+        versions: Deployment to ``MODEL/VERSION``, where routes say in answers which version that is, since the server doesn't.
     """
 
     route: RoutePolicy = field(default_factory=RoutePolicy)
@@ -187,6 +188,7 @@ class Policy:
     fault: Fault | None = None
     stale: tuple[StaleCookie, ...] = ()
     replaced: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.answers and self.fault:
@@ -210,6 +212,7 @@ class Policy:
             self,
             headers={key: value for key, value in self.headers.items() if key != name},
             subsets={key: value for key, value in self.subsets.items() if key != name},
+            versions={key: value for key, value in self.versions.items() if key != name},
         )
 
 

@@ -72,6 +72,7 @@ def bring_up(
     """
     endpoint = endpoint_of(context.cluster, name)
     check_free(context, endpoint, control)
+    named = endpoint.traffic.policy.versions.get(endpoint.stable.name)
     original = deployment_of(context.cluster, endpoint.stable.name)
     until = context.clock.now() + timedelta(seconds=ready_timeout + timeout) + STARTING
     edit_endpoint(
@@ -86,7 +87,7 @@ def bring_up(
         move(
             context,
             name,
-            lambda now: transitions.pin(now, control),
+            lambda now: transitions.pin(now, control, named),
             action="deploy",
             reason=f"control of '{candidate}': runs what '{endpoint.stable.name}' runs",
             timeout=timeout,

@@ -35,10 +35,13 @@ from mlflow_istio.core.mesh.manifests import (
     service_manifest,
     virtual_service_manifest,
 )
-from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, plain_variables, variable_of
+from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
 from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint, with_guard
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
+from mlflow_istio.core.policy.settings import NO_POLICY
+from mlflow_istio.core.runtime.profiles import MLFLOW
+from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
 from mlflow_istio.releases.context import (
     CLAIM,
@@ -59,6 +62,7 @@ from mlflow_istio.releases.context import (
     virtual_service_of,
 )
 from mlflow_istio.releases.deploying.removal import check_no_foreign_routes
+from mlflow_istio.releases.deploying.servers import check_runtime, flavor_of, record_token
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_gateways, check_share, claim, let_go
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
@@ -80,7 +84,9 @@ class DeployRequest:
         release_id: Id of that release, or of the one that is opened later; None: made anew.
         supersede: Whether to abort an open release first.
         reason: Why, for the ledger.
+        runtime: Its kind of model server.
         image: Container image.
+        download_image: Image of the container that downloads the model; empty: the same.
         replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
         env: Environment of the model server.
         env_manager: How the model's Python environment is made.
@@ -107,7 +113,9 @@ class DeployRequest:
     release_id: str | None = None
     supersede: bool = False
     reason: str = ""
+    runtime: Runtime = MLFLOW
     image: str
+    download_image: str = ""
     replicas: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
@@ -141,7 +149,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     """
     check_name(request.name, "deployment")
     model = _model(context, request)
-    flavor = _flavor(model, request.flavor)
+    flavor = flavor_of(model, request.flavor, request.runtime)
     name = request.endpoint or _default_endpoint(context, model)
     check_endpoint_name(name)
     share = request.share
@@ -157,8 +165,10 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         model=model,
         flavor=flavor,
         image=request.image,
+        download_image=request.download_image,
+        runtime=request.runtime,
         replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
-        env={**_record_token(context, request, standing), **request.env},
+        env={**record_token(context, request.env, request.pod, standing), **request.env},
         env_manager=request.env_manager,
         from_folder=request.from_folder,
         pod=request.pod,
@@ -188,6 +198,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
     if share is not None and before is not None:
         claim(context, name, share, request.hosts, request.gateways)
+    named = None if request.runtime.names_version else model.label
     if before is None:
         outcome = create_endpoint(
             context,
@@ -203,12 +214,13 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             pins=request.pins,
             reason=request.reason,
             timeout=request.timeout,
+            named=named,
         )
     else:
         outcome = move(
             context,
             name,
-            lambda now: transitions.pin(now, request.name),
+            lambda now: transitions.pin(now, request.name, named),
             action="deploy",
             reason=request.reason,
             timeout=request.timeout,
@@ -338,17 +350,6 @@ def _default_endpoint(context: Context, model: ModelVersion) -> str:
     return name
 
 
-def _flavor(model: ModelVersion, flavor: str | None) -> str:
-    if "python_function" not in model.flavors:
-        has = ", ".join(model.flavors) or "none"
-        raise InvalidInput(
-            f"{model.uri} has no python_function flavor (it has: {has}): log the model with one to serve it"
-        )
-    if flavor is not None and flavor not in model.flavors:
-        raise InvalidInput(f"{model.uri} has no flavor '{flavor}': it has {', '.join(model.flavors)}")
-    return flavor or "python_function"
-
-
 def _check_before(
     context: Context, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
 ) -> Object | None:
@@ -377,6 +378,7 @@ def _check_before(
         if other is not None and not is_ours(other, name):
             raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
     _check_aliases(context, request, name, model, before)
+    check_runtime(context, name, request.name, request.runtime, request.strategy, found)
     if before is None:
         useless = [
             option
@@ -494,17 +496,6 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
     return {**obj, "spec": spec}
 
 
-def _record_token(context: Context, request: DeployRequest, standing: Object | None) -> dict[str, str]:
-    """The token that a recording deployment asks readers for, where the user gave none: our own commands read it there."""
-    secret = request.pod.env_from_secret if request.pod else {}
-    if not request.env.get("MLFLOW_ISTIO_RECORD") or RECORD_TOKEN in request.env or RECORD_TOKEN in secret:
-        return {}
-    if standing is None:
-        return {RECORD_TOKEN: context.new_key()}
-    has = variable_of(standing, RECORD_TOKEN)  # another one would start its pods anew
-    return {RECORD_TOKEN: has} if has else {}
-
-
 def create_endpoint(
     context: Context,
     name: str,
@@ -520,6 +511,7 @@ def create_endpoint(
     pins: str | None,
     reason: str,
     timeout: float,
+    named: str | None = None,
 ) -> Outcome:
     """Make an endpoint's VirtualService and, under a shared host, let the root delegate to it.
 
@@ -537,6 +529,7 @@ def create_endpoint(
         pins: ``guarded``, ``open``, or None: guarded where there is a gateway.
         reason: Why, for the ledger.
         timeout: Seconds for the proxies to confirm.
+        named: As in ``transitions.pin``.
 
     Raises:
         StateConflict: It came into being meanwhile.
@@ -547,7 +540,11 @@ def create_endpoint(
     own = Destination(host=name, subset=deployment)
     fresh = Endpoint(
         name=name,
-        traffic=Traffic(split=(WeightedDestination(destination=own, weight=100),), pins=(deployment,)),
+        traffic=Traffic(
+            split=(WeightedDestination(destination=own, weight=100),),
+            pins=(deployment,),
+            policy=replace(NO_POLICY, versions={deployment: named} if named else {}),
+        ),
         stable=own,
         route=f"{prefix(name)}split",
         settings={**settings, **({ROOT: root} if root else {}), **({CLAIM: share.claim.as_text()} if share else {})},

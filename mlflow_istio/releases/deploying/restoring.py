@@ -9,6 +9,7 @@ from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.moves.way_back import check_restorable, find_change, needed, restore
+from mlflow_istio.core.policy.settings import NO_POLICY
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.releases.context import Context, Outcome, deployments_of, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, update
@@ -124,9 +125,17 @@ def _bring_back(
                 "served: deploy it first under that name"
             )
         gone[name] = _uri(context, name, version, change)
-    for name, uri in gone.items():
+    requests = {name: as_request(name, uri) for name, uri in gone.items()}
+    policy = change.after.policy if change.after else NO_POLICY
+    for name, request in requests.items():
+        if policy.versions.get(name) and request.runtime.names_version:
+            raise StateConflict(
+                f"change {change.sequence} needs deployment '{name}', which is gone and was not run by our own server: say what "
+                'runs it, such as -C redeploy={"runtime": "mlserver", "image": "..."}'
+            )
+    for name, request in requests.items():
         context.tell(f"deployment '{name}' is gone: bringing it back")
-        deploy(context, as_request(name, uri))
+        deploy(context, request)
     for name in versions:
         if name in found and not wanted_replicas(found[name]) and not force:
             context.tell(f"deployment '{name}' has no replicas: bringing one up")

@@ -196,7 +196,7 @@ def _answers(
 ) -> Iterator[float | None]:
     """Seconds of one answer after the other; None once it fails too often. An input that the model refuses counts as no answer."""
     failed = 0
-    address = address_of(context.cluster, name)
+    address = address_of(context.cluster, name, deployment)
     pinned = pin_headers(context.cluster, name, deployment)
     for payload in cycle(inputs):
         begin = context.clock.monotonic()

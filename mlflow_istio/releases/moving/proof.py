@@ -9,7 +9,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.matching.entrance import Entrance
 from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
-from mlflow_istio.core.mesh.manifests import destination_rule_manifest, service_manifest
+from mlflow_istio.core.mesh.manifests import destination_rule_manifest, runtime_of_deployment, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves.gaining import gaining, has_users
 from mlflow_istio.errors import (
@@ -21,7 +21,14 @@ from mlflow_istio.errors import (
     StateConflict,
     Unsupported,
 )
-from mlflow_istio.releases.context import Context, edit_virtual_service, endpoint_of, entrance_of, versions_of
+from mlflow_istio.releases.context import (
+    Context,
+    deployment_of,
+    edit_virtual_service,
+    endpoint_of,
+    entrance_of,
+    versions_of,
+)
 from mlflow_istio.releases.reading.owners_services import NobodyThere, check_owners_services
 
 _FIRST_WAIT = 2.0
@@ -155,8 +162,9 @@ def prove_pinned(context: Context, name: str, deployment: str, version: str, tim
     Raises:
         NotRouted: It does not, in time.
     """
+    ready = runtime_of_deployment(deployment_of(context.cluster, deployment)).readiness
     try:
-        _asked(context, pin_probe(name, deployment, version), name, timeout)
+        _asked(context, pin_probe(name, deployment, version, ready), name, timeout)
     except NotRouted as exc:
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 

@@ -19,7 +19,12 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.matching.pin_guard import OPEN
 from mlflow_istio.core.matching.probe import PIN_HEADER
-from mlflow_istio.core.mesh.manifests import ALIAS_ANNOTATION, FLAVOR_ANNOTATION, VERSION_ANNOTATION
+from mlflow_istio.core.mesh.manifests import (
+    ALIAS_ANNOTATION,
+    FLAVOR_ANNOTATION,
+    VERSION_ANNOTATION,
+    runtime_of_deployment,
+)
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
 from mlflow_istio.core.moves.adoption import endpoints_in
 from mlflow_istio.core.policy.settings import notes
@@ -49,9 +54,10 @@ def endpoint_view(cluster: Cluster, name: str) -> View:
 
 def _endpoint_view(cluster: Cluster, name: str, virtual_service: Object, deployments: Sequence[Object]) -> View:
     endpoint = read_endpoint(virtual_service, name)
+    stable = next((obj for obj in deployments if endpoint.destination(name_of(obj)) == endpoint.stable), None)
     return {
         "name": name,
-        **_address_view(lambda: address_at(cluster, virtual_service, name), {}),
+        **_address_view(lambda: address_at(cluster, virtual_service, name, stable), {}),
         "virtual_service": endpoint.virtual_service,
         "adopted_route": endpoint.route if endpoint.adopted else None,
         "stable": endpoint.stable.name,
@@ -123,7 +129,7 @@ def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) ->
     existing = existing_endpoint(cluster, its_endpoint)
     view = _deployment_view(found, existing)
     if existing is not None:
-        address = _address_view(lambda: address_of(cluster, its_endpoint), {PIN_HEADER: name})
+        address = _address_view(lambda: address_of(cluster, its_endpoint, name), {PIN_HEADER: name})
         view |= {key: value for key, value in address.items() if key != "scoring_url"}
     return view
 
@@ -228,6 +234,7 @@ def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
         "model_version": annotations.get(VERSION_ANNOTATION, ""),
         "alias": annotations.get(ALIAS_ANNOTATION),
         "flavor": annotations.get(FLAVOR_ANNOTATION, "python_function"),
+        "runtime": runtime_of_deployment(obj).name,
         "role": endpoint.role_of(name) if endpoint else "idle",
         "weight": endpoint.traffic.weights.get(name, 0) if endpoint else 0,
         "replicas": wanted_replicas(obj),

@@ -1,0 +1,168 @@
+"""A kind of model server as one value, and how a user's own is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.stored import form
+from mlflow_istio.errors import InvalidInput
+
+BODIES = ("mlflow", "json")
+"""What scoring takes: a body of MLflow's scoring server, made of any input; or the JSON that was given, as it is."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+_STANDS_FOR = re.compile(r"\$\$|\$\{?([A-Z_]+)\}?|\$")
+_VARIABLES = {"PORT": "MLFLOW_ISTIO_PORT", "MODEL": "MLFLOW_ISTIO_MODEL_URI"}
+"""What ``$PORT`` and ``$MODEL`` in a command stand for: variables that every model server of ours is started with."""
+
+
+@form(closed=True, sparse=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """A kind of model server.
+
+    Attributes:
+        name: What people call it.
+        about: What it is, in one line.
+        image: Its container image; empty: nobody but the user knows.
+        command: What is run in it, with ``$PORT`` and ``$MODEL``; empty: what the image runs.
+        args: Its arguments, likewise.
+        env: Environment that it needs, likewise.
+        port: Where it listens in its pod.
+        readiness: Path that answers 200 to a GET once it is ready.
+        scoring: Path that takes a POST to be scored.
+        body: One of ``BODIES``.
+        names_version: Whether its answers carry the header of the version; else the route adds it.
+        records: Whether it keeps requests and answers, so that a shadow can be compared.
+    """
+
+    name: str
+    about: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    port: int = 8080
+    readiness: str = "/"
+    scoring: str = "/invocations"
+    body: str = "json"
+    names_version: bool = False
+    records: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidInput(f"runtime {self.name!r}: 'name' is up to 40 lower-case letters, digits and '-'")
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 1 <= self.port <= 65535:
+            raise self._wrong("port", "is a number from 1 to 65535")
+        if self.body not in BODIES:
+            raise self._wrong("body", f"can't be {self.body!r}: {nearest(str(self.body), BODIES)}")
+        for what in ("readiness", "scoring"):
+            try:
+                check_url_path(getattr(self, what))
+            except InvalidInput as exc:
+                raise self._wrong(what, f"can't be {getattr(self, what)!r}: {exc.message}") from exc
+        for what in ("command", "args"):
+            parts = getattr(self, what)
+            if not all(isinstance(part, str) and "\0" not in part for part in parts):
+                raise self._wrong(what, "is a list of texts")
+            for part in parts:
+                _written(part, self.name, what)
+
+    @property
+    def process(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Command and arguments as Kubernetes takes them: ``$(NAME)`` for a variable, ``$$`` for a dollar sign."""
+        return tuple(
+            tuple(_written(part, self.name, what) for part in getattr(self, what)) for what in ("command", "args")
+        )  # type: ignore[return-value]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its environment, likewise."""
+        return {name: _written(value, self.name, f"env.{name}") for name, value in self.env.items()}
+
+    @property
+    def takes_model(self) -> bool:
+        """Whether it is told where the model's files lie."""
+        said = (*self.command, *self.args, *self.env.values())
+        return any("MODEL" in found.groups() for part in said for found in _STANDS_FOR.finditer(part))
+
+    def said(self, **changes: Any) -> Runtime:
+        """The runtime with what was said beside it; None leaves a field as it is."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def _wrong(self, what: str, why: str) -> InvalidInput:
+        return InvalidInput(f"runtime '{self.name}': '{what}' {why}")
+
+
+def runtime_of(document: Any, where: str) -> Runtime:
+    """A user's own profile.
+
+    Args:
+        document: What its file holds.
+        where: The file, for messages.
+
+    Raises:
+        InvalidInput: A key is unknown, or a value is none; names it.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidInput(f"runtime profile '{where}' must hold keys and values such as 'port: 8080'")
+    known = {one.name: one for one in fields(Runtime)}
+    for key in document:
+        if key not in known:
+            raise InvalidInput(f"runtime profile '{where}': there is no '{key}': {nearest(str(key), known)}")
+    if "name" not in document:
+        raise InvalidInput(f"runtime profile '{where}' must have a 'name'")
+    values = dict(document)
+    for key in ("command", "args"):
+        if key in values:
+            values[key] = texts(values[key], f"runtime profile '{where}': '{key}'")
+    env = values.get("env", {})
+    if not isinstance(env, Mapping) or not all(isinstance(part, str) for pair in env.items() for part in pair):
+        raise InvalidInput(f"runtime profile '{where}': 'env' must hold texts: put quotes around numbers")
+    for key in ("name", "about", "image", "readiness", "scoring", "body"):
+        if key in values and not isinstance(values[key], str):
+            raise InvalidInput(f"runtime profile '{where}': '{key}' must be a text")
+    for key in ("names_version", "records"):
+        if key in values and not isinstance(values[key], bool):
+            raise InvalidInput(f"runtime profile '{where}': '{key}' is true or false")
+    return Runtime(**values)
+
+
+def check_url_path(path: str) -> str:
+    """Return the path if a request can have it.
+
+    Raises:
+        InvalidInput: It can't.
+    """
+    if re.fullmatch(r"/[!-~]*", path) and "#" not in path:
+        return path
+    raise InvalidInput("it must be a path such as /v2/health/ready")
+
+
+def texts(value: Any, what: str) -> tuple[str, ...]:
+    """A list of texts.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
+        raise InvalidInput(f'{what} must be a list of texts, such as ["serve", "--port", "$PORT"]')
+    return tuple(value)
+
+
+def _written(text: str, name: str, what: str) -> str:
+    def instead(found: re.Match[str]) -> str:
+        if found[0] in ("$$", "$"):
+            return "$$"
+        if found[1] not in _VARIABLES:
+            raise InvalidInput(
+                f"runtime '{name}': '{what}' has {found[0]}, which stands for nothing: "
+                f"{nearest(found[1], _VARIABLES)}; a dollar sign is $$"
+            )
+        return f"$({_VARIABLES[found[1]]})"
+
+    return _STANDS_FOR.sub(instead, text)

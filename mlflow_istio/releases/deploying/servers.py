@@ -1,0 +1,83 @@
+"""Which server a new deployment runs: whether model, callers and Service go with it; and the token of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from mlflow_istio.core.basics.model_version import ModelVersion
+from mlflow_istio.core.basics.objects import Object, name_of
+from mlflow_istio.core.mesh.manifests import runtime_of_deployment
+from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
+from mlflow_istio.core.runtime.profiles import MLFLOW
+from mlflow_istio.core.runtime.runtime import Runtime
+from mlflow_istio.errors import InvalidInput, StateConflict
+from mlflow_istio.releases.context import Context, deployments_of
+
+
+def flavor_of(model: ModelVersion, flavor: str | None, runtime: Runtime) -> str:
+    """The flavor to name: the one that was asked for, if the model has it and the server can serve it.
+
+    Raises:
+        InvalidInput: It hasn't, or it can't.
+    """
+    if "python_function" not in model.flavors and runtime == MLFLOW:
+        has = ", ".join(model.flavors) or "none"
+        raise InvalidInput(
+            f"{model.uri} has no python_function flavor (it has: {has}): log the model with one, or name the runtime that serves it"
+        )
+    if flavor is not None and flavor not in model.flavors:
+        raise InvalidInput(f"{model.uri} has no flavor '{flavor}': it has {', '.join(model.flavors)}")
+    return flavor or ("python_function" if "python_function" in model.flavors or runtime == MLFLOW else runtime.name)
+
+
+def check_runtime(
+    context: Context, name: str, deployment: str, runtime: Runtime, strategy: str | None, found: Object | None
+) -> None:
+    """Refuse a server that the endpoint's callers, or its Service, can't reach.
+
+    Raises:
+        StateConflict: The deployment runs another one already, others of the endpoint are asked at another path, or the Service
+            sends requests to another port.
+        InvalidInput: Its answers can't be recorded, but the strategy compares them.
+    """
+    has = runtime_of_deployment(found) if found is not None else runtime
+    if has != runtime:
+        others = [one.name for one in fields(Runtime) if getattr(has, one.name) != getattr(runtime, one.name)]
+        said = ", ".join("runtime" if one == "name" else one for one in others if one != "about")
+        raise StateConflict(
+            f"deployment '{deployment}' runs runtime '{has.name}', with another {said}: a deployment never changes its server: use "
+            "another name"
+        )
+    for other in deployments_of(context.cluster, name):
+        its = runtime_of_deployment(other)
+        if its.scoring != runtime.scoring:
+            raise StateConflict(
+                f"runtime '{runtime.name}' is asked at {runtime.scoring}, but callers of endpoint '{name}' ask at {its.scoring} "
+                f"(deployment '{name_of(other)}', runtime '{its.name}'): use another endpoint"
+            )
+        if strategy == "shadow" and not (its.records and runtime.records):
+            mute = runtime.name if not runtime.records else its.name
+            raise InvalidInput(
+                f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green"
+            )
+    ports = ((context.cluster.get("Service", name) or {}).get("spec") or {}).get("ports") or []
+    target = ports[0].get("targetPort", runtime.port) if ports else runtime.port
+    if isinstance(target, int) and target != runtime.port:
+        raise StateConflict(
+            f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {runtime.port}: let it "
+            f"listen there (port={target}), or set targetPort of the Service to the name http"
+        )
+
+
+def record_token(
+    context: Context, env: Mapping[str, str], pod: PodSettings | None, standing: Object | None
+) -> dict[str, str]:
+    """The token that a recording deployment asks readers for, where the user gave none: our own commands read it there."""
+    secret = pod.env_from_secret if pod else {}
+    if not env.get("MLFLOW_ISTIO_RECORD") or RECORD_TOKEN in env or RECORD_TOKEN in secret:
+        return {}
+    if standing is None:
+        return {RECORD_TOKEN: context.new_key()}
+    has = variable_of(standing, RECORD_TOKEN)  # another one would start its pods anew
+    return {RECORD_TOKEN: has} if has else {}

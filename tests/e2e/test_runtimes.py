@@ -1,0 +1,69 @@
+"""Another model server than ours, released on real Envoy: the one that MLflow itself ships, which knows nothing of us."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow.deployments import get_deploy_client
+
+from mlflow_istio.errors import NotReady, StateConflict
+
+pytestmark = pytest.mark.e2e
+
+THEIRS = {
+    "runtime": "container",
+    "command": ["python", "-m", "mlflow", "models", "serve", "-m", "$MODEL", "-p", "$PORT", "--env-manager", "local"],
+    "readiness": "/ping",
+    "env": {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # it starts uvicorn by its name
+}
+
+
+def test_another_server_is_released_under_load_and_its_answers_say_who_they_are(own_mesh: str) -> None:
+    client = get_deploy_client(own_mesh)
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=THEIRS)
+    url = client.get_endpoint("churn")["scoring_url"]
+    seen: Counter[tuple[int, str]] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not stop.wait(0.01):
+                answer = session.post(url, json={"inputs": [[1.0, 2.0]]}, timeout=60)
+                seen[answer.status_code, answer.headers.get("x-mlflow-model-version", "none")] += 1
+
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        client.create_deployment(
+            "churn-v2", "models:/churn/2", endpoint="churn", config={**THEIRS, "strategy": "canary", "weight": 50}
+        )
+        before = sum(seen.values())
+        while sum(seen.values()) < before + 100 and all(caller.is_alive() for caller in callers):
+            stop.wait(0.1)
+        client.rollback("churn")
+        client.delete_deployment("churn-v2")
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert {status for status, _ in seen} == {200}
+    assert {version for _, version in seen} == {"churn/1", "churn/2"}
+    assert client.predict(deployment_name="churn-v1", inputs={"inputs": [[1.0, 2.0]]}) == {"predictions": [1.0]}
+
+
+def test_a_server_that_does_not_come_up_or_can_not_be_asked_alike_changes_nothing(own_mesh: str) -> None:
+    client = get_deploy_client(own_mesh)
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
+    mute = {"runtime": "container", "command": ["sleep", "60"], "scoring": "/invocations", "ready_timeout": 2}
+    with pytest.raises(NotReady, match="it was taken away again and no traffic has changed"):
+        client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config=mute)
+    with pytest.raises(StateConflict, match="is asked at /score, but callers of endpoint 'churn' ask at /invocations"):
+        client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config={**mute, "scoring": "/score"})
+    assert [one["name"] for one in client.list_deployments("churn")] == ["churn-v1"]
