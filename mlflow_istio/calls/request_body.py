@@ -44,7 +44,7 @@ class RequestBody:
 
     content: bytes
     content_type: str = JSON
-    given: bytes | None = None
+    given: bytes | None = dataclasses.field(default=None, compare=False)
 
 
 def body_of(payload: Any) -> RequestBody:

@@ -61,7 +61,7 @@ def test_another_server_is_released_under_load_and_its_answers_say_who_they_are(
 def test_a_server_that_does_not_come_up_or_can_not_be_asked_alike_changes_nothing(own_mesh: str) -> None:
     client = get_deploy_client(own_mesh)
     client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
-    mute = {"runtime": "container", "command": ["sleep", "60"], "scoring": "/invocations", "ready_timeout": 2}
+    mute = {"runtime": "container", "command": ["sleep", "60"], "readiness": "/ping", "ready_timeout": 2}
     with pytest.raises(NotReady, match="it was taken away again and no traffic has changed"):
         client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config=mute)
     with pytest.raises(StateConflict, match="is asked at /score, but callers of endpoint 'churn' ask at /invocations"):
