@@ -12,7 +12,7 @@ import pytest
 import requests
 from mlflow.deployments import get_deploy_client
 
-from mlflow_istio.errors import NotReady, StateConflict
+from mlflow_istio.client.errors import IstioDeploymentError
 
 pytestmark = pytest.mark.e2e
 
@@ -62,8 +62,10 @@ def test_a_server_that_does_not_come_up_or_can_not_be_asked_alike_changes_nothin
     client = get_deploy_client(own_mesh)
     client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
     mute = {"runtime": "container", "command": ["sleep", "60"], "readiness": "/ping", "ready_timeout": 2}
-    with pytest.raises(NotReady, match="it was taken away again and no traffic has changed"):
+    with pytest.raises(IstioDeploymentError, match="it was taken away again and no traffic has changed"):
         client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config=mute)
-    with pytest.raises(StateConflict, match="is asked at /score, but callers of endpoint 'churn' ask at /invocations"):
+    with pytest.raises(
+        IstioDeploymentError, match="is asked at /score, but callers of endpoint 'churn' ask at /invocations"
+    ):
         client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config={**mute, "scoring": "/score"})
     assert [one["name"] for one in client.list_deployments("churn")] == ["churn-v1"]

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SLOWEST = 10
 _HEARTBEAT_SECONDS = 60.0
 _GRACE_SECONDS = 60.0
+_NICE = 10
 _PROGRESS = re.compile(r"\[ *(\d+)%\]")
 
 
@@ -34,18 +35,22 @@ class Suite:
     Attributes:
         name: The target.
         has_tests: Whether pytest runs in it, and writes its results where ``RESULTS`` says.
+        yields: Whether it leaves the processors to the others, which take longer, and has what they don't use.
     """
 
     name: str
     has_tests: bool = True
+    yields: bool = False
 
 
 STAGES = (
     (Suite(name="packages", has_tests=False),),
-    # The longest need a core each, and wait for much of their time: the third place is for the short ones.
+    # The two on real parts take longest, and wait for much of their time: the third place is for those that only compute.
     (
-        Suite(name="check", has_tests=False),
-        *(Suite(name=name) for name in ("unit", "newest", "mlflow-oldest", "e2e", "control-plane")),
+        Suite(name="e2e"),
+        Suite(name="control-plane"),
+        Suite(name="check", has_tests=False, yields=True),
+        *(Suite(name=name, yields=True) for name in ("unit", "newest", "mlflow-oldest")),
     ),
 )
 """The suites in the order in which they start; a stage begins when the one before has ended, well or not."""
@@ -151,6 +156,8 @@ class Runner:
                     start_new_session=True,
                 )
                 self._running[suite.name] = process, began
+                if suite.yields:
+                    _yield_to_others(process.pid)
             code = process.wait()
             text = log.read_text(encoding="utf-8", errors="replace")
             outcome = Outcome(
@@ -193,6 +200,14 @@ class Runner:
     def _progress(self, name: str) -> str:
         shares = _PROGRESS.findall((self._results / f"{name}.log").read_text(encoding="utf-8", errors="replace"))
         return f"{shares[-1]}% " if shares else ""
+
+
+def _yield_to_others(pid: int) -> None:
+    """Let a suite's processes have what others leave; where Linux groups processes by session, the group's weight counts."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PGRP, pid, _NICE)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(_NICE), encoding="ascii")
 
 
 def cases_of(xml: Path) -> tuple[Case, ...] | None:

@@ -20,6 +20,8 @@ lint:
 \t@echo all is tidy
 broken:
 \t@echo no such machine; exit 3
+polite:
+\t@for i in $$(seq 100); do [ "$$(nice)" -ge 10 ] && exit; sleep 0.1; done; exit 1
 endless:
 \t@touch started; exec sleep 600
 """
@@ -60,6 +62,12 @@ def test_make_test_runs_every_suite_of_the_makefile() -> None:
             suites.add(target)
     rewriting = {"golden-update", "corpus-update"}
     assert suites - rewriting == {suite.name for stage in STAGES for suite in stage if suite.has_tests}
+
+
+def test_a_suite_that_only_computes_leaves_the_processors_to_the_others(folder: Path) -> None:
+    runner = Runner("make", folder, folder / "results", places=1, say=lambda _: None)
+    (outcome,) = runner.run([[Suite(name="polite", has_tests=False, yields=True)]])
+    assert outcome.verdict == "passed"
 
 
 def test_it_goes_on_after_a_failed_suite_and_names_every_failed_test(folder: Path) -> None:
