@@ -36,6 +36,20 @@ PROMETHEUS_SETTLE = 60.0
 """Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
 
 
+_HOSTS_OF_SECRETS = (
+    *(
+        "hooks.slack.com",
+        "discord.com",
+        "discordapp.com",
+        "webhook.office.com",
+        "outlook.office.com",
+        "hooks.zapier.com",
+    ),
+    *("api.telegram.org", "chat.googleapis.com", "api.opsgenie.com", "events.pagerduty.com", "logic.azure.com"),
+)
+"""Services whose webhooks are let in by who knows the path."""
+
+
 def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, ...]) -> ReleasePlan:
     """The plan that the options make for an endpoint as it is.
 
@@ -269,6 +283,26 @@ def _shown(entry: Any) -> str:
     return re.sub(r"https?://\S+", lambda found: shown_address(found.group()), str(entry))
 
 
+def _secret_in(url: str) -> str:
+    """What of an address may be a secret; empty where nothing looks like one, which is no proof."""
+    if url.startswith("env:"):
+        return ""
+    rest = url.partition("://")[2]
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return "a user"
+    if "?" in url:
+        return "a query"
+    path = rest.removeprefix(authority)
+    host = authority.partition(":")[0].lower()
+    if path.strip("/") and any(host == known or host.endswith(f".{known}") for known in _HOSTS_OF_SECRETS):
+        return "a path that is the key to it"
+    runs = re.findall(r"[A-Za-z0-9]{16,}", path)
+    if any(re.search("[0-9]", run) and re.search("[A-Za-z]", run) for run in runs):
+        return "what looks like a token in its path"
+    return ""
+
+
 def _webhooks(given: Any) -> tuple[Webhook, ...]:
     if given is None:
         return ()
@@ -286,11 +320,11 @@ def _webhooks(given: Any) -> tuple[Webhook, ...]:
                 f"option 'webhooks': {_shown(entry)!r} needs a 'url' (http, https, or env:NAME for what a variable of the driver's "
                 "environment holds), and may have 'events' and 'timeout'"
             )
-        if "@" in urlsplit(url).netloc or "?" in url:
+        secret = _secret_in(url)
+        if secret:
             raise InvalidInput(
-                f"option 'webhooks': the address at {shown_address(url)} has a user or a query, which may be a secret and would "
-                "stand on the endpoint's object: put it into an environment variable of whoever drives the release, and give "
-                "'env:NAME'"
+                f"option 'webhooks': the address at {shown_address(url)} has {secret}, which may be a secret and would stand on "
+                "the endpoint's object: put it into an environment variable of whoever drives the release, and give 'env:NAME'"
             )
         if "events" in values:
             values["events"] = tuple(values["events"])

@@ -141,6 +141,15 @@ def test_approval_is_a_gate_several_or_json(given: dict[str, Any], approval: App
             (Webhook(url="http://a", events=("start",), timeout=3.0),),
         ),
         (["http://a", {"url": "http://b"}], (Webhook(url="http://a"), Webhook(url="http://b"))),
+        *(
+            (url, (Webhook(url=url),))
+            for url in (
+                "env:GATE",
+                "https://ci.example/release-gates/team-17/approve",
+                "http://a:9/0123456789abcde",
+                "http://[::1]/x",
+            )
+        ),
     ],
 )
 def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) -> None:
@@ -173,6 +182,13 @@ def test_webhooks_are_addresses_or_json(given: Any, hooks: tuple[Webhook, ...]) 
         ({"approval": {"befor": 1}}, "unknown key 'befor'.*before"),
         ({"webhooks": "ftp://x"}, "needs a 'url'"),
         ({"webhooks": [3]}, "needs a 'url'"),
+        ({"webhooks": "https://ada@a/x"}, "at https://a has a user, which may be a secret.*'env:NAME'$"),
+        ({"webhooks": "https://a/x?key=1"}, "at https://a has a query"),
+        (
+            {"webhooks": "https://hooks.slack.com/services/T0/B0/x"},
+            "at https://hooks.slack.com has a path that is the key",
+        ),
+        ({"webhooks": "https://a:9/gate/0123456789abcdef"}, "at https://a:9 has what looks like a token in its path"),
         ({"kpi": "[]"}, "option 'kpi' must be JSON of names"),
         (
             {"analysis": [{"guard": "errors", "name": "gross"}]},
