@@ -61,6 +61,7 @@ class ReleaseVerbs(Base):
         from mlflow_istio.options.release_plan import plan_of
         from mlflow_istio.releases.driving.opening import ReleaseRequest, control_for, open_release
         from mlflow_istio.releases.driving.progressive import drive
+        from mlflow_istio.verbs.vouching import unvouched
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
         options = check_release_options(options, config or {})
@@ -101,6 +102,8 @@ class ReleaseVerbs(Base):
             scarce=self.target.kind != "istio",
         )
         plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates)
+        if self.target.kind == "istio" and (words := unvouched(context, endpoint, options, plan)):
+            context.warn(words)
         if options.dry_run:
             open_release(context, _crew_for(place, context, options, plan, watch), request)
             said = control_for(context, request, plan, before).said
