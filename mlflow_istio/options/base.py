@@ -31,6 +31,7 @@ from mlflow_istio.options.values import (
     ChangeId,
     Duration,
     Hosts,
+    Image,
     JsonList,
     JsonMap,
     JsonObject,
@@ -177,7 +178,7 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         default=DEFAULT_MAX_BODY,
         description="most bytes of a request's body that the model server takes; a larger one is answered 413",
     )
-    image: str = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    image: Image = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
     runtime: str = Field(
         default="mlflow",
         description="kind of model server: mlflow (our own), mlserver, openai, triton, container (any HTTP server), or the path of "
@@ -294,7 +295,7 @@ class UpdateOptions(DryRunOptions, Started):
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
     env: JsonMap | None = Field(default=None, description="JSON, environment to set on the model server")
-    image: str | None = Field(default=None, description="container image (cluster only)")
+    image: Image | None = Field(default=None, description="container image (cluster only)")
 
 
 class UpdateEndpointOptions(TrafficAsked, RouteSettings):
@@ -368,6 +369,8 @@ def parse_options(
     Raises:
         InvalidInput: Names the option and what to do.
     """
+    if not isinstance(config or {}, Mapping):
+        raise InvalidInput(f"options must be names with values, not {masked(repr(config))[:40]}")
     given = dict(config or {})
     unknown = [name for name in given if name not in model.model_fields]
     if unknown:
@@ -392,8 +395,33 @@ def parse_options(
         options = model(**given)
     except ValidationError as exc:
         raise InvalidInput(_first_problem(model, exc, given)) from exc
+    _check_addresses(options)
     usual = _usual_there(model, cluster)
     return options.model_copy(update={name: usual[name] for name in usual if getattr(options, name) is None})
+
+
+_ADDRESSES = frozenset(
+    {"tracking_uri", "registry_uri", "prometheus_url", "envoy_url", "gateway_url", "webhooks", "reason", "env"}
+)
+"""Options that may hold an address, and are written down without its password or refused with words of their own."""
+
+
+def _check_addresses(options: ConnectionOptions) -> None:
+    """Refuse an address with a user or password where it would stand on objects for all to read.
+
+    Raises:
+        InvalidInput: Names the option, and not the address.
+    """
+    for name in sorted(options.model_fields_set - _ADDRESSES):
+        value = getattr(options, name)
+        if value is None or isinstance(value, bool | int | float):
+            continue
+        text = repr(value)
+        if masked(text) != text:
+            raise InvalidInput(
+                f"option '{name}' holds an address with a user or password, which would stand on an object for all to read: leave "
+                "them out"
+            )
 
 
 def _usual_there(model: type[ConnectionOptions], cluster: str) -> dict[str, Any]:

@@ -265,6 +265,8 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
         )
     if options.compare is not None:
+        if not isinstance(options.compare, Mapping):
+            raise InvalidInput(f"option 'compare' must be JSON of options of compare, not {repr(options.compare)[:40]}")
         check_compare(parse_options(CompareOptions, options.compare, cluster="istio"), options.compare)
     kpis = options.kpi if isinstance(options.kpi, Mapping) else {}
     counted = [name for name, kpi in kpis.items() if isinstance(kpi, Mapping) and kpi.get("counts")]

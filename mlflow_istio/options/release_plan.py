@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
@@ -116,7 +115,7 @@ def source_of(options: SourceOptions) -> dict[str, Any]:
     named = {
         "metrics": options.metrics,
         "prometheus_url": _without_password(options.prometheus_url),
-        "envoy_url": options.envoy_url,
+        "envoy_url": _without_password(options.envoy_url),
         "errors": options.errors,
         "compare": dict(options.compare) if isinstance(options.compare, Mapping) else options.compare,
         "delta": options.delta,
@@ -135,8 +134,8 @@ def _without_password(url: str | None) -> str | None:
     """The address as everybody may read it on the object; who resumes gives the password again, or has it in the environment."""
     if url is None:
         return None
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{re.split('[?#]', rest, maxsplit=1)[0].rpartition('@')[2]}"
 
 
 def _warm_requests(options: ReleaseOptions) -> int:

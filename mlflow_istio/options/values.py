@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
-from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host
+from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image
 from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
@@ -193,6 +193,7 @@ DurationText = Annotated[str, read_by(_duration_text)]
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Hosts = Annotated[tuple[Annotated[str, checked(check_host)], ...], BeforeValidator(_names)]
+Image = Annotated[str, checked(check_image)]
 Namespaces = Annotated[tuple[Annotated[str, checked(check_export_to)], ...], BeforeValidator(_names)]
 Alias = Annotated[str, checked(check_alias)]
 ChangeId = Annotated[str, BeforeValidator(_number_as_text)]

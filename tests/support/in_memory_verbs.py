@@ -14,7 +14,7 @@ from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.testing import InMemoryMetrics
 from mlflow_istio.verbs import Verbs
-from mlflow_istio.wiring.connection import LEFT_FOR_LATER, Connection, load_templates
+from mlflow_istio.wiring.connection import LEFT_FOR_LATER, Connection, load_templates, without_passwords
 from tests.support.in_memory import World
 
 LOCAL, CLUSTER = "istio-local:/never-made", "istio:/models"
@@ -121,7 +121,7 @@ class InMemoryPlace(Connection):
 
     def server_environment(self, secret: Collection[str] = ()) -> dict[str, str]:
         del secret
-        return {"MLFLOW_TRACKING_URI": self.tracking_uri or "http://mlflow"}
+        return dict(without_passwords({"MLFLOW_TRACKING_URI": self.tracking_uri or "http://mlflow"}))
 
 
 class InMemoryVerbs(Verbs):

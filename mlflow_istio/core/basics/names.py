@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import InvalidInput, masked
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
@@ -55,7 +55,7 @@ def check_endpoint_name(name: str) -> str:
 
 def dns_name(text: str) -> str:
     """The nearest DNS label to a free text."""
-    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:MAX_NAME].strip("-")
+    label = re.sub(r"[^a-z0-9]+", "-", masked(text).lower()).strip("-")[:MAX_NAME].strip("-")
     return label or "model"
 
 
@@ -131,6 +131,19 @@ def check_host(host: str) -> str:
     if len(host) <= 253 and _HOST.fullmatch(host):
         return host
     raise InvalidInput(f"host {host!r} is not valid: use a full name without port, such as churn.example.com")
+
+
+def check_image(image: str) -> str:
+    """Return the container image if it is no address, which may hold a password.
+
+    Raises:
+        InvalidInput: It is one.
+    """
+    if "://" in image:
+        raise InvalidInput(
+            f"image {image!r} is not valid: use REGISTRY/NAME:TAG, without a scheme; image_pull_secrets open a registry"
+        )
+    return image
 
 
 def check_gateway(gateway: str) -> str:
