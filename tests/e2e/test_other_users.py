@@ -20,6 +20,7 @@ from mlflow_istio.calls import unix_sockets
 from mlflow_istio.cli import main
 from mlflow_istio.client.plugin import IstioDeploymentClient
 from mlflow_istio.errors import ClusterError
+from tests.contract.model_server import service, virtual_service, with_spec
 from tests.e2e.mesh_calls import admin_path, answers, serve
 
 pytestmark = pytest.mark.e2e
@@ -104,6 +105,34 @@ def test_the_port_of_the_statistics_serves_nothing_else(served: LocalMesh, metho
 def test_a_web_page_whose_name_leads_here_gets_no_statistics(served: LocalMesh) -> None:
     assert ask(served, "GET", "/stats/prometheus", Host="evil.example")[0] == 404
     assert ask(served, "GET", "/stats/prometheus", Host="localhost:9999")[0] == 200
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[" * 3000, '{"object": {"kind": "x"}}', "a spec that can't be right"])
+def test_a_damaged_file_of_one_endpoint_holds_back_no_other(served: LocalMesh, damage: str) -> None:
+    """Objects and a replica; what runs goes on as it was, and its own commands name the file."""
+    root = served.status().directory
+    replica = next((root / "replicas").glob("churn-a-*.json"))
+    files = [root / "objects" / kind / "churn.json" for kind in ("VirtualService", "Service", "DestinationRule")]
+    files += [root / "objects/Deployment/churn-a.json", replica]
+    for file in files:
+        was = file.read_text()
+        spec = json.loads(was)
+        if damage.startswith("a spec"):
+            if file == replica:
+                continue
+            spec["object"]["spec"] = {"http": 3, "ports": "x", "subsets": 3, "template": [], "hosts": ["churn"]}
+        file.write_text(json.dumps(spec) if damage.startswith("a spec") else damage)
+        try:
+            if damage and not damage.startswith("a spec") and file != replica:
+                with pytest.raises(ClusterError, match=file.name):
+                    served.get(file.parent.name, file.stem)
+            served.apply(service("other"))
+            served.edit("VirtualService", "other", with_spec(virtual_service("other", "first", {"nobody": 100})))
+            assert served.delete("VirtualService", "other")
+            assert served.delete("Service", "other")
+            assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+        finally:
+            file.write_text(was)
 
 
 def drained(mesh: LocalMesh) -> None:

@@ -9,7 +9,7 @@ the pass again. Replicas that are no longer wanted are ended afterwards, without
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -28,7 +28,7 @@ from mlflow_istio.adapters.local.replicas import DRAINING, WAITING, Replica
 from mlflow_istio.adapters.local.state import Batch, StateDirectory, encode
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate, merged
-from mlflow_istio.errors import ClusterError, NotReady
+from mlflow_istio.errors import ClusterError, InvalidInput, NotReady, StateConflict, Unsupported
 
 # An Envoy that is started again by the supervisor takes less.
 _PATIENCE = 10.0
@@ -117,6 +117,8 @@ class Control:
             self._remove_replica(batch, name)
         batch.put(self._state.ports, _encoded(book), durable=True)
         self._files.stage_programs(batch, book)
+        for path, content in self._state.without_twins():
+            batch.put(self._state.twin(path), content)
         for replica in replicas:
             self._files.stage_replica(batch, replica)
         self._state.mark(self._state.unfinished)
@@ -250,6 +252,7 @@ class Control:
         document, config = self._files.replica_files(name)
         # The document last: as long as it stands, the next command knows what is left to do.
         batch.remove(config)
+        batch.remove(self._state.twin(document))
         batch.remove(document)
 
     def _checked(self, changes: Sequence[Change], *, ports: PortBook | None = None) -> Blueprint:
@@ -282,14 +285,36 @@ class Control:
             free = {name: port for name, port in ports.endpoints.items() if name not in new or is_free(port)}
             ports = replace(ports, endpoints=free)
         waiting = [replica for replica in replicas if replica.phase == WAITING]
-        return blueprint(
-            objects={kind: dict(sorted(named.items())) for kind, named in objects.items()},
-            replicas=replicas,
-            ready=ready_names(waiting, self.supervisor) if waiting else (),
-            ports=ports,
-            new_port=port_source(self._state.promised_ports()),
-            folder=PurePosixPath(self._state.envoy),
-        )
+
+        def planned(objects: Mapping[str, Mapping[str, Object]]) -> Blueprint:
+            return blueprint(
+                objects={kind: dict(sorted(named.items())) for kind, named in objects.items()},
+                replicas=replicas,
+                ready=ready_names(waiting, self.supervisor) if waiting else (),
+                ports=ports,
+                new_port=port_source(self._state.promised_ports()),
+                folder=PurePosixPath(self._state.envoy),
+            )
+
+        try:
+            return planned(objects)
+        except (InvalidInput, Unsupported, StateConflict):
+            by_hand = self._changed_by_hand(objects, {(change.kind, change.name) for change in changes})
+            if not by_hand:
+                raise
+        return planned({kind: {**named, **by_hand.get(kind, {})} for kind, named in objects.items()})
+
+    def _changed_by_hand(
+        self, objects: Mapping[str, Mapping[str, Object]], but: Collection[tuple[str, str]]
+    ) -> dict[str, dict[str, Object]]:
+        """Objects whose files hold something else than we wrote, as we wrote them: what counts where the files can't be right."""
+        found: dict[str, dict[str, Object]] = {}
+        for kind, named in objects.items():
+            for name, obj in named.items():
+                kept = None if (kind, name) in but else self._state.kept_object(kind, name)
+                if kept is not None and kept.obj != obj:
+                    found.setdefault(kind, {})[name] = kept.obj
+        return found
 
     def _is_only_traffic(self, change: Change) -> bool:
         """Whether nothing but the routes of one VirtualService change."""

@@ -55,15 +55,19 @@ class Files(MeshParts):
         path = self.state.object_file(change.kind, change.name)
         if change.after is None:
             batch.remove(path)
+            batch.remove(self.state.twin(path))
         else:
             stored = StoredObject(change.after, change.applied, change.applied_by_user)
             batch.put(path, stored.content(), durable=durable)
+            batch.put(self.state.twin(path), stored.content())
 
     def stage_replica(self, batch: Batch, replica: Replica) -> None:
         """What a replica is, how its process is launched, and its part of the supervisor's configuration."""
         document, config = self.replica_files(replica.name)
         argv, environment = process(replica)
-        batch.put_changed(document, encode({"replica": to_json(replica), "argv": argv, "env": environment}))
+        content = encode({"replica": to_json(replica), "argv": argv, "env": environment})
+        batch.put_changed(document, content)
+        batch.put_changed(self.state.twin(document), content)
         text = program_config(
             replica.name,
             root=self.state.root,

@@ -13,6 +13,7 @@
     run/                      who runs now: process ids, the sockets of the supervisor and of Envoy's admin interface
     staging/                  files being written
     former/                   objects before a change that is being made
+    kept/                     objects and replicas as we wrote them last: what counts for others where one is damaged
     unfinished, draining      marks: a change or a drain was begun
 
 Beside it stand ``NAME.lock`` and ``NAME.id``, which outlive it: the identity by which the registry knows the mesh.
@@ -172,6 +173,7 @@ class StateDirectory:
         self.ports = self.root / "ports.json"
         self.hashes = self.root / "hashes.json"
         self.former = self.root / "former"
+        self.kept = self.root / "kept"
         self.unfinished = self.root / "unfinished"
         self.draining = self.root / "draining"
         self.drain_lock = self.root / "drain.lock"
@@ -225,7 +227,7 @@ class StateDirectory:
         try:
             for folder in (
                 *(self.root, self.objects, self.replicas, self.programs, self.envoy, self.logs, self.run),
-                *(self.staging, self.former),
+                *(self.staging, self.former, self.kept),
             ):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.root, self.run):  # the sockets in it are believed
@@ -358,7 +360,10 @@ class StateDirectory:
 
     def object(self, kind: str, name: str) -> StoredObject | None:
         """An object with the fields last applied to it, or None when there is none."""
-        path = self.object_file(kind, name)
+        return self._stored(self.object_file(kind, name), kind, name)
+
+    @staticmethod
+    def _stored(path: Path, kind: str, name: str) -> StoredObject | None:
         document = _read(path)
         if document is None:
             return None
@@ -369,15 +374,42 @@ class StateDirectory:
     def all_objects(self, kind: str, but: Collection[str] = ()) -> dict[str, Object]:
         """All objects of a kind by name, ordered by name, but for those of some names.
 
+        One that can't be read counts as it was written last, so that others can be changed meanwhile.
+
         Raises:
-            ClusterError: One can't be read: what follows from all of them can't be told.
+            ClusterError: One can't be read, nor is it known how it was: what follows from all of them can't be told.
         """
         found = {}
         for name in self.object_names(kind):
-            stored = None if name in but else self.object(kind, name)
+            if name in but:
+                continue
+            try:
+                stored = self.object(kind, name)
+            except ClusterError:
+                stored = self.kept_object(kind, name)
+                if stored is None:
+                    raise
             if stored is not None:
                 found[name] = stored.obj
         return found
+
+    def kept_object(self, kind: str, name: str) -> StoredObject | None:
+        """An object as it was written last, whatever its file holds now; None where that isn't known."""
+        with suppress(ClusterError):
+            return self._stored(self.twin(self.object_file(kind, name)), kind, name)
+        return None
+
+    def without_twins(self) -> Iterator[tuple[Path, bytes]]:
+        """Files of objects and replicas that can be read and have no copy yet, since an older version wrote them."""
+        for path in (*self.objects.glob("*/*.json"), *self.replicas.glob("*.json")):
+            if not self.twin(path).exists():
+                with suppress(ClusterError):
+                    if _read(path) is not None:
+                        yield path, path.read_bytes()
+
+    def twin(self, path: Path) -> Path:
+        """Where the copy of a file stands that counts where the file is damaged."""
+        return self.kept / path.relative_to(self.root)
 
     def listed(self, kind: str) -> list[Object]:
         """All objects of a kind, ordered by name; one that can't be read is a ``stand_in`` that says why."""
@@ -407,12 +439,21 @@ class StateDirectory:
                 if document is not None:
                     found.append(from_json(Replica, document.get("replica")))
             except InvalidInput as exc:
-                if damaged:
+                if not self._keep_replica(path, found) and damaged:
                     raise ClusterError(f"{path} is damaged ({exc.message}): {_RESTART}") from exc
             except ClusterError:
-                if damaged:
+                if not self._keep_replica(path, found) and damaged:
                     raise
         return found
+
+    def _keep_replica(self, path: Path, found: list[Replica]) -> bool:
+        """Take a replica whose file is damaged as it was written last, if that is known."""
+        with suppress(ClusterError, InvalidInput):
+            document = _read(self.twin(path))
+            if document is not None:
+                found.append(from_json(Replica, document.get("replica")))
+                return True
+        return False
 
     def replica_names(self) -> set[str]:
         """Names of all replicas, those that can't be read included."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
@@ -17,9 +19,17 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PGCONNECT_TIMEOUT": "10",
 }
 """MLflow's own default keeps a caller waiting for minutes when the server is gone; the change waits on the object
-anyway. It also prints where a run can be viewed when one ends, into whatever our caller's output is read by."""
+anyway. It also prints where a run can be viewed when one ends, into whatever our caller's output is read by.
+
+A PostgreSQL that takes the connection and says nothing would keep a caller for ever: libpq's own default is no limit, and it
+reads this one where the address has none. PyMySQL's own is ten seconds."""
+
+
+_PAUSE = 60.0
+_DATABASES = ("postgresql", "mysql", "mssql")
 
 
 def _is_unique_clash(exc: BaseException) -> bool:
@@ -55,12 +65,69 @@ def mapped(doing: str) -> Iterator[None]:
         yield
     except MlflowException as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}") from exc
+    except ImportError as exc:  # a database's driver
+        raise RegistryError(f"could not {doing}: {one_line(exc)}: install what MLFLOW_TRACKING_URI needs") from exc
     except unreachable as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?") from exc
     finally:
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)
+
+
+class LateClient:
+    """MLflow's client; for a database of another machine one that is made when it is first asked.
+
+    MLflow connects when it makes such a client, and tries ten times over minutes; we let it try three times, and what could not be
+    reached is not tried again for a minute. A rollback doesn't wait for more than that.
+
+    Args:
+        tracking_uri: Tracking server or database; None: MLflow's own setting.
+        registry_uri: Model registry; None: MLflow's own setting.
+    """
+
+    def __init__(self, tracking_uri: str | None, registry_uri: str | None) -> None:
+        tracking = tracking_uri or mlflow.get_tracking_uri()
+        registry = registry_uri or (tracking if tracking_uri else mlflow.get_registry_uri())
+        self._addresses = {"tracking_uri": tracking, "registry_uri": registry}
+        self._client: MlflowClient | None = None
+        if not any(address.startswith(_DATABASES) for address in self._addresses.values()):
+            self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+        self._failed: RegistryError | None = None
+        self._failed_at = 0.0
+
+    def __call__(self) -> MlflowClient:
+        """The client.
+
+        Raises:
+            RegistryError: MLflow can't be reached.
+        """
+        if self._client is None:
+            if self._failed is not None and time.monotonic() - self._failed_at < _PAUSE:
+                raise self._failed
+            try:
+                with mapped("reach MLflow"), _few_tries():
+                    self._client = MlflowClient(**self._addresses)
+            except RegistryError as exc:
+                self._failed, self._failed_at = exc, time.monotonic()
+                raise
+        return self._client
+
+
+@contextlib.contextmanager
+def _few_tries() -> Iterator[None]:
+    """Let MLflow connect to a database three times, not ten."""
+    try:
+        import mlflow.store.db.utils as stores
+    except ImportError:
+        yield
+        return
+    before = getattr(stores, "MAX_RETRY_COUNT", None)
+    stores.MAX_RETRY_COUNT = 3
+    try:
+        yield
+    finally:
+        stores.MAX_RETRY_COUNT = before
 
 
 def one_line(exc: BaseException) -> str:

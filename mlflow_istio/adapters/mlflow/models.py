@@ -9,7 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import mapped, registry_of
+from mlflow_istio.adapters.mlflow.client_calls import LateClient, mapped, registry_of
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
@@ -24,7 +24,11 @@ class MlflowModels:
     """
 
     def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
-        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+        self._connected = LateClient(tracking_uri, registry_uri)
+
+    @property
+    def _client(self) -> MlflowClient:
+        return self._connected()
 
     def card(self, label: str) -> ModelCard:
         """See ``ports.Models``."""

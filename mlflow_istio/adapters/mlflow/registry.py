@@ -19,7 +19,7 @@ from mlflow.entities import Experiment, Metric, Run, RunTag
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import again, mapped, one_line, registry_of
+from mlflow_istio.adapters.mlflow.client_calls import LateClient, again, mapped, one_line, registry_of
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
@@ -58,8 +58,12 @@ class MlflowRegistry:
         *,
         place: Callable[[], str] = lambda: "",
     ) -> None:
-        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+        self._connected = LateClient(tracking_uri, registry_uri)
         self._ask_place = place
+
+    @property
+    def _client(self) -> MlflowClient:
+        return self._connected()
 
     @cached_property
     def _place(self) -> str:

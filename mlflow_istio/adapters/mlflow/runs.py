@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from mlflow_istio.adapters.mlflow.client_calls import again, mapped, registry_of
+from mlflow_istio.adapters.mlflow.client_calls import LateClient, again, mapped, registry_of
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
 from mlflow_istio.ports.runs import Figure
@@ -27,7 +27,11 @@ class MlflowRuns:
     """
 
     def __init__(self, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
-        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+        self._connected = LateClient(tracking_uri, registry_uri)
+
+    @property
+    def _client(self) -> MlflowClient:
+        return self._connected()
 
     def keep(
         self,

@@ -1,0 +1,74 @@
+"""A database that does not answer is a registry that does not, soon, and is asked again later: no change waits for it twice."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from mlflow_istio.adapters.mlflow import client_calls
+from mlflow_istio.adapters.mlflow.client_calls import LateClient
+from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
+from mlflow_istio.errors import RegistryError
+
+DATABASE = "postgresql://ada:s3cr3t@127.0.0.1:1/mlflow"
+
+
+class Connecting:
+    """MLflow's client, where making one fails as often as it is told; it notes how it was made."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.made: list[tuple[dict[str, Any], str | None, int]] = []
+
+    def __call__(self, **addresses: str) -> str:
+        import mlflow.store.db.utils as stores
+
+        self.made.append((addresses, os.environ.get("PGCONNECT_TIMEOUT"), stores.MAX_RETRY_COUNT))
+        if len(self.made) <= self.failures:
+            raise ImportError("no such driver")
+        return "the client"
+
+
+@pytest.fixture
+def connecting(monkeypatch: pytest.MonkeyPatch) -> Connecting:
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    connecting = Connecting(failures=1)
+    monkeypatch.setattr(client_calls, "MlflowClient", connecting)
+    return connecting
+
+
+def test_a_database_is_connected_to_when_it_is_asked_and_given_up_for_a_while(
+    connecting: Connecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.store.db.utils as stores
+
+    usual, now = stores.MAX_RETRY_COUNT, 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    client = LateClient(DATABASE, None)
+    assert connecting.made == []
+    for _ in range(2):
+        with pytest.raises(RegistryError, match="could not reach MLflow: no such driver") as refused:
+            client()
+        assert "s3cr3t" not in str(refused.value)
+    assert connecting.made == [({"tracking_uri": DATABASE, "registry_uri": DATABASE}, "10", 3)]
+    assert usual == stores.MAX_RETRY_COUNT
+    assert "PGCONNECT_TIMEOUT" not in os.environ
+    now += 61
+    assert client() == client() == "the client"
+    assert len(connecting.made) == 2
+
+
+def test_what_needs_no_connection_is_there_at_once(connecting: Connecting) -> None:
+    connecting.failures = 0
+    assert LateClient("http://127.0.0.1:9", None)() == "the client"
+    assert len(connecting.made) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, of MLflow's own queries
+def test_a_database_that_is_not_there_is_a_registry_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    registry = MlflowRegistry(DATABASE, None)
+    with pytest.raises(RegistryError, match="^could not "):
+        registry.history("prod", "churn")
