@@ -41,7 +41,7 @@ def deploy_request(
     on_cluster = place.target.kind == "istio"
     runtime = runtime_for(options, on_cluster=on_cluster)
     server = place.server_environment(options.env_from_secret)
-    if on_cluster and not options.foreign_host:
+    if on_cluster and options.host and not options.foreign_host:
         check_own_hosts(options.host, place.cluster.scope)
     return deployments.DeployRequest(
         name=name,
