@@ -83,19 +83,25 @@ def adopt(
     if again:
         _check_same(read_endpoint(found, name), stable, settings or {})
         check_pins(read_endpoint(found, name), pins)
-    with suppress(RegistryError):  # one that is down knows no better
-        context.registry.check_place(context.scope, name, take_over=take_over)
-    run, warnings = (None, ()) if again else run_for(context, name, None)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
         time=context.clock.now(),
         who=context.who,
         action="adopt",
         reason=reason,
-        run=run,
+        run=None,
         versions={},
         fresh_key=context.new_key(),
     )
+    # Refuse what can't be before the registry knows of it, and before anybody is told to change.
+    adoption.adopt(found, name, route, change_metadata, stable=stable)
+    if not again and delegates_of(found):
+        whole = merged(found, lambda name: context.cluster.get("VirtualService", name))
+        entrance_at(whole, next(one for one in routes_of(found) if one.get("name") == route))
+    with suppress(RegistryError):  # one that is down knows no better
+        context.registry.check_place(context.scope, name, take_over=take_over)
+    run, warnings = (None, ()) if again else run_for(context, name, None)
+    change_metadata = replace(change_metadata, run=run)
     guard = guard_for(context, pins)
     sequence = 0 if again else last_sequence(context, name)
     services = () if again else services_behind(context.cluster, _hosts(found, route))
@@ -115,12 +121,6 @@ def adopt(
             services=services,
         )
 
-    adoption.adopt(
-        found, name, route, change_metadata, stable=stable
-    )  # refuse what can't be before anybody is told to change
-    if not again and delegates_of(found):
-        whole = merged(found, lambda name: context.cluster.get("VirtualService", name))
-        entrance_at(whole, next(one for one in routes_of(found) if one.get("name") == route))
     before, after = context.cluster.edit("VirtualService", virtual_service, edit)
     endpoint = read_endpoint(after, name)
     proof = prove_change(context, endpoint, timeout)
