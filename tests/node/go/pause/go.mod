@@ -1,0 +1,3 @@
+module mlflow-istio-node/pause
+
+go 1.26.0
