@@ -36,7 +36,7 @@ from tests.testbed.client import wait_for
 
 ENDPOINT = "m"
 ISTIO = ("networking.istio.io", "v1")
-_COMMAND = "command: [python, -m, mlflow_istio.serving]"
+_COMMAND = "command: {{ command }}"
 _NAMES = """
 import os
 os.environ.update(NAME=os.environ["MLFLOW_ISTIO_DEPLOYMENT"], VERSION=os.environ["MLFLOW_ISTIO_MODEL_VERSION"])
