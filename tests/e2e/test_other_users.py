@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,9 +28,16 @@ from mlflow_istio.client.plugin import IstioDeploymentClient
 from mlflow_istio.errors import ClusterError
 from tests.contract.model_server import service, virtual_service, with_spec
 from tests.e2e.mesh_calls import admin_path, answers, serve
+from tests.support.mlflow_addresses import mlflow_at
+from tests.support.registered_models import register
 
 pytestmark = pytest.mark.e2e
 
+PLANTED = "s3cr3t0planted0here"
+SECRET_VARIABLES = (
+    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY"),
+    *("MLFLOW_ISTIO_PROMETHEUS_PASSWORD", "MLFLOW_ISTIO_PROMETHEUS_TOKEN"),
+)
 STRANGER = 54321
 """A user that nobody is; root may become it."""
 
@@ -165,17 +178,84 @@ def test_up_mends_an_envoy_that_does_not_answer(served: LocalMesh, deaf: object)
     assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
 
 
-def test_doctor_notices_closed_ports_and_mends_them(own_mesh: str) -> None:
-    client = IstioDeploymentClient(own_mesh)
-    client.create_deployment("churn-v1", "models:/churn/1", endpoint="e")
-    mesh = LocalMesh(Path(os.environ["MLFLOW_ISTIO_HOME"]))
-    drained(mesh)
-    seen = json.loads(CliRunner().invoke(main, ["doctor", "e", "--json"]).stdout)
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory, _fresh_database: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder with all that a release leaves, driven by somebody with secrets in environment and options; what was printed."""
+    folder = tmp_path_factory.mktemp("released")
+    uri = f"sqlite:///{shutil.copy(_fresh_database, folder / 'mlflow.db')}"
+
+    class Gate(http.server.BaseHTTPRequestHandler):
+        asked: ClassVar[list[str]] = []
+
+        def do_POST(self) -> None:
+            self.asked.append(self.path)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    gate = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=gate.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch, mlflow_at(uri):
+        patch.setenv("MLFLOW_ISTIO_HOME", str(folder / "meshes"))
+        for name in SECRET_VARIABLES:
+            patch.setenv(name, PLANTED)
+        patch.setenv("GATE", f"http://127.0.0.1:{gate.server_port}/{PLANTED}?token={PLANTED}")
+        patch.chdir(folder)
+        for version in (1, 2):
+            register(uri, "churn", float(version), folder / "artifacts")
+        client = IstioDeploymentClient("istio-local")
+        plan = {"analysis": "none", "warmup": 0, "hold": 0, "min_requests": 0, "interval": 0.2, "steps": "50"}
+        address = f"http://ada:{PLANTED}@prometheus.example:9090"
+        said = {"webhooks": ["env:GATE"], "reason": f"see {address}", "prometheus_url": address}
+        try:
+            client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn")
+            client.release("churn", "models:/churn/2", **plan, **said)
+            commands = (
+                ["status"],
+                ["history", "churn"],
+                ["export", "churn"],
+                ["report", "churn"],
+                ["doctor"],
+                ["local", "status"],
+            )
+            printed = [CliRunner().invoke(main, command).output for command in commands]
+            assert any(PLANTED in path for path in Gate.asked)
+            yield folder, printed
+        finally:
+            gate.shutdown()
+            gate.server_close()
+            LocalMesh(folder / "meshes").down(purge=True)
+
+
+def test_no_secret_of_who_drives_is_written_anywhere(released: tuple[Path, list[str]]) -> None:
+    """Mesh, logs, ledger, artifacts, page and output; nor does it stand among the arguments of a process."""
+    folder, printed = released
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"mlflow.db", "envoy.log", "churn.json", "ports.json"} <= names
+    assert any(name.endswith(".html") for name in names)
+    assert [str(path) for path in files if PLANTED.encode() in path.read_bytes()] == []
+    assert all(printed)
+    assert [text for text in printed if PLANTED in text] == []
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            commands.append(path.read_bytes())
+    assert any(str(folder).encode() in command for command in commands) or sys.platform != "linux"
+    assert [command for command in commands if PLANTED.encode() in command] == []
+
+
+def test_doctor_notices_closed_ports_and_mends_them(released: tuple[Path, list[str]]) -> None:
+    drained(LocalMesh(Path(os.environ["MLFLOW_ISTIO_HOME"])))
+    seen = json.loads(CliRunner().invoke(main, ["doctor", "churn", "--json"]).stdout)
     assert [(finding["code"], finding["safe"]) for finding in seen["findings"]] == [("proxy-behind", True)]
-    mended = json.loads(CliRunner().invoke(main, ["doctor", "e", "--json", "--fix"]).stdout)
+    mended = json.loads(CliRunner().invoke(main, ["doctor", "churn", "--json", "--fix"]).stdout)
     assert [(one["code"], one["problem"]) for one in mended["mended"]] == [("proxy-behind", "")]
     assert mended["healthy"]
-    assert client.predict(endpoint="e", inputs={"inputs": [[1.0, 2.0]]}) is not None
+    assert IstioDeploymentClient("istio-local").predict(endpoint="churn", inputs={"inputs": [[1.0, 2.0]]}) is not None
 
 
 def test_a_socket_that_somebody_else_put_there_is_not_believed(tmp_path: Path) -> None:
