@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from mlflow_istio.client.arguments import check_texts
 from mlflow_istio.client.display import view_of
 from mlflow_istio.client.errors import mlflow_errors
 from mlflow_istio.core.basics.names import nearest
@@ -68,6 +69,7 @@ def binding_of(
                 options |= given.pop(name)
             call = getattr(given.pop("self")._verbs, verb)
             with mlflow_errors():
+                check_texts(signature, given)
                 result: Returned = returns(call(**arguments_of(call, given, options)))
                 return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -12,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from mlflow_istio import errors
+from mlflow_istio.client.arguments import check_texts
 
 _CODES: Mapping[type[errors.MlflowIstioError], int] = {
     errors.InvalidInput: codes.INVALID_PARAMETER_VALUE,
@@ -63,11 +65,14 @@ def mlflow_errors() -> Iterator[None]:
 
 
 def mapped(function: Function) -> Function:
-    """The function, whose errors of ours come out as ``IstioDeploymentError``."""
+    """The function, whose errors of ours come out as ``IstioDeploymentError``, as do texts that are none."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def with_mlflow_errors(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
         with mlflow_errors():
+            check_texts(signature, given)
             return function(*args, **kwargs)
 
     return cast(Function, with_mlflow_errors)

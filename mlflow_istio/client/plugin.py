@@ -17,6 +17,7 @@ import click
 from mlflow.deployments import base, get_deploy_client
 
 from mlflow_istio import errors
+from mlflow_istio.client.arguments import check_text
 from mlflow_istio.client.binding import binding_of, shown
 from mlflow_istio.client.display import DeploymentList, DeploymentView, EndpointList, EndpointView
 from mlflow_istio.client.errors import mapped, mlflow_errors
@@ -151,6 +152,8 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
                 f"endpoint '{name}' comes into being with its first deployment: give config name and model_uri, or run "
                 f"mlflow deployments create --endpoint {name} --name NAME -m models:/MODEL/VERSION"
             )
+        check_text("name", deployment)
+        check_text("model_uri", model_uri)
         result = self._verbs.create(deployment, model_uri, None, name, options)
         if result.difference is not None or result.pending:
             return shown(result)

@@ -142,6 +142,7 @@ class ReadingVerbs(Base):
         """
         from mlflow_istio.calls.scoring import score
 
+        _check_headers(headers)
         if name is not None and endpoint is not None:
             raise InvalidInput(
                 f"give either the deployment '{name}', which answers whatever the split says, or the endpoint '{endpoint}', "
@@ -285,6 +286,19 @@ class ReadingVerbs(Base):
         }
 
 
+def _check_headers(headers: Any) -> None:
+    """Refuse headers that are no names and texts.
+
+    Raises:
+        InvalidInput: They are not.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else ()
+    if headers is not None and not (
+        isinstance(headers, Mapping) and all(isinstance(text, str) for pair in pairs for text in pair)
+    ):
+        raise InvalidInput(f"'headers' must be names with texts, not {repr(headers)[:40]}")
+
+
 def _objects_in(path: str) -> list[Object]:
     """The Kubernetes objects of a YAML file, those of lists included."""
     import yaml
@@ -348,8 +362,9 @@ def write_report(report: Report, file: Path) -> None:
     """
     try:
         file.write_text(report.page, encoding="utf-8")
-    except OSError as exc:
-        raise InvalidInput(f"the report can't be written to '{file}': {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidInput(f"the report can't be written to '{file}': {why}") from exc
 
 
 def file_name(endpoint: str, release: str) -> str:
