@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -48,7 +48,7 @@ check: setup
 ORDER ?= --randomly-dont-reorganize
 
 unit: setup
-	$(PYTEST) -m "not e2e and not control_plane"
+	$(PYTEST) -m "not e2e and not control_plane and not node"
 
 e2e: setup
 	$(PYTEST) $(ORDER) -m "e2e and not control_plane"
@@ -84,6 +84,10 @@ $(OLDEST)/.ready: requirements/mlflow-oldest.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
 	@touch $@
 
+# Needs root; the first build takes half an hour and more.
+node: setup
+	$(BIN)/python -m tests.node run -- $(PYTEST) $(ORDER) -m node
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -97,7 +101,7 @@ corpus-update: setup
 	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) -m control_plane tests/corpus --golden-update
 
 golden-update: setup
-	$(PYTEST) -m "not e2e and not control_plane" --golden-update
+	$(PYTEST) -m "not e2e and not control_plane and not node" --golden-update
 
 components: setup
 	$(BIN)/python -m tests.support.compiled_components

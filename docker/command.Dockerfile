@@ -1,18 +1,19 @@
 # The image of the mlflow-istio command, for CronJobs and Jobs (deploy/sweep-cronjob.yaml): the package with what it requires, no
 # model, no root. The serving image has no Kubernetes client and can't run it, nor should a pod with a model's code be able to.
 #
-# Not built by the tests: the machine they run on has no container engine. They run each shipped command with these packages only.
+# Built and run by `make node` (tests/node); the unit tests run each shipped command with these packages only.
 #
 #   docker build -f docker/command.Dockerfile -t mlflow-istio:0.1.0 .
 
 ARG PYTHON_VERSION=3.12
 
-# The package without its code: what it requires is installed before the code comes, so that a change of the code makes only the
-# layers after it again.
+# The package without its code: what it requires is installed before the code comes, so that a change of the code (or of the tools'
+# settings in pyproject.toml) makes only the layers after it again.
 FROM python:${PYTHON_VERSION}-slim AS requirements
 WORKDIR /src
-COPY setup.py pyproject.toml ./
-RUN mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+COPY setup.py ./
+RUN printf '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n' > pyproject.toml \
+    && mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /src

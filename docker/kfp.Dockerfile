@@ -1,6 +1,6 @@
 # The image of every pipeline step: this package with KFP, and nothing else; its tag is the package's version.
 #
-# Not built by the tests: the machine they run on has no container engine. What a step runs in it is what the tests run in a process,
+# Built and imported from by `make node` (tests/node). What a step runs in it is what the other tests run in a process,
 # `python -m kfp.dsl.executor_main` on a component whose body imports kfp_components.
 #
 #   docker build -f docker/kfp.Dockerfile -t REGISTRY/mlflow-istio-kfp:0.1.0 .
@@ -9,12 +9,13 @@
 
 ARG PYTHON_VERSION=3.12
 
-# The package without its code: what it requires is installed before the code comes, so that a change of the code makes only the
-# layers after it again.
+# The package without its code: what it requires is installed before the code comes, so that a change of the code (or of the tools'
+# settings in pyproject.toml) makes only the layers after it again.
 FROM python:${PYTHON_VERSION}-slim AS requirements
 WORKDIR /src
-COPY setup.py pyproject.toml ./
-RUN mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+COPY setup.py ./
+RUN printf '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n' > pyproject.toml \
+    && mkdir templates && touch README.md && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /src

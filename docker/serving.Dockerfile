@@ -1,6 +1,6 @@
 # The image of one model server: MLflow's scoring app behind mlflow_istio.serving, one process, no root.
 #
-# Not built by the tests: the machine they run on has no container engine. What it starts is what they start,
+# Built and run by `make node` (tests/node). What it starts is what the other tests start without it,
 # `python -m mlflow_istio.serving` with the variables that mlflow_istio/serving/configuration.py lists.
 #
 #   docker build -f docker/serving.Dockerfile -t mlflow-istio-serving .

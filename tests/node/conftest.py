@@ -1,0 +1,37 @@
+"""Tests marked `node` fail outside of a node, and say how to run them. What they share: an MLflow server that pods reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node.client import HOW_TO_RUN, LOGS_VARIABLE
+from tests.support.mlflow_server import tracking_server
+from tests.testbed.client import HOST_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("node") and LOGS_VARIABLE not in os.environ:
+        pytest.fail(f"needs a real node around it: {HOW_TO_RUN}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server that knows three versions of the model `churn`, at an address that pods reach."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with tracking_server(folder, os.environ[HOST_VARIABLE]) as address:
+        subprocess.run(
+            [sys.executable, "-W", "ignore", str(ROOT / "examples" / "01_register.py")],
+            env={**os.environ, "MLFLOW_TRACKING_URI": address},
+            check=True,
+            cwd=folder,
+            timeout=300,
+        )
+        yield address
