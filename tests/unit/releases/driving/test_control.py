@@ -134,6 +134,19 @@ def test_edges_that_nobody_names_are_chosen_by_what_the_control_answers(times: f
     assert "latency" in ended.reason
 
 
+def test_waiting_for_the_controls_first_answers_is_no_lack_of_data() -> None:
+    """At one request a second they take longer than a step: whoever goes back for missing data does not go back for that."""
+    stage, seen = a_stage(), list[str]()
+    stage.users.rate = 10.0
+    plan = {"steps": (10,), "guards": auto_guards(), "no_data": "rollback", "hold": 10.0, "deadline": 150.0}
+    stage.open(**plan, control="fresh")
+    dependencies = replace(stage.dependencies, watch=lambda look: seen.append(look.verdict.reason))
+    assert drive(stage.context, dependencies, "churn").outcome == "inconclusive"
+    waits = [line for line in seen if "latency (begins with the control's first 100 answers, " in line]
+    assert len(waits) > 10
+    assert "latency (" not in seen[-1]
+
+
 def test_an_equal_candidate_is_promoted_against_a_control() -> None:
     assert overloaded().release(guards=LATENCY, hold=10.0, control="fresh").outcome == "promoted"
 
