@@ -1,7 +1,8 @@
 """Ten thousand inputs of somebody who means harm, over all verbs and front ends: no traceback, nothing half written, no hang.
 
 Half of them go through the command line, half through the client that MLflow loads, on targets of both kinds; the ports behind
-them are in memory. ``HOSTILE_INPUTS`` sets their number. What becomes of them is printed at the end.
+them are in memory. What becomes of them is printed at the end. They are the same each time, unless ``HOSTILE_INPUTS`` sets their
+number: then they are others.
 """
 
 from __future__ import annotations
@@ -334,6 +335,7 @@ def many(count: int) -> Callable[[Any], Any]:
         max_examples=count,
         deadline=None,
         database=None,
+        derandomize="HOSTILE_INPUTS" not in os.environ,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
     )
