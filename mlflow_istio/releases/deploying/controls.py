@@ -18,7 +18,7 @@ from mlflow_istio.core.basics.objects import (
 )
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.mesh.destination_rule import with_subset
-from mlflow_istio.core.mesh.manifests import destination_rule_manifest
+from mlflow_istio.core.mesh.manifests import destination_rule_manifest, runtime_of_deployment
 from mlflow_istio.core.mesh.twin import twin
 from mlflow_istio.core.moves import control_share, transitions
 from mlflow_istio.core.release.driver import release_status_of
@@ -92,7 +92,8 @@ def bring_up(
             reason=f"control of '{candidate}': runs what '{endpoint.stable.name}' runs",
             timeout=timeout,
         )
-        prove_pinned(context, name, control, versions_of([original])[endpoint.stable.name], timeout)
+        version, ready = versions_of([original])[endpoint.stable.name], runtime_of_deployment(original).readiness
+        prove_pinned(context, name, control, version, timeout, ready)
     except MlflowIstioError:
         with contextlib.suppress(MlflowIstioError):  # its deadline stands
             take_away(context, name, control)

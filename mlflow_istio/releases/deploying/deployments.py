@@ -225,7 +225,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             reason=request.reason,
             timeout=request.timeout,
         )
-    prove_pinned(context, name, request.name, model.label, request.timeout)
+    prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime.readiness)
     endpoint = endpoint_of(context.cluster, name)
     if before is None or request.strategy is None:
         return outcome

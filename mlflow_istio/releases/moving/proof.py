@@ -23,7 +23,6 @@ from mlflow_istio.errors import (
 )
 from mlflow_istio.releases.context import (
     Context,
-    deployment_of,
     edit_virtual_service,
     endpoint_of,
     entrance_of,
@@ -89,7 +88,8 @@ def make_reachable(
         if urgent and not mended and has_users(before, name):
             continue  # its users are with it already
         try:
-            prove_pinned(context, after.name, name, versions[name], timeout)
+            ready = runtime_of_deployment(by_name[name]).readiness
+            prove_pinned(context, after.name, name, versions[name], timeout, ready)
         except (InvalidInput, NotFound, Unsupported) as exc:
             if not urgent:
                 raise
@@ -156,13 +156,20 @@ def _with_subset(rule: Object, deployment: str) -> Object:
     return with_subset(rule, deployment)
 
 
-def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float) -> None:
+def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float, ready: str) -> None:
     """Ask a deployment through its header route whether it answers as the version it should be.
+
+    Args:
+        context: The ports.
+        name: The endpoint.
+        deployment: The deployment.
+        version: ``MODEL/VERSION``.
+        timeout: Seconds.
+        ready: Where its server answers 200 when it is ready.
 
     Raises:
         NotRouted: It does not, in time.
     """
-    ready = runtime_of_deployment(deployment_of(context.cluster, deployment)).readiness
     try:
         _asked(context, pin_probe(name, deployment, version, ready), name, timeout)
     except NotRouted as exc:

@@ -96,6 +96,7 @@ def test_a_deployment_is_shown_with_how_to_reach_it_at_any_weight() -> None:
         "model_version": "churn/3",
         "alias": None,
         "flavor": "python_function",
+        "runtime": "mlflow",
         "role": "idle",
         "weight": 0,
         "replicas": 1,
