@@ -74,7 +74,19 @@ def with_tools(argv: Sequence[str]) -> list[str]:
         'for part in usr etc; do mount -t overlay -o "lowerdir=$0/$part:/$part" tools "/$part" || exit 1; done;'
         ' exec "$@"'
     )
-    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, str(tools_folder()), *argv]
+    # Who starts it may be killed, and nothing else would end a build that goes on for minutes.
+    return [
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-c",
+        script,
+        str(tools_folder()),
+        *argv,
+    ]
 
 
 def _unpack(target: Path) -> None:

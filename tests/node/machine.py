@@ -44,7 +44,7 @@ def complaint() -> str | None:
     """Why this machine can't have a node, in one line; None when it can, as far as can be seen."""
     if os.geteuid() != 0:
         return "the node needs root: it makes cgroups, mounts and containers"
-    missing = [tool for tool in ("unshare", "ip", "mount") if shutil.which(tool) is None]
+    missing = [tool for tool in ("unshare", "setpriv", "ip", "mount") if shutil.which(tool) is None]
     if missing:
         return f"the node needs {' and '.join(missing)}: install util-linux and iproute2"
     try:

@@ -37,6 +37,7 @@ IMPORTS = {
     COMMAND_IMAGE: "import mlflow_istio.cli.__main__, mlflow_istio.adapters.kubernetes, mlflow_istio.verbs.release",
     f"{KFP}:{VERSION}": "import kfp, kfp.dsl.executor_main, kfp_components, mlflow_istio.adapters.kubernetes",
 }
+MOST_BYTES = {DEFAULT_IMAGE: 1_500_000_000, COMMAND_IMAGE: 1_000_000_000, f"{KFP}:{VERSION}": 1_000_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,19 @@ def test_an_image_runs_without_root_on_a_read_only_root_and_has_what_its_command
     code = f"{LOOK}\n{IMPORTS[image]}\nimport mlflow_istio; print('it imports')"
     name = image.partition(":")[0]
     assert "it imports" in run_pod(place, name, image, ["python", "-W", "ignore", "-c", code], {"HOME": "/tmp"})
+
+
+def test_no_image_is_larger_than_it_was_meant_to_be() -> None:
+    """As the kubelet counts them, layers uncompressed."""
+
+    def sizes() -> dict[str, int]:
+        images = read("node", "node", "default")["status"].get("images") or ()
+        return {name.removeprefix("docker.io/library/"): one["sizeBytes"] for one in images for name in one["names"]}
+
+    wait_for("the kubelet to list its images", lambda: set(MOST_BYTES) <= set(sizes()))
+    found = {name: sizes()[name] for name in MOST_BYTES}
+    print({name: f"{size / 1e6:.0f} MB" for name, size in found.items()})
+    assert {name: size for name, size in found.items() if size > MOST_BYTES[name]} == {}
 
 
 def test_the_command_says_its_version(place: str) -> None:

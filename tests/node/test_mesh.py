@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -114,20 +115,22 @@ def endpoint(server: str) -> Iterator[Endpoint]:
         )
         made = Endpoint(name, server)
         made.deploy(1)
-        made.deploy(2, "-C", "strategy=canary", "-C", "weight=30")
+        made.deploy(2, "-C", "strategy=canary", "-C", "weight=30", "-C", 'env={"MLFLOW_ISTIO_RECORD": "1"}')
         for caller in ("inside", "outside"):
             kubectl("wait", "--for=condition=Ready", f"pod/{caller}", "-n", name, "--timeout=100s")
         yield made
 
 
+def pods_of(endpoint: Endpoint) -> dict[str, Any]:
+    """The endpoint's model pods by name."""
+    found = json.loads(kubectl("get", "pods", "-n", endpoint.namespace, "-o", "json"))["items"]
+    return {one["metadata"]["name"]: one for one in found if one["metadata"]["name"].startswith("churn-")}
+
+
 def test_the_models_pods_have_a_sidecar_and_whoever_has_none_is_let_in_nowhere(endpoint: Endpoint) -> None:
-    pods = json.loads(kubectl("get", "pods", "-n", endpoint.namespace, "-l", "app=churn", "-o", "json"))["items"] or [
-        one
-        for one in json.loads(kubectl("get", "pods", "-n", endpoint.namespace, "-o", "json"))["items"]
-        if one["metadata"]["name"].startswith("churn-")
-    ]
+    pods = pods_of(endpoint)
     assert len(pods) == 2
-    for one in pods:
+    for one in pods.values():
         containers = (*one["spec"]["containers"], *one["spec"].get("initContainers", ()))
         assert "istio-proxy" in [container["name"] for container in containers]
     assert endpoint.ask_from("outside", 5) == {"ConnectionResetError": 5}
@@ -155,6 +158,18 @@ def test_envoys_own_figures_are_read_at_a_real_istio_gateway(endpoint: Endpoint)
     wait_for("the gateway's counts", lambda: sum(counted().values()) >= sum(before.values()) + 60, seconds=30)
     after = counted()
     assert {name: after[name] - before[name] for name in names} == asked
+
+
+def test_a_hardened_pod_records_what_it_answered(endpoint: Endpoint) -> None:
+    """Its root is read-only: records go where it may write."""
+    endpoint.ask(40)
+    (name,) = (one for one in pods_of(endpoint) if one.startswith("churn-v2"))
+    look = (
+        "import pathlib; files = pathlib.Path('/tmp/mlflow-istio/records').rglob('*');"
+        " print(sum(one.stat().st_size for one in files if one.is_file()))"
+    )
+    command = ("exec", name, "-n", endpoint.namespace, "-c", "model-server", "--", "python", "-c", look)
+    wait_for("records", lambda: int(kubectl(*command)) > 0, seconds=30)
 
 
 def test_a_promotion_moves_every_request_and_a_rollback_brings_them_back(endpoint: Endpoint) -> None:
