@@ -22,7 +22,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"needs a real node around it: {HOW_TO_RUN}", pytrace=False)
 
 
-@pytest.fixture(scope="session")
+# One for each module: an alias of a registered model belongs to one endpoint, and each module has a `churn` of its own.
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server that knows three versions of the model `churn`, at an address that pods reach."""
     folder = tmp_path_factory.mktemp("mlflow")
