@@ -22,13 +22,13 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize("share", [10, 50, 1])
 def test_a_split_is_inside_its_binomial_bounds(shared: LocalMesh, endpoint: str, share: int) -> None:
-    """Bounds that an exact split leaves once in a thousand times, over all the requests of this test."""
+    """Bounds that an exact split leaves once in a hundred thousand times, over all the requests of this test."""
     a, b = f"{endpoint}-a", f"{endpoint}-b"
     serve(shared, endpoint, {a: 100 - share, b: share})
     count = 4000
     seen = Counter(answers(shared, endpoint, count))
     assert set(seen) <= {(200, f"m/{a}"), (200, f"m/{b}")}
-    low, high = binom.interval(0.999, count, share / 100)
+    low, high = binom.interval(0.99999, count, share / 100)
     assert low <= seen[(200, f"m/{b}")] <= high
 
 
@@ -60,7 +60,7 @@ def test_a_mirror_of_a_share_gets_about_that_share(shared: LocalMesh, endpoint: 
         _, _, body = request(shared, endpoint, path="/seen", headers={"x-mlflow-deployment": b})
         return len(json.loads(body))
 
-    low, high = binom.interval(0.999, count, 0.25)
+    low, high = binom.interval(0.99999, count, 0.25)
     until(lambda: mirrored() >= low)
     assert mirrored() <= high
 
