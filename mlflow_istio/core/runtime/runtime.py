@@ -75,9 +75,8 @@ class Runtime:
     @property
     def process(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Command and arguments as Kubernetes takes them: ``$(NAME)`` for a variable, ``$$`` for a dollar sign."""
-        return tuple(
-            tuple(_written(part, self.name, what) for part in getattr(self, what)) for what in ("command", "args")
-        )  # type: ignore[return-value]
+        command = tuple(_written(part, self.name, "command") for part in self.command)
+        return command, tuple(_written(part, self.name, "args") for part in self.args)
 
     @property
     def environment(self) -> dict[str, str]:
