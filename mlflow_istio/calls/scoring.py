@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.calls.request_body import body_of, plain_body_of
@@ -40,15 +40,25 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
         )
     except requests.RequestException as exc:
         raise ClusterError(f"nothing answered at {url} ({type(exc).__name__}): see 'mlflow-istio status'") from exc
-    if answer.status_code == 400:
-        raise InvalidInput(f"the model refused the input: {_words(answer.text)}")
-    if answer.status_code != 200:
-        raise ClusterError(f"{url} answered {answer.status_code}: {_words(answer.text)}; see 'mlflow-istio status'")
+    if answer.status_code != requests.codes.ok:
+        refuse_failure(url, answer.status_code, answer.text)
     try:
         result = answer.json()
     except ValueError as exc:
         raise ClusterError(f"{url} answered something that is not JSON: {_words(answer.text)}") from exc
     return result if isinstance(result, dict) else {"predictions": result}
+
+
+def refuse_failure(url: str, status: int, text: str) -> NoReturn:
+    """Raise what an answer that is no 200 says.
+
+    Raises:
+        InvalidInput: The model refused the input.
+        ClusterError: Anything else.
+    """
+    if status == 400:
+        raise InvalidInput(f"the model refused the input: {_words(text)}")
+    raise ClusterError(f"{url} answered {status}: {_words(text)}; see 'mlflow-istio status'")
 
 
 def _words(text: str) -> str:

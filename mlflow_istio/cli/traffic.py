@@ -120,9 +120,16 @@ def _traffic_verb(action: str, text: str, *, candidate: bool = False, to: bool =
     help="What the input file holds.  [default: what its name ends in, else json]",
 )
 @click.option("--user", default=None, help="User id: go to the arm this user is assigned to.")
+@click.option("--stream", is_flag=True, help="Ask for the answer in chunks, and print each on a line as it comes.")
 @target_option
 def predict(
-    name: str | None, endpoint: str | None, input_path: str, content_type: str | None, user: str | None, target: str
+    name: str | None,
+    endpoint: str | None,
+    input_path: str,
+    content_type: str | None,
+    user: str | None,
+    stream: bool,
+    target: str,
 ) -> None:
     """Send an input to be scored and print the answer."""
     if (name is None) == (endpoint is None):
@@ -132,6 +139,10 @@ def predict(
     body = read_body(input_path, content_type)
     verbs = verbs_on(target)
     headers = verbs.assign(endpoint, user) if user and endpoint else {}
+    if stream:
+        for chunk in verbs.predict_stream(body, name=name, endpoint=endpoint, headers=headers):
+            click.echo(json.dumps(chunk))
+        return
     click.echo(
         json.dumps(verbs.predict(body, name=name, endpoint=endpoint, headers=headers))
     )  # ASCII, and the model's own words

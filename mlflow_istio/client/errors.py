@@ -30,6 +30,7 @@ _CODES: Mapping[type[errors.MlflowIstioError], int] = {
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Item = TypeVar("Item")
 
 
 class IstioDeploymentError(MlflowException, click.ClickException):  # type: ignore[misc]  # MLflow has no types
@@ -76,3 +77,9 @@ def mapped(function: Function) -> Function:
             return function(*args, **kwargs)
 
     return cast(Function, with_mlflow_errors)
+
+
+def mapped_iterator(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, with errors of ours on the way as ``IstioDeploymentError``."""
+    with mlflow_errors():
+        yield from items

@@ -10,7 +10,7 @@ instead of a traceback.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -20,7 +20,7 @@ from mlflow_istio import errors
 from mlflow_istio.client.arguments import check_text
 from mlflow_istio.client.binding import binding_of, shown
 from mlflow_istio.client.display import DeploymentList, DeploymentView, EndpointList, EndpointView
-from mlflow_istio.client.errors import mapped, mlflow_errors
+from mlflow_istio.client.errors import mapped, mapped_iterator, mlflow_errors
 from mlflow_istio.client.release_client import ReleaseClient
 
 _log = logging.getLogger("mlflow_istio")
@@ -127,6 +127,29 @@ class IstioDeploymentClient(ReleaseClient, base.BaseDeploymentClient):  # type: 
 
         answer = self._verbs.predict(inputs, name=deployment_name, endpoint=endpoint, headers=headers)
         return PredictionsResponse(answer)
+
+    @mapped
+    def predict_stream(
+        self,
+        deployment_name: str | None = None,
+        inputs: Any = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[Any]:
+        """Score as ``predict`` does, with the answer's chunks as they come.
+
+        Args:
+            deployment_name: Deployment to reach whatever the split says.
+            inputs: A JSON body as the model takes it, such as ``{"messages": [...]}``; ``"stream": true`` is added.
+            endpoint: Endpoint to go through as users do.
+            headers: Further headers, such as those of ``assign``.
+
+        Returns:
+            An iterator of the chunks: dicts for agents and chat models, whatever ``predict_stream`` of another model gives.
+        """
+        return mapped_iterator(
+            self._verbs.predict_stream(inputs, name=deployment_name, endpoint=endpoint, headers=headers)
+        )
 
     @mapped
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> Any:

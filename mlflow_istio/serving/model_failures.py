@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,38 @@ def noticing_failures(model: PyFuncModel) -> PyFuncModel:
             return inner(*args, **kwargs)
 
         model._predict_fn = entered
+    _notice_streams(model)
     return model
+
+
+def _notice_streams(model: PyFuncModel) -> None:
+    """The same for streamed answers, whose failures come while they are read."""
+    inner = getattr(model, "_predict_stream_fn", None)
+    if inner is None:
+        return
+    stream = model.predict_stream
+
+    @functools.wraps(stream)
+    def noticed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        invocation = _invocation.get() or _Invocation()
+        try:
+            yield from stream(*args, **kwargs)
+        except NotImplementedError:
+            raise  # MLflow's classes for agents have the method, whether or not the model does
+        except Exception as exc:
+            if isinstance(exc, _OURS) or (invocation.entered and not _is_invalid_request(exc)):
+                invocation.failures.append(exc)
+            raise
+
+    @functools.wraps(inner)
+    def entered(*args: Any, **kwargs: Any) -> Any:
+        invocation = _invocation.get()
+        if invocation is not None:
+            invocation.entered = True
+        return inner(*args, **kwargs)
+
+    model.predict_stream = noticed
+    model._predict_stream_fn = entered
 
 
 def _is_invalid_request(exc: Exception) -> bool:
@@ -99,7 +131,8 @@ class ModelFailures:
         async def mending_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = _mended(message["status"], invocation)
+                # The failure of a stream that has begun is told in it.
+                status = 200 if _is_stream(message) else _mended(message["status"], invocation)
                 if status == message["status"]:
                     status = 0
             if not status:
@@ -117,6 +150,11 @@ class ModelFailures:
             _logger.info("An invocation could not be read: %s", type(exc).__name__)
         finally:
             _invocation.reset(token)
+
+
+def _is_stream(start: Message) -> bool:
+    kind: bytes = dict(start["headers"]).get(b"content-type", b"")
+    return start["status"] == 200 and kind.startswith(b"text/event-stream")
 
 
 def _mended(status: int, invocation: _Invocation) -> int:

@@ -27,6 +27,7 @@ from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
 from mlflow_istio.serving.plain_errors import PlainErrors
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
+from mlflow_istio.serving.streams import Streams
 
 KEEP_ALIVE_SECONDS = 3700
 """How long an idle connection stays open. Envoy drops its own after an hour; a server that is quicker closes some of
@@ -47,14 +48,14 @@ def run_server(settings: ServingSettings) -> None:
     """
     listener = bind(settings.host, settings.port)
     record_log = _open_record_log(settings)
-    scoring = BodyGate(
-        _load_scoring_app(settings.model_uri), max_bytes=settings.max_body, timeout=settings.caller_timeout
-    )
     metrics = ServerMetrics(
         REGISTRY,  # the global one, so that a model's own series and the process's are served too
         deployment=settings.deployment,
         model=settings.model_name,
         version=settings.model_version,
+    )
+    scoring = BodyGate(
+        _load_scoring_app(settings.model_uri, metrics), max_bytes=settings.max_body, timeout=settings.caller_timeout
     )
     recorder = None
     if settings.record is not None and record_log is not None:
@@ -88,10 +89,10 @@ def _open_record_log(settings: ServingSettings) -> RecordLog | None:
     return log
 
 
-def _load_scoring_app(model_uri: str) -> ASGIApp:
+def _load_scoring_app(model_uri: str, metrics: ServerMetrics) -> ASGIApp:
     try:
         model = noticing_failures(scoring_server.load_model_with_mlflow_config(model_uri))
-        app: ASGIApp = PlainErrors(ModelFailures(scoring_server.init(model)))
+        app: ASGIApp = PlainErrors(ModelFailures(Streams(scoring_server.init(model), model, metrics)))
     except (MlflowException, FileNotFoundError) as error:
         raise NotReady(f"model {model_uri!r} can't be loaded: {_one_line(error)}") from error
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +18,7 @@ from mlflow_istio.core.endpoint.deadlines import Deadline, due
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding
 from mlflow_istio.errors import InvalidInput, NotFound, StateConflict
 from mlflow_istio.options.base import DryRunOptions, ReadOptions, parse_options
+from mlflow_istio.ports.cluster import Address
 from mlflow_istio.releases.context import address_of, endpoint_of, find_virtual_service, pin_headers
 from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.ledger import flush_outbox
@@ -142,6 +143,33 @@ class ReadingVerbs(Base):
         """
         from mlflow_istio.calls.scoring import score
 
+        address, sent = self._way_of(name, endpoint, headers)
+        return score(address, payload, headers=sent, timeout=timeout)
+
+    def predict_stream(
+        self,
+        payload: Any,
+        *,
+        name: str | None = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Iterator[Any]:
+        """Score as ``predict`` does, with the answer's chunks as they come; the timeout is for each of them.
+
+        Raises:
+            InvalidInput: Neither or both of name and endpoint, an input the model refuses, or a server that can't stream.
+            ClusterError: Nothing answered; also while the chunks are read.
+        """
+        from mlflow_istio.calls.streaming import score_stream
+
+        address, sent = self._way_of(name, endpoint, headers)
+        return score_stream(address, payload, headers=sent, timeout=timeout)
+
+    def _way_of(
+        self, name: str | None, endpoint: str | None, headers: Mapping[str, str] | None
+    ) -> tuple[Address, Mapping[str, str]]:
+        """Where a deployment, or an endpoint, is asked, and with which headers."""
         _check_headers(headers)
         if name is not None and endpoint is not None:
             raise InvalidInput(
@@ -151,11 +179,10 @@ class ReadingVerbs(Base):
         cluster = self._read().cluster
         if name is not None:
             its = self.deployment(name)["endpoint"]
-            sent = {**(headers or {}), **pin_headers(cluster, its, name)}
-            return score(address_of(cluster, its, name), payload, headers=sent, timeout=timeout)
+            return address_of(cluster, its, name), {**(headers or {}), **pin_headers(cluster, its, name)}
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")
-        return score(address_of(cluster, endpoint), payload, headers=headers or {}, timeout=timeout)
+        return address_of(cluster, endpoint), headers or {}
 
     def explain_route(
         self,

@@ -211,7 +211,7 @@ COMMANDS = tuple(
 METHODS = tuple(
     (name, member)
     for name, member in inspect.getmembers(IstioDeploymentClient, inspect.isfunction)
-    if not name.startswith("_") and name not in ("explain", "predict_stream")
+    if not name.startswith("_") and name != "explain"
 )
 
 

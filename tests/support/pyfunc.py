@@ -16,6 +16,10 @@ with warnings.catch_warnings():
     from mlflow.models.signature import ModelSignature
     from mlflow.pyfunc import PyFuncModel, scoring_server
 
+    from mlflow_istio.serving.streams import Streams
+
+__all__ = ["ModelSignature", "Streams", "answered", "at_home", "loaded", "scoring_server", "served", "signature_of"]
+
 
 class _Seen:
     def __init__(self, answer: Any) -> None:

@@ -99,7 +99,7 @@ def test_most_methods_are_bindings() -> None:
     }
     assert by_hand == {
         *("predict", "explain", "create_endpoint", "update_deployment", "delete_deployment", "delete_endpoint"),
-        *("history", "report", "apply_plan"),
+        *("history", "report", "apply_plan", "predict_stream"),
     }
 
 

@@ -121,6 +121,11 @@ def predict(verbs: InMemoryVerbs, _options: Mapping[str, Any]) -> None:
         verbs.predict([[1.0]], endpoint="churn", timeout=1.0)
 
 
+def predict_stream(verbs: InMemoryVerbs, _options: Mapping[str, Any]) -> None:
+    with pytest.raises(ClusterError):
+        verbs.predict_stream({"messages": []}, endpoint="churn", timeout=1.0)
+
+
 def new_version(verbs: InMemoryVerbs, options: Mapping[str, Any]) -> Any:
     given = {"strategy": "canary", "weight": 10, "release_id": "r-1"}
     return verbs.create("churn-v2", "models:/churn/2", None, "churn", {**given, **options})
@@ -196,6 +201,7 @@ CASES: Mapping[str, Case] = {
         plan={"config": {"timeout": "2s"}},
     ),
     "predict": Case(call=predict, reads=True),
+    "predict_stream": Case(call=predict_stream, reads=True),
     "rehearse": Case(world=idle, call=rehearse, reads=True),
     "reject": Case(world=asking, call=lambda verbs, options: verbs.reject("churn", options)),
     "release": Case(
