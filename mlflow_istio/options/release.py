@@ -51,7 +51,8 @@ class Planned(BaseModel):
     )
     analysis: Structured = Field(
         default="auto",
-        description="what is judged: auto (errors and latency against the stable), none, or a JSON list of guards (or its file)",
+        description="what is judged: auto (errors and latency, or the first token of what streams, against the stable), none, or a "
+        "JSON list of guards (or its file)",
     )
     interval: Annotated[float, IN_SECONDS, Field(ge=0.2, le=3600)] = Field(
         default=10.0, description="seconds between two looks"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlflow_istio.core.release.plan import (
     auto_guards,
     gross_guard,
     shown_address,
+    stream_guards,
 )
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.kpi import read_kpis
@@ -30,6 +32,8 @@ from mlflow_istio.options.release import ReleaseOptions, SourceOptions
 
 WARM_REQUESTS = 300
 """A fresh process is slow for its first hundreds of requests, and no clock knows when they were."""
+
+STREAM_KINDS = frozenset({"ttft", "tpot", "tokens", "unfinished"})
 
 PROMETHEUS_SETTLE = 60.0
 """Seconds until a change of weights is seen in Prometheus for sure, at the usual scrape intervals."""
@@ -49,8 +53,10 @@ _HOSTS_OF_SECRETS = (
 """Services whose webhooks are let in by who knows the path."""
 
 
-def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, ...]) -> ReleasePlan:
-    """The plan that the options make for an endpoint as it is.
+def plan_of(
+    options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, ...], *, streams: bool = False
+) -> ReleasePlan:
+    """The plan that the options make for an endpoint as it is; ``streams``: whose answers may be streamed.
 
     Raises:
         InvalidInput: Names the option and what to do.
@@ -58,10 +64,12 @@ def plan_of(options: ReleaseOptions, endpoint: Endpoint, candidates: tuple[str, 
     watched = endpoint.release is not None and endpoint.release.watching is not None
     if options.watch is not None and not watched:
         check_can_be_held_back(endpoint)
-    return plan_against(options, endpoint.stable.name, candidates)
+    return plan_against(options, endpoint.stable.name, candidates, streams=streams)
 
 
-def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ...]) -> ReleasePlan:
+def plan_against(
+    options: ReleaseOptions, stable: str, candidates: tuple[str, ...], *, streams: bool = False
+) -> ReleasePlan:
     """The plan that the options make for candidates that are compared with this stable.
 
     Raises:
@@ -74,7 +82,7 @@ def plan_against(options: ReleaseOptions, stable: str, candidates: tuple[str, ..
     settle = options.settle
     if settle is None:
         settle = PROMETHEUS_SETTLE if options.source == "prometheus" else 0.0
-    guards = _guards(options)
+    guards = _guards(options, streams=streams)
     return ReleasePlan(
         strategy=strategy,
         stable=stable,
@@ -153,7 +161,7 @@ def _usual_steps(strategy: str, arms: int) -> tuple[float, ...]:
     }[strategy]
 
 
-def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
+def _guards(options: ReleaseOptions, *, streams: bool) -> tuple[GuardPlan, ...]:
     given = options.analysis
     if isinstance(given, str) and given not in ("auto", "none"):
         given = _read_file(given)
@@ -161,11 +169,12 @@ def _guards(options: ReleaseOptions) -> tuple[GuardPlan, ...]:
     if given == "none":
         return ()
     if given == "auto":
-        guards = auto_guards(options.margin, allowed)
+        guards = (stream_guards if streams else auto_guards)(options.margin, allowed)
     elif isinstance(given, list):
         guards = tuple(_guard(entry, options.margin, allowed) for entry in given)
         if guards and not any(guard.kind == "gross" for guard in guards):
-            guards = (*guards, gross_guard())
+            kinds = {guard.kind for guard in guards}
+            guards = (*guards, gross_guard(streams="latency" not in kinds and bool(kinds & STREAM_KINDS)))
             if any(guard.name == guards[-1].name for guard in guards[:-1]):
                 raise InvalidInput(
                     f"option 'analysis': the name '{guards[-1].name}' belongs to the rule for gross failure, which every "
@@ -187,6 +196,11 @@ def _read_file(path: str) -> Any:
         raise InvalidInput(f"file '{path}' (option 'analysis') is not JSON: {exc}") from exc
 
 
+def _like(kind: str) -> tuple[str, ...]:
+    """The kinds whose terms are usually those of this one."""
+    return ("ttft", "tpot") if kind == "ttft" else (kind,)
+
+
 _GUARD_KEYS = ("guard", "name", "margin", "weight", "allowed", "worse", "limit", "slower_than", "edges")
 
 
@@ -202,13 +216,20 @@ def _guard(entry: Any, margin: float | None, allowed: NonInferiorityMargin | Non
     for key in OPTIONAL_TERMS:
         if key in entry and key not in reads:
             raise InvalidInput(f"option 'analysis': '{key}' has no effect on guard '{kind}': leave it out")
-    usual = {guard.kind: guard for guard in auto_guards(margin, allowed)}
+    usual = {
+        **{
+            kind: replace(guard, streams=False)
+            for guard in stream_guards(margin, allowed)
+            for kind in _like(guard.kind)
+        },
+        **{guard.kind: guard for guard in auto_guards(margin, allowed)},
+    }
     base = usual.get(kind)
     said = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}
     proof = _allowed(entry.get("allowed"), f"analysis: allowed of {kind}")
     values: dict[str, Any] = {"name": kind, "kind": kind, **said}
     if base is not None:
-        values = {"name": base.name, "kind": kind, "margin": base.margin, "weight": base.weight, **said}
+        values = {"name": kind, "kind": kind, "margin": base.margin, "weight": base.weight, **said}
     values["allowed"] = proof or (base.allowed if base else NonInferiorityMargin())
     if "edges" in entry:
         values["edges"] = tuple(float(edge) for edge in entry["edges"])

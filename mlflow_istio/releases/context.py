@@ -20,7 +20,7 @@ from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
-from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION, runtime_of_deployment
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION, may_stream, runtime_of_deployment
 from mlflow_istio.core.mesh.virtual_service import note_endpoint, read_endpoint, split_route, write_endpoint
 from mlflow_istio.core.moves.adoption import copied_state, endpoints_in, several_carriers
 from mlflow_istio.core.moves.claims import claimants
@@ -303,6 +303,13 @@ def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object
     """The Deployments of an endpoint, or all of ours."""
     labels = {ENDPOINT_LABEL: endpoint} if endpoint else {}
     return [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+
+
+def streams_at(context: Context, endpoint: Endpoint) -> bool:
+    """Whether the answers of an endpoint's stable may be streamed; not known of one that is its owner's."""
+    stable = endpoint.stable
+    found = context.cluster.get("Deployment", stable.subset) if stable.subset and stable.host == endpoint.name else None
+    return found is not None and may_stream(found)
 
 
 def deployment_of(cluster: Cluster, name: str) -> Object:

@@ -92,7 +92,7 @@ class ReportData:
             for name in self.figures
             if name.startswith("look/") and name.count("/") >= 2 and not name.startswith("look/requests/")
         }
-        return tuple(sorted(names, key=lambda name: (("errors", "latency", name).index(name), name)))
+        return tuple(sorted(names, key=lambda name: (("errors", "latency", "ttft", name).index(name), name)))
 
     @property
     def arms_kpis(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from mlflow_istio.report.charts import (
     seconds,
 )
 from mlflow_istio.report.data import ReportData
-from mlflow_istio.report.words import e_value, guard_name, listed, moment, number, percent, shares, times
+from mlflow_istio.report.words import GUARDS, e_value, guard_name, listed, moment, number, percent, shares, times
 
 USUAL_ALPHA = 0.05
 _STYLES = 6
@@ -154,10 +154,21 @@ def _rates(data: ReportData, x: Axis, guard: str, index: int) -> Chart | None:
     every = [point.value for _, line in sides for point in line]
     shown = percent if all(0 <= value <= 1 for value in every) else number
     y = linear_axis(every, shown, floor=min(0.0, *every), least=max(1e-4, 1.2 * max(every)))
-    what = {"errors": "Error rate", "latency": "Share of slow answers"}.get(guard, guard)
+    what = {
+        "errors": "Error rate",
+        "latency": "Share of slow answers",
+        "ttft": "Share of late first tokens",
+        "tpot": "Share of answers with slow tokens",
+        "tokens": "Share of long answers",
+        "unfinished": "Share of unfinished streams",
+    }.get(guard, guard)
     note = {
         "errors": "Failed requests as a share of all, summed up since the release began.",
         "latency": "Answers slower than the edge of the latency histogram that was chosen at the start, as a share of all.",
+        "ttft": "Streams whose first token came later than the edge that was chosen at the start, as a share of all.",
+        "tpot": "Streams slower for each token after the first than the edge that was chosen at the start, as a share of all.",
+        "tokens": "Streams of more tokens than the edge that was chosen at the start, as a share of all.",
+        "unfinished": "Streams that were cut, as a share of all but those whose caller left.",
     }.get(guard, "The KPI, summed up since the release began.")
     ends = ", ".join(f"{name} {shown(line[-1].value)}" for name, line in sides)
     return Chart(
@@ -200,7 +211,7 @@ def _ratio(data: ReportData, x: Axis, guard: str, index: int) -> Chart | None:
         title=f"{what}: candidate against stable",
         note=(
             f"Odds ratio with its {confidence} confidence sequence (the shaded range, valid at every look)."
-            + (" Above 1x the candidate is worse." if guard in ("errors", "latency") else "")
+            + (" Above 1x the candidate is worse." if guard in GUARDS else "")
         ),
         summary=(
             f"Line chart of the odds ratio over {len(main)} looks; at the end "

@@ -21,7 +21,14 @@ _SIGNS = {
     "": ("open", "…", "In progress"),
 }
 
-GUARDS = {"errors": "Errors", "latency": "Latency"}
+GUARDS = {
+    "errors": "Errors",
+    "latency": "Latency",
+    "ttft": "Time to first token",
+    "tpot": "Time per token",
+    "tokens": "Tokens",
+    "unfinished": "Unfinished streams",
+}
 
 
 def sign(data: ReportData) -> tuple[str, str, str]:

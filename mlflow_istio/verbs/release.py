@@ -11,7 +11,7 @@ from mlflow_istio.core.basics.names import dns_name
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.options.base import DryRunOptions, parse_options
-from mlflow_istio.releases.context import Context, Outcome, endpoint_of
+from mlflow_istio.releases.context import Context, Outcome, endpoint_of, streams_at
 from mlflow_istio.releases.deploying.deployments import DeployRequest, begun_as
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
@@ -87,9 +87,10 @@ class ReleaseVerbs(Base):
             deploying = deploy_request(place, options, candidates[0], endpoint, model_uri)
             gateways = deploying.gateways if "gateway" in (config or {}) else ()
             deployments = (replace(deploying, release_id=options.release_id, gateways=gateways),)
+        streams = options.analysis == "auto" and streams_at(context, before)
         request = ReleaseRequest(
             endpoint=endpoint,
-            plan=lambda found: plan_of(options, found, candidates),
+            plan=lambda found: plan_of(options, found, candidates, streams=streams),
             candidates=candidates,
             deployments=deployments,
             pods=options.pods(),
@@ -101,7 +102,7 @@ class ReleaseVerbs(Base):
             force=options.force,
             scarce=self.target.kind != "istio",
         )
-        plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates)
+        plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates, streams=streams)
         if self.target.kind == "istio" and (words := unvouched(context, endpoint, options, plan)):
             context.warn(words)
         if options.dry_run:
@@ -247,6 +248,7 @@ def _crew_for(
     place: Connection, context: Context, options: SourceOptions, plan: ReleasePlan, watch: Watch
 ) -> DriverDependencies:
     from mlflow_istio.options.kpi import read_kpis
+    from mlflow_istio.options.release_plan import STREAM_KINDS
     from mlflow_istio.releases.driving.drive import DriverDependencies
     from mlflow_istio.verbs.judging import judge_for
 
@@ -259,6 +261,7 @@ def _crew_for(
             kpis=read_kpis(options.kpi),
             errors=options.errors,
             chosen=options.randomised is True,
+            streams=any(guard.kind in STREAM_KINDS for guard in plan.guards),
         )
     return DriverDependencies(
         metrics=metrics,

@@ -27,6 +27,7 @@ def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
             "readiness": one.readiness,
             "scoring": one.scoring,
             "env": dict(one.env),
+            "streams": one.streams or one.body == "mlflow",
             "version header": "server" if one.names_version else "route",
             "strategies": [name for name in STRATEGIES if one.records or name != "shadow"],
         }

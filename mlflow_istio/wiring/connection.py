@@ -224,6 +224,7 @@ class Connection:
         kpis: Sequence[Kpi] = (),
         errors: str = "5xx",
         chosen: bool = False,
+        streams: bool = False,
     ) -> Metrics | None:
         """Where counts come from; None for nowhere.
 
@@ -234,6 +235,7 @@ class Connection:
             kpis: KPIs to count beside.
             errors: ``5xx``, or ``4xx+5xx``.
             chosen: Whether requests that chose their arm count, too, where they can be told apart.
+            streams: Whether measures of streamed answers are wanted, too.
 
         Raises:
             InvalidInput: An address is missing; says what to set.
@@ -249,6 +251,7 @@ class Connection:
             kpis=kpis,
             errors=errors,
             chosen=chosen,
+            streams=streams,
         )
 
     def records(self) -> Records:

@@ -24,6 +24,7 @@ def metrics_source(
     kpis: Sequence[Kpi] = (),
     errors: str = "5xx",
     chosen: bool = False,
+    streams: bool = False,
 ) -> Metrics | None:
     """The source of metrics; see ``wiring.Connection.metrics``.
 
@@ -36,6 +37,7 @@ def metrics_source(
         kpis: KPIs to count beside.
         errors: One of ``ERRORS``.
         chosen: Whether requests that chose their arm by its header or cookie count, too, where they can be told apart.
+        streams: Whether what the model servers say of streamed answers is wanted, too.
 
     Raises:
         InvalidInput: An unknown word, or an address is missing.
@@ -53,6 +55,8 @@ def metrics_source(
             "MLFLOW_ISTIO_PROMETHEUS_URL), envoy_url to the gateway's Envoy, or metrics=none to decide without"
         )
     base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors], chosen=chosen)
+    if streams and base is not None:
+        base = _with_streams(base, local, cluster, prometheus_url)
     if not kpis:
         return base
     from mlflow_istio.adapters.kpis import KpiMetrics
@@ -60,6 +64,22 @@ def metrics_source(
 
     api = PrometheusApi(prometheus_url) if prometheus_url else None
     return KpiMetrics(base, kpis, prometheus=api, namespace="" if local else cluster.scope)
+
+
+def _with_streams(base: Metrics, local: bool, cluster: Cluster, prometheus_url: str | None) -> Metrics:
+    """The same with measures of streams; on a cluster only Prometheus reaches the pods."""
+    from mlflow_istio.adapters.streams import StreamMetrics, streams_in_prometheus, streams_of_servers
+
+    if local:
+        from mlflow_istio.adapters.local.mesh import LocalMesh
+
+        assert isinstance(cluster, LocalMesh)
+        return StreamMetrics(base, streams_of_servers(cluster.server_urls))
+    if prometheus_url is None:
+        return base
+    from mlflow_istio.adapters.prometheus import PrometheusApi
+
+    return StreamMetrics(base, streams_in_prometheus(PrometheusApi(prometheus_url), cluster.scope))
 
 
 def _base(

@@ -26,7 +26,7 @@ from mlflow_istio.core.policy.settings import CustomRoute, DestinationPolicy, Fa
 from mlflow_istio.core.release.advance import Observation
 from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.experiment import Experiment, ExperimentPlan
-from mlflow_istio.core.release.plan import Approval, GuardPlan, NonInferiorityMargin, Webhook
+from mlflow_istio.core.release.plan import Approval, GuardPlan, NonInferiorityMargin, Webhook, stream_guards
 from mlflow_istio.core.release.progress import Progress, first_progress
 from mlflow_istio.core.release.watching import begun, watched
 from mlflow_istio.verbs.plans import Plan
@@ -274,6 +274,19 @@ def _watched() -> Progress:
     return journey.progress
 
 
+def _streamed() -> Progress:
+    """A canary of what streams, after a few looks."""
+    tokens = GuardPlan(name="long", kind="tokens", edges=(100.0,))
+    journey = Journey(replace(FULL_PLAN, approval=None, webhooks=(), warmup=0.0, guards=(*stream_guards(), tokens)))
+    for look in range(1, 6):
+        series = {
+            **{"ttft_100": 30 * look, "ttft_inf": 50 * look, "tokens_100": 40 * look, "tokens_inf": 50 * look},
+            **{"streams_n": 50 * look, "streams_unfinished": look},
+        }
+        journey.look(readings={name: counters(100 * look, look, **series) for name in ("v1", "v2")})
+    return journey.progress
+
+
 def _asking() -> Progress:
     progress = replace(
         first_progress(FULL_PLAN, TIME),
@@ -308,6 +321,7 @@ PROGRESSES: Mapping[str, Callable[[], Progress]] = {
     "first": lambda: first_progress(a_plan(), TIME),
     "controlled": lambda: first_progress(a_plan(control="fresh"), TIME, control="v3"),
     "asking": _asking,
+    "streamed": _streamed,
     "watched": _watched,
     "promoted": _promoted,
     "ab": lambda: first_progress(a_plan(strategy="ab", candidates=("v2", "v3"), guards=()), TIME),

@@ -110,7 +110,10 @@ class LocalMesh:
         return [self._with_status(obj) for obj in objects]
 
     def apply(self, obj: Object) -> Object:
-        """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it."""
+        """See ``ports.Cluster``. Returns before a new revision is ready; ``wait_ready`` waits for it.
+
+        Only a change of replicas waits for those that another command ends: a stream of theirs may take minutes.
+        """
         wanted = storage.admitted(obj)
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         with self._changing(kind):
@@ -122,7 +125,7 @@ class LocalMesh:
                 after = live
             else:
                 after = self._store(kind, name, live, merged, claimed, by_user)
-        self._control.drain(wait=True)
+        self._control.drain(wait=kind == "Deployment")
         return self._with_status(after)
 
     def apply_by_user(self, objects: Sequence[Object], *, dry_run: bool = False) -> Sequence[AppliedObject]:
@@ -185,7 +188,7 @@ class LocalMesh:
                 return shown, storage.copied(shown)
             storage.check_identity(wanted, kind, name)
             after = self._store(kind, name, before, wanted, last, by_user)
-        self._control.drain(wait=True)
+        self._control.drain(wait=kind == "Deployment")
         return shown, self._with_status(after)
 
     def delete(self, kind: str, name: str) -> bool:
@@ -205,7 +208,7 @@ class LocalMesh:
                 self._control.change(
                     Change(kind=kind, name=name, before=before, after=None, applied={}, applied_by_user={})
                 )
-        self._control.drain(wait=True)
+        self._control.drain(wait=kind == "Deployment")
         return there
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
@@ -272,6 +275,14 @@ class LocalMesh:
         """
         socket_path = admin_socket(self._state)
         return () if self._state.port_book() is None else (f"unix://{quote(str(socket_path))}",)
+
+    def server_urls(self, deployments: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Where the replicas that get requests listen, by deployment."""
+        urls: dict[str, list[str]] = {name: [] for name in deployments}
+        for replica in self._state.all_replicas():
+            if replica.deployment in urls and replica.phase == SERVING:
+                urls[replica.deployment].append(f"http://127.0.0.1:{replica.port}")
+        return urls
 
     def up(self, *, new_ports: bool = False) -> MeshStatus:
         """Start what does not run, let an Envoy that does not answer begin anew, and wait until it takes requests.

@@ -77,13 +77,14 @@ class MlflowRegistry:
         with mapped(f"read {label}"):
             self._require_version(reference.model, version)
             source = str(self._client.get_model_version_download_uri(reference.model, str(version)))
-            flavors = _flavors(label, source)
+            flavors, streams = _flavors(label, source)
         return ModelVersion(
             model=reference.model,
             version=version,
             alias=reference.alias,
             flavors=flavors,
             folder=_folder(source),
+            streams=streams,
         )
 
     def check_aliases(self, model: str, aliases: Sequence[str], owner: str) -> None:
@@ -425,8 +426,8 @@ def _read_change(run: Run, key: str, value: str) -> RoutingChange:
         ) from exc
 
 
-def _flavors(uri: str, source: str) -> tuple[str, ...]:
-    """The flavors from the model's own MLmodel file; reading it proves that the files are there."""
+def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
+    """The flavors from the model's own MLmodel file, and whether it streams; reading it proves that the files are there."""
     import mlflow.artifacts
     import mlflow.models
 
@@ -441,7 +442,7 @@ def _flavors(uri: str, source: str) -> tuple[str, ...]:
             path = str(conf.get(field) or "").split("/", 1)[0]
             if path and path not in present:
                 raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
-    return tuple(flavors)
+    return tuple(flavors), bool(flavors.get("python_function", {}).get("streamable"))
 
 
 def _folder(source: str) -> str:

@@ -13,6 +13,7 @@ A shift that moves no answer over a chosen edge can't be seen. How the edges' ev
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from mlflow_istio.errors import InvalidInput
 LATENCY_MARGIN = 1.25
 """Odds ratio of being slower that is acceptable by default: two deployments are never equally fast."""
 
+ATest = TypeVar("ATest", bound="LatencyTest")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyTest(GuardTest):
@@ -41,6 +44,9 @@ class LatencyTest(GuardTest):
         tests: One `RateTest` for each edge.
     """
 
+    over: ClassVar[str] = "{:g} ms"
+    beyond: ClassVar[str] = "slower than"
+
     edges: tuple[float, ...]
     tests: tuple[RateTest, ...]
 
@@ -52,14 +58,14 @@ class LatencyTest(GuardTest):
 
     @classmethod
     def at(
-        cls,
+        cls: type[ATest],
         edges: Sequence[float],
         *,
         phase: float = 0.0,
         margin: float = LATENCY_MARGIN,
         phi: float = 1.0,
         late: float = LATE,
-    ) -> "LatencyTest":
+    ) -> ATest:
         """Return a test over `edges` (milliseconds); the rest as in `RateTest.of`.
 
         Raises:
@@ -68,7 +74,7 @@ class LatencyTest(GuardTest):
         test = RateTest.of(phase, margin=margin, phi=phi, late=late)
         return cls(edges=tuple(edges), tests=(test,) * len(edges))
 
-    def update(self, candidate: Buckets, stable: Buckets, *, seconds: float = 1.0) -> "LatencyTest":
+    def update(self: ATest, candidate: Buckets, stable: Buckets, *, seconds: float = 1.0) -> ATest:
         """Return the test after one more interval's histograms.
 
         Args:
@@ -106,7 +112,7 @@ class LatencyTest(GuardTest):
     def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
         """Return the guard "the candidate is slower"; its sentence speaks of the edge with most evidence."""
         edge, worst = self._worst
-        summary = f"slower than {edge:g} ms: {worst.guard(name, alpha=alpha).summary}"
+        summary = f"{self.beyond} {self.over.format(edge)}: {worst.guard(name, alpha=alpha).summary}"
         odds = {f"{at:g}": to_json(interval) for at, interval in self.confidence_sequence(alpha).items()}
         figures = {"odds_ratio_by_edge_ms": odds, "p_value": self.p_value}
         return Guard(name=name, log_e=self.log_e_value, weight=weight, summary=summary, figures=figures)
@@ -115,7 +121,9 @@ class LatencyTest(GuardTest):
         """Return the bounds of each edge; all must be met, so each has the whole of alpha."""
         edges = zip(self.edges, self.tests, strict=True)
         return tuple(
-            bound for edge, test in edges for bound in test.bounds(f"{name} over {edge:g} ms", allowed, alpha=alpha)
+            bound
+            for edge, test in edges
+            for bound in test.bounds(f"{name} over {self.over.format(edge)}", allowed, alpha=alpha)
         )
 
     def proven(self, alpha: float) -> Interval:
@@ -134,6 +142,14 @@ class LatencyTest(GuardTest):
     @property
     def _worst(self) -> tuple[float, RateTest]:
         return max(zip(self.edges, self.tests, strict=True), key=lambda pair: pair[1].log_e_value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokensTest(LatencyTest):
+    """The same of answers that have more than so many tokens."""
+
+    over: ClassVar[str] = "{:g} tokens"
+    beyond: ClassVar[str] = "more than"
 
 
 def choose_edges(history: Buckets, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[float, ...]:

@@ -5,6 +5,11 @@
 ``errors``               of these, the failed ones (5xx, or no answer at all)
 ``assignments``          of the requests, those that the split's weights gave the deployment (not an arm's header or cookie)
 ``le/EDGE_MS``           answers that took at most so many milliseconds; ``le/+Inf`` is their number
+``ttft/EDGE_MS``         of streamed answers: those whose first token came within so many milliseconds
+``tpot/EDGE_MS``         those that took at most so many milliseconds for each token after the first
+``tokens/EDGE``          those that had at most so many tokens
+``streams/n``            streamed answers that ended, but for those whose caller left
+``streams/unfinished``   of these, the ones that were cut
 ``kpi/NAME/n``           observations of the KPI called NAME
 ``kpi/NAME/events``      of a binary KPI, how many of them happened
 ``kpi/NAME/sum``         of a numeric KPI, the sum of the observations
@@ -28,11 +33,17 @@ from mlflow_istio.errors import InvalidInput
 REQUESTS = "requests"
 ERRORS = "errors"
 ASSIGNMENTS = "assignments"
-_LATENCY = "le/"
+LATENCY = "le"
+STREAM_MEASURES = ("ttft", "tpot", "tokens")
+"""What is measured of streamed answers, as histograms; one is only known of some, and by some sources."""
+STREAMS = "streams/n"
+UNFINISHED = "streams/unfinished"
 _KPI = "kpi/"
 _TOTALS = "kpi "
 _KPI_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-RESERVED_NAMES = frozenset({"assignments", "errors", "gross", "latency", "requests"})
+RESERVED_NAMES = frozenset(
+    {"assignments", "errors", "gross", "latency", "requests", "streams", "unfinished", *STREAM_MEASURES}
+)
 """Names of the built-in guards and counts, which no KPI may take."""
 
 
@@ -86,9 +97,14 @@ def latency_series(edge: float) -> str:
 
     Every source writes the same edge the same way, so that their buckets can be compared.
     """
+    return bucket_series(LATENCY, edge)
+
+
+def bucket_series(measure: str, edge: float) -> str:
+    """The series of answers of which `measure` (`le` for latency, or one of `STREAM_MEASURES`) is at most `edge`."""
     if edge == math.inf:
-        return f"{_LATENCY}+Inf"
-    return f"{_LATENCY}{int(edge)}" if edge == int(edge) else f"{_LATENCY}{round(edge, 6)!r}"
+        return f"{measure}/+Inf"
+    return f"{measure}/{int(edge)}" if edge == int(edge) else f"{measure}/{round(edge, 6)!r}"
 
 
 def latency_counts(series: Mapping[str, int]) -> dict[str, int]:
@@ -96,7 +112,13 @@ def latency_counts(series: Mapping[str, int]) -> dict[str, int]:
 
     Empty when the source has no histogram.
     """
-    return {name.removeprefix(_LATENCY): count for name, count in series.items() if name.startswith(_LATENCY)}
+    return bucket_counts(LATENCY, series)
+
+
+def bucket_counts(measure: str, series: Mapping[str, int]) -> dict[str, int]:
+    """The histogram of a measure among the series, as `Buckets.from_cumulative` reads it; empty without one."""
+    start = f"{measure}/"
+    return {name.removeprefix(start): count for name, count in series.items() if name.startswith(start)}
 
 
 def check_kpi_name(name: str) -> str:

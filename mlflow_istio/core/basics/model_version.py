@@ -44,6 +44,7 @@ class ModelVersion:
         alias: The alias it was asked for by, if it was; kept for the record only.
         flavors: Names of the model's flavors; empty when not read.
         folder: Folder of its files where they lie on this machine; empty otherwise.
+        streams: Whether it has ``predict_stream``, as its files say; False when not read.
     """
 
     model: str
@@ -51,6 +52,7 @@ class ModelVersion:
     alias: str | None = None
     flavors: tuple[str, ...] = ()
     folder: str = ""
+    streams: bool = False
 
     @property
     def label(self) -> str:

@@ -25,7 +25,7 @@ from mlflow_istio.core.basics.objects import (
     annotations_of,
 )
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
-from mlflow_istio.core.mesh.pods import PodSettings, environment, pod_values
+from mlflow_istio.core.mesh.pods import PodSettings, draining, environment, pod_values
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
@@ -45,6 +45,12 @@ VERSION_ANNOTATION = f"{DOMAIN}/model-version"
 ALIAS_ANNOTATION = f"{DOMAIN}/model-alias"
 FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
 RUNTIME_ANNOTATION = f"{DOMAIN}/runtime"
+STREAMS_ANNOTATION = f"{DOMAIN}/streams"
+"""Whether its answers may be streamed: ``true``, or not there."""
+STREAMS_DRAIN = 300
+"""Seconds in which nearly every stream has ended: what is cut by its deployment's end is an error of ours."""
+PAUSE = 5
+"""Seconds between a pod's last request and its server's being told to end, as the template has it."""
 """Of a Deployment: its kind of model server, where that is not our own."""
 
 # YAML gives these a meaning, or refuses them, even inside quotes.
@@ -69,6 +75,7 @@ class DeploymentValues:
         replicas: Desired replicas, at least 1.
         env: Environment beside what the model server needs.
         env_manager: How the model's Python environment is made, in MLflow's words.
+        drain: Seconds that a server which goes has to finish what it is answering; None: Kubernetes' own, or enough for streams.
         from_folder: Whether the server reads the model's files where they lie, where they lie on this machine: it then
             holds no registry client (50 MB on a database), and comes up while the registry is down.
         pod: What pods on a cluster have beside; None on the local mesh.
@@ -84,8 +91,14 @@ class DeploymentValues:
     replicas: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    drain: int | None = None
     from_folder: bool = False
     pod: PodSettings | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answers may be streamed."""
+        return self.runtime.streams or (self.model.streams and self.runtime == MLFLOW)
 
 
 def deployment_manifest(template: str, values: DeploymentValues) -> Object:
@@ -100,6 +113,9 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
         annotations[RUNTIME_ANNOTATION] = compact(to_json(runtime))
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
+    drain = values.drain or (STREAMS_DRAIN if values.streams else None)
+    if values.streams:
+        annotations[STREAMS_ANNOTATION] = "true"
     server = {
         "MLFLOW_ISTIO_MODEL_VERSION": values.model.label,
         "MLFLOW_ISTIO_DEPLOYMENT": values.name,
@@ -134,7 +150,8 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "annotations": annotations,
             "env": env,
             "download_env": download_env,
-            "pod": pod_values(values.pod),
+            "pod": draining(pod_values(values.pod)) if drain else pod_values(values.pod),
+            "grace": drain and drain + PAUSE,
         },
     )
     pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")
@@ -168,6 +185,11 @@ def runtime_of_deployment(deployment: Mapping[str, Any]) -> Runtime:
         return from_json(Runtime, parsed(text, where))
     except InvalidInput as exc:
         raise InvalidInput(f"{where} is damaged ({exc.message}): deploy it again under another name") from exc
+
+
+def may_stream(deployment: Mapping[str, Any]) -> bool:
+    """Whether a Deployment's answers may be streamed."""
+    return annotations_of(deployment).get(STREAMS_ANNOTATION) == "true"
 
 
 def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int | str = "http") -> Object:

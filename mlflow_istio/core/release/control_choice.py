@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.control_share import control_name
+from mlflow_istio.core.release.guards.base import SPEED_KINDS
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, ReleasePlan
 from mlflow_istio.core.release.surge import replicas_alike
 from mlflow_istio.errors import InvalidInput
@@ -99,7 +100,7 @@ def _latency(plan: ReleasePlan) -> str:
 
 
 def _compares_latency(plan: ReleasePlan) -> bool:
-    return any(guard.kind == "latency" for guard in plan.guards)
+    return any(guard.kind in SPEED_KINDS for guard in plan.guards)
 
 
 def _is_needed(plan: ReleasePlan, capacity: Capacity) -> bool:

@@ -333,6 +333,7 @@ def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tu
         updated = None if test is None else kind_of(guard).update(guard, test, counts)
         if updated is not None:
             tests[guard.name] = updated
-        if updated is None or kind_of(guard).lacks_data(updated):
+        waits = test is None and guard.streams  # nobody may ever ask for a stream
+        if not waits and (updated is None or kind_of(guard).lacks_data(updated)):
             missing.append(guard.name)
     return replace(evidence, tests=tests), tuple(missing)

@@ -12,6 +12,7 @@ from mlflow_istio.core.analysis.interval import Interval, finite
 from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, PromotionBound
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.guards.base import SPEED_KINDS
 from mlflow_istio.core.release.guards.table import kind_of
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, GuardPlan, ReleasePlan
 
@@ -21,7 +22,7 @@ ALONE = "candidate alone"
 ALONE_SHARE = 0.02
 """Its share of alpha, relative to all others together."""
 
-LATENCY_KINDS = ("latency", "gross")
+LATENCY_KINDS = (*SPEED_KINDS, "gross")
 """Guards of these kinds compare how fast both sides are."""
 
 BROKEN = "The stable serves nothing, so the candidate is judged by itself."

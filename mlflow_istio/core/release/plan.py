@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from mlflow_istio.core.analysis.interval import check_alpha, check_overdispersion, check_positive
@@ -345,9 +345,28 @@ def auto_guards(margin: float | None = None, allowed: NonInferiorityMargin | Non
     )
 
 
-def gross_guard() -> GuardPlan:
+def stream_guards(margin: float | None = None, allowed: NonInferiorityMargin | None = None) -> tuple[GuardPlan, ...]:
+    """What ``analysis=auto`` watches where answers may be streamed: errors, the first token, cut streams, and failure beyond doubt.
+
+    How long a whole answer takes is none of it, since a longer one is not a slower one. What is asked of streams waits until the
+    stable has given some.
+
+    Args:
+        margin: Odds ratio still acceptable for errors and cut streams; the first token's is never below latency's own default.
+        allowed: As for ``auto_guards``; the first token's is latency's, and of cut streams nothing must be proven.
+    """
+    errors, latency, _ = auto_guards(margin, allowed)
+    return (
+        errors,
+        replace(latency, name="ttft", kind="ttft", streams=True),
+        GuardPlan(name="unfinished", kind="unfinished", margin=errors.margin, streams=True),
+        gross_guard(streams=True),
+    )
+
+
+def gross_guard(*, streams: bool = False) -> GuardPlan:
     """The rule for what needs no statistics; it has a small share of alpha."""
-    return GuardPlan(name="gross", kind="gross", weight=GROSS_WEIGHT)
+    return GuardPlan(name="gross", kind="gross", weight=GROSS_WEIGHT, streams=streams)
 
 
 def _dependence(plan: ReleasePlan) -> str:

@@ -42,6 +42,7 @@ OPENAI = Runtime(
     about="a server that speaks OpenAI's protocol, such as vLLM or llama.cpp: chat completions",
     readiness="/v1/models",
     scoring="/v1/chat/completions",
+    streams=True,
 )
 
 TRITON = Runtime(

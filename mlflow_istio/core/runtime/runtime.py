@@ -37,6 +37,7 @@ class Runtime:
         scoring: Path that takes a POST to be scored.
         body: One of ``BODIES``.
         names_version: Whether its answers carry the header of the version; else the route adds it.
+        streams: Whether its answers are mostly streamed.
         records: Whether it keeps requests and answers, so that a shadow can be compared.
     """
 
@@ -52,6 +53,7 @@ class Runtime:
     body: str = "json"
     names_version: bool = False
     records: bool = False
+    streams: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -125,7 +127,7 @@ def runtime_of(document: Any, where: str) -> Runtime:
     for key in ("name", "about", "image", "readiness", "scoring", "body"):
         if key in values and not isinstance(values[key], str):
             raise InvalidInput(f"runtime profile '{where}': '{key}' must be a text")
-    for key in ("names_version", "records"):
+    for key in ("names_version", "records", "streams"):
         if key in values and not isinstance(values[key], bool):
             raise InvalidInput(f"runtime profile '{where}': '{key}' is true or false")
     return Runtime(**values)

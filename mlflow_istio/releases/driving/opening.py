@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlflow_istio.core.analysis.measures import LATENCY
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.basics.stored import to_json
@@ -14,7 +15,7 @@ from mlflow_istio.core.endpoint.release_state import ClosedRelease, Release
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.control_choice import Capacity, ControlChoice, choose_control
-from mlflow_istio.core.release.edges import asks_for_edges, edges_in, missing_edge
+from mlflow_istio.core.release.edges import measures_with_edges, missing_edge, missing_in
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
@@ -237,7 +238,7 @@ def _with_control(
 
 
 def _check_edges(context: Context, dependencies: DriverDependencies, plan: ReleasePlan, name: str) -> None:
-    """Refuse a latency edge that the source of figures does not have, as far as it can be known.
+    """Refuse an edge that the source of figures does not have, as far as it can be known.
 
     What the stable has answered tells the edges of every source. Where it has answered nothing yet, a source may know its own; else
     the driver says it once there are answers.
@@ -246,15 +247,17 @@ def _check_edges(context: Context, dependencies: DriverDependencies, plan: Relea
         InvalidInput: Names the guard, the edge and its neighbours.
     """
     metrics = dependencies.metrics
-    if metrics is None or not asks_for_edges(plan):
+    measures = measures_with_edges(plan)
+    if metrics is None or not measures:
         return
     edges: Sequence[float] = metrics.latency_edges if isinstance(metrics, KnownEdges) else ()
-    if not edges:
+    problem = missing_edge(plan, edges, metrics.name)
+    if not edges or measures != (LATENCY,):
         try:
-            edges = edges_in(metrics.read(name, (plan.stable,)))
+            problem = problem or missing_in(plan, metrics.read(name, (plan.stable,)), metrics.name)
         except MetricsError as exc:
-            context.warn(f"whether there are the latency edges that guards name could not be looked up: {exc.message}")
-    if problem := missing_edge(plan, edges, metrics.name):
+            context.warn(f"whether there are the edges that guards name could not be looked up: {exc.message}")
+    if problem:
         raise InvalidInput(problem)
 
 

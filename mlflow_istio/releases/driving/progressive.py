@@ -29,7 +29,7 @@ from mlflow_istio.core.release.advance import (
     Stop,
     advance,
 )
-from mlflow_istio.core.release.edges import asks_for_edges, edges_in, missing_edge
+from mlflow_istio.core.release.edges import missing_in
 from mlflow_istio.core.release.evidence import counted_deployments, serves_nothing
 from mlflow_istio.core.release.judgement import look_figures
 from mlflow_istio.core.release.look_counters import counters_kept
@@ -316,7 +316,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
             read = dependencies.metrics.read(drive.name, counted_deployments(plan, progress.evidence))
             check_totals(progress.evidence.counters, read)
             readings = read
-            if problem := missing_edge(plan, edges_in(read) if asks_for_edges(plan) else (), dependencies.metrics.name):
+            if problem := missing_in(plan, read, dependencies.metrics.name):
                 drive.warn_once(problem)
         except MetricsError as exc:
             unavailable = dependencies.metrics.name

@@ -13,6 +13,8 @@ from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, NonInferiorit
 from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.release.guards.counts import IntervalCounts
 
+SPEED_KINDS = ("latency", "ttft", "tpot")
+"""Guards that compare how fast both sides are, which tells of versions only at comparable loads."""
 OPTIONAL_TERMS = ("margin", "worse", "slower_than", "edges")
 """Terms that some kinds of guards read and others do not."""
 
@@ -31,7 +33,10 @@ class GuardTerms:
         worse: KPIs: which direction is the bad one.
         limit: objective: the largest acceptable rate.
         slower_than: objective: of answers slower than so many milliseconds; None: of errors.
-        edges: latency: bucket edges in milliseconds; empty: chosen from the stable's own answers when the release starts.
+        edges: latency, ttft, tpot: bucket edges in milliseconds, tokens: in tokens; empty: chosen from the stable's own answers
+            when the release starts.
+        streams: Whether it guards what may be streamed: gross failure then is of errors alone, since a longer answer is no slower
+            one, and a guard of streams that has seen none of the stable's yet lacks nothing.
     """
 
     name: str
@@ -43,6 +48,7 @@ class GuardTerms:
     limit: float | None = None
     slower_than: float | None = None
     edges: tuple[float, ...] = ()
+    streams: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 
 from mlflow_istio.core.analysis.buckets import Buckets
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, KpiCounts, kpi_counts, latency_counts, latency_series
+from mlflow_istio.core.analysis.measures import (
+    ERRORS,
+    LATENCY,
+    REQUESTS,
+    STREAMS,
+    UNFINISHED,
+    KpiCounts,
+    bucket_counts,
+    bucket_series,
+    kpi_counts,
+)
 from mlflow_istio.errors import InvalidInput
 
 Growth = Mapping[str, float]
@@ -41,9 +51,9 @@ class VersionCounts:
         """Failed ones of these requests, at most all."""
         return min(self.requests, self.failed)
 
-    def histogram(self, edges: Sequence[float]) -> Buckets | None:
-        """How slow its answers were; None when the source has no histogram, or none with these edges."""
-        counts = latency_counts({series: round(value) for series, value in self.growth.items()})
+    def histogram(self, edges: Sequence[float], measure: str = LATENCY) -> Buckets | None:
+        """How slow its answers were, or how else a measure of them was; None without a histogram, or one with these edges."""
+        counts = bucket_counts(measure, {series: round(value) for series, value in self.growth.items()})
         if not counts and self.idle:
             return Buckets(edges=(*edges, float("inf")), counts=(0,) * (len(edges) + 1))
         try:
@@ -51,6 +61,13 @@ class VersionCounts:
         except InvalidInput:
             return None
         return buckets if set(edges) <= set(buckets.edges) else None
+
+    def streams(self) -> tuple[int, int] | None:
+        """Of its streamed answers those that were cut, and all; None when the source doesn't know."""
+        if STREAMS not in self.growth:
+            return (0, 0) if self.idle else None
+        ended = round(self.growth[STREAMS])
+        return min(ended, round(self.growth.get(UNFINISHED, 0))), ended
 
     def kpi(self, name: str) -> KpiCounts | None:
         """Its counts of a KPI; None when the source has none of it."""
@@ -81,16 +98,16 @@ class IntervalCounts:
     comparable: bool = True
 
 
-def histogram_series(edges: Sequence[float]) -> frozenset[str]:
-    """The series that a histogram with these edges needs."""
-    return frozenset(latency_series(edge) for edge in (*edges, float("inf"))) if edges else frozenset()
+def histogram_series(edges: Sequence[float], measure: str = LATENCY) -> frozenset[str]:
+    """The series that a measure's histogram with these edges needs."""
+    return frozenset(bucket_series(measure, edge) for edge in (*edges, float("inf"))) if edges else frozenset()
 
 
-def histogram_of(reading: Reading) -> dict[str, int]:
-    """All answers that a deployment's counters tell of, by upper edge; empty without a histogram."""
+def histogram_of(reading: Reading, measure: str = LATENCY) -> dict[str, int]:
+    """All answers that a deployment's counters tell of, by upper edge; empty without a histogram of the measure."""
     total: dict[str, int] = {}
     for counters in reading.values():
-        for edge, count in latency_counts({series: round(value) for series, value in counters.items()}).items():
+        for edge, count in bucket_counts(measure, {series: round(value) for series, value in counters.items()}).items():
             total[edge] = total.get(edge, 0) + count
     return total
 

@@ -23,6 +23,8 @@ class Gross(GuardKind[GrossFailure]):
 
     def describe(self, terms: GuardTerms) -> str:
         """When it fires."""
+        if terms.streams:
+            return f"{IN_A_ROW} looks in a row with at least {FAILING:.0%} failed requests, while the stable is sound"
         return (
             f"{IN_A_ROW} looks in a row with at least {FAILING:.0%} failed requests, or more than {SLOW:.0%} of the answers slower "
             f"than about {SLOWER:g} times the stable's median, while the stable is sound"
@@ -34,7 +36,7 @@ class Gross(GuardKind[GrossFailure]):
 
     def learn(self, terms: GuardTerms, test: GrossFailure, stable: Reading) -> GrossFailure:
         """The edge of a grossly slow answer, from the stable's median."""
-        history = histogram_of(stable)
+        history = {} if terms.streams else histogram_of(stable)
         if test.edge is not None or history.get("+Inf", 0) < ENOUGH_ANSWERS:
             return test
         edge = gross_edge(Buckets.from_cumulative(history))

@@ -13,13 +13,18 @@ from mlflow_istio.core.release.guards.kpi_mean import KpiMean
 from mlflow_istio.core.release.guards.kpi_rate import KpiRate
 from mlflow_istio.core.release.guards.objective import Objective
 from mlflow_istio.core.release.guards.slow_answers import Latency
+from mlflow_istio.core.release.guards.streamed_answers import EachToken, FirstToken, Tokens, Unfinished
 from mlflow_istio.errors import InvalidInput
 
 GUARD_KINDS: Mapping[str, GuardKind[Any]] = {
-    kind.name: kind for kind in (Errors(), Latency(), Gross(), Objective(), KpiRate(), KpiMean())
+    kind.name: kind
+    for kind in (
+        *(Errors(), Latency(), Gross(), Objective(), KpiRate(), KpiMean()),
+        *(FirstToken(), EachToken(), Tokens(), Unfinished()),
+    )
 }
 """errors and latency: against the stable. gross: failure beyond any doubt. objective: the candidate's own rate. rate, mean: a KPI,
-yes/no or a number."""
+yes/no or a number. ttft, tpot, tokens, unfinished: streamed answers, against the stable's."""
 
 
 def kind_of(terms: GuardTerms) -> GuardKind[Any]:

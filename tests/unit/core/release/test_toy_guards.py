@@ -116,4 +116,7 @@ def test_what_can_not_be_used_is_named(kind: str, says: str) -> None:
 def test_nobody_takes_the_place_of_a_kind_of_ours() -> None:
     (line,) = [line for line in describe_plan(a_plan()) if line.startswith("guard errors")]
     assert line.endswith("odds of a failed request at most 1 times the stable's")
-    assert set(GUARD_KINDS) == {"errors", "latency", "gross", "objective", "rate", "mean"}
+    assert set(GUARD_KINDS) == {
+        *("errors", "latency", "gross", "objective", "rate", "mean"),
+        *("ttft", "tpot", "tokens", "unfinished"),
+    }

@@ -1,0 +1,163 @@
+"""Measures of streamed answers beside another source's counts: no proxy knows them, so the model servers' own series are read.
+
+A server does not know why a request came to it, so whoever chose an arm by its header or cookie is counted; our own leaves pinned
+requests out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import requests
+
+from mlflow_istio.calls.loopback import proxies_for
+from mlflow_istio.core.analysis.counters import Reading
+from mlflow_istio.core.analysis.stream_series import STREAM_SERIES, stream_counters
+from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
+
+ReadStreams: TypeAlias = Callable[[Sequence[str]], Mapping[str, Reading]]
+"""Deployments to their counters, by server."""
+
+_MOST_BYTES = 16 * 1024 * 1024
+_SAMPLE = re.compile(r"(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})?[ \t]+(?P<value>\S+)(?:[ \t]+\S+)?")
+_LABEL = re.compile(r'(\w+)="((?:\\.|[^"\\])*)"')
+_OF_POD = re.compile(r"(?P<deployment>.+)-[0-9a-z]+-[0-9a-z]{5}")
+
+
+class _Sample(Protocol):
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+
+
+class _Prometheus(Protocol):
+    def newest(self, selectors: Sequence[str], max_age: float) -> Sequence[Sequence[_Sample]]: ...
+
+
+class StreamMetrics:
+    """Implements ``ports.Metrics``: another source's counts, and of the same deployments what their servers say of streams.
+
+    Args:
+        base: The other source.
+        streams: Reads the servers' counters.
+    """
+
+    def __init__(self, base: Metrics, streams: ReadStreams) -> None:
+        self._base = base
+        self._streams = streams
+
+    @property
+    def name(self) -> str:
+        """See ``ports.Metrics``."""
+        return self._base.name
+
+    @property
+    def latency_edges(self) -> Sequence[float]:
+        """See ``ports.KnownEdges``: the other source's."""
+        return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
+
+    def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
+        """See ``ports.Metrics``."""
+        base = self._base.read(endpoint, deployments)
+        streams = self._streams(tuple(base)) if base else {}
+        return {deployment: {**reading, **streams.get(deployment, {})} for deployment, reading in base.items()}
+
+    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
+        """See ``ports.MetricsHistory``: the other source's; none where it keeps none."""
+        base = self._base
+        return base.history(endpoint, deployment, seconds, step) if isinstance(base, MetricsHistory) else ()
+
+
+def streams_of_servers(
+    servers: Callable[[Sequence[str]], Mapping[str, Sequence[str]]], timeout: float = 5.0
+) -> ReadStreams:
+    """Read each server's ``/metrics``.
+
+    Args:
+        servers: Deployments to the addresses of their servers now. One that does not answer, or has no such page, has no counters.
+        timeout: Seconds for each.
+    """
+
+    def read(deployments: Sequence[str]) -> Mapping[str, Reading]:
+        return {
+            deployment: {
+                f"streams {url}": counters for url in urls if (counters := _counted(samples_in(_page(url, timeout))))
+            }
+            for deployment, urls in servers(deployments).items()
+        }
+
+    return read
+
+
+def streams_in_prometheus(prometheus: _Prometheus, namespace: str, max_age: float = 120.0) -> ReadStreams:
+    """Ask a Prometheus that scrapes the pods, or gets what OpenTelemetry's collector has of them.
+
+    Args:
+        prometheus: The Prometheus.
+        namespace: Namespace of the pods.
+        max_age: Seconds after which a sample is too old.
+    """
+
+    def read(deployments: Sequence[str]) -> Mapping[str, Reading]:
+        names, wanted = _quoted("|".join(STREAM_SERIES)), "|".join(deployments)
+        scraped = f"namespace={_quoted(namespace)},pod=~{_quoted(f'({wanted})-[0-9a-z]+-[0-9a-z]{{5}}')}"
+        collected = f'k8s_namespace_name={_quoted(namespace)},k8s_deployment_name=~{_quoted(wanted)},pod=""'
+        selectors = [f"{{__name__=~{names},{labels}}}" for labels in (scraped, collected)]
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for samples in prometheus.newest(selectors, max_age):
+            for sample in samples:
+                pod = _OF_POD.fullmatch(sample.labels.get("pod", ""))
+                deployment = pod["deployment"] if pod else sample.labels.get("k8s_deployment_name", "")
+                if deployment in deployments:
+                    counters = found.setdefault(deployment, {}).setdefault(f"streams {sample.source}", {})
+                    _count(counters, sample.labels.get("__name__", ""), sample.labels, sample.value)
+        return found
+
+    return read
+
+
+def samples_in(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of each sample in Prometheus' text format; lines that are none are passed over."""
+    for line in text.splitlines():
+        match = _SAMPLE.fullmatch(line)
+        if match is None:
+            continue
+        try:
+            value = float(match["value"])
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            yield match["name"], dict(_LABEL.findall(match["labels"] or "")), value
+
+
+def _counted(samples: Iterator[tuple[str, Mapping[str, str], float]]) -> dict[str, float]:
+    counters: dict[str, float] = {}
+    for name, labels, value in samples:
+        _count(counters, name, labels, value)
+    return counters
+
+
+def _count(counters: dict[str, float], name: str, labels: Mapping[str, str], value: float) -> None:
+    for series, counts in stream_counters(name, labels).items():
+        counters[series] = counters.get(series, 0.0) + (value if counts else 0.0)
+
+
+def _page(url: str, timeout: float) -> str:
+    address = f"{url}/metrics"
+    try:
+        with requests.get(address, timeout=timeout, proxies=proxies_for(address), stream=True) as answer:
+            body: bytes = answer.raw.read(_MOST_BYTES, decode_content=True) if answer.ok else b""
+    except (OSError, requests.RequestException):
+        return ""
+    return body.decode(errors="replace")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
