@@ -151,6 +151,7 @@ _OF_PODS = (
         "env",
         "env_manager",
         "max_body",
+        "drain",
         "image",
         "model_source",
         "model_path",
@@ -177,6 +178,10 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     max_body: Annotated[int, Field(ge=1, le=2**40)] = Field(
         default=DEFAULT_MAX_BODY,
         description="most bytes of a request's body that the model server takes; a larger one is answered 413",
+    )
+    drain: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+        default=None,
+        description="seconds that a model server which goes has to finish what it is answering (25; 300 for what streams)",
     )
     image: Image = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
     runtime: str = Field(

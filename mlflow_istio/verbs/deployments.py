@@ -54,6 +54,7 @@ def deploy_request(
         replicas=options.replicas,
         env={**server, **_limits(options), **only(options.env, in_pods=on_cluster)},
         env_manager=options.env_manager,
+        drain=options.drain,
         from_folder=not on_cluster,
         pod=_pod(options, runtime) if on_cluster else None,
         settings=alias_settings(options),

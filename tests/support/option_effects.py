@@ -164,6 +164,7 @@ PODS: Mapping[str, Any] = {
     "env": {"A": "b"},
     "env_manager": "uv",
     "max_body": 1024,
+    "drain": 60,
     "image": "another",
     "model_source": "image",
     "model_path": Try(value="/other", given={"model_source": "image"}),

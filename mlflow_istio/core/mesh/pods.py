@@ -70,6 +70,17 @@ def pod_values(settings: PodSettings | None) -> Object | None:
     }
 
 
+def draining(pod: Object | None) -> Object | None:
+    """The pod's values, with a proxy that waits for what is still answered: by itself it ends in five seconds.
+
+    A native sidecar ends after the model server anyway. Whoever configures the proxy by an annotation goes on doing so.
+    """
+    if pod is None:
+        return None
+    waiting = {"proxy.istio.io/config": '{"proxyMetadata": {"EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true"}}'}
+    return {**pod, "annotations": {**waiting, **pod["annotations"]}}
+
+
 RECORD_TOKEN = "MLFLOW_ISTIO_RECORD_TOKEN"
 """Variable of a model server: what readers of its records must show."""
 

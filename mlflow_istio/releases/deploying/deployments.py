@@ -90,6 +90,7 @@ class DeployRequest:
         replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
         env: Environment of the model server.
         env_manager: How the model's Python environment is made.
+        drain: Seconds that a model server which goes has to finish what it is answering; None: as long as its answers may need.
         from_folder: Whether the model server may read the model's files where they lie on this machine.
         pod: What pods on a cluster have beside.
         settings: Small settings of the endpoint, such as alias names.
@@ -119,6 +120,7 @@ class DeployRequest:
     replicas: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
+    drain: int | None = None
     from_folder: bool = False
     pod: PodSettings | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -170,6 +172,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
         env={**record_token(context, request.env, request.pod, standing), **request.env},
         env_manager=request.env_manager,
+        drain=request.drain,
         from_folder=request.from_folder,
         pod=request.pod,
     )
