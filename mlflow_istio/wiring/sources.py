@@ -68,7 +68,7 @@ def metrics_source(
 
 def _with_streams(base: Metrics, local: bool, cluster: Cluster, prometheus_url: str | None) -> Metrics:
     """The same with measures of streams; on a cluster only Prometheus reaches the pods."""
-    from mlflow_istio.adapters.streams import StreamMetrics, streams_in_prometheus, streams_of_servers
+    from mlflow_istio.adapters.stream_measures import StreamMetrics, streams_in_prometheus, streams_of_servers
 
     if local:
         from mlflow_istio.adapters.local.mesh import LocalMesh

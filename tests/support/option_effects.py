@@ -1,7 +1,4 @@
-"""For every verb and every option it accepts: a world and a value with which the option makes a difference that can be seen.
-
-``tests/unit/options/test_every_option.py`` tries each, and fails for an option that is not here.
-"""
+"""For every verb and each option it takes: where, and with which value, it can be seen (unit/options/test_every_option.py)."""
 
 from __future__ import annotations
 
