@@ -41,13 +41,15 @@ def score_stream(address: Address, payload: Any, *, headers: Mapping[str, str], 
 
     url = address.url.rstrip("/") + address.scoring
     body = asking_for_stream(body_of(payload) if address.body == "mlflow" else plain_body_of(payload))
+    session = requests.Session()
+    # Nothing of the environment is for this machine, and reading it fails while another thread changes it.
+    session.trust_env = not proxies_for(url)
     try:
-        answer = requests.post(
+        answer = session.post(
             url,
             data=body.content,
             headers={**address.headers, **headers, "content-type": body.content_type, "accept": f"{_EVENTS}, */*"},
             timeout=timeout,
-            proxies=proxies_for(url),
             stream=True,
         )
     except requests.RequestException as exc:

@@ -56,6 +56,7 @@ class Streams:
 
     def ask(self) -> None:
         with requests.Session() as session:
+            session.trust_env = False  # a release in this process changes the environment meanwhile
             while not self._over.is_set():
                 self.read(session)
 
