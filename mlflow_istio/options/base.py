@@ -26,6 +26,7 @@ from mlflow_istio.core.runtime.runtime import check_url_path
 from mlflow_istio.errors import InvalidInput, masked
 from mlflow_istio.options.shared import Adopted, Confirmed, PolicySettings, RouteSettings, Started
 from mlflow_istio.options.values import (
+    IN_SECONDS,
     Arms,
     ByTarget,
     ChangeId,
@@ -179,7 +180,7 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         default=DEFAULT_MAX_BODY,
         description="most bytes of a request's body that the model server takes; a larger one is answered 413",
     )
-    drain: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+    drain: Annotated[float, IN_SECONDS, Field(ge=1, le=3600)] | None = Field(
         default=None,
         description="seconds that a model server which goes has to finish what it is answering (25; 300 for what streams)",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class DeploymentValues:
     replicas: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
-    drain: int | None = None
+    drain: float | None = None
     from_folder: bool = False
     pod: PodSettings | None = None
 
@@ -151,7 +152,7 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "env": env,
             "download_env": download_env,
             "pod": draining(pod_values(values.pod)) if drain else pod_values(values.pod),
-            "grace": drain and drain + PAUSE,
+            "grace": math.ceil(drain) + PAUSE if drain else None,
         },
     )
     pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")

@@ -120,7 +120,7 @@ class DeployRequest:
     replicas: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     env_manager: str = "local"
-    drain: int | None = None
+    drain: float | None = None
     from_folder: bool = False
     pod: PodSettings | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
