@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
+from mlflow_istio.adapters.mlflow.deadlines_of_drivers import given_to_new_engines
 from mlflow_istio.errors import RegistryError, masked
 
 _SETTINGS = {
@@ -25,7 +26,7 @@ _SETTINGS = {
 anyway. It also prints where a run can be viewed when one ends, into whatever our caller's output is read by.
 
 A PostgreSQL that takes the connection and says nothing would keep a caller for ever: libpq's own default is no limit, and it
-reads this one where the address has none. PyMySQL's own is ten seconds."""
+reads this one where the address has none. Other drivers: ``deadlines_of_drivers``."""
 
 
 _PAUSE = 60.0
@@ -107,7 +108,10 @@ class LateClient:
                 raise self._failed
             try:
                 with mapped("reach MLflow"), _few_tries():
-                    self._client = MlflowClient(**self._addresses)
+                    client = MlflowClient(**self._addresses)
+                    # MLflow makes this one when it is first asked, which is too late for what holds here.
+                    getattr(client, "_get_registry_client", lambda: None)()
+                    self._client = client
             except RegistryError as exc:
                 self._failed, self._failed_at = exc, time.monotonic()
                 raise
@@ -116,7 +120,7 @@ class LateClient:
 
 @contextlib.contextmanager
 def _few_tries() -> Iterator[None]:
-    """Let MLflow connect to a database three times, not ten."""
+    """Let MLflow connect to a database three times, not ten, and give what it makes a limit."""
     try:
         import mlflow.store.db.utils as stores
     except ImportError:
@@ -125,7 +129,8 @@ def _few_tries() -> Iterator[None]:
     before = getattr(stores, "MAX_RETRY_COUNT", None)
     stores.MAX_RETRY_COUNT = 3
     try:
-        yield
+        with given_to_new_engines(stores):
+            yield
     finally:
         stores.MAX_RETRY_COUNT = before
 
