@@ -34,10 +34,13 @@ def local() -> None:
 def up(target: str, new_ports: bool) -> None:
     """Start the mesh with everything it ran before."""
     mesh = mesh_of(target)
-    mesh.up(new_ports=new_ports)
+    before = mesh.status().statistics_url
+    after = mesh.up(new_ports=new_ports)
     from mlflow_istio.showing.tables import print_mesh
 
-    print_mesh(mesh.status())
+    if before not in ("", after.statistics_url):
+        echo(f"another program has taken the port of {before}: Envoy's statistics are at {after.statistics_url} now")
+    print_mesh(after)
 
 
 @local.command()

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -21,13 +22,17 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
+from mlflow_istio.adapters.local.envoy.admin import EnvoyAdmin
+from mlflow_istio.adapters.local.free_ports import is_open
 from mlflow_istio.adapters.local.mesh import LocalMesh
+from mlflow_istio.adapters.local.processes import ENVOY, Supervisor
+from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.calls import unix_sockets
 from mlflow_istio.cli import main
 from mlflow_istio.client.plugin import IstioDeploymentClient
 from mlflow_istio.errors import ClusterError
-from tests.contract.model_server import service, virtual_service, with_spec
-from tests.e2e.mesh_calls import admin_path, answers, serve
+from tests.contract.model_server import deployment, service, virtual_service, with_spec
+from tests.e2e.mesh_calls import admin_path, answers, serve, shift, until
 from tests.support.mlflow_addresses import mlflow_at
 from tests.support.registered_models import register
 
@@ -146,6 +151,75 @@ def test_a_damaged_file_of_one_endpoint_holds_back_no_other(served: LocalMesh, d
             assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
         finally:
             file.write_text(was)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "null", "[]", "[" * 3000, "{}", '{"admin": 1, "endpoints": {"churn": "x"}}', '{"pid": "x"}']
+)
+def test_a_damaged_file_of_all_endpoints_holds_back_none(served: LocalMesh, damage: str) -> None:
+    """Ports, what routes hash, and the notes of who runs: everybody keeps port and answers, and changes go on."""
+    root = served.status().directory
+    served.apply(service("other"))
+    before = served.status()
+    notes = sorted((root / "run").glob("*.json")) + sorted((root / "run").glob("*.ready"))
+    assert len(notes) > 2
+    for file in (root / "ports.json", root / "hashes.json", *notes):
+        was = file.read_text()
+        file.write_text(damage)
+        try:
+            assert served.status().endpoints == before.endpoints
+            shift(served, "churn", f"change-{file.stem}-{len(damage)}", {"churn-a": 100})
+            served.edit("VirtualService", "other", with_spec(virtual_service("other", "first", {"nobody": 100})))
+            assert served.up().endpoints["churn"] == before.endpoints["churn"]
+            assert served.delete("VirtualService", "other")
+            assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+        finally:
+            if file in notes:
+                file.write_text(was)
+    assert served.delete("Service", "other")
+    assert json.loads((root / "ports.json").read_text())["endpoints"]["churn"] == before.endpoints["churn"]
+
+
+def test_a_program_that_takes_the_port_of_the_statistics_keeps_nobody_waiting(served: LocalMesh) -> None:
+    """It comes while Envoy is down: endpoints answer as soon as Envoy is back, and the statistics move when somebody looks."""
+    before = served.status()
+    supervisor = Supervisor(StateDirectory(before.directory.parent, served.name), served.name)
+    supervisor.end([ENVOY])
+    with socket.create_server(("127.0.0.1", urlsplit(before.statistics_url).port or 0)):
+        supervisor.add([ENVOY])
+        until(EnvoyAdmin(path=admin_path(served)).is_ready)
+        until(lambda: is_open(before.endpoints["churn"]))
+        assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+        environment = {"MLFLOW_ISTIO_HOME": str(before.directory.parent)}
+        said = CliRunner().invoke(main, ["local", "up", "-t", f"istio-local:/{served.name}"], env=environment)
+        after = served.status()
+        assert said.output.splitlines()[0] == (
+            f"another program has taken the port of {before.statistics_url}: Envoy's statistics are at {after.statistics_url} now"
+        )
+        assert after.statistics_url != before.statistics_url
+        assert ask(served, "GET", "/stats/prometheus?filter=server.live")[0] == 200
+    assert after.endpoints == before.endpoints
+    assert answers(served, "churn", 4) == [(200, "m/churn-a")] * 4
+
+
+def test_what_stands_in_files_of_a_replica_s_environment_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """Whatever the umask: the folder lets nobody else in, and no file of ours that has the value could be read by others."""
+    mesh, mask = LocalMesh(tmp_path / "meshes", "own", pause=0.1), os.umask(0)
+    try:
+        mesh.apply(deployment("churn", "churn-a", version="m/churn-a", GIVEN=PLANTED))
+        mesh.wait_ready("churn-a", 120)
+        root = mesh.status().directory
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        holding = [path for path in root.rglob("*") if path.is_file() and PLANTED.encode() in path.read_bytes()]
+        assert {path.parent.name for path in holding} == {"Deployment", "replicas"}  # as they are, and as written last
+        assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in holding} == {"0o600"}
+        ours = [
+            path for path in root.rglob("*") if path.is_file() and path.suffix in (".json", ".ini", ".ready", ".id")
+        ]
+        assert [str(path) for path in ours if stat.S_IMODE(path.stat().st_mode) & 0o022] == []
+    finally:
+        os.umask(mask)
+        mesh.down(purge=True)
 
 
 def drained(mesh: LocalMesh) -> None:

@@ -87,7 +87,7 @@ def blueprint(
         hashes=hashed,
         clusters=made_clusters,
         routes=routes,
-        listeners=documents.listeners(open_ports, folder),
+        listeners=documents.listeners(open_ports, folder, statistics=ports.statistics),
         open_ports=open_ports,
     )
 

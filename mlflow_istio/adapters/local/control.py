@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from mlflow_istio.adapters.local import watches
 from mlflow_istio.adapters.local.blueprint import Blueprint, blueprint
 from mlflow_istio.adapters.local.envoy import documents
+from mlflow_istio.adapters.local.envoy.balancing import Hashes, hashes
 from mlflow_istio.adapters.local.envoy.clusters import service_ports
 from mlflow_istio.adapters.local.envoy.route_table import route_configuration
 from mlflow_istio.adapters.local.files import Change, Files
@@ -64,6 +65,7 @@ class Control:
             self._state.clear_staging()
             if not self.envoy.admin().is_there():
                 self._restart_envoy()
+                self._state.mark(self._state.unfinished)  # an older version had other listeners
             if not self._state.is_finished():
                 self.carry_out()
 
@@ -115,8 +117,8 @@ class Control:
         batch = self._state.batch()
         for name in self._state.replica_names() - {replica.name for replica in replicas}:
             self._remove_replica(batch, name)
-        batch.put(self._state.ports, _encoded(book), durable=True)
-        self._files.stage_programs(batch, book)
+        self._files.stage_ports(batch, book, durable=True)
+        self._files.stage_programs(batch)
         for path, content in self._state.without_twins():
             batch.put(self._state.twin(path), content)
         for replica in replicas:
@@ -173,7 +175,7 @@ class Control:
         batch = self._state.batch()
         for change in changes:
             self._files.stage_object(batch, change)
-        batch.put_changed(self._state.ports, _encoded(plan.ports))
+        self._files.stage_ports(batch, plan.ports)
         batch.put_changed(self._state.hashes, encode(plan.hashes))
         for replica in plan.replicas:
             self._files.stage_replica(batch, replica)
@@ -199,13 +201,25 @@ class Control:
             run()
             self.envoy.await_ready()
             self.envoy.await_clusters(plan.clusters)
-        refused = self.envoy.await_listeners(plan.open_ports)
+        refused = self.envoy.await_listeners([*plan.open_ports, documents.STATISTICS])
+        if refused.pop(documents.STATISTICS, ""):
+            self._move_statistics(plan)
         for change in changes:
             closed = change.kind == "VirtualService" and change.name not in plan.open_ports
             if closed and change.before is not None and not is_delegate(change.before):
                 self.envoy.await_closed(plan.ports.endpoints[change.name])
         self._state.finish()
         return refused
+
+    def _move_statistics(self, plan: Blueprint) -> None:
+        """Give Envoy's statistics another port, since another program has theirs: nobody but a scraper relies on it."""
+        ports = replace(plan.ports, statistics=port_source(self._state.promised_ports())())
+        configs = documents.listeners(plan.open_ports, PurePosixPath(self._state.envoy), statistics=ports.statistics)
+        batch = self._state.batch()
+        self._files.stage_ports(batch, ports)
+        batch.put(self._files.envoy_file(documents.LISTENERS), documents.discovery(configs))
+        batch.carry_out()
+        self.envoy.await_open(documents.STATISTICS)
 
     def advance(self) -> None:
         """Let a new revision that is ready take over. The lock must be held and the mesh must be up."""
@@ -351,7 +365,7 @@ class Control:
         batch = self._state.batch()
         self._files.stage_object(batch, change, durable=False)
         if change.before is None or change.before["spec"] != change.after["spec"]:
-            ports, hashes = _ServicePorts(self._state), self._state.known_hashes()
+            ports, hashes = _ServicePorts(self._state), self._known_hashes()
             alone = route_configuration(change.after, ports, hashes)
             for name in self._carriers(change):
                 whole = self._merged(name, change)
@@ -360,6 +374,11 @@ class Control:
                 batch.put(self._files.envoy_file(documents.routes_file(name)), documents.discovery([config]))
         with self._state.former_kept(change.kind, change.name):
             batch.carry_out()
+
+    def _known_hashes(self) -> Hashes:
+        """What routes hash, as the last whole pass found it; found again where that can't be read."""
+        known = self._state.known_hashes()
+        return hashes(list(self._state.all_objects("DestinationRule").values())) if known is None else known
 
     def _merged(self, name: str, change: Change) -> Object:
         """A VirtualService with its delegates, as it is once a change is made."""
@@ -409,17 +428,13 @@ class Control:
 
     def _restart_envoy(self) -> None:
         """Let Envoy begin anew, with the settings that this version gives it. The lock must be held."""
-        book = self._state.port_book()
-        if book is None:
+        if self._state.port_book() is None:
             raise ClusterError(f"{self._state.ports} is missing: run 'mlflow-istio local down', then 'up'")
         # Its socket first: as long as that is gone, whoever comes after us begins here, too.
         self.envoy.admin().path.unlink(missing_ok=True)
         self.supervisor.end([ENVOY])
-        if not is_free(book.statistics):
-            book = replace(book, statistics=port_source(self._state.promised_ports())())
         batch = self._state.batch()
-        batch.put_changed(self._state.ports, _encoded(book))
-        self._files.stage_programs(batch, book)
+        self._files.stage_programs(batch)
         batch.carry_out()
         self.supervisor.add([ENVOY])
         self.envoy.await_ready()
@@ -454,11 +469,6 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
 
     def __len__(self) -> int:
         return len(self._state.all_objects("Service"))
-
-
-def _encoded(book: PortBook) -> bytes:
-    """As it is stored: the port of the statistics under the key that it had as the admin interface's."""
-    return encode({"admin": book.statistics, "endpoints": dict(book.endpoints)})
 
 
 def _check_open(refused: Mapping[str, str]) -> None:

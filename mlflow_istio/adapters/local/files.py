@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mlflow_istio.adapters.local.free_ports import PortBook
 from mlflow_istio.adapters.local.mesh_parts import MeshParts
 from mlflow_istio.adapters.local.processes import ENVOY, SWEEPER, admin_socket, program_config, supervisor_config
 from mlflow_istio.adapters.local.replicas import Replica, process
-from mlflow_istio.adapters.local.state import Batch, StoredObject, encode
+from mlflow_istio.adapters.local.state import Batch, StoredObject, encode, encode_ports
 from mlflow_istio.adapters.local.supported_fields import Field
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
@@ -82,7 +83,13 @@ class Files(MeshParts):
         """The two files of a replica."""
         return self.state.replicas / f"{name}.json", self.state.programs / f"{name}.ini"
 
-    def stage_programs(self, batch: Batch, book: PortBook) -> None:
+    def stage_ports(self, batch: Batch, book: PortBook, *, durable: bool = False) -> None:
+        """The ports that stay, and the copy that counts where the file is damaged."""
+        put = functools.partial(batch.put, durable=True) if durable else batch.put_changed
+        put(self.state.ports, encode_ports(book))
+        batch.put_changed(self.state.twin(self.state.ports), encode_ports(book))
+
+    def stage_programs(self, batch: Batch) -> None:
         """The supervisor's own configuration and Envoy's."""
         root = self.state.root
         socket_path = self.supervisor.socket_path
@@ -92,7 +99,6 @@ class Files(MeshParts):
         bootstrap = documents.bootstrap(
             mesh=self.mesh,
             admin=PurePosixPath(admin_socket(self.state)),
-            statistics_port=book.statistics,
             folder=PurePosixPath(self.state.envoy),
         )
         batch.put(bootstrap_file, encode(bootstrap))

@@ -41,6 +41,8 @@ def note(path: Path, pid: int) -> None:
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         starts = 0
     fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(0o600)
     fresh.write_text(json.dumps({"pid": pid, "identity": identity(pid), "starts": starts + 1}))
     fresh.replace(path)
 

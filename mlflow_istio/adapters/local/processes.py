@@ -247,16 +247,17 @@ class Supervisor:
 
     def starts(self, name: str) -> int:
         """How often a program was started since its file was written."""
-        return int(_read_note(self.note_file(name)).get("starts", 0))
+        return _starts(self.note_file(name))
 
     def last_ready_start(self, name: str) -> int:
         """The number of the start with which a program was last seen ready; 0 for never."""
-        return int(_read_note(self._ready_file(name)).get("starts", 0))
+        return _starts(self._ready_file(name))
 
     def note_ready(self, name: str) -> None:
         """Note down that a program is ready as it now runs."""
         starts = self.starts(name)
         if self.last_ready_start(name) != starts:
+            self._ready_file(name).touch(0o600)
             self._ready_file(name).write_text(json.dumps({"starts": starts}))
 
     def is_noted(self, name: str) -> bool:
@@ -312,6 +313,17 @@ class Supervisor:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
+    """Who runs, as ``launch.note`` wrote it; nothing where that can't be read."""
+    note = _read_numbers(path)
+    return note if isinstance(note.get("pid"), int) and isinstance(note.get("identity"), str) else {}
+
+
+def _starts(path: Path) -> int:
+    starts = _read_numbers(path).get("starts", 0)
+    return starts if isinstance(starts, int) else 0
+
+
+def _read_numbers(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError):

@@ -91,6 +91,11 @@ class EnvoyWatch(MeshParts):
             raise self._not_followed("its endpoints")
         return {name: reason for name, reason in seen.items() if reason}
 
+    def await_open(self, name: str) -> None:
+        """Wait a moment until it has opened a listener that it could not open before."""
+        admin = self.admin()
+        _until(lambda: (admin.listeners() or {}).get(name) == "", seconds=_CLOSE_TIMEOUT)
+
     def silent(self, ports: Mapping[str, int]) -> list[str]:
         """Names of the listeners whose ports take no connection, though they should."""
         return sorted(name for name, port in ports.items() if not is_open(port))

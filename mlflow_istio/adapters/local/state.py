@@ -13,7 +13,7 @@
     run/                      who runs now: process ids, the sockets of the supervisor and of Envoy's admin interface
     staging/                  files being written
     former/                   objects before a change that is being made
-    kept/                     objects and replicas as we wrote them last: what counts for others where one is damaged
+    kept/                     objects, replicas and ports as we wrote them last: what counts for others where one is damaged
     unfinished, draining      marks: a change or a drain was begun
 
 Beside it stand ``NAME.lock`` and ``NAME.id``, which outlive it: the identity by which the registry knows the mesh.
@@ -95,7 +95,7 @@ class Batch:
         self._staged[path] = temporary
         try:
             if not os.path.isdir(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 view = memoryview(content)
@@ -208,6 +208,7 @@ class StateDirectory:
             self.identity_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fresh = self.identity_file.with_suffix(f".id-{os.getpid()}-{uuid.uuid4().hex}")
             if not self.identity_file.exists():
+                fresh.touch(0o600)
                 fresh.write_text(f"{uuid.uuid4()}\n")
                 with suppress(FileExistsError):
                     os.link(fresh, self.identity_file)  # whole or not at all, and only the first of two
@@ -462,32 +463,33 @@ class StateDirectory:
     def port_book(self) -> PortBook | None:
         """The ports that stay, or None for a new directory.
 
+        Each that can't be read is as it was written last; an endpoint of which that isn't known gets another.
+
         Raises:
-            ClusterError: They can't be read.
+            ClusterError: They can't be read, nor is it known how they were.
         """
-        document = _read(self.ports)
-        if document is None:
+        if not self.ports.exists():
             return None
+        books = [_ports(path) for path in (self.ports, self.twin(self.ports))]
         # The statistics have the port that was the admin interface's before, and its key.
-        statistics, endpoints = document.get("admin"), document.get("endpoints")
-        if (
-            not isinstance(statistics, int)
-            or not _is_port(statistics)
-            or not isinstance(endpoints, dict)
-            or not all(map(_is_port, endpoints.values()))
-        ):
+        statistics = next((port for port, _ in books if port is not None), None)
+        if statistics is None:
             raise ClusterError(
                 f"{self.ports} holds no ports any more: end the mesh with 'mlflow-istio local down', remove the file, and run "
                 "'mlflow-istio local up', which gives new ports to all endpoints"
             )
-        return PortBook(statistics=statistics, endpoints=endpoints)
+        return PortBook(statistics=statistics, endpoints={**books[1][1], **books[0][1]})
 
-    def known_hashes(self) -> dict[str, Any]:
-        """What routes hash, as the last whole pass found it; nothing where that can't be read."""
-        try:
-            return _read(self.hashes) or {}
-        except ClusterError:
-            return {}
+    def known_hashes(self) -> dict[str, Any] | None:
+        """What routes hash, as the last whole pass found it; None where that can't be read."""
+        with suppress(ClusterError):
+            known = _read(self.hashes)
+            if known is not None and all(
+                isinstance(subsets, dict) and all(isinstance(config, dict) for config in subsets.values())
+                for subsets in known.values()
+            ):
+                return known
+        return None
 
     def promised_ports(self) -> set[int]:
         """All ports that this mesh and its neighbours in the same folder keep for themselves; damage of theirs is not ours."""
@@ -508,6 +510,11 @@ class StateDirectory:
 def encode(document: Mapping[str, Any]) -> bytes:
     """A JSON document as it is stored."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def encode_ports(book: PortBook) -> bytes:
+    """As they are stored: the port of the statistics under the key that it had as the admin interface's."""
+    return encode({"admin": book.statistics, "endpoints": dict(book.endpoints)})
 
 
 def read_tail(path: Path, lines: int) -> Sequence[str]:
@@ -537,6 +544,19 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise ClusterError(f"{path} holds no object any more: {_RESTART}")
     return document
+
+
+def _ports(path: Path) -> tuple[int | None, dict[str, int]]:
+    """What of a file of ports can be read: that of the statistics, and those of endpoints."""
+    document: Mapping[str, Any] = {}
+    with suppress(ClusterError):
+        document = _read(path) or {}
+    statistics, endpoints = document.get("admin"), document.get("endpoints")
+    known = endpoints.items() if isinstance(endpoints, dict) else ()
+    return (
+        statistics if isinstance(statistics, int) and _is_port(statistics) else None,
+        {name: port for name, port in known if _is_port(port)},
+    )
 
 
 def _is_port(port: Any) -> bool:

@@ -1,8 +1,8 @@
 """The whole configuration of the mesh's Envoy, from objects to JSON. Pure.
 
 Envoy reads four kinds of files: a bootstrap that never changes while it runs, the listeners (one for each
-VirtualService, on a port of its own, for any ``Host``), the clusters, and one file of routes for each VirtualService,
-so that a change of traffic rewrites only that.
+VirtualService, on a port of its own, for any ``Host``, and one for its statistics), the clusters, and one file of routes
+for each VirtualService, so that a change of traffic rewrites only that.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LISTENERS = PurePosixPath("listeners/listeners.json")
 CLUSTERS = PurePosixPath("clusters/clusters.json")
 BOOTSTRAP = PurePosixPath("bootstrap.json")
 STATISTICS_PATH = "/stats/prometheus"
-# No DNS name has an underscore, so no endpoint's counts are mixed up with these.
-_STATISTICS = "_statistics"
+STATISTICS = "_statistics"
+"""Name of the listener of Envoy's statistics. No DNS name has an underscore, so no endpoint's counts are mixed up with these."""
 _ONLY = f"only GET {STATISTICS_PATH} is served here\n"
 # The default of 100 refuses ordinary cookie patterns.
 _REGEX_LIMIT = 32_768
@@ -37,13 +37,12 @@ def routes_file(virtual_service: str) -> PurePosixPath:
     return PurePosixPath("routes") / virtual_service / "routes.json"
 
 
-def bootstrap(*, mesh: str, admin: PurePosixPath, statistics_port: int, folder: PurePosixPath) -> Config:
+def bootstrap(*, mesh: str, admin: PurePosixPath, folder: PurePosixPath) -> Config:
     """What Envoy starts with.
 
     Args:
         mesh: Name of the mesh.
         admin: Absolute path of the socket of Envoy's admin interface.
-        statistics_port: Port on 127.0.0.1 on which Envoy serves its statistics and nothing else.
         folder: Absolute path of Envoy's folder.
     """
     return {
@@ -53,10 +52,7 @@ def bootstrap(*, mesh: str, admin: PurePosixPath, statistics_port: int, folder: 
             "address": {"pipe": {"path": str(admin), "mode": 0o600}},
             "ignore_global_conn_limit": True,
         },
-        "static_resources": {
-            "clusters": [_admin_cluster(admin)],
-            "listeners": [_statistics_listener(statistics_port)],
-        },
+        "static_resources": {"clusters": [_admin_cluster(admin)]},
         "dynamic_resources": {
             "cds_config": _file_source(folder / CLUSTERS),
             "lds_config": _file_source(folder / LISTENERS),
@@ -79,14 +75,17 @@ def bootstrap(*, mesh: str, admin: PurePosixPath, statistics_port: int, folder: 
     }
 
 
-def listeners(ports: Mapping[str, int], folder: PurePosixPath) -> list[Config]:
-    """One listener for each VirtualService.
+def listeners(ports: Mapping[str, int], folder: PurePosixPath, *, statistics: int) -> list[Config]:
+    """One listener for each VirtualService, and that of the statistics.
+
+    None is in the bootstrap: an Envoy whose port of the statistics another program took while it was down would not start.
 
     Args:
         ports: Port of each VirtualService, by its name.
         folder: Absolute path of Envoy's folder.
+        statistics: Port on 127.0.0.1 on which Envoy serves its statistics and nothing else.
     """
-    return [_listener(name, ports[name], folder) for name in sorted(ports)]
+    return [*(_listener(name, ports[name], folder) for name in sorted(ports)), _statistics_listener(statistics)]
 
 
 def check_hosts(virtual_services: Sequence[Mapping[str, Any]]) -> None:
@@ -162,9 +161,9 @@ def _listener(name: str, port: int, folder: PurePosixPath) -> Config:
 def _admin_cluster(admin: PurePosixPath) -> Config:
     endpoint = {"endpoint": {"address": {"pipe": {"path": str(admin)}}}}
     return {
-        "name": _STATISTICS,
+        "name": STATISTICS,
         "connect_timeout": "5s",
-        "load_assignment": {"cluster_name": _STATISTICS, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "load_assignment": {"cluster_name": STATISTICS, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 
@@ -175,24 +174,25 @@ def _statistics_listener(port: int) -> Config:
     """
     get = {"name": ":method", "string_match": {"exact": "GET"}}
     routes = [
-        {"match": {"path": STATISTICS_PATH, "headers": [get]}, "route": {"cluster": _STATISTICS, "timeout": "30s"}},
+        {"match": {"path": STATISTICS_PATH, "headers": [get]}, "route": {"cluster": STATISTICS, "timeout": "30s"}},
         {"match": {"prefix": "/"}, "direct_response": {"status": 403, "body": {"inline_string": _ONLY}}},
     ]
     manager = {
         "@type": types.CONNECTION_MANAGER,
-        "stat_prefix": _STATISTICS,
+        "stat_prefix": STATISTICS,
         "normalize_path": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "server_header_transformation": "PASS_THROUGH",
         "route_config": {
-            "name": _STATISTICS,
+            "name": STATISTICS,
             "ignore_port_in_host_matching": True,
-            "virtual_hosts": [{"name": _STATISTICS, "domains": ["127.0.0.1", "localhost"], "routes": routes}],
+            "virtual_hosts": [{"name": STATISTICS, "domains": ["127.0.0.1", "localhost"], "routes": routes}],
         },
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": types.ROUTER}}],
     }
     return {
-        "name": _STATISTICS,
+        "@type": types.LISTENER,
+        "name": STATISTICS,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         "enable_reuse_port": False,
         "ignore_global_conn_limit": True,

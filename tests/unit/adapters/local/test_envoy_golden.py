@@ -185,12 +185,13 @@ def test_bootstrap_and_listeners(golden: Callable[[str, str], None]) -> None:
             documents.bootstrap(
                 mesh="default",
                 admin=FOLDER.parent / "run/envoy.sock",
-                statistics_port=20010,
                 folder=FOLDER,
             )
         ),
     )
-    golden("envoy/listeners.json", pretty(documents.listeners({"fraud": 20012, "churn": 20011}, FOLDER)))
+    golden(
+        "envoy/listeners.json", pretty(documents.listeners({"fraud": 20012, "churn": 20011}, FOLDER, statistics=20010))
+    )
 
 
 def pretty(config: Any) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.adapters.local.free_ports import is_free, port_source
+from mlflow_istio.adapters.local.free_ports import PortBook, is_free, port_source
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.adapters.local.state import FORMAT, KEPT_LOGS, StateDirectory, read_tail
+from mlflow_istio.adapters.local.state import FORMAT, KEPT_LOGS, StateDirectory, encode_ports, read_tail
 from mlflow_istio.adapters.local.storage import created, ownable, updated, with_fields_applied
 from mlflow_istio.adapters.local.sweeper import overdue
 from mlflow_istio.errors import ClusterError, EditConflict, InvalidInput, NotFound
@@ -336,15 +336,39 @@ def test_a_damaged_replica_is_left_out_by_readers_and_named_to_writers(state: St
     assert state.promised_ports() == set()
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"[]", b"{}", b'{"admin": "x", "endpoints": {}}', b'{"admin": 1, "endpoints": {"churn": -1}}']
-)
-def test_damaged_ports_are_named(state: StateDirectory, damage: bytes) -> None:
+DAMAGES = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b'{"admin": "x", "endpoints": {}}',
+    b'{"admin": [], "endpoints": 3}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_ports_are_as_they_were_written_last_or_named(state: StateDirectory, damage: bytes) -> None:
     state.ports.write_bytes(damage)
-    with pytest.raises(ClusterError, match=r"ports\.json"):
+    with pytest.raises(ClusterError, match=r"ports\.json") as refused:
         state.port_book()
+    assert refused.value.message.isprintable()
+    state.twin(state.ports).write_bytes(encode_ports(PortBook(statistics=20_001, endpoints={"churn": 20_002})))
+    assert state.port_book() == PortBook(statistics=20_001, endpoints={"churn": 20_002})
 
 
-def test_damaged_hashes_are_made_again(state: StateDirectory) -> None:
-    state.hashes.write_bytes(b"[")
-    assert state.known_hashes() == {}
+@pytest.mark.parametrize("port", [-1, "20002", None, [], True, 70_000])
+def test_the_damaged_port_of_one_endpoint_is_its_own(state: StateDirectory, port: object) -> None:
+    state.ports.write_text(json.dumps({"admin": 20_001, "endpoints": {"churn": port, "other": 20_003}}))
+    assert state.port_book() == PortBook(statistics=20_001, endpoints={"other": 20_003})
+    state.twin(state.ports).write_bytes(encode_ports(PortBook(statistics=20_009, endpoints={"churn": 20_002})))
+    assert state.port_book() == PortBook(statistics=20_001, endpoints={"churn": 20_002, "other": 20_003})
+
+
+@pytest.mark.parametrize("damage", [b"", b"[", b"null", b"[]", b'{"churn": 3}', b'{"churn": {"v1": []}}'])
+def test_damaged_hashes_are_found_again(state: StateDirectory, damage: bytes) -> None:
+    assert state.known_hashes() is None
+    state.hashes.write_bytes(b'{"churn": {"": {"a": 1}}}')
+    assert state.known_hashes() == {"churn": {"": {"a": 1}}}
+    state.hashes.write_bytes(damage)
+    assert state.known_hashes() is None
