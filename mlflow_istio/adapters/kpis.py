@@ -67,6 +67,11 @@ class KpiMetrics:
         return self._base.name if self._base is not None else "the KPIs"
 
     @property
+    def counts_chosen(self) -> bool:
+        """See ``ports.Metrics``: as the other source; a KPI counts what its user says."""
+        return self._base is not None and self._base.counts_chosen
+
+    @property
     def latency_edges(self) -> Sequence[float]:
         """See ``ports.KnownEdges``: the other source's."""
         return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()

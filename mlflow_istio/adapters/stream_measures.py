@@ -59,6 +59,11 @@ class StreamMetrics:
         return self._base.name
 
     @property
+    def counts_chosen(self) -> bool:
+        """See ``ports.Metrics``: a server does not know why a request came to it."""
+        return True
+
+    @property
     def latency_edges(self) -> Sequence[float]:
         """See ``ports.KnownEdges``: the other source's."""
         return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()

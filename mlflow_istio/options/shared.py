@@ -91,7 +91,8 @@ class Judged(Classed):
     )
     randomised: bool | None = Field(
         default=None,
-        description="ab: whether chance assigned the arms: yes by cookie; by header only if its values come from client.assign",
+        description="ab: whether chance assigned the arms: yes by cookie; by header only if its values come from client.assign; "
+        "true also vouches for callers at a cluster's gateway who choose their version",
     )
 
 

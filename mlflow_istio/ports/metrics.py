@@ -21,6 +21,13 @@ class Metrics(Protocol):
     def name(self) -> str:
         """What errors and warnings call it, such as ``Prometheus at http://localhost:9090``."""
 
+    @property
+    def counts_chosen(self) -> bool:
+        """Whether a request whose caller chose its deployment, by header, cookie, match or pin, counts like one that weights dealt.
+
+        False for a source that tells them apart, also where somebody asked it to count both.
+        """
+
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """The counters now: deployment -> {source: {series: value}}.
 

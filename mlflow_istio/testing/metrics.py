@@ -19,6 +19,7 @@ class InMemoryMetrics:
         silent: Deployments whose data are missing or too old.
         edges: Upper edges of the latency histogram in milliseconds, without infinity.
         reads: How often it was read.
+        counts_chosen: Whether it can't tell requests whose caller chose the deployment, as Istio's series can't.
         past: What ``history`` gives of each deployment: readings a step apart, oldest first.
     """
 
@@ -28,6 +29,7 @@ class InMemoryMetrics:
         self.silent: set[str] = set()
         self.edges = tuple(edges)
         self.reads = 0
+        self.counts_chosen = False
         self.past: dict[str, list[Reading]] = {}
 
     @property

@@ -84,14 +84,17 @@ class AnalysisVerbs(Base):
 
     def _look(self, session: Session, name: str, options: AnalyseOptions) -> Analysed:
         from mlflow_istio.releases.driving import arms
+        from mlflow_istio.verbs.vouching import of_arms, source_for
 
         kpis = options.kpis()
-        metrics = session.place.metrics(
-            options.metrics,
+        metrics = source_for(
+            session.place.metrics,
+            session.context.cluster,
+            of_arms(name, randomised=options.randomised, kpi=bool(kpis)),
+            source=options.metrics,
             prometheus_url=options.prometheus_url,
             kpis=kpis,
             errors=options.errors,
-            chosen=options.randomised is True,
         )
         if metrics is None:
             raise InvalidInput("metrics=none leaves nothing to analyse: give a KPI of your own, or another source")

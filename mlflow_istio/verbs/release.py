@@ -19,6 +19,7 @@ from mlflow_istio.verbs.deployments import deploy_request
 from mlflow_istio.wiring.connection import Connection
 
 if TYPE_CHECKING:
+    from mlflow_istio.core.moves.strategies import TrafficRequest
     from mlflow_istio.core.release.plan import ReleasePlan
     from mlflow_istio.options.release import SourceOptions
     from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult, Seen
@@ -61,7 +62,6 @@ class ReleaseVerbs(Base):
         from mlflow_istio.options.release_plan import plan_of
         from mlflow_istio.releases.driving.opening import ReleaseRequest, control_for, open_release
         from mlflow_istio.releases.driving.progressive import drive
-        from mlflow_istio.verbs.vouching import unvouched
 
         options = parse_options(ReleaseOptions, config, cluster=self.target.kind)
         options = check_release_options(options, config or {})
@@ -103,14 +103,13 @@ class ReleaseVerbs(Base):
             scarce=self.target.kind != "istio",
         )
         plan = plan_of(options, endpoint_of(context.cluster, endpoint), candidates, streams=streams)
-        if self.target.kind == "istio" and (words := unvouched(context, endpoint, options, plan)):
-            context.warn(words)
+        dependencies = _crew_for(place, context, options, plan, watch, endpoint, options.traffic_request)
         if options.dry_run:
-            open_release(context, _crew_for(place, context, options, plan, watch), request)
+            open_release(context, dependencies, request)
             said = control_for(context, request, plan, before).said
             view = {**views.endpoint_view(context.cluster, endpoint), "plan": [*describe_plan(plan), *said]}
             return session.result(Outcome(endpoint=None, changed=False), view)
-        dependencies = replace(_crew_for(place, context, options, plan, watch), models=place.models)
+        dependencies = replace(dependencies, models=place.models)
         release_id = open_release(context, dependencies, request)
         if options.detach:
             view = {**views.endpoint_view(context.cluster, endpoint), "outcome": "open", "release_id": release_id}
@@ -157,7 +156,7 @@ class ReleaseVerbs(Base):
         options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
         if found.release.state == "paused":
             shifting.resume(context, endpoint)
-        dependencies = replace(_crew_for(place, context, options, plan, watch), models=place.models)
+        dependencies = replace(_crew_for(place, context, options, plan, watch, endpoint), models=place.models)
         return _result(context, endpoint, drive(context, dependencies, endpoint, take_over=options.force))
 
     def rehearse(
@@ -245,22 +244,44 @@ def default_name(context: Context, model_uri: str) -> str:
 
 
 def _crew_for(
-    place: Connection, context: Context, options: SourceOptions, plan: ReleasePlan, watch: Watch
+    place: Connection,
+    context: Context,
+    options: SourceOptions,
+    plan: ReleasePlan,
+    watch: Watch,
+    endpoint: str,
+    asked: TrafficRequest | None = None,
 ) -> DriverDependencies:
+    """What drives a release.
+
+    Args:
+        place: The target with its adapters.
+        context: The ports.
+        options: Where figures come from.
+        plan: The release's plan.
+        watch: Shown every look.
+        endpoint: The endpoint.
+        asked: What a release that is to open asks of the traffic; None: it is open, and goes on.
+    """
     from mlflow_istio.options.kpi import read_kpis
     from mlflow_istio.options.release_plan import STREAM_KINDS
     from mlflow_istio.releases.driving.drive import DriverDependencies
     from mlflow_istio.verbs.judging import judge_for
+    from mlflow_istio.verbs.vouching import of_a_release, source_for
 
     metrics = None
     if plan.guards and plan.strategy != "shadow":  # a shadow is decided by its answers
-        metrics = place.metrics(
-            options.metrics,
+        kpis = read_kpis(options.kpi)
+        metrics = source_for(
+            place.metrics,
+            context.cluster,
+            of_a_release(plan, endpoint, asked, randomised=options.randomised, kpi=bool(kpis)),
+            going_on=context.warn if asked is None else None,
+            source=options.metrics,
             prometheus_url=options.prometheus_url,
             envoy_url=options.envoy_url,
-            kpis=read_kpis(options.kpi),
+            kpis=kpis,
             errors=options.errors,
-            chosen=options.randomised is True,
             streams=any(guard.kind in STREAM_KINDS for guard in plan.guards),
         )
     return DriverDependencies(

@@ -141,6 +141,11 @@ class EnvoyMetrics:
         """See ``ports.Metrics``."""
         return "Envoy's statistics"
 
+    @property
+    def counts_chosen(self) -> bool:
+        """See ``ports.Metrics``: a subset's cluster counts whatever reaches it."""
+        return self._trees == (_ANY,)
+
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
         admins = self._admins()

@@ -64,6 +64,11 @@ class PrometheusMetrics:
         """See ``ports.Metrics``."""
         return self._api.name
 
+    @property
+    def counts_chosen(self) -> bool:
+        """See ``ports.Metrics``: nothing in Istio's series says by which route a request came."""
+        return self._dialect == "istio"
+
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
         found: dict[str, dict[str, dict[str, float]]] = {}

@@ -95,11 +95,15 @@ class Mesh:
 
     asked: list[bool]
 
-    def up(self, *, new_ports: bool) -> None:
+    def up(self, *, new_ports: bool) -> Any:
         self.asked.append(new_ports)
+        return self.status()
 
     def status(self) -> Any:
-        return SimpleNamespace(name="own", running=True, directory="-", processes=[], endpoints={"m": 5001})
+        url = f"http://127.0.0.1:{5002 + len(self.asked)}/stats/prometheus"
+        return SimpleNamespace(
+            name="own", running=True, directory="-", processes=[], endpoints={"m": 5001}, statistics_url=url
+        )
 
 
 @pytest.mark.parametrize(("arguments", "new_ports"), [([], False), (["--new-ports"], True)])
@@ -112,6 +116,10 @@ def test_local_up_chooses_ports_anew_only_when_asked(
     assert (result.exit_code, asked) == (0, [new_ports])
     assert "mesh own: up" in result.output
     assert "endpoint m: http://127.0.0.1:5001" in result.output
+    assert result.output.splitlines()[0] == (
+        "another program has taken the port of http://127.0.0.1:5002/stats/prometheus: Envoy's statistics are at "
+        "http://127.0.0.1:5003/stats/prometheus now"
+    )
 
 
 def test_local_up_of_another_target_is_refused() -> None:
