@@ -1,12 +1,13 @@
 """The promise of release decisions, row by row with standard errors: ``make bench-decisions``.
 
-``python -m benchmarks.decisions [--runs N] [--hours H] [--only TEXT] [--seed N] [--processes N]``
+``python -m benchmarks.decisions [--runs N] [--hours H] [--only TEXT] [--seed N] [--processes N] [--file FILE]``
 
 Every default plan is simulated whole: warm-up, ramp 5-25-50 and then the last step, errors, latency at three edges, gross failure.
 The families of traffic are those of real servers (`decisions_families`); the port (`decisions_plan`) is held to the engine that
 decides live. Each row says its limit and whether it is met: an estimate within two of its standard errors of the limit is "within
 noise". Beside it stand our first rule and the formulas of other products on the same counts, and the same rules in the lab, where
-requests are independent and nothing else happens (`decisions_lab`).
+requests are independent and nothing else happens (`decisions_lab`). Each table is printed when it is complete; what was simulated
+is kept in a file, so that a run that died goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,8 +30,13 @@ from benchmarks.decisions_families import FAMILIES, HELD_OUT, REQUESTS_PER_SECON
 from benchmarks.decisions_peers import PEERS
 from benchmarks.decisions_plan import NEVER
 from benchmarks.decisions_promise import BAD, PROMOTED, Found, Share, Task, at_hours
+from benchmarks.decisions_results import Results
+
+Key = TypeVar("Key")
 
 LIMIT = 0.05
+WATCHES = 20
+"""One watch for so many releases: the engine itself runs it, which takes seconds."""
 ENGINE_LOOKS = 181
 """Half an hour: the engine is asked for whole releases, at 50 ms a look."""
 
@@ -141,12 +149,16 @@ def gross_lines(runs: int, seed: int) -> list[Line]:
 
 
 def watch_lines(found: dict[str, Found]) -> list[Line]:
-    """Row 7."""
+    """Row 7; all families together have the watches for a verdict."""
+    together = Found()
+    for hits in found.values():
+        together.merge(hits)
+    word, met = verdict([together.share("stays equal")], LIMIT)
     lines = []
-    for name, hits in found.items():
-        share = hits.share("stays equal")
-        word, met = verdict([share], LIMIT)
-        lines.append(Line(cells=(name, str(share), word, str(hits.share(decisions_promise.TURNS_BAD))), met=met))
+    for name, hits in {**found, "all of them": together}.items():
+        words = (str(hits.share("stays equal")), str(hits.share(decisions_promise.TURNS_BAD)))
+        last = hits is together
+        lines.append(Line(cells=(name, words[0], word if last else "", words[1]), met=met if last else None))
     return lines
 
 
@@ -169,27 +181,32 @@ def printed(title: str, heading: Sequence[str], lines: Sequence[Line]) -> bool:
     return all(line.met is not False for line in lines)
 
 
-def simulated(tasks: Sequence[Task], seed: int, processes: int) -> list[Found]:
-    """Simulate all tasks, the longest first, and return what each found, in their order."""
-    order = sorted(range(len(tasks)), key=lambda place: -tasks[place].hours * tasks[place].runs)
-    found: list[Found | None] = [None] * len(tasks)
+def simulated(tasks: Sequence[Task], seed: int, processes: int, results: Results) -> list[Found]:
+    """Simulate all tasks that no run before has, the longest first, and return what each found, in their order."""
+    missing = [task for task in tasks if task not in results]
+    missing.sort(key=lambda task: -task.hours * task.runs)
     work = partial(decisions_promise.run, seed=seed)
     if processes == 1:
-        return [work(task) for task in tasks]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for place, hits in zip(order, pool.imap(work, [tasks[place] for place in order]), strict=True):
-            found[place] = hits
-    return [hits for hits in found if hits is not None]
+        for task in missing:
+            results.keep(task, work(task))
+    elif missing:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            for task, found in zip(missing, pool.imap(work, missing), strict=True):
+                results.keep(task, found)
+    return [results[task] for task in tasks]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables. Returns the exit code: 1 when a row is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="simulated releases for each figure (default 1000)")
+    parser.add_argument("--runs", type=int, default=400, help="simulated releases for each figure (default 400)")
     parser.add_argument("--hours", type=float, default=24.0, help="how long rows 1 and 2 go on (default 24)")
     parser.add_argument("--only", default="", help=f"only families with this text, or one of {', '.join(ROWS)}")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (default 1)")
     parser.add_argument("--processes", type=int, default=2, help="how many processes (default 2)")
+    parser.add_argument(
+        "--file", default="build/bench-decisions.jsonl", help="what was simulated (default build/bench-decisions.jsonl)"
+    )
     options = parser.parse_args(arguments)
     if options.runs < 10:
         parser.error("--runs must be at least 10")
@@ -229,45 +246,27 @@ def _equal_tables(equal: dict[str, Found], hours: float) -> list[bool]:
 
 
 def _promise(parts: set[str], families: Sequence[Family], options: argparse.Namespace) -> bool:
-    """Simulate and print the parts; whether every row is met."""
-    tasks: list[Task] = []
+    """Simulate and print the parts, each when it is complete; whether every row is met."""
+    results = Results(Path(options.file), options.seed)
+    found = partial(simulated, seed=options.seed, processes=options.processes, results=results)
     tuned = [family for family in families if family in FAMILIES]
-    others = [family for family in families if family in HELD_OUT and "held-out" in parts]
-    equals = [*(tuned if "equal" in parts else ()), *others]
-    bads = [*(tuned if "bad" in parts else ()), *others]
-    tasks += decisions_promise.equal_tasks(options.runs, options.hours, equals)
-    tasks += decisions_promise.bad_tasks(max(options.runs // 4, 10), bads)
-    if "promoted" in parts:
-        tasks += decisions_promise.promoted_tasks(options.runs)
-    if "watch" in parts:
-        tasks += decisions_promise.watch_tasks(max(options.runs // 10, 10))
+    others = [family for family in families if family in HELD_OUT]
+    good: list[bool] = []
     equal: dict[str, Found] = {}
-    bad: dict[tuple[str, str], Found] = {}
-    watched: dict[str, Found] = {}
-    promoted = [Found() for _ in PROMOTED]
-    for task, hits in zip(tasks, simulated(tasks, options.seed, options.processes), strict=True):
-        if task.kind == "equal":
-            equal.setdefault(task.family.name, Found()).merge(hits)
-        elif task.kind == "watch":
-            watched.setdefault(task.family.name, Found()).merge(hits)
-        elif task.kind == "bad":
-            bad.setdefault((task.family.name, task.what), Found()).merge(hits)
-        else:
-            promoted[int(task.what)].merge(hits)
-    good = []
-    held_out = {family.name for family in others}
-    apart = {name: equal.pop(name) for name in list(equal) if name in held_out}
-    bad_apart = {key: bad.pop(key) for key in list(bad) if key[0] in held_out}
-    if equal:
+    if "equal" in parts and tuned:
+        equal |= _equal_found(tuned, options, found)
         good += _equal_tables(equal, options.hours)
         print(f"\n{UNEQUAL}")
-    if bad:
-        good.append(printed(BAD_TITLE, ["family", *BAD, "at most 5%"], bad_lines(bad)))
-    if apart:
+    if "bad" in parts and tuned:
+        good.append(_bad_table(tuned, options, found))
+    if "held-out" in parts and others:
         print("\nRows 1 to 3 again, on families that no constant of the rules was chosen on:")
-        good += _equal_tables(apart, options.hours)
-        good.append(printed(BAD_TITLE, ["family", *BAD, "at most 5%"], bad_lines(bad_apart)))
+        apart = _equal_found(others, options, found)
+        good += [*_equal_tables(apart, options.hours), _bad_table(others, options, found)]
+        equal |= apart
     if "promoted" in parts:
+        tasks = decisions_promise.promoted_tasks(options.runs)
+        promoted = list(_merged(tasks, found(tasks), lambda task: task.what).values())
         title = "4. An equal version is promoted: odds allowed 1.5 and nothing else, 30 requests a second, 20%"
         good.append(printed(title, ["family", "within", "promoted", "at least", ""], promoted_lines(promoted)))
     if "speed" in parts:
@@ -277,22 +276,46 @@ def _promise(parts: set[str], families: Sequence[Family], options: argparse.Name
     if "gross" in parts:
         title = "6. Gross failure, by the engine: looks after the warm-up until rollback, at 5%"
         good.append(printed(title, ["the candidate's", "median", "latest", "two looks"], gross_lines(20, options.seed)))
-    if watched:
+    if "watch" in parts:
+        tasks = decisions_promise.watch_tasks(max(options.runs // WATCHES, 10))
         title = f"7. A promoted version is taken back by a watch of {decisions_promise.HOURS:g} h with 5% held back"
         heading = ["family", "stays equal", "at most 5%", decisions_promise.TURNS_BAD]
-        good.append(printed(title, heading, watch_lines(watched)))
+        good.append(printed(title, heading, watch_lines(_merged(tasks, found(tasks), lambda task: task.family.name))))
     if "engine" in parts:
         title = "Whole releases by the engine beside the port, half an hour: the same end and look; or the engine waits longer"
         sample = [family for family in FAMILIES if family.name in SAMPLE]
         good.append(printed(title, ["family", "version", "same", "agree"], engine_lines(sample, 4, options.seed)))
-    if equal or apart:
-        beside_it = {**equal, **apart}
-        lines = [Line(cells=(name, *(str(hits.share(rule)) for rule in RIVALS))) for name, hits in beside_it.items()]
+    if equal:
+        lines = [Line(cells=(name, *(str(hits.share(rule)) for rule in RIVALS))) for name, hits in equal.items()]
         title = (
             "Beside it: an equal version rolled back within the first hour by our first rule and by the peers' formulas"
         )
         printed(title, ["family", *RIVALS], lines)
     return all(good)
+
+
+def _merged(tasks: Sequence[Task], found: Sequence[Found], key: Callable[[Task], Key]) -> dict[Key, Found]:
+    """What the tasks of each key found together."""
+    together: dict[Key, Found] = {}
+    for task, hits in zip(tasks, found, strict=True):
+        together.setdefault(key(task), Found()).merge(hits)
+    return together
+
+
+def _equal_found(
+    families: Sequence[Family], options: argparse.Namespace, found: Callable[[Sequence[Task]], list[Found]]
+) -> dict[str, Found]:
+    tasks = decisions_promise.equal_tasks(options.runs, options.hours, families)
+    return _merged(tasks, found(tasks), lambda task: task.family.name)
+
+
+def _bad_table(
+    families: Sequence[Family], options: argparse.Namespace, found: Callable[[Sequence[Task]], list[Found]]
+) -> bool:
+    """Simulate and print row 3; whether it is met."""
+    tasks = decisions_promise.bad_tasks(max(options.runs // 4, 10), families)
+    bad = _merged(tasks, found(tasks), lambda task: (task.family.name, task.what))
+    return printed(BAD_TITLE, ["family", *BAD, "at most 5%"], bad_lines(bad))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import decisions, decisions_engine, decisions_peers, decisions_plan, decisions_promise, decisions_watch
+from benchmarks import (
+    decisions,
+    decisions_engine,
+    decisions_peers,
+    decisions_plan,
+    decisions_promise,
+    decisions_results,
+    decisions_watch,
+)
 from benchmarks.decisions_blocks import ABOVE, BELOW, INSIDE, ManyBlocks
 from benchmarks.decisions_families import FAMILIES, LOOK, phase_shares
 from benchmarks.decisions_plan import RELEASE, LookCounts, Plan, simulate
 from benchmarks.decisions_promise import Found, Share
+from benchmarks.decisions_results import Results
 from mlflow_istio.core.analysis.blocks import CAPACITY, Blocks
 from mlflow_istio.core.analysis.latency import LatencyTest
 from mlflow_istio.core.analysis.rate_test import DIFFERENCE, ODDS, RateTest
@@ -201,8 +210,9 @@ def test_what_workers_find_adds_up():
     assert (found.share("x").hits, found.share("x").runs) == (2, 3)
 
 
-def test_the_command_prints_rows_with_errors_and_says_by_its_code_whether_they_are_met(capsys):
-    code = decisions.main(["--runs", "20", "--hours", "0.3", "--only", "20 s every 5 min", "--processes", "1"])
+def test_the_command_prints_rows_with_errors_and_says_by_its_code_whether_they_are_met(capsys, tmp_path):
+    arguments = ["--runs", "20", "--hours", "0.3", "--only", "20 s every 5 min", "--processes", "1"]
+    code = decisions.main([*arguments, "--file", str(tmp_path / "found.jsonl")])
     printed = capsys.readouterr().out
     for title in ("1. An equal version", "2. What is proven", "3. A version", "Beside it"):
         assert title in printed
@@ -211,6 +221,18 @@ def test_the_command_prints_rows_with_errors_and_says_by_its_code_whether_they_a
         assert len(rows) == 4
         assert all(re.search(r"±\d", row) for row in rows)
     assert code == ("NOT MET" in printed)
+
+
+def test_what_was_simulated_is_kept_for_the_same_seed_and_code(tmp_path, monkeypatch):
+    path, tasks = tmp_path / "found.jsonl", decisions_promise.equal_tasks(10, 0.1, [FAMILY["20 s every 5 min"]])
+    first = decisions.simulated(tasks, 7, 1, Results(path, 7))
+    with path.open("a") as file:
+        file.write('{"task": "[')  # the line at which a run died
+    monkeypatch.setattr(decisions_promise, "run", lambda task, seed: pytest.fail(f"{task} is simulated again"))
+    assert decisions.simulated(tasks, 7, 1, Results(path, 7)) == first
+    assert tasks[0] not in Results(path, 8)
+    monkeypatch.setattr(decisions_results, "sources_of", lambda kind: "other code")
+    assert tasks[0] not in Results(path, 7)
 
 
 @pytest.mark.parametrize(
@@ -237,5 +259,6 @@ def test_a_watch_takes_back_what_turns_bad_halfway_and_leaves_an_equal_version()
     assert [(task.what, task.runs) for task in tasks] == [("", 10), ("", 2), (decisions_promise.TURNS_BAD, 5)]
     counted = {"stays equal": 12, decisions_promise.TURNS_BAD: 5}
     found = Found(hits={"stays equal": 0, decisions_promise.TURNS_BAD: 5}, runs=counted)
-    (line,) = decisions.watch_lines({"x": found})
-    assert (line.cells[2], line.met) == ("met", True)
+    line, together = decisions.watch_lines({"x": found})
+    assert (line.cells[2], line.met) == ("", None)
+    assert (together.cells[0], together.cells[2], together.met) == ("all of them", "met", True)
