@@ -103,8 +103,8 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 
 def is_split(counts: Counter[str], shares: Mapping[str, int]) -> bool:
-    """Whether each count is inside the central 99.99% of its binomial distribution, and nobody else answered."""
+    """Whether each count is inside all but a millionth of its binomial distribution, and nobody else answered."""
     total = sum(counts.values())
-    bounds = {name: stats.binom.interval(0.9999, total, share / 100) for name, share in shares.items()}
+    bounds = {name: stats.binom.interval(1 - 1e-6, total, share / 100) for name, share in shares.items()}
     inside = all(low <= counts[name] <= high for name, (low, high) in bounds.items())
     return inside and set(counts) <= {name for name, share in shares.items() if share}

@@ -11,7 +11,7 @@ from mlflow_istio.adapters.local.mesh import LocalMesh
 
 
 class Load:
-    """Requests without pause until the end of the ``with`` block; ``failures`` holds what was not 200."""
+    """Requests almost without pause until the end of the ``with`` block; ``failures`` holds what was not 200."""
 
     def __init__(self, mesh: LocalMesh, endpoint: str, path: str = "/invocations", threads: int = 3) -> None:
         self.netloc = urlsplit(mesh.address(endpoint).url).netloc
@@ -38,7 +38,7 @@ class Load:
     def _work(self) -> None:
         connection = http.client.HTTPConnection(self.netloc, timeout=60)
         try:
-            while not self._over.is_set():
+            while not self._over.wait(0.005):
                 try:
                     connection.request("POST", self.path, body=b"{}")
                     answer = connection.getresponse()

@@ -36,6 +36,7 @@ from mlflow_istio.testing import InMemoryRegistry
 from mlflow_istio.wiring.connection import SystemClock
 from tests.contract.model_server import deployment, destination_rule, service
 from tests.e2e.mesh_calls import until
+from tests.support.callers import PAUSE
 from tests.support.endpoint_values import TEMPLATES, a_stamp
 
 pytestmark = pytest.mark.e2e
@@ -91,7 +92,7 @@ def load(mesh: LocalMesh, endpoint: str) -> Iterator[Counter[int]]:
 
     def work() -> None:
         with requests.Session() as session:
-            while not stop.is_set():
+            while not stop.wait(PAUSE):
                 seen[session.get(url, timeout=60).status_code] += 1
 
     thread = threading.Thread(target=work)

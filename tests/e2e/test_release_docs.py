@@ -39,7 +39,7 @@ def users(folder: Path) -> Iterator[None]:
         except requests.RequestException:
             time.sleep(0.2)
 
-    with calling(ask, workers=2, seconds=1100, pause=0.02):
+    with calling(ask, workers=2, seconds=1100):
         yield
 
 

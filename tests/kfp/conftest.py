@@ -40,8 +40,6 @@ QUICK: dict[str, Any] = {
     "analysis": [{"guard": "errors", "allowed": 0.03}],
 }
 """Options of a release that decides within seconds."""
-PAUSE = 0.02
-"""Seconds between a caller's requests: a release gets its hundreds in seconds, and the pipeline's processes get the machine."""
 
 
 @dataclass
@@ -169,5 +167,5 @@ def people(
         with lock:
             got.answers[(answer.headers.get(VERSION, "(nobody)"), answer.status_code)] += 1
 
-    with calling(ask, workers=workers, seconds=seconds, pause=PAUSE):
+    with calling(ask, workers=workers, seconds=seconds):
         yield got

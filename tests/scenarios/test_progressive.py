@@ -115,7 +115,7 @@ def users(place: Place, folder: Path, *, workers: int = 3, endpoint: str = ENDPO
         (folder / "counts.new").write_text(json.dumps(counts))
         (folder / "counts.new").rename(folder / "counts.json")
 
-    with calling(ask, workers=workers, seconds=1100), repeating(record, every=0.5, seconds=1100):
+    with calling(ask, workers=workers, seconds=1100, pause=0), repeating(record, every=0.5, seconds=1100):
         yield got
 
 

@@ -9,19 +9,23 @@ from contextlib import contextmanager
 
 import requests
 
+PAUSE = 0.02
+"""Seconds between two requests of a caller. Callers without a pause take both processors of a small machine, and whatever a test
+waits for, a server's start above all, waits with it."""
+
 Ask = Callable[[requests.Session, int], None]
 """Sends one request and notes what came of it; gets the caller's session and the request's number, from 1."""
 
 
 @contextmanager
-def calling(ask: Ask, *, workers: int, seconds: float, pause: float = 0.0) -> Iterator[None]:
+def calling(ask: Ask, *, workers: int, seconds: float, pause: float = PAUSE) -> Iterator[None]:
     """Callers who ask one after the other until the block ends.
 
     Args:
         ask: One request.
         workers: How many callers.
         seconds: When they stop at the latest, should the block hang.
-        pause: Seconds each waits between two requests. Without, they take all of the machine from what is tested.
+        pause: Seconds each waits between two requests; 0 for those whose requests take long by themselves.
     """
     numbers, stop = itertools.count(1), threading.Event()
 
