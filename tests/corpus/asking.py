@@ -15,7 +15,8 @@ from typing import Any
 from scipy import stats
 
 from tests.corpus.answers import LATE_TRIES, Reply, comparable, distinct, replica_of
-from tests.corpus.cases import DOMAIN, READY_HEADER, SUBSETS, Case, Request
+from tests.corpus.calling import Calls, seen_calls
+from tests.corpus.cases import DOMAIN, READY_HEADER, Case, Request, subsets_of
 from tests.corpus.sides import PIN_HEADER, PINS, Side
 from tests.testbed.client import wait_for
 from tests.testbed.errors import TestbedError
@@ -46,13 +47,15 @@ def _is_installed(side: Side, case: Case) -> bool:
 
 def wait_reachable(side: Side) -> None:
     """Wait until the proxy reaches the echo of every subset."""
-    for subset, replicas in SUBSETS.items():
-        if replicas:
-            wait_for(f"the proxy to reach subset {subset}", partial(_is_reachable, side, subset))
+    for protocol in side.protocols:
+        for subset, replicas in subsets_of(protocol).items():
+            if replicas:
+                reached = partial(_is_reachable, side, protocol, subset)
+                wait_for(f"the proxy to reach subset {subset} by {protocol}", reached)
 
 
-def _is_reachable(side: Side, subset: str) -> bool:
-    return _seen(side, subset, "nobody") is not None
+def _is_reachable(side: Side, protocol: str, subset: str) -> bool:
+    return _seen(side, protocol, subset, "nobody") is not None
 
 
 def ask(side: Side, case: Case, expected: Any = None) -> list[dict[str, Any]]:
@@ -93,8 +96,12 @@ def send(netloc: str, method: str, path: str, headers: Mapping[str, str], body: 
 def _ask(side: Side, case: Case, request: Request, known: Mapping[str, Any]) -> dict[str, Any]:
     identity = uuid.uuid4().hex
 
+    calls = Calls(side.netloc(case.name), case.hosts[0]) if request.call else None
+
     def once(number: int) -> Reply:
         headers = {"host": case.hosts[0], "x-corpus-id": f"{identity}-{number}", **request.headers}
+        if calls is not None:
+            return calls.send(request, headers)
         return send(side.netloc(case.name), request.method, request.path, headers, request.body)
 
     if request.eventually is not None:
@@ -118,7 +125,9 @@ def _ask(side: Side, case: Case, request: Request, known: Mapping[str, Any]) -> 
     if request.shares:
         _check_shares(request, replies)
     if request.copies:
-        result["copies"] = _copies(side, identity, known.get("copies"))
+        result["copies"] = _copies(side, case.protocol, identity, known.get("copies"))
+    if calls is not None:
+        calls.close()
     return result
 
 
@@ -130,13 +139,13 @@ def _check_shares(request: Request, replies: list[Reply]) -> None:
         assert low <= counts[subset] <= high, (subset, share, counts)
 
 
-def _copies(side: Side, identity: str, expected: Mapping[str, Any] | None) -> dict[str, Any]:
+def _copies(side: Side, protocol: str, identity: str, expected: Mapping[str, Any] | None) -> dict[str, Any]:
     """What reached each subset, copies included, once no more arrives."""
     deadline = time.monotonic() + _TIMEOUT
-    last, since = _arrived(side, identity), time.monotonic()
+    last, since = _arrived(side, protocol, identity), time.monotonic()
     while last != expected and time.monotonic() < deadline:
         time.sleep(0.05)
-        now = _arrived(side, identity)
+        now = _arrived(side, protocol, identity)
         if now != last:
             last, since = now, time.monotonic()
         elif expected is None and time.monotonic() - since > _STILL:
@@ -144,17 +153,19 @@ def _copies(side: Side, identity: str, expected: Mapping[str, Any] | None) -> di
     return last
 
 
-def _arrived(side: Side, identity: str) -> dict[str, Any]:
+def _arrived(side: Side, protocol: str, identity: str) -> dict[str, Any]:
     """For each subset that was reached: how often, and the different requests."""
     result = {}
-    for subset, replicas in SUBSETS.items():
-        found = _seen(side, subset, identity) if replicas == 1 else None
+    for subset, replicas in subsets_of(protocol).items():
+        found = _seen(side, protocol, subset, identity) if replicas == 1 else None
         if found:
             result[subset] = {"count": len(found), "requests": sorted(set(found))}
     return result
 
 
-def _seen(side: Side, subset: str, identity: str) -> list[str] | None:
-    headers = {"host": f"{PINS}.{DOMAIN}", PIN_HEADER: subset}
+def _seen(side: Side, protocol: str, subset: str, identity: str) -> list[str] | None:
+    headers = {"host": f"{PINS}.{DOMAIN}", PIN_HEADER: f"{protocol}-{subset}"}
+    if protocol == "grpc":
+        return seen_calls(side.netloc(PINS), headers, identity)
     reply = send(side.netloc(PINS), "GET", f"/__seen?{identity}", headers, "")
     return list(json.loads(reply.body)) if reply.status == 200 else None

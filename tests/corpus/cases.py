@@ -19,6 +19,11 @@ DOMAIN = "corpus.example"
 READY_HEADER = "x-corpus-ready"
 # Subsets of the model: a, b and c have one replica, pair has two, empty has none.
 SUBSETS = {"a": 1, "b": 1, "c": 1, "pair": 2, "empty": 0}
+# The model that speaks gRPC has three, of one replica each.
+GRPC_MODEL = "model-grpc"
+GRPC_SUBSETS = {"a": 1, "b": 1, "c": 1}
+APPS = {"http": "echo", "grpc": "echo-grpc"}
+_SOURCES = {"http": "echo.py", "grpc": "echo_grpc.py"}
 _CASE_KEYS = {
     *(
         "name",
@@ -33,6 +38,7 @@ _CASE_KEYS = {
         "requests",
         "local",
         "istiod",
+        "protocol",
     )
 }
 
@@ -53,6 +59,9 @@ class Request:
         eventually: Sent again until the answer has this status, which is all that is kept.
         replicas: Whether to count the replicas that answered.
         shares: Expected share of each subset that answers, in percent; checked within binomial bounds.
+        call: Service and method, such as ``/echo.Echo/Call``: a unary gRPC call whose metadata the headers are; all of a
+            request's calls are made on one connection.
+        deadline: Seconds after which a call's own caller gives up.
     """
 
     method: str = "GET"
@@ -66,6 +75,8 @@ class Request:
     copies: bool = False
     replicas: bool = False
     shares: Mapping[str, float] = field(default_factory=dict)
+    call: str = ""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +94,7 @@ class Case:
         requests: Sent in this order.
         local: ``same``, or how the local mesh refuses it: the path of the field, of a delegate's behind the end of its name.
         istiod: ``same``, or ``refused`` when istiod's validator takes no such object.
+        protocol: What its model speaks: ``http`` or ``grpc``.
     """
 
     family: str
@@ -95,11 +107,12 @@ class Case:
     requests: Sequence[Request]
     local: str
     istiod: str
+    protocol: str = "http"
 
     @property
     def service(self) -> str:
         """The Service it routes to."""
-        return self.name if self.rule is not None else MODEL
+        return self.name if self.rule is not None else model_of(self.protocol)
 
     @property
     def routes(self) -> bool:
@@ -141,35 +154,47 @@ def obj(kind: str, name: str, spec: Object) -> Object:
     return {"apiVersion": API_VERSIONS[kind], "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def service(name: str) -> Object:
+def model_of(protocol: str) -> str:
+    """The common Service of those that speak it."""
+    return GRPC_MODEL if protocol == "grpc" else MODEL
+
+
+def service(name: str, protocol: str = "http") -> Object:
     """A Service in front of all replicas."""
-    port = {"name": "http", "port": 80, "targetPort": 8080, "appProtocol": "http"}
-    return obj("Service", name, {"selector": {"app": "echo"}, "ports": [port]})
+    port = {"name": protocol, "port": 80, "targetPort": 8080, "appProtocol": protocol}
+    return obj("Service", name, {"selector": {"app": APPS[protocol]}, "ports": [port]})
 
 
-def common_rule() -> Object:
+def common_rule(protocol: str = "http") -> Object:
     """The DestinationRule of the common Service."""
-    return obj("DestinationRule", MODEL, {"host": MODEL, "subsets": _subsets(SUBSETS, {})})
+    name = model_of(protocol)
+    return obj("DestinationRule", name, {"host": name, "subsets": _subsets(subsets_of(protocol), {})})
 
 
-def deployments() -> Iterator[Object]:
+def subsets_of(protocol: str) -> Mapping[str, int]:
+    """The subsets of the common Service of those that speak it, with the replicas of each."""
+    return GRPC_SUBSETS if protocol == "grpc" else SUBSETS
+
+
+def deployments(protocol: str = "http") -> Iterator[Object]:
     """The echo servers, a Deployment for each subset that has replicas."""
-    source = (Path(__file__).parent / "echo.py").read_text(encoding="utf-8")
-    for subset, replicas in SUBSETS.items():
+    source = (Path(__file__).parent / _SOURCES[protocol]).read_text(encoding="utf-8")
+    probe: Object = {"grpc": {"port": 8080}} if protocol == "grpc" else {"httpGet": {"path": "/ping", "port": 8080}}
+    for subset, replicas in subsets_of(protocol).items():
         if not replicas:
             continue
-        labels = {"app": "echo", "version": subset}
+        labels = {"app": APPS[protocol], "version": subset}
         container = {
             "name": "echo",
             "image": "any",
             "command": ["python", "-c", source],
             "env": [{"name": "SUBSET", "value": subset}],
             "ports": [{"name": "http", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/ping", "port": 8080}, "periodSeconds": 30},
+            "readinessProbe": {**probe, "periodSeconds": 30},
         }
         yield obj(
             "Deployment",
-            f"echo-{subset}",
+            f"{APPS[protocol]}-{subset}",
             {
                 "replicas": replicas,
                 "selector": {"matchLabels": labels},
@@ -211,7 +236,8 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
             **({"trafficPolicy": entry["policy"]} if "policy" in entry else {}),
             **entry.get("rule", {}),
         }
-    target = MODEL if rule is None else name
+    protocol = entry.get("protocol", "http")
+    target = model_of(protocol) if rule is None else name
     return Case(
         family=family,
         name=name,
@@ -226,6 +252,7 @@ def _case(family: str, entry: Mapping[str, Any]) -> Case:
         requests=[Request(**request) for request in entry.get("requests", ())],
         local=entry.get("local", "same"),
         istiod=entry.get("istiod", "same"),
+        protocol=protocol,
     )
 
 

@@ -14,18 +14,24 @@ from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import MlflowIstioError
 from tests.contract.model_server import with_spec
-from tests.corpus.cases import DOMAIN, MODEL, SUBSETS, Case, common_rule, deployments, obj, service
+from tests.corpus.cases import DOMAIN, Case, common_rule, deployments, model_of, obj, service, subsets_of
 from tests.testbed.client import Testbed, wait_for
 
 ISTIO = ("networking.istio.io", "v1")
 PIN_HEADER = "x-corpus-pin"
 PINS = "corpus-pins"
 _AT_ONCE = 8
-_REPLICAS = sum(SUBSETS.values())
+PROTOCOLS = ("http", "grpc")
+_REPLICAS = sum(sum(subsets_of(protocol).values()) for protocol in PROTOCOLS)
 
 
 class Side(Protocol):
     """Where cases are installed and asked."""
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """What its models speak."""
+        ...
 
     def install(self, case: Case) -> str:
         """Install a case's objects; why it was refused, or empty."""
@@ -40,39 +46,42 @@ class Side(Protocol):
         ...
 
 
-def pins() -> Object:
+def pins(protocols: Sequence[str] = PROTOCOLS) -> Object:
     """A VirtualService that reaches the echo of one subset by a header, to ask what it has seen."""
     http = [
         {
-            "match": [{"headers": {PIN_HEADER: {"exact": subset}}}],
-            "route": [{"destination": {"host": MODEL, "subset": subset}}],
+            "match": [{"headers": {PIN_HEADER: {"exact": f"{protocol}-{subset}"}}}],
+            "route": [{"destination": {"host": model_of(protocol), "subset": subset}}],
         }
-        for subset, replicas in SUBSETS.items()
+        for protocol in protocols
+        for subset, replicas in subsets_of(protocol).items()
         if replicas
     ]
     return obj("VirtualService", PINS, {"hosts": [f"{PINS}.{DOMAIN}"], "http": http})
 
 
 class LocalSide:
-    """The local mesh."""
+    """The local mesh, with the models that speak what its cases do."""
 
-    def __init__(self, mesh: LocalMesh) -> None:
+    def __init__(self, mesh: LocalMesh, protocols: Sequence[str]) -> None:
         self._mesh = mesh
-        made = list(deployments())
+        self.protocols = tuple(protocols)
+        made = [deployment for protocol in protocols for deployment in deployments(protocol)]
         for deployment in made:
             mesh.apply(deployment)
         for deployment in made:
             mesh.wait_ready(deployment["metadata"]["name"], 60)
-        mesh.apply(service(MODEL))
-        mesh.apply(common_rule())
-        mesh.apply(pins())
+        for protocol in protocols:
+            mesh.apply(service(model_of(protocol), protocol))
+            mesh.apply(common_rule(protocol))
+        mesh.apply(pins(protocols))
 
     def install(self, case: Case) -> str:
         """See ``Side``."""
         rule = case.destination_rule()
         try:
             if rule is not None:
-                self._mesh.apply(service(case.name))
+                self._mesh.apply(service(case.name, case.protocol))
                 self._mesh.apply(rule)
             if not case.routes:
                 return ""
@@ -102,11 +111,14 @@ class ControlPlaneSide:
         self._namespace = namespace
         self._gateway = os.environ["MLFLOW_ISTIO_GATEWAY"]
         apps = client.AppsV1Api(api)
-        for deployment in deployments():
-            apps.create_namespaced_deployment(namespace, deployment)
-        self._core.create_namespaced_service(namespace, service(MODEL))
+        self.protocols = PROTOCOLS
+        for protocol in PROTOCOLS:
+            for deployment in deployments(protocol):
+                apps.create_namespaced_deployment(namespace, deployment)
+            self._core.create_namespaced_service(namespace, service(model_of(protocol), protocol))
         wait_for("all echo pods to be ready", lambda: self._ready_pods() == _REPLICAS, 120)
-        self._create("destinationrules", common_rule())
+        for protocol in PROTOCOLS:
+            self._create("destinationrules", common_rule(protocol))
         own = pins()
         self._create("virtualservices", {**own, "spec": {**own["spec"], "gateways": [self._gateway]}})
 
@@ -115,7 +127,7 @@ class ControlPlaneSide:
         rule = case.destination_rule()
         try:
             if rule is not None:
-                self._core.create_namespaced_service(self._namespace, service(case.name))
+                self._core.create_namespaced_service(self._namespace, service(case.name, case.protocol))
                 self._create("destinationrules", rule)
             if not case.routes:
                 return ""
@@ -141,7 +153,7 @@ class ControlPlaneSide:
         self._custom.create_namespaced_custom_object(*ISTIO, self._namespace, plural, body, **options)
 
     def _ready_pods(self) -> int:
-        pods = self._core.list_namespaced_pod(self._namespace, label_selector="app=echo").items
+        pods = self._core.list_namespaced_pod(self._namespace, label_selector="app in (echo,echo-grpc)").items
         return sum(
             any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ()) for pod in pods
         )

@@ -31,7 +31,9 @@ class LocalMeshes:
             mesh = LocalMesh(self._home, family, pause=0.1)
             cases = [case for case in CASES if case.family == family]
             try:
-                self._found[family] = ask_all(LocalSide(mesh), cases, install_at_once=1)
+                self._found[family] = ask_all(
+                    LocalSide(mesh, sorted({case.protocol for case in cases})), cases, install_at_once=1
+                )
             finally:
                 mesh.down(purge=True)
         return self._found[family]

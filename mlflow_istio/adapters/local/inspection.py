@@ -13,6 +13,7 @@ from mlflow_istio.adapters.local.processes import ENVOY, SUPERVISOR, Supervisor,
 from mlflow_istio.adapters.local.replicas import DRAINING, SERVING, Replica, is_current
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.adapters.local.workloads import workload
+from mlflow_istio.calls.grpc_health import serving
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import NotFound
 
@@ -188,6 +189,8 @@ def _is_ready(replica: Replica, supervisor: Supervisor) -> bool:
         return False
     if replica.readiness is None:
         return True
+    if replica.readiness.service is not None:
+        return serving(f"127.0.0.1:{replica.port}", replica.readiness.service, timeout=replica.readiness.timeout)
     connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=replica.readiness.timeout)
     try:
         connection.request("GET", replica.readiness.path)

@@ -2,7 +2,7 @@
 
 Accepted, and carried out: ``replicas``, ``selector.matchLabels``, the template's labels and annotations, one container
 with ``name``, ``command``, ``args``, ``env`` (plain values; ``$(NAME)`` refers to earlier ones as in Kubernetes), one
-``ports`` entry, ``readinessProbe`` (``httpGet`` and its timings), ``lifecycle.preStop.sleep`` (how long a replica
+``ports`` entry, ``readinessProbe`` (``httpGet`` or ``grpc``, and its timings), ``lifecycle.preStop.sleep`` (how long a replica
 that no longer gets requests waits before it is stopped) and ``terminationGracePeriodSeconds``.
 
 Accepted, and without effect on one machine: ``image``, ``imagePullPolicy``, ``resources``, ``startupProbe`` and
@@ -19,11 +19,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_istio.adapters.local.supported_fields import Field, read
-from mlflow_istio.core.basics.stored import form
+from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.errors import InvalidInput
 
 REVISION_LENGTH = 10
@@ -36,10 +36,11 @@ _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 @form(closed=True)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
-    """How a replica shows that it is ready: a GET answered with 200 to 399.
+    """How a replica shows that it is ready: a GET answered with 200 to 399, or SERVING by grpc.health.v1.
 
     Attributes:
-        path: Path asked.
+        path: Path asked; empty where the health of a service is.
+        service: The service whose health is asked, empty: the whole server's; None where a path is asked.
         period: Seconds between two checks.
         timeout: Seconds until a check without an answer has failed.
         failures: Failed checks in a row after which a ready replica is unready.
@@ -47,6 +48,7 @@ class Readiness:
     """
 
     path: str
+    service: str | None = field(default=None, metadata=stored(sparse=True))
     period: int = 10
     timeout: int = 1
     failures: int = 3
@@ -204,30 +206,46 @@ def _environment(field: Field) -> tuple[tuple[str, str], ...]:
 def _readiness(field: Field, ports: tuple[int | str, ...]) -> Readiness | None:
     if not field:
         return None
-    members = field.members(
-        *("httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold", "initialDelaySeconds")
-    )
-    get = members["httpGet"].members("path", "port", "scheme")
-    if not members["httpGet"]:
-        raise field.unsupported("use httpGet")
-    if get["scheme"] and get["scheme"].text() != "HTTP":
-        raise get["scheme"].unsupported("use HTTP")
-    if ports and get["port"].value not in ports:
-        raise get["port"].unsupported(f"a replica has one port, {ports[0]}")
-    path = get["path"].text() if get["path"] else "/"
-    if not path.startswith("/"):
-        raise get["path"].invalid("must start with '/'")
+    timings = ("periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold", "initialDelaySeconds")
+    members = field.members("httpGet", "grpc", *timings)
+    if bool(members["httpGet"]) == bool(members["grpc"]):
+        raise field.unsupported("use httpGet or grpc")
+    service = _health_service(members["grpc"], ports) if members["grpc"] else None
 
     def number(key: str, default: int) -> int:
         return members[key].integer(low=1, high=3600) if members[key] else default
 
     return Readiness(
-        path=path,
+        path=_path(members["httpGet"], ports) if members["httpGet"] else "",
+        service=service,
         period=number("periodSeconds", 10),
         timeout=number("timeoutSeconds", 1),
         failures=number("failureThreshold", 3),
         successes=number("successThreshold", 1),
     )
+
+
+def _path(field: Field, ports: tuple[int | str, ...]) -> str:
+    get = field.members("path", "port", "scheme")
+    if get["scheme"] and get["scheme"].text() != "HTTP":
+        raise get["scheme"].unsupported("use HTTP")
+    _check_port(get["port"], ports)
+    path = get["path"].text() if get["path"] else "/"
+    if not path.startswith("/"):
+        raise get["path"].invalid("must start with '/'")
+    return path
+
+
+def _health_service(field: Field, ports: tuple[int | str, ...]) -> str:
+    grpc = field.members("port", "service")
+    grpc["port"].integer(low=1, high=65535)  # Kubernetes takes no name of a port here
+    _check_port(grpc["port"], ports)
+    return grpc["service"].text() if grpc["service"] else ""
+
+
+def _check_port(port: Field, ports: tuple[int | str, ...]) -> None:
+    if ports and port.value not in ports:
+        raise port.unsupported(f"a replica has one port, {ports[0]}")
 
 
 def _pause(lifecycle: Field) -> float | None:

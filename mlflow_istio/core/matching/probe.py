@@ -7,13 +7,15 @@ of a virtual host swap as one in Envoy, so a proxy that answers with the id has 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 PROBE_HEADER = "x-mlflow-istio-probe"
 PIN_HEADER = "x-mlflow-deployment"
 """Of a request: which deployment is to answer; of an answer: which one did."""
 VERSION_HEADER = "x-mlflow-model-version"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+"""The method by which a gRPC server says whether it is ready."""
 
 _HEADER_SAFE = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}~"
 
@@ -53,13 +55,14 @@ class Listeners:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """One GET request and the answer that proves something.
+    """One request and the answer that proves something.
 
     Attributes:
         virtual_service: The VirtualService whose proxies are asked, at its hosts.
         path: Path, with the query if there is one.
         headers: Request headers.
         method: HTTP method.
+        service: The service whose health is asked over gRPC, at the path's method; empty: the whole server's. None: over HTTP.
         any_answer: Whether any status below 500 will do: an adopted route may lead to no path that answers a bare request with 200.
         expected_body: The body (stripped) that proves it, if the body does.
         expected_headers: Response headers that must all be there, names in lower case.
@@ -72,6 +75,7 @@ class Probe:
     path: str
     headers: Mapping[str, str]
     method: str = "GET"
+    service: str | None = None
     any_answer: bool = False
     expected_body: str | None = None
     expected_headers: Mapping[str, str] = field(default_factory=dict)
@@ -132,3 +136,15 @@ def pin_probe(virtual_service: str, deployment: str, model_version: str, path: s
         expected_headers={VERSION_HEADER: header_text(model_version)},
         purpose=f"pinned route to deployment '{deployment}'",
     )
+
+
+def health_probe(virtual_service: str, deployment: str, model_version: str, service: str) -> Probe:
+    """The same for a deployment that speaks gRPC: its health is asked through its pinned route.
+
+    Args:
+        virtual_service: The endpoint.
+        deployment: The deployment.
+        model_version: ``MODEL/VERSION``.
+        service: The service whose health is asked; empty: the whole server's.
+    """
+    return replace(pin_probe(virtual_service, deployment, model_version, HEALTH_CHECK), method="POST", service=service)

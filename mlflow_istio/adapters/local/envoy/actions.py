@@ -6,6 +6,8 @@ from http import HTTPStatus
 
 from mlflow_istio.adapters.local.envoy.types import FAULT, PREVIOUS_HOSTS, Config, filled, percentage
 from mlflow_istio.adapters.local.supported_fields import Field
+from mlflow_istio.core.basics.grpc_status import GRPC_CODES
+from mlflow_istio.core.basics.names import nearest
 
 DIRECT_BODY_LIMIT = 1024 * 1024
 _REDIRECTS = {
@@ -132,10 +134,21 @@ def fault(field: Field) -> Config:
         delay = members["delay"].members("fixedDelay", "percentage")
         result["delay"] = {"fixed_delay": delay["fixedDelay"].duration(), "percentage": _share(delay["percentage"])}
     if members["abort"]:
-        abort = members["abort"].members("httpStatus", "percentage")
-        status = abort["httpStatus"].integer(low=200, high=599)
-        result["abort"] = {"http_status": status, "percentage": _share(abort["percentage"])}
+        abort = members["abort"].members("httpStatus", "grpcStatus", "percentage")
+        if bool(abort["httpStatus"]) and bool(abort["grpcStatus"]):
+            raise members["abort"].invalid("must have one of httpStatus and grpcStatus")
+        if abort["grpcStatus"]:
+            answer = {"grpc_status": _grpc_code(abort["grpcStatus"])}
+        else:
+            answer = {"http_status": abort["httpStatus"].integer(low=200, high=599)}
+        result["abort"] = {**answer, "percentage": _share(abort["percentage"])}
     return result
+
+
+def _grpc_code(field: Field) -> int:
+    if field.text() not in GRPC_CODES:
+        raise field.invalid(f"is no status of gRPC: {nearest(field.text(), GRPC_CODES)}")
+    return GRPC_CODES[field.text()]
 
 
 def _share(field: Field) -> Config:

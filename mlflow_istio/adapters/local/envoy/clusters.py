@@ -28,6 +28,8 @@ from mlflow_istio.core.basics.objects import labels_of, oldest_first
 from mlflow_istio.errors import StateConflict, Unsupported
 
 CONTENT_KEY = "mlflow-istio"
+HTTP, GRPC = "http", "grpc"
+"""What a Service's port speaks, in Kubernetes' words for ``appProtocol``."""
 _UNLIMITED = 2**32 - 1
 _CONNECT_TIMEOUT = "10s"
 _UNHEALTHY_INTERVAL = "0.25s"
@@ -35,6 +37,11 @@ _UNHEALTHY_INTERVAL = "0.25s"
 _IDLE_TIMEOUT = "3s"
 _EXTERNAL = "ExternalName"
 _THIS_MACHINE = ("localhost", "127.0.0.1")
+# Envoy's default of streams on one connection has changed; istiod's has not.
+_SPOKEN: Mapping[str, Config] = {
+    HTTP: {"http_protocol_options": {}},
+    GRPC: {"http2_protocol_options": {"max_concurrent_streams": 2**30}},
+}
 _POLICIES = ("connectionPool", "outlierDetection", "loadBalancer", "tls")
 
 
@@ -82,29 +89,35 @@ def clusters(
         selector = _selector(service)
         chosen_by = [endpoint for endpoint in endpoints if selector and selector.items() <= endpoint.labels.items()]
         whole, subsets = _rule(rules[host]) if host in rules else (_policies(_absent(service)), {})
-        for port in service_ports(service):
+        for port, protocol in _protocols(service).items():
             behind = [_users_process(service, port)] if _is_external(service) else chosen_by
-            result.append(_cluster(cluster_name(host, port), whole, behind))
+            _check_health(host, protocol, behind)
+            result.append(_cluster(cluster_name(host, port), whole, behind, protocol))
             for name, subset in subsets.items():
                 chosen = [endpoint for endpoint in behind if subset.labels.items() <= endpoint.labels.items()]
-                result.append(_cluster(cluster_name(host, port, name), subset.policy, chosen))
+                result.append(_cluster(cluster_name(host, port, name), subset.policy, chosen, protocol))
     return sorted(result, key=lambda cluster: str(cluster["name"]))
 
 
 def service_ports(service: Mapping[str, Any]) -> tuple[int, ...]:
     """The ports of a Service, the Service checked."""
+    return tuple(_protocols(service))
+
+
+def _protocols(service: Mapping[str, Any]) -> dict[int, str]:
+    """The ports of a Service and what is spoken at each, the Service checked."""
     spec = read(service).member("spec").members("selector", "ports", "type", "externalName")
     if spec["type"] and spec["type"].text() not in ("ClusterIP", _EXTERNAL):
         raise spec["type"].unsupported(f"use ClusterIP, or {_EXTERNAL} for a process of yours on this machine")
     _check_external(service, spec)
+    found: dict[int, str] = {}
     numbers, targets = [], set()
     for port in spec["ports"].each():
         members = port.members("name", "port", "targetPort", "appProtocol", "protocol")
         if members["protocol"] and members["protocol"].text() != "TCP":
             raise members["protocol"].unsupported("use TCP")
-        if members["appProtocol"] and members["appProtocol"].text() != "http":
-            raise members["appProtocol"].unsupported("use http")
         numbers.append(members["port"].integer(low=1, high=65535))
+        found[numbers[-1]] = _protocol(members["name"], members["appProtocol"])
         if _is_external(service) and members["targetPort"].value not in (None, numbers[-1]):
             raise members["targetPort"].invalid(
                 f"has no effect with type {_EXTERNAL}: port is what is asked, as in Istio"
@@ -114,7 +127,26 @@ def service_ports(service: Mapping[str, Any]) -> tuple[int, ...]:
             raise members["targetPort"].unsupported("a replica has one port")
     if not numbers:
         raise spec["ports"].invalid("must have a port")
-    return tuple(numbers)
+    return found
+
+
+def _protocol(name: Field, said: Field) -> str:
+    """What a port speaks, as Istio finds it out: by ``appProtocol``, else by the start of its name."""
+    if said and said.text() not in (HTTP, GRPC):
+        raise said.unsupported(f"use {HTTP} or {GRPC}")
+    if said:
+        return said.text()
+    return GRPC if name and name.text().partition("-")[0].lower() == GRPC else HTTP
+
+
+def _check_health(host: str, protocol: str, endpoints: Sequence[Endpoint]) -> None:
+    """Envoy asks for health by gRPC only where it speaks HTTP/2, and would refuse the whole configuration."""
+    for endpoint in endpoints:
+        if protocol != GRPC and endpoint.readiness is not None and endpoint.readiness.service is not None:
+            raise Unsupported(
+                f"Deployment {endpoint.deployment}: spec.template.spec.containers[0].readinessProbe.grpc can't be carried out by "
+                f"the local mesh: the port of Service {host} is HTTP, so say appProtocol: {GRPC} there"
+            )
 
 
 def rule_host(destination_rule: Mapping[str, Any]) -> str:
@@ -198,7 +230,7 @@ def _absent(service: Mapping[str, Any]) -> Field:
     return read(service).member("trafficPolicy")
 
 
-def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoint]) -> Config:
+def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoint], protocol: str) -> Config:
     readiness = _common_readiness(endpoints)
     hosts = []
     for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.port):
@@ -210,7 +242,7 @@ def _cluster(name: str, policy: Mapping[str, Field], endpoints: Sequence[Endpoin
         "@type": CLUSTER,
         "name": name,
         "type": "STATIC",
-        **_settings(policy),
+        **_settings(policy, protocol),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}] if hosts else []},
     }
     if readiness is not None:
@@ -226,6 +258,16 @@ def _common_readiness(endpoints: Sequence[Endpoint]) -> Readiness | None:
         return None
     first, common = checked[0]
     for deployment, readiness in checked:
+        if (readiness.service is None) != (common.service is None):
+            raise Unsupported(
+                f"Deployment {deployment}: spec.template.spec.containers[0].readinessProbe can't be carried out by the local "
+                f"mesh: Deployment {first} behind the same Service is asked by {_asked_by(common)}, so use that"
+            )
+        if (readiness.path, readiness.service) != (common.path, common.service) and common.service is not None:
+            raise Unsupported(
+                f"Deployment {deployment}: spec.template.spec.containers[0].readinessProbe.grpc.service can't be carried out by "
+                f"the local mesh: Deployment {first} behind the same Service has {common.service!r}, so use that"
+            )
         if readiness.path != common.path:
             raise Unsupported(
                 f"Deployment {deployment}: spec.template.spec.containers[0].readinessProbe.httpGet.path "
@@ -235,6 +277,7 @@ def _common_readiness(endpoints: Sequence[Endpoint]) -> Readiness | None:
     checks = [readiness for _, readiness in checked]
     return Readiness(
         path=common.path,
+        service=common.service,
         period=min(check.period for check in checks),
         timeout=max(check.timeout for check in checks),
         failures=max(check.failures for check in checks),
@@ -242,8 +285,21 @@ def _common_readiness(endpoints: Sequence[Endpoint]) -> Readiness | None:
     )
 
 
+def _asked_by(readiness: Readiness) -> str:
+    return "httpGet" if readiness.service is None else "grpc"
+
+
 def _health_check(readiness: Readiness) -> Config:
     period = f"{readiness.period}s"
+    how: Config = {
+        "http_health_check": {
+            "host": "127.0.0.1",
+            "path": readiness.path,
+            "expected_statuses": [{"start": 200, "end": 400}],
+        }
+    }
+    if readiness.service is not None:
+        how = {"grpc_health_check": filled({"service_name": readiness.service})}
     return {
         "timeout": f"{readiness.timeout}s",
         "interval": period,
@@ -253,15 +309,11 @@ def _health_check(readiness: Readiness) -> Config:
         "unhealthy_interval": _UNHEALTHY_INTERVAL,
         "unhealthy_threshold": readiness.failures,
         "healthy_threshold": readiness.successes,
-        "http_health_check": {
-            "host": "127.0.0.1",
-            "path": readiness.path,
-            "expected_statuses": [{"start": 200, "end": 400}],
-        },
+        **how,
     }
 
 
-def _settings(policy: Mapping[str, Field]) -> Config:
+def _settings(policy: Mapping[str, Field], protocol: str = HTTP) -> Config:
     """The members of a cluster that a traffic policy decides, with istiod's defaults."""
     if policy["tls"] and policy["tls"].members("mode")["mode"].text() != "DISABLE":
         raise policy["tls"].member("mode").unsupported("replicas on this machine speak plain HTTP")
@@ -295,7 +347,7 @@ def _settings(policy: Mapping[str, Field]) -> Config:
             "typed_extension_protocol_options": {
                 UPSTREAM_HTTP_KEY: {
                     "@type": UPSTREAM_HTTP,
-                    "explicit_http_config": {"http_protocol_options": {}},
+                    "explicit_http_config": _SPOKEN[protocol],
                     "common_http_protocol_options": filled(connection),
                 }
             },

@@ -118,7 +118,9 @@ def _check_delegating(members: Mapping[str, Field]) -> None:
 def _forwarded(members: Mapping[str, Field], service_ports: Mapping[str, tuple[int, ...]], hashes: Hashes) -> Config:
     """A route to destinations: its action, header changes and fault."""
     changes = header_changes(members["headers"])
-    action: Config = {"timeout": members["timeout"].duration() if members["timeout"] else "0s"}
+    timeout = members["timeout"].duration() if members["timeout"] else "0s"
+    # A gRPC caller's own deadline holds, up to the timeout, as istiod has it (``setTimeout``).
+    action: Config = {"timeout": timeout, "max_grpc_timeout": timeout}
     authority = changes.authority
     if members["rewrite"]:
         path, rewritten = actions.rewrite(members["rewrite"])

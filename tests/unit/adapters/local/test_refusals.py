@@ -109,7 +109,7 @@ def test_the_objects_of_these_tables_are_right_without_the_bad_field(kind: str) 
         ("Service", "spec.type", "LoadBalancer"),
         ("Service", "spec.clusterIP", "None"),
         ("Service", "spec.sessionAffinity", "ClientIP"),
-        ("Service", "spec.ports[0].appProtocol", "grpc"),
+        ("Service", "spec.ports[0].appProtocol", "tcp"),
         ("Service", "spec.ports[0].protocol", "UDP"),
         ("Service", "spec.ports[0].nodePort", 30000),
         ("Deployment", "metadata.namespace", "prod"),
