@@ -6,6 +6,9 @@ one count for each subset's cluster: **pinned and mirrored requests, and those t
 tells them apart, which is why pins ask for a key at a gateway; requests of the probe route never are, since Envoy answers them
 itself. Neither are requests that found no cluster, or that a fault ended before a version was asked.
 
+Calls over gRPC are counted by their status, on the local mesh; an Envoy that istiod configures has HTTP's 200 of each, so that
+nobody can be judged by it: Istio's series in Prometheus have the status.
+
 Envoy doubles its counters for internal and external callers and for retries; those are left out. A retried request counts
 once, with the answer the caller got. One whose caller went away before the answer isn't counted by Envoy at all.
 """
@@ -16,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlflow_istio.adapters.envoy.statistics import process_of, read_statistics
+from mlflow_istio.adapters.envoy.statistics import CALLS, call_of, process_of, read_statistics
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.errors import MetricsError
@@ -27,7 +30,8 @@ _TREES = ("split", "arm")
 
 _ANY = ""
 _SAMPLE = re.compile(
-    r"envoy_cluster_(?P<middle>\w*?)upstream_rq(?:_(?P<what>xx|time_bucket))?\{(?P<labels>[^}]*)\} (?P<value>\S+)"
+    rf"(?:(?P<calls>{CALLS})|envoy_cluster_(?P<middle>\w*?)upstream_rq(?:_(?P<what>xx|time_bucket))?)"
+    r"\{(?P<labels>[^}]*)\} (?P<value>\S+)"
 )
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _CLUSTER = re.compile(r"outbound\|\d+\|(?P<subset>[^|]+)\|(?P<host>[^|;]+);?")
@@ -71,15 +75,16 @@ def read_samples(text: str) -> list[EnvoySample]:
             continue
         labels: dict[str, str] = dict(_LABEL.findall(match["labels"]))
         cluster = _CLUSTER.fullmatch(labels.get("envoy_cluster_name", labels.get("cluster_name", "")))
-        place = _place(match["middle"])
-        if cluster is None or place is None:
+        is_time = match["what"] == "time_bucket"
+        answers = labels.get("envoy_response_code_class", labels.get("response_code_class", "")).removesuffix("xx")
+        place = None if match["calls"] else _place(match["middle"], is_time=is_time)
+        call = call_of(labels) if match["calls"] else None
+        if call is not None:
+            place, answers = (call[0], None), call[1]
+        if cluster is None or place is None or not (is_time or answers):
             continue
         tree, namespace = place
         host, _, rest = cluster["host"].partition(".")
-        is_time = match["what"] == "time_bucket"
-        answers = labels.get("envoy_response_code_class", labels.get("response_code_class", "")).removesuffix("xx")
-        if not is_time and not answers:
-            continue
         found.append(
             EnvoySample(
                 tree=tree,
@@ -94,13 +99,18 @@ def read_samples(text: str) -> list[EnvoySample]:
     return found
 
 
-def _place(middle: str) -> tuple[str, str | None] | None:
-    """Tree and namespace in the middle of a metric's name; None for a double that must not be counted."""
+def _place(middle: str, *, is_time: bool) -> tuple[str, str | None] | None:
+    """Tree and namespace in the middle of a metric's name; None for a double that must not be counted.
+
+    Of the trees of calls over gRPC the histograms alone are read: how a call ended stands elsewhere.
+    """
     if middle == "":
         return _ANY, None
     if middle.endswith("_svc_cluster_local__"):
         return _ANY, middle.removesuffix("_svc_cluster_local__")
     tree = middle.removesuffix("_")
+    if is_time:
+        tree = tree.removesuffix("_calls")
     return (tree, None) if tree in _TREES else None
 
 
@@ -177,6 +187,8 @@ class EnvoyMetrics:
 
     def _text(self, admin: str, endpoint: str) -> str:
         pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time|total)"
+        if self._trees != (_ANY,):
+            pattern += rf"|^mlflow_istio\.calls.*\|{re.escape(endpoint)}"
         return read_statistics(admin, pattern, name=self.name, timeout=self._timeout)
 
 

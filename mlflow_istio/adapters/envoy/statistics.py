@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -10,7 +12,12 @@ import requests
 
 from mlflow_istio.calls import unix_sockets
 from mlflow_istio.calls.loopback import proxies_for
+from mlflow_istio.core.basics.grpc_status import class_of_status
 from mlflow_istio.errors import ClusterError, MetricsError
+
+CALLS = "envoy_mlflow_istio_calls"
+"""The local mesh's counter of calls over gRPC, by cluster, route, status and what the proxy says of its end."""
+_LIVE_ROUTE = re.compile(r"mlflow-istio\.[^.]+\.(?:fault\.)?(?P<part>split|arm|expire)(\..*)?")
 
 
 def read_statistics(admin: str, pattern: str, *, name: str, timeout: float) -> str:
@@ -46,3 +53,15 @@ def read_statistics(admin: str, pattern: str, *, name: str, timeout: float) -> s
 def process_of(admin: str) -> str:
     """What tells one Envoy's counters from another's; the local mesh has one."""
     return urlsplit(admin).netloc or "envoy"
+
+
+def call_of(labels: Mapping[str, str]) -> tuple[str, str] | None:
+    """Tree and class of answers of a counter of calls over gRPC (``adapters.local.envoy.stats``); None: it isn't evidence.
+
+    Only routes of live traffic are; not a call that a fault ended, nor one whose caller went away before its end.
+    """
+    route = _LIVE_ROUTE.fullmatch(labels.get("route", ""))
+    answers = class_of_status(labels.get("grpc_status", ""))
+    if route is None or not answers or "FI" in labels.get("flags", "").split(","):
+        return None
+    return ("arm" if route["part"] == "arm" else "split"), answers

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlflow_istio.adapters.envoy.statistics import CALLS, call_of
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.basics.grpc_status import class_of_status
 
 _SECOND = 1000.0
 
@@ -63,6 +65,8 @@ def istio_families(
 
     def requests(labels: Mapping[str, str]) -> Mapping[str, bool]:
         code = labels.get("response_code", "")
+        if code == "200" and (called := class_of_status(labels.get("grpc_response_status", ""))):
+            code = called  # a call over gRPC, whose status stands in its trailers
         return {REQUESTS: True, ERRORS: code == "0" or code[:1] in tuple(errors)}
 
     return (
@@ -70,7 +74,7 @@ def istio_families(
             selector=f"istio_requests_total{{{matchers}}}",
             deployment=deployment,
             counters=requests,
-            told_by=(label, "response_code"),
+            told_by=(label, "response_code", "grpc_response_status"),
         ),
         Family(
             selector=f"istio_request_duration_milliseconds_bucket{{{matchers}}}",
@@ -96,11 +100,20 @@ def envoy_families(
         assigned = labels["__name__"].startswith("envoy_cluster_split_")
         return {REQUESTS: True, ERRORS: failed, **({ASSIGNMENTS: True} if assigned else {})}
 
+    def calls(labels: Mapping[str, str]) -> Mapping[str, bool]:
+        call = call_of(labels)
+        if call is None or call[0] not in ("split", "arm")[: 1 + chosen]:
+            return {}
+        return {REQUESTS: True, ERRORS: call[1] in tuple(errors), **({ASSIGNMENTS: True} if call[0] == "split" else {})}
+
     # Both in one question each, so that they are of one moment.
-    name = f'__name__=~"envoy_cluster_({"split|arm" if chosen else "split"})_upstream_rq_'
+    trees = "split|arm" if chosen else "split"
+    name = f'__name__=~"envoy_cluster_({trees})_upstream_rq_xx"'
+    times = f'__name__=~"envoy_cluster_({trees})(_calls)?_upstream_rq_time_bucket"'
     return (
-        Family(selector=f'{{{name}xx",{matchers}}}', deployment=deployment, counters=counters),
-        Family(selector=f'{{{name}time_bucket",{matchers}}}', deployment=deployment, counters=_bucket),
+        Family(selector=f"{{{name},{matchers}}}", deployment=deployment, counters=counters),
+        Family(selector=f"{CALLS}{{{matchers}}}", deployment=deployment, counters=calls),
+        Family(selector=f"{{{times},{matchers}}}", deployment=deployment, counters=_bucket),
     )
 
 

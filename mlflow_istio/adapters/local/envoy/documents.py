@@ -215,6 +215,7 @@ def _connection_manager(name: str) -> Config:
         "normalize_path": True,
         "use_remote_address": False,
         "stream_idle_timeout": "0s",
+        "access_log": [stats.calls_log()],
         "http_filters": [
             {"name": types.FAULT_FILTER, "typed_config": {"@type": types.FAULT}},
             stats.counting_filter(),

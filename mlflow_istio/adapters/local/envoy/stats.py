@@ -4,22 +4,30 @@ A subset's cluster counts whatever reaches the subset: pinned, mirrored and prob
 a second time under ``cluster.NAME.TREE.*`` when it carries ``x-envoy-upstream-alt-stat-name: TREE``, a header that it
 takes off callers' requests and off what it sends on. A filter sets it on the routes of live traffic; a mirrored copy is
 made after it was taken off. (Istio's API can't say this: header rules of a route act too late.)
+
+What a call over gRPC ended with stands in its trailers, which no counter of a cluster looks at: its HTTP status is always 200.
+So each call is also counted at its end, by its status, cluster and route; the reader knows the routes of live traffic by their
+names. The trees of routes that calls take have another name, and only their histograms are read: a call is counted once.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mlflow_istio.adapters.local.envoy.types import Config
-from mlflow_istio.core.basics.objects import DOMAIN, annotations_of
-from mlflow_istio.core.endpoint.endpoint import route_name
+from mlflow_istio.core.basics.objects import DOMAIN, annotations_of, prefix
+from mlflow_istio.core.endpoint.endpoint import PROTOCOL, route_name
 
 SPLIT_TREE = "split"
 """Counts the requests that the weights gave a deployment."""
 ARM_TREE = "arm"
 """Counts the requests that came to a deployment by an arm's header or cookie."""
+
+CALL_TREES = {SPLIT_TREE: "split_calls", ARM_TREE: "arm_calls"}
+"""The trees of the same routes of an endpoint that speaks gRPC."""
 
 COUNTING_FILTER = "envoy.filters.http.header_mutation"
 _TYPES = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3."
@@ -55,7 +63,46 @@ def live_routes(virtual_service: Mapping[str, Any]) -> dict[str, str]:
     found = {name: _TREES[match["part"]] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
     endpoints = [key.removeprefix(_STATE) for key in annotations_of(virtual_service) if key.startswith(_STATE)]
     adopted = {route_name(virtual_service, endpoint): SPLIT_TREE for endpoint in endpoints}
-    return {**adopted, **found}
+    calls = [endpoint for endpoint in endpoints if _speaks_grpc(virtual_service, endpoint)]
+    trees = {**adopted, **found}
+    return {
+        name: CALL_TREES[tree] if name.startswith(tuple(prefix(endpoint) for endpoint in calls)) else tree
+        for name, tree in trees.items()
+    }
+
+
+def _speaks_grpc(virtual_service: Mapping[str, Any], endpoint: str) -> bool:
+    try:
+        state = json.loads(annotations_of(virtual_service)[f"{_STATE}{endpoint}"])
+        return bool(state["settings"][PROTOCOL] == "grpc")
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+    ):  # one that somebody damaged says so where it is read for more than this
+        return False
+
+
+def calls_log() -> Config:
+    """Counts each call over gRPC at its end; whatever else a listener answers isn't in it."""
+    labels = {
+        "envoy_cluster_name": "%UPSTREAM_CLUSTER_RAW%",
+        "route": "%ROUTE_NAME%",
+        "grpc_status": "%GRPC_STATUS_NUMBER%",
+        "flags": "%RESPONSE_FLAGS%",
+    }
+    tags = [{"name": name, "value_format": text} for name, text in labels.items()]
+    return {
+        "name": "envoy.access_loggers.stats",
+        "filter": {
+            "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
+        },
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
+            "stat_prefix": "mlflow_istio",
+            "counters": [{"stat": {"name": "calls", "tags": tags}, "value_fixed": 1}],
+        },
+    }
 
 
 def stats_settings() -> Config:
@@ -64,6 +111,7 @@ def stats_settings() -> Config:
     Histograms lag the counters by the flush interval at most.
     """
     buckets = [
-        {"match": {"suffix": f".{tree}.upstream_rq_time"}, "buckets": list(EDGES_MS)} for tree in (SPLIT_TREE, ARM_TREE)
+        {"match": {"suffix": f".{tree}.upstream_rq_time"}, "buckets": list(EDGES_MS)}
+        for tree in (*CALL_TREES, *CALL_TREES.values())
     ]
     return {"stats_config": {"histogram_bucket_settings": buckets}, "stats_flush_interval": "1s"}
