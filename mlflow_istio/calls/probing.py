@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from mlflow_istio.calls.grpc_calls import call_once
+from mlflow_istio.calls.grpc_health import SERVING, health_request
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import NotRouted
@@ -26,8 +28,7 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
     Raises:
         NotRouted: The answer did not come in time; names what was seen last.
     """
-    import requests  # kept out of start-up: 60 ms that help texts need not pay
-    from urllib3.util import SKIP_HEADER
+    from urllib3.util import SKIP_HEADER  # kept out of start-up: 60 ms that help texts need not pay
 
     deadline = time.monotonic() + timeout
     seen = "no answer"
@@ -41,20 +42,41 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
                 f"{url} did not confirm {probe.purpose} within {timeout:g} s (last seen: {seen}); "
                 "the change is stored: run the same command again, or look at 'mlflow-istio status'"
             )
-        try:
-            answer = requests.request(
-                probe.method,
-                url.rstrip("/") + probe.path,
-                headers={**unsent, **headers, **probe.headers, "connection": "close"},
-                timeout=max(0.05, min(5.0, remaining)),
-                allow_redirects=False,
-                proxies=proxies_for(url),
-            )
-        except requests.RequestException as exc:
-            seen = f"{type(exc).__name__}"
+        patience = max(0.05, min(5.0, remaining))
+        if probe.service is not None:
+            proved, seen = _health(probe, url, headers, patience)
         else:
-            if probe.proved_by(answer.status_code, answer.headers, answer.text):
-                return
-            seen = f"status {answer.status_code}, body {answer.text.strip()[:80]!r}"
+            proved, seen = _answer(probe, url, {**unsent, **headers, **probe.headers, "connection": "close"}, patience)
+        if proved:
+            return
         time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
         attempt += 1
+
+
+def _answer(probe: Probe, url: str, headers: Mapping[str, str | None], timeout: float) -> tuple[bool, str]:
+    """Whether a request's answer proves it, and what was seen."""
+    import requests
+
+    try:
+        answer = requests.request(
+            probe.method,
+            url.rstrip("/") + probe.path,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            proxies=proxies_for(url),
+        )
+    except requests.RequestException as exc:
+        return False, type(exc).__name__
+    proved = probe.proved_by(answer.status_code, answer.headers, answer.text)
+    return proved, f"status {answer.status_code}, body {answer.text.strip()[:80]!r}"
+
+
+def _health(probe: Probe, url: str, headers: Mapping[str, str], timeout: float) -> tuple[bool, str]:
+    """The same of a server's health over gRPC: its metadata are the headers."""
+    reply = call_once(
+        url, probe.path, health_request(probe.service or ""), headers={**headers, **probe.headers}, timeout=timeout
+    )
+    ready = reply.code == "OK" and reply.body == SERVING
+    said = "SERVING" if ready else " ".join(reply.details.split())[:80]
+    return probe.proved_by(200 if ready else 503, reply.metadata, ""), f"gRPC status {reply.code}, {said!r}"

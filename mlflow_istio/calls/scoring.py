@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from mlflow_istio.calls.grpc_infer import infer
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.calls.request_body import body_of, plain_body_of
 from mlflow_istio.errors import ClusterError, InvalidInput
@@ -26,6 +27,8 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
         InvalidInput: A value of the input has no JSON form, or the model refused it; shows its words.
         ClusterError: Nothing answered, or it failed.
     """
+    if address.protocol == "grpc":
+        return infer(address, payload, headers=headers, timeout=timeout)
     import requests
 
     url = address.url.rstrip("/") + address.scoring

@@ -40,6 +40,10 @@ def score_stream(address: Address, payload: Any, *, headers: Mapping[str, str], 
     import requests
 
     url = address.url.rstrip("/") + address.scoring
+    if address.protocol == "grpc":
+        raise InvalidInput(
+            f"the endpoint at {address.url} speaks gRPC, whose streams only its own client reads: use predict, or that client"
+        )
     body = asking_for_stream(body_of(payload) if address.body == "mlflow" else plain_body_of(payload))
     session = requests.Session()
     # Nothing of the environment is for this machine, and reading it fails while another thread changes it.

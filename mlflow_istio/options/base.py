@@ -162,7 +162,7 @@ _OF_PODS = (
     ),
     *("tolerations", "annotations", "image_pull_secrets", "env_from_secret", "hardened", "templates"),
     *("service_account_token", "disk_limit"),
-    *("runtime", "command", "args", "port", "readiness", "scoring"),
+    *("runtime", "protocol", "command", "args", "port", "readiness", "scoring"),
 )
 
 
@@ -189,6 +189,11 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         default="mlflow",
         description="kind of model server: mlflow (our own), mlserver, openai, triton, container (any HTTP server), or the path of "
         "a YAML file that describes one; 'mlflow-istio runtimes' lists them",
+    )
+    protocol: Literal["http", "grpc"] | None = Field(
+        default=None,
+        description="what callers of the endpoint speak, and all its deployments: http, or grpc with runtime mlserver, triton, "
+        "container or a profile that does (default: what the runtime speaks)",
     )
     command: Texts = Field(
         default=None,

@@ -48,7 +48,8 @@ class FaultOptions(ChangeOptions, Confirmed, Faulted):
             raise InvalidInput(f"fault ttl {self.ttl} is too long: a fault lasts at most 24h")
         return Fault(
             delay=self.delay,
-            abort=self.abort,
+            abort=self.abort if isinstance(self.abort, int) else None,
+            grpc_status=self.abort if isinstance(self.abort, str) else None,
             percentage=self.percentage,
             match=self.match or (),
             until=now + self.ttl,

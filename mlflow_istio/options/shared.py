@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
 from mlflow_istio.core.policy.settings import PolicyRequest
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.values import IN_SECONDS, NONE, Alias, Match, Seconds, Status, Structured
+from mlflow_istio.options.values import IN_SECONDS, NONE, Abort, Alias, Match, Seconds, Structured
 
 SETTINGS = (*ROUTE_FIELDS, *DESTINATION_FIELDS)
 """The options that stand for settings of routes and of destinations."""
@@ -54,7 +54,10 @@ class Faulted(BaseModel):
     """A fault in live traffic."""
 
     delay: str | None = Field(default=None, description="how long answers are held back, such as 2s")
-    abort: Status | None = Field(default=None, description="HTTP status that answers instead of the model")
+    abort: Abort | None = Field(
+        default=None,
+        description="HTTP status that answers instead of the model; over gRPC one by its name, such as UNAVAILABLE",
+    )
     match: Match = Field(default=None, description="JSON, only these requests")
     replace: bool = Field(default=False, description="even where the route has a fault that its owner wrote")
 

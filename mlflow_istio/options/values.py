@@ -11,10 +11,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
-from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image
+from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image, nearest
 from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
+from mlflow_istio.core.policy.settings import FAULTS
 from mlflow_istio.core.runtime.runtime import texts
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
@@ -158,6 +159,18 @@ def _in_seconds(value: Any) -> Any:
     return seconds_of(text, "it") if text[:1].isdigit() and text[-1:].isalpha() else value
 
 
+def _abort(value: Any) -> Any:
+    """A status that answers instead of the model: HTTP's by its number, gRPC's by its name."""
+    number = value.strip() if isinstance(value, str) else value
+    if isinstance(number, str) and not number.lstrip("+-").isdigit():
+        if number.upper() not in FAULTS:
+            raise InvalidInput(f"it is no status of gRPC ({nearest(number.upper(), FAULTS)}), and none of HTTP")
+        return number.upper()
+    if isinstance(number, bool) or not isinstance(number, (int, str)) or not 200 <= int(number) <= 599:
+        raise InvalidInput("an HTTP status is a number from 200 to 599; one of gRPC is given by its name")
+    return int(number)
+
+
 def _match_as_given(rules: tuple[dict[str, Any], ...]) -> Any:
     """A match for a plan that is read again."""
     return list(rules) or NONE
@@ -185,6 +198,8 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 """Neither 0 nor 1: of an error, or a share that must be shown."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Status = Annotated[int, Field(ge=200, le=599)]
+Abort = Annotated[int | str, read_by(_abort)]
+"""A status of HTTP by its number, or one of gRPC by its name."""
 IN_SECONDS = read_by(_in_seconds)
 """Of a number of seconds: a duration such as 10m is one, too."""
 Seconds = Annotated[float, IN_SECONDS, Field(gt=0, le=86400)]

@@ -22,12 +22,14 @@ class Address:
         headers: Headers to send with every request (on the local mesh none but those that an endpoint's own match asks for).
         scoring: Path of scoring below the URL: that of the model server, but where an adopted route takes exact paths.
         body: What it takes, in the words of ``core.runtime``.
+        protocol: What is spoken there, likewise.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     scoring: str = "/invocations"
     body: str = "mlflow"
+    protocol: str = "http"
 
 
 @runtime_checkable

@@ -296,6 +296,7 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment:
         headers={**found.headers, **entrance.headers},
         scoring=runtime.scoring if scoring == SCORING else scoring,
         body=runtime.body,
+        protocol=runtime.protocol,
     )
 
 

@@ -11,7 +11,7 @@ from mlflow_istio.core.matching.places import check_own_hosts
 from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
-from mlflow_istio.core.runtime.profiles import MLFLOW
+from mlflow_istio.core.runtime.profiles import MLFLOW, speaking
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import (
@@ -79,7 +79,19 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
     Raises:
         InvalidInput: It is unknown, or nobody says what it runs.
     """
-    runtime = load_runtime(options.runtime).said(**{name: getattr(options, name) for name in _OF_OTHERS})
+    runtime = speaking(load_runtime(options.runtime), options.protocol)
+    for name in ("readiness", "scoring"):
+        if runtime.protocol == "grpc" and getattr(options, name) is not None:
+            raise InvalidInput(
+                f"option '{name}' has no effect with protocol=grpc, which asks for the whole server's health and by ModelInfer: "
+                "leave it out, or say it in a profile of your own"
+            )
+    if runtime.protocol == "grpc" and (options.virtual_service or options.path):
+        beside = "virtual_service" if options.virtual_service else "path"
+        raise InvalidInput(
+            f"option '{beside}' can't go with protocol=grpc: give the endpoint a host of its own, or 'match_header'"
+        )
+    runtime = runtime.said(**{name: getattr(options, name) for name in _OF_OTHERS})
     if options.runtime == MLFLOW.name:
         said = [name for name in _OF_OTHERS if getattr(options, name) is not None]
         if said:

@@ -146,7 +146,8 @@ class PolicyVerbs(Base):
         place, context = session.place, session.context
         fault = Fault(
             delay=options.delay,
-            abort=options.abort,
+            abort=options.abort if isinstance(options.abort, int) else None,
+            grpc_status=options.abort if isinstance(options.abort, str) else None,
             percentage=options.percentage,
             match=options.match or (),
             until=context.clock.now(),

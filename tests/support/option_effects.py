@@ -172,8 +172,7 @@ PODS: Mapping[str, Any] = {
     "annotations": {"team": "risk"},
     "image_pull_secrets": "registry",
     "env_from_secret": {"TOKEN": "secret/key"},
-    "hardened": False,
-    "service_account_token": True,
+    **{"hardened": False, "service_account_token": True},
     "disk_limit": "1Gi",
     "runtime": Try(value="container", given={"image": "theirs"}),
     "command": Try(value=["serve", "--port", "$PORT"], given=OTHER_SERVER),
@@ -181,6 +180,7 @@ PODS: Mapping[str, Any] = {
     "port": Try(value=9000, given=OTHER_SERVER),
     "readiness": Try(value="/ready", given=OTHER_SERVER),
     "scoring": Try(value="/score", given=OTHER_SERVER, refused="is asked at /score, but callers of endpoint"),
+    "protocol": Try(value="grpc", given=OTHER_SERVER, refused="would speak grpc: an endpoint never changes"),
     "templates": Try(value="/no/such/folder", refused="templates folder '/no/such/folder' does not exist"),
     "ready_timeout": 9,
 }

@@ -27,6 +27,9 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy", "deployed")
 """Parts of an endpoint that stand in annotations of their own."""
 
+PROTOCOL = "protocol"
+"""The setting that says what callers of an endpoint speak, where that is not HTTP."""
+
 MAX_UNRECORDED = 100
 MAX_UNRECORDED_BYTES = 128 * 1024
 """Changes kept on the object while the registry is down. All annotations together may hold 256 KiB: beyond these bounds only a
@@ -94,6 +97,11 @@ class Endpoint:
     def virtual_service(self) -> str:
         """Name of the VirtualService that carries it."""
         return self.adopted.virtual_service if self.adopted else self.name
+
+    @property
+    def protocol(self) -> str:
+        """What its callers speak: ``http`` or ``grpc``; all its deployments do."""
+        return self.settings.get(PROTOCOL, "http")
 
     def destination(self, deployment: str) -> Destination:
         """Where a deployment's requests go."""

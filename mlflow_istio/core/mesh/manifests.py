@@ -145,6 +145,7 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "own_server": runtime == MLFLOW,
             "replicas": values.replicas,
             "port": runtime.port,
+            "protocol": runtime.protocol,
             "selector": labels,
             "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
             "pod_labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name, **labels},
@@ -168,6 +169,13 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
         raise _broken(
             "Deployment",
             f"the first container does not run runtime '{runtime.name}': write command: {{{{ command }}}} and args: {{{{ args }}}}",
+        )
+    probe = containers[0].get("readinessProbe") or {}
+    if runtime.protocol == "grpc" and probe.get("grpc") != {"port": runtime.port, "service": runtime.readiness}:
+        raise _broken(
+            "Deployment",
+            "the first container's readinessProbe does not ask by gRPC, as the endpoint does: write grpc: "
+            "{port: {{ port }}, service: {{ readiness }}} where {{ protocol }} is grpc",
         )
     return obj
 
@@ -193,8 +201,10 @@ def may_stream(deployment: Mapping[str, Any]) -> bool:
     return annotations_of(deployment).get(STREAMS_ANNOTATION) == "true"
 
 
-def service_manifest(template: str, endpoint: str, port: int = 80, target_port: int | str = "http") -> Object:
-    """Render and check the endpoint's Service.
+def service_manifest(
+    template: str, endpoint: str, port: int = 80, target_port: int | str | None = None, protocol: str = "http"
+) -> Object:
+    """Render and check the endpoint's Service; its port goes to that of the model servers, which has the name of what it speaks.
 
     Raises:
         InvalidInput: As for a Deployment.
@@ -209,12 +219,22 @@ def service_manifest(template: str, endpoint: str, port: int = 80, target_port: 
             "labels": _common(endpoint),
             "selector": {"app": endpoint},
             "port": port,
-            "target_port": target_port,
+            "target_port": protocol if target_port is None else target_port,
+            "protocol": protocol,
         },
     )
     if not obj["spec"].get("ports"):
         raise _broken("Service", "spec.ports must name a port")
+    if protocol != spoken_at(obj):
+        raise _broken("Service", f"spec.ports[0] must have appProtocol: {protocol}: write {{{{ protocol }}}}")
     return obj
+
+
+def spoken_at(service: Mapping[str, Any]) -> str:
+    """What Istio takes a Service's first port to speak: ``grpc``, or ``http`` for all that is none."""
+    port = ((service.get("spec") or {}).get("ports") or [{}])[0]
+    said = port.get("appProtocol") or str(port.get("name", "")).partition("-")[0]
+    return "grpc" if said == "grpc" else "http"
 
 
 def destination_rule_manifest(template: str, endpoint: str) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -29,6 +30,7 @@ def set_policy(endpoint: Endpoint, policy_request: PolicyRequest) -> Endpoint:
         StateConflict: A deployment that is meant is not there.
     """
     check_not_deleting(endpoint)
+    _check_spoken(endpoint, policy_request)
     if policy_request.subset is not None:
         _deployed(endpoint, policy_request.subset)
     elif policy_request.route is not None:
@@ -36,6 +38,23 @@ def set_policy(endpoint: Endpoint, policy_request: PolicyRequest) -> Endpoint:
     elif any(change in ANSWERS for change in policy_request.changes):
         endpoint = endpoint.wanting("answer")
     return _with_policy(endpoint, with_policy_request(endpoint.traffic.policy, policy_request))
+
+
+def _check_spoken(endpoint: Endpoint, policy_request: PolicyRequest) -> None:
+    """Refuse what no caller over gRPC could follow.
+
+    Raises:
+        InvalidInput: A redirect, or a cookie.
+    """
+    if endpoint.protocol != "grpc":
+        return
+    if policy_request.changes.get("redirect") is not None:
+        raise InvalidInput(f"endpoint '{endpoint.name}' speaks gRPC, whose callers follow no redirect: leave it out")
+    balancer = policy_request.changes.get("load_balancer")
+    if isinstance(balancer, Mapping) and "httpCookie" in (balancer.get("consistentHash") or {}):
+        raise InvalidInput(
+            f"endpoint '{endpoint.name}' speaks gRPC, whose callers keep no cookies: hash by httpHeaderName, a metadatum"
+        )
 
 
 def set_rule(endpoint: Endpoint, rule: CustomRoute) -> Endpoint:
@@ -85,6 +104,15 @@ def start_fault(endpoint: Endpoint, fault: Fault, *, replace_own: bool = False) 
         InvalidInput: It can't go with the endpoint's other settings.
     """
     check_not_deleting(endpoint)
+    if fault.abort is not None and endpoint.protocol == "grpc":
+        raise InvalidInput(
+            f"endpoint '{endpoint.name}' speaks gRPC, whose callers see a status by its name: give abort=UNAVAILABLE or another, "
+            f"not {fault.abort}"
+        )
+    if fault.grpc_status is not None and endpoint.protocol != "grpc":
+        raise InvalidInput(
+            f"endpoint '{endpoint.name}' speaks HTTP: give abort=503 or another status by its number, not {fault.grpc_status}"
+        )
     policy = endpoint.traffic.policy
     names = {*policy.replaced, "fault"} if replace_own else {*policy.replaced} - {"fault"}
     after = _with_policy(endpoint, replace(policy, fault=fault, replaced=tuple(sorted(names))))

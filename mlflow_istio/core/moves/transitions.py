@@ -97,6 +97,11 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
         return endpoint
     if endpoint.release is not None:
         raise StateConflict(open_release(endpoint))
+    if endpoint.protocol == "grpc" and release.assignment is not None and release.assignment.kind == "cookie":
+        raise InvalidInput(
+            f"option 'cookie' can't be: endpoint '{endpoint.name}' speaks gRPC, whose callers keep no cookies; use 'header', which "
+            "is a metadatum"
+        )
     if not release.candidates:
         raise InvalidInput("a release needs a candidate: name a deployment with 'candidate'")
     if len(release.candidates) > 1 and release.strategy != "ab":

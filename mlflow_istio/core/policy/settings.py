@@ -11,12 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
+from mlflow_istio.core.basics.grpc_status import GRPC_CODES
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import form, shaped, stored
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
 from mlflow_istio.core.policy.shapes import HEADERS, HEADERS_BY_DEPLOYMENT, MATCH
 from mlflow_istio.errors import InvalidInput
+
+FAULTS = tuple(name for name in GRPC_CODES if name != "OK")
+"""The statuses of gRPC that a fault may answer with."""
 
 
 def read_rules(data: Any, context: Mapping[str, Any]) -> tuple[Object, ...]:
@@ -101,6 +105,7 @@ class Fault:
     Attributes:
         delay: How long answers are held back, or None.
         abort: Status that answers instead of the model, or None.
+        grpc_status: The same of an endpoint that speaks gRPC, by its name.
         percentage: Share of the requests, over 0 and at most 100.
         match: Only these requests; empty: all.
         until: When it ends, in UTC.
@@ -108,17 +113,22 @@ class Fault:
 
     delay: str | None = None
     abort: int | None = None
+    grpc_status: str | None = field(default=None, metadata=stored(sparse=True))
     percentage: float = field(default=100.0, metadata=stored(needed=True))
     match: tuple[Object, ...] = field(default=(), metadata=stored(read=read_rules))
     until: datetime
 
     def __post_init__(self) -> None:
-        if self.delay is None and self.abort is None:
+        if self.delay is None and self.abort is None and self.grpc_status is None:
             raise InvalidInput("a fault needs a delay or an abort: give at least one of them")
         if self.delay is not None:
             check_duration(self.delay, "fault delay")
         if self.abort is not None and (isinstance(self.abort, bool) or not 200 <= self.abort <= 599):
             raise InvalidInput(f"fault abort must be an HTTP status from 200 to 599, not {self.abort!r}")
+        if self.grpc_status is not None and self.grpc_status not in FAULTS:
+            raise InvalidInput(
+                f"fault abort can't be {self.grpc_status!r}: {nearest(self.grpc_status, FAULTS)}, or an HTTP status"
+            )
         if isinstance(self.percentage, bool) or not 0 < self.percentage <= 100:
             raise InvalidInput(f"fault percentage must be over 0 and at most 100, not {self.percentage!r}")
 
@@ -130,6 +140,8 @@ class Fault:
             result["delay"] = {"fixedDelay": self.delay, **share}
         if self.abort is not None:
             result["abort"] = {"httpStatus": self.abort, **share}
+        if self.grpc_status is not None:
+            result["abort"] = {"grpcStatus": self.grpc_status, **share}
         return result
 
 

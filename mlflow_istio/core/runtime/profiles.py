@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from mlflow_istio.core.runtime.runtime import Runtime
+from mlflow_istio.errors import InvalidInput
 
 MLFLOW = Runtime(
     name="mlflow",
@@ -60,3 +63,75 @@ CONTAINER = Runtime(
 
 RUNTIMES: Mapping[str, Runtime] = {one.name: one for one in (MLFLOW, MLSERVER, OPENAI, TRITON, CONTAINER)}
 """By name."""
+
+_V2: Mapping[str, Any] = {
+    "protocol": "grpc",
+    "readiness": "",
+    "scoring": "/inference.GRPCInferenceService/ModelInfer",
+    "body": "v2",
+}
+
+# MLServer 1.7 answers no grpc.health.v1, which Kubernetes and Envoy ask for: this adds it, by what its own ServerReady says.
+# Started by env, which finds the python3 of the PATH that was given: on a laptop that of an environment of its own.
+_MLSERVER_WITH_HEALTH = """
+import sys
+import grpc
+from mlserver.cli import main
+from mlserver.grpc.server import GRPCServer
+
+made = GRPCServer._create_server
+
+def with_health(self):
+    async def check(message, context):
+        return b"\\x08\\x01" if await self._data_plane.ready() else b"\\x08\\x02"
+
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    server = made(self)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers),))
+    return server
+
+GRPCServer._create_server = with_health
+sys.argv = ["mlserver", "start", "."]
+main()
+"""
+
+OVER_GRPC: Mapping[str, Runtime] = {
+    "mlserver": replace(
+        MLSERVER,
+        about="MLServer with its MLflow runtime: the V2 protocol over gRPC",
+        command=("env", "python3", "-c", _MLSERVER_WITH_HEALTH),
+        env={**MLSERVER.env, "MLSERVER_HTTP_PORT": "0", "MLSERVER_GRPC_PORT": "$PORT"},
+        **_V2,
+    ),
+    "triton": replace(
+        TRITON,
+        about="Triton Inference Server: the V2 protocol over gRPC; its model is called 'model'",
+        command=("tritonserver", "--model-repository=$MODEL", "--grpc-port=$PORT", "--allow-http=false"),
+        **_V2,
+    ),
+    "container": replace(
+        CONTAINER,
+        about="any gRPC server that answers grpc.health.v1, by the options image, command, args and port",
+        protocol="grpc",
+        readiness="",
+        scoring="",
+        body="none",
+    ),
+}
+"""Those that speak gRPC, too, as they are when they do."""
+
+
+def speaking(runtime: Runtime, protocol: str | None) -> Runtime:
+    """The kind of model server as it is when it speaks a protocol; None: the one that it speaks by itself.
+
+    Raises:
+        InvalidInput: It doesn't.
+    """
+    if protocol is None or protocol == runtime.protocol:
+        return runtime
+    if protocol == "grpc" and RUNTIMES.get(runtime.name) == runtime and runtime.name in OVER_GRPC:
+        return OVER_GRPC[runtime.name]
+    raise InvalidInput(
+        f"runtime '{runtime.name}' speaks {runtime.protocol}, not {protocol}: "
+        f"{', '.join(OVER_GRPC)} speak grpc, and a profile of your own may say protocol: {protocol}"
+    )

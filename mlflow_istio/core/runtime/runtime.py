@@ -11,10 +11,15 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.stored import form
 from mlflow_istio.errors import InvalidInput
 
-BODIES = ("mlflow", "json")
-"""What scoring takes: a body of MLflow's scoring server, made of any input; or the JSON that was given, as it is."""
+BODIES = ("mlflow", "json", "v2", "none")
+"""What scoring takes: a body of MLflow's scoring server, made of any input; the JSON that was given, as it is; a message of the V2
+protocol, made of that JSON; or nothing that anybody knows."""
+PROTOCOLS = ("http", "grpc")
+"""What callers speak, in Kubernetes' words for ``appProtocol``."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+_SERVICE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
+_METHOD = re.compile(r"(/[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/[A-Za-z_]\w*)?")
 _STANDS_FOR = re.compile(r"\$\$|\$\{?([A-Z_]+)\}?|\$")
 _VARIABLES = {"PORT": "MLFLOW_ISTIO_PORT", "MODEL": "MLFLOW_ISTIO_MODEL_URI"}
 """What ``$PORT`` and ``$MODEL`` in a command stand for: variables that every model server of ours is started with."""
@@ -33,8 +38,10 @@ class Runtime:
         args: Its arguments, likewise.
         env: Environment that it needs, likewise.
         port: Where it listens in its pod.
-        readiness: Path that answers 200 to a GET once it is ready.
-        scoring: Path that takes a POST to be scored.
+        protocol: One of ``PROTOCOLS``.
+        readiness: Path that answers 200 to a GET once it is ready; over gRPC the service whose health is asked, empty: the whole
+            server's.
+        scoring: Path that takes a POST to be scored; over gRPC the method, empty: nobody knows one.
         body: One of ``BODIES``.
         names_version: Whether its answers carry the header of the version; else the route adds it.
         streams: Whether its answers are mostly streamed.
@@ -48,6 +55,7 @@ class Runtime:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = 8080
+    protocol: str = "http"
     readiness: str = "/"
     scoring: str = "/invocations"
     body: str = "json"
@@ -62,7 +70,13 @@ class Runtime:
             raise self._wrong("port", "is a number from 1 to 65535")
         if self.body not in BODIES:
             raise self._wrong("body", f"can't be {self.body!r}: {nearest(str(self.body), BODIES)}")
-        for what in ("readiness", "scoring"):
+        if self.protocol not in PROTOCOLS:
+            raise self._wrong("protocol", f"can't be {self.protocol!r}: {nearest(str(self.protocol), PROTOCOLS)}")
+        if self.protocol == "grpc":
+            self._check_grpc()
+        elif self.body in ("v2", "none"):
+            raise self._wrong("body", f"can't be {self.body!r} without protocol: grpc")
+        for what in ("readiness", "scoring") if self.protocol == "http" else ():
             try:
                 check_url_path(getattr(self, what))
             except InvalidInput as exc:
@@ -73,6 +87,18 @@ class Runtime:
                 raise self._wrong(what, "is a list of texts")
             for part in parts:
                 _written(part, self.name, what)
+
+    def _check_grpc(self) -> None:
+        if not _SERVICE.fullmatch(self.readiness):
+            raise self._wrong(
+                "readiness", f"can't be {self.readiness!r}: over gRPC it is a service such as package.Service"
+            )
+        if not _METHOD.fullmatch(self.scoring):
+            raise self._wrong(
+                "scoring", f"can't be {self.scoring!r}: over gRPC it is a method such as /package.Service/Method"
+            )
+        if self.body != ("v2" if self.scoring else "none"):
+            raise self._wrong("body", "is v2 over gRPC where 'scoring' names a method, and none where it is empty")
 
     @property
     def process(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -124,7 +150,7 @@ def runtime_of(document: Any, where: str) -> Runtime:
     env = values.get("env", {})
     if not isinstance(env, Mapping) or not all(isinstance(part, str) for pair in env.items() for part in pair):
         raise InvalidInput(f"runtime profile '{where}': 'env' must hold texts: put quotes around numbers")
-    for key in ("name", "about", "image", "readiness", "scoring", "body"):
+    for key in ("name", "about", "image", "protocol", "readiness", "scoring", "body"):
         if key in values and not isinstance(values[key], str):
             raise InvalidInput(f"runtime profile '{where}': '{key}' must be a text")
     for key in ("names_version", "records", "streams"):

@@ -92,8 +92,8 @@ def bring_up(
             reason=f"control of '{candidate}': runs what '{endpoint.stable.name}' runs",
             timeout=timeout,
         )
-        version, ready = versions_of([original])[endpoint.stable.name], runtime_of_deployment(original).readiness
-        prove_pinned(context, name, control, version, timeout, ready)
+        version, runtime = versions_of([original])[endpoint.stable.name], runtime_of_deployment(original)
+        prove_pinned(context, name, control, version, timeout, runtime)
     except MlflowIstioError:
         with contextlib.suppress(MlflowIstioError):  # its deadline stands
             take_away(context, name, control)

@@ -22,7 +22,7 @@ from mlflow_istio.core.basics.objects import (
     prefix,
     with_annotations,
 )
-from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import PROTOCOL, ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
 from mlflow_istio.core.endpoint.registry_state import alias_names
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
 from mlflow_istio.core.mesh.destination_rule import with_subset
@@ -178,7 +178,8 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     )
     deployment = deployment_manifest(context.templates["Deployment"], values)
     deployment = with_annotations(deployment, {ASKED_ANNOTATION: _asked(request.release_id, request.model_uri)})
-    service = service_manifest(context.templates["Service"], name)
+    protocol = request.runtime.protocol
+    service = service_manifest(context.templates["Service"], name, protocol=protocol)
     rule = exported_to(destination_rule_manifest(context.templates["DestinationRule"], name), request.export_to)
     virtual_service = virtual_service_manifest(
         context.templates["VirtualService"], name, (name, *request.hosts), request.gateways
@@ -213,7 +214,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             root=root,
             hosts=request.hosts,
             gateways=request.gateways,
-            settings=request.settings,
+            settings={**request.settings, **({PROTOCOL: protocol} if protocol != "http" else {})},
             pins=request.pins,
             reason=request.reason,
             timeout=request.timeout,
@@ -228,7 +229,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             reason=request.reason,
             timeout=request.timeout,
         )
-    prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime.readiness)
+    prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime)
     endpoint = endpoint_of(context.cluster, name)
     if before is None or request.strategy is None:
         return outcome
@@ -480,7 +481,10 @@ def _wait_ready(context: Context, request: DeployRequest, name: str, before: End
         context.cluster.delete("Deployment", request.name)
         if before is None and not deployments_of(context.cluster, name):
             context.cluster.delete("Service", name)
-        raise NotReady(f"{exc.message}; it was taken away again and no traffic has changed", detail=exc.detail) from exc
+        asked = "; it must answer grpc.health.v1 with SERVING" if request.runtime.protocol == "grpc" else ""
+        raise NotReady(
+            f"{exc.message}{asked}; it was taken away again and no traffic has changed", detail=exc.detail
+        ) from exc
 
 
 def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:

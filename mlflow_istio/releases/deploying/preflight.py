@@ -60,6 +60,11 @@ def preflight(
     warnings += [f"signature of '{candidate}': {clause} (forced)" for clause in found]
     if card.inputs is None:
         warnings.append(f"'{candidate}' has no signature: nothing says whether it takes what '{stable}' takes")
+    if runtime_of_deployment(deployment_of(context.cluster, candidate)).body == "none":
+        warnings.append(
+            f"nobody knows how '{candidate}' is asked, a gRPC service of your own: its health was asked, and nothing else tried"
+        )
+        return tuple(warnings)
     if card.example is None:
         warnings.append(f"'{candidate}' has no input_example: whether it answers was not tried")
         return tuple(warnings)

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.mesh.manifests import runtime_of_deployment
+from mlflow_istio.core.mesh.manifests import runtime_of_deployment, spoken_at
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
@@ -51,6 +51,8 @@ def check_runtime(
         )
     for other in deployments_of(context.cluster, name):
         its = runtime_of_deployment(other)
+        if its.protocol != runtime.protocol:
+            raise StateConflict(_mixed(name, its.protocol, deployment, runtime, f"deployment '{name_of(other)}'"))
         if its.scoring != runtime.scoring:
             raise StateConflict(
                 f"runtime '{runtime.name}' is asked at {runtime.scoring}, but callers of endpoint '{name}' ask at {its.scoring} "
@@ -61,13 +63,23 @@ def check_runtime(
             raise InvalidInput(
                 f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green"
             )
-    ports = ((context.cluster.get("Service", name) or {}).get("spec") or {}).get("ports") or []
+    service = context.cluster.get("Service", name) or {}
+    if service and spoken_at(service) != runtime.protocol:
+        raise StateConflict(_mixed(name, spoken_at(service), deployment, runtime, f"port of Service '{name}'"))
+    ports = (service.get("spec") or {}).get("ports") or []
     target = ports[0].get("targetPort", runtime.port) if ports else runtime.port
     if isinstance(target, int) and target != runtime.port:
         raise StateConflict(
             f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {runtime.port}: let it "
-            f"listen there (port={target}), or set targetPort of the Service to the name http"
+            f"listen there (port={target}), or set targetPort of the Service to the name {runtime.protocol}"
         )
+
+
+def _mixed(name: str, spoken: str, deployment: str, runtime: Runtime, whose: str) -> str:
+    return (
+        f"endpoint '{name}' speaks {spoken} ({whose}), and deployment '{deployment}' would speak {runtime.protocol}: an endpoint "
+        f"never changes what its callers speak, so say protocol={spoken} or use another endpoint"
+    )
 
 
 def record_token(

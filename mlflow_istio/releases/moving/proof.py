@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.matching.entrance import Entrance
-from mlflow_istio.core.matching.probe import Probe, change_probe, pin_probe
+from mlflow_istio.core.matching.probe import Probe, change_probe, health_probe, pin_probe
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, runtime_of_deployment, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
 from mlflow_istio.core.moves.gaining import gaining, has_users
+from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import (
     InvalidInput,
     MlflowIstioError,
@@ -88,8 +89,8 @@ def make_reachable(
         if urgent and not mended and has_users(before, name):
             continue  # its users are with it already
         try:
-            ready = runtime_of_deployment(by_name[name]).readiness
-            prove_pinned(context, after.name, name, versions[name], timeout, ready)
+            runtime = runtime_of_deployment(by_name[name])
+            prove_pinned(context, after.name, name, versions[name], timeout, runtime)
         except (InvalidInput, NotFound, Unsupported) as exc:
             if not urgent:
                 raise
@@ -117,7 +118,7 @@ def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...], *, 
     if not subsets:
         _check_subsets(rule, name, names)
     if service is None:
-        cluster.apply(service_manifest(context.templates["Service"], name))
+        cluster.apply(service_manifest(context.templates["Service"], name, protocol=endpoint.protocol))
     fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
 
     def with_subsets(found: Object | None) -> Object:
@@ -156,7 +157,7 @@ def _with_subset(rule: Object, deployment: str) -> Object:
     return with_subset(rule, deployment)
 
 
-def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float, ready: str) -> None:
+def prove_pinned(context: Context, name: str, deployment: str, version: str, timeout: float, runtime: Runtime) -> None:
     """Ask a deployment through its header route whether it answers as the version it should be.
 
     Args:
@@ -165,13 +166,14 @@ def prove_pinned(context: Context, name: str, deployment: str, version: str, tim
         deployment: The deployment.
         version: ``MODEL/VERSION``.
         timeout: Seconds.
-        ready: Where its server answers 200 when it is ready.
+        runtime: What it runs: how its server says that it is ready.
 
     Raises:
         NotRouted: It does not, in time.
     """
+    probe = health_probe if runtime.protocol == "grpc" else pin_probe
     try:
-        _asked(context, pin_probe(name, deployment, version, ready), name, timeout)
+        _asked(context, probe(name, deployment, version, runtime.readiness), name, timeout)
     except NotRouted as exc:
         raise NotRouted(f"deployment '{deployment}' gets no traffic: {exc.message}", detail=exc.detail) from exc
 

@@ -134,13 +134,15 @@ def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) ->
     return view
 
 
-def _address_view(address_of_it: Callable[[], Address], headers: Mapping[str, str]) -> View:
+def _address_view(address_of_it: Callable[[], Address], further: Mapping[str, str]) -> View:
     """How callers reach an endpoint; ``unreachable`` says why they can't, where a route above takes every request, say."""
     try:
         address = address_of_it()
     except (InvalidInput, NotFound, Unsupported) as exc:
-        return {"url": "", "headers": dict(headers), "scoring_url": "", "unreachable": exc.message}
-    return {"url": address.url, "headers": {**address.headers, **headers}, "scoring_url": address.url + address.scoring}
+        return {"url": "", "headers": dict(further), "scoring_url": "", "unreachable": exc.message}
+    spoken = {"protocol": address.protocol} if address.protocol != "http" else {}
+    headers = {**address.headers, **further}
+    return {**spoken, "url": address.url, "headers": headers, "scoring_url": address.url + address.scoring}
 
 
 def deployment_views(cluster: Cluster, endpoint: str | None = None) -> list[View]:
