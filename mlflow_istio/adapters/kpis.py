@@ -11,8 +11,9 @@ from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import totals_source
 from mlflow_istio.core.moves.control_share import control_name
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
+from mlflow_istio.core.runtime.runtime import PROTOCOLS
 from mlflow_istio.errors import InvalidInput, MetricsError
-from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
+from mlflow_istio.ports.metrics import KnownEdges, KnownProtocols, Metrics, MetricsHistory
 
 # A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
 _PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")
@@ -75,6 +76,11 @@ class KpiMetrics:
     def latency_edges(self) -> Sequence[float]:
         """See ``ports.KnownEdges``: the other source's."""
         return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """See ``ports.KnownProtocols``: the other source's."""
+        return self._base.protocols if isinstance(self._base, KnownProtocols) else PROTOCOLS
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""

@@ -17,7 +17,8 @@ import requests
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.stream_series import STREAM_SERIES, stream_counters
-from mlflow_istio.ports.metrics import KnownEdges, Metrics, MetricsHistory
+from mlflow_istio.core.runtime.runtime import PROTOCOLS
+from mlflow_istio.ports.metrics import KnownEdges, KnownProtocols, Metrics, MetricsHistory
 
 ReadStreams: TypeAlias = Callable[[Sequence[str]], Mapping[str, Reading]]
 """Deployments to their counters, by server."""
@@ -67,6 +68,11 @@ class StreamMetrics:
     def latency_edges(self) -> Sequence[float]:
         """See ``ports.KnownEdges``: the other source's."""
         return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """See ``ports.KnownProtocols``: the other source's."""
+        return self._base.protocols if isinstance(self._base, KnownProtocols) else PROTOCOLS
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""

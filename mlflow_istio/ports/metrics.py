@@ -52,6 +52,15 @@ class KnownEdges(Protocol):
 
 
 @runtime_checkable
+class KnownProtocols(Protocol):
+    """A source that can't tell the errors of all protocols: a Metrics may be one, too."""
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """Those whose errors it tells, in the words of ``core.runtime``."""
+
+
+@runtime_checkable
 class MetricsHistory(Protocol):
     """A source that remembers: a Metrics may be one, too, and a release learns from it how its stable behaves."""
 

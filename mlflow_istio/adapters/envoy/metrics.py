@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from mlflow_istio.adapters.envoy.statistics import CALLS, call_of, process_of, read_statistics
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.runtime.runtime import PROTOCOLS
 from mlflow_istio.errors import MetricsError
 
 LIVE_TREES = ("split",)
@@ -140,6 +141,7 @@ class EnvoyMetrics:
         timeout: float = 5.0,
     ) -> None:
         self.latency_edges = tuple(latency_edges)
+        self.protocols = PROTOCOLS if live else ("http",)
         self._admins = admins
         self._trees = (_TREES if chosen else LIVE_TREES) if live else (_ANY,)
         self._namespace = namespace

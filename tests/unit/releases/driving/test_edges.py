@@ -56,3 +56,17 @@ def test_where_nobody_knows_them_yet_it_is_said_once_when_there_are_answers() ->
     said = unknown_at_opening(a_stage(), down=True)
     assert "could not be looked up: the in-memory metrics can't be reached" in said[0]
     assert said[1:] == [REFUSED]
+
+
+class OfOther(InMemoryMetrics):
+    """A source that tells the errors of another protocol alone, as an Envoy that istiod configures does of HTTP."""
+
+    protocols = ("grpc",)
+
+
+def test_calls_are_not_judged_by_a_source_that_does_not_tell_how_they_end() -> None:
+    stage = a_stage()
+    stage.users.metrics = OfOther()
+    with pytest.raises(InvalidInput, match="doesn't tell how calls of endpoint 'churn' end, which speaks http"):
+        open_release(stage.context, stage.dependencies, a_release_request({}))
+    assert stage.world.endpoint().release is None
