@@ -44,7 +44,11 @@ def serve() -> None:
 
 def release() -> None:
     """A canary, while callers call on one connection."""
-    greeter = {"runtime": "container", "protocol": "grpc", "command": ["python", str(Path(__file__).resolve()), "serve"]}
+    greeter = {
+        "runtime": "container",
+        "protocol": "grpc",
+        "command": ["python", str(Path(__file__).resolve()), "serve"],
+    }
     client = get_deploy_client(os.environ.get("MLFLOW_ISTIO_TARGET", "istio-local"))
     client.create_deployment("greeter-v1", "models:/churn/1", endpoint="greeter", config=greeter)
     seen: Counter[str] = Counter()
