@@ -257,7 +257,9 @@ def _check_edges(context: Context, dependencies: DriverDependencies, plan: Relea
         try:
             problem = problem or missing_in(plan, metrics.read(name, (plan.stable,)), metrics.name)
         except MetricsError as exc:
-            context.warn(f"whether there are the edges that guards name could not be looked up: {exc.message}")
+            context.warn(
+                f"whether there are the latency edges and others that guards name could not be looked up: {exc.message}"
+            )
     if problem:
         raise InvalidInput(problem)
 
