@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mlflow_istio.core.basics.durations import seconds_of
 from mlflow_istio.core.basics.stored import to_json
+from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, notes
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, UpdateEndpointOptions, parse_options
@@ -28,7 +29,8 @@ from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.releases.moving.pins import set_pins
 from mlflow_istio.releases.reading import views
-from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
+from mlflow_istio.verbs.base import Base, Config, Result, Session, refuse_dry_run
+from mlflow_istio.verbs.vouching import refuse_way_in
 from mlflow_istio.wiring.connection import LEFT_FOR_LATER
 
 _SHARED = (*ChangeOptions.model_fields, "confirm_timeout")
@@ -64,8 +66,15 @@ class PolicyVerbs(Base):
         assert options.to is not None
         assert options.match is not None
         rule = CustomRoute(name=options.name or options.to, deployment=options.to, match=options.match)
-        return self._with(
-            options, name, lambda context: policy.set_rule(context, name, rule, reason=reason, timeout=timeout)
+        session = self._session(options)
+
+        def allowed(now: Endpoint) -> None:
+            refuse_way_in(session, self.target.kind, now, rule)
+
+        return self._told(
+            session,
+            name,
+            policy.set_rule(session.context, name, rule, allowed=allowed, reason=reason, timeout=timeout),
         )
 
     def fault(self, name: str, config: Config | None) -> Result:
@@ -126,7 +135,9 @@ class PolicyVerbs(Base):
 
     def _with(self, options: ChangeOptions, name: str, work: Callable[[Context], Outcome]) -> Result:
         session = self._session(options)
-        outcome = work(session.context)
+        return self._told(session, name, work(session.context))
+
+    def _told(self, session: Session, name: str, outcome: Outcome) -> Result:
         for note in _notes(outcome):
             self._tell(f"note: {note}")
         return session.result(outcome, views.endpoint_view(session.context.cluster, name))

@@ -133,11 +133,11 @@ class ReleaseVerbs(Base):
             StateConflict: No release that goes on by itself is open, or a process that is alive drives it.
         """
         from mlflow_istio.core.release.progress import progress_from_text
-        from mlflow_istio.options.kpi import without_retired_keys
         from mlflow_istio.options.release import ResumeOptions
         from mlflow_istio.releases.driving.drive import DriverDependencies
         from mlflow_istio.releases.driving.progressive import drive
         from mlflow_istio.releases.moving import shifting
+        from mlflow_istio.verbs.vouching import resume_options
 
         options = parse_options(ResumeOptions, config, cluster=self.target.kind)
         refuse_dry_run(options, "resume", "which drives a release: see 'mlflow-istio release --dry-run'")
@@ -152,8 +152,7 @@ class ReleaseVerbs(Base):
                 "models:/...'"
             )
         plan = progress_from_text(found.progress).plan
-        stored = {**plan.source, "kpi": without_retired_keys(plan.source.get("kpi"))}
-        options = parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=self.target.kind)
+        options = resume_options(plan, self.target.kind, config)
         if found.release.state == "paused":
             shifting.resume(context, endpoint)
         dependencies = replace(_crew_for(place, context, options, plan, watch, endpoint), models=place.models)

@@ -6,8 +6,8 @@ The only way from a verb that judges versions to its source: ``release``, ``resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
@@ -19,9 +19,12 @@ from mlflow_istio.releases.context import endpoint_of, root_of, virtual_service_
 
 if TYPE_CHECKING:
     from mlflow_istio.core.moves.strategies import TrafficRequest
+    from mlflow_istio.core.policy.settings import CustomRoute
     from mlflow_istio.core.release.kpi import Kpi
     from mlflow_istio.core.release.plan import ReleasePlan
+    from mlflow_istio.options.release import ResumeOptions
     from mlflow_istio.ports.cluster import Cluster
+    from mlflow_istio.verbs.base import Session
 
 ARMS = "an arm's header, cookie or match"
 OF_A_KPI = ("rate", "mean")
@@ -99,6 +102,59 @@ def of_arms(name: str, *, randomised: bool | None, kpi: bool) -> Counting:
     """What a comparison of open arms takes: failed requests, unless a KPI decides, or nobody can win since callers chose."""
     figures = () if kpi or randomised is False else ("errors",)
     return Counting(endpoint=name, figures=figures, vouched=randomised is True)
+
+
+def resume_options(plan: ReleasePlan, kind: str, config: Mapping[str, Any] | None = None) -> ResumeOptions:
+    """Options of a release that is open: what is said now, and what was said when it started.
+
+    Args:
+        plan: Its plan, with what was said.
+        kind: Kind of the target.
+        config: What is said now.
+
+    Raises:
+        InvalidInput: An option can't be right.
+    """
+    from mlflow_istio.options.base import parse_options
+    from mlflow_istio.options.kpi import without_retired_keys
+    from mlflow_istio.options.release import ResumeOptions
+
+    stored = {**plan.source, "kpi": without_retired_keys(plan.source.get("kpi"))}
+    return parse_options(ResumeOptions, {**stored, **(config or {})}, cluster=kind)
+
+
+def refuse_way_in(session: Session, kind: str, now: Endpoint, rule: CustomRoute) -> None:
+    """Refuse a route by which callers would choose a version that an open release judges by what its source counts.
+
+    Args:
+        session: With the ports.
+        kind: Kind of the target.
+        now: The endpoint.
+        rule: The route of its own that is to be.
+
+    Raises:
+        InvalidInput: Its requests would be evidence. Nothing is applied.
+    """
+    if now.progress is None:
+        return
+    # A release brings numpy; routes alone need none.
+    from mlflow_istio.core.release.progress import progress_from_text
+    from mlflow_istio.options.kpi import read_kpis
+
+    plan = progress_from_text(now.progress).plan
+    if rule.deployment not in plan.deployments or plan.strategy == "shadow" or answer_of(rule.policy):
+        return
+    options = resume_options(plan, kind)
+    counting = of_a_release(plan, now.name, None, randomised=options.randomised, kpi=bool(read_kpis(options.kpi)))
+    source_for(
+        session.place.metrics,
+        session.context.cluster,
+        replace(counting, choosing=f"route '{rule.name}'"),
+        source=options.metrics,
+        prometheus_url=options.prometheus_url,
+        envoy_url=options.envoy_url,
+        errors=options.errors,
+    )
 
 
 def unvouched(cluster: Cluster, counting: Counting, source: str) -> str:

@@ -6,6 +6,7 @@ compared once more at the end, so that of two writers the one whose change stand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object, name_of
@@ -115,9 +116,23 @@ def _header_conflicts(before: Object, after: Object, name: str, *, allowed: bool
 
 
 def set_rule(
-    context: Context, name: str, rule: CustomRoute, *, reason: str = "", timeout: float = DEFAULT_TIMEOUT
+    context: Context,
+    name: str,
+    rule: CustomRoute,
+    *,
+    allowed: Callable[[Endpoint], None] = lambda _now: None,
+    reason: str = "",
+    timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
     """Make a route of its own, or change where it leads.
+
+    Args:
+        context: The ports.
+        name: Name of the endpoint.
+        rule: The route.
+        allowed: Shown the endpoint as it is; raises where the route may not be.
+        reason: For the ledger.
+        timeout: Seconds for the proxies to take it over.
 
     Raises:
         InvalidInput: Its match contradicts the endpoint's own, or is another route's.
@@ -125,7 +140,12 @@ def set_rule(
         NotReady: The deployment has no ready replica.
         NotRouted: A proxy did not take the change over in time.
     """
-    return move(context, name, lambda now: policies.set_rule(now, rule), action="route", reason=reason, timeout=timeout)
+
+    def changed(now: Endpoint) -> Endpoint:
+        allowed(now)
+        return policies.set_rule(now, rule)
+
+    return move(context, name, changed, action="route", reason=reason, timeout=timeout)
 
 
 def remove_rule(

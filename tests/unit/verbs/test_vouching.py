@@ -73,6 +73,37 @@ def test_a_route_of_its_own_lets_callers_choose_too_unless_it_only_redirects() -
         verbs.release("churn", "models:/churn/2", {"detach": True})
 
 
+@pytest.mark.parametrize("to", ["churn-v1", "churn-v2"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_no_way_in_is_added_while_a_release_counts_who_comes(to: str, dry_run: bool) -> None:
+    verbs = verbs_with(GATEWAY)
+    verbs.release("churn", "models:/churn/2", {"detach": True})
+    before = everything(verbs.around.world)
+    with pytest.raises(InvalidInput, match="choose their deployment by route 'staff', and") as refused:
+        verbs.route("churn", {"name": "staff", "to": to, "match": STAFF, "dry_run": dry_run})
+    assert "count for errors, latency" in refused.value.message
+    assert everything(verbs.around.world) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "endpoint", "options", "to"),
+    [
+        (CLUSTER, GATEWAY, {"randomised": True}, "churn-v2"),
+        (CLUSTER, GATEWAY, {"analysis": "none"}, "churn-v2"),
+        (CLUSTER, GATEWAY, {}, "churn-v3"),
+        (CLUSTER, {}, {}, "churn-v2"),
+        (LOCAL, {}, {}, "churn-v2"),
+    ],
+)
+def test_a_route_comes_where_nothing_counts_or_somebody_vouches(
+    target: str, endpoint: dict[str, Any], options: dict[str, Any], to: str
+) -> None:
+    verbs = verbs_with(endpoint, target)
+    verbs.create("churn-v3", "models:/churn/3", None, "churn", {})
+    verbs.release("churn", "models:/churn/2", {**options, "detach": True})
+    assert verbs.route("churn", {"name": "staff", "to": to, "match": STAFF}).view["policy"]
+
+
 def test_open_pins_are_a_word_of_their_own() -> None:
     verbs = verbs_with({**GATEWAY, "pins": "open"})
     assert verbs.release("churn", "models:/churn/2", {"detach": True}).view["outcome"] == "open"
