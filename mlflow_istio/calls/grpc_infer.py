@@ -7,12 +7,11 @@ protobuf that MLflow brings along; what another server adds to them is passed ov
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.calls.grpc_calls import call
-from mlflow_istio.calls.request_body import plain_body_of
+from mlflow_istio.calls.v2_body import flat, v2_document
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
 
@@ -89,7 +88,7 @@ def infer(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
         raise InvalidInput(
             f"the endpoint at {address.url} is a gRPC service of your own: only its own client knows its messages"
         )
-    message = request_message(as_v2(json.loads(plain_body_of(payload).content)))
+    message = request_message(v2_document(payload))
     metadata = {**address.headers, **headers}
     reply = call(address.url, address.scoring, message, headers=metadata, timeout=timeout)
     said = " ".join(reply.details.split())[:300]
@@ -98,51 +97,6 @@ def infer(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     if reply.code != "OK":
         raise ClusterError(f"{address.url} answered {reply.code}: {said}; see 'mlflow-istio status'")
     return response_document(reply.body)
-
-
-def as_v2(document: Any) -> Any:
-    """A body of MLflow's scoring protocol as the V2 protocol's JSON; one that is that already, or is neither, as it is.
-
-    Raises:
-        InvalidInput: It holds values that no tensor can.
-    """
-    if not isinstance(document, Mapping):
-        return document
-    if "dataframe_split" in document or "dataframe_records" in document:
-        columns = _columns(document)
-        inputs = [_as_tensor(name, [[value] for value in values]) for name, values in columns.items()]
-        return {"parameters": {"content_type": "pd"}, "inputs": inputs}
-    given = document.get("instances", document.get("inputs"))
-    if isinstance(given, Mapping):
-        return {"inputs": [_as_tensor(str(name), values) for name, values in given.items()]}
-    if isinstance(given, list) and given and not any(isinstance(one, Mapping) for one in given):
-        return {"inputs": [_as_tensor("input-0", given)]}
-    return document
-
-
-def _columns(document: Mapping[str, Any]) -> dict[str, list[Any]]:
-    split, records = document.get("dataframe_split"), document.get("dataframe_records")
-    try:
-        if split is not None:
-            names = split.get("columns") or range(len(split["data"][0]))
-            return {str(name): [row[index] for row in split["data"]] for index, name in enumerate(names)}
-        return {str(name): [row[name] for row in records or ()] for name in (records or [{}])[0]}
-    except (AttributeError, LookupError, TypeError) as exc:
-        raise InvalidInput("the frame of the body can't be read: its rows must all have the same columns") from exc
-
-
-def _as_tensor(name: str, values: Any) -> dict[str, Any]:
-    flat = list(_flat(values))
-    kinds = {type(one) for one in flat}
-    for types, kind in (({bool}, "BOOL"), ({int}, "INT64"), ({int, float}, "FP64"), ({str}, "BYTES")):
-        if kinds and kinds <= types:
-            content = {"parameters": {"content_type": "str" if kind == "BYTES" else "np"}}
-            return {"name": name, "shape": _shape(values), "datatype": kind, "data": flat, **content}
-    raise InvalidInput(f"input '{name}' can't be a tensor: its values must all be numbers, or texts, or true and false")
-
-
-def _shape(values: Any) -> list[int]:
-    return [len(values), *(_shape(values[0]) if values else [])] if isinstance(values, list) else []
 
 
 def request_message(document: Any) -> bytes:
@@ -203,7 +157,7 @@ def _put_tensor(tensor: Any, entry: Any) -> None:
         raise InvalidInput(f"{where} can't have datatype {kind!r}: use one of {', '.join(_CONTENTS)}")
     if not isinstance(shape, list) or not all(isinstance(one, int) for one in shape):
         raise InvalidInput(f"{where} must have a shape, such as [1, 2]")
-    values = list(_flat(data))
+    values = list(flat(data))
     if kind == "BYTES":
         values = [one.encode() if isinstance(one, str) else one for one in values]
     tensor.name, tensor.datatype = entry["name"], kind
@@ -213,14 +167,6 @@ def _put_tensor(tensor: Any, entry: Any) -> None:
         getattr(tensor.contents, _CONTENTS[kind]).extend(values)
     except (TypeError, ValueError) as exc:
         raise InvalidInput(f"{where} has data that are not {kind}: {' '.join(str(exc).split())[:120]}") from exc
-
-
-def _flat(data: Any) -> Any:
-    if isinstance(data, list):
-        for one in data:
-            yield from _flat(one)
-    else:
-        yield data
 
 
 def _put_parameters(holder: Any, parameters: Any, where: str) -> None:

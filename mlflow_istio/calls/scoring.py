@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from mlflow_istio.calls.grpc_infer import infer
 from mlflow_istio.calls.loopback import proxies_for
-from mlflow_istio.calls.request_body import body_of, plain_body_of
+from mlflow_istio.calls.request_body import RequestBody, body_of, plain_body_of
+from mlflow_istio.calls.v2_body import v2_document
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
 
@@ -32,7 +33,7 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     import requests
 
     url = address.url.rstrip("/") + address.scoring
-    body = body_of(payload) if address.body == "mlflow" else plain_body_of(payload)
+    body = _body_for(address, payload)
     try:
         answer = requests.post(
             url,
@@ -50,6 +51,12 @@ def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     except ValueError as exc:
         raise ClusterError(f"{url} answered something that is not JSON: {_words(answer.text)}") from exc
     return result if isinstance(result, dict) else {"predictions": result}
+
+
+def _body_for(address: Address, payload: Any) -> RequestBody:
+    if address.body == "v2":
+        return RequestBody(content=json.dumps(v2_document(payload)).encode("ascii"))
+    return body_of(payload) if address.body == "mlflow" else plain_body_of(payload)
 
 
 def refuse_failure(url: str, status: int, text: str) -> NoReturn:

@@ -37,6 +37,7 @@ MLSERVER = Runtime(
     },
     readiness="/v2/health/ready",
     scoring="/v2/models/model/infer",
+    body="v2",
 )
 
 # The path is one that vLLM, llama.cpp and the like all answer once their model is loaded; /health is not.
@@ -54,6 +55,7 @@ TRITON = Runtime(
     command=("tritonserver", "--model-repository=$MODEL", "--http-port=$PORT"),
     readiness="/v2/health/ready",
     scoring="/v2/models/model/infer",
+    body="v2",
 )
 
 CONTAINER = Runtime(

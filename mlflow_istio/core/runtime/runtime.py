@@ -12,8 +12,8 @@ from mlflow_istio.core.basics.stored import form
 from mlflow_istio.errors import InvalidInput
 
 BODIES = ("mlflow", "json", "v2", "none")
-"""What scoring takes: a body of MLflow's scoring server, made of any input; the JSON that was given, as it is; a message of the V2
-protocol, made of that JSON; or nothing that anybody knows."""
+"""What scoring takes: a body of MLflow's scoring server, made of any input; the JSON that was given, as it is; the V2 protocol's
+JSON or message, made of either; or nothing that anybody knows."""
 PROTOCOLS = ("http", "grpc")
 """What callers speak, in Kubernetes' words for ``appProtocol``."""
 
@@ -74,7 +74,7 @@ class Runtime:
             raise self._wrong("protocol", f"can't be {self.protocol!r}: {nearest(str(self.protocol), PROTOCOLS)}")
         if self.protocol == "grpc":
             self._check_grpc()
-        elif self.body in ("v2", "none"):
+        elif self.body == "none":
             raise self._wrong("body", f"can't be {self.body!r} without protocol: grpc")
         for what in ("readiness", "scoring") if self.protocol == "http" else ():
             try:

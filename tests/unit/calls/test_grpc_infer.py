@@ -1,4 +1,4 @@
-"""The V2 protocol's JSON as messages and back; a frame or arrays of MLflow's protocol as V2."""
+"""The V2 protocol's JSON as messages and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.calls.grpc_health import health_request
-from mlflow_istio.calls.grpc_infer import _classes, as_v2, request_message, response_document
+from mlflow_istio.calls.grpc_infer import _classes, request_message, response_document
 from mlflow_istio.errors import ClusterError, InvalidInput
 
 
@@ -61,30 +61,6 @@ def test_what_is_no_answer_is_an_error() -> None:
 def test_a_request_that_is_none_is_refused_by_what_is_wrong(document: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         request_message(document)
-
-
-@pytest.mark.parametrize(
-    ("body", "names", "kinds", "shapes"),
-    [
-        ({"inputs": [[1.0, 2]]}, ["input-0"], ["FP64"], [[1, 2]]),
-        ({"instances": [1, 2]}, ["input-0"], ["INT64"], [[2]]),
-        ({"inputs": {"a": ["x"], "b": [True]}}, ["a", "b"], ["BYTES", "BOOL"], [[1], [1]]),
-        ({"dataframe_split": {"columns": ["a"], "data": [[1.5]]}}, ["a"], ["FP64"], [[1, 1]]),
-        ({"dataframe_records": [{"a": 1}, {"a": 2}]}, ["a"], ["INT64"], [[2, 1]]),
-    ],
-)
-def test_bodies_of_mlflows_protocol_become_tensors(body: Any, names: Any, kinds: Any, shapes: Any) -> None:
-    inputs = as_v2(body)["inputs"]
-    assert [one["name"] for one in inputs] == names
-    assert [one["datatype"] for one in inputs] == kinds
-    assert [one["shape"] for one in inputs] == shapes
-    request_message(as_v2(body))
-
-
-def test_what_is_v2_already_stays_and_mixed_values_are_refused() -> None:
-    assert as_v2({"inputs": [tensor()]}) == {"inputs": [tensor()]}
-    with pytest.raises(InvalidInput, match="input 'a' can't be a tensor"):
-        as_v2({"inputs": {"a": [1, "x"]}})
 
 
 def test_the_health_of_a_long_named_service_is_asked_for_as_protobuf_writes_it() -> None:
