@@ -199,7 +199,7 @@ def simulated(tasks: Sequence[Task], seed: int, processes: int, results: Results
 def main(arguments: Sequence[str]) -> int:
     """Print the tables. Returns the exit code: 1 when a row is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=400, help="simulated releases for each figure (default 400)")
+    parser.add_argument("--runs", type=int, default=250, help="simulated releases for each figure (default 250)")
     parser.add_argument("--hours", type=float, default=24.0, help="how long rows 1 and 2 go on (default 24)")
     parser.add_argument("--only", default="", help=f"only families with this text, or one of {', '.join(ROWS)}")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (default 1)")
