@@ -17,10 +17,12 @@ from tests.corpus.answers import recorded
 IN_TIME = ("policy", "resilience")
 """Families about what happens in time: timeouts, retries, ejected replicas."""
 SLOW = ("delay-longer-than-the-timeout",)
+CALLS = "grpc"
+"""The in-memory cluster answers with statuses of HTTP; which route takes a call is held in ``test_explanation.py``."""
 RECORDED = [
     pytest.param(case, number, id=f"{case.family}-{case.name}-{number}")
     for case in cases.load()
-    if case.istiod == "same" and case.local == "same" and case.family not in IN_TIME and case.name not in SLOW
+    if case.istiod == "same" and case.local == "same" and case.family not in (*IN_TIME, CALLS) and case.name not in SLOW
     for number, _ in enumerate(case.requests)
     if case.name in recorded(case.family)
 ]

@@ -87,7 +87,6 @@ def test_the_objects_of_these_tables_are_right_without_the_bad_field(kind: str) 
         ("VirtualService", "spec.http[3].retries.retryRemoteLocalities", True),
         ("VirtualService", "spec.http[3].rewrite.host", "a"),
         ("VirtualService", "spec.http[3].fault.delay.exponentialDelay", "1s"),
-        ("VirtualService", "spec.http[3].fault.abort.grpcStatus", "UNAVAILABLE"),
         ("VirtualService", "spec.http[3].mirror.namespace", "a"),
         ("DestinationRule", "spec.exportTo", ["."]),
         ("DestinationRule", "spec.workloadSelector", {}),

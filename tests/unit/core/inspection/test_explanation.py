@@ -25,15 +25,18 @@ RECORDED = [
 
 
 def as_request(sent: cases.Request, host: str) -> Request:
-    path, _, query = sent.path.partition("?")
+    path, _, query = (sent.call or sent.path).partition("?")
     headers = {name.lower(): value for name, value in sent.headers.items()}
+    method = "POST" if sent.call else sent.method
+    if sent.call:
+        headers["content-type"] = "application/grpc"
     parameters: dict[str, str] = {}
     for part in query.split("&") if query else ():
         name, _, value = part.partition("=")
         parameters.setdefault(name, value)
     authority = headers.pop("host", host)
     return Request(
-        path=normalized(path), method=sent.method, headers=headers, query=parameters, authority=authority, port=80
+        path=normalized(path), method=method, headers=headers, query=parameters, authority=authority, port=80
     )
 
 
@@ -52,7 +55,7 @@ def test_who_answers_is_who_answered_behind_the_real_istiod(case: cases.Case, nu
     if None in may_answer:  # no subset is named: every replica of the service
         may_answer = {subset for subset, replicas in cases.SUBSETS.items() if replicas}
     if found.place is None:
-        assert [answer["status"] for answer in answers] == [404]
+        assert [answer["status"] for answer in answers] == ["UNIMPLEMENTED" if sent.call else 404]
     assert seen <= may_answer
     if all("subset" in answer for answer in answers) and not sent.shares:
         assert seen == may_answer, "somebody who should answer never did"
