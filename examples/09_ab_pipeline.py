@@ -5,8 +5,8 @@
 
 The endpoint must have a version in use, and it needs live requests while the arms are compared. Users keep their arm by a cookie.
 
-Behind a gateway of a cluster a caller may choose an arm by sending its cookie, and nobody can tell: there ``options`` names a KPI, or
-says ``{"randomised": true}`` where a frontend of yours sets the cookie.
+Behind a gateway of a cluster a caller may choose an arm by sending its cookie, and nobody can tell: there ``options`` names a KPI,
+or says ``{"randomised": true}`` where a frontend of yours sets the cookie.
 """
 
 import argparse
