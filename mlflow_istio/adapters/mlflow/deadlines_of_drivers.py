@@ -15,6 +15,16 @@ CONNECT = 10
 SILENCE = 30
 """Seconds that a database may say nothing, in the middle of a query, too. Ours take milliseconds."""
 
+# libpq has no limit of an answer. What it has is TCP's: a host that is gone, or a network that forgets, is noticed after 30 s,
+# in the middle of a query, too; a server that stands still on a host that answers is not.
+_LIBPQ = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 1000 * SILENCE,
+}
+
 LIMITS: Mapping[str, Mapping[str, int]] = {
     # PyMySQL waits for the server's first words, too, as for any answer: for ever, unless it has a read_timeout.
     "pymysql": {"connect_timeout": CONNECT, "read_timeout": SILENCE, "write_timeout": SILENCE},
@@ -22,8 +32,10 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "mysqlconnector": {"connection_timeout": CONNECT},
     "pymssql": {"login_timeout": CONNECT, "timeout": SILENCE},
     "pyodbc": {"timeout": CONNECT},
+    "psycopg2": _LIBPQ,
+    "psycopg": _LIBPQ,
 }
-"""By SQLAlchemy's name of the driver, what its ``connect`` takes; PostgreSQL's reads an environment variable."""
+"""By SQLAlchemy's name of the driver, what its ``connect`` takes; PostgreSQL's read an environment variable for connecting."""
 
 _OF_A_QUERY = ("pyodbc",)
 """Drivers whose limit of a query is an attribute of the connection."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from mlflow_istio.adapters.mlflow.deadlines_of_drivers import LIMITS, given_to_n
 class Driver:
     """A driver in place of one that isn't installed here: it notes what it is asked to connect with, and can't.
 
-    Modelled on the names that SQLAlchemy's dialects look up in PyMySQL, mysqlclient, pymssql and pyodbc.
+    Modelled on the names that SQLAlchemy's dialects look up in PyMySQL, mysqlclient, pymssql, pyodbc and psycopg2.
     """
 
     paramstyle = "format"
@@ -62,6 +63,20 @@ def connected_with(address: str) -> dict[str, Any]:
 )
 def test_a_driver_is_asked_to_connect_with_its_limits(address: str, limits: dict[str, int]) -> None:
     assert connected_with(address) == limits
+
+
+@pytest.mark.parametrize(("query", "milliseconds"), [("", 30000), ("?tcp_user_timeout=5000", "5000")])
+def test_postgresql_is_asked_with_the_limits_of_tcp(
+    query: str, milliseconds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy looks at the driver's own modules here, so they are stood in for, too."""
+    stand_in = ModuleType("psycopg2")
+    for name in ("extras", "extensions"):
+        module = ModuleType(f"psycopg2.{name}")
+        setattr(stand_in, name, module)
+        monkeypatch.setitem(sys.modules, f"psycopg2.{name}", module)
+    monkeypatch.setitem(sys.modules, "psycopg2", stand_in)
+    assert connected_with(f"postgresql+psycopg2://ada@127.0.0.1/m{query}") == {"tcp_user_timeout": milliseconds}
 
 
 def test_sqlite_is_asked_as_before() -> None:
