@@ -85,6 +85,10 @@ def read(obj: Object) -> None:
         clusters([], [obj], [])
 
 
+BESIDE = {"simple": "consistentHash"}
+"""Fields that stand in another's place."""
+
+
 def refused(field: ApiField, kind: str, value: Any) -> tuple[str, str]:
     """What the local mesh says to a case's object with this field in the place where the case has its parent, and where."""
     path = field.parent
@@ -97,6 +101,7 @@ def refused(field: ApiField, kind: str, value: Any) -> tuple[str, str]:
     for step in steps:
         place, where = place[step], Field(None, step, where)
     name = field.path.rpartition(".")[2]
+    place.pop(BESIDE.get(name, ""), None)
     place[name] = value
     try:
         read(changed)
