@@ -90,7 +90,7 @@ def test_an_answer_that_nobody_takes_is_dropped(address):
     with connected(address) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-        time.sleep(5 * TIMEOUT)
+        time.sleep(20 * TIMEOUT)  # a busy machine lets the server look at its connections late
         got = 0
         with suppress(ConnectionResetError):
             while part := connection.recv(1 << 20):
