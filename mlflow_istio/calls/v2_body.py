@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlflow_istio.calls.request_body import body_of, plain_body_of
+from mlflow_istio.calls.request_body import RequestBody, body_of, plain_body_of
 from mlflow_istio.errors import InvalidInput
 
 
@@ -22,7 +22,9 @@ def v2_document(payload: Any) -> Any:
     """
     is_frame = type(payload).__module__.partition(".")[0] == "pandas"
     body = body_of(payload) if is_frame else plain_body_of(payload)
-    return as_v2(json.loads(body.content))
+    # A file's rows are told from a body of the protocol where the file was read.
+    content = payload.content if isinstance(payload, RequestBody) else body.content
+    return as_v2(json.loads(content))
 
 
 def as_v2(document: Any) -> Any:

@@ -75,6 +75,10 @@ def test_a_frame_an_example_and_a_file_become_the_same_tensors(tmp_path: Any) ->
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(example))
     assert v2_document(FRAME) == v2_document(example) == v2_document(read_body(str(file))) == AS_TENSORS
+    file.write_text('[{"tenure": 3.0, "plan": "a"}, {"tenure": 4.0, "plan": "b"}]')
+    assert v2_document(read_body(str(file))) == AS_TENSORS
+    file.write_text(json.dumps(AS_TENSORS))
+    assert v2_document(read_body(str(file))) == AS_TENSORS
     with pytest.raises(InvalidInput, match="not text/csv"):
         v2_document(RequestBody(content=b"a,b", content_type="text/csv"))
 
