@@ -18,6 +18,7 @@ CORE = [
     "filelock>=3.13",
     "tenacity>=8.2",
     "cachetools>=5",
+    "rapidfuzz>=3.9",
 ]
 LOCAL = [
     "mlflow>=3.1,<4",

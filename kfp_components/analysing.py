@@ -143,7 +143,7 @@ def arms_table(view: View) -> str:
 def differences_table(view: View) -> str:
     """Verdict, figures and the most different requests as Markdown."""
     verdict = view["verdict"]
-    lines = [f"**{verdict['word']}**: {as_cell(verdict['reason'])}", ""]
+    lines = [f"**{verdict['word']}**: {as_cell(verdict['reason'])}", "", as_cell(view["terms"]), ""]
     rows: Sequence[Mapping[str, Any]] = view["most_different"][:_LINES]
     if rows:
         columns = ("request_id", "difference", "note", "stable_output", "candidate_output", "input")

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mlflow_istio.core.analysis.answer_fields import check_field
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import ChangeOptions, ReadOptions
+from mlflow_istio.options.scorer import check_scorer, scorer_of
 from mlflow_istio.options.shared import Confirmed, Judged, Tested
-from mlflow_istio.options.values import IN_SECONDS, Probability, Share
+from mlflow_istio.options.values import IN_SECONDS, Names, Probability, Share, checked, read_by
 
 if TYPE_CHECKING:
     from mlflow_istio.core.analysis.answers import AnswerRule
     from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
     from mlflow_istio.core.release.kpi import Kpi
     from mlflow_istio.releases.driving.arms import ArmsOptions
+
+Fields = Annotated[Names, checked(lambda paths: tuple(map(check_field, paths)))]
+Scored = Annotated[Any, read_by(check_scorer)]
 
 
 class AnalyseOptions(ReadOptions, Judged, Tested):
@@ -75,10 +80,17 @@ class CompareOptions(ReadOptions):
     relative: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="numbers: allowed difference as a share of stable's prediction"
     )
-    similarity: Share = Field(default=1.0, description="text: least score that agrees")
-    scorer: Any = Field(
-        default=None, description="text: Python callable (stable's text, candidate's) -> 0 to 1 (Python only)"
+    field: Fields = Field(
+        default=(),
+        description="what of an answer is compared, such as choices[0].message.content; several with commas (default: texts and "
+        "tensors of known protocols, else the whole answer)",
     )
+    scorer: Scored = Field(
+        default=None,
+        description="text: how alike two are: edit (default), tokens, json, length, or package.module:function, imported where the "
+        "command runs; in Python a callable, too. A function gets (stable's text, candidate's) and gives 0 to 1",
+    )
+    similarity: Share = Field(default=0.8, description="text: least score with which two texts agree")
     agreement: Probability = Field(default=0.99, description="least share of requests whose answers must agree")
     slowdown: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="most that the candidate's time may be of stable's, such as 1.2 (default: not judged)"
@@ -94,18 +106,17 @@ class CompareOptions(ReadOptions):
         """When two predictions agree.
 
         Raises:
-            InvalidInput: The scorer is no callable.
+            InvalidInput: The scorer can't be imported here.
         """
         from mlflow_istio.core.analysis.answers import AnswerRule
 
-        if self.scorer is not None and not callable(self.scorer):
-            raise InvalidInput("option 'scorer' must be a Python callable: give it through the Python client")
         return AnswerRule(
             kind=self.answers,
             absolute=self.absolute,
             relative=self.relative,
             similarity=self.similarity,
-            scorer=self.scorer,
+            fields=self.field,
+            scorer=scorer_of(self.scorer) if self.answers == "text" else None,
         )
 
     def limits(self) -> ShadowLimits:

@@ -128,11 +128,6 @@ _COMPARE: tuple[Idle[CompareOptions], ...] = (
         lambda compare: compare.answers != "text",
         "has no effect with answers={answers}: it goes with text",
     ),
-    Idle(
-        ("similarity",),
-        lambda compare: compare.scorer is None,
-        "has no effect without 'scorer': give one through the Python client, else texts must be equal",
-    ),
 )
 
 _KINDS: Mapping[str, tuple[str, ...]] = {

@@ -20,7 +20,8 @@ from mlflow_istio.report.data import Comparison, ReportData
 ARTIFACT = "report.html"
 PLAN_ARTIFACT = "release.json"
 COMPARISON_ARTIFACT = "comparison/most-different.json"
-"""As ``releases.comparison`` writes it."""
+COMPARISON_VERDICT = "comparison/verdict.json"
+"""As ``releases.comparison`` writes them."""
 
 OUTCOMES: Mapping[str, str] = {
     "promote": "promoted",
@@ -151,7 +152,7 @@ def _filled(
         figures=figures,
         verdict=_verdict(own, outcome, told, endpoint if opened else None),
         plan=plan,
-        comparison=_comparison(figures, _json(context, run, COMPARISON_ARTIFACT, missing)),
+        comparison=_comparison(context, run, figures, missing),
         before=_object(context, own[0], "before", missing) if own else None,
         after=_after(context, name, endpoint, own, missing),
         missing=tuple(dict.fromkeys(missing)),
@@ -194,16 +195,22 @@ def _verdict(
     return _mapping(told, "verdict")
 
 
-def _comparison(figures: Mapping[str, Sequence[Figure]], table: Any) -> Comparison | None:
-    """A shadow's figures, and the requests that differ most."""
+def _comparison(
+    context: Context, run: str | None, figures: Mapping[str, Sequence[Figure]], missing: list[str]
+) -> Comparison | None:
+    """A shadow's figures, how they came about, and the requests that differ most."""
     shadow = {name: points[-1].value for name, points in figures.items() if name.startswith("shadow/") and points}
+    table = _json(context, run, COMPARISON_ARTIFACT, missing)
     different = []
     for row in table if isinstance(table, list) else ():
         if isinstance(row, dict) and "request_id" in row:
             size = row.get("difference")
             known = isinstance(size, (int, float)) and math.isfinite(size)
             different.append((str(row["request_id"]), size if known else None, str(row.get("note", ""))))
-    return Comparison(figures=shadow, most_different=different) if shadow or different else None
+    if not (shadow or different):
+        return None
+    evidence = _mapping(_document(context, run, COMPARISON_VERDICT, missing), "evidence")
+    return Comparison(figures=shadow, most_different=different, terms=str(evidence.get("terms", "")))
 
 
 def _after(

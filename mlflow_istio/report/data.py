@@ -19,10 +19,12 @@ class Comparison:
     Attributes:
         figures: Names as ``core.analysis.shadow_verdict.shadow_metrics`` writes them, such as ``shadow/agreement``, to value.
         most_different: Request id, how much the answers differ (None: can't be compared), and what differs.
+        terms: How answers were compared, in a sentence; empty where nobody knows.
     """
 
     figures: Mapping[str, float]
     most_different: Sequence[tuple[str, float | None, str]] = ()
+    terms: str = ""
 
 
 def _is_bound(name: str, kpis: Set[str]) -> bool:

@@ -55,6 +55,7 @@ def render(data: ReportData) -> str:
         changes=_changes(data),
         left_out=max(0, len(data.changes) - _MOST_CHANGES),
         comparison=_comparison(data),
+        terms=data.comparison.terms if data.comparison else "",
         different=[
             {"id": key, "by": "not comparable" if size is None else words.number(size), "note": note}
             for key, size, note in (data.comparison.most_different if data.comparison else ())

@@ -173,11 +173,15 @@ def print_comparison(view: View, console: Console | None = None) -> None:
     out = console or a_console()
     figures = view["figures"]
     say(out, (view["verdict"]["word"], "bold"), f"  {view['verdict']['reason']}")
+    say(out, view["terms"])
     counts = "  ".join(
         f"{name} {figures[f'shadow/{name}']:g}"
         for name in ("pairs", "compared", "candidate_failed", "stable_failed", "both_failed")
     )
     out.print(f"{counts}  unmatched {figures['shadow/unmatched_share']:.1%}", highlight=False)
+    if "shadow/similarity" in figures:
+        mean, lower, upper = (figures.get(f"shadow/similarity{end}") for end in ("", "_lower", "_upper"))
+        out.print(f"mean similarity {_end(mean)} ({_end(lower)} to {_end(upper)})", highlight=False)
     if view["partial"]:
         out.print(
             "only a part of the traffic is mirrored: lost copies can't be told from requests that were not copied"

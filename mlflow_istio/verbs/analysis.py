@@ -54,7 +54,7 @@ class AnalysisVerbs(Base):
 
     def compare(self, name: str, config: Config | None = None) -> views.View:
         """Compare the answers of an open shadow release; see ``releases.comparison``."""
-        from mlflow_istio.core.analysis.shadow_verdict import shadow_metrics
+        from mlflow_istio.core.analysis.shadow_verdict import comparison_terms, scorer_failures, shadow_metrics
         from mlflow_istio.options.analysis import CompareOptions
         from mlflow_istio.releases.driving import comparison
 
@@ -70,16 +70,18 @@ class AnalysisVerbs(Base):
             settle=options.settle,
             deadline_reached=options.final,
         )
+        tally = found.comparison.tally
         return {
             "endpoint": name,
             "release": found.release.id,
+            "terms": comparison_terms(tally),
             "stable": found.stable,
             "candidate": found.candidate,
             "verdict": {"word": found.verdict.word, "reason": found.verdict.reason},
-            "figures": shadow_metrics(found.comparison.tally, alpha=options.alpha),
+            "figures": shadow_metrics(tally, alpha=options.alpha),
             "partial": found.comparison.partial,
             "most_different": [dict(row) for row in found.comparison.table],
-            "warnings": list(found.warnings),
+            "warnings": [*found.warnings, *filter(None, [scorer_failures(tally)])],
         }
 
     def _look(self, session: Session, name: str, options: AnalyseOptions) -> Analysed:

@@ -585,6 +585,7 @@ OPTIONS: Mapping[str, Options] = {
             "answers": "classes",
             "absolute": 0.1,
             "relative": 0.1,
+            "field": "predictions",
             "similarity": Try(value=0.1, given={"answers": "text", "scorer": half_alike}, world=recorded_texts),
             "scorer": Try(value=half_alike, given={"answers": "text"}, world=recorded_texts),
             "agreement": 0.3,

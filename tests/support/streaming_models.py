@@ -76,3 +76,46 @@ set_model(Agent())
 
 # MLflow's class has a predict_stream that raises where the agent has none.
 MUTE_AGENT = AGENT[: AGENT.index("    def predict_stream")] + "\nset_model(Agent())\n"
+
+# Chats and an agent that say WORDS and how they were asked, under a new id and time each.
+TALKING_CHAT = """
+import os, time, uuid
+from mlflow.models import set_model
+from mlflow.pyfunc import ChatModel
+from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse
+
+class Chat(ChatModel):
+    def predict(self, context, messages, params):
+        text = f"{os.environ.get('WORDS', '-')} {messages[-1].content}"
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return ChatCompletionResponse.from_dict({"choices": [choice], "id": uuid.uuid4().hex, "created": time.time_ns()})
+
+    def predict_stream(self, context, messages, params):
+        for word in (*os.environ.get("WORDS", "-").split(), messages[-1].content):
+            delta = {"role": "assistant", "content": f"{word} "}
+            yield ChatCompletionChunk.from_dict({"choices": [{"index": 0, "delta": delta}], "id": uuid.uuid4().hex})
+
+set_model(Chat())
+"""
+
+TALKING_AGENT = """
+import os, uuid
+from mlflow.models import set_model
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
+
+class Agent(ResponsesAgent):
+    def predict(self, request):
+        return ResponsesAgentResponse(output=[self.item()])
+
+    def predict_stream(self, request):
+        item = self.item()
+        for word in os.environ.get("WORDS", "-").split():
+            yield ResponsesAgentStreamEvent(**self.create_text_delta(delta=f"{word} ", item_id=item["id"]))
+        yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)
+
+    def item(self):
+        return self.create_text_output_item(text=os.environ.get("WORDS", "-"), id=uuid.uuid4().hex)
+
+set_model(Agent())
+"""

@@ -2,19 +2,18 @@
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from mlflow_istio.core.basics.stored import NOT_STORED, form
+from mlflow_istio.core.analysis.answer_fields import Fields, pick
+from mlflow_istio.core.analysis.text_scores import Scorer, ScorerFailed
+from mlflow_istio.core.basics.stored import NOT_STORED, form, stored
 from mlflow_istio.errors import InvalidInput
 
 AnswerKind = Literal["classes", "numbers", "text"]
-
-Scorer = Callable[[str, str], float]
-"""(stable's text, candidate's text) -> similarity from 0 to 1."""
 
 _SIDE_LENGTH = 48
 _LARGEST_SUMMED = 1e100
@@ -33,6 +32,7 @@ class AnswerRule:
         relative: Numbers: an allowed difference as a share of the stable's prediction. They agree when
             `|candidate - stable| <= absolute + relative |stable|`.
         similarity: Text: the least score that counts as agreement.
+        fields: Where the predictions stand in an answer; empty: where a known protocol says it, else everywhere.
         scorer: Text: the score; not part of the stored state.
     """
 
@@ -40,6 +40,7 @@ class AnswerRule:
     absolute: float = 0.0
     relative: float = 0.0
     similarity: float = 1.0
+    fields: Fields = field(default=(), metadata=stored(sparse=True))
     scorer: Scorer | None = field(default=None, metadata=NOT_STORED)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,10 @@ class AnswerDifference:
         rows: Predictions compared.
         rows_agreeing: Those that agree.
         note: What differs, in words; empty when they agree.
+        score: Text: the mean of the texts' scores; None where no text was scored.
+        cut: Whether only the beginning of a text was compared.
+        fields: Where what was compared stood; empty: the whole answers were.
+        unscored: Why the scorer has no score for a text, so that nobody knows whether the answers agree; else empty.
     """
 
     agrees: bool
@@ -71,6 +76,10 @@ class AnswerDifference:
     rows: int
     rows_agreeing: int
     note: str
+    score: float | None = None
+    cut: bool = False
+    fields: Fields = ()
+    unscored: str = ""
 
 
 def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDifference:
@@ -84,8 +93,19 @@ def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDiff
     Args:
         stable: A list of predictions (each value in nested lists is one), `{"predictions": [...]}`, or one value.
         candidate: The same.
-        rule: When two predictions agree.
+        rule: When two predictions agree, and where in an answer they stand.
     """
+    picked = pick(stable, candidate, rule.fields)
+    if picked.missing:
+        return replace(_incomparable(1, picked.missing), fields=picked.fields)
+    try:
+        found = _compare(picked.stable, picked.candidate, rule)
+    except ScorerFailed as exc:
+        found = replace(_incomparable(1, f"no score: {exc.message}"), unscored=exc.message)
+    return replace(found, fields=picked.fields)
+
+
+def _compare(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDifference:
     our_parts, their_parts = tuple(_parts(stable)), tuple(_parts(candidate))
     ours, theirs = ([part for part in parts if not isinstance(part[1], _Size)] for parts in (our_parts, their_parts))
     if len(ours) != len(theirs):
@@ -102,13 +122,26 @@ def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDiff
     if rule.kind == "numbers":
         return _compare_numbers(a, b, rule)
     if rule.kind == "text" and rule.scorer is not None:
-        scores = [rule.scorer(str(x), str(y)) for x, y in zip(a, b, strict=True)]
-        agree = [score >= rule.similarity for score in scores]
-        size = 1 - min(scores)
-    else:
-        agree = [_equal(x, y) for x, y in zip(a, b, strict=True)]
-        size = 1 - sum(agree) / len(agree)
-    return _result(a, b, agree, size=size, signed=None)
+        return _compare_texts(a, b, rule.similarity, rule.scorer)
+    agree = [_equal(x, y) for x, y in zip(a, b, strict=True)]
+    return _result(a, b, agree, size=1 - sum(agree) / len(agree), signed=None)
+
+
+def _compare_texts(ours: Sequence[Any], theirs: Sequence[Any], least: float, scorer: Scorer) -> AnswerDifference:
+    """Texts by their scores; what is no text on both sides must be equal."""
+    pairs = list(zip(ours, theirs, strict=True))
+    texts = [(x, y) if isinstance(x, str) and isinstance(y, str) else None for x, y in pairs]
+    scores = [float(_equal(*pair)) if text is None else scorer(*text) for pair, text in zip(pairs, texts, strict=True)]
+    agree = [score >= least if text else score == 1 for score, text in zip(scores, texts, strict=True)]
+    of_texts = [score for score, text in zip(scores, texts, strict=True) if text]
+    found = _result(ours, theirs, agree, size=1 - min(scores), signed=None)
+    first = agree.index(False) if not all(agree) else None
+    return replace(
+        found,
+        note=found.note if first is None or texts[first] is None else f"{found.note} (similarity {scores[first]:.3g})",
+        score=sum(of_texts) / len(of_texts) if of_texts else None,
+        cut=any(scorer.cuts(*text) for text in texts if text),
+    )
 
 
 def _compare_numbers(ours: Sequence[Any], theirs: Sequence[Any], rule: AnswerRule) -> AnswerDifference:

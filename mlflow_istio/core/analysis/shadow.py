@@ -18,6 +18,7 @@ from mlflow_istio.errors import InvalidInput
 
 MOST_DIFFERENT = 20
 """How many of the most different requests are kept."""
+_FAILURES_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +160,11 @@ class ShadowTally:
         differences: Moments of the signed difference (candidate minus stable), mean over a request, numbers only.
         log_slowdown: Moments of log(candidate's time / stable's time).
         most_different: The `MOST_DIFFERENT` most different requests, worst first.
+        scores: Moments of the texts' scores, mean over a request.
+        cut: Of the compared pairs, those of whose texts only the beginning was.
+        unscored: Pairs for which the scorer had no score; they are not among the compared.
+        failures: The first of them, by request id, with the reason.
+        fields: Where in the answers what was compared stood.
     """
 
     rule: AnswerRule
@@ -178,6 +184,11 @@ class ShadowTally:
     differences: Moments = NO_MOMENTS
     log_slowdown: Moments = NO_MOMENTS
     most_different: tuple[DifferentRequest, ...] = ()
+    scores: Moments = field(default=NO_MOMENTS, metadata=stored(sparse=True))
+    cut: int = field(default=0, metadata=stored(sparse=True))
+    unscored: int = field(default=0, metadata=stored(sparse=True))
+    failures: tuple[DifferentRequest, ...] = field(default=(), metadata=stored(sparse=True))
+    fields: tuple[str, ...] = field(default=(), metadata=stored(sparse=True))
 
     @property
     def pairs(self) -> int:
@@ -194,12 +205,19 @@ class ShadowTally:
         """Return the tally with one more batch; the order of batches and records doesn't matter."""
         succeeded = [pair for pair in joined.pairs if not (pair[0].failed or pair[1].failed)]
         recorded = [(a, b) for a, b in succeeded if a.output is not None and b.output is not None]
-        compared = [compare_answers(stable.output, candidate.output, self.rule) for stable, candidate in recorded]
-        differing = [
-            DifferentRequest(request_id=stable.request_id, difference=result.difference, note=result.note)
-            for (stable, _), result in zip(recorded, compared, strict=True)
-            if not result.agrees
+        results = [
+            (stable.request_id, compare_answers(stable.output, candidate.output, self.rule))
+            for stable, candidate in recorded
         ]
+        compared = [result for _, result in results if not result.unscored]
+        differing, unscored = (
+            [
+                DifferentRequest(request_id=key, difference=result.difference, note=result.note)
+                for key, result in results
+                if not result.agrees and bool(result.unscored) == failed
+            ]
+            for failed in (False, True)
+        )
         slowdown = [
             math.log(candidate.milliseconds) - math.log(stable.milliseconds)
             for stable, candidate in succeeded
@@ -224,6 +242,11 @@ class ShadowTally:
             differences=self.differences.plus(Moments.of(signed)),
             log_slowdown=self.log_slowdown.plus(Moments.of(slowdown)),
             most_different=_worst([*self.most_different, *differing]),
+            scores=self.scores.plus(Moments.of([result.score for result in compared if result.score is not None])),
+            cut=self.cut + sum(result.cut for result in compared),
+            unscored=self.unscored + len(unscored),
+            failures=_worst([*self.failures, *unscored])[:_FAILURES_SHOWN],
+            fields=tuple(sorted({*self.fields, *(path for _, result in results for path in result.fields)})),
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.analysis.interval import Interval, bounded_exp, check_alpha, finite
@@ -43,7 +43,9 @@ class ShadowFigures:
 
     Attributes:
         agreement: The share of requests whose whole answers agree (requests, because predictions inside one request
-            aren't independent).
+            aren't independent). A pair that the scorer failed on counts as differing for the lower end and as agreeing for
+            the upper, since nobody knows.
+        similarity: Text: the mean score; asymptotic, and no part of the verdict.
         difference: The mean of candidate minus stable, for numbers; asymptotic.
         slowdown: The candidate's time as a multiple of the stable's, geometric mean over pairs; asymptotic.
         failures: The test that, of the pairs in which one side failed, the candidate fails in more than half: under
@@ -51,6 +53,7 @@ class ShadowFigures:
     """
 
     agreement: Interval
+    similarity: Interval
     difference: Interval
     slowdown: Interval
     failures: ObjectiveTest
@@ -66,11 +69,59 @@ def shadow_figures(tally: ShadowTally, *, alpha: float = 0.05) -> ShadowFigures:
     discordant = tally.candidate_failed + tally.stable_failed
     counts = Proportion(events=tally.candidate_failed, total=discordant)
     return ShadowFigures(
-        agreement=Proportion(events=tally.agreeing, total=tally.compared).confidence_sequence(alpha),
+        agreement=_agreement(tally, alpha),
+        similarity=_within_0_and_1(mean_sequence(tally.scores, alpha)),
         difference=mean_sequence(tally.differences, alpha),
         slowdown=mean_sequence(tally.log_slowdown, alpha).mapped(bounded_exp),
         failures=ObjectiveTest(limit=0.5, counts=counts),
     )
+
+
+def _agreement(tally: ShadowTally, alpha: float) -> Interval:
+    known = Proportion(events=tally.agreeing, total=tally.compared).confidence_sequence(alpha)
+    if not tally.unscored:
+        return known
+    total = tally.compared + tally.unscored
+    return replace(
+        known,
+        lower=Proportion(events=tally.agreeing, total=total).confidence_sequence(alpha).lower,
+        upper=Proportion(events=tally.agreeing + tally.unscored, total=total).confidence_sequence(alpha).upper,
+    )
+
+
+def _within_0_and_1(interval: Interval) -> Interval:
+    return replace(interval, lower=max(0.0, interval.lower), upper=min(1.0, interval.upper))
+
+
+def comparison_terms(tally: ShadowTally) -> str:
+    """How answers were compared, and what of them, in a sentence."""
+    rule = tally.rule
+    if rule.kind == "numbers":
+        how = f"as numbers, within {rule.absolute:g} plus {rule.relative:.3g} of the stable's"
+    elif rule.kind == "classes" or rule.scorer is None:
+        how = f"as {rule.kind}, which must be equal"
+    else:
+        how = f"as text by scorer '{rule.scorer.name}', from {rule.similarity:g} on two texts agree"
+    if rule.fields:
+        where = f"field {' and '.join(rule.fields)}"
+    elif tally.fields:
+        where = f"field {' and '.join(tally.fields)} (recognised; 'field' names another)"
+    else:
+        where = "the whole answer"
+    said = f"Compared {how}; {where}"
+    if tally.cut:
+        longest = rule.scorer.longest if rule.scorer else None
+        said += f"; {tally.cut:,} pairs by the first {longest or 0:,} characters of a text"
+    return f"{said}."
+
+
+def scorer_failures(tally: ShadowTally) -> str:
+    """For how many pairs the scorer failed, and how for the first, in one line; empty where it never did."""
+    if not tally.unscored:
+        return ""
+    name = tally.rule.scorer.name if tally.rule.scorer else "unknown"
+    first = f": request {tally.failures[0].request_id}: {tally.failures[0].note}" if tally.failures else ""
+    return f"scorer '{name}' failed for {tally.unscored:,} of {tally.unscored + tally.compared:,} pairs{first}"
 
 
 def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, float]:
@@ -90,10 +141,11 @@ def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, floa
         "shadow/candidate_failed": tally.candidate_failed,
         "shadow/stable_failed": tally.stable_failed,
         "shadow/both_failed": tally.both_failed,
+        **({"shadow/unscored": tally.unscored, "shadow/cut": tally.cut} if tally.rule.kind == "text" else {}),
     }
     if tally.rows:
         metrics["shadow/prediction_agreement"] = tally.rows_agreeing / tally.rows
-    for name in ("agreement", "difference", "slowdown"):
+    for name in ("agreement", "similarity", "difference", "slowdown"):
         interval = getattr(figures, name)
         if interval.estimate is not None:
             metrics[f"shadow/{name}"] = finite(interval.estimate)
@@ -110,7 +162,8 @@ def judge_shadow(
     Rolls back on proof that agreement is below its limit, that the candidate fails where the stable doesn't, or that
     it is slower than allowed: alpha is split over these, so they are wrong together with probability alpha at most.
     Advances when all are proven fine; failures are fine while there is no evidence against them. Else holds, and is
-    inconclusive at the deadline. With too many unmatched requests it never advances.
+    inconclusive at the deadline. With too many unmatched requests it never advances. Of texts, the share that agrees is
+    judged and not the mean score, which says nothing of how many users get another answer.
 
     Raises:
         InvalidInput: If alpha isn't between 0 and 1.
@@ -130,6 +183,8 @@ def judge_shadow(
     )
     if any(count for count, _ in left_over):
         seen += f" (left out: {', '.join(f'{count:,} {what}' for count, what in left_over if count)})"
+    if failed := scorer_failures(tally):
+        seen += f"; {failed} (such a pair counts as differing where agreement must be shown, as agreeing where a difference must)"
     if agreement.upper < limits.agreement:
         against.append(f"{seen}, below {limits.agreement:.3g}")
     elif agreement.lower < limits.agreement:
@@ -144,7 +199,7 @@ def judge_shadow(
             against.append(f"{times}, more than {limits.slowdown:.3g}")
         elif figures.slowdown.upper > limits.slowdown:
             waiting.append(f"{times}, not yet proven within {limits.slowdown:.3g}")
-    if not tally.compared:
+    if not (tally.compared or tally.unscored):
         waiting.append("nobody called the endpoint, or nothing was recorded")
     if tally.unmatched_share > limits.unmatched:
         waiting.append(
@@ -165,7 +220,9 @@ def judge_shadow(
 def _evidence(tally: ShadowTally, figures: ShadowFigures, alpha: float) -> Mapping[str, Any]:
     return {
         "alpha_each": alpha,
+        "terms": comparison_terms(tally),
         "agreement": to_json(figures.agreement),
+        **({"similarity": to_json(figures.similarity)} if tally.scores.count else {}),
         "difference": to_json(figures.difference),
         "slowdown": to_json(figures.slowdown),
         "failures_p_value": math.exp(-max(0.0, figures.failures.log_e_value)),

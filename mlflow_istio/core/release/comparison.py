@@ -26,7 +26,8 @@ class Comparison:
 
     Attributes:
         tally: The counts.
-        table: The most different requests, worst first; failures that only one side had come first. Keys are ``COLUMNS``.
+        table: The most different requests, worst first; before them failures that only one side had, and of the scorer. Keys are
+            ``COLUMNS``.
         since: Unix seconds from which on requests were compared.
         until: Unix seconds up to which.
         partial: Whether only a part of the traffic is mirrored, so that a request without copy is no loss.
@@ -127,7 +128,7 @@ def _table(
         if stable.failed != candidate.failed and len(rows) < _MOST_FAILURES:
             side = "candidate" if candidate.failed else "stable"
             rows.append((stable.request_id, math.inf, f"only the {side} failed"))
-    rows += [(item.request_id, item.difference, item.note) for item in tally.most_different]
+    rows += [(item.request_id, item.difference, item.note) for item in (*tally.failures, *tally.most_different)]
     return [_row(key, size, note, ours[key], theirs[key]) for key, size, note in rows]
 
 

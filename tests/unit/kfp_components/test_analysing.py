@@ -33,7 +33,7 @@ def verdict(word: str) -> dict[str, Any]:
         "candidate_output": [3],
         "input": "x|y",
     }
-    return {"verdict": {"word": word, "reason": "so"}, "figures": {}, "most_different": [row]}
+    return {"verdict": {"word": word, "reason": "so"}, "terms": "Compared.", "figures": {}, "most_different": [row]}
 
 
 class Asked:
@@ -136,7 +136,9 @@ def test_tables_and_figures_survive_what_is_missing_and_bars_in_texts() -> None:
     assert "**winner**: a \\| b" in table
     assert "| churn-v2 (challenger) | 50 | 7 | 1.25 | 1.1 to 1.5 |" in table
     assert "x\\|y" in analysing.differences_table(verdict("rollback"))
-    assert analysing.differences_table({**verdict("advance"), "most_different": []}) == "**advance**: so\n\n"
+    assert (
+        analysing.differences_table({**verdict("advance"), "most_different": []}) == "**advance**: so\n\nCompared.\n\n"
+    )
 
 
 @pytest.mark.parametrize("given", [{"wait_minutes": -1.0}, {"poll_seconds": 0.0}])

@@ -227,8 +227,20 @@ def test_the_first_look_says_of_nobody_that_it_was_not_called(stage: Stage) -> N
 # A similarity
 
 
-def test_a_similarity_without_a_scorer_is_refused_by_name() -> None:
+def test_a_similarity_of_what_is_no_text_is_refused_by_name() -> None:
     """litellm 36250: it was ignored, and texts were compared for equality."""
-    options = {"answers": "text", "similarity": 0.8}
-    with pytest.raises(InvalidInput, match="option 'similarity' has no effect without 'scorer'"):
-        check_compare({"target": "istio:/models", "endpoint": "churn", "options": options})
+    for answers, said in (
+        ("classes", {"similarity": 0.7}),
+        ("numbers", {"similarity": 0.7}),
+        ("numbers", {"scorer": "edit"}),
+    ):
+        options = {"answers": answers, **said}
+        with pytest.raises(InvalidInput, match=f"option '(similarity|scorer)' has no effect with answers={answers}"):
+            check_compare({"target": "istio:/models", "endpoint": "churn", "options": options})
+
+
+def test_a_scorer_by_name_need_not_be_there_where_the_pipeline_is_compiled() -> None:
+    options = {"answers": "text", "scorer": "only_in_the_image.scores:alike", "similarity": 0.7}
+    check_compare({"target": "istio:/models", "endpoint": "churn", "options": options})
+    with pytest.raises(InvalidInput, match="option 'scorer'.*neither package.module:function nor built in"):
+        check_compare({"target": "istio:/models", "endpoint": "churn", "options": {**options, "scorer": "alike()"}})

@@ -124,7 +124,7 @@ def test_a_key_that_a_guard_does_not_read_is_refused(guard: Mapping[str, Any], p
             {"answers": "numbers", "similarity": 0.5},
             "'similarity' has no effect with answers=numbers: it goes with text",
         ),
-        ({"answers": "text", "similarity": 0.5}, "'similarity' has no effect without 'scorer'"),
+        ({"answers": "numbers", "scorer": "edit"}, "'scorer' has no effect with answers=numbers: it goes with text"),
     ],
 )
 def test_an_option_of_another_kind_of_answers_is_refused(given: Mapping[str, Any], problem: str) -> None:

@@ -130,10 +130,13 @@ def test_the_comparison_comes_from_the_runs_figures_and_its_table() -> None:
         {"request_id": "id-2", "difference": None, "note": "a text"},
         "odd",
     ]
-    world.runs.keep(run, figures={"shadow/agreement": 0.9}, texts={"comparison/most-different.json": json.dumps(rows)})
+    verdict = {"word": "hold", "evidence": {"terms": "Compared as text."}}
+    texts = {"comparison/most-different.json": json.dumps(rows), "comparison/verdict.json": json.dumps(verdict)}
+    world.runs.keep(run, figures={"shadow/agreement": 0.9}, texts=texts)
     comparison = gather(world.context, "churn").comparison
     assert comparison is not None
     assert comparison.figures == {"shadow/agreement": 0.9}
+    assert comparison.terms == "Compared as text."
     assert list(comparison.most_different) == [("id-1", 0.5, "0.1 against 0.6"), ("id-2", None, "a text")]
 
 

@@ -202,7 +202,9 @@ def test_names_and_reasons_of_others_stay_text() -> None:
         },
         verdict={"word": HOSTILE, "reason": HOSTILE, "evidence": {HOSTILE: HOSTILE}},
         plan={HOSTILE: [HOSTILE]},
-        comparison=Comparison(figures={f"shadow/{HOSTILE}": 1.0}, most_different=[(HOSTILE, 1.0, HOSTILE)]),
+        comparison=Comparison(
+            figures={f"shadow/{HOSTILE}": 1.0}, most_different=[(HOSTILE, 1.0, HOSTILE)], terms=HOSTILE
+        ),
         before=None,
         after={**a_virtual_service(5), "spec": {"hosts": [HOSTILE]}},
         missing=(HOSTILE,),

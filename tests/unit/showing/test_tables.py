@@ -17,6 +17,7 @@ def printed(stable: Any, candidate: Any) -> str:
     view = {
         "figures": {f"shadow/{name}": value for name, value in {**figures, "unmatched_share": 0.0}.items()},
         "verdict": {"word": "hold", "reason": "not yet"},
+        "terms": "Compared as [b]text[/b].",
         "partial": False,
         "stable": "m-v1",
         "candidate": "m-v2",
@@ -37,6 +38,7 @@ def printed(stable: Any, candidate: Any) -> str:
 
 def test_both_sides_of_the_most_different_requests_are_shown_in_full() -> None:
     text = printed(["a" * 300, "[bold]end of stable[/bold]"], ["b" * 300, "end of candidate"])
+    assert "Compared as [b]text[/b]." in text
     columns = [line.split() for line in text.splitlines()]
     assert "".join(columns_of(columns, "a")).count("a") >= 300
     assert "".join(columns_of(columns, "b")).count("b") >= 300

@@ -60,7 +60,7 @@ CALLS: Mapping[str, tuple[Callable[[], World], Call, Mapping[str, Any]]] = {
     "a comparison": (
         shadowed,
         lambda verbs, more: verbs.compare("churn", more),
-        {"absolute": 0.1, "relative": 0.1, "similarity": 0.8},
+        {"absolute": 0.1, "relative": 0.1, "similarity": 0.7},
     ),
     "a release": (
         stable_alone,

@@ -8,7 +8,14 @@ import pytest
 
 from mlflow_istio.core.analysis.answers import AnswerRule, compare_answers
 from mlflow_istio.core.analysis.shadow import MOST_DIFFERENT, ShadowRecord, ShadowTally, join_records
-from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits, judge_shadow, shadow_figures, shadow_metrics
+from mlflow_istio.core.analysis.shadow_verdict import (
+    ShadowLimits,
+    comparison_terms,
+    judge_shadow,
+    shadow_figures,
+    shadow_metrics,
+)
+from mlflow_istio.core.analysis.text_scores import SCORERS, Scorer
 from mlflow_istio.core.basics.stored import from_json, to_json
 from mlflow_istio.errors import InvalidInput
 
@@ -25,6 +32,10 @@ def tally_of(pairs, rule=None):
     stable = [record(number, *pair[0]) for number, pair in enumerate(pairs)]
     candidate = [record(number, *pair[1]) for number, pair in enumerate(pairs)]
     return ShadowTally(rule=rule or AnswerRule()).update(join_records(stable, candidate))
+
+
+def same_signs(a, b):
+    return sum(map(str.__eq__, a, b)) / len(a)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +60,7 @@ def tally_of(pairs, rule=None):
         pytest.param(
             ["ab", "cd"],
             ["ab", "ce"],
-            AnswerRule(kind="text", similarity=0.6, scorer=lambda a, b: sum(map(str.__eq__, a, b)) / len(a)),
+            AnswerRule(kind="text", similarity=0.6, scorer=Scorer(name="same", score=same_signs)),
             False,
             0.5,
             (2, 1),
@@ -166,9 +177,10 @@ def test_unmatched_share_counts_both_sides():
 
 
 def test_state_comes_back_equal_but_for_the_scorer():
-    def scorer(a, b):
+    def score(a, b):
         return float(a == b)
 
+    scorer = Scorer(name="equal", score=score)
     rule = AnswerRule(kind="text", similarity=0.5, scorer=scorer)
     tally = tally_of([((["a"],), (["b"],)), ((["a"],), (["a", "b"],)), ((["a"],), (["a"],))], rule)
     assert from_json(ShadowTally, json.loads(json.dumps(to_json(tally), allow_nan=False)), scorer=scorer) == tally
@@ -180,6 +192,97 @@ def many(agree, differ, *, slowdown=1.0, candidate_failed=0, rule=None):
     pairs += [((1,), (2,))] * differ
     pairs += [((1, 200), (1, 500))] * candidate_failed
     return tally_of(pairs, rule)
+
+
+def written(pairs, score, **rule):
+    """A tally of requests with one text each."""
+    texts = [(([one],), ([other],)) for one, other in pairs]
+    return tally_of(texts, AnswerRule(kind="text", scorer=Scorer(name="m:f", score=score), **rule))
+
+
+def by_number(_stable, candidate):
+    return float(candidate)
+
+
+def test_the_share_of_texts_that_agree_is_judged_and_their_mean_score_only_told():
+    tally = written([("x", "0.9")] * 60 + [("x", "0.1")] * 40, by_number, similarity=0.8)
+    assert (tally.compared, tally.agreeing) == (100, 60)
+    figures = shadow_metrics(tally)
+    assert figures["shadow/similarity"] == pytest.approx(0.58)  # 0.6 * 0.9 + 0.4 * 0.1
+    assert 0 <= figures["shadow/similarity_lower"] < 0.58 < figures["shadow/similarity_upper"] <= 1
+    assert figures["shadow/agreement"] == pytest.approx(0.6)
+    assert judge_shadow(tally, ShadowLimits(agreement=0.9)).word == "rollback"
+    assert [item.note for item in tally.most_different][:1] == ["prediction 0: 'x' became '0.1' (similarity 0.1)"]
+
+
+def test_a_pair_without_a_score_counts_against_either_verdict_and_is_shown():
+    fine = [("x", "1")] * 300
+    whole, broken = written(fine, by_number), written([*fine, *[("x", "none")] * 3], by_number)
+    assert (broken.compared, broken.agreeing, broken.unscored) == (300, 300, 3)
+    sure, unsure = (shadow_figures(tally).agreement for tally in (whole, broken))
+    # 300 of 303 below, 303 of 303 above: Proportion's own intervals of these counts.
+    assert unsure.lower == shadow_figures(tally_of([((1,), (1,))] * 300 + [((1,), (2,))] * 3)).agreement.lower
+    assert unsure.upper == shadow_figures(tally_of([((1,), (1,))] * 303)).agreement.upper == 1
+    assert unsure.lower < sure.lower
+    failure = "no score: ValueError: could not convert string to float: 'none'"
+    assert [item.note for item in broken.failures] == [failure] * 3
+    said = judge_shadow(broken, ShadowLimits(agreement=0.99)).reason
+    assert f"scorer 'm:f' failed for 3 of 303 pairs: request 300: {failure}" in said
+    assert shadow_metrics(broken)["shadow/unscored"] == 3
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_scorer_that_always_fails_decides_nothing(end):
+    def fail(_stable, _candidate):
+        raise SystemExit(3)
+
+    tally = written([("a", "b")] * 500, fail)
+    verdict = judge_shadow(tally, ShadowLimits(agreement=0.9), deadline_reached=end)
+    assert verdict.word == ("inconclusive" if end else "hold")
+    assert "scorer 'm:f' failed for 500 of 500 pairs" in verdict.reason
+    assert "SystemExit: 3" in verdict.reason
+    assert "nobody called" not in verdict.reason
+    assert "shadow/agreement" not in shadow_metrics(tally)
+
+
+def test_batches_of_texts_in_any_order_make_one_tally():
+    pairs = [("a", "0.1"), ("b", "bad"), ("c", "0.9"), ("d", "1.0"), ("e", "worse"), ("f", "0.5")]
+    records = [(record(n, [one]), record(n, [other])) for n, (one, other) in enumerate(pairs)]
+    empty = ShadowTally(rule=AnswerRule(kind="text", scorer=Scorer(name="m:f", score=by_number), similarity=0.5))
+    joined = [join_records([a], [b]) for a, b in records]
+    forwards, backwards = empty, empty
+    for batch in joined:
+        forwards = forwards.update(batch)
+    for batch in reversed(joined):
+        backwards = backwards.update(batch)
+    assert replace(forwards, scores=backwards.scores) == backwards
+    assert forwards.scores.total == pytest.approx(backwards.scores.total) == pytest.approx(2.5)
+    stored = from_json(ShadowTally, json.loads(json.dumps(to_json(forwards))), scorer=None)
+    assert (stored.unscored, stored.scores, stored.failures) == (2, forwards.scores, forwards.failures)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule", "words"),
+    [
+        (([1], [1]), AnswerRule(), "Compared as classes, which must be equal; the whole answer."),
+        (([1], [1]), NUMBERS, "Compared as numbers, within 0.1 plus 0.01 of the stable's; the whole answer."),
+        (
+            ({"a": {"b": "x"}}, {"a": {"b": "x"}}),
+            AnswerRule(kind="text", similarity=0.7, scorer=SCORERS["tokens"], fields=("a.b",)),
+            "Compared as text by scorer 'tokens', from 0.7 on two texts agree; field a.b.",
+        ),
+        (
+            ({"choices": [{"text": "x" * 10_001}]}, {"choices": [{"text": "y" * 10_001}]}),
+            AnswerRule(kind="text", similarity=0.8, scorer=SCORERS["edit"]),
+            "Compared as text by scorer 'edit', from 0.8 on two texts agree; field choices[].text (recognised; 'field' names "
+            "another); 1 pairs by the first 10,000 characters of a text.",
+        ),
+    ],
+)
+def test_how_answers_were_compared_is_said(answers, rule, words):
+    tally = tally_of([((answers[0],), (answers[1],))], rule)
+    assert comparison_terms(tally) == words
+    assert judge_shadow(tally, ShadowLimits(agreement=0.9)).evidence["terms"] == words
 
 
 LIMITS = ShadowLimits(agreement=0.95)
