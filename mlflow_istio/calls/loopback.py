@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 
@@ -13,6 +14,15 @@ def proxies_for(url: str) -> dict[str, str]:
     """
     host = urlsplit(url).hostname or ""
     return {"no_proxy": host} if _is_loopback(host) else {}
+
+
+def is_listening(port: int, timeout: float = 2.0) -> bool:
+    """Whether anybody takes connections at a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

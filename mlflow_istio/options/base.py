@@ -20,6 +20,7 @@ from mlflow_istio.core.basics.names import (
     check_url,
     nearest,
 )
+from mlflow_istio.core.mesh.attached import parse_attach
 from mlflow_istio.core.mesh.pods import PodSettings, check_path, check_quantity
 from mlflow_istio.core.moves.strategies import STRATEGIES, TrafficRequest
 from mlflow_istio.core.runtime.runtime import check_url_path
@@ -162,8 +163,13 @@ _OF_PODS = (
     ),
     *("tolerations", "annotations", "image_pull_secrets", "env_from_secret", "hardened", "templates"),
     *("service_account_token", "disk_limit"),
-    *("runtime", "protocol", "command", "args", "port", "readiness", "scoring"),
+    *("runtime", "protocol", "command", "args", "port", "readiness", "scoring", "attach"),
 )
+
+
+def _attachable(text: str) -> str:
+    parse_attach(text)
+    return text
 
 
 class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
@@ -201,13 +207,20 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     )
     args: Texts = Field(default=None, description="JSON list, its arguments, likewise")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="port at which another runtime's container listens, 8080 unless given"
+        default=None,
+        description="port at which another runtime's container listens, 8080 unless given; with 'attach', which one of several "
+        "is asked",
     )
     readiness: Annotated[str, checked(check_url_path)] | None = Field(
         default=None, description="path at which another runtime answers 200 when it is ready"
     )
     scoring: Annotated[str, checked(check_url_path)] | None = Field(
         default=None, description="path at which another runtime is asked"
+    )
+    attach: Annotated[str, checked(_attachable)] | None = Field(
+        default=None,
+        description="what stands already, in place of pods of ours: deployment/NAME, service/NAME, inferenceservice/NAME "
+        "(KServe's), or on a laptop http://127.0.0.1:PORT; it is never scaled, changed or deleted",
     )
     host: Hosts = Field(
         default=(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mlflow_istio.core.moves.strategies import traffic_options
 from mlflow_istio.errors import InvalidInput
@@ -36,6 +36,8 @@ class Idle(Generic[Model]):
 
 
 AnyTraffic = TypeVar("AnyTraffic", bound=TrafficAsked)
+
+AnyCreate = TypeVar("AnyCreate", bound=CreateOptions)
 
 _OF_A_NEW_ENDPOINT = ("champion_alias", "challenger_alias", "host", "foreign_host", "export_to", "pins")
 _ASKS = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
@@ -106,6 +108,39 @@ _CREATE: tuple[Idle[CreateOptions], ...] = (
         ("host",),
         lambda create: create.virtual_service is not None,
         "has no effect with 'virtual_service', whose hosts stay as they are: leave it out",
+    ),
+)
+
+_OF_OUR_PODS = (
+    *(
+        "replicas",
+        "env",
+        "env_manager",
+        "max_body",
+        "drain",
+        "image",
+        "command",
+        "args",
+        "model_source",
+        "model_path",
+        "resources",
+    ),
+    *(
+        "service_account",
+        "node_selector",
+        "tolerations",
+        "annotations",
+        "image_pull_secrets",
+        "env_from_secret",
+        "hardened",
+    ),
+    *("service_account_token", "disk_limit", "wait"),
+)
+_ATTACHED: tuple[Idle[Any], ...] = (
+    Idle(
+        _OF_OUR_PODS,
+        lambda create: create.attach is not None,
+        "has no effect with attach={attach}, whose owner says how it runs and is scaled: leave it out",
     ),
 )
 
@@ -180,11 +215,21 @@ def check_create(
                 f"to take over a route give both 'virtual_service' and 'route': '{missing[0]}' is missing"
             )
         options = without(options, [said])
-    options = _heeded(options, _CREATE, given)
+    options = heed_attached(_heeded(options, _CREATE, given), given)
     only_first = not exists and options.virtual_service is None
     passed_over = ("strategy", *_ASKS) if only_first else _OF_A_NEW_ENDPOINT if exists else ()
     options = without(options, [name for name in passed_over if name not in given])
     return without_traffic_of_other_strategies(options, options.strategy, given)
+
+
+def heed_attached(options: AnyCreate, given: Collection[str]) -> AnyCreate:
+    """The options without what only the environment says of pods of ours, where something else is attached.
+
+    Raises:
+        InvalidInput: The call says one; names the first.
+    """
+    heeded: AnyCreate = _heeded(options, _ATTACHED, given)
+    return heeded
 
 
 def without_traffic_of_other_strategies(

@@ -11,7 +11,13 @@ from mlflow_istio.core.release.surge import check_surge_words
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
-from mlflow_istio.options.combinations import check_compare, is_said, without, without_traffic_of_other_strategies
+from mlflow_istio.options.combinations import (
+    check_compare,
+    heed_attached,
+    is_said,
+    without,
+    without_traffic_of_other_strategies,
+)
 from mlflow_istio.options.shared import SETTINGS, Classed, Confirmed, Judged, Tested
 from mlflow_istio.options.values import (
     IN_SECONDS,
@@ -235,6 +241,9 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
     Raises:
         InvalidInput: The call says one that has no effect; names it and what to use instead.
     """
+    options = heed_attached(options, options.model_fields_set if given is None else given)
+    if options.attach is not None and options.candidate:
+        raise InvalidInput("option 'attach' has no effect with 'candidate', which is deployed already: leave one out")
     said = [name for name in options.model_fields_set if is_said(options, name) and (given is None or name in given)]
     for name, instead in (("weight", "steps"), ("weights", "steps"), ("mirror", "steps")):
         if name in said:

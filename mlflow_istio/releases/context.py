@@ -19,6 +19,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint, guard_of, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
+from mlflow_istio.core.mesh.attached import Attachment, as_attached, readable_attachment, workloads_behind
 from mlflow_istio.core.mesh.delegation import is_delegate, merged
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION, may_stream, runtime_of_deployment
 from mlflow_istio.core.mesh.virtual_service import note_endpoint, read_endpoint, split_route, write_endpoint
@@ -262,8 +263,8 @@ def address_of(cluster: Cluster, name: str, deployment: str | None = None) -> Ad
         NotFound: There is no such endpoint.
     """
     virtual_service = virtual_service_of(cluster, name)
-    stable = read_endpoint(virtual_service, name).stable
-    asked = deployment or (stable.subset if stable.host == name else None)
+    endpoint = read_endpoint(virtual_service, name)
+    asked = deployment or (endpoint.stable.name if endpoint.owns(endpoint.stable) else None)
     found = cluster.get("Deployment", asked) if asked else None
     return address_at(cluster, virtual_service, name, found)
 
@@ -301,15 +302,35 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment:
 
 
 def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object]:
-    """The Deployments of an endpoint, or all of ours."""
+    """The Deployments of an endpoint, or all of ours; one that stands for what is attached has the replicas of that."""
     labels = {ENDPOINT_LABEL: endpoint} if endpoint else {}
-    return [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+    found = [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+    return [_as_it_runs(cluster, obj) for obj in found]
+
+
+def find_deployment(cluster: Cluster, name: str) -> Object | None:
+    """A Deployment, or None; one that stands for what is attached has the replicas of that."""
+    found = cluster.get("Deployment", name)
+    return None if found is None else _as_it_runs(cluster, found)
+
+
+def workloads_of(cluster: Cluster, attachment: Attachment) -> list[Object]:
+    """The Deployments whose pods what is attached has now."""
+    if attachment.kind == "Deployment":
+        found = cluster.get("Deployment", attachment.name)
+        return workloads_behind(attachment.selector, [found] if found else [])
+    return workloads_behind(attachment.selector, cluster.list("Deployment", {})) if attachment.kind else []
+
+
+def _as_it_runs(cluster: Cluster, deployment: Object) -> Object:
+    attachment = readable_attachment(deployment)  # one that is damaged has no replicas, and gets nobody
+    return as_attached(deployment, workloads_of(cluster, attachment)) if attachment else deployment
 
 
 def streams_at(context: Context, endpoint: Endpoint) -> bool:
     """Whether the answers of an endpoint's stable may be streamed; not known of one that is its owner's."""
     stable = endpoint.stable
-    found = context.cluster.get("Deployment", stable.subset) if stable.subset and stable.host == endpoint.name else None
+    found = context.cluster.get("Deployment", stable.name) if endpoint.owns(stable) else None
     return found is not None and may_stream(found)
 
 
@@ -319,7 +340,7 @@ def deployment_of(cluster: Cluster, name: str) -> Object:
     Raises:
         NotFound: There is none; names the nearest.
     """
-    found = cluster.get("Deployment", name)
+    found = find_deployment(cluster, name)
     if found is None or DEPLOYMENT_LABEL not in labels_of(found):
         known = [name_of(obj) for obj in deployments_of(cluster)]
         raise NotFound(f"there is no deployment '{name}' in {cluster.scope}: {nearest(name, known)}")

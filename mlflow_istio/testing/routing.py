@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, name_of
+from mlflow_istio.core.basics.stored import from_json
 from mlflow_istio.core.endpoint.traffic import Destination
 from mlflow_istio.core.inspection.explanation import (
     AnsweringShare,
@@ -127,10 +128,19 @@ def _answers(explanation: Explanation, objects: Objects, ready: Sequence[str]) -
         yield Answer(
             percent=share.percent,
             status=200 if reached else 503,
-            headers=_version_header(behind),
+            headers={**_version_header(behind), **(_set_version(route, share.destination) if reached else {})},
             destination=share.destination,
             deployments=tuple(sorted(name_of(obj) for obj in behind)),
         )
+
+
+def _set_version(route: Mapping[str, Any], destination: Destination) -> dict[str, str]:
+    """The version that the route says at a destination whose server says none."""
+    for entry in route.get("route") or []:
+        if from_json(Destination, entry["destination"]) == destination:
+            said = ((entry.get("headers") or {}).get("response") or {}).get("set") or {}
+            return {name.lower(): str(value) for name, value in said.items() if name.lower() == VERSION_HEADER}
+    return {}
 
 
 def _version_header(deployments: Sequence[Object]) -> dict[str, str]:
@@ -169,7 +179,8 @@ def _subset_labels(destination: Destination, objects: Objects) -> Mapping[str, s
 def _is_outside(destination: Destination, objects: Objects) -> bool:
     """Whether a destination is a process that no Deployment runs, which is taken to answer."""
     service = objects.get(("Service", _service(destination.host)), {})
-    outside = destination.subset is None and service.get("spec", {}).get("type") == _EXTERNAL
+    all_of_it = destination.subset is None or _subset_labels(destination, objects) == {}
+    outside = all_of_it and service.get("spec", {}).get("type") == _EXTERNAL
     return outside and _has_port(service, destination)
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import service_name
 from mlflow_istio.core.matching.places import check_own_hosts
+from mlflow_istio.core.mesh.attached import parse_attach
 from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.policy.settings import NO_POLICY, PolicyRequest, with_policy_request
-from mlflow_istio.core.runtime.profiles import MLFLOW, speaking
+from mlflow_istio.core.runtime.profiles import ATTACHED, MLFLOW, speaking
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.base import (
@@ -40,6 +41,12 @@ def deploy_request(
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
     runtime = runtime_for(options, on_cluster=on_cluster)
+    target = parse_attach(options.attach) if options.attach is not None else None
+    if target is not None and not target.kind and on_cluster:
+        raise InvalidInput(
+            f"option 'attach' can't be {options.attach} on a cluster, which has no way to this machine: name a deployment, service "
+            "or inferenceservice of the namespace"
+        )
     server = place.server_environment(options.env_from_secret)
     if on_cluster and options.host and not options.foreign_host:
         check_own_hosts(options.host, place.cluster.scope)
@@ -66,6 +73,8 @@ def deploy_request(
         timeout=options.confirm_timeout,
         wait=options.wait,
         take_over=options.take_over,
+        attach=target,
+        attach_port=options.port if target is not None else None,
     )
 
 
@@ -79,7 +88,9 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
     Raises:
         InvalidInput: It is unknown, or nobody says what it runs.
     """
-    runtime = speaking(load_runtime(options.runtime), options.protocol)
+    ours = options.runtime == MLFLOW.name
+    runtime = ATTACHED if ours and options.attach is not None else load_runtime(options.runtime)
+    runtime = speaking(runtime, options.protocol)
     for name in ("readiness", "scoring"):
         if runtime.protocol == "grpc" and getattr(options, name) is not None:
             raise InvalidInput(
@@ -91,8 +102,10 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
         raise InvalidInput(
             f"option '{beside}' can't go with protocol=grpc: give the endpoint a host of its own, or 'match_header'"
         )
+    if options.attach is not None:
+        return runtime.said(readiness=options.readiness, scoring=options.scoring, command=(), args=(), env={}, image="")
     runtime = runtime.said(**{name: getattr(options, name) for name in _OF_OTHERS})
-    if options.runtime == MLFLOW.name:
+    if ours:
         said = [name for name in _OF_OTHERS if getattr(options, name) is not None]
         if said:
             raise InvalidInput(f"option '{said[0]}' has no effect with runtime=mlflow: name the runtime that it is for")

@@ -22,6 +22,7 @@ from mlflow_istio.core.basics.stored import compact, from_json, to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation, endpoint_from, state_annotations
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic
+from mlflow_istio.core.mesh.attached import Attachment
 from mlflow_istio.core.mesh.destination_rule import with_policy
 from mlflow_istio.core.moves.claims import Claim, claims_in
 from mlflow_istio.core.policy.routes import policy_annotation, written_policy
@@ -94,6 +95,11 @@ def _without_digest(change: RoutingChange) -> str:
 KINDS: dict[str, Kind] = {
     "endpoint": Kind(
         values=values.ENDPOINTS, write=lambda endpoint: _file(state_annotations(endpoint)), read=_read_endpoint
+    ),
+    "attachment": Kind(
+        values=values.ATTACHMENTS,
+        write=lambda attachment: compact(to_json(attachment)),
+        read=lambda text: from_json(Attachment, json.loads(text)),
     ),
     "policy": Kind(
         values=values.POLICIES,

@@ -180,6 +180,7 @@ PODS: Mapping[str, Any] = {
     "port": Try(value=9000, given=OTHER_SERVER),
     "readiness": Try(value="/ready", given=OTHER_SERVER),
     "scoring": Try(value="/score", given=OTHER_SERVER, refused="is asked at /score, but callers of endpoint"),
+    "attach": Try(value="deployment/nobodys", refused="there is no Deployment 'nobodys' to attach"),
     "protocol": Try(value="grpc", given=OTHER_SERVER, refused="would speak grpc: an endpoint never changes"),
     "templates": Try(value="/no/such/folder", refused="templates folder '/no/such/folder' does not exist"),
     "ready_timeout": 9,

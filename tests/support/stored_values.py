@@ -18,6 +18,7 @@ from mlflow_istio.core.endpoint.release_state import ClosedRelease, EarlierRelea
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Arm, Destination, Mirror, SessionAffinity, Traffic, WeightedDestination
 from mlflow_istio.core.inspection.fingerprint import digest, fingerprint
+from mlflow_istio.core.mesh.attached import Attachment
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.moves.holdback import watch
 from mlflow_istio.core.moves.strategies import TrafficRequest
@@ -211,6 +212,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     "watched": watch(
         started(traffic_request=TrafficRequest(weight=10)), "v2", holdback=5, until=at(7300), now=TIME, keep=86400.0
     ),
+    "attached": an_endpoint(
+        {"v2": 100}, stable=Destination(host="v1-attached", subset="v1"), attached=("v1",), sequence=2, change="c2"
+    ),
     "known-services": an_endpoint(
         route="main",
         adopted=Adopted(
@@ -222,6 +226,21 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     ),
 }
 """Endpoints as their annotations tell them."""
+
+ATTACHMENTS: Mapping[str, Attachment] = {
+    "service": Attachment(
+        said="inferenceservice/churn",
+        kind="Service",
+        name="churn-predictor",
+        selector={"app": "isvc.churn-predictor"},
+        port="http",
+        workloads=("churn-predictor",),
+        template="0123456789abcdef",
+        images=("mlserver:1.7.1",),
+    ),
+    "address": Attachment(said="http://127.0.0.1:5001", port="5001"),
+}
+"""What Deployments that stand for others say of those."""
 
 RULE_POLICIES: Mapping[str, Policy] = {
     "replaced": replace(POLICIES["servers"].policy, headers={}, replaced=("tls",)),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from mlflow_istio.adapters.envoy.statistics import CALLS, call_of, process_of, read_statistics
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.endpoint.traffic import attached_host
 from mlflow_istio.core.runtime.runtime import PROTOCOLS
 from mlflow_istio.errors import MetricsError
 
@@ -166,7 +167,7 @@ class EnvoyMetrics:
         wanted = frozenset(deployments)
         found: dict[str, dict[str, dict[str, float]]] = {}
         for admin in admins:
-            text = self._text(admin, endpoint)
+            text = self._text(admin, (endpoint, *map(attached_host, deployments)))
             if self._trees == (_ANY,) and "envoy_cluster_" not in text:
                 raise MetricsError(
                     f"the Envoy at {admin} keeps no statistics of endpoint '{endpoint}': it must be the gateway that routes it, "
@@ -180,17 +181,18 @@ class EnvoyMetrics:
         return found
 
     def _is_counted(self, sample: EnvoySample, endpoint: str) -> bool:
-        if sample.tree not in self._trees or sample.host != endpoint:
+        if sample.tree not in self._trees or sample.host not in (endpoint, attached_host(sample.deployment)):
             return False
         # In a metric's name a dash is written as an underscore.
         return None in (self._namespace, sample.namespace) or _flat(str(sample.namespace)) == _flat(
             str(self._namespace)
         )
 
-    def _text(self, admin: str, endpoint: str) -> str:
-        pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|{re.escape(endpoint)}[.;].*upstream_rq_(xx|[0-9]xx|time|total)"
+    def _text(self, admin: str, hosts: Sequence[str]) -> str:
+        host = "|".join(map(re.escape, hosts))
+        pattern = rf"^cluster\.outbound\|\d+\|[^|]+\|({host})[.;].*upstream_rq_(xx|[0-9]xx|time|total)"
         if self._trees != (_ANY,):
-            pattern += rf"|^mlflow_istio\.calls.*\|{re.escape(endpoint)}"
+            pattern += rf"|^mlflow_istio\.calls.*\|({host})"
         return read_statistics(admin, pattern, name=self.name, timeout=self._timeout)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from mlflow_istio.adapters.envoy.statistics import CALLS, call_of
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
 from mlflow_istio.core.basics.grpc_status import class_of_status
+from mlflow_istio.core.endpoint.traffic import attached_host
 
 _SECOND = 1000.0
+_SERVICE = "destination_service_name"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +57,15 @@ def istio_families(
     """
     chosen = {
         "reporter": "source",
-        "destination_service_name": endpoint,
         **({"destination_workload_namespace": namespace} if namespace else {}),
     }
-    matchers = _matchers(chosen) + f",{label}=~{_quoted('|'.join(deployments))}"
+    # An attached workload is known by the Service of ours that leads to it: what its owner calls it, nobody here knows.
+    attached = {attached_host(name): name for name in deployments}
+    services = _quoted("|".join((endpoint, *attached)))
+    matchers = _matchers(chosen) + f",{_SERVICE}=~{services}"
 
     def deployment(labels: Mapping[str, str]) -> str:
-        return labels.get(label, "")
+        return attached.get(labels.get(_SERVICE, ""), labels.get(label, ""))
 
     def requests(labels: Mapping[str, str]) -> Mapping[str, bool]:
         code = labels.get("response_code", "")
@@ -74,13 +78,13 @@ def istio_families(
             selector=f"istio_requests_total{{{matchers}}}",
             deployment=deployment,
             counters=requests,
-            told_by=(label, "response_code", "grpc_response_status"),
+            told_by=(label, _SERVICE, "response_code", "grpc_response_status"),
         ),
         Family(
             selector=f"istio_request_duration_milliseconds_bucket{{{matchers}}}",
             deployment=deployment,
             counters=_bucket,
-            told_by=(label, "le"),
+            told_by=(label, _SERVICE, "le"),
         ),
     )
 
@@ -89,7 +93,8 @@ def envoy_families(
     endpoint: str, deployments: Sequence[str], errors: str, *, chosen: bool = False
 ) -> tuple[Family, ...]:
     """The series of the local mesh's Envoy, which counts apart what the weights gave (see ``adapters.envoy.metrics``)."""
-    cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]{endpoint}"
+    hosts = "|".join((endpoint, *map(attached_host, deployments)))
+    cluster = f"outbound[|][0-9]+[|]({'|'.join(deployments)})[|]({hosts})"
     matchers = f"envoy_cluster_name=~{_quoted(cluster)}"
 
     def deployment(labels: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from mlflow_istio.core.endpoint.release_state import (
     Release,
 )
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
-from mlflow_istio.core.endpoint.traffic import Destination, Traffic
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, attached_host
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 PARTS = ("state", "release", "unrecorded", "progress", "untold", "deadlines", "policy", "deployed")
@@ -63,6 +63,7 @@ class Endpoint:
         deleting: Whether the endpoint is being deleted.
         adopted: The route it took over in somebody's VirtualService; None where the VirtualService is ours and has its name.
         deadlines: What must end later.
+        attached: Deployments that somebody else runs, in order: requests reach them by a Service of their own.
         guard: Key that pinned requests and probes carry (``core.matching.pin_guard``); ``open`` where any caller may pin, None
             where nobody has decided yet.
         missing: Routes of ours that somebody took away, or out of the way of requests: ``pin.DEPLOYMENT``, ``answer``,
@@ -88,6 +89,7 @@ class Endpoint:
     deleting: bool = False
     deadlines: tuple[Deadline, ...] = field(default=(), metadata=NOT_STORED)
     adopted: Adopted | None = field(default=None, metadata=stored(sparse=True))
+    attached: tuple[str, ...] = field(default=(), metadata=stored(sparse=True))
     guard: str | None = field(default=None, repr=False, metadata=stored(sparse=True))
     missing: tuple[str, ...] = field(default=(), metadata=NOT_STORED)
     bent: Mapping[str, Object] = field(default_factory=dict, metadata=NOT_STORED)
@@ -105,14 +107,21 @@ class Endpoint:
 
     def destination(self, deployment: str) -> Destination:
         """Where a deployment's requests go."""
-        return Destination(host=self.name, subset=deployment)
+        host = attached_host(deployment) if deployment in self.attached else self.name
+        return Destination(host=host, subset=deployment)
 
     def owns(self, destination: Destination) -> bool:
         """Whether the destination is one of our deployments, present or past, not a foreign service.
 
-        The Service and the DestinationRule of the endpoint's name are ours, whatever routes others left there.
+        The Service and the DestinationRule of the endpoint's name are ours, whatever routes others left there, and so are those
+        that lead to what is attached, if not what stands behind them.
         """
-        return destination.host == self.name and destination.subset is not None
+        return destination.belongs_to(self.name)
+
+    @property
+    def owners_stable(self) -> bool:
+        """Whether somebody else runs the stable: it is attached, or a destination of an adopted route."""
+        return not self.owns(self.stable) or self.stable.subset in self.attached
 
     def has_change(self, change_id: str) -> bool:
         """Whether a change is on the object already: the reply to the write that brought it may have been lost."""

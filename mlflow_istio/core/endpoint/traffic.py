@@ -24,10 +24,18 @@ def _number(port: Any, _context: Mapping[str, Any]) -> Any:
     return (port or {}).get("number")
 
 
+def attached_host(deployment: str) -> str:
+    """The Service of ours that leads to a workload which somebody else runs, as a deployment of this name."""
+    return f"{deployment}-attached"
+
+
 def _is_foreign(destination: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
     """A destination is read knowing its ``endpoint``, the host of its own deployments; without it names don't matter."""
     endpoint = context.get("endpoint")
-    return endpoint is not None and endpoint != str(destination["host"])
+    return endpoint is not None and str(destination["host"]) not in (
+        endpoint,
+        attached_host(str(destination.get("subset"))),
+    )
 
 
 @form(sparse=True)
@@ -36,17 +44,22 @@ class Destination:
     """Where requests go: one of our deployments (the endpoint's host and a subset), or a foreign service.
 
     Attributes:
-        host: Service name as the VirtualService writes it.
+        host: Service name as the VirtualService writes it: the endpoint's, or that of an attached workload.
         subset: Subset of the DestinationRule, or None.
         port: Port number, or None for the service's only port.
-        foreign: Whether its host is not the endpoint's own, so that its subset is no deployment's name. It follows from the
-            host, for whoever knows the endpoint: it decides what people call the destination, not which one it is.
+        foreign: Whether its host is neither the endpoint's own nor an attached workload's, so that its subset is no deployment's
+            name. It follows from the host, for whoever knows the endpoint: it decides what people call the destination, not which
+            one it is.
     """
 
     host: str
     subset: str | None = None
     port: int | None = field(default=None, metadata=stored(write=_port, read=_number))
     foreign: bool = field(default=False, compare=False, metadata=stored(derived=_is_foreign))
+
+    def belongs_to(self, endpoint: str) -> bool:
+        """Whether it is a deployment of the endpoint: one that we run, or one that is attached."""
+        return self.subset is not None and self.host in (endpoint, attached_host(self.subset))
 
     @property
     def name(self) -> str:

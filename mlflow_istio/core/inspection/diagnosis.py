@@ -25,14 +25,22 @@ from mlflow_istio.core.endpoint.numbering import set_back_to
 from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Traffic
+from mlflow_istio.core.mesh.attached import (
+    attachment_in,
+    changed_since,
+    not_ready,
+    other_predictors,
+    readable_attachment,
+)
 from mlflow_istio.core.mesh.destination_rule import subset_labels, subsets_of
+from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.virtual_service import (
     header_meetings,
     headers_said_twice,
     with_every_route,
     write_endpoint,
 )
-from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 FIX = "mlflow-istio doctor {name} -t {target} --fix"
@@ -178,7 +186,7 @@ def deployment_findings(endpoint: Endpoint, deployments: Sequence[Object]) -> It
     for deployment, obj in by_name.items():
         replicas, ready = wanted_replicas(obj), ready_replicas(obj)
         where = f"deployment '{deployment}'"
-        used = traffic.reaches(deployment) or endpoint.role_of(deployment) == "stable"
+        used = traffic_of(endpoint, deployment)
         if CONTROL_ANNOTATION in annotations_of(obj) and endpoint.role_of(deployment) != "control":
             yield Finding(
                 endpoint=name,
@@ -201,6 +209,10 @@ def deployment_findings(endpoint: Endpoint, deployments: Sequence[Object]) -> It
         elif ready < max(1, replicas) and (used or replicas):
             some = f"{ready} of {replicas} replicas ready"
             up = f"mlflow deployments update -t {{target}} --name {deployment} -C replicas=1"
+            attachment = readable_attachment(obj)
+            if attachment is not None:
+                some, replicas = not_ready(obj) or some, 0
+                up = f"kubectl describe {attachment.kind.lower()} {attachment.name}"
             yield Finding(
                 endpoint=name,
                 code="not-ready",
@@ -218,6 +230,84 @@ def deployment_findings(endpoint: Endpoint, deployments: Sequence[Object]) -> It
                 command=f"mlflow deployments delete -t {{target}} --name {deployment}",
                 what=deployment,
             )
+
+
+def attached_findings(
+    endpoint: Endpoint,
+    deployment: Object,
+    workloads: Sequence[Object],
+    service: Object | None,
+    rule: Object | None,
+    beside: Sequence[Object] = (),
+) -> Iterator[Finding]:
+    """What is attached and not as it was then, or not led to any more.
+
+    Args:
+        endpoint: The endpoint.
+        deployment: The Deployment that stands for it.
+        workloads: The Deployments whose pods it has now.
+        service: The Service that leads to it.
+        rule: The DestinationRule that does.
+        beside: Deployments that stand beside it.
+    """
+    name = name_of(deployment)
+    try:
+        attachment = attachment_in(deployment)
+    except InvalidInput as exc:
+        delete = f"mlflow deployments delete -t {{target}} --name {name}"
+        yield Finding(
+            endpoint=endpoint.name,
+            code="damaged-attachment",
+            severity=ERROR,
+            text=exc.message,
+            command=delete,
+            what=name,
+        )
+        return
+    if attachment is None or name not in endpoint.traffic.pins:
+        return
+    changed = changed_since(attachment, workloads)
+    if changed:
+        version = annotations_of(deployment).get(VERSION_ANNOTATION, "")
+        yield Finding(
+            endpoint=endpoint.name,
+            code="attached-changed",
+            severity=WARNING,
+            text=f"{attachment}, which '{name}' stands for, was changed since it was attached ({changed}): whether it still serves "
+            f"{version} is its owner's word",
+            command=f"mlflow deployments create -t {{target}} --endpoint {endpoint.name} --name NEW -m models:/MODEL/VERSION "
+            f"-C attach={attachment.said}, after deleting '{name}'",
+            what=name,
+        )
+    inference, others = other_predictors(workloads, beside)
+    if others:
+        yield Finding(
+            endpoint=endpoint.name,
+            code="kserve-canaries",
+            severity=INFO,
+            text=f"InferenceService '{inference}' has {', '.join(others)} beside what '{name}' stands for: when KServe promotes "
+            f"one of these, it deletes {attachment} with its Service",
+            command=f"mlflow deployments create -t {{target}} --endpoint {endpoint.name} --name NEW -m models:/MODEL/VERSION "
+            f"-C attach=deployment/{others[0]}",
+            what=name,
+        )
+    selects = (service or {}).get("spec", {}).get("selector") or {}
+    if service is None or selects != dict(attachment.selector) or name not in subsets_of(rule or {}):
+        gets = traffic_of(endpoint, name)
+        yield Finding(
+            endpoint=endpoint.name,
+            code="attached-unled",
+            severity=ERROR if gets else WARNING,
+            text=f"what leads from '{name}' to {attachment} was taken away or bent, so requests to it are answered with status 503",
+            command=FIX.replace("{name}", endpoint.name),
+            safe=True,
+            what=name,
+        )
+
+
+def traffic_of(endpoint: Endpoint, deployment: str) -> bool:
+    """Whether users reach a deployment, or are to."""
+    return endpoint.traffic.reaches(deployment) or endpoint.role_of(deployment) == "stable"
 
 
 def ledger_findings(

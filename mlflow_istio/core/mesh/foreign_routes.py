@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, is_own_route, name_of, prefix
 from mlflow_istio.core.endpoint.endpoint import has_endpoint, route_name
+from mlflow_istio.core.endpoint.traffic import attached_host
 from mlflow_istio.core.matching.places import namespace_of, service_of
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.errors import InvalidInput
@@ -44,8 +45,11 @@ def foreign_routes(
     """
 
     def meant(destination: Mapping[str, Any], where: str) -> bool:
-        same = service_of(str(destination["host"]), where) == endpoint and where == namespace
-        return same and deployment in (None, destination.get("subset"))
+        host = service_of(str(destination["host"]), where)
+        if where != namespace:
+            return False
+        attached = deployment is not None and host == attached_host(deployment)
+        return attached or (host == endpoint and deployment in (None, destination.get("subset")))
 
     for obj in virtual_services:
         try:

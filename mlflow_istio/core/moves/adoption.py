@@ -33,7 +33,7 @@ from mlflow_istio.core.endpoint.endpoint import (
     route_name,
     with_change,
 )
-from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
+from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination, attached_host
 from mlflow_istio.core.matching.entrance import entrance_at
 from mlflow_istio.core.matching.shape import told_by_shape
 from mlflow_istio.core.mesh.virtual_service import (
@@ -339,7 +339,9 @@ def _marked(virtual_service: Object, endpoint: Endpoint) -> Object:
 
 
 def _is_ours(entry: Mapping[str, Any], name: str) -> bool:
-    return bool(entry.get("destination", {}).get("host") == name)
+    destination = entry.get("destination") or {}
+    own = attached_host(str(destination["subset"])) if destination.get("subset") else name
+    return bool(destination.get("host") in (name, own))
 
 
 def _former(entries: Sequence[Object], name: str, adopted: Adopted) -> list[Object]:

@@ -115,6 +115,6 @@ def _shared(
         for share in split
         if share.destination != control
     ]
-    own = [share for share in shares if share.destination.host == control.host]
-    others = [share for share in shares if share.destination.host != control.host]
+    own = [share for share in shares if share.destination.belongs_to(control.host)]
+    others = [share for share in shares if share not in own]
     return (*own, WeightedDestination(destination=control, weight=weight), *others)

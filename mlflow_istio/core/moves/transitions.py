@@ -28,15 +28,18 @@ from mlflow_istio.core.moves.strategies import start as started
 from mlflow_istio.errors import InvalidInput, StateConflict
 
 
-def pin(endpoint: Endpoint, deployment: str, named: str | None = None) -> Endpoint:
+def pin(endpoint: Endpoint, deployment: str, named: str | None = None, *, attached: bool = False) -> Endpoint:
     """Make a deployment reachable by its header, at no weight.
 
     Args:
         endpoint: The endpoint.
         deployment: The deployment.
         named: ``MODEL/VERSION`` that its routes say in answers, since its server doesn't; None: it does.
+        attached: Whether somebody else runs it.
     """
     check_not_deleting(endpoint)
+    if attached and deployment not in endpoint.attached:
+        endpoint = replace(endpoint, attached=tuple(sorted((*endpoint.attached, deployment))))
     route = f"pin.{deployment}"
     policy = endpoint.traffic.policy
     if named != policy.versions.get(deployment):
@@ -80,7 +83,8 @@ def unpin(endpoint: Endpoint, deployment: str) -> Endpoint:
     cleared = deployment in endpoint.traffic.pins and endpoint.role_of(deployment) == "control"
     if last and cleared and _is_newest(endpoint, last):
         last = replace(last, cleared=last.cleared + 1)  # the same command given again still finds its work done
-    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last)
+    left = tuple(name for name in endpoint.attached if name != deployment)
+    return replace(endpoint, traffic=endpoint.traffic.without_pin(deployment), last=last, attached=left)
 
 
 def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> Endpoint:

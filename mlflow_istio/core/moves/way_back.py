@@ -72,7 +72,7 @@ def needed(change: RoutingChange, changes: Sequence[RoutingChange]) -> dict[str,
     """Deployments that the traffic of a change goes to, each with its ``MODEL/VERSION``; empty where nobody wrote it down."""
     traffic = check_restorable(change)
     own = [share.destination for share in traffic.split] + [mirror.destination for mirror in traffic.mirrors]
-    names = [str(one.subset) for one in own if _is_ours(one, change.endpoint)] + [
+    names = [str(one.subset) for one in own if one.belongs_to(change.endpoint)] + [
         arm.deployment for arm in traffic.arms
     ]
     written = [change, *(other for other in reversed(changes) if other.sequence <= change.sequence), *changes]
@@ -98,6 +98,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
         StateConflict: The traffic can't be put back; names what it lacks.
     """
     check_not_deleting(endpoint)
+    change = _as_now(endpoint, change)
     then = check_restorable(change)
     stable = change.stable or then.split[0].destination
     pins = tuple(sorted({*endpoint.traffic.pins, *(pin for pin in then.pins if pin in deployed)}))
@@ -115,7 +116,7 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
         sticky=then.sticky,
         mirrors=(
             *(mirror for mirror in endpoint.traffic.mirrors if not endpoint.owns(mirror.destination)),
-            *(mirror for mirror in then.mirrors if _is_ours(mirror.destination, endpoint.name)),
+            *(mirror for mirror in then.mirrors if mirror.destination.belongs_to(endpoint.name)),
         ),
     )
     candidates = _candidates(endpoint, traffic, stable)
@@ -136,15 +137,27 @@ def restore(endpoint: Endpoint, change: RoutingChange, now: datetime, deployed: 
     return opened(result)
 
 
-def _is_ours(destination: Destination, endpoint: str) -> bool:
-    return destination.host == endpoint and destination.subset is not None
+def _as_now(endpoint: Endpoint, change: RoutingChange) -> RoutingChange:
+    """The change with its deployments where they are now: one may have been attached then and run here since, or the reverse."""
+
+    def now(destination: Destination) -> Destination:
+        ours = destination.belongs_to(endpoint.name)
+        return endpoint.destination(str(destination.subset)) if ours else destination
+
+    then = change.after
+    if then is None:
+        return change
+    split = tuple(replace(share, destination=now(share.destination)) for share in then.split)
+    mirrors = tuple(replace(mirror, destination=now(mirror.destination)) for mirror in then.mirrors)
+    stable = None if change.stable is None else now(change.stable)
+    return replace(change, after=replace(then, split=split, mirrors=mirrors), stable=stable)
 
 
 def _split(endpoint: Endpoint, change: RoutingChange, then: Traffic) -> tuple[WeightedDestination, ...]:
     """The split as it was; a foreign destination that came since gets nothing, since it is never removed."""
     has = {share.destination for share in endpoint.traffic.split}
     for share in then.split:
-        if not _is_ours(share.destination, endpoint.name) and share.destination not in has:
+        if not share.destination.belongs_to(endpoint.name) and share.destination not in has:
             raise StateConflict(
                 f"change {change.sequence} had '{share.destination.name}' in route '{endpoint.route}', which is not ours and is "
                 "not there any more: its owner must put it back first"
@@ -161,7 +174,7 @@ def _split(endpoint: Endpoint, change: RoutingChange, then: Traffic) -> tuple[We
 def _candidates(endpoint: Endpoint, traffic: Traffic, stable: Destination) -> tuple[str, ...]:
     """Deployments beside stable that the traffic names: a release was open."""
     own = [share.destination for share in traffic.split] + [mirror.destination for mirror in traffic.mirrors]
-    names = [str(one.subset) for one in own if _is_ours(one, endpoint.name) and one != stable]
+    names = [str(one.subset) for one in own if one.belongs_to(endpoint.name) and one != stable]
     arms = [arm.deployment for arm in traffic.arms if endpoint.destination(arm.deployment) != stable]
     return tuple(dict.fromkeys([*names, *arms]))
 

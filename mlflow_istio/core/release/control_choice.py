@@ -52,7 +52,7 @@ def choose_control(plan: ReleasePlan, endpoint: Endpoint, capacity: Capacity) ->
     """
     if plan.control is None or plan.strategy != "canary" or not plan.guards:
         return ControlChoice()
-    if not endpoint.owns(endpoint.stable):
+    if endpoint.owners_stable:
         whose = f"the stable '{plan.stable}' of endpoint '{endpoint.name}' is its owner's"
         if plan.control == "fresh":
             raise InvalidInput(

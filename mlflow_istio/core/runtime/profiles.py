@@ -20,6 +20,17 @@ MLFLOW = Runtime(
     records=True,
 )
 
+ATTACHED = replace(
+    MLFLOW,
+    name="attached",
+    about="what stands already: MLflow's scoring protocol at a server that is not ours",
+    command=(),
+    names_version=False,
+    records=False,
+)
+"""What is asked of something attached unless a kind is named: the protocol that MLflow's own server and MLServer's runtime for it
+answer, too."""
+
 # Variables and paths: MLServer's documentation ("Settings", "Model Settings", "OpenAPI"), and its MLflow runtime, which reads
 # model settings from variables of that prefix where there is no file. Port 0: any free one, since nobody asks there.
 MLSERVER = Runtime(

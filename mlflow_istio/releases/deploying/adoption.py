@@ -28,7 +28,8 @@ from mlflow_istio.releases.context import (
     is_ours,
     one_carrier,
 )
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, last_sequence
+from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
+from mlflow_istio.releases.deploying.new_endpoint import last_sequence
 from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.deploying.sharing import check_gateways
 from mlflow_istio.releases.ledger import flush_outbox, run_for

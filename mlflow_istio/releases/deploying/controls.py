@@ -23,7 +23,14 @@ from mlflow_istio.core.mesh.twin import twin
 from mlflow_istio.core.moves import control_share, transitions
 from mlflow_istio.core.release.driver import release_status_of
 from mlflow_istio.errors import MlflowIstioError, StateConflict
-from mlflow_istio.releases.context import Context, deployment_of, edit_endpoint, endpoint_of, versions_of
+from mlflow_istio.releases.context import (
+    Context,
+    deployment_of,
+    edit_endpoint,
+    endpoint_of,
+    find_deployment,
+    versions_of,
+)
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.moving.proof import prove_pinned
 from mlflow_istio.releases.moving.scaling import scale
@@ -106,7 +113,7 @@ def keep_as_large(context: Context, control: str, candidate: str, timeout: float
     Raises:
         NotReady: They did not come up.
     """
-    found, other = (context.cluster.get("Deployment", name) for name in (control, candidate))
+    found, other = (find_deployment(context.cluster, name) for name in (control, candidate))
     if found is None or other is None or _replicas(found) == _replicas(other):
         return
     if scale(context, control, _replicas(other), _replicas(found)):

@@ -19,12 +19,11 @@ from mlflow_istio.core.basics.objects import (
     annotations_of,
     labels_of,
     name_of,
-    prefix,
     with_annotations,
 )
-from mlflow_istio.core.endpoint.endpoint import PROTOCOL, ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import PROTOCOL, Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.registry_state import alias_names
-from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination
+from mlflow_istio.core.mesh.attached import Attachment, Target, attachment_in, standing_in
 from mlflow_istio.core.mesh.destination_rule import with_subset
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.manifests import (
@@ -36,16 +35,12 @@ from mlflow_istio.core.mesh.manifests import (
     virtual_service_manifest,
 )
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
-from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint, with_guard
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
-from mlflow_istio.core.policy.settings import NO_POLICY
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
-from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, NotRouted, StateConflict
 from mlflow_istio.releases.context import (
-    CLAIM,
-    ROOT,
     Context,
     Outcome,
     check_pins,
@@ -54,18 +49,20 @@ from mlflow_istio.releases.context import (
     emit_warnings,
     endpoint_of,
     existing_endpoint,
-    guard_for,
     is_ours,
-    one_carrier,
     root_of,
     versions_of,
     virtual_service_of,
+    workloads_of,
 )
-from mlflow_istio.releases.deploying.removal import check_no_foreign_routes
+from mlflow_istio.releases.deploying.attaching import check_ready, check_standing, look_at
+from mlflow_istio.releases.deploying.new_endpoint import create_endpoint
+from mlflow_istio.releases.deploying.removal import check_no_foreign_routes, delete, delete_endpoint
 from mlflow_istio.releases.deploying.servers import check_runtime, flavor_of, record_token
-from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, check_gateways, check_share, claim, let_go
-from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
-from mlflow_istio.releases.moving.proof import prove_change, prove_pinned
+from mlflow_istio.releases.deploying.sharing import HostShare, check_gateways, check_share, claim, let_go
+from mlflow_istio.releases.ledger import check_run, flush_outbox
+from mlflow_istio.releases.moving.attachments import check_name_free, lead_to
+from mlflow_istio.releases.moving.proof import prove_pinned
 from mlflow_istio.releases.moving.proposal import plan
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, start
 
@@ -103,6 +100,8 @@ class DeployRequest:
         wait: Whether to wait for the pods; if not, the same command again does the rest.
         share: The endpoint's part of a host that it shares with others; None: it has hosts of its own.
         take_over: Whether the endpoint's ledger and aliases are this place's from now on, whosever they were.
+        attach: What somebody else runs, in place of pods of ours; None: nothing.
+        attach_port: Its port, where it has several.
     """
 
     name: str
@@ -133,6 +132,8 @@ class DeployRequest:
     wait: bool = True
     share: HostShare | None = None
     take_over: bool = False
+    attach: Target | None = None
+    attach_port: int | None = None
 
 
 def deploy(context: Context, request: DeployRequest) -> Outcome:
@@ -157,27 +158,16 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     share = request.share
     root = check_share(context, name, share, request.hosts, request.gateways) if share else None
     before = existing_endpoint(context.cluster, name)
-    standing = _check_before(context, request, name, model, before)
+    attachment = look_at(context, request.attach, request.name, request.attach_port) if request.attach else None
+    standing = _check_before(context, request, name, model, before, attachment)
     if before is not None:
         emit_warnings(context, flush_outbox(context, name, publish=False))
 
-    values = DeploymentValues(
-        name=request.name,
-        endpoint=name,
-        model=model,
-        flavor=flavor,
-        image=request.image,
-        download_image=request.download_image,
-        runtime=request.runtime,
-        replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
-        env={**record_token(context, request.env, request.pod, standing), **request.env},
-        env_manager=request.env_manager,
-        drain=request.drain,
-        from_folder=request.from_folder,
-        pod=request.pod,
-    )
-    deployment = deployment_manifest(context.templates["Deployment"], values)
+    deployment = _manifest(context, request, name, model, flavor, standing, attachment)
     deployment = with_annotations(deployment, {ASKED_ANNOTATION: _asked(request.release_id, request.model_uri)})
+    if attachment is not None:
+        check_name_free(context, request.name, name)
+        check_ready(deployment, attachment, workloads_of(context.cluster, attachment))
     protocol = request.runtime.protocol
     service = service_manifest(context.templates["Service"], name, protocol=protocol)
     rule = exported_to(destination_rule_manifest(context.templates["DestinationRule"], name), request.export_to)
@@ -189,17 +179,20 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         check_hosts(virtual_service, context.cluster.list("VirtualService", {}), context.cluster.scope)
     if before is None:
         let_go(context, name, root)
-    context.tell(f"deploying {model.label} as '{request.name}' behind endpoint '{name}'")
+    doing = f"attaching {attachment} as" if attachment else "deploying"
+    context.tell(f"{doing} {model.label} as '{request.name}' behind endpoint '{name}'")
     _apply(context, service, deployment)
-    if not request.wait:
+    if not request.wait and attachment is None:
         pending = (
             f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
             "waits for them and does the rest"
         )
         context.tell(pending)
         return Outcome(endpoint=before, changed=True, pending=pending)
-    _wait_ready(context, request, name, before)
-    context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    if attachment is None:
+        _wait_ready(context, request, name, before)
+    _, subsets = context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    lead_to(context, deployment, subsets)
     if share is not None and before is not None:
         claim(context, name, share, request.hosts, request.gateways)
     named = None if request.runtime.names_version else model.label
@@ -219,17 +212,28 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             reason=request.reason,
             timeout=request.timeout,
             named=named,
+            attached=attachment is not None,
         )
     else:
         outcome = move(
             context,
             name,
-            lambda now: transitions.pin(now, request.name, named),
+            lambda now: transitions.pin(now, request.name, named, attached=attachment is not None),
             action="deploy",
             reason=request.reason,
             timeout=request.timeout,
         )
-    prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime)
+    try:
+        prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime)
+    except NotRouted as exc:
+        if attachment is None or standing is not None:
+            raise
+        _detach(context, request.name, name if before is None else None)
+        raise NotRouted(
+            f"{exc.message}; it was detached again and no user was sent to it: look at 'port' and 'readiness' "
+            f"({request.runtime.readiness or 'grpc.health.v1'})",
+            detail=exc.detail,
+        ) from exc
     endpoint = endpoint_of(context.cluster, name)
     if before is None or request.strategy is None:
         return outcome
@@ -251,6 +255,37 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         changed=outcome.changed or started.changed,
         warnings=(*outcome.warnings, *started.warnings),
     )
+
+
+def _manifest(
+    context: Context,
+    request: DeployRequest,
+    name: str,
+    model: ModelVersion,
+    flavor: str,
+    standing: Object | None,
+    attachment: Attachment | None,
+) -> Object:
+    """The Deployment to apply: one that runs the model server, or one that stands for what somebody else runs."""
+    if attachment is not None:
+        attachment = attachment_in(standing or {}) or attachment  # as it was then: its owner may have changed it since
+        return standing_in(request.name, name, model, flavor, attachment, request.runtime)
+    values = DeploymentValues(
+        name=request.name,
+        endpoint=name,
+        model=model,
+        flavor=flavor,
+        image=request.image,
+        download_image=request.download_image,
+        runtime=request.runtime,
+        replicas=request.replicas or int((standing or {}).get("spec", {}).get("replicas", 1)) or 1,
+        env={**record_token(context, request.env, request.pod, standing), **request.env},
+        env_manager=request.env_manager,
+        drain=request.drain,
+        from_folder=request.from_folder,
+        pod=request.pod,
+    )
+    return deployment_manifest(context.templates["Deployment"], values)
 
 
 def _released_already(request: DeployRequest) -> tuple[str, ...]:
@@ -285,6 +320,9 @@ def update(
         NotReady: The new pods did not come up; the old ones keep serving.
     """
     found = deployment_of(context.cluster, name)
+    attachment = attachment_in(found)
+    if attachment is not None and (replicas, env, image) != (None, None, None):
+        raise StateConflict(f"deployment '{name}' stands for {attachment}, which its owner scales and changes, not we")
     if model_uri is not None:
         asked = context.registry.resolve(parse_model_uri(model_uri)).label
         serves = versions_of([found])[name]
@@ -355,7 +393,12 @@ def _default_endpoint(context: Context, model: ModelVersion) -> str:
 
 
 def _check_before(
-    context: Context, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
+    context: Context,
+    request: DeployRequest,
+    name: str,
+    model: ModelVersion,
+    before: Endpoint | None,
+    attachment: Attachment | None,
 ) -> Object | None:
     """Refuse what can't end well before anything is applied; the Deployment if it stands already."""
     if request.strategy is not None:
@@ -377,12 +420,15 @@ def _check_before(
                 f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
                 f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
             )
+    check_standing(request.name, found, attachment)
     for kind in ("Service", "DestinationRule"):
         other = context.cluster.get(kind, name)
         if other is not None and not is_ours(other, name):
             raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
     _check_aliases(context, request, name, model, before)
-    check_runtime(context, name, request.name, request.runtime, request.strategy, found)
+    check_runtime(
+        context, name, request.name, request.runtime, request.strategy, found, attached=attachment is not None
+    )
     if before is None:
         useless = [
             option
@@ -398,7 +444,8 @@ def _check_before(
             )
     elif request.strategy is not None and before.role_of(request.name) == "idle":
         superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
-        candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name))
+        attached = (*superseded.attached, request.name) if attachment is not None else superseded.attached
+        candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name), attached=attached)
         release = plan(
             context,
             candidate,
@@ -487,6 +534,14 @@ def _wait_ready(context: Context, request: DeployRequest, name: str, before: End
         ) from exc
 
 
+def _detach(context: Context, deployment: str, endpoint: str | None) -> None:
+    """Take away what was just attached and does not answer, with the endpoint that was made for it if there is one."""
+    if endpoint is not None:
+        delete_endpoint(context, endpoint, force=True, reason="what was attached does not answer")
+    else:
+        delete(context, deployment, force=True, reason="what was attached does not answer")
+
+
 def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None, image: str | None) -> Object:
     spec = dict(obj["spec"])
     if replicas is not None:
@@ -501,100 +556,3 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
             first = {**first, "env": [*plain_variables(env), *kept]}
         spec["template"] = {**template, "spec": {**template["spec"], "containers": [first, *rest]}}
     return {**obj, "spec": spec}
-
-
-def create_endpoint(
-    context: Context,
-    name: str,
-    deployment: str,
-    label: str,
-    virtual_service: Object,
-    *,
-    share: HostShare | None,
-    root: str | None,
-    hosts: tuple[str, ...],
-    gateways: tuple[str, ...],
-    settings: Mapping[str, str],
-    pins: str | None,
-    reason: str,
-    timeout: float,
-    named: str | None = None,
-) -> Outcome:
-    """Make an endpoint's VirtualService and, under a shared host, let the root delegate to it.
-
-    Args:
-        context: The ports.
-        name: The endpoint.
-        deployment: Its first deployment.
-        label: ``MODEL/VERSION`` that the deployment serves.
-        virtual_service: The fresh VirtualService, without routes.
-        share: Its part of a shared host, or None.
-        root: Name of the VirtualService that has the shared host, or None.
-        hosts: Hosts of a root that has to be made.
-        gateways: Gateways of such a root.
-        settings: Small settings of the endpoint.
-        pins: ``guarded``, ``open``, or None: guarded where there is a gateway.
-        reason: Why, for the ledger.
-        timeout: Seconds for the proxies to confirm.
-        named: As in ``transitions.pin``.
-
-    Raises:
-        StateConflict: It came into being meanwhile.
-        NotRouted: A proxy did not take it over in time.
-    """
-    one_carrier(context, name, refuse=False)
-    run, warnings = run_for(context, name, None)
-    own = Destination(host=name, subset=deployment)
-    fresh = Endpoint(
-        name=name,
-        traffic=Traffic(
-            split=(WeightedDestination(destination=own, weight=100),),
-            pins=(deployment,),
-            policy=replace(NO_POLICY, versions={deployment: named} if named else {}),
-        ),
-        stable=own,
-        route=f"{prefix(name)}split",
-        settings={**settings, **({ROOT: root} if root else {}), **({CLAIM: share.claim.as_text()} if share else {})},
-        sequence=last_sequence(context, name),
-        guard=guard_for(context, pins),
-    )
-    change_metadata = ChangeMetadata(
-        id=context.new_id(),
-        time=context.clock.now(),
-        who=context.who,
-        action="deploy",
-        reason=reason,
-        run=run,
-        versions={deployment: label},
-        fresh_key=context.new_key(),
-    )
-    before_it = context.cluster.get("VirtualService", root) if root else None
-    fresh = with_guard(fresh, change_metadata, virtual_service, before_it or {})
-    bare = as_delegate(virtual_service) if share else virtual_service
-
-    def create(found: Object | None) -> Object:
-        if found is None:
-            return first_endpoint(bare, fresh, change_metadata)
-        if has_endpoint(found, name) and read_endpoint(found, name).has_change(change_metadata.id):
-            return found  # a lost reply
-        raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
-
-    _, after = context.cluster.edit("VirtualService", name, create)
-    if share is not None:
-        claim(context, name, share, hosts, gateways)
-    endpoint = read_endpoint(after, name)
-    proof = prove_change(context, endpoint, timeout, after)
-    warnings += proof.warnings
-    warnings += flush_outbox(context, name, objects={change_metadata.id: {"after": after}})
-    return Outcome(endpoint=endpoint, changed=True, proxies=proof.proxies, warnings=emit_warnings(context, warnings))
-
-
-def last_sequence(context: Context, name: str) -> int:
-    """Where the count stands if an endpoint of this name was deleted before; its history goes on."""
-    try:
-        return max((change.sequence for change in context.registry.history(context.scope, name)), default=0)
-    except RegistryError as exc:
-        context.tell(
-            f"the history of endpoint '{name}' could not be read, so its changes are counted from 1 ({exc.message})"
-        )
-        return 0

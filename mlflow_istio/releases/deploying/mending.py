@@ -18,6 +18,7 @@ from mlflow_istio.errors import MlflowIstioError, NotFound, RegistryError, State
 from mlflow_istio.releases.context import (
     CLAIM,
     Context,
+    deployment_of,
     deployments_of,
     edit_virtual_service,
     emit_warnings,
@@ -30,6 +31,7 @@ from mlflow_istio.releases.deploying.controls import take_away
 from mlflow_istio.releases.deploying.sharing import claim_again, give_up_claims
 from mlflow_istio.releases.deploying.sweeping import enforce
 from mlflow_istio.releases.ledger import flush_outbox
+from mlflow_istio.releases.moving.attachments import lead_to
 from mlflow_istio.releases.moving.policy import follow
 from mlflow_istio.releases.moving.proof import make_reachable, prove_change
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
@@ -123,7 +125,12 @@ def _mend_rule(context: Context, finding: Finding) -> None:
         return rule
 
     context.cluster.edit("DestinationRule", name, right)
-    follow(context, name, endpoint.traffic.policy)
+    follow(context, name, endpoint.traffic.policy, attached=endpoint.attached)
+
+
+def _mend_attached(context: Context, finding: Finding) -> None:
+    rule = context.cluster.get("DestinationRule", finding.endpoint) or {}
+    lead_to(context, deployment_of(context.cluster, finding.what), rule)
 
 
 def _mend_gone(context: Context, finding: Finding) -> None:
@@ -191,6 +198,7 @@ _MENDERS: Mapping[str, Callable[[Context, Finding], None]] = {
     "no-destination-rule": _mend_rule,
     "wrong-subset": _mend_rule,
     "empty-subset": _mend_rule,
+    "attached-unled": _mend_attached,
     "gone-deployment": _mend_gone,
     "unrecorded": _mend_ledger,
     "registry-drift": _mend_standing,

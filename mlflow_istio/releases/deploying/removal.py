@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlflow_istio.core.basics.objects import DEPLOYMENT_LABEL, ENDPOINT_LABEL, Object, labels_of, name_of
 from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
+from mlflow_istio.core.mesh.attached import is_attached
 from mlflow_istio.core.mesh.destination_rule import with_policy, without_subset
 from mlflow_istio.core.mesh.foreign_routes import foreign_routes
 from mlflow_istio.core.mesh.virtual_service import read_endpoint
@@ -30,6 +31,7 @@ from mlflow_istio.releases.context import (
 )
 from mlflow_istio.releases.deploying.sharing import check_nothing_under, give_up_claims
 from mlflow_istio.releases.ledger import flush_outbox, publish_nothing, run_for
+from mlflow_istio.releases.moving.attachments import let_go
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 from mlflow_istio.releases.reading.owners_services import check_owners_services
 
@@ -72,6 +74,8 @@ def delete(
         )
         context.clock.sleep(context.removal_delay)
         drop_subset(context, endpoint, name)
+    if is_attached(found):
+        let_go(context, endpoint, (name,))
     context.cluster.delete("Deployment", name)
     return outcome
 
@@ -116,7 +120,8 @@ def delete_endpoint(
         else:
             _give_back(context, name, name_of(routes), torn=endpoint is None)
         context.clock.sleep(context.removal_delay)
-    gone = [_delete_ours(context, "DestinationRule", name)]
+    attached = {name_of(obj) for obj in deployments if is_attached(obj)} | {*(endpoint.attached if endpoint else ())}
+    gone = [let_go(context, name, sorted(attached)), _delete_ours(context, "DestinationRule", name)]
     gone += [context.cluster.delete("Deployment", name_of(obj)) for obj in deployments]
     gone += [_delete_ours(context, "Service", name)]
     return routes is not None or any(gone)

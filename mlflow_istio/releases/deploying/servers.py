@@ -32,7 +32,14 @@ def flavor_of(model: ModelVersion, flavor: str | None, runtime: Runtime) -> str:
 
 
 def check_runtime(
-    context: Context, name: str, deployment: str, runtime: Runtime, strategy: str | None, found: Object | None
+    context: Context,
+    name: str,
+    deployment: str,
+    runtime: Runtime,
+    strategy: str | None,
+    found: Object | None,
+    *,
+    attached: bool = False,
 ) -> None:
     """Refuse a server that the endpoint's callers, or its Service, can't reach.
 
@@ -64,6 +71,8 @@ def check_runtime(
                 f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green"
             )
     service = context.cluster.get("Service", name) or {}
+    if attached:
+        service = {}  # requests reach it by a Service of its own
     if service and spoken_at(service) != runtime.protocol:
         raise StateConflict(_mixed(name, spoken_at(service), deployment, runtime, f"port of Service '{name}'"))
     ports = (service.get("spec") or {}).get("ports") or []

@@ -64,8 +64,9 @@ def sweep(context: Context) -> tuple[Swept, ...]:
                 done += _enforced(context, endpoint)
                 rule = rules.get(name)
                 if rule is not None and not endpoint.deleting and not due(endpoint.deadlines, context.clock.now()):
-                    wanted = endpoint.traffic.policy
-                    if with_policy(rule, name, wanted) != rule and policy.follow(context, name, wanted):
+                    wanted, attached = endpoint.traffic.policy, endpoint.attached
+                    stale = with_policy(rule, name, wanted) != rule
+                    if stale and policy.follow(context, name, wanted, attached=attached):
                         done.append(Swept(endpoint=name, what="DestinationRule follows the endpoint again"))
             except MlflowIstioError as exc:
                 done.append(Swept(endpoint=name, what="left as it is", problem=exc.message))

@@ -20,7 +20,7 @@ from mlflow_istio.core.release.on_endpoint import step_weights
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.surge import replicas_for
 from mlflow_istio.errors import Forbidden, InvalidInput, NotReady
-from mlflow_istio.releases.context import Context, deployments_of
+from mlflow_istio.releases.context import Context, deployments_of, find_deployment
 from mlflow_istio.releases.moving.scaling import is_ours_to_scale, scale
 
 _PATIENCE = 5.0
@@ -112,7 +112,7 @@ def room_for(
         asked = needs(plan, replace(standing, held=frozenset(theirs)), shares, what)
         for name in theirs:
             if wished.replicas[name] != present[name]:
-                by = str(scalers.get(name, "somebody else"))
+                by = str(scalers.get(name, "its owner" if name in endpoint.attached else "somebody else"))
                 say(
                     f"'{name}' has replicas={present[name]}, set by {by}, and keeps that: {what} would have given it "
                     f"{wished.replicas[name]}"
@@ -157,7 +157,7 @@ def _until_ready(context: Context, plan: ReleasePlan, replicas: Mapping[str, int
                 context.cluster.wait_ready(name, min(_PATIENCE, plan.interval))
             except NotReady as exc:
                 return f"Waiting for replicas: {exc.message}."
-        ready = ready_replicas(context.cluster.get("Deployment", name) or {})
+        ready = ready_replicas(find_deployment(context.cluster, name) or {})
         if ready < count:
             return f"Waiting for replicas: {ready} of {count} of '{name}' are ready."
     return ""

@@ -6,7 +6,7 @@ compared once more at the end, so that of two writers the one whose change stand
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object, name_of
@@ -19,7 +19,16 @@ from mlflow_istio.core.moves import policies
 from mlflow_istio.core.policy.fields import ROUTE_FIELDS
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, Policy, PolicyRequest
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotRouted, StateConflict
-from mlflow_istio.releases.context import Context, Outcome, emit_warnings, endpoint_of, root_of, virtual_service_of
+from mlflow_istio.releases.context import (
+    Context,
+    Outcome,
+    deployments_of,
+    emit_warnings,
+    endpoint_of,
+    root_of,
+    virtual_service_of,
+)
+from mlflow_istio.releases.moving.attachments import lead_to
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 
 _OF_ROOTS = ("timeout", "retries", "headers")
@@ -45,7 +54,7 @@ def set_policy(
     warnings = _header_conflicts(virtual_service, rendered, name, allowed=policy_request.replace)
     touched = _destinations(before.traffic.policy) != _destinations(wanted.traffic.policy)
     if touched:
-        follow(context, name, wanted.traffic.policy)
+        follow(context, name, wanted.traffic.policy, attached=wanted.attached)
     try:
         outcome = move(
             context,
@@ -59,10 +68,11 @@ def set_policy(
         raise  # the change stands, and a proxy is late
     except MlflowIstioError:
         if touched:
-            follow(context, name, endpoint_of(context.cluster, name).traffic.policy)
+            now = endpoint_of(context.cluster, name)
+            follow(context, name, now.traffic.policy, attached=now.attached)
         raise
     if outcome.endpoint is not None and (touched or outcome.endpoint.traffic.policy.has_destinations):
-        follow(context, name, outcome.endpoint.traffic.policy)
+        follow(context, name, outcome.endpoint.traffic.policy, attached=wanted.attached)
     return replace(outcome, warnings=(*outcome.warnings, *emit_warnings(context, warnings)))
 
 
@@ -204,8 +214,14 @@ def end_fault(
     return move(context, name, policies.end_fault, action=action, reason=reason, urgent=True, timeout=timeout)
 
 
-def follow(context: Context, name: str, policy: Policy) -> bool:
+def follow(context: Context, name: str, policy: Policy, *, attached: Sequence[str] = ()) -> bool:
     """Make the DestinationRule say what the endpoint's policy says; whether it had to be changed.
+
+    Args:
+        context: The ports.
+        name: Name of the endpoint.
+        policy: Its policy.
+        attached: Deployments that are attached, whose DestinationRules say the same.
 
     Raises:
         StateConflict: Its owner has one of the settings.
@@ -220,6 +236,8 @@ def follow(context: Context, name: str, policy: Policy) -> bool:
     if context.cluster.get("DestinationRule", name) is None and not policy.has_destinations:
         return False
     before, after = context.cluster.edit("DestinationRule", name, edit)
+    for obj in deployments_of(context.cluster, name) if attached else ():
+        lead_to(context, obj, after)
     return before != after
 
 

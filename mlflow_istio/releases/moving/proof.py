@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.matching.entrance import Entrance
 from mlflow_istio.core.matching.probe import Probe, change_probe, health_probe, pin_probe
+from mlflow_istio.core.mesh.attached import not_ready
 from mlflow_istio.core.mesh.destination_rule import subset_labels, with_policy, with_subset
 from mlflow_istio.core.mesh.manifests import destination_rule_manifest, runtime_of_deployment, service_manifest
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, write_endpoint
@@ -29,6 +31,7 @@ from mlflow_istio.releases.context import (
     entrance_of,
     versions_of,
 )
+from mlflow_istio.releases.moving.attachments import lead_to
 from mlflow_istio.releases.reading.owners_services import NobodyThere, check_owners_services
 
 _FIRST_WAIT = 2.0
@@ -77,13 +80,17 @@ def make_reachable(
     for name in names:
         if name not in by_name:
             raise NobodyThere(f"deployment '{name}' is gone, so it can't get traffic: deploy it again first")
+        if not force and (why := not_ready(by_name[name])):
+            raise NotReady(
+                f"deployment '{name}' gets no traffic: {why}; its owner has to bring it up first, or force it"
+            )
         if not force and ready_replicas(by_name[name]) == 0:
             raise NotReady(
                 f"deployment '{name}' has no ready replica, so it gets no traffic: see 'mlflow-istio status', or force it"
             )
     if not names:
         return frozenset()
-    mended = _mend_ways(context, before, names, subsets=urgent or force)
+    mended = _mend_ways(context, before, [by_name[name] for name in names], subsets=urgent or force)
     versions = versions_of(deployments)
     for name in () if force else names:
         if urgent and not mended and has_users(before, name):
@@ -108,12 +115,12 @@ def _check_subsets(rule: Object | None, name: str, deployments: tuple[str, ...])
             )
 
 
-def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...], *, subsets: bool) -> bool:
+def _mend_ways(context: Context, endpoint: Endpoint, deployments: Sequence[Object], *, subsets: bool) -> bool:
     """Write what leads to these deployments where somebody took it away, in the order in which it was made: whether that was so.
 
     Subsets only where that is said.
     """
-    cluster, name = context.cluster, endpoint.name
+    cluster, name, names = context.cluster, endpoint.name, tuple(name_of(obj) for obj in deployments)
     service, rule = cluster.get("Service", name), cluster.get("DestinationRule", name)
     if not subsets:
         _check_subsets(rule, name, names)
@@ -136,10 +143,11 @@ def _mend_ways(context: Context, endpoint: Endpoint, names: tuple[str, ...], *, 
     lost = rule is None or with_subsets(rule) != rule
     if lost:
         cluster.edit("DestinationRule", name, with_subsets)
+    led = [lead_to(context, obj, with_subsets(rule)) for obj in deployments]
     routes = any(f"pin.{deployment}" in endpoint.missing for deployment in names)
     if routes:
         edit_virtual_service(cluster, endpoint.virtual_service, name, with_header_routes)
-    mended = service is None or lost or routes
+    mended = service is None or lost or routes or any(led)
     if mended:
         context.tell(
             f"endpoint '{name}': wrote again what leads to {' and '.join(names)}, which somebody had taken away"

@@ -18,6 +18,7 @@ from mlflow_istio.core.basics.objects import (
     with_annotations,
 )
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.mesh.attached import is_attached
 from mlflow_istio.core.moves.gaining import gaining
 from mlflow_istio.core.release.surge import replicas_for
 from mlflow_istio.errors import ClusterError, MlflowIstioError, NotFound
@@ -25,14 +26,14 @@ from mlflow_istio.releases.context import Context, deployments_of, edit_endpoint
 
 
 def is_ours_to_scale(deployment: Object, start: int) -> bool:
-    """Whether nobody else has set a Deployment's number since the release began.
+    """Whether nobody else has set a Deployment's number since the release began; that of what is attached is its owner's.
 
     Args:
         deployment: The Deployment.
         start: Its replicas when the release began.
     """
     given = annotations_of(deployment).get(SCALED_ANNOTATION)
-    return str(wanted_replicas(deployment)) == (str(start) if given is None else given)
+    return not is_attached(deployment) and str(wanted_replicas(deployment)) == (str(start) if given is None else given)
 
 
 def scale(context: Context, name: str, replicas: int, start: int) -> bool:
@@ -166,10 +167,14 @@ def thin(endpoint: Endpoint, deployments: Sequence[Object]) -> tuple[str, ...]:
         weight = endpoint.traffic.weights.get(name, 0)
         needed = replicas_for(whole, weight)
         if weight and name in present and present[name] < needed:
+            way = (
+                "its owner gives it more"
+                if name in endpoint.attached
+                else f"you run 'mlflow deployments update --name {name} -C replicas={needed}'"
+            )
             lines.append(
                 f"deployment '{name}' has {weight}% of the traffic with replicas={present[name]}, where the {whole} of "
-                f"'{endpoint.stable.name}' would be {needed} for that: each gets more than one of the stable's, unless you run "
-                f"'mlflow deployments update --name {name} -C replicas={needed}'"
+                f"'{endpoint.stable.name}' would be {needed} for that: each gets more than one of the stable's, unless {way}"
             )
     return tuple(lines)
 

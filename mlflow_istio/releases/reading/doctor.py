@@ -20,12 +20,14 @@ from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.endpoint.endpoint import Endpoint, annotation
 from mlflow_istio.core.endpoint.registry_state import RegistryState, nothing_stands, registry_state_of
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
+from mlflow_istio.core.endpoint.traffic import attached_host
 from mlflow_istio.core.inspection.diagnosis import (
     ERROR,
     FIX,
     INFO,
     WARNING,
     Finding,
+    attached_findings,
     deployment_findings,
     ledger_findings,
     orphan_run,
@@ -36,6 +38,7 @@ from mlflow_istio.core.inspection.diagnosis import (
 from mlflow_istio.core.matching.places import service_of
 from mlflow_istio.core.matching.probe import change_probe
 from mlflow_istio.core.matching.shape import readable
+from mlflow_istio.core.mesh.attached import KSERVE_LABEL, is_attached, readable_attachment
 from mlflow_istio.core.mesh.delegation import delegates_of, is_delegate
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
@@ -55,6 +58,7 @@ from mlflow_istio.releases.context import (
     find_virtual_service,
     is_ours,
     versions_of,
+    workloads_of,
 )
 from mlflow_istio.releases.reading.owners_services import gone_services
 
@@ -310,6 +314,7 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
         hidden = _hidden(context, endpoint, deployed)
         yield from (_unreadable(name, why) for why in hidden.values())
         yield from (finding for finding in deployment_findings(endpoint, deployments) if finding.what not in hidden)
+        yield from _attached_findings(context, endpoint, deployments)
         yield from _watch_findings(endpoint, context.clock.now())
         yield from _host_findings(context, virtual_service, name)
         yield from _owners_findings(context, endpoint)
@@ -333,6 +338,18 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
         yield from _registry_findings(context, standing, recorded)
     if not endpoint.deleting:
         yield from _proxy_findings(context, endpoint)
+
+
+def _attached_findings(context: Context, endpoint: Endpoint, deployments: Sequence[Object]) -> Iterator[Finding]:
+    """What somebody else runs, and what leads to it."""
+    for obj in deployments:
+        if is_attached(obj):
+            attachment, host = readable_attachment(obj), attached_host(name_of(obj))
+            workloads = workloads_of(context.cluster, attachment) if attachment else []
+            service, rule = (context.cluster.get(kind, host) for kind in ("Service", "DestinationRule"))
+            kserves = any(KSERVE_LABEL in labels_of(one) for one in workloads)
+            beside = context.cluster.list("Deployment", {}) if kserves else []
+            yield from attached_findings(endpoint, obj, workloads, service, rule, beside)
 
 
 def _without_home(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.endpoint.endpoint import has_endpoint
+from mlflow_istio.core.endpoint.traffic import attached_host
+from mlflow_istio.core.mesh.attached import is_attached, without_replicas
 from mlflow_istio.core.mesh.export import (
     as_in_git,
     ignore_differences,
@@ -43,7 +45,11 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
                 f"deployment '{name_of(deployment)}' has a user or password in its variable '{variable}', which Git must not "
                 f'hold: put the value into a Secret and deploy again with env_from_secret={{"{variable}": "SECRET/KEY"}}'
             )
-    objects = [obj for obj in found if is_ours(obj, name)] + deployments
+    objects = [obj for obj in found if is_ours(obj, name)] + [without_replicas(obj) for obj in deployments]
+    for deployment in deployments:
+        host = attached_host(name_of(deployment))
+        kinds = ("Service", "DestinationRule") if is_attached(deployment) else ()
+        objects += [obj for kind in kinds if (obj := cluster.get(kind, host)) is not None and is_ours(obj, name)]
     if with_traffic:
         if read_endpoint(virtual_service, name).adopted is not None:
             raise InvalidInput(

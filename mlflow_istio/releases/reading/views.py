@@ -19,6 +19,7 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.matching.pin_guard import OPEN
 from mlflow_istio.core.matching.probe import PIN_HEADER
+from mlflow_istio.core.mesh.attached import readable_attachment
 from mlflow_istio.core.mesh.manifests import (
     ALIAS_ANNOTATION,
     FLAVOR_ANNOTATION,
@@ -230,8 +231,10 @@ def _release_view(endpoint: Endpoint) -> View | None:
 def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
     name = name_of(obj)
     annotations = annotations_of(obj)
+    attachment = readable_attachment(obj)
     return {
         "name": name,
+        **({"attached": attachment.said} if attachment else {}),
         "endpoint": labels_of(obj)[ENDPOINT_LABEL],
         "model_version": annotations.get(VERSION_ANNOTATION, ""),
         "alias": annotations.get(ALIAS_ANNOTATION),

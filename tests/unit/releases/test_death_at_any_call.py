@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from mlflow_istio.core.mesh.attached import parse_attach
 from mlflow_istio.core.moves.claims import Claim
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
+from mlflow_istio.core.runtime.profiles import ATTACHED
 from mlflow_istio.errors import MlflowIstioError, NotReady
 from mlflow_istio.releases.context import Context
 from mlflow_istio.releases.deploying import deployments, removal
@@ -26,6 +28,7 @@ from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import policy, shifting
 from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary, with_shop
+from tests.unit.releases.deploying.test_attach import PREDICTOR, theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,29 @@ def under_a_host() -> World:
     return world
 
 
+def theirs_alone() -> World:
+    world = World()
+    world.cluster.apply(theirs())
+    return world
+
+
+def beside_theirs() -> World:
+    world = a_world("churn-v1")
+    world.cluster.apply(theirs())
+    return world
+
+
+def attach(context: Context, **options: Any) -> Any:
+    asked = a_request("churn-v2", attach=parse_attach(f"deployment/{PREDICTOR}"), runtime=ATTACHED, **options)
+    return deployments.deploy(context, asked)
+
+
+def attached_beside() -> World:
+    world = beside_theirs()
+    attach(world.context)
+    return world
+
+
 CANARY = {"strategy": "canary", "traffic_request": TrafficRequest(weight=10)}
 CASES = {
     "first deployment": Case(world=World, command=lambda context: deployments.deploy(context, a_request("churn-v1"))),
@@ -147,6 +173,15 @@ CASES = {
     "deployment that supersedes": Case(
         world=lambda: a_world("churn-v1", "churn-v2", **CANARY),
         command=lambda context: deployments.deploy(context, a_request("churn-v3", supersede=True, **CANARY)),
+    ),
+    "attaching a workload": Case(world=beside_theirs, command=attach),
+    "attaching a canary": Case(world=beside_theirs, command=lambda context: attach(context, **CANARY)),
+    "attaching an endpoint's first": Case(world=theirs_alone, command=attach),
+    "removal of what is attached": Case(
+        world=attached_beside, command=lambda context: removal.delete(context, "churn-v2")
+    ),
+    "deletion of an endpoint with what is attached": Case(
+        world=attached_beside, command=lambda context: removal.delete_endpoint(context, "churn")
     ),
     "more replicas": Case(world=two, command=lambda context: deployments.update(context, "churn-v2", replicas=3)),
     "canary": Case(world=two, command=start),
