@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest mlflow-oldest e2e control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest mlflow-oldest e2e testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest e2e control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest e2e testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -57,6 +57,10 @@ e2e: setup
 # newest one, too, which lies beside it.
 NEWEST := $(VENV)/kubernetes-newest
 NEWEST_TESTS := tests/unit/adapters/kubernetes tests/contract/test_kubernetes_contract.py tests/control_plane/test_retries.py
+
+# Once per machine, into a cache folder outside this one.
+testbed: setup
+	$(BIN)/python -m tests.testbed build
 
 control-plane: setup
 	$(BIN)/python -m tests.testbed run --fast -- $(PYTEST) $(ORDER) -m control_plane

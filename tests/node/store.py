@@ -44,6 +44,11 @@ def is_made() -> bool:
     return (folder() / _KEYS).is_file()
 
 
+def has_former() -> bool:
+    """Whether there is a folder of other images, from which only what has changed is made anew."""
+    return bool(_others(folder()))
+
+
 def make(report: Callable[[str], None]) -> Path:
     """Builds the images that have changed and imports them beside the others; returns containerd's folder.
 

@@ -36,22 +36,32 @@ class Suite:
         name: The target.
         has_tests: Whether pytest runs in it, and writes its results where ``RESULTS`` says.
         yields: Whether it leaves the processors to the others, which take longer, and has what they don't use.
+        unless: A command that says why the suite is left out here, by its last line, when it doesn't end with 0. What is left
+            out is said and makes no run fail: keep it for what a machine may lack, or what takes longer than a run may.
+        within: Seconds of the run after which it isn't started any more; None for no limit.
     """
 
     name: str
     has_tests: bool = True
     yields: bool = False
+    unless: tuple[str, ...] = ()
+    within: float | None = None
 
 
 STAGES = (
     (Suite(name="packages", has_tests=False),),
     # The two on real parts take longest, and wait for much of their time: the third place is for those that only compute.
+    # Where no cache has the control plane yet, all that needs it waits for its build, which therefore comes first.
     (
+        Suite(name="testbed", has_tests=False),
         Suite(name="e2e"),
         Suite(name="control-plane"),
         Suite(name="check", has_tests=False, yields=True),
         *(Suite(name=name, yields=True) for name in ("unit", "newest", "mlflow-oldest")),
     ),
+    # A real node, by itself: its pods are made by timeouts of a cluster's. Its builds take half an hour and more, so it runs
+    # where a cache has them; and CI ends whatever takes longer than 90 minutes.
+    (Suite(name="node", unless=(sys.executable, "-m", "tests.node", "check", "--warm"), within=60 * 60),),
 )
 """The suites in the order in which they start; a stage begins when the one before has ended, well or not."""
 
@@ -73,6 +83,7 @@ class Outcome:
         code: Its exit code; None when it was never started.
         cases: Its tests; None when it ended without results.
         closing: The last line of its output.
+        left_out: Why it was left out; None when it wasn't.
     """
 
     suite: Suite
@@ -80,10 +91,13 @@ class Outcome:
     seconds: float = 0.0
     cases: tuple[Case, ...] | None = None
     closing: str = ""
+    left_out: str | None = None
 
     @property
     def verdict(self) -> str:
-        """One of ``passed``, ``failed``, ``never ran`` (no test of it), ``interrupted``."""
+        """One of ``passed``, ``failed``, ``never ran`` (no test of it), ``interrupted``, ``left out``."""
+        if self.left_out is not None:
+            return "left out"
         if self.code is None:
             return "never ran"
         if self.code < 0:
@@ -111,6 +125,7 @@ class Runner:
         self._running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._stopped = threading.Event()
+        self._began = time.monotonic()
 
     def run(self, stages: Sequence[Sequence[Suite]]) -> list[Outcome]:
         """Runs all suites; an interrupt ends those that run, and the others are not started."""
@@ -137,8 +152,26 @@ class Runner:
         for thread in threads:
             thread.join()
 
+    def _why_not(self, suite: Suite) -> str | None:
+        """Why a suite is left out here and now; None when it runs."""
+        if suite.within is not None and time.monotonic() - self._began > suite.within:
+            return f"the suites before took longer than {_minutes(suite.within)}, and this one would take too long"
+        if not suite.unless:
+            return None
+        asked = subprocess.run(
+            suite.unless, cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        return None if asked.returncode == 0 else closing_line(asked.stdout + asked.stderr) or "no reason was said"
+
     def _run_one(self, suite: Suite) -> None:
         try:
+            if self._stopped.is_set():
+                return
+            reason = self._why_not(suite)
+            if reason is not None:
+                self._outcomes[suite.name] = Outcome(suite=suite, code=None, left_out=reason)
+                self._say(f"==> {suite.name} LEFT OUT: {reason}")
+                return
             self._say(f"==> {suite.name} starts")
             began = time.monotonic()
             log, xml = self._results / f"{suite.name}.log", self._results / f"{suite.name}.xml"
@@ -253,14 +286,17 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
         f"  {outcome.suite.name:<14} {outcome.verdict:<12} {_minutes(outcome.seconds):>7}  {outcome.closing}"
         for outcome in outcomes
     ]
-    bad = [outcome for outcome in outcomes if outcome.verdict != "passed"]
+    left_out = [outcome for outcome in outcomes if outcome.left_out is not None]
+    lines += [f"NOT RUN  {outcome.suite.name}  {outcome.left_out}" for outcome in left_out]
+    bad = [outcome for outcome in outcomes if outcome.verdict not in ("passed", "left out")]
     for outcome in bad:
         failed = [case.name for case in outcome.cases or () if case.has_failed]
         lines += [f"FAILED  {outcome.suite.name}  {name}" for name in failed]
         if not failed:
             lines.append(f"{outcome.verdict.upper()}  {outcome.suite.name}  see its output above")
     names = ", ".join(f"{outcome.suite.name} ({outcome.verdict})" for outcome in bad)
-    lines.append(f"make test: not passed: {names}" if bad else "make test: all suites passed")
+    but = f" but {', '.join(outcome.suite.name for outcome in left_out)}, NOT RUN" if left_out else ""
+    lines.append(f"make test: not passed: {names}" if bad else f"make test: all suites passed{but}")
     return lines
 
 
@@ -293,7 +329,7 @@ def main(arguments: Sequence[str]) -> int:
     _say(
         f"It took {_minutes(time.monotonic() - began)} at a load of {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores."
     )
-    return 0 if all(outcome.verdict == "passed" for outcome in outcomes) else 1
+    return 0 if all(outcome.verdict in ("passed", "left out") for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

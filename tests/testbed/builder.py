@@ -31,7 +31,6 @@ MODULES = Path(__file__).parent / "go"
 _BUILD_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-gcflags=all=-dwarf=false")
 LINK_FLAGS = "-s -w"
 _CRDS_IN_ISTIO = "manifests/charts/base/files/crd-all.gen.yaml"
-_LOWEST_PRIORITY = 19
 
 
 def locked_version(module: str, dependency: str) -> str:
@@ -194,7 +193,7 @@ def _go(go: str, module: Path, *arguments: str) -> str:
     # GOPATH, GOCACHE, GOPROXY and so on stay the user's; without cgo no C compiler is needed.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
     done = subprocess.run(
-        ["nice", "-n", str(_LOWEST_PRIORITY), go, *arguments],
+        [go, *arguments],
         cwd=module,
         env=environment,
         text=True,

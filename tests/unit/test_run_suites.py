@@ -61,9 +61,7 @@ def test_make_test_runs_every_suite_of_the_makefile() -> None:
         if line.startswith("\t") and ("$(PYTEST)" in line or "$(RESULTS)" in line):
             suites.add(target)
     rewriting = {"golden-update", "corpus-update"}
-    # Needs root, Debian and half an hour of builds.
-    by_itself = {"node"}
-    assert suites - rewriting - by_itself == {suite.name for stage in STAGES for suite in stage if suite.has_tests}
+    assert suites - rewriting == {suite.name for stage in STAGES for suite in stage if suite.has_tests}
 
 
 def test_a_suite_that_only_computes_leaves_the_processors_to_the_others(folder: Path) -> None:
@@ -101,6 +99,26 @@ def test_a_suite_none_of_whose_tests_ran_is_said(folder: Path) -> None:
 
     assert outcomes["broken"].verdict == outcomes["empty"].verdict == "never ran"
     assert summary(list(outcomes.values()))[-1] == "make test: not passed: broken (never ran), empty (never ran)"
+
+
+def test_a_suite_that_the_machine_cannot_have_is_said_and_fails_nothing(folder: Path) -> None:
+    def outcome_of(suite: Suite) -> Outcome:
+        said: list[str] = []
+        (outcome,) = Runner("make", folder, folder / "results", places=1, say=said.append).run([[suite]])
+        assert (outcome.verdict == "left out") == any("good LEFT OUT: " in line for line in said)
+        return outcome
+
+    def command(code: int) -> tuple[str, ...]:
+        return (sys.executable, "-c", f"print('first'); print('no cgroups here'); raise SystemExit({code})")
+
+    lacking, late = outcome_of(Suite(name="good", unless=command(2))), outcome_of(Suite(name="good", within=-1))
+    assert lacking.left_out == "no cgroups here"
+    assert late.left_out is not None
+    assert summary([lacking])[-2:] == [
+        "NOT RUN  good  no cgroups here",
+        "make test: all suites passed but good, NOT RUN",
+    ]
+    assert outcome_of(Suite(name="good", unless=command(0), within=600)).verdict == "passed"
 
 
 def test_the_slowest_tests_come_first_by_names_that_pytest_takes(folder: Path) -> None:
