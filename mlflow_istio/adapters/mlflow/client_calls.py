@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import mlflow
 from mlflow import MlflowClient
@@ -28,6 +28,16 @@ anyway. It also prints where a run can be viewed when one ends, into whatever ou
 A PostgreSQL that takes the connection and says nothing would keep a caller for ever: libpq's own default is no limit, and it
 reads this one where the address has none. Other drivers: ``deadlines_of_drivers``."""
 
+
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "false",
+    "PGCONNECT_TIMEOUT": "0",
+}
+"""What MLflow (``mlflow.environment_variables``) and libpq take when nothing is set. This is what stands there between our calls: a
+variable that is taken away while another thread goes through the environment, as ``requests`` does to find a proxy, is a KeyError
+there, and one that changes isn't."""
 
 _PAUSE = 60.0
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -60,20 +70,43 @@ def mapped(doing: str) -> Iterator[None]:
         import sqlalchemy.exc
 
         unreachable += (sqlalchemy.exc.SQLAlchemyError,)
-    before: dict[str, Any] = {key: os.environ.get(key) for key in _SETTINGS}
-    os.environ.update({key: value for key, value in _SETTINGS.items() if before[key] is None})
     try:
-        yield
+        with _OUR_SETTINGS:
+            yield
     except MlflowException as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}") from exc
     except ImportError as exc:  # a database's driver
         raise RegistryError(f"could not {doing}: {one_line(exc)}: install what MLFLOW_TRACKING_URI needs") from exc
     except unreachable as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?") from exc
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
+
+
+class _Settings:
+    """Our settings while any thread is inside; what the user has set stays, also when it is set meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._left: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self._put(_SETTINGS)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._put(_DEFAULTS)
+
+    def _put(self, values: Mapping[str, str]) -> None:
+        for key, value in values.items():
+            if os.environ.get(key) in (None, self._left.get(key)):  # nobody's, or ours
+                os.environ[key] = self._left[key] = value
+
+
+_OUR_SETTINGS = _Settings()
 
 
 class LateClient:

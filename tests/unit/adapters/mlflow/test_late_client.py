@@ -54,7 +54,7 @@ def test_a_database_is_connected_to_when_it_is_asked_and_given_up_for_a_while(
         assert "s3cr3t" not in str(refused.value)
     assert connecting.made == [({"tracking_uri": DATABASE, "registry_uri": DATABASE}, "10", 3)]
     assert usual == stores.MAX_RETRY_COUNT
-    assert "PGCONNECT_TIMEOUT" not in os.environ
+    assert os.environ["PGCONNECT_TIMEOUT"] == "0", "libpq's own default, for whatever else the process does"
     now += 61
     assert client() == client() == "the client"
     assert len(connecting.made) == 2
@@ -72,3 +72,31 @@ def test_a_database_that_is_not_there_is_a_registry_that_is_not(monkeypatch: pyt
     registry = MlflowRegistry(DATABASE, None)
     with pytest.raises(RegistryError, match="^could not "):
         registry.history("prod", "churn")
+
+
+def test_what_a_call_sets_is_there_until_the_last_thread_leaves_and_nothing_is_ever_taken_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retries, factor = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"
+    monkeypatch.delenv(retries, raising=False)
+    monkeypatch.setenv(factor, "5")
+    with client_calls.mapped("ask first"):
+        assert (os.environ[retries], os.environ[factor]) == ("2", "5")
+        with client_calls.mapped("ask in another thread"):
+            names = list(os.environ)
+        assert os.environ[retries] == "2"
+    assert set(names) <= set(os.environ), "whoever goes through the names meanwhile finds them all"
+    assert (os.environ[retries], os.environ[factor]) == ("7", "5")
+
+    monkeypatch.setenv(retries, "4")
+    with client_calls.mapped("ask when the user has decided"):
+        assert os.environ[retries] == "4"
+    assert os.environ[retries] == "4"
+
+
+def test_our_idea_of_what_mlflow_takes_when_nothing_is_set_is_its_own() -> None:
+    from mlflow import environment_variables
+
+    for name, value in client_calls._DEFAULTS.items():
+        if name.startswith("MLFLOW_"):
+            assert str(getattr(environment_variables, name).default).lower() == value
