@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from mlflow_istio.core.policy.fields import DESTINATION_FIELDS, ROUTE_FIELDS, check_field
 from mlflow_istio.core.policy.settings import PolicyRequest
 from mlflow_istio.errors import InvalidInput
-from mlflow_istio.options.values import IN_SECONDS, NONE, Abort, Alias, Match, Seconds, Structured
+from mlflow_istio.options.values import IN_SECONDS, NONE, Abort, Alias, Match, Seconds, Source, Structured
 
 SETTINGS = (*ROUTE_FIELDS, *DESTINATION_FIELDS)
 """The options that stand for settings of routes and of destinations."""
@@ -65,8 +65,9 @@ class Faulted(BaseModel):
 class Counted(BaseModel):
     """Where figures come from."""
 
-    metrics: Literal["auto", "prometheus", "envoy", "none"] = Field(
-        default="auto", description="where figures come from: auto, prometheus, envoy or none"
+    metrics: Source = Field(
+        default="auto",
+        description="where figures come from: auto, prometheus, envoy, none, or a source that an installed package brings",
     )
     prometheus_url: str | None = Field(default=None, description="Prometheus that knows the mesh's series")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from mlflow_istio.core.analysis.sources import check_source
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image, nearest
 from mlflow_istio.core.basics.stored import parsed
@@ -57,6 +58,10 @@ class ByTarget:
 def checked(check: Callable[[Any], Any]) -> AfterValidator:
     """A check of ours, made once the value has its type."""
     return AfterValidator(_own_words(check))
+
+
+Source = Annotated[str, checked(check_source)]
+"""The name of a source of figures: one of ours, or one that an installed package brings."""
 
 
 def read_by(read: Callable[[Any], Any]) -> BeforeValidator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mlflow_istio.core.analysis.counters import Reading
@@ -40,6 +41,23 @@ class Metrics(Protocol):
         Raises:
             MetricsError: The source can't be reached, refuses, or gave what can't be read.
         """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceTerms:
+    """What a source of another package is asked to count (entry points of the group ``mlflow_istio.metrics``).
+
+    Attributes:
+        target: Kind of the target: ``istio`` or ``istio-local``.
+        namespace: The cluster's namespace; of ``istio-local`` its own.
+        errors: Which answers are errors: ``5xx`` or ``4xx+5xx``.
+        chosen: Whether requests that chose their deployment count, too, since somebody vouches for who sends them.
+    """
+
+    target: str
+    namespace: str
+    errors: str
+    chosen: bool
 
 
 @runtime_checkable

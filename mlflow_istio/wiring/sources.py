@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlflow_istio.core.analysis.sources import BUILT_IN
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.ports.cluster import Cluster
-from mlflow_istio.ports.metrics import Metrics
+from mlflow_istio.ports.metrics import Metrics, SourceTerms
 
-SOURCES = ("auto", "prometheus", "envoy", "none")
 ERRORS = {"5xx": "5", "4xx+5xx": "45"}
 
 
@@ -31,7 +31,7 @@ def metrics_source(
     Args:
         kind: Kind of the target: ``istio-local`` or ``istio``.
         cluster: The target's cluster.
-        source: One of ``SOURCES``.
+        source: ``auto``, ``prometheus``, ``envoy`` or ``none``, or the name of one that an installed package brings.
         prometheus_url: The Prometheus.
         envoy_url: Admin address of a gateway's Envoy.
         kpis: KPIs to count beside.
@@ -42,8 +42,6 @@ def metrics_source(
     Raises:
         InvalidInput: An unknown word, or an address is missing.
     """
-    if source not in SOURCES:
-        raise InvalidInput(f"unknown metrics {source!r}: {nearest(source, SOURCES)}")
     if errors not in ERRORS:
         raise InvalidInput(f"unknown errors {errors!r}: {nearest(errors, tuple(ERRORS))}")
     local = kind == "istio-local"
@@ -54,12 +52,19 @@ def metrics_source(
             "no source of metrics: set prometheus_url to the Prometheus that scrapes the mesh (-C prometheus_url=http://... or "
             "MLFLOW_ISTIO_PROMETHEUS_URL), envoy_url to the gateway's Envoy, or metrics=none to decide without"
         )
-    base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors], chosen=chosen)
+    base: Metrics | None
+    if source in BUILT_IN:
+        base = _base(local, cluster, source, prometheus_url, envoy_url, ERRORS[errors], chosen=chosen)
+    else:
+        from mlflow_istio.adapters.figures.installed_metrics import installed_metrics
+
+        terms = SourceTerms(target=kind, namespace=cluster.scope, errors=errors, chosen=chosen)
+        base = installed_metrics(source, terms)
     if streams and base is not None:
         base = _with_streams(base, local, cluster, prometheus_url)
     if not kpis:
         return base
-    from mlflow_istio.adapters.kpis import KpiMetrics
+    from mlflow_istio.adapters.figures.kpis import KpiMetrics
     from mlflow_istio.adapters.prometheus import PrometheusApi
 
     api = PrometheusApi(prometheus_url) if prometheus_url else None
@@ -68,7 +73,7 @@ def metrics_source(
 
 def _with_streams(base: Metrics, local: bool, cluster: Cluster, prometheus_url: str | None) -> Metrics:
     """The same with measures of streams; on a cluster only Prometheus reaches the pods."""
-    from mlflow_istio.adapters.stream_measures import StreamMetrics, streams_in_prometheus, streams_of_servers
+    from mlflow_istio.adapters.figures.stream_measures import StreamMetrics, streams_in_prometheus, streams_of_servers
 
     if local:
         from mlflow_istio.adapters.local.mesh import LocalMesh

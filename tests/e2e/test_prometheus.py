@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.adapters.local.envoy.stats import EDGES_MS
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics

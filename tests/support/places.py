@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.releases.context import Context
 from mlflow_istio.verbs import Verbs

@@ -107,6 +107,17 @@ def bucket_series(measure: str, edge: float) -> str:
     return f"{measure}/{int(edge)}" if edge == int(edge) else f"{measure}/{round(edge, 6)!r}"
 
 
+_FORMS = re.compile(
+    r"requests|errors|assignments|streams/(?:n|unfinished)|(?:le|ttft|tpot|tokens)/(?:\+Inf|[0-9]+(?:\.[0-9]+)?)"
+    r"|kpi/[A-Za-z0-9][A-Za-z0-9_.-]{0,62}/(?:n|events|sum|sum_squares)"
+)
+
+
+def is_series(name: object) -> bool:
+    """Whether this is the name of a series, as the table above has them."""
+    return isinstance(name, str) and _FORMS.fullmatch(name) is not None
+
+
 def latency_counts(series: Mapping[str, int]) -> dict[str, int]:
     """The histogram among the series, `{"250": count, ..., "+Inf": count}`, as `Buckets.from_cumulative` reads it.
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.adapters.prometheus import PrometheusApi, PrometheusMetrics
 from mlflow_istio.core.analysis.counters import CounterState
 from mlflow_istio.core.analysis.measures import REQUESTS, kpi_counts

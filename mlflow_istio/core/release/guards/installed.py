@@ -1,17 +1,11 @@
-"""Kinds of guards that other packages bring: an entry point of the group ``mlflow_istio.guards`` for each.
-
-Whoever resumes a release, in another process or years later, must know its guards, so a kind belongs to what is installed
-and can't be handed over in one process only. What is installed is part of the program, as an import is: nothing of the
-world is read here.
-"""
+"""Kinds of guards that other packages bring: an entry point of the group ``mlflow_istio.guards`` for each."""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
-from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.installed import installed_entry
 from mlflow_istio.core.release.guards.base import GuardKind
 from mlflow_istio.errors import InvalidInput
 
@@ -29,10 +23,7 @@ def installed_kind(name: str, built_in: tuple[str, ...]) -> GuardKind[Any]:
     Raises:
         InvalidInput: No package brings it, or what it brings is no kind of that name. (Not remembered: the next call asks again.)
     """
-    installed: EntryPoints = entry_points(group=GROUP)
-    if name not in installed.names:
-        raise InvalidInput(f"unknown kind: {nearest(name, {*built_in, *installed.names})}")
-    entry = installed[name]
+    entry = installed_entry(GROUP, name, built_in, "kind")
     where = f"entry point '{name} = {entry.value}' of group '{GROUP}'"
     try:
         kind = entry.load()

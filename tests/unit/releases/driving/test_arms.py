@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict

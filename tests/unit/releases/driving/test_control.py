@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.objects import name_of, wanted_replicas
 from mlflow_istio.core.endpoint.deadlines import CONTROL

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_istio.adapters.kpis import KpiMetrics
+from mlflow_istio.adapters.figures.kpis import KpiMetrics
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.endpoint.release_state import Release

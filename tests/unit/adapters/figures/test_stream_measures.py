@@ -10,7 +10,12 @@ from threading import Thread
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from mlflow_istio.adapters.stream_measures import StreamMetrics, samples_in, streams_in_prometheus, streams_of_servers
+from mlflow_istio.adapters.figures.stream_measures import (
+    StreamMetrics,
+    samples_in,
+    streams_in_prometheus,
+    streams_of_servers,
+)
 from mlflow_istio.core.analysis.stream_series import stream_counters
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.serving.exposition import ServerMetrics

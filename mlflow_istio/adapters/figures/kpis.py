@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import totals_source
 from mlflow_istio.core.moves.control_share import control_name
 from mlflow_istio.core.release.kpi import Kpi, counts_from, filled_query
-from mlflow_istio.core.runtime.runtime import PROTOCOLS
 from mlflow_istio.errors import InvalidInput, MetricsError
-from mlflow_istio.ports.metrics import KnownEdges, KnownProtocols, Metrics, MetricsHistory
+from mlflow_istio.ports.metrics import Metrics
 
 # A metric's name, a selector, or both: only of these can Prometheus give raw samples with their own times.
 _PLAIN_SELECTOR = re.compile(r"\s*(?!(?:on|by|without)\b)([A-Za-z_:][\w:]*\s*(\{[^{}]*\})?|\{[^{}]*\})\s*")
@@ -33,8 +33,10 @@ class _Prometheus(Protocol):
     def evaluate(self, expressions: Sequence[str], max_age: float) -> Sequence[Sequence[_Sample]]: ...
 
 
-class KpiMetrics:
-    """Implements ``ports.Metrics``: another source's counts, and the counts of KPIs.
+class KpiMetrics(PassedOn):
+    """Implements ``ports.Metrics``: another source's counts, and the counts of KPIs, each of which counts what its user says.
+
+    Its history is the other source's, without KPIs.
 
     Args:
         base: The other source, or None for nothing but KPIs.
@@ -56,31 +58,11 @@ class KpiMetrics:
         asking = [kpi.name for kpi in kpis if kpi.queries]
         if asking and prometheus is None:
             raise InvalidInput(f"KPI '{asking[0]}' has PromQL: set prometheus_url to the Prometheus that knows it")
-        self._base = base
+        super().__init__(base, nameless="the KPIs")
         self._kpis = tuple(kpis)
         self._prometheus = prometheus
         self._namespace = namespace
         self._max_age = max_age
-
-    @property
-    def name(self) -> str:
-        """See ``ports.Metrics``."""
-        return self._base.name if self._base is not None else "the KPIs"
-
-    @property
-    def counts_chosen(self) -> bool:
-        """See ``ports.Metrics``: as the other source; a KPI counts what its user says."""
-        return self._base is not None and self._base.counts_chosen
-
-    @property
-    def latency_edges(self) -> Sequence[float]:
-        """See ``ports.KnownEdges``: the other source's."""
-        return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
-
-    @property
-    def protocols(self) -> Sequence[str]:
-        """See ``ports.KnownProtocols``: the other source's."""
-        return self._base.protocols if isinstance(self._base, KnownProtocols) else PROTOCOLS
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
@@ -95,11 +77,6 @@ class KpiMetrics:
                 for source, series in counters.items():
                     found.setdefault(deployment, {}).setdefault(source, {}).update(series)
         return found
-
-    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
-        """See ``ports.MetricsHistory``: the other source's, without KPIs; none where it keeps none."""
-        base = self._base
-        return base.history(endpoint, deployment, seconds, step) if isinstance(base, MetricsHistory) else ()
 
     def _counted(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
         if kpi.call is not None:

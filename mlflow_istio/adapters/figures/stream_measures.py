@@ -14,11 +14,11 @@ from typing import Protocol, TypeAlias
 
 import requests
 
+from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.stream_series import STREAM_SERIES, stream_counters
-from mlflow_istio.core.runtime.runtime import PROTOCOLS
-from mlflow_istio.ports.metrics import KnownEdges, KnownProtocols, Metrics, MetricsHistory
+from mlflow_istio.ports.metrics import Metrics
 
 ReadStreams: TypeAlias = Callable[[Sequence[str]], Mapping[str, Reading]]
 """Deployments to their counters, by server."""
@@ -42,7 +42,7 @@ class _Prometheus(Protocol):
     def newest(self, selectors: Sequence[str], max_age: float) -> Sequence[Sequence[_Sample]]: ...
 
 
-class StreamMetrics:
+class StreamMetrics(PassedOn):
     """Implements ``ports.Metrics``: another source's counts, and of the same deployments what their servers say of streams.
 
     Args:
@@ -51,39 +51,20 @@ class StreamMetrics:
     """
 
     def __init__(self, base: Metrics, streams: ReadStreams) -> None:
-        self._base = base
+        super().__init__(base)
+        self._source = base
         self._streams = streams
-
-    @property
-    def name(self) -> str:
-        """See ``ports.Metrics``."""
-        return self._base.name
 
     @property
     def counts_chosen(self) -> bool:
         """See ``ports.Metrics``: a server does not know why a request came to it."""
         return True
 
-    @property
-    def latency_edges(self) -> Sequence[float]:
-        """See ``ports.KnownEdges``: the other source's."""
-        return self._base.latency_edges if isinstance(self._base, KnownEdges) else ()
-
-    @property
-    def protocols(self) -> Sequence[str]:
-        """See ``ports.KnownProtocols``: the other source's."""
-        return self._base.protocols if isinstance(self._base, KnownProtocols) else PROTOCOLS
-
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
-        base = self._base.read(endpoint, deployments)
+        base = self._source.read(endpoint, deployments)
         streams = self._streams(tuple(base)) if base else {}
         return {deployment: {**reading, **streams.get(deployment, {})} for deployment, reading in base.items()}
-
-    def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
-        """See ``ports.MetricsHistory``: the other source's; none where it keeps none."""
-        base = self._base
-        return base.history(endpoint, deployment, seconds, step) if isinstance(base, MetricsHistory) else ()
 
 
 def streams_of_servers(
