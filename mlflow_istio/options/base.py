@@ -5,12 +5,13 @@ A value comes from the call, else from ``MLFLOW_ISTIO_<OPTION>``, else from the 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mlflow_istio.core.basics.names import (
     check_gateway,
@@ -56,13 +57,30 @@ DEFAULT_MAX_BODY = 16 * 1024 * 1024
 """Bytes; the model server's own default."""
 
 
+_PREFIX = "MLFLOW_ISTIO_"
+
+
 class ConnectionOptions(BaseSettings):
     """Options of every verb: where it works.
 
     A verb's model puts together what it shares with others (``options.shared``) and what is its own.
     """
 
-    model_config = SettingsConfigDict(env_prefix="MLFLOW_ISTIO_", extra="forbid", enable_decoding=False, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", enable_decoding=False, frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The call, then the environment if it names any option: to go through all options took a third of many a verb's time."""
+        variables = {name.upper() for name in os.environ}
+        named = any(f"{_PREFIX}{name.upper()}" in variables for name in settings_cls.model_fields)
+        return (init_settings, env_settings) if named else (init_settings,)
 
     scope: Annotated[str, checked(check_scope)] | None = Field(
         default=None, description="name of this place in the registry (default: namespace or local-MESH)"
