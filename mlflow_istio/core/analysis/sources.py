@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
-from mlflow_istio.core.basics.installed import installed_entry
+from mlflow_istio.core.basics.plugins import installed_entry
 
 GROUP = "mlflow_istio.metrics"
 BUILT_IN = ("auto", "prometheus", "envoy", "none")

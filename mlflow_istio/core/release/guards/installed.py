@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from mlflow_istio.core.basics.installed import installed_entry
+from mlflow_istio.core.basics.plugins import installed_entry
 from mlflow_istio.core.release.guards.base import GuardKind
 from mlflow_istio.errors import InvalidInput
 
