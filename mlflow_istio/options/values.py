@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from mlflow_istio.core.analysis.sources import check_source
+from mlflow_istio.core.analysis.source_names import check_source
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
 from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image, nearest
 from mlflow_istio.core.basics.stored import parsed

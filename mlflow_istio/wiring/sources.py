@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlflow_istio.core.analysis.sources import BUILT_IN
+from mlflow_istio.core.analysis.source_names import BUILT_IN
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput

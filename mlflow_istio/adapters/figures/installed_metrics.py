@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import is_series
-from mlflow_istio.core.analysis.sources import installed_source
+from mlflow_istio.core.analysis.source_names import installed_source
 from mlflow_istio.errors import InvalidInput, MetricsError, MlflowIstioError
 from mlflow_istio.ports.metrics import Metrics, SourceTerms
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.analysis.measures import is_series
-from mlflow_istio.core.analysis.sources import GROUP
+from mlflow_istio.core.analysis.source_names import GROUP
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, MetricsError
 from mlflow_istio.options.release import ReleaseOptions
