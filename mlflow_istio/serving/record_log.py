@@ -17,6 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.serving.configuration import PREFIX
+
 _SEGMENT = re.compile(r"(?P<log>[0-9a-f]{8})-(?P<base>\d{20})\.jsonl")
 _CURSOR = re.compile(r"(?P<log>[0-9a-f]{8})-(?P<position>\d{1,20})")
 _SEGMENTS = 4
@@ -187,6 +190,25 @@ class RecordLog:
             with self._lock:
                 self._segments = self._segments[1:]
             self._path(oldest).unlink(missing_ok=True)
+
+
+def opened_log(directory: Path, max_bytes: int) -> RecordLog:
+    """The record log of a server that starts.
+
+    A full disk is no reason not to serve: the log is tried again with each record, and drops are counted.
+
+    Raises:
+        InvalidInput: The folder can't be used.
+    """
+    log = RecordLog(directory, max_bytes)
+    try:
+        log.open()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise InvalidInput(
+                f"{PREFIX}RECORD_DIR={str(directory)!r} can't be written: {error.strerror or error}"
+            ) from error
+    return log
 
 
 def _take_folder(parent: Path) -> tuple[Path, int]:

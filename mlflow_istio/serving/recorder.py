@@ -27,6 +27,8 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_PENDING_BYTES = 8 * 1024 * 1024
 """Most bytes that may wait to be written; what would pass it is dropped."""
 
+_PAUSE = 0.01
+"""Seconds in which what comes is gathered: a thread that woke for each record would take its turn within each next request."""
 _BASE_BYTES = 512  # about what a waiting record takes beside its bodies, so that empty ones are bounded too
 PIN_HEADER = b"x-mlflow-deployment"
 _DIGEST_BYTES = 16
@@ -71,18 +73,20 @@ class Recording:
 
     def tap(self, receive: Receive) -> Receive:
         """The same ``receive``, with the request's body noted on the way: all of it if it is to be recorded, else a digest."""
-        keep = self._recorder.settings.fields.input
 
         async def noted() -> Message:
             message = await receive()
             if message["type"] == "http.request":
-                body = message.get("body", b"")
-                self._digest.update(body)
-                if keep:
-                    self._note(self._input, body)
+                self.add_input(message.get("body", b""))
             return message
 
         return noted
+
+    def add_input(self, body: bytes) -> None:
+        """Note a part of the request's body."""
+        self._digest.update(body)
+        if self._recorder.settings.fields.input:
+            self._note(self._input, body)
 
     def add_output(self, body: bytes) -> None:
         """Note a part of the answer's body."""
@@ -99,6 +103,10 @@ class Recording:
         self.status = status
         self.ms = round(seconds * 1000, 3)
         self._recorder.submit(self)
+
+    def drop(self, reason: str) -> None:
+        """Give the recording up, and count it as dropped."""
+        self._recorder.count_dropped(reason)
 
     @property
     def is_too_large(self) -> bool:
@@ -140,7 +148,7 @@ class Recorder:
         settings: What to record.
         log: Where to.
         metrics: Counts what was recorded and what was dropped, by reason: ``no_request_id``, ``too_large``,
-            ``backlog`` (the disk is too slow), ``write_error`` (the disk is full).
+            ``backlog`` (the disk is too slow), ``write_error`` (the disk is full), ``encoded`` (the answer is compressed).
         deployment: Name of the deployment.
         model_version: ``MODEL/VERSION``.
     """
@@ -186,6 +194,10 @@ class Recorder:
         else:
             self._metrics.count_dropped("backlog")
 
+    def count_dropped(self, reason: str) -> None:
+        """Count a request that was in the sample and can't be recorded."""
+        self._metrics.count_dropped(reason)
+
     def close(self, timeout: float = 10) -> None:
         """Write what waits, and close the log.
 
@@ -210,6 +222,8 @@ class Recorder:
                 self._metrics.records.inc()
             with self._pending_lock:
                 self._pending_bytes -= recording.size + _BASE_BYTES
+            if self._queue.empty():
+                time.sleep(_PAUSE)
 
     def _line(self, recording: Recording) -> bytes:
         fields = self.settings.fields

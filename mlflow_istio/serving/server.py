@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import signal
 import socket
@@ -16,16 +15,16 @@ from mlflow.pyfunc import scoring_server
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp
 
-from mlflow_istio.errors import InvalidInput, NotReady
+from mlflow_istio.errors import NotReady
 from mlflow_istio.serving.app import ServingApp, identity_headers
 from mlflow_istio.serving.body_gate import BodyGate
-from mlflow_istio.serving.configuration import PREFIX, ServingSettings
+from mlflow_istio.serving.configuration import ServingSettings
 from mlflow_istio.serving.connections import patient_protocol
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.model_failures import ModelFailures, noticing_failures
 from mlflow_istio.serving.plain_errors import PlainErrors
-from mlflow_istio.serving.record_log import RecordLog
+from mlflow_istio.serving.record_log import opened_log
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.streams import Streams
 
@@ -47,7 +46,7 @@ def run_server(settings: ServingSettings) -> None:
         NotReady: The address is taken, or the model can't be loaded; a model's traceback is in ``detail``.
     """
     listener = bind(settings.host, settings.port)
-    record_log = _open_record_log(settings)
+    record_log = opened_log(settings.record.directory, settings.record.max_bytes) if settings.record else None
     metrics = ServerMetrics(
         REGISTRY,  # the global one, so that a model's own series and the process's are served too
         deployment=settings.deployment,
@@ -72,21 +71,6 @@ def run_server(settings: ServingSettings) -> None:
     _serve(ServingApp(scoring, headers=headers, metrics=metrics, recorder=recorder), listener, settings)
     if recorder is not None:
         recorder.close()
-
-
-def _open_record_log(settings: ServingSettings) -> RecordLog | None:
-    if settings.record is None:
-        return None
-    log = RecordLog(settings.record.directory, settings.record.max_bytes)
-    try:
-        log.open()
-    except OSError as error:
-        # A full disk is no reason not to serve. The log is tried again with each record, and drops are counted.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise InvalidInput(
-                f"{PREFIX}RECORD_DIR={str(settings.record.directory)!r} can't be written: {error.strerror or error}"
-            ) from error
-    return log
 
 
 def _load_scoring_app(model_uri: str, metrics: ServerMetrics) -> ASGIApp:

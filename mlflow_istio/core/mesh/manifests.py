@@ -27,6 +27,7 @@ from mlflow_istio.core.basics.objects import (
 )
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
 from mlflow_istio.core.mesh.pods import PodSettings, draining, environment, pod_values
+from mlflow_istio.core.mesh.recorder import has_recorder_beside, recorded_beside
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
@@ -46,6 +47,7 @@ VERSION_ANNOTATION = f"{DOMAIN}/model-version"
 ALIAS_ANNOTATION = f"{DOMAIN}/model-alias"
 FLAVOR_ANNOTATION = f"{DOMAIN}/flavor"
 RUNTIME_ANNOTATION = f"{DOMAIN}/runtime"
+RECORDER_ANNOTATION = f"{DOMAIN}/recorder"
 STREAMS_ANNOTATION = f"{DOMAIN}/streams"
 """Whether its answers may be streamed: ``true``, or not there."""
 STREAMS_DRAIN = 300
@@ -112,6 +114,9 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     runtime = values.runtime
     if runtime != MLFLOW:
         annotations[RUNTIME_ANNOTATION] = compact(to_json(runtime))
+    beside = has_recorder_beside(runtime, values.env, values.pod)
+    if beside:
+        annotations[RECORDER_ANNOTATION] = "beside"
     if values.model.alias:
         annotations[ALIAS_ANNOTATION] = values.model.alias
     drain = values.drain or (STREAMS_DRAIN if values.streams else None)
@@ -126,8 +131,11 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     here = values.from_folder and values.model.folder
     env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
     given = {variable["name"] for variable in env}
-    env += [{"name": name, "value": value} for name, value in runtime.environment.items() if name not in given]
+    own = {name: value for name, value in runtime.environment.items() if name not in given}
     command, args = runtime.process
+    if beside:
+        command, args, own = recorded_beside((*command, *args), own)
+    env += [{"name": name, "value": value} for name, value in own.items()]
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
         "Deployment",
@@ -178,6 +186,15 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "{port: {{ port }}, service: {{ readiness }}} where {{ protocol }} is grpc",
         )
     return obj
+
+
+def keeps_records(deployment: Mapping[str, Any]) -> bool:
+    """Whether a Deployment's server can record, or something beside it does.
+
+    Raises:
+        InvalidInput: Its annotation was damaged.
+    """
+    return runtime_of_deployment(deployment).records or RECORDER_ANNOTATION in annotations_of(deployment)
 
 
 def runtime_of_deployment(deployment: Mapping[str, Any]) -> Runtime:

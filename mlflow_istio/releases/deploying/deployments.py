@@ -35,6 +35,7 @@ from mlflow_istio.core.mesh.manifests import (
     virtual_service_manifest,
 )
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
+from mlflow_istio.core.mesh.recorder import has_recorder_beside
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.core.runtime.profiles import MLFLOW
@@ -427,7 +428,14 @@ def _check_before(
             raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
     _check_aliases(context, request, name, model, before)
     check_runtime(
-        context, name, request.name, request.runtime, request.strategy, found, attached=attachment is not None
+        context,
+        name,
+        request.name,
+        request.runtime,
+        request.strategy,
+        found,
+        beside=attachment is None and has_recorder_beside(request.runtime, request.env, request.pod),
+        attached=attachment is not None,
     )
     if before is None:
         useless = [

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.mesh.manifests import runtime_of_deployment, spoken_at
+from mlflow_istio.core.mesh.manifests import keeps_records, runtime_of_deployment, spoken_at
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
@@ -39,6 +39,7 @@ def check_runtime(
     strategy: str | None,
     found: Object | None,
     *,
+    beside: bool = False,
     attached: bool = False,
 ) -> None:
     """Refuse a server that the endpoint's callers, or its Service, can't reach.
@@ -56,6 +57,7 @@ def check_runtime(
             f"deployment '{deployment}' runs runtime '{has.name}', with another {said}: a deployment never changes its server: use "
             "another name"
         )
+    records = runtime.records or beside
     for other in deployments_of(context.cluster, name):
         its = runtime_of_deployment(other)
         if its.protocol != runtime.protocol:
@@ -65,10 +67,11 @@ def check_runtime(
                 f"runtime '{runtime.name}' is asked at {runtime.scoring}, but callers of endpoint '{name}' ask at {its.scoring} "
                 f"(deployment '{name_of(other)}', runtime '{its.name}'): use another endpoint"
             )
-        if strategy == "shadow" and not (its.records and runtime.records):
-            mute = runtime.name if not runtime.records else its.name
+        if strategy == "shadow" and not (keeps_records(other) and records):
+            mute = its.name if records else runtime.name
             raise InvalidInput(
-                f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green"
+                f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green, or "
+                "on a laptop let both record over HTTP (MLFLOW_ISTIO_RECORD and MLFLOW_ISTIO_RECORD_DIR in env)"
             )
     service = context.cluster.get("Service", name) or {}
     if attached:

@@ -1,0 +1,129 @@
+"""``python -m mlflow_istio.serving.beside [--env NAME]... -- COMMAND``: a server that can't record, with a recorder in front of it.
+
+The recorder listens where the environment says (see ``configuration``) and runs the command. In it and in the named variables
+``$(MLFLOW_ISTIO_SERVER_PORT)`` stands for the port that is left for the server. Both end together: a signal to end is the
+server's to obey, and what it still answers passes; a server that ends by itself ends the recorder with its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from prometheus_client import CollectorRegistry
+
+from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady
+from mlflow_istio.serving.configuration import PREFIX, ServingSettings, read_settings
+from mlflow_istio.serving.exposition import ServerMetrics
+from mlflow_istio.serving.listener import bind, listen
+from mlflow_istio.serving.record_log import RecordLog, opened_log
+from mlflow_istio.serving.recorder import Recorder
+from mlflow_istio.serving.recording_proxy import Caller, Passage
+from mlflow_istio.serving.records_app import RecordsApp
+
+SERVER_PORT = "$(MLFLOW_ISTIO_SERVER_PORT)"
+"""What stands for the server's port: a reference as Kubernetes writes it, which nobody else resolves."""
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the server and its recorder until the server ends, and exit as it did."""
+    parser = argparse.ArgumentParser(prog="mlflow_istio.serving.beside")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME")
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    try:
+        settings = read_settings(os.environ)
+        listener = bind(settings.host, settings.port)
+        code = asyncio.run(_run(settings, listener, asked.command, asked.env))
+    except MlflowIstioError as error:
+        print(f"mlflow_istio.serving.beside: {error.message}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def server_process(
+    command: Sequence[str], environ: Mapping[str, str], names: Sequence[str], port: int
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the server.
+
+    Args:
+        command: The command, with ``SERVER_PORT``.
+        environ: The recorder's environment; what is about recording stays there.
+        names: Variables with ``SERVER_PORT``.
+        port: The server's port.
+    """
+    argv = [part.replace(SERVER_PORT, str(port)) for part in command]
+    if argv[0] in ("python", "python3"):
+        argv[0] = sys.executable
+    kept = {name: value for name, value in environ.items() if not name.startswith(f"{PREFIX}RECORD")}
+    said = {name: kept[name].replace(SERVER_PORT, str(port)) for name in names if name in kept}
+    return argv, {**kept, **said, f"{PREFIX}HOST": "127.0.0.1", f"{PREFIX}PORT": str(port)}
+
+
+async def _run(settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str]) -> int:
+    loop = asyncio.get_running_loop()
+    recorder = _recorder(settings)
+    port = _free_port()
+    argv, env = server_process(command, os.environ, names, port)
+    on_linux = sys.platform == "linux"
+    try:
+        # In a session of its own, since whoever ends a group would else tell the server twice; it dies with us all the same.
+        server = await asyncio.create_subprocess_exec(
+            *argv, env=env, start_new_session=on_linux, preexec_fn=_die_with_parent if on_linux else None
+        )
+    except OSError as error:
+        raise NotReady(f"can't run {argv[0]!r}: {error.strerror}") from error
+
+    def stop() -> None:
+        if server.returncode is None:
+            server.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    token = recorder.settings.token if recorder else None
+    records = RecordsApp(recorder.log, token=token) if recorder and token is not None else None
+    passage = Passage(port=port, recorder=recorder, records=records)
+    listen(listener)
+    door = await loop.create_server(lambda: Caller(passage), sock=listener)
+    code = await server.wait()
+    door.close()
+    if recorder is not None:
+        recorder.close()
+    return 0 if code == -signal.SIGTERM else code
+
+
+def _recorder(settings: ServingSettings) -> Recorder | None:
+    if settings.record is None:
+        return None
+    metrics = ServerMetrics(
+        CollectorRegistry(),
+        deployment=settings.deployment,
+        model=settings.model_name,
+        version=settings.model_version,
+    )
+    log: RecordLog = opened_log(settings.record.directory, settings.record.max_bytes)
+    label = f"{settings.model_name}/{settings.model_version}"
+    return Recorder(settings.record, log, metrics, deployment=settings.deployment, model_version=label)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,306 @@
+"""Passes requests on to the server beside, as they come, and records them on the way.
+
+A caller's connection has one connection to the server for its own, which opens with it and ends with it: what a proxy in
+front sees (an idle connection closed, a reset) is what it would see of the server itself. Nothing waits for more: each part
+of a body goes on when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import perf_counter
+from typing import cast
+
+import h11
+from starlette.types import Message, Scope
+
+from mlflow_istio.serving.recorder import Recorder, Recording
+from mlflow_istio.serving.records_app import RecordsApp
+
+_MOST_HEADERS = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """Where requests go, and what is made of them.
+
+    Attributes:
+        port: The server's, on this machine.
+        recorder: Records each POST; None: nothing is recorded.
+        records: Answers ``/records``; None: the server does.
+    """
+
+    port: int
+    recorder: Recorder | None
+    records: RecordsApp | None
+
+
+class Caller(asyncio.Protocol):
+    """A connection of somebody who asks."""
+
+    def __init__(self, passage: Passage) -> None:
+        self._passage = passage
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEADERS)
+        self._transport: asyncio.Transport | None = None
+        self._server: _Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy = False
+        self._recording: Recording | None = None
+        self._arrived = 0.0
+        self._status = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to answer."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came."""
+        self._http.receive_data(data)
+        self._pass_on()
+
+    def pause_writing(self) -> None:
+        """The caller takes no more for now: neither is more taken from the server."""
+        if self._server is not None:
+            self._server.hold(True)
+
+    def resume_writing(self) -> None:
+        """The caller takes more."""
+        if self._server is not None:
+            self._server.hold(False)
+
+    def connection_lost(self, _reason: Exception | None) -> None:
+        """The caller went away: the server learns it as it would without us."""
+        self._transport = None
+        for task in self._tasks:
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
+
+    def hold(self, still: bool) -> None:
+        """Take no more from the caller, or take more again."""
+        if self._transport is not None and not self._transport.is_closing():
+            (self._transport.pause_reading if still else self._transport.resume_reading)()
+
+    def answer(self, event: h11.Event) -> None:
+        """Pass on a part of the server's answer."""
+        recording = self._recording
+        if isinstance(event, h11.Response):
+            self._status = event.status_code
+            if event.http_version != b"1.1":
+                headers = list(event.headers.raw_items())
+                event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+            if recording is not None and _is_encoded(event):
+                recording.drop("encoded")
+                self._recording = None
+        elif isinstance(event, h11.Data) and recording is not None:
+            recording.add_output(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage) and recording is not None:
+            # Before the last byte leaves, so that whoever has the answer finds it recorded soon.
+            recording.finish(self._status, perf_counter() - self._arrived)
+            self._recording = None
+        self._send(event)
+
+    def next_request(self) -> None:
+        """The answer is whole: take what is asked next."""
+        self._busy = False
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            self.close()
+            return
+        self._http.start_next_cycle()
+        self._pass_on()
+
+    def close(self) -> None:
+        """End the connection, once what was sent is out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Break off: the server did, too."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def refuse(self, status: int, text: str) -> None:
+        """Answer in the server's place, and end the connection."""
+        body = text.encode()
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [("content-length", str(len(body))), ("content-type", "text/plain"), ("connection", "close")]
+            self._send(h11.Response(status_code=status, headers=headers))
+            self._send(h11.Data(data=body))
+            self._send(h11.EndOfMessage())
+        self.close()
+
+    def _pass_on(self) -> None:
+        while self._transport is not None:
+            if self._busy and self._server is None:
+                return  # the connection to the server is being made, or the answer is our own
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                self.refuse(error.error_status_hint, "the request is no HTTP")
+                return
+            if event in (h11.NEED_DATA, h11.PAUSED):
+                return
+            if isinstance(event, h11.Request):
+                self._begin(event)
+            elif isinstance(event, h11.ConnectionClosed):
+                self.close()
+                return
+            elif self._server is not None:
+                if isinstance(event, h11.Data) and self._recording is not None:
+                    self._recording.add_input(bytes(event.data))
+                self._server.send(cast(h11.Event, event))
+
+    def _begin(self, request: h11.Request) -> None:
+        self._busy = True
+        self._arrived = perf_counter()
+        if request.http_version != b"1.1":
+            request = h11.Request(method=request.method, target=request.target, headers=_named_host(request))
+        path = request.target.partition(b"?")[0]
+        if path == b"/records" and self._passage.records is not None:
+            self._spawn(self._show_records(self._passage.records, request))
+            return
+        if self._passage.recorder is not None and request.method == b"POST":
+            self._recording = self._passage.recorder.begin({"headers": list(request.headers)})
+        if self._server is None:
+            self._spawn(self._connect(request))
+        else:
+            self._server.send(request)
+
+    async def _connect(self, request: h11.Request) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, server = await loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port)
+        except OSError:
+            self._recording = None
+            self.refuse(503, "the model server does not answer yet, or no longer")
+            return
+        self._server = server
+        server.send(request)
+        self._pass_on()
+
+    async def _show_records(self, records: RecordsApp, request: h11.Request) -> None:
+        path, _, query = request.target.partition(b"?")
+        scope: Scope = {
+            "type": "http",
+            "method": request.method.decode("ascii"),
+            "path": path.decode("ascii"),
+            "query_string": query,
+            "headers": list(request.headers),
+        }
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._send(h11.Response(status_code=message["status"], headers=message["headers"]))
+            else:
+                self._send(h11.Data(data=message.get("body", b"")))
+
+        await records(scope, receive, send)
+        self._send(h11.EndOfMessage())
+        while self._http.their_state is h11.SEND_BODY and isinstance(
+            self._http.next_event(), h11.Data | h11.EndOfMessage
+        ):
+            pass
+        self.next_request()
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(cast("asyncio.Future[None]", work))
+        self._tasks.add(cast("asyncio.Task[None]", task))
+        task.add_done_callback(lambda done: self._tasks.discard(cast("asyncio.Task[None]", done)))
+
+    def _send(self, event: h11.Event) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        data = self._http.send(event)
+        if data:
+            self._transport.write(data)
+
+
+class _Server(asyncio.Protocol):
+    """A caller's connection to the server."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEADERS)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to ask."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def send(self, event: h11.Event) -> None:
+        """Pass on a part of a request."""
+        try:
+            data = self._http.send(event)
+        except h11.LocalProtocolError:  # the server has answered and closes, whatever else comes
+            return
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the server answers."""
+        self._http.receive_data(data)
+        self._answer()
+
+    def eof_received(self) -> None:
+        """The server says no more; of an answer without a length, that is its end."""
+        self._http.receive_data(b"")
+        self._answer()
+
+    def pause_writing(self) -> None:
+        """The server takes no more for now."""
+        self._caller.hold(True)
+
+    def resume_writing(self) -> None:
+        """The server takes more."""
+        self._caller.hold(False)
+
+    def connection_lost(self, _reason: Exception | None) -> None:
+        """The server ended the connection: between two requests in peace, within an answer it is broken off."""
+        self._transport = None
+        if self._http.their_state in (h11.SEND_BODY, h11.ERROR) or self._http.our_state is h11.SEND_BODY:
+            self._caller.abort()
+        else:
+            self._caller.close()
+
+    def hold(self, still: bool) -> None:
+        """Take no more from the server, or take more again."""
+        if self._transport is not None and not self._transport.is_closing():
+            (self._transport.pause_reading if still else self._transport.resume_reading)()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                event = self._http.next_event()
+                if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
+                    return
+                self._caller.answer(cast(h11.Event, event))
+            except h11.ProtocolError:
+                self._caller.abort()
+                return
+            if isinstance(event, h11.EndOfMessage):
+                again = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+                if not again:
+                    self._caller.close()
+                    return
+                self._http.start_next_cycle()
+                self._caller.next_request()
+                return
+
+
+def _is_encoded(response: h11.Response) -> bool:
+    return any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in response.headers)
+
+
+def _named_host(request: h11.Request) -> list[tuple[bytes, bytes]]:
+    """The headers of a request of HTTP 1.0 as 1.1 must have them."""
+    headers = list(request.headers.raw_items())
+    return headers if any(name == b"host" for name, _ in request.headers) else [(b"Host", b"localhost"), *headers]

@@ -1,0 +1,323 @@
+"""The recorder in front of a server: uvicorn with an app that stands for a model server, sockets for what none would do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlflow_istio.serving.beside import SERVER_PORT, server_process
+from mlflow_istio.serving.configuration import PayloadFields, RecordSettings
+from mlflow_istio.serving.exposition import ServerMetrics
+from mlflow_istio.serving.record_log import RecordLog
+from mlflow_istio.serving.recorder import Recorder
+from mlflow_istio.serving.recording_proxy import Caller, Passage
+from mlflow_istio.serving.records_app import RecordsApp
+
+READER = {"authorization": "Bearer t"}
+
+
+class ModelServer:
+    """What stands behind: echoes, streams chunk by chunk, and does what else a path says."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.seen: list[tuple[str, str]] = []
+        self.gone = threading.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        self.seen.append((request.method, request.url.path))
+        await (await self.answer(request))(scope, receive, send)
+
+    async def answer(self, request: Request) -> Response:
+        path = request.url.path
+        if path == "/stream":
+            return StreamingResponse(self.chunks(), media_type="text/event-stream")
+        if path == "/health":
+            return PlainTextResponse("ok" if request.method == "GET" else "", headers={"x-server": "theirs"})
+        if path == "/early":
+            return JSONResponse({"error": "too much"}, 413)
+        body = await request.body()
+        if path == "/gzip":
+            return Response(body, headers={"content-encoding": "gzip"})
+        if path == "/big":
+            return Response(b"[" + b"1," * 2_000_000 + b"1]", media_type="application/json")
+        return JSONResponse({"length": len(body), "echo": body[:20].decode("latin-1")})
+
+    async def chunks(self) -> Any:
+        try:
+            yield 'data: {"choices": [{"delta": {"content": "one "}}]}\n\n'
+            while not self.go_on.is_set():
+                await asyncio.sleep(0.005)
+            yield 'data: {"choices": [{"delta": {"content": "two"}}]}\n\n'
+            yield "data: [DONE]\n\n"
+        finally:
+            self.gone.set()
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+@contextmanager
+def passing(port: int, recorder: Recorder | None) -> Iterator[int]:
+    """The proxy in front of a port, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    records = RecordsApp(recorder.log, token="t") if recorder else None
+    passage = Passage(port=port, recorder=recorder, records=records)
+    callers: list[Caller] = []
+
+    def caller() -> Caller:
+        callers.append(Caller(passage))
+        return callers[-1]
+
+    door = loop.run_until_complete(loop.create_server(caller, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield door.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        door.close()
+        for one in callers:
+            one.abort()
+        loop.run_until_complete(asyncio.sleep(0.05))  # what was open is closed in the loop's next rounds
+        loop.close()
+
+
+class Front:
+    """A model server with the proxy in front of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = ModelServer()
+        self.metrics = ServerMetrics(CollectorRegistry(), deployment="own-v1", model="own", version="1")
+        fields = PayloadFields(output=True, input=True)
+        settings = RecordSettings(rate=1.0, directory=folder, max_bytes=64 * 1024 * 1024, fields=fields, token="t")
+        log = RecordLog(folder, settings.max_bytes)
+        log.open()
+        self.recorder = Recorder(settings, log, self.metrics, deployment="own-v1", model_version="own/1")
+        self.url = ""
+
+    def records(self, count: int) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + 60
+        while True:
+            answer = requests.get(f"{self.url}/records", headers=READER, timeout=60)
+            assert answer.status_code == 200, answer.text
+            if len(answer.json()["records"]) >= count:
+                return list(answer.json()["records"])
+            assert time.monotonic() < deadline, answer.json()
+            time.sleep(0.01)
+
+    def dropped(self, reason: str) -> float | None:
+        return self.metrics.registry.get_sample_value("mlflow_istio_records_dropped_total", {"reason": reason})
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    front = Front(tmp_path / "records")
+    with served(front.model) as behind, passing(behind, front.recorder) as port:
+        front.url = f"http://127.0.0.1:{port}"
+        yield front
+    front.recorder.close()
+
+
+def said(number: int, **more: str) -> dict[str, str]:
+    return {"x-request-id": f"id-{number}", **more}
+
+
+def test_requests_of_one_connection_pass_and_each_post_is_recorded(front: Front) -> None:
+    with requests.Session() as session:
+        for number in range(3):
+            answer = session.post(f"{front.url}/v1/x?y=z", json={"n": number}, headers=said(number), timeout=60)
+            assert answer.json() == {"length": 8, "echo": json.dumps({"n": number})}
+        ready = session.get(f"{front.url}/health", timeout=60)
+        assert (ready.text, ready.headers["x-server"]) == ("ok", "theirs")
+        assert session.head(f"{front.url}/health", timeout=60).status_code == 200
+        session.post(f"{front.url}/v1/x", data="a", headers=said(9, **{"x-mlflow-deployment": "own-v1"}), timeout=60)
+    records = front.records(4)
+    assert [(one["request_id"], one["status"], one["deployment"], one["model_version"]) for one in records] == [
+        (f"id-{number}", 200, "own-v1", "own/1") for number in (0, 1, 2, 9)
+    ]
+    assert records[1]["input"] == {"n": 1}
+    assert records[1]["output"] == {"length": 8, "echo": '{"n": 1}'}
+    assert [one.get("pinned", False) for one in records] == [False] * 3 + [True]
+    assert front.dropped("no_request_id") is None
+
+
+def test_a_chunk_passes_before_the_next_one_is_there_and_the_stream_is_recorded_whole(front: Front) -> None:
+    with requests.post(f"{front.url}/stream", json={}, headers=said(1), stream=True, timeout=60) as answer:
+        lines = answer.iter_lines()
+        assert b"one" in next(lines)
+        front.model.go_on.set()  # whatever buffers would wait for ever
+        rest = b"".join(lines)
+    assert b"two" in rest
+    (record,) = front.records(1)
+    assert record["output"].count("data: ") == 3
+    assert record["output"].endswith("data: [DONE]\n\n")
+
+
+def test_a_caller_who_leaves_ends_the_stream_behind(front: Front) -> None:
+    with requests.post(f"{front.url}/stream", json={}, headers=said(1), stream=True, timeout=60) as answer:
+        assert b"one" in next(answer.iter_lines())
+    assert front.model.gone.wait(60)
+
+
+def test_bodies_larger_than_any_buffer_pass_and_are_not_recorded(front: Front) -> None:
+    body = b"x" * 5_000_000
+    assert requests.post(front.url, data=body, headers=said(1), timeout=60).json()["length"] == len(body)
+    pieces = iter([b"y" * 100_000] * 20)
+    assert requests.post(front.url, data=pieces, headers=said(2), timeout=60).json()["length"] == 2_000_000
+    answer = requests.post(f"{front.url}/big", headers=said(3), stream=True, timeout=60)
+    time.sleep(0.2)  # the answer is larger than what sockets hold: the proxy waits for the caller
+    assert len(answer.content) == 4_000_003
+    requests.post(front.url, data=b"z", headers=said(4), timeout=60)
+    assert [one["request_id"] for one in front.records(1)] == ["id-4"]
+    assert front.dropped("too_large") == 3
+
+
+def test_a_compressed_answer_passes_as_it_is_and_is_not_recorded(front: Front) -> None:
+    answer = requests.post(f"{front.url}/gzip", data=b"\x1f\x8b not really", headers=said(1), stream=True, timeout=60)
+    assert answer.raw.read(decode_content=False) == b"\x1f\x8b not really"
+    assert front.dropped("encoded") == 1
+
+
+def test_records_ask_for_their_token(front: Front) -> None:
+    assert requests.get(f"{front.url}/records", timeout=60).status_code == 401
+    assert requests.post(f"{front.url}/records", data=b"x", headers=READER, timeout=60).status_code == 405
+    assert front.model.seen == []
+
+
+def test_a_server_that_is_not_up_yet_is_a_503_and_comes_later(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        with passing(listener.getsockname()[1], None) as port:
+            answer = requests.get(f"http://127.0.0.1:{port}/health", timeout=60)
+            assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+            listener.listen()
+            thread = threading.Thread(target=lambda: _say(listener, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+            thread.start()
+            assert requests.get(f"http://127.0.0.1:{port}/health", timeout=60).text == "ok"
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("words", "gets"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "broken"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "broken"),
+        (b"", "broken"),
+        (b"no http at all\r\n\r\n", "broken"),
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", "until the end"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok"),
+    ],
+)
+def test_what_breaks_off_behind_breaks_off_in_front(words: bytes, gets: str, tmp_path: Path) -> None:
+    """A stub of sockets, since no server does these things on purpose."""
+    front = Front(tmp_path / "records")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: _say(listener, words))
+        thread.start()
+        with passing(listener.getsockname()[1], front.recorder) as port:
+            url = f"http://127.0.0.1:{port}/"
+            if gets == "broken":
+                with pytest.raises(requests.RequestException):
+                    requests.post(url, data=b"x", headers=said(1), timeout=60)
+            else:
+                assert requests.post(url, data=b"x", headers=said(1), timeout=60).text == gets
+            thread.join()
+    front.recorder.close()
+    front.recorder.log.open()
+    assert len(front.recorder.log.read(None, 2**20).lines) == (gets != "broken"), "a half answer is no record"
+
+
+def _say(listener: socket.socket, words: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        got = b""
+        while not got.endswith((b"\r\n\r\n", b"\r\n\r\nx")) or (got.startswith(b"POST") and not got.endswith(b"x")):
+            got += connection.recv(65536)
+        connection.sendall(words)
+
+
+@pytest.mark.parametrize(
+    "bytes_sent", [b"\x16\x03\x01 no http\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 100_000]
+)
+def test_what_is_no_request_is_refused(front: Front, bytes_sent: bytes) -> None:
+    host, port = front.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as caller:
+        caller.sendall(bytes_sent)
+        assert caller.recv(65536).startswith((b"HTTP/1.1 400", b"HTTP/1.1 431"))
+    assert front.model.seen == []
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_turn(front: Front) -> None:
+    host, port = front.url.removeprefix("http://").split(":")
+    one = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na"
+    last = b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nconnection: close\r\n\r\nb"
+    with socket.create_connection((host, int(port)), timeout=60) as caller:
+        caller.sendall(one + last)
+        got = b""
+        while part := caller.recv(65536):
+            got += part
+    assert [got.index(b'"echo":"a"') < got.index(b'"echo":"b"'), got.count(b"HTTP/1.1 200")] == [True, 2]
+
+
+def test_a_caller_of_http_1_0_is_answered_until_the_end(front: Front) -> None:
+    host, port = front.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as caller:
+        caller.sendall(b"POST /a HTTP/1.0\r\nx-request-id: id-1\r\ncontent-length: 1\r\n\r\na")
+        got = b""
+        while part := caller.recv(65536):
+            got += part
+    assert got.endswith(b'{"length":1,"echo":"a"}')
+    assert front.records(1)[0]["output"] == {"length": 1, "echo": "a"}
+
+
+def test_an_answer_before_the_body_is_there_ends_the_connection(front: Front) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield b"x" * 10
+        yield b"y" * 10
+
+    assert requests.post(f"{front.url}/early", data=slowly(), headers=said(1), timeout=60).status_code == 413
+
+
+def test_the_servers_port_is_put_where_it_belongs_and_the_token_stays_here() -> None:
+    environ = {
+        "MLFLOW_ISTIO_PORT": "1",
+        "MLFLOW_ISTIO_RECORD_TOKEN": "secret",
+        "MLFLOW_ISTIO_RECORD": "1",
+        "HTTP_PORT": SERVER_PORT,
+        "MINE": SERVER_PORT,
+    }
+    argv, env = server_process(["python", f"--port={SERVER_PORT}", "$PORT"], environ, ["HTTP_PORT", "GONE"], 7)
+    assert argv[1:] == ["--port=7", "$PORT"]
+    assert Path(argv[0]).is_absolute()
+    assert env == {"HTTP_PORT": "7", "MINE": SERVER_PORT, "MLFLOW_ISTIO_HOST": "127.0.0.1", "MLFLOW_ISTIO_PORT": "7"}
