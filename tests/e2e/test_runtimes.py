@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,23 +103,81 @@ def test_a_server_that_can_not_record_is_a_shadow_with_a_recorder_in_front_of_it
     row = found["most_different"][0]
     assert (row["stable_output"], row["candidate_output"]) == ({"predictions": [1.0]}, {"predictions": [2.0]})
 
-    (server,) = _children(tmp_path, "churn-v1")
+    recorders = _running("serving.beside", str(tmp_path))
+    assert len(recorders) == 2
     client.abort("churn")
     client.delete_endpoint("churn")
-    assert not Path(f"/proc/{server}").exists(), "the server ends with its recorder"
+    assert _running("models\0serve", str(tmp_path)) == [], "servers end with their recorders"
 
 
-def _children(folder: Path, deployment: str) -> list[int]:
-    """Processes that a deployment's recorders have started: those without the token that recorders keep to themselves."""
+def _running(*parts: str, but: str = "nothing of the kind") -> list[int]:
+    """Processes whose commands have these parts, and not the other."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            environ = (process / "environ").read_bytes().split(b"\0")
-            argv = (process / "cmdline").read_bytes()
+            argv = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        mine = f"MLFLOW_ISTIO_DEPLOYMENT={deployment}".encode() in environ and str(folder).encode() in b"".join(environ)
-        hidden = not any(entry.startswith(b"MLFLOW_ISTIO_RECORD") for entry in environ)
-        if mine and hidden and b"models\0serve" in argv:
+        if all(part in argv for part in parts) and but not in argv:
             found.append(int(process.name))
     return found
+
+
+STREAMING = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    if scope["path"] == "/stream":
+        for number in range(20):
+            await send({"type": "http.response.body", "body": b"data: %d\\n\\n" % number, "more_body": True})
+            await asyncio.sleep(0.1)
+    await send({"type": "http.response.body", "body": b"data: [DONE]\\n\\n"})
+"""
+
+
+def test_streams_pass_the_recorder_one_by_one_and_end_before_their_server(own_mesh: str, tmp_path: Path) -> None:
+    (tmp_path / "streaming.py").write_text(STREAMING)
+    client = get_deploy_client(own_mesh)
+    serve = ["python", "-m", "uvicorn", "streaming:app", "--app-dir", str(tmp_path), "--port", "$PORT"]
+    env = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(tmp_path / "records")}
+    config = {"runtime": "container", "command": serve, "readiness": "/ok", "scoring": "/stream", "env": env}
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config={**config, "drain": 60})
+    url = client.get_endpoint("churn")["scoring_url"]
+
+    def read() -> tuple[list[bytes], float]:
+        with requests.Session() as session:
+            session.trust_env = False
+            with session.post(url, json={}, stream=True, timeout=60) as answer:
+                lines = answer.iter_lines()
+                first = next(lines)
+                begun = time.monotonic()
+                started.set()
+                return [first, *filter(None, lines)], time.monotonic() - begun
+
+    whole = [b"data: %d" % number for number in range(20)] + [b"data: [DONE]"]
+    started = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read)
+        assert started.wait(60)
+        client.update_deployment("churn-v1", config={"env": {**env, "ANOTHER": "start"}})  # its process is replaced
+        lines, seconds = reader.result(timeout=120)
+    assert lines == whole
+    assert seconds > 0.5, "the first chunk came long before the last, which two seconds of pauses part"
+
+    (recorder,) = _running("serving.beside", str(tmp_path))
+    (server,) = _running("-m\0uvicorn\0streaming:app", str(tmp_path), but="serving.beside")
+    os.kill(recorder, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{server}").exists():
+        assert time.monotonic() < deadline, "a server outlives its recorder"
+        time.sleep(0.05)
+    while True:  # the supervisor starts both again
+        try:
+            assert read()[0] == whole
+            break
+        except (requests.RequestException, AssertionError, StopIteration):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
