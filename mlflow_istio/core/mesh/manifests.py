@@ -27,7 +27,7 @@ from mlflow_istio.core.basics.objects import (
 )
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
 from mlflow_istio.core.mesh.pods import PodSettings, draining, environment, pod_values
-from mlflow_istio.core.mesh.recorder import has_recorder_beside, recorded_beside
+from mlflow_istio.core.mesh.recorder_beside import has_recorder_beside, recorded_beside
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput

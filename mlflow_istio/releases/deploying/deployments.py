@@ -35,7 +35,7 @@ from mlflow_istio.core.mesh.manifests import (
     virtual_service_manifest,
 )
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
-from mlflow_istio.core.mesh.recorder import has_recorder_beside
+from mlflow_istio.core.mesh.recorder_beside import has_recorder_beside
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.core.runtime.profiles import MLFLOW
