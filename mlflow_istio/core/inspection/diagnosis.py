@@ -26,6 +26,7 @@ from mlflow_istio.core.endpoint.registry_state import RegistryState
 from mlflow_istio.core.endpoint.routing_change import RoutingChange
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.attached import (
+    Attachment,
     attachment_in,
     changed_since,
     not_ready,
@@ -303,6 +304,20 @@ def attached_findings(
             safe=True,
             what=name,
         )
+
+
+def silent_address(endpoint: Endpoint, deployment: Object, attachment: Attachment) -> Finding:
+    """That nobody listens at an address which is attached."""
+    name = name_of(deployment)
+    gets = traffic_of(endpoint, name)
+    return Finding(
+        endpoint=endpoint.name,
+        code="not-ready",
+        severity=ERROR if gets else WARNING,
+        text=f"nobody listens at {attachment}, which '{name}' stands for" + (", and it gets traffic" if gets else ""),
+        command=f"start the server there again, or: {_elsewhere(endpoint, name)}",
+        what=name,
+    )
 
 
 def traffic_of(endpoint: Endpoint, deployment: str) -> bool:

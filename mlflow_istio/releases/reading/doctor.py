@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from mlflow_istio.calls.loopback import is_listening
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.core.basics.objects import (
     ENDPOINT_LABEL,
@@ -33,6 +34,7 @@ from mlflow_istio.core.inspection.diagnosis import (
     orphan_run,
     route_findings,
     rule_findings,
+    silent_address,
     standing_findings,
 )
 from mlflow_istio.core.matching.places import service_of
@@ -350,6 +352,8 @@ def _attached_findings(context: Context, endpoint: Endpoint, deployments: Sequen
             kserves = any(KSERVE_LABEL in labels_of(one) for one in workloads)
             beside = context.cluster.list("Deployment", {}) if kserves else []
             yield from attached_findings(endpoint, obj, workloads, service, rule, beside)
+            if attachment and not attachment.kind and not is_listening(int(attachment.port)):
+                yield silent_address(endpoint, obj, attachment)
 
 
 def _without_home(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from mlflow_istio.releases.deploying.adoption import adopt
 from mlflow_istio.releases.deploying.deployments import deploy, update
 from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.deploying.restoring import rollback_to
+from mlflow_istio.releases.deploying.sweeping import sweep
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.moving.policy import set_policy
+from mlflow_istio.releases.moving.scaling import is_ours_to_scale, thin
 from mlflow_istio.releases.reading import views
 from mlflow_istio.releases.reading.doctor import examine
 from mlflow_istio.releases.reading.export import exported
@@ -420,8 +423,12 @@ def test_an_address_of_this_machine_is_released_like_any_deployment() -> None:
             strategy="canary",
             traffic_request=TrafficRequest(weight=10),
         )
+        assert [one.code for one in examine(world.context, "churn") if one.what == "churn-v2"] == []
     shifting.promote(world.context, "churn")
     assert world.endpoint().traffic.weights == {"churn-v2": 100}
+    (found,) = [one for one in examine(world.context, "churn") if one.what == "churn-v2"]
+    assert (found.code, found.severity) == ("not-ready", "error")
+    assert found.text.startswith("nobody listens at http://127.0.0.1:")
     service = world.cluster.get("Service", "churn-v2-attached") or {}
     assert (service["spec"]["type"], service["spec"]["externalName"]) == ("ExternalName", "localhost")
 
@@ -490,3 +497,31 @@ def test_doctor_knows_which_predictor_kserve_deletes_when_it_promotes_another() 
             candidates=("churn-v2",),
             traffic_request=TrafficRequest(weight=20),
         )
+
+
+def test_one_that_is_kept_for_a_time_is_detached_by_the_sweep_and_left_alone() -> None:
+    world = with_theirs()
+    attach(world)
+    world.deploy("churn-v1")
+    shifting.start(
+        world.context, "churn", strategy="canary", candidates=("churn-v1",), traffic_request=TrafficRequest(weight=20)
+    )
+    shifting.promote(world.context, "churn", keep_old=timedelta(seconds=-1))
+    assert [one.problem for one in sweep(world.context)] == [""]
+    assert world.endpoint().attached == ()
+    assert world.cluster.get("Deployment", "churn-v2") is None
+    assert world.cluster.get("Deployment", PREDICTOR) is not None
+    assert untouched(world)
+
+
+def test_no_release_scales_it_and_one_by_hand_says_who_could() -> None:
+    world = World()
+    world.deploy("churn-v1", replicas=5)
+    world.cluster.apply(theirs(replicas=1))
+    attach(world, strategy="canary", traffic_request=TrafficRequest(weight=60))
+    there = {obj["metadata"]["name"]: obj for obj in deployments_of(world.cluster, "churn")}
+    assert not is_ours_to_scale(there["churn-v2"], 1)
+    assert is_ours_to_scale(there["churn-v1"], 5)
+    (line,) = thin(world.endpoint(), list(there.values()))
+    assert "has 60% of the traffic with replicas=1" in line
+    assert line.endswith("unless its owner gives it more")
