@@ -115,6 +115,7 @@ def comparison(text: str) -> dict[str, Any]:
         "verdict": {"word": text, "reason": text},
         "figures": {f"shadow/{name}": 1.0 for name in names},
         "partial": False,
+        "terms": text,
         "stable": text,
         "candidate": text,
         "most_different": [row],
