@@ -22,6 +22,7 @@ from tests.node import debian
 from tests.node.errors import run
 from tests.node.programs import BOOTSTRAP, NODE
 from tests.testbed import builder
+from tests.testbed.errors import TestbedError
 
 REPOSITORY = Path(__file__).parents[2]
 HUB = "docker.io/mlflow-istio-node"
@@ -52,7 +53,11 @@ class Image:
 
     @property
     def key(self) -> str:
-        """A hash of all that goes in; for programs it is their cache folder, which has a hash in its name."""
+        """A hash of all that goes in when this process first asks: whoever edits meanwhile doesn't change what is built."""
+        return _KEYS.setdefault(self.name, self.hashed())
+
+    def hashed(self) -> str:
+        """A hash of all that goes in now; for programs it is their cache folder, which has a hash in its name."""
         digest = hashlib.sha256(self.dockerfile.read_bytes())
         if self.is_based:
             digest.update(str(debian.base_archive()).encode())
@@ -68,6 +73,9 @@ class Image:
     def kept_name(self) -> str:
         """Its name in buildah's own store: another content never meets an old image."""
         return f"localhost/{self.name.rpartition('/')[2].partition(':')[0]}:{self.key}"
+
+
+_KEYS: dict[str, str] = {}
 
 
 @cache
@@ -133,6 +141,8 @@ class Buildah:
                 _copy(source, context / path)
             if image.is_based:
                 shutil.copy(REPOSITORY / ".dockerignore", context)
+            if image.hashed() != image.key:
+                raise TestbedError(f"what goes into the image {image.name} was edited while it was built: run it again")
             self._bud(image.kept_name, image.dockerfile, context)
         self._report(f"node: built the image {image.name} in {time.monotonic() - began:.0f} s")
 
