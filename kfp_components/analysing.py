@@ -181,10 +181,10 @@ def _is_declared(verbs: Verbs, view: View, endpoint: str, release_id: str, winne
 
 
 def _check_release(view: View, endpoint: str, release_id: str) -> None:
-    found = (view["release"] or {}).get("id")
-    if release_id and found != release_id:
+    open_id = (view["release"] or {}).get("id")
+    if release_id and open_id != release_id:
         ended = ended_as(view, release_id)
-        there = f"'{found}' is" if found else "none is"
+        there = f"'{open_id}' is" if open_id else "none is"
         late = f" (too late: it has ended as {ended})" if ended else ""
         raise StateConflict(f"release '{release_id}' of endpoint '{endpoint}' is not open: {there}{late}")
 

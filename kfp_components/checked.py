@@ -66,10 +66,10 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
                         f"{self.name}: {where} holds the list or dict '{channel.name}' of the pipeline, which KFP pastes as text: "
                         f"make all of '{name}' one parameter, or the output of a step"
                     )
-            found = _PLACEHOLDER.search(leaf) if isinstance(leaf, str) else None
-            if found and (nested or leaf != found.group()):
+            held = _PLACEHOLDER.search(leaf) if isinstance(leaf, str) else None
+            if held and (nested or leaf != held.group()):
                 raise ValueError(
-                    f"{self.name}: {where} holds {found.group()} inside something else, where Kubeflow's backend leaves it as it "
+                    f"{self.name}: {where} holds {held.group()} inside something else, where Kubeflow's backend leaves it as it "
                     "is: give it alone, as a parameter of its own"
                 )
 

@@ -202,12 +202,12 @@ def _tensor(tensor: Any, raw: bytes | None) -> dict[str, Any]:
 def _of_raw(kind: str, raw: bytes) -> list[Any]:
     """Values that stand as bytes beside the tensors; texts each behind its length."""
     if kind == "BYTES":
-        found, at = [], 0
+        values, at = [], 0
         while at + 4 <= len(raw):
             size = int.from_bytes(raw[at : at + 4], "little")
-            found.append(raw[at + 4 : at + 4 + size])
+            values.append(raw[at + 4 : at + 4 + size])
             at += 4 + size
-        return found
+        return values
     if kind not in _RAW:
         raise ClusterError(f"the model server answered with datatype {kind!r}, which can't be read")
     import numpy
@@ -220,11 +220,11 @@ def _text(value: bytes) -> str:
 
 
 def _parameters(entries: Any) -> dict[str, Any]:
-    found = {}
+    parameters = {}
     for entry in entries:
         said = [field.name for field, _ in entry.value.ListFields()]
-        found[entry.key] = getattr(entry.value, said[0]) if said else None
-    return found
+        parameters[entry.key] = getattr(entry.value, said[0]) if said else None
+    return parameters
 
 
 @functools.cache
@@ -249,5 +249,5 @@ def _classes() -> Mapping[str, Any]:
                 entry.oneof_index = 0
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = {name: pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in _MESSAGES}
-    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in found.items()}
+    classes = {name: pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in _MESSAGES}
+    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in classes.items()}

@@ -84,5 +84,5 @@ def options_of(model: str, *names: str, hidden: bool = False, defaults: bool = T
 def model_named(name: str) -> type[BaseModel]:
     """A model by module and name."""
     module, _, model = name.partition(":")
-    found: type[BaseModel] = getattr(import_module(f"mlflow_istio.options.{module}"), model)
-    return found
+    options_model: type[BaseModel] = getattr(import_module(f"mlflow_istio.options.{module}"), model)
+    return options_model

@@ -106,13 +106,13 @@ def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants the traffic back, too
-    found = verbs_on(target).chaos(endpoint, given_options(config, **flags))
+    view = verbs_on(target).chaos(endpoint, given_options(config, **flags))
     if as_json:
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps(view, indent=2))
     else:
-        for line in _said(found):
+        for line in _said(view):
             echo(line)
-    if found["interrupted"]:
+    if view["interrupted"]:
         raise click.exceptions.Exit(130)
 
 

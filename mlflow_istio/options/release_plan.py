@@ -129,13 +129,13 @@ def source_of(options: SourceOptions) -> dict[str, Any]:
         "delta": options.delta,
         "randomised": options.randomised,
     }
-    found: dict[str, Any] = {
+    source: dict[str, Any] = {
         name: value for name, value in named.items() if value != SourceOptions.model_fields[name].default
     }
     kpi = options.kpi
     if isinstance(kpi, Mapping) and all(isinstance(entry, Mapping) and "call" not in entry for entry in kpi.values()):
-        found["kpi"] = {name: dict(entry) for name, entry in kpi.items()}
-    return found
+        source["kpi"] = {name: dict(entry) for name, entry in kpi.items()}
+    return source
 
 
 def _without_password(url: str | None) -> str | None:

@@ -152,9 +152,9 @@ def virtual_service_of(cluster: Cluster, endpoint: str) -> Object:
     Raises:
         NotFound: There is none; names the nearest endpoint.
     """
-    found = find_virtual_service(cluster, endpoint)
-    if found is not None:
-        return found
+    obj = find_virtual_service(cluster, endpoint)
+    if obj is not None:
+        return obj
     copies = copied_state(cluster.list("VirtualService", {}), endpoint)
     raise NotFound(
         "; ".join(
@@ -265,8 +265,8 @@ def address_of(cluster: Cluster, name: str, deployment: str | None = None) -> Ad
     virtual_service = virtual_service_of(cluster, name)
     endpoint = read_endpoint(virtual_service, name)
     asked = deployment or (endpoint.stable.name if endpoint.owns(endpoint.stable) else None)
-    found = cluster.get("Deployment", asked) if asked else None
-    return address_at(cluster, virtual_service, name, found)
+    workload = cluster.get("Deployment", asked) if asked else None
+    return address_at(cluster, virtual_service, name, workload)
 
 
 def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment: Object | None) -> Address:
@@ -282,19 +282,19 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment:
         Unsupported: Its route takes no requests of the scheme by which it can be reached from here.
     """
     entrance = entrance_of(cluster, name, virtual_service)
-    found = cluster.address(entrance.virtual_service)
-    listeners, scheme = entrance.listeners, found.url.partition("://")[0]
+    address = cluster.address(entrance.virtual_service)
+    listeners, scheme = entrance.listeners, address.url.partition("://")[0]
     if listeners is not None and scheme not in [one for one, _ in listeners.taking]:
         raise Unsupported(
-            f"the route of endpoint '{name}' takes requests by {listeners} alone, and {found.url} takes none of those"
+            f"the route of endpoint '{name}' takes requests by {listeners} alone, and {address.url} takes none of those"
         )
     base = entrance.scoring.removesuffix(SCORING)
     runtime = runtime_of_deployment(deployment) if deployment else MLFLOW
     scoring = entrance.scoring.removeprefix(base)
     return replace(
-        found,
-        url=found.url.rstrip("/") + base,
-        headers={**found.headers, **entrance.headers},
+        address,
+        url=address.url.rstrip("/") + base,
+        headers={**address.headers, **entrance.headers},
         scoring=runtime.scoring if scoring == SCORING else scoring,
         body=runtime.body,
         protocol=runtime.protocol,
@@ -304,21 +304,21 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment:
 def deployments_of(cluster: Cluster, endpoint: str | None = None) -> list[Object]:
     """The Deployments of an endpoint, or all of ours; one that stands for what is attached has the replicas of that."""
     labels = {ENDPOINT_LABEL: endpoint} if endpoint else {}
-    found = [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
-    return [_as_it_runs(cluster, obj) for obj in found]
+    objects = [obj for obj in cluster.list("Deployment", labels) if DEPLOYMENT_LABEL in labels_of(obj)]
+    return [_as_it_runs(cluster, obj) for obj in objects]
 
 
 def find_deployment(cluster: Cluster, name: str) -> Object | None:
     """A Deployment, or None; one that stands for what is attached has the replicas of that."""
-    found = cluster.get("Deployment", name)
-    return None if found is None else _as_it_runs(cluster, found)
+    obj = cluster.get("Deployment", name)
+    return None if obj is None else _as_it_runs(cluster, obj)
 
 
 def workloads_of(cluster: Cluster, attachment: Attachment) -> list[Object]:
     """The Deployments whose pods what is attached has now."""
     if attachment.kind == "Deployment":
-        found = cluster.get("Deployment", attachment.name)
-        return workloads_behind(attachment.selector, [found] if found else [])
+        workload = cluster.get("Deployment", attachment.name)
+        return workloads_behind(attachment.selector, [workload] if workload else [])
     return workloads_behind(attachment.selector, cluster.list("Deployment", {})) if attachment.kind else []
 
 
@@ -330,8 +330,8 @@ def _as_it_runs(cluster: Cluster, deployment: Object) -> Object:
 def streams_at(context: Context, endpoint: Endpoint) -> bool:
     """Whether the answers of an endpoint's stable may be streamed; not known of one that is its owner's."""
     stable = endpoint.stable
-    found = context.cluster.get("Deployment", stable.name) if endpoint.owns(stable) else None
-    return found is not None and may_stream(found)
+    workload = context.cluster.get("Deployment", stable.name) if endpoint.owns(stable) else None
+    return workload is not None and may_stream(workload)
 
 
 def deployment_of(cluster: Cluster, name: str) -> Object:
@@ -418,9 +418,9 @@ def existing_endpoint(cluster: Cluster, name: str) -> Endpoint | None:
     Raises:
         StateConflict: A VirtualService of that name is somebody else's, or the root of several endpoints.
     """
-    found = find_virtual_service(cluster, name)
-    if found is not None:
-        return read_endpoint(found, name)
+    virtual_service = find_virtual_service(cluster, name)
+    if virtual_service is not None:
+        return read_endpoint(virtual_service, name)
     other = cluster.get("VirtualService", name)
     if other is not None and is_ours(other, name) and claimants(other):
         raise StateConflict(

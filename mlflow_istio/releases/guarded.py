@@ -69,15 +69,15 @@ class GuardedCluster:
             return self._cluster.edit(kind, name, change)
 
         def guarded(obj: Object | None) -> Object:
-            found = self._now(kind, name, obj)
+            fingerprint = self._now(kind, name, obj)
             try:
                 after = change(obj)
             except MlflowIstioError as exc:  # what the plan did not foresee says more than what it led to
-                if found != self._expected:
-                    raise self._moved(self._expected, found) from exc
+                if fingerprint != self._expected:
+                    raise self._moved(self._expected, fingerprint) from exc
                 raise
-            if after != obj and found != self._expected:
-                raise self._moved(self._expected, found)
+            if after != obj and fingerprint != self._expected:
+                raise self._moved(self._expected, fingerprint)
             return after
 
         before, after = self._cluster.edit(kind, name, guarded)
@@ -122,9 +122,9 @@ class GuardedCluster:
             self.states.append(dict(state))
 
     def _check(self) -> None:
-        found = self._now()
-        if found != self._expected:
-            raise self._moved(self._expected, found)
+        now = self._now()
+        if now != self._expected:
+            raise self._moved(self._expected, now)
 
     def _moved(self, expected: Mapping[str, str], found: Mapping[str, str]) -> StateConflict:
         differences = "; ".join(moved(expected, found))

@@ -228,14 +228,14 @@ def _object(context: Context, change: RoutingChange, side: str, missing: list[st
     if change.run is None:
         return None
     file = f"changes/{change.sequence:06d}-{change.id}/{side}.json"
-    found = _document(context, change.run, file, missing)
-    return found if isinstance(found.get("metadata"), dict) else None
+    document = _document(context, change.run, file, missing)
+    return document if isinstance(document.get("metadata"), dict) else None
 
 
 def _document(context: Context, run: str | None, path: str, missing: list[str]) -> dict[str, Any]:
     """A JSON object from an artifact; empty when there is none."""
-    found = _json(context, run, path, missing)
-    return found if isinstance(found, dict) else {}
+    document = _json(context, run, path, missing)
+    return document if isinstance(document, dict) else {}
 
 
 def _json(context: Context, run: str | None, path: str, missing: list[str]) -> Any:
@@ -253,8 +253,8 @@ def _json(context: Context, run: str | None, path: str, missing: list[str]) -> A
 
 
 def _mapping(told: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = told.get(key)
-    return found if isinstance(found, dict) else {}
+    value = told.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _read(missing: list[str], what: str, read: Callable[[], Read], otherwise: Read) -> Read:

@@ -32,10 +32,14 @@ def charts_of(data: ReportData) -> list[Chart]:
     x = _time(data)
     if x is None:
         return []
-    found = [_weights(data, x), _evidence(data, x), *(_arms(data, x, kpi, at) for at, kpi in enumerate(data.arms_kpis))]
+    charts = [
+        _weights(data, x),
+        _evidence(data, x),
+        *(_arms(data, x, kpi, at) for at, kpi in enumerate(data.arms_kpis)),
+    ]
     for number_, guard in enumerate(data.guards):
-        found += [_rates(data, x, guard, number_), _ratio(data, x, guard, number_)]
-    return [chart for chart in found if chart is not None]
+        charts += [_rates(data, x, guard, number_), _ratio(data, x, guard, number_)]
+    return [chart for chart in charts if chart is not None]
 
 
 def alpha_of(data: ReportData) -> float:

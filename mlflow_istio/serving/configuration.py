@@ -277,5 +277,5 @@ def _refuse_unknown_record_options(values: Mapping[str, str]) -> None:
 
 
 def _nearest(text: str, allowed: Iterable[str], prefix: str = "") -> str:
-    found = difflib.get_close_matches(text, list(allowed), n=1)
-    return f" (did you mean {prefix}{found[0]}?)" if found else ""
+    close = difflib.get_close_matches(text, list(allowed), n=1)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

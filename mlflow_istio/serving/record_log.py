@@ -137,7 +137,7 @@ class RecordLog:
             if not segments:
                 return Page(lines=(), cursor=cursor or "0", lost_bytes=0)
             position, lost_bytes = self._position(cursor, segments)
-            segment = next((found for found in segments if found.end > position), None)
+            segment = next((candidate for candidate in segments if candidate.end > position), None)
             if segment is None:
                 return Page(lines=(), cursor=self._cursor(position), lost_bytes=lost_bytes)
             position = max(position, segment.base)
@@ -235,19 +235,21 @@ def _check_parent(parent: Path) -> None:
     Raises:
         PermissionError: It is a link, or belongs to another user.
     """
-    found = parent.lstat()
-    if stat.S_ISLNK(found.st_mode):
+    status = parent.lstat()
+    if stat.S_ISLNK(status.st_mode):
         raise PermissionError(errno.EPERM, "it is a link, which may lead anywhere: name the folder itself")
-    if found.st_uid not in (0, os.geteuid()):
-        raise PermissionError(errno.EPERM, f"it belongs to another user (uid {found.st_uid}): name a folder of our own")
+    if status.st_uid not in (0, os.geteuid()):
+        raise PermissionError(
+            errno.EPERM, f"it belongs to another user (uid {status.st_uid}): name a folder of our own"
+        )
 
 
 def _is_ours(directory: Path) -> bool:
     """Whether it is a folder of our user, which it is alone to read from now on."""
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return False
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(status.st_mode) & 0o077:
         directory.chmod(0o700)
     return True
 

@@ -89,10 +89,10 @@ class InMemoryCluster:
 
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``."""
-        found = self.get("Deployment", deployment)
-        if found is None:
+        obj = self.get("Deployment", deployment)
+        if obj is None:
             raise NotFound(f"there is no deployment '{deployment}'")
-        if ready_replicas(found) < max(1, wanted_replicas(found)):
+        if ready_replicas(obj) < max(1, wanted_replicas(obj)):
             raise NotReady(
                 f"deployment '{deployment}' was not ready within {timeout:g} s", detail="(its last log lines)"
             )
@@ -188,10 +188,10 @@ class InMemoryCluster:
 
 def first_values(query: str) -> dict[str, str]:
     """The parameters of a query; of several of one name the first counts, as to Envoy."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        found.setdefault(name, value)
-    return found
+        values.setdefault(name, value)
+    return values
 
 
 def seen_by_strangers(virtual_service: Object) -> Object:

@@ -60,7 +60,7 @@ class AnalysisVerbs(Base):
 
         options = check_compare(parse_options(CompareOptions, config, cluster=self.target.kind), config or {})
         session = self._session(options)
-        found = comparison.compare(
+        result = comparison.compare(
             session.context,
             session.place.records(),
             name,
@@ -70,18 +70,18 @@ class AnalysisVerbs(Base):
             settle=options.settle,
             deadline_reached=options.final,
         )
-        tally = found.comparison.tally
+        tally = result.comparison.tally
         return {
             "endpoint": name,
-            "release": found.release.id,
+            "release": result.release.id,
             "terms": comparison_terms(tally),
-            "stable": found.stable,
-            "candidate": found.candidate,
-            "verdict": {"word": found.verdict.word, "reason": found.verdict.reason},
+            "stable": result.stable,
+            "candidate": result.candidate,
+            "verdict": {"word": result.verdict.word, "reason": result.verdict.reason},
             "figures": shadow_metrics(tally, alpha=options.alpha),
-            "partial": found.comparison.partial,
-            "most_different": [dict(row) for row in found.comparison.table],
-            "warnings": [*found.warnings, *filter(None, [scorer_failures(tally)])],
+            "partial": result.comparison.partial,
+            "most_different": [dict(row) for row in result.comparison.table],
+            "warnings": [*result.warnings, *filter(None, [scorer_failures(tally)])],
         }
 
     def _look(self, session: Session, name: str, options: AnalyseOptions) -> Analysed:

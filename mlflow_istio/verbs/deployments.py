@@ -249,13 +249,13 @@ def with_settings(
     Raises:
         MlflowIstioError: As for ``brought_up`` and ``set_policy``.
     """
-    found = existing_endpoint(context.cluster, request.endpoint) if request.endpoint else None
-    with_policy_request(found.traffic.policy if found else NO_POLICY, traffic_request)
+    endpoint = existing_endpoint(context.cluster, request.endpoint) if request.endpoint else None
+    with_policy_request(endpoint.traffic.policy if endpoint else NO_POLICY, traffic_request)
     if traffic_request.subset not in (None, request.name) and (
-        found is None or traffic_request.subset not in found.traffic.pins
+        endpoint is None or traffic_request.subset not in endpoint.traffic.pins
     ):
         raise InvalidInput(f"'subset' names '{traffic_request.subset}', which is no deployment of the endpoint")
-    if found is not None and request.endpoint:
+    if endpoint is not None and request.endpoint:
         policy.check_policy(context, request.endpoint, traffic_request, request.name)
     deployed = deploy_or_adopt(context, request, options)
     name = request.endpoint or (deployed.endpoint.name if deployed.endpoint else "")

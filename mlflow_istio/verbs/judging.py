@@ -62,10 +62,10 @@ def _by_answers(context: Context, records: Records, options: SourceOptions, plan
     rule, limits = given.rule(), given.limits()
 
     def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
-        found = comparison.compare(
+        result = comparison.compare(
             context, records, endpoint.name, rule=rule, limits=limits, alpha=plan.alpha, settle=given.settle
         )
-        return found.verdict, None
+        return result.verdict, None
 
     return _patient(judge)
 
@@ -85,8 +85,8 @@ def _by_arms(context: Context, metrics: Metrics, options: SourceOptions, plan: R
     )
 
     def judge(endpoint: Endpoint, _progress: Progress, _now: datetime) -> Judged:
-        found = arms.analyse(context, metrics, endpoint.name, asked).result
-        return verdict_of(found, endpoint.stable.name), found.winner
+        result = arms.analyse(context, metrics, endpoint.name, asked).result
+        return verdict_of(result, endpoint.stable.name), result.winner
 
     return _patient(judge)
 

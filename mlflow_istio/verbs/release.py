@@ -143,17 +143,17 @@ class ReleaseVerbs(Base):
         refuse_dry_run(options, "resume", "which drives a release: see 'mlflow-istio release --dry-run'")
         session = self._session(options)
         place, context = session.place, session.context
-        found = endpoint_of(context.cluster, endpoint)
-        if found.release is None and found.pending_notification is not None:
+        now = endpoint_of(context.cluster, endpoint)
+        if now.release is None and now.pending_notification is not None:
             return _result(context, endpoint, drive(context, DriverDependencies(ask=webhooks.ask), endpoint))
-        if found.release is None or found.progress is None:
+        if now.release is None or now.progress is None:
             raise StateConflict(
                 f"endpoint '{endpoint}' has no release that goes on by itself: start one with 'mlflow-istio release {endpoint} "
                 "models:/...'"
             )
-        plan = progress_from_text(found.progress).plan
+        plan = progress_from_text(now.progress).plan
         options = resume_options(plan, self.target.kind, config)
-        if found.release.state == "paused":
+        if now.release.state == "paused":
             shifting.resume(context, endpoint)
         dependencies = replace(_crew_for(place, context, options, plan, watch, endpoint), models=place.models)
         return _result(context, endpoint, drive(context, dependencies, endpoint, take_over=options.force))
@@ -198,8 +198,8 @@ class ReleaseVerbs(Base):
 
     def goes_on_by_itself(self, endpoint: str) -> bool:
         """Whether ``resume`` has more to do than to unpause: the open release has a plan, or the last one's end was not told."""
-        found = endpoint_of(self._read().cluster, endpoint)
-        return found.progress is not None or found.pending_notification is not None
+        now = endpoint_of(self._read().cluster, endpoint)
+        return now.progress is not None or now.pending_notification is not None
 
     def unpause(self, endpoint: str, config: Config | None = None) -> Result:
         """Let a paused release go on, without driving it."""

@@ -15,7 +15,7 @@ def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
     Raises:
         InvalidInput: The file says what can't be.
     """
-    found = [load_runtime(profile)] if profile is not None else list(RUNTIMES.values())
+    runtimes = [load_runtime(profile)] if profile is not None else list(RUNTIMES.values())
     return [
         {
             "name": one.name,
@@ -31,5 +31,5 @@ def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
             "version header": "server" if one.names_version else "route",
             "strategies": [name for name in STRATEGIES if one.records or name != "shadow"],
         }
-        for one in found
+        for one in runtimes
     ]

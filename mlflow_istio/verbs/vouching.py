@@ -160,8 +160,8 @@ def refuse_way_in(session: Session, kind: str, now: Endpoint, rule: CustomRoute)
 def unvouched(cluster: Cluster, counting: Counting, source: str) -> str:
     """What strangers can do to a release, in one line; empty where they can't. Behind no gateway, callers are the mesh's own."""
     endpoint = endpoint_of(cluster, counting.endpoint)
-    found = [counting.choosing, *standing(endpoint, counting.deployments or _arms_of(endpoint))]
-    choosing = list(dict.fromkeys(way for way in found if way))
+    ways = [counting.choosing, *standing(endpoint, counting.deployments or _arms_of(endpoint))]
+    choosing = list(dict.fromkeys(way for way in ways if way))
     if not choosing:
         return ""
     front = (virtual_service_of(cluster, counting.endpoint), root_of(cluster, endpoint) or {})

@@ -19,7 +19,7 @@ _FAULTS = {"fault_aborts_injected": "aborted", "fault_delays_injected": "delayed
 
 def read_callers(text: str, prefix: str) -> dict[str, float]:
     """The counts of one listener among Envoy's statistics: ``2xx`` to ``5xx``, ``aborted``, ``delayed``, ``le/EDGE_MS``. Pure."""
-    found: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for line in text.splitlines():
         match = _SAMPLE.match(line)
         labels = dict(_LABEL.findall(match["labels"])) if match else {}
@@ -34,8 +34,8 @@ def read_callers(text: str, prefix: str) -> dict[str, float]:
             series = _FAULTS[what]
         else:
             continue
-        found[series] = found.get(series, 0.0) + float(match["value"])
-    return found
+        totals[series] = totals.get(series, 0.0) + float(match["value"])
+    return totals
 
 
 class EnvoyCallers:
@@ -56,10 +56,10 @@ class EnvoyCallers:
         Raises:
             MetricsError: Envoy does not answer.
         """
-        found: dict[str, float] = {}
+        totals: dict[str, float] = {}
         pattern = rf"^http\.{re.escape(virtual_service)}\.(downstream_rq_([0-9]xx|time)|fault\.)"
         for admin in self._admins():
             text = read_statistics(admin, pattern, name="Envoy's statistics", timeout=self._timeout)
             for series, value in read_callers(text, virtual_service).items():
-                found[series] = found.get(series, 0.0) + value
-        return found
+                totals[series] = totals.get(series, 0.0) + value
+        return totals

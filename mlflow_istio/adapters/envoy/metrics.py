@@ -70,7 +70,7 @@ def read_samples(text: str) -> list[EnvoySample]:
     label of the class, too: ``envoy_cluster_upstream_rq{response_code_class="2xx",cluster_name=...}``; its counters of single
     codes bear the same name with ``response_code``.
     """
-    found = []
+    samples = []
     for line in text.splitlines():
         match = _SAMPLE.match(line)
         if match is None:
@@ -87,7 +87,7 @@ def read_samples(text: str) -> list[EnvoySample]:
             continue
         tree, namespace = place
         host, _, rest = cluster["host"].partition(".")
-        found.append(
+        samples.append(
             EnvoySample(
                 tree=tree,
                 deployment=cluster["subset"],
@@ -98,7 +98,7 @@ def read_samples(text: str) -> list[EnvoySample]:
                 value=float(match["value"]),
             )
         )
-    return found
+    return samples
 
 
 def _place(middle: str, *, is_time: bool) -> tuple[str, str | None] | None:
@@ -165,7 +165,7 @@ class EnvoyMetrics:
         if not admins:
             raise MetricsError(f"{self.name} can't be read: no Envoy runs; bring the mesh up first")
         wanted = frozenset(deployments)
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        readings: dict[str, dict[str, dict[str, float]]] = {}
         for admin in admins:
             text = self._text(admin, (endpoint, *map(attached_host, deployments)))
             if self._trees == (_ANY,) and "envoy_cluster_" not in text:
@@ -176,9 +176,9 @@ class EnvoyMetrics:
                 )
             for sample in read_samples(text):
                 if sample.deployment in wanted and self._is_counted(sample, endpoint):
-                    counters = found.setdefault(sample.deployment, {}).setdefault(process_of(admin), {})
+                    counters = readings.setdefault(sample.deployment, {}).setdefault(process_of(admin), {})
                     _add(counters, sample, self._errors)
-        return found
+        return readings
 
     def _is_counted(self, sample: EnvoySample, endpoint: str) -> bool:
         if sample.tree not in self._trees or sample.host not in (endpoint, attached_host(sample.deployment)):

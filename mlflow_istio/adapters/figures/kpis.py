@@ -67,7 +67,9 @@ class KpiMetrics(PassedOn):
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
         base = self._base.read(endpoint, deployments) if self._base is not None else {}
-        found = {deployment: {source: dict(c) for source, c in reading.items()} for deployment, reading in base.items()}
+        readings = {
+            deployment: {source: dict(c) for source, c in reading.items()} for deployment, reading in base.items()
+        }
         controls = {control_name(deployment) for deployment in deployments}
         for kpi in self._kpis:
             for deployment in deployments:
@@ -75,8 +77,8 @@ class KpiMetrics(PassedOn):
                     continue  # its users got the stable's version, and are among those that the callable counts for the stable
                 counters = self._counted(kpi, endpoint, deployment)
                 for source, series in counters.items():
-                    found.setdefault(deployment, {}).setdefault(source, {}).update(series)
-        return found
+                    readings.setdefault(deployment, {}).setdefault(source, {}).update(series)
+        return readings
 
     def _counted(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
         if kpi.call is not None:
@@ -104,7 +106,7 @@ class KpiMetrics(PassedOn):
     def _asked(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:
         assert self._prometheus is not None
         values = {"deployment": deployment, "endpoint": endpoint, "namespace": self._namespace}
-        found: dict[str, dict[str, float]] = {}
+        by_source: dict[str, dict[str, float]] = {}
         queries = {part: filled_query(text, values) for part, text in kpi.queries.items()}
         # A KPI's counts belong together, so each kind is asked for at once: they are of one scrape, or of one time.
         plain = {part: query for part, query in queries.items() if _PLAIN_SELECTOR.fullmatch(query)}
@@ -115,7 +117,7 @@ class KpiMetrics(PassedOn):
         }
         for part in queries:
             for sample in answers[part]:
-                counters = found.setdefault(f"kpi {kpi.name} {sample.source}", {})
+                counters = by_source.setdefault(f"kpi {kpi.name} {sample.source}", {})
                 series = f"kpi/{kpi.name}/{part}"
                 if not (math.isfinite(sample.value) and sample.value >= 0):
                     raise MetricsError(
@@ -123,5 +125,5 @@ class KpiMetrics(PassedOn):
                     )
                 counters[series] = counters.get(series, 0.0) + sample.value
         # A KPI without observations has none; events alone say nothing.
-        has_n = any(f"kpi/{kpi.name}/n" in counters for counters in found.values())
-        return found if has_n else {}
+        has_n = any(f"kpi/{kpi.name}/n" in counters for counters in by_source.values())
+        return by_source if has_n else {}

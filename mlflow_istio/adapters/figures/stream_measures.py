@@ -102,15 +102,15 @@ def streams_in_prometheus(prometheus: _Prometheus, namespace: str, max_age: floa
         scraped = f"namespace={_quoted(namespace)},pod=~{_quoted(f'({wanted})-[0-9a-z]+-[0-9a-z]{{5}}')}"
         collected = f'k8s_namespace_name={_quoted(namespace)},k8s_deployment_name=~{_quoted(wanted)},pod=""'
         selectors = [f"{{__name__=~{names},{labels}}}" for labels in (scraped, collected)]
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        readings: dict[str, dict[str, dict[str, float]]] = {}
         for samples in prometheus.newest(selectors, max_age):
             for sample in samples:
                 pod = _OF_POD.fullmatch(sample.labels.get("pod", ""))
                 deployment = pod["deployment"] if pod else sample.labels.get("k8s_deployment_name", "")
                 if deployment in deployments:
-                    counters = found.setdefault(deployment, {}).setdefault(f"streams {sample.source}", {})
+                    counters = readings.setdefault(deployment, {}).setdefault(f"streams {sample.source}", {})
                     _count(counters, sample.labels.get("__name__", ""), sample.labels, sample.value)
-        return found
+        return readings
 
     return read
 

@@ -110,12 +110,12 @@ class KubernetesCluster:
 
     def get(self, kind: str, name: str) -> Object | None:
         """See ``ports.Cluster``."""
-        found = self._caller.ask(self._call("get", kind, name))
-        if found is None:
+        obj = self._caller.ask(self._call("get", kind, name))
+        if obj is None:
             self._exposures.pop(name, None)
             self._check_namespace()
             return None
-        return self._remembered(kind, self._handed_out(kind, found))
+        return self._remembered(kind, self._handed_out(kind, obj))
 
     def list(self, kind: str, labels: Mapping[str, str]) -> list[Object]:
         """See ``ports.Cluster``. One call, however many there are."""
@@ -135,8 +135,8 @@ class KubernetesCluster:
         except NotFound:
             return []
         kind, version = resource.kind, f"{resource.group}/{resource.version}"
-        found = [{"apiVersion": version, "kind": kind, **obj} for obj in (listed or {}).get("items") or []]
-        return sorted(found, key=name_of)
+        objects = [{"apiVersion": version, "kind": kind, **obj} for obj in (listed or {}).get("items") or []]
+        return sorted(objects, key=name_of)
 
     def apply(self, obj: Object) -> Object:
         """See ``ports.Cluster``. Server-side apply: fields of other managers stay, ours that are not given any more go."""
@@ -371,9 +371,9 @@ class KubernetesCluster:
         """Wait for an object that finalizers hold back."""
         deadline = time.monotonic() + _GONE_SECONDS
         read = self._call("get", kind, name)
-        while (found := self._caller.ask(read)) is not None and "deletionTimestamp" in found["metadata"]:
+        while (leaving := self._caller.ask(read)) is not None and "deletionTimestamp" in leaving["metadata"]:
             if time.monotonic() > deadline:
-                held = ", ".join(found["metadata"].get("finalizers") or ("nobody",))
+                held = ", ".join(leaving["metadata"].get("finalizers") or ("nobody",))
                 raise ClusterError(
                     f"{kind} '{name}' is being deleted, but is held back by {held} for more than {_GONE_SECONDS:g} s: "
                     "run the same command again"
@@ -385,13 +385,13 @@ class KubernetesCluster:
         """See ``ports.Cluster``: the namespace's uid."""
         call = Call(verb="get", resource=NAMESPACE, namespace=self._namespace, name=self._namespace)
         try:
-            found = self._caller.insist(lambda: self._caller.send(call))
+            answer = self._caller.insist(lambda: self._caller.send(call))
         except failures.FOREIGN as exc:
             explained = self._caller.explained(exc, call)
             if isinstance(explained, Forbidden):
                 return ""  # doctor says so
             raise explained from exc
-        return str(found["metadata"]["uid"])
+        return str(answer["metadata"]["uid"])
 
     def _check_namespace(self) -> None:
         """Where nothing was found, the namespace may be what is missing; asked once."""

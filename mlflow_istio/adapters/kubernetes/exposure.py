@@ -93,7 +93,7 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
     ports = [
         server["port"]["number"] for server in spec.get("servers") or () if server["port"].get("protocol") in _PLAIN
     ]
-    found = []
+    fronting = []
     for service in services:
         its = service.get("spec", {})
         open_ports = {port["port"] for port in its.get("ports") or ()}
@@ -105,7 +105,7 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
         addresses += its.get("externalIPs") or ()
         addresses += [its["clusterIP"]] if its.get("clusterIP", "None") != "None" else []
         metadata = service["metadata"]
-        found.append(
+        fronting.append(
             Front(
                 service=name_of(service),
                 namespace=str(metadata["namespace"]),
@@ -113,7 +113,7 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
                 port=int(port),
             )
         )
-    return found
+    return fronting
 
 
 def listened_port(url: str, gateway: Mapping[str, Any] | None) -> int | None:

@@ -171,7 +171,7 @@ def _innermost(exc: BaseException) -> str:
 def _status(exc: ApiException) -> dict[str, Any]:
     """The API server's Status object; empty when it answered something else."""
     try:
-        found = json.loads(exc.body or "")
+        status = json.loads(exc.body or "")
     except (ValueError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return status if isinstance(status, dict) else {}

@@ -83,8 +83,8 @@ class Proxies:
         if not namespace or not name or "/" in name:
             raise InvalidInput(f"gateway {gateway!r} can't be read: write NAMESPACE/NAME")
         try:
-            found = self._caller.ask(Call(verb="get", resource=GATEWAY, namespace=namespace, name=name))
-            if found is not None:
+            gateway_object = self._caller.ask(Call(verb="get", resource=GATEWAY, namespace=namespace, name=name))
+            if gateway_object is not None:
                 return
             listed = self._caller.ask(Call(verb="list", resource=GATEWAY, namespace=namespace))
         except Forbidden:
@@ -120,8 +120,8 @@ class Proxies:
 
     def _at_gateway(self, exposure: Exposure, gateway: str) -> list[Proxy]:
         """A gateway's proxies under all their addresses, whether or not they take connections."""
-        found = self._gateway(gateway)
-        host = served_host(exposure, found)
+        gateway_object = self._gateway(gateway)
+        host = served_host(exposure, gateway_object)
         if host is None and self._url is None:
             return []
         headers = {"Host": host or exposure.hosts[0]}
@@ -129,9 +129,9 @@ class Proxies:
             Proxy(
                 name=f"gateway {gateway} at {url}",
                 address=Address(url=url, headers=headers),
-                port=listened_port(url, found),
+                port=listened_port(url, gateway_object),
             )
-            for url in self._addresses(gateway, found)
+            for url in self._addresses(gateway, gateway_object)
         ]
 
     def _addresses(self, gateway: str, found: Object | None) -> tuple[str, ...]:
@@ -158,13 +158,13 @@ class Proxies:
             namespace, _, name = gateway.partition("/")
             call = Call(verb="get", resource=GATEWAY, namespace=namespace, name=name)
             try:
-                found = self._caller.ask(call)
+                gateway_object = self._caller.ask(call)
             except ClusterError:
-                found = None
-            if found is None:
+                gateway_object = None
+            if gateway_object is None:
                 self._absent[gateway] = None
             else:
-                self._gateways[gateway] = found
+                self._gateways[gateway] = gateway_object
         return self._gateways.get(gateway)
 
     def _listed(self, resource: Resource, namespace: str, query: Mapping[str, Any] | None = None) -> list[Object]:

@@ -30,29 +30,29 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
     begun = time.monotonic()
     looked, refused = 0.0, None
     while True:
-        found = _read(caller, deployment)
-        if wanted_replicas(found) == 0:
+        obj = _read(caller, deployment)
+        if wanted_replicas(obj) == 0:
             raise NotReady(f"deployment '{deployment}' wants 0 replicas, which are never ready: scale it up")
-        if rollout.is_up(found):
+        if rollout.is_up(obj):
             return
         now = time.monotonic()
         if now - begun > timeout:
-            raise _not_ready(caller, found, _pods(caller, found), f" within {timeout:g} s")
+            raise _not_ready(caller, obj, _pods(caller, obj), f" within {timeout:g} s")
         if now - looked > _LOOK_SECONDS:
             looked = now
-            pods = _pods(caller, found)
-            standing = rollout.troubles(found, pods)
+            pods = _pods(caller, obj)
+            standing = rollout.troubles(obj, pods)
             refused = (refused or now) if any(trouble.refused for trouble in standing) else None
             if any(trouble.hopeless for trouble in standing) or (refused and now - refused > _REFUSED_SECONDS):
-                raise _not_ready(caller, found, pods, "")
+                raise _not_ready(caller, obj, pods, "")
         time.sleep(_POLL)
 
 
 def _read(caller: Caller, name: str) -> Object:
-    found = caller.ask(_call(caller, "get", DEPLOYMENT, name=name))
-    if found is None:
+    obj = caller.ask(_call(caller, "get", DEPLOYMENT, name=name))
+    if obj is None:
         raise NotFound(f"there is no deployment '{name}' in namespace '{caller.connection.namespace}'")
-    return dict(found)
+    return dict(obj)
 
 
 def _pods(caller: Caller, deployment: Object) -> list[Object]:

@@ -91,8 +91,8 @@ def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trou
     """What stands in the way of the current revision, the hopeless first."""
     if not is_observed(deployment):
         return []
-    found = [*_of_deployment(deployment), *(trouble for pod in pods for trouble in _of_pod(pod))]
-    return sorted(found, key=lambda trouble: not (trouble.hopeless or trouble.refused))
+    problems = [*_of_deployment(deployment), *(trouble for pod in pods for trouble in _of_pod(pod))]
+    return sorted(problems, key=lambda trouble: not (trouble.hopeless or trouble.refused))
 
 
 def _of_deployment(deployment: Mapping[str, Any]) -> Iterator[Trouble]:

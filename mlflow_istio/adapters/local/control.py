@@ -322,13 +322,13 @@ class Control:
         self, objects: Mapping[str, Mapping[str, Object]], but: Collection[tuple[str, str]]
     ) -> dict[str, dict[str, Object]]:
         """Objects whose files hold something else than we wrote, as we wrote them: what counts where the files can't be right."""
-        found: dict[str, dict[str, Object]] = {}
+        edited: dict[str, dict[str, Object]] = {}
         for kind, named in objects.items():
             for name, obj in named.items():
                 kept = None if (kind, name) in but else self._state.kept_object(kind, name)
                 if kept is not None and kept.obj != obj:
-                    found.setdefault(kind, {})[name] = kept.obj
-        return found
+                    edited.setdefault(kind, {})[name] = kept.obj
+        return edited
 
     def _is_only_traffic(self, change: Change) -> bool:
         """Whether nothing but the routes of one VirtualService change."""
@@ -458,10 +458,10 @@ class _ServicePorts(Mapping[str, tuple[int, ...]]):
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         if name not in self._known:
-            found = self._state.object("Service", name)
-            if found is None:
+            service = self._state.object("Service", name)
+            if service is None:
                 raise KeyError(name)
-            self._known[name] = service_ports(found.obj)
+            self._known[name] = service_ports(service.obj)
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -380,7 +380,7 @@ class StateDirectory:
         Raises:
             ClusterError: One can't be read, nor is it known how it was: what follows from all of them can't be told.
         """
-        found = {}
+        objects = {}
         for name in self.object_names(kind):
             if name in but:
                 continue
@@ -391,8 +391,8 @@ class StateDirectory:
                 if stored is None:
                     raise
             if stored is not None:
-                found[name] = stored.obj
-        return found
+                objects[name] = stored.obj
+        return objects
 
     def kept_object(self, kind: str, name: str) -> StoredObject | None:
         """An object as it was written last, whatever its file holds now; None where that isn't known."""
@@ -414,15 +414,15 @@ class StateDirectory:
 
     def listed(self, kind: str) -> list[Object]:
         """All objects of a kind, ordered by name; one that can't be read is a ``stand_in`` that says why."""
-        found = []
+        objects = []
         for name in self.object_names(kind):
             try:
                 stored = self.object(kind, name)
             except ClusterError as exc:
-                found.append(stand_in(kind, name, exc.message))
+                objects.append(stand_in(kind, name, exc.message))
             else:
-                found += [stored.obj] if stored is not None else []
-        return found
+                objects += [stored.obj] if stored is not None else []
+        return objects
 
     def all_replicas(self, *, damaged: bool = True) -> list[Replica]:
         """All replicas, ordered by name.
@@ -433,19 +433,19 @@ class StateDirectory:
         Raises:
             ClusterError: One can't be read; names its file.
         """
-        found = []
+        replicas = []
         for path in sorted(self.replicas.glob("*.json")):
             try:
                 document = _read(path)
                 if document is not None:
-                    found.append(from_json(Replica, document.get("replica")))
+                    replicas.append(from_json(Replica, document.get("replica")))
             except InvalidInput as exc:
-                if not self._keep_replica(path, found) and damaged:
+                if not self._keep_replica(path, replicas) and damaged:
                     raise ClusterError(f"{path} is damaged ({exc.message}): {_RESTART}") from exc
             except ClusterError:
-                if not self._keep_replica(path, found) and damaged:
+                if not self._keep_replica(path, replicas) and damaged:
                     raise
-        return found
+        return replicas
 
     def _keep_replica(self, path: Path, found: list[Replica]) -> bool:
         """Take a replica whose file is damaged as it was written last, if that is known."""

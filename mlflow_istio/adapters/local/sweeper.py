@@ -34,13 +34,13 @@ def deadlines(text: str) -> Iterator[tuple[str, datetime]]:
 
 def overdue(folder: Path, now: datetime) -> frozenset[str]:
     """The deadlines that have passed; a file that is being replaced or can't be read is looked at next time."""
-    found: set[str] = set()
+    due: set[str] = set()
     for path in folder.glob("*.json"):
         try:
-            found |= {name for name, at in deadlines(path.read_text(encoding="utf-8")) if at <= now}
+            due |= {name for name, at in deadlines(path.read_text(encoding="utf-8")) if at <= now}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             print(f"{path.name}: {exc!r}", flush=True)
-    return frozenset(found)
+    return frozenset(due)
 
 
 def main(folder: str, target: str) -> None:

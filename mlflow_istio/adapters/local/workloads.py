@@ -189,7 +189,7 @@ def _ports(field: Field) -> tuple[int | str, ...]:
 
 
 def _environment(field: Field) -> tuple[tuple[str, str], ...]:
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for entry in field.each():
         members = entry.members("name", "value")
         name = members["name"].name()
@@ -198,9 +198,9 @@ def _environment(field: Field) -> tuple[tuple[str, str], ...]:
         value = members["value"].text() if members["value"] else ""
         if "\0" in value:
             raise members["value"].invalid("must not hold a null character")
-        found.pop(name, None)
-        found[name] = value
-    return tuple(found.items())
+        variables.pop(name, None)
+        variables[name] = value
+    return tuple(variables.items())
 
 
 def _readiness(field: Field, ports: tuple[int | str, ...]) -> Readiness | None:

@@ -179,8 +179,8 @@ class MlflowRegistry:
     def close_run(self, run: str, outcome: str) -> None:
         """See ``ports.Registry``."""
         with mapped("close the release's run"):
-            found = self._run(run)
-            if found is None or found.data.tags.get("istio.outcome") == outcome:
+            mlflow_run = self._run(run)
+            if mlflow_run is None or mlflow_run.data.tags.get("istio.outcome") == outcome:
                 return
             self._client.set_tag(run, "istio.outcome", outcome)
             self._client.set_terminated(run, status="FINISHED" if outcome == "promoted" else "KILLED")
@@ -268,10 +268,10 @@ class MlflowRegistry:
         if reference.version is not None:
             return reference.version
         if reference.alias == "latest":
-            found = versions_of_model(self._client, name)
-            if not found:
+            versions = versions_of_model(self._client, name)
+            if not versions:
                 raise NotFound(f"registered model '{name}' has no versions: {self._known_models(name)} {self._asked}")
-            return max(int(version.version) for version in found)
+            return max(int(version.version) for version in versions)
         try:
             return int(self._client.get_model_version_by_alias(name, str(reference.alias)).version)
         except MlflowException as exc:
@@ -300,12 +300,12 @@ class MlflowRegistry:
     def _run(self, run: str) -> Run | None:
         """A run that can be written to; None where somebody deleted it."""
         try:
-            found = self._client.get_run(run)
+            mlflow_run = self._client.get_run(run)
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        return found if found.info.lifecycle_stage == "active" else None
+        return mlflow_run if mlflow_run.info.lifecycle_stage == "active" else None
 
     @property
     def _asked(self) -> str:
@@ -319,19 +319,19 @@ class MlflowRegistry:
 
     def _experiment(self, scope: str, endpoint: str) -> str:
         name = _experiment_name(scope, endpoint)
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            _refuse_deleted(found)
-            self._keep(scope, endpoint, found)
-            return str(found.experiment_id)
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            _refuse_deleted(experiment)
+            self._keep(scope, endpoint, experiment)
+            return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name, tags={_PLACE: self._place} if self._place else None))
         except MlflowException:
-            found = self._client.get_experiment_by_name(name)  # another process was first
-            if found is None:
+            experiment = self._client.get_experiment_by_name(name)  # another process was first
+            if experiment is None:
                 raise
-            self._keep(scope, endpoint, found)
-            return str(found.experiment_id)
+            self._keep(scope, endpoint, experiment)
+            return str(experiment.experiment_id)
 
     def _find_run(self, experiment: str, tags: Mapping[str, str]) -> Run | None:
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
@@ -356,16 +356,16 @@ class MlflowRegistry:
     def _tag(self, label: str, start: str, wanted: Mapping[str, str], gone: list[str]) -> None:
         version = parse_label(label)
         try:
-            found = self._client.get_model_version(version.model, str(version.version)).tags
+            tags = self._client.get_model_version(version.model, str(version.version)).tags
         except MlflowException as exc:
             if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                 gone.append(label)
                 return
             raise
         for key, value in wanted.items():
-            if found.get(key) != value:
+            if tags.get(key) != value:
                 self._client.set_model_version_tag(version.model, str(version.version), key, value)
-        for key in found:
+        for key in tags:
             if key.startswith(start) and key not in wanted:
                 self._client.delete_model_version_tag(version.model, str(version.version), key)
 

@@ -74,14 +74,14 @@ class MlflowRuns:
         version = parse_label(label)
         with mapped(f"read {version.uri}"):
             try:
-                found = self._client.get_model_version(version.model, str(version.version))
+                registered = self._client.get_model_version(version.model, str(version.version))
             except MlflowException as exc:
                 if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 raise NotFound(
                     f"there is no model version {version.uri} in the registry at {registry_of(self._client)}"
                 ) from exc
-            value = found.tags.get(key)
+            value = registered.tags.get(key)
             return None if value is None else str(value)
 
     @again

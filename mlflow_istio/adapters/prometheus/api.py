@@ -140,7 +140,7 @@ class PrometheusApi:
             For each selector its samples.
         """
         scrapes: dict[str, float] = {}
-        found = []
+        answers = []
         for selector in selectors:
             result = self._ask(f"{selector}[{max(1, math.ceil(max_age))}s]", "matrix")
             samples = [_sample(series["metric"], point) for series in result for point in series["values"]]
@@ -148,20 +148,20 @@ class PrometheusApi:
             for sample in samples:
                 newest[sample.source] = max(sample.time, newest.get(sample.source, 0.0))
             scrapes = {**newest, **scrapes}
-            found.append([sample for sample in samples if sample.time == scrapes[sample.source]])
-        return found
+            answers.append([sample for sample in samples if sample.time == scrapes[sample.source]])
+        return answers
 
     def evaluate(self, expressions: Sequence[str], max_age: float) -> list[list[Sample]]:
         """The values of expressions at one time, the first one's, on samples no older than ``max_age`` seconds."""
-        found: list[list[Sample]] = []
+        answers: list[list[Sample]] = []
         at: dict[str, str] = {}
         for expression in expressions:
             result = self._ask(expression, "vector", lookback_delta=f"{max(1, math.ceil(max_age))}s", **at)
-            found.append([_sample(series["metric"], series["value"]) for series in result])
+            answers.append([_sample(series["metric"], series["value"]) for series in result])
             if result and not at:
                 # The server's own clock.
                 at = {"time": str(result[0]["value"][0])}
-        return found
+        return answers
 
     def over_time(
         self, expressions: Sequence[str], seconds: float, step: float, max_age: float
@@ -183,7 +183,7 @@ class PrometheusApi:
         server = self._ask("vector(time())", "vector")  # its clock, not ours
         end = math.floor(float(server[0]["value"][1]) / step) * step
         last = math.floor(seconds / step)
-        found: list[list[PastSeries]] = []
+        answers: list[list[PastSeries]] = []
         for expression in expressions:
             values: dict[str, PastSeries] = {}
             for first in range(0, last + 1, _MOST_POINTS):
@@ -199,8 +199,8 @@ class PrometheusApi:
                     past.values.update(
                         (last - round((end - float(time)) / step), float(value)) for time, value in series["values"]
                     )
-            found.append(list(values.values()))
-        return last + 1, found
+            answers.append(list(values.values()))
+        return last + 1, answers
 
     def _ask(self, query: str, kind: str, path: str = "query", **parameters: str) -> Sequence[Any]:
         try:

@@ -71,7 +71,7 @@ class PrometheusMetrics:
 
     def read(self, endpoint: str, deployments: Sequence[str]) -> Mapping[str, Reading]:
         """See ``ports.Metrics``."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        readings: dict[str, dict[str, dict[str, float]]] = {}
         families = self._families(endpoint, deployments)
         answers = self._api.newest([family.selector for family in families], self._max_age)
         for family, samples in zip(families, answers, strict=True):
@@ -79,10 +79,10 @@ class PrometheusMetrics:
                 deployment = family.deployment(sample.labels)
                 if deployment not in deployments:
                     continue
-                counters = found.setdefault(deployment, {}).setdefault(sample.source, {})
+                counters = readings.setdefault(deployment, {}).setdefault(sample.source, {})
                 for series, counts in self._counters(family, sample.labels).items():
                     counters[series] = counters.get(series, 0.0) + (sample.value if counts else 0.0)
-        return found
+        return readings
 
     def history(self, endpoint: str, deployment: str, seconds: float, step: float) -> Sequence[Reading]:
         """See ``ports.MetricsHistory``."""

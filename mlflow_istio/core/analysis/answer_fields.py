@@ -142,8 +142,8 @@ def _names(one: Mapping[str, Any], other: Mapping[str, Any]) -> Fields:
 
 
 def _at(answer: Any, fields: Sequence[str]) -> dict[str, list[Any]]:
-    found = {path: list(_values(answer, path)) for path in fields}
-    return {path: values for path, values in found.items() if values}
+    by_path = {path: list(_values(answer, path)) for path in fields}
+    return {path: values for path, values in by_path.items() if values}
 
 
 def _values(answer: Any, path: str) -> Iterator[Any]:
@@ -195,14 +195,14 @@ def _whole(events: Sequence[Any]) -> dict[str, list[Any]]:
     done = [event["item"] for event in objects if event.get("type") == "response.output_item.done" and "item" in event]
     texts = [event.get("delta") for event in objects if event.get("type") == "response.output_text.delta"]
     if done:
-        found = _at({"output": done}, _RESPONSES.fields)
+        by_path = _at({"output": done}, _RESPONSES.fields)
     elif texts and all(isinstance(text, str) for text in texts):
-        found = {"delta": ["".join(map(str, texts))]}
+        by_path = {"delta": ["".join(map(str, texts))]}
     else:
-        found = {path: joined for path in _STREAMED if (joined := _joined(events, path))}
-    if found and (errors := _at(list(events), ("error",))):
-        found |= errors
-    return found
+        by_path = {path: joined for path in _STREAMED if (joined := _joined(events, path))}
+    if by_path and (errors := _at(list(events), ("error",))):
+        by_path |= errors
+    return by_path
 
 
 def _joined(events: Sequence[Any], path: str) -> list[Any]:

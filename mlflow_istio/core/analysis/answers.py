@@ -99,10 +99,10 @@ def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDiff
     if picked.missing:
         return replace(_incomparable(1, picked.missing), fields=picked.fields)
     try:
-        found = _compare(picked.stable, picked.candidate, rule)
+        comparison = _compare(picked.stable, picked.candidate, rule)
     except ScorerFailed as exc:
-        found = replace(_incomparable(1, f"no score: {exc.message}"), unscored=exc.message)
-    return replace(found, fields=picked.fields)
+        comparison = replace(_incomparable(1, f"no score: {exc.message}"), unscored=exc.message)
+    return replace(comparison, fields=picked.fields)
 
 
 def _compare(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDifference:
@@ -134,11 +134,13 @@ def _compare_texts(ours: Sequence[Any], theirs: Sequence[Any], least: float, sco
     scores = [float(_equal(*pair)) if text is None else scorer(*text) for pair, text in zip(pairs, texts, strict=True)]
     agree = [score >= least if text else score == 1 for score, text in zip(scores, texts, strict=True)]
     of_texts = [score for score, text in zip(scores, texts, strict=True) if text]
-    found = _result(ours, theirs, agree, size=1 - min(scores), signed=None)
+    comparison = _result(ours, theirs, agree, size=1 - min(scores), signed=None)
     first = agree.index(False) if not all(agree) else None
     return replace(
-        found,
-        note=found.note if first is None or texts[first] is None else f"{found.note} (similarity {scores[first]:.3g})",
+        comparison,
+        note=comparison.note
+        if first is None or texts[first] is None
+        else f"{comparison.note} (similarity {scores[first]:.3g})",
         score=sum(of_texts) / len(of_texts) if of_texts else None,
         cut=any(scorer.cuts(*text) for text in texts if text),
     )

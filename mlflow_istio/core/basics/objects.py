@@ -71,8 +71,8 @@ def annotations_of(obj: Mapping[str, Any]) -> dict[str, str]:
 
 def _texts(obj: Mapping[str, Any], name: str) -> dict[str, str]:
     metadata = obj.get("metadata")
-    found = metadata.get(name) if isinstance(metadata, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else {}  # of another's object that no server would take, nothing
+    texts = metadata.get(name) if isinstance(metadata, Mapping) else None
+    return dict(texts) if isinstance(texts, Mapping) else {}  # of another's object that no server would take, nothing
 
 
 def with_annotations(obj: Mapping[str, Any], changes: Mapping[str, str | None]) -> Object:
@@ -91,8 +91,8 @@ def with_annotations(obj: Mapping[str, Any], changes: Mapping[str, str | None]) 
 
 def wanted_replicas(deployment: Mapping[str, Any]) -> int:
     """How many replicas a Deployment asks for."""
-    found = deployment.get("spec", {}).get("replicas", 1)
-    return 1 if found is None else int(found)
+    replicas = deployment.get("spec", {}).get("replicas", 1)
+    return 1 if replicas is None else int(replicas)
 
 
 def ready_replicas(deployment: Mapping[str, Any]) -> int:

@@ -37,12 +37,12 @@ def parse_target(uri: str) -> Target:
     kind, _, rest = uri.partition(":")
     if kind not in _KINDS:
         raise InvalidInput(f"unknown target {uri!r}: {nearest(kind, _KINDS)}")
-    found = re.fullmatch(r"(?://(?P<context>[^/]+))?(?:/(?P<place>[^/]+))?/?", rest)
-    if found is None or (kind == "istio-local" and found["context"]):
+    parts = re.fullmatch(r"(?://(?P<context>[^/]+))?(?:/(?P<place>[^/]+))?/?", rest)
+    if parts is None or (kind == "istio-local" and parts["context"]):
         raise InvalidInput(f"target {uri!r} can't be read: use {_FORMS}")
-    place = found["place"]
+    place = parts["place"]
     if kind == "istio-local":
         return Target(kind=kind, place=check_name(place or "default", "mesh"))
     if place is not None:
         check_namespace(place)
-    return Target(kind=kind, context=unquote(found["context"]) if found["context"] else None, place=place)
+    return Target(kind=kind, context=unquote(parts["context"]) if parts["context"] else None, place=place)

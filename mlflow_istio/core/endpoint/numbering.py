@@ -38,11 +38,11 @@ def renumbered(endpoint: Endpoint, recorded: Sequence[RoutingChange]) -> Endpoin
 
 def numbered_after(changes: Sequence[RoutingChange], recorded: Sequence[RoutingChange]) -> tuple[RoutingChange, ...]:
     """Changes that stand on no object any more, with numbers after all that the ledger has."""
-    highest, found = max((change.sequence for change in recorded), default=0), []
+    highest, numbered = max((change.sequence for change in recorded), default=0), []
     for change in changes:
         highest = max(change.sequence, highest + 1)
-        found.append(replace(change, sequence=highest))
-    return tuple(found)
+        numbered.append(replace(change, sequence=highest))
+    return tuple(numbered)
 
 
 def lost_numbers(pending: Sequence[RoutingChange], recorded: Sequence[RoutingChange]) -> tuple[int, ...]:

@@ -140,8 +140,8 @@ def explain(
         return Explanation(request=request, place=None, nobody=nobody)
     unsaid = open_doors and not any(doors.values())
     provided = (_unsaid_namespace(virtual_service, request),) if unsaid else ()
-    found = _explained(virtual_service, request, delegates or {})
-    return replace(found, gateways=open_doors, provided=provided)
+    explanation = _explained(virtual_service, request, delegates or {})
+    return replace(explanation, gateways=open_doors, provided=provided)
 
 
 def _explained(virtual_service: Object, request: Request, delegates: Delegates) -> Explanation:
@@ -153,9 +153,9 @@ def _explained(virtual_service: Object, request: Request, delegates: Delegates) 
             missing = Finding(field="delegate", wanted=f"VirtualService '{place.missing}'", found=None, holds=False)
             above.append(Passed(place=place, because=(missing,)))
             continue
-        found = [tuple(evaluate(match, request)) for match in place.conditions]
-        missed = [next((one for one in findings if one.holds is False), None) for findings in found]
-        taking = [findings for findings, miss in zip(found, missed, strict=True) if miss is None]
+        conditions = [tuple(evaluate(match, request)) for match in place.conditions]
+        missed = [next((one for one in findings if one.holds is False), None) for findings in conditions]
+        taking = [findings for findings, miss in zip(conditions, missed, strict=True) if miss is None]
         sure = [findings for findings in taking if all(one.holds for one in findings)]
         if sure:
             shares = _shares(place)
@@ -235,13 +235,13 @@ def known_delegates(virtual_services: Sequence[Object], root: Mapping[str, Any],
         whole: Whether this is all that stands in its namespace, so that one that is not among them is not there.
     """
     beside = namespace_of(root)
-    found: dict[tuple[str, str], Object | None] = {("", name): None for name in delegates_of(root)} if whole else {}
+    delegates: dict[tuple[str, str], Object | None] = {("", name): None for name in delegates_of(root)} if whole else {}
     for obj in virtual_services:
         namespace = namespace_of(obj, beside)
-        found[(namespace, name_of(obj))] = obj
+        delegates[(namespace, name_of(obj))] = obj
         if beside in ("", namespace):
-            found[("", name_of(obj))] = obj
-    return found
+            delegates[("", name_of(obj))] = obj
+    return delegates
 
 
 def places(virtual_service: Mapping[str, Any], delegates: Delegates) -> Iterator[Place]:
@@ -309,7 +309,7 @@ def _mirrors(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
         if percent is None:
             percent = {"value": 100.0 if route.get("mirrorPercent") is None else float(route["mirrorPercent"])}
         entries.insert(0, {"destination": route["mirror"], "percentage": percent})
-    found = [read_mirror(entry) for entry in entries]
+    mirrors = [read_mirror(entry) for entry in entries]
     return tuple(
-        AnsweringShare(destination=one.destination, percent=one.percentage) for one in found if one.percentage > 0
+        AnsweringShare(destination=one.destination, percent=one.percentage) for one in mirrors if one.percentage > 0
     )

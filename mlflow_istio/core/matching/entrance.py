@@ -182,13 +182,13 @@ def _ways(
 
 def _arrivals(virtual_service: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Arrival]:
     """Where requests arrive, at a host that the match asks for where a wildcard, or nothing, says which hosts there are."""
-    found = list(arrivals(virtual_service))
+    ways = list(arrivals(virtual_service))
     authority = _asked(condition).get("authority")
     guess = _value(authority) if authority else None
-    if guess and (found == [Arrival()] or has_host(virtual_service, guess)):
-        known = dict.fromkeys(arrival.gateway for arrival in found)
-        found = [*(Arrival(host=guess, gateway=gateway) for gateway in known), *found]
-    return at_each_listener(virtual_service, found)
+    if guess and (ways == [Arrival()] or has_host(virtual_service, guess)):
+        known = dict.fromkeys(arrival.gateway for arrival in ways)
+        ways = [*(Arrival(host=guess, gateway=gateway) for gateway in known), *ways]
+    return at_each_listener(virtual_service, ways)
 
 
 def _anywhere(ways: Sequence[_Way]) -> tuple[Arrival, list[Arrival]] | None:
@@ -213,11 +213,11 @@ def _doors(virtual_service: Mapping[str, Any], chosen: Arrival, same: Sequence[A
     taking = {gateway: {(one.scheme, one.port or 0) for one in same if one.gateway == gateway} for gateway in _at(same)}
     mine = [one for one in every(chosen.gateway) if one in taking[chosen.gateway]]
     whole = mine == every(chosen.gateway)
-    found = [gateway for gateway, open_ones in taking.items() if open_ones >= set(every(gateway) if whole else mine)]
+    doors = [gateway for gateway, open_ones in taking.items() if open_ones >= set(every(gateway) if whole else mine)]
     everywhere = {arrival.gateway for arrival in arrivals(virtual_service)}
     named = tuple(dict.fromkeys(port for _, port in every(chosen.gateway) if port))
     return {
-        "gateways": None if everywhere <= {*found, None} else tuple(one for one in found if one is not None),
+        "gateways": None if everywhere <= {*doors, None} else tuple(one for one in doors if one is not None),
         "listeners": None if whole else Listeners(named=named, taking=tuple(mine)),
     }
 

@@ -113,11 +113,11 @@ def hosts_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str,
 def asked_hosts(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
     """A name to ask each of a VirtualService's hosts by, those from outside first; for a wildcard, one that it covers."""
     name, namespace = str(virtual_service["metadata"]["name"]), namespace_of(virtual_service, unsaid)
-    found = (
+    hosts = (
         full_host(name, namespace) if host == "*" else f"{name}{host[1:]}" if host.startswith("*.") else host
         for host in hosts_of(virtual_service, unsaid)
     )
-    return tuple(sorted(dict.fromkeys(found), key=lambda host: host.endswith(DOMAIN)))
+    return tuple(sorted(dict.fromkeys(hosts), key=lambda host: host.endswith(DOMAIN)))
 
 
 def has_host(virtual_service: Mapping[str, Any], authority: str) -> bool:
@@ -137,15 +137,15 @@ def host_at(virtual_service: Mapping[str, Any], authority: str, gateway: str) ->
     """
     namespace = namespace_of(virtual_service)
     asked = without_port(authority.lower()).removesuffix("." if gateway == MESH else "")
-    found: bool | None = False
+    answer: bool | None = False
     for host in hosts_of(virtual_service):
         if host == "*" or asked == host or (host.startswith("*") and asked.endswith(host[1:])):
             return True
         if gateway == MESH and inside_host(asked, namespace) == inside_host(host, namespace):
             return True
         if not namespace and _one_service(*((asked, host) if gateway != MESH else _inside(asked, host))):
-            found = None
-    return found
+            answer = None
+    return answer
 
 
 def _inside(*hosts: str) -> list[str]:

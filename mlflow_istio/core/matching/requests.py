@@ -187,9 +187,9 @@ def conditions_of(route: Mapping[str, Any]) -> Sequence[Object]:
 def _uri(match: Mapping[str, Any], path: str) -> Finding:
     wanted = match["uri"]
     if match.get("ignoreUriCase") and "regex" not in wanted:
-        found = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
+        check = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
         said = f"{_said(wanted)}, ignoring case"
-        return Finding(field="uri", wanted=said, found=path, holds=found.holds, reason=found.reason)
+        return Finding(field="uri", wanted=said, found=path, holds=check.holds, reason=check.reason)
     if wanted.get("regex") == "*":  # no proxy takes it: presence is asked for of what may be absent
         return Finding(field="uri", wanted="regex '*'", found=path, holds=None, reason=_regex("*", path)[1])
     return _checked("uri", wanted, path)
@@ -200,8 +200,8 @@ def _header(name: str, wanted: Mapping[str, str], request: Request) -> Finding:
     values, reason = _header_values(name, request)
     if reason and not (values and asks_for_presence(wanted)):
         return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
-    found = [_checked(where, wanted, value) for value in values or (None,)]
-    return _agreed(found)
+    checks = [_checked(where, wanted, value) for value in values or (None,)]
+    return _agreed(checks)
 
 
 def _without(name: str, unwanted: Mapping[str, str], request: Request) -> Finding:
@@ -211,10 +211,10 @@ def _without(name: str, unwanted: Mapping[str, str], request: Request) -> Findin
     if reason and not (values and asks_for_presence(unwanted)):
         return Finding(field=where, wanted=f"not {_said(unwanted)}", found=None, holds=None, reason=reason)
     absent = None if asks_for_presence(unwanted) else ""
-    found = _agreed([_checked(where, unwanted, value) for value in values or (absent,)])
-    holds = None if found.holds is None else not found.holds
+    check = _agreed([_checked(where, unwanted, value) for value in values or (absent,)])
+    holds = None if check.holds is None else not check.holds
     has = values[0] if values else None
-    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=has, holds=holds, reason=found.reason)
+    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=has, holds=holds, reason=check.reason)
 
 
 def _header_values(name: str, request: Request) -> tuple[tuple[str, ...], str]:
@@ -268,10 +268,10 @@ def _gateway(wanted: Sequence[str], gateway: str | None) -> Finding:
 
 
 def _port(wanted: int, port: int | None) -> Finding:
-    found = None if port is None else str(port)
+    text = None if port is None else str(port)
     reason = "" if port is not None else "say which with port"
     holds = None if port is None else port == wanted
-    return Finding(field="port", wanted=str(wanted), found=found, holds=holds, reason=reason)
+    return Finding(field="port", wanted=str(wanted), found=text, holds=holds, reason=reason)
 
 
 def _asked_for(field: str, wanted: Mapping[str, str], value: str | None, hint: str) -> Finding:

@@ -107,8 +107,8 @@ def readable(virtual_service: Mapping[str, Any]) -> Object:
         InvalidInput: A field has another type than Istio's, or lacks what makes it one; names its path.
     """
     try:
-        found: Object = _read(virtual_service, _OBJECT)
-        return found
+        whole: Object = _read(virtual_service, _OBJECT)
+        return whole
     except _Misfit as exc:
         metadata = virtual_service.get("metadata") if isinstance(virtual_service, Mapping) else None
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
@@ -184,40 +184,42 @@ def _read(value: Any, kind: Any) -> Any:
 def _object(value: Any, known: Mapping[str, Any], needed: str) -> Any:
     if not isinstance(value, Mapping):
         raise _misfit("an object", value)
-    same, found = True, {}
+    same, members = True, {}
     for key, member in value.items():
         kind = known.get(key)
         if kind is None or kind is type(member):
-            found[key] = member
+            members[key] = member
             same = same and member is not None
         elif member is not None:
-            found[key] = _inside(f".{key}", member, kind)
-            same = same and found[key] is member
+            members[key] = _inside(f".{key}", member, kind)
+            same = same and members[key] is member
         else:
             same = False
-    if needed and found.get(needed) is None:
+    if needed and members.get(needed) is None:
         missing = _Misfit("is missing")
         missing.path.append(f".{needed}")
         raise missing
-    return value if same else {key: member for key, member in found.items() if member is not None}
+    return value if same else {key: member for key, member in members.items() if member is not None}
 
 
 def _map(value: Any, kind: Map) -> Any:
     if not isinstance(value, Mapping):
         raise _misfit("an object", value)
-    found = {
+    members = {
         key: member if type(member) is kind.of else _inside(f"[{key}]", member, kind.of)
         for key, member in value.items()
         if member is not None
     }
-    return value if len(found) == len(value) and all(found[key] is value[key] for key in found) else found
+    return value if len(members) == len(value) and all(members[key] is value[key] for key in members) else members
 
 
 def _list(value: Any, of: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise _misfit("a list", value)
-    found = [member if type(member) is of else _inside(f"[{index}]", member, of) for index, member in enumerate(value)]
-    return value if all(new is old for new, old in zip(found, value, strict=True)) else found
+    members = [
+        member if type(member) is of else _inside(f"[{index}]", member, of) for index, member in enumerate(value)
+    ]
+    return value if all(new is old for new, old in zip(members, value, strict=True)) else members
 
 
 def _inside(step: str, value: Any, kind: Any) -> Any:

@@ -192,13 +192,15 @@ def attachment_of(target: Target, obj: Mapping[str, Any], workloads: Sequence[Ob
             f"no Deployment is behind {target}, and only pods of Deployments can be counted: adopt a route to it with "
             "'mlflow-istio adopt'"
         )
-    found = _services_port(obj, target, port) if target.kind == "Service" else _pods_port(workloads[0], target, port)
+    port_of_pods = (
+        _services_port(obj, target, port) if target.kind == "Service" else _pods_port(workloads[0], target, port)
+    )
     return Attachment(
         said=target.said,
         kind=target.kind,
         name=target.name,
         selector=selector_of(obj, target),
-        port=str(found),
+        port=str(port_of_pods),
         workloads=tuple(sorted(name_of(one) for one in workloads)),
         template=template_digest(workloads),
         images=_images(workloads),
@@ -409,8 +411,8 @@ def _template(deployment: Mapping[str, Any]) -> Object:
 
 
 def _images(workloads: Iterable[Object]) -> tuple[str, ...]:
-    found = [str(one.get("image", "")) for obj in workloads for one in _containers(obj)]
-    return tuple(dict.fromkeys(found))
+    images = [str(one.get("image", "")) for obj in workloads for one in _containers(obj)]
+    return tuple(dict.fromkeys(images))
 
 
 def _containers(deployment: Mapping[str, Any]) -> list[Any]:
@@ -435,8 +437,8 @@ def _services_port(service: Mapping[str, Any], target: Target, port: int | None)
     if len(chosen) != 1:
         has = ", ".join(_named(one["port"], one.get("name")) for one in ports) or "none"
         raise InvalidInput(f"{target} has the ports {has}: say which one of them is asked with 'port'")
-    found = chosen[0].get("targetPort") or chosen[0]["port"]
-    return found if isinstance(found, str) else int(found)
+    target_port = chosen[0].get("targetPort") or chosen[0]["port"]
+    return target_port if isinstance(target_port, str) else int(target_port)
 
 
 def _named(number: Any, name: Any) -> str:

@@ -46,7 +46,7 @@ def autoscalers(objects: Mapping[str, Sequence[Object]]) -> dict[str, Autoscaler
     Args:
         objects: Kind to the objects of it.
     """
-    found: dict[str, Autoscaler] = {}
+    by_workload: dict[str, Autoscaler] = {}
     for kind in AUTOSCALERS:
         for obj in objects.get(kind, ()):
             spec = _mapping(obj.get("spec"))
@@ -58,8 +58,8 @@ def autoscalers(objects: Mapping[str, Sequence[Object]]) -> dict[str, Autoscaler
             else:
                 low, high = spec.get("minReplicas", 1), spec.get("maxReplicas", 1)
             holds = Autoscaler(kind=kind, name=name_of(obj), low=int(low), high=int(high))
-            found.setdefault(str(target["name"]), holds)
-    return found
+            by_workload.setdefault(str(target["name"]), holds)
+    return by_workload
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

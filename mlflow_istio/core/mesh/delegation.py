@@ -42,8 +42,8 @@ def delegate_of(route: Mapping[str, Any], namespace: str) -> str | None:
 def delegates_of(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the VirtualServices beside it that a root delegates to, in order, each once."""
     namespace = namespace_of(virtual_service)
-    found = (delegate_of(route, namespace) for route in virtual_service.get("spec", {}).get("http") or [])
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+    names = (delegate_of(route, namespace) for route in virtual_service.get("spec", {}).get("http") or [])
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | None]) -> Object:
@@ -102,13 +102,13 @@ def carried(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
 def _matches(root: Sequence[Object], sub: Sequence[Object]) -> list[Object] | None:
     if not root or not sub:
         return list(sub or root)
-    found: list[Object] = []
+    matches: list[Object] = []
     for inner in sub:
         inside = [_both(outer, inner) for outer in root if not _conflict(outer, inner)]
         if not inside:
             return None
-        found += inside
-    return found
+        matches += inside
+    return matches
 
 
 def _both(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object:

@@ -322,8 +322,8 @@ def render(kind: str, template: str, name: str, values: Mapping[str, Any]) -> Ob
         problem = " ".join(str(exc).split())
         raise _broken(kind, f"the result is no YAML ({problem}); write {{{{ expressions }}}} without quotes") from exc
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        found = type(documents[0]).__name__ if len(documents) == 1 else f"{len(documents)} documents"
-        raise _broken(kind, f"the result must be one YAML object, not {found}")
+        rendered = type(documents[0]).__name__ if len(documents) == 1 else f"{len(documents)} documents"
+        raise _broken(kind, f"the result must be one YAML object, not {rendered}")
     obj = _as_json(kind, documents[0])
     if obj.get("kind") != kind or not obj.get("apiVersion"):
         raise _broken(kind, f"the result must have kind {kind} and an apiVersion such as {API_VERSIONS[kind]}")
@@ -373,10 +373,10 @@ def _at(obj: Any, path: str) -> Any:
 
 def _texts(kind: str, obj: Object, path: str) -> dict[str, str]:
     """The labels or annotations at a path."""
-    found = _at(obj, path) or {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    texts = _at(obj, path) or {}
+    if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise _broken(kind, f"{path} must hold text only: put quotes around numbers and words such as true")
-    return found
+    return texts
 
 
 def _common(endpoint: str) -> dict[str, str]:

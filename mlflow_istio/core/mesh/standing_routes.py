@@ -180,7 +180,7 @@ def _derived(
 def _faulted(match: Sequence[Object], fault: Fault, outer: Sequence[Object]) -> list[Object] | None:
     """The matches of the copy that has the fault: what asks for both, inside those of the split's route."""
     try:
-        found = [both(one, other, {}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+        merged = [both(one, other, {}, same=True) for one in match or [{}] for other in fault.match or [{}]]
     except InvalidInput:
         return None
-    return _inside(outer, [one for one in found if one])
+    return _inside(outer, [one for one in merged if one])

@@ -195,19 +195,19 @@ def split_route(virtual_service: Mapping[str, Any], endpoint: str) -> Object:
     if UNREADABLE in virtual_service:
         raise InvalidInput(str(virtual_service[UNREADABLE]))
     wanted = route_name(virtual_service, endpoint)
-    found = [route for route in routes_of(virtual_service) if route.get("name") == wanted]
+    named = [route for route in routes_of(virtual_service) if route.get("name") == wanted]
     where = f"VirtualService '{name_of(virtual_service)}'"
-    if not found:
+    if not named:
         raise NotFound(
             f"{where} has no http route named '{wanted}', which carries the traffic of endpoint '{endpoint}': "
             "somebody renamed or removed it; restore it, or delete the endpoint with 'mlflow-istio delete-endpoint --force'"
         )
-    if len(found) > 1:
-        raise StateConflict(f"{where} has {len(found)} http routes named '{wanted}': give each its own name")
+    if len(named) > 1:
+        raise StateConflict(f"{where} has {len(named)} http routes named '{wanted}': give each its own name")
     for field in ("redirect", "directResponse", "delegate"):
-        if field in found[0]:
+        if field in named[0]:
             raise StateConflict(f"{where}: route '{wanted}' is a {field}, which carries no split: name another route")
-    return found[0]
+    return named[0]
 
 
 def with_every_route(endpoint: Endpoint) -> Endpoint:
@@ -287,10 +287,10 @@ def _last(route: Object, endpoint: str, part: str) -> str:
 
 def _read_sticky(entry: Mapping[str, Any]) -> SessionAffinity | None:
     cookie = entry.get("headers", {}).get("response", {}).get("add", {}).get("set-cookie", "")
-    found = _STICKY.fullmatch(cookie)
-    if not found or found["deployment"] != entry["destination"].get("subset"):
+    parts = _STICKY.fullmatch(cookie)
+    if not parts or parts["deployment"] != entry["destination"].get("subset"):
         return None
-    return SessionAffinity(cookie=found["cookie"], release=found["release"], max_age=int(found["age"]))
+    return SessionAffinity(cookie=parts["cookie"], release=parts["release"], max_age=int(parts["age"]))
 
 
 def _render(base: Object, endpoint: Endpoint, before: Written) -> tuple[list[Object], Written]:
@@ -360,8 +360,8 @@ def _faulted(
         raise StateConflict(
             f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
         )
-    found = [both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
-    return [temporary(f"fault.{name}", [one for one in found if one], {**action, "fault": fault.as_istio()})]
+    merged = [both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+    return [temporary(f"fault.{name}", [one for one in merged if one], {**action, "fault": fault.as_istio()})]
 
 
 def _faulted_as_it_stands(policy: Policy, name: str, kept: Object, endpoint: Endpoint) -> list[Object]:
@@ -432,10 +432,16 @@ def header_meetings(virtual_service: Mapping[str, Any], name: str) -> tuple[Meet
         from_json(Destination, one["destination"], endpoint=name).name: one.get("headers") for one in base["route"]
     }
     own = {pin: deployment_headers(policy, pin, carried) for pin in policy.headers}
-    found = [one for pin, headers in {**own, **entries}.items() for one in meetings(base.get("headers"), headers, pin)]
+    meeting_headers = [
+        one for pin, headers in {**own, **entries}.items() for one in meetings(base.get("headers"), headers, pin)
+    ]
     for rule in policy.rules:
-        found += meetings(rule.policy.headers, deployment_headers(policy, rule.deployment, carried), rule.deployment)
-    return tuple({(one.side, one.header, one.route, one.destination): one for one in reversed(found)}.values())[::-1]
+        meeting_headers += meetings(
+            rule.policy.headers, deployment_headers(policy, rule.deployment, carried), rule.deployment
+        )
+    return tuple(
+        {(one.side, one.header, one.route, one.destination): one for one in reversed(meeting_headers)}.values()
+    )[::-1]
 
 
 def headers_said_twice(virtual_service: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -62,13 +62,13 @@ def endpoints_in(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
 
 def several_carriers(virtual_services: Iterable[Mapping[str, Any]], name: str) -> str:
     """What is to be said where more than one VirtualService carries an endpoint; empty where that isn't so."""
-    found = [name_of(obj) for obj in virtual_services if has_endpoint(obj, name)]
-    if len(found) < 2:
+    carriers = [name_of(obj) for obj in virtual_services if has_endpoint(obj, name)]
+    if len(carriers) < 2:
         return ""
-    both = " and ".join(f"'{one}'" for one in sorted(found))
+    both = " and ".join(f"'{one}'" for one in sorted(carriers))
     return (
-        f"{len(found)} VirtualServices carry endpoint '{name}', {both}: somebody applied an older one, or a copy; delete the one "
-        f"that does not count, or take its annotations '*.{name}' and its routes '{prefix(name)}*' away"
+        f"{len(carriers)} VirtualServices carry endpoint '{name}', {both}: somebody applied an older one, or a copy; delete the "
+        f"one that does not count, or take its annotations '*.{name}' and its routes '{prefix(name)}*' away"
     )
 
 
@@ -118,11 +118,11 @@ def adopt(
     """
     where = f"VirtualService '{name_of(virtual_service)}'"
     if has_endpoint(virtual_service, name):
-        found = read_endpoint(virtual_service, name)
-        if found.adopted and found.route == route:
+        adopted = read_endpoint(virtual_service, name)
+        if adopted.adopted and adopted.route == route:
             return virtual_service
         raise StateConflict(
-            f"{where} already carries endpoint '{name}' in route '{found.route}': use another endpoint name"
+            f"{where} already carries endpoint '{name}' in route '{adopted.route}': use another endpoint name"
         )
     base = _adoptable(virtual_service, route, where)
     entrance_at(virtual_service, base)
@@ -218,18 +218,18 @@ def header_warnings(virtual_service: Mapping[str, Any], name: str) -> tuple[str,
     """
     base, endpoint = split_route(virtual_service, name), read_endpoint(virtual_service, name)
     kept, sticky = owners_destination(base, endpoint), endpoint.traffic.sticky is not None
-    found = [str(meeting) for meeting in header_meetings(virtual_service, name)]
+    warnings = [str(meeting) for meeting in header_meetings(virtual_service, name)]
     for entry in base.get("route") or []:
         rules = (entry.get("headers") or {}) if not _is_ours(entry, name) else {}
         said = portable(rules, sticky=sticky)[1] if entry is kept else _rules_said(rules)
         if said:
             destination = from_json(Destination, entry["destination"], endpoint=name)
-            found.append(
+            warnings.append(
                 f"destination '{destination.name}' of route '{base['name']}' has headers of its own ({'; '.join(said)}), which "
                 f"users of endpoint '{name}' don't get from a deployment: write them at the route, whose "
                 "headers are for all of its users"
             )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _rules_said(rules: Mapping[str, Any]) -> list[str]:
@@ -261,24 +261,24 @@ def _adoptable(virtual_service: Object, route: str, where: str) -> Object:
             f"{where} has no hosts, so it is a delegate, and another one chooses its requests: adopt a route of one with hosts"
         )
     routes = routes_of(virtual_service)
-    found = [one for one in routes if one.get("name") == route]
-    if len(found) > 1:
-        raise StateConflict(f"{where} has {len(found)} http routes named '{route}': give each its own name")
-    if not found:
+    named = [one for one in routes if one.get("name") == route]
+    if len(named) > 1:
+        raise StateConflict(f"{where} has {len(named)} http routes named '{route}': give each its own name")
+    if not named:
         raise NotFound(_missing(spec, routes, route, where))
     for field in ("redirect", "directResponse", "delegate"):
-        if field in found[0]:
+        if field in named[0]:
             raise StateConflict(f"{where}: route '{route}' is a {field}, which carries no split: name another route")
-    if is_own_route(found[0]):
+    if is_own_route(named[0]):
         raise StateConflict(f"{where}: route '{route}' is one of mlflow-istio's own: name another route")
     for other in endpoints_in(virtual_service):
         if route_name(virtual_service, other) == route:
             raise StateConflict(
                 f"{where}: route '{route}' is adopted by endpoint '{other}' already: delete that one first"
             )
-    if not found[0].get("route"):
+    if not named[0].get("route"):
         raise StateConflict(f"{where}: route '{route}' has no destination: name another route")
-    return found[0]
+    return named[0]
 
 
 def _missing(spec: Mapping[str, Any], routes: Sequence[Object], route: str, where: str) -> str:

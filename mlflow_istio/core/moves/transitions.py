@@ -323,9 +323,9 @@ def check_release(endpoint: Endpoint, release_id: str | None) -> None:
             f"(change {ended.sequence}), and release '{known.id}' came after it; 'mlflow-istio history {endpoint.name}' shows the "
             f"changes, and 'mlflow-istio rollback {endpoint.name} --to CHANGE' goes back to one"
         )
-    found = f"'{known.id}' ({'open' if endpoint.release else 'ended'})" if known else "none"
+    standing = f"'{known.id}' ({'open' if endpoint.release else 'ended'})" if known else "none"
     raise StateConflict(
-        f"release '{release_id}' is not the newest of endpoint '{endpoint.name}', which is {found}: leave out 'release_id' to "
+        f"release '{release_id}' is not the newest of endpoint '{endpoint.name}', which is {standing}: leave out 'release_id' to "
         "mean that one"
     )
 

@@ -181,10 +181,10 @@ def _candidates(endpoint: Endpoint, traffic: Traffic, stable: Destination) -> tu
 
 def _release(endpoint: Endpoint, change: RoutingChange, traffic: Traffic, candidates: tuple[str, ...]) -> Release:
     """The release that the change belonged to; what is not remembered of it is told by the traffic."""
-    found = endpoint.release
+    release = endpoint.release
     name = change.release or f"restored-{change.sequence}"
-    if found is not None and found.id == name:
-        return found
+    if release is not None and release.id == name:
+        return release
     last = endpoint.last if endpoint.last and endpoint.last.id == name else None
     if last is not None and set(last.candidates) == set(candidates):
         strategy, candidates = last.strategy, last.candidates
@@ -212,11 +212,11 @@ def _assignment(traffic: Traffic) -> Assignment | None:
     if traffic.sticky is not None:
         values = {arm.deployment: f"{traffic.sticky.release}.{arm.deployment}" for arm in traffic.arms}
         return Assignment(kind="cookie", name=traffic.sticky.cookie, values=values)
-    found = [(arm.deployment, header) for arm in traffic.arms if (header := _header(arm)) is not None]
-    names = {name for _, (name, _) in found}
+    headers = [(arm.deployment, header) for arm in traffic.arms if (header := _header(arm)) is not None]
+    names = {name for _, (name, _) in headers}
     if len(names) != 1:
         return None
-    return Assignment(kind="header", name=names.pop(), values={deployment: value for deployment, (_, value) in found})
+    return Assignment(kind="header", name=names.pop(), values={deployment: value for deployment, (_, value) in headers})
 
 
 def _header(arm: Arm) -> tuple[str, str] | None:

@@ -110,12 +110,12 @@ def portable(headers: Mapping[str, Any] | None, *, sticky: bool) -> tuple[Object
 
 
 def _by_header(headers: Mapping[str, Any] | None, side: str) -> dict[str, Rules]:
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    by_header: dict[str, list[tuple[str, str, str]]] = {}
     for operation, entries in ((headers or {}).get(side) or {}).items():
         for name in entries or ():
             value = "" if operation == "remove" else str(entries[name])
-            found.setdefault(str(name).lower(), []).append((operation, str(name), value))
-    return {header: tuple(rules) for header, rules in found.items()}
+            by_header.setdefault(str(name).lower(), []).append((operation, str(name), value))
+    return {header: tuple(rules) for header, rules in by_header.items()}
 
 
 def _agree(route: Rules, destination: Rules) -> bool:

@@ -108,8 +108,8 @@ def _others(document: Object, path: Path) -> list[Path]:
     if len(path) != 4:
         return []
     operations = (document.get(path[0]) or {}).get(path[1]) or {}
-    found = [(*path[:2], operation, name) for operation, entries in operations.items() for name in entries or ()]
-    return [other for other in found if other != path and same_place(other, path)]
+    paths = [(*path[:2], operation, name) for operation, entries in operations.items() for name in entries or ()]
+    return [other for other in paths if other != path and same_place(other, path)]
 
 
 def _get(document: Any, path: Path) -> Any:

@@ -88,13 +88,13 @@ def replaceable(policy: Policy) -> frozenset[str]:
 
 def route_settings(route: RoutePolicy) -> Settings:
     """What a policy writes into the split's route itself; redirect and maintenance are routes of their own."""
-    found: Settings = {}
+    settings: Settings = {}
     for name, value in route.set_fields.items():
         if name == "headers":
-            found.update(flat_headers(value))
+            settings.update(flat_headers(value))
         elif name not in ANSWERS:
-            found[(ROUTE_FIELDS[name],)] = value
-    return found
+            settings[(ROUTE_FIELDS[name],)] = value
+    return settings
 
 
 def with_route_policy(base: Object, written: Written, policy: Policy) -> tuple[Object, dict[str, Any]]:
@@ -142,8 +142,8 @@ def with_entry_headers(
     """
     before = {} if fresh else flat_headers(deployment_headers(written.policy, deployment, written.carried))
     own = flat_headers(_own_headers(policy, deployment))
-    found = flat_headers(entry.get("headers"))
-    theirs = [path for path, value in found.items() if before.get(path) != value]
+    headers = flat_headers(entry.get("headers"))
+    theirs = [path for path, value in headers.items() if before.get(path) != value]
     after = {
         path: value
         for path, value in flat_headers(deployment_headers(policy, deployment, carried)).items()

@@ -280,26 +280,26 @@ def notes(policy: Policy, *, mirrors: bool) -> tuple[str, ...]:
         policy: The policy.
         mirrors: Whether live traffic is mirrored.
     """
-    found: list[str] = []
+    lines: list[str] = []
     route, fault = policy.route, policy.fault
     waiting = [name for name in ("timeout", "retries") if getattr(route, name)]
     if fault and waiting:
-        found.append(f"{' and '.join(waiting)} don't act on faulted requests; they act on the rest")
+        lines.append(f"{' and '.join(waiting)} don't act on faulted requests; they act on the rest")
     if fault and mirrors:
-        found.append("requests that the fault aborts are not mirrored")
+        lines.append("requests that the fault aborts are not mirrored")
     if policy.answers and (waiting or route.rewrite or policy.rules):
         what = "redirect" if route.redirect else "maintenance"
-        found.append(
+        lines.append(
             f"while {what} answers all requests, nothing else acts on them; pinned requests still reach their deployment"
         )
     if route.retries and mirrors:
-        found.append("a copy is sent once, whatever the retries of the original")
+        lines.append("a copy is sent once, whatever the retries of the original")
     balancers = [policy.destination, *policy.subsets.values()]
     if any("consistentHash" in (one.load_balancer or {}) for one in balancers):
-        found.append(
+        lines.append(
             "a consistent hash chooses among the servers of one deployment; the split between deployments is drawn anew"
         )
-    return tuple(found)
+    return tuple(lines)
 
 
 def _replaced(policy: Policy, policy_request: PolicyRequest) -> tuple[str, ...]:

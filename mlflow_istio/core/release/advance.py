@@ -296,16 +296,16 @@ def _requests_wanted(progress: Progress) -> int:
 
 def _compared_elsewhere(seen: Observation, *, complete: bool, late: bool) -> Verdict:
     """An A/B/n and a shadow: their own comparison decides, once the step has lasted long enough."""
-    found = seen.verdict
-    if found is None:
+    verdict = seen.verdict
+    if verdict is None:
         if late:
             return Verdict(word="inconclusive", reason="The deadline has passed: there is no comparison.")
         return _hold("Waiting: there is no comparison yet.")
-    if found.word == "advance" and not complete:
-        return replace(found, word="hold", reason=f"Waiting: the step isn't complete. {found.reason}")
-    if found.word == "hold" and late:
-        return replace(found, word="inconclusive", reason=f"The deadline has passed. {found.reason}")
-    return found
+    if verdict.word == "advance" and not complete:
+        return replace(verdict, word="hold", reason=f"Waiting: the step isn't complete. {verdict.reason}")
+    if verdict.word == "hold" and late:
+        return replace(verdict, word="inconclusive", reason=f"The deadline has passed. {verdict.reason}")
+    return verdict
 
 
 def _through_gates(progress: Progress, seen: Observation, verdict: Verdict, now: datetime) -> tuple[Progress, Action]:

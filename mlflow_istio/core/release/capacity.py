@@ -104,13 +104,13 @@ def needs(plan: ReleasePlan, standing: Standing, shares: Mapping[str, float], wh
 
 def steps_of(plan: ReleasePlan, control: str = "") -> list[tuple[str, float, dict[str, float]]]:
     """The steps and the promotion: in words, the stable's percent before, and what each of the others has then."""
-    before, found = 100.0, []
+    before, steps = 100.0, []
     for weight in plan.steps:
-        found.append((f"the step to {weight:g}%", before, shares_of(plan, weight, control=control)))
+        steps.append((f"the step to {weight:g}%", before, shares_of(plan, weight, control=control)))
         before = 100.0 if plan.strategy == "shadow" else 100.0 - weight * len(plan.candidates)
     if plan.promote:
-        found += [("promotion", before, shares_of(plan, weight, winner=name)) for name in plan.candidates]
-    return found
+        steps += [("promotion", before, shares_of(plan, weight, winner=name)) for name in plan.candidates]
+    return steps
 
 
 def check_surge(plan: ReleasePlan, standing: Standing) -> None:
@@ -127,12 +127,12 @@ def check_surge(plan: ReleasePlan, standing: Standing) -> None:
     present = dict(standing.present)
     for what, before, shares in steps_of(plan, standing.control):
         now = Standing(start=standing.start, present=present, held=standing.held, stable_share=before)
-        found = needs(plan, now, shares, what)
-        wanted = sum(found.replicas.values()) - whole
+        needed = needs(plan, now, shares, what)
+        wanted = sum(needed.replicas.values()) - whole
         if wanted > most:
             worst, most = what, wanted
         if what != "promotion":  # each arm may be promoted, and none after another
-            present = dict(found.replicas)
+            present = dict(needed.replicas)
     if worst:
         raise InvalidInput(
             f"option 'surge' allows {allowed} replicas beyond the {whole} that '{plan.stable}' has, and {worst} needs {most}: say "
@@ -143,10 +143,10 @@ def check_surge(plan: ReleasePlan, standing: Standing) -> None:
 def largest_needs(plan: ReleasePlan, standing: Standing) -> dict[str, tuple[int, str]]:
     """Deployment to the most replicas that any step asks of it, and which step that is."""
     whole = standing.start[plan.stable]
-    found: dict[str, tuple[int, str]] = {}
+    largest: dict[str, tuple[int, str]] = {}
     for what, _, shares in steps_of(plan, standing.control):
         for name, share in shares.items():
             wanted = replicas_for(whole, share)
-            if wanted > found.get(name, (0, ""))[0]:
-                found[name] = wanted, what
-    return found
+            if wanted > largest.get(name, (0, ""))[0]:
+                largest[name] = wanted, what
+    return largest

@@ -14,8 +14,8 @@ from mlflow_istio.core.release.plan import ReleasePlan
 
 def edges_in(readings: Mapping[str, Reading], measure: str = LATENCY) -> tuple[float, ...]:
     """The edges of a measure's histograms in some readings, rising, without infinity; none where nobody has answered yet."""
-    found = {float(edge) for reading in readings.values() for edge in histogram_of(reading, measure)}
-    return tuple(sorted(found - {math.inf}))
+    edges = {float(edge) for reading in readings.values() for edge in histogram_of(reading, measure)}
+    return tuple(sorted(edges - {math.inf}))
 
 
 def measures_with_edges(plan: ReleasePlan) -> tuple[str, ...]:

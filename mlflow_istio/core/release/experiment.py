@@ -178,13 +178,13 @@ class Experiment:
 
     def figures(self) -> dict[str, float]:
         """The figures of this look as flat metrics for MLflow; what isn't known yet is left out."""
-        found: dict[str, float | None] = {f"arms/requests/{arm}": n for arm, n in self.requests.items()}
+        values: dict[str, float | None] = {f"arms/requests/{arm}": n for arm, n in self.requests.items()}
         for arm, interval in self.intervals().items():
             for part, value in (("", interval.estimate), ("_lower", interval.lower), ("_upper", interval.upper)):
-                found[f"arms/{self.plan.kpi}{part}/{arm}"] = finite(value)
+                values[f"arms/{self.plan.kpi}{part}/{arm}"] = finite(value)
         if self.ratio is not None:
-            found["arms/sample_ratio_p"] = self.ratio.p_value
-        return {name: float(value) for name, value in found.items() if value is not None}
+            values["arms/sample_ratio_p"] = self.ratio.p_value
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     def _with_ratio(self, before: Experiment, grown: Mapping[str, Mapping[str, float]]) -> Experiment:
         """Count assignments; requests stand for them where no arm brings anybody back."""
@@ -209,15 +209,15 @@ class Experiment:
             }
             return self._with_rates(counts, seconds)
         kpis = {arm: kpi_counts(growth, plan.kpi) for arm, growth in grown.items()}
-        found = {arm: kpi for arm, kpi in kpis.items() if kpi is not None}
-        if len(found) < len(kpis):
+        with_kpi = {arm: kpi for arm, kpi in kpis.items() if kpi is not None}
+        if len(with_kpi) < len(kpis):
             return replace(self, missing=tuple(arm for arm, kpi in kpis.items() if kpi is None))
-        if all(kpi.events is not None for kpi in found.values()):
+        if all(kpi.events is not None for kpi in with_kpi.values()):
             return self._with_rates(
-                {arm: (round(kpi.events or 0), round(kpi.n)) for arm, kpi in found.items()}, seconds
+                {arm: (round(kpi.events or 0), round(kpi.n)) for arm, kpi in with_kpi.items()}, seconds
             )
         try:
-            sums = {arm: sums_of(kpi) for arm, kpi in found.items()}
+            sums = {arm: sums_of(kpi) for arm, kpi in with_kpi.items()}
         except InvalidInput:  # a source that says infinity
             return self
         return self._with_means(sums, seconds)

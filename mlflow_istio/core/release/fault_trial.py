@@ -57,12 +57,12 @@ class ChaosReport:
 
 def deployment_answers(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> dict[str, Answers]:
     """What each deployment answered between two readings; one without data is left out, one without any before counts from 0."""
-    found = {}
+    answers = {}
     for name, reading in after.items():
         state, _ = CounterState().advanced(before.get(name, {}))
         _, growth = state.advanced(reading)
-        found[name] = _answers(growth, requests=growth.get(REQUESTS, 0.0), errors=growth.get(ERRORS, 0.0))
-    return found
+        answers[name] = _answers(growth, requests=growth.get(REQUESTS, 0.0), errors=growth.get(ERRORS, 0.0))
+    return answers
 
 
 def caller_answers(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[Answers, int, int]:

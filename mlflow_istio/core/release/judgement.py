@@ -172,12 +172,12 @@ def _bounds(plan: ReleasePlan, evidence: Evidence) -> Iterator[PromotionBound]:
 
 def _enough_bounds(plan: ReleasePlan, evidence: Evidence, *, every: bool) -> tuple[PromotionBound, ...]:
     """The bounds; where nobody reads them, up to the first that isn't met, which decides as well as all."""
-    found: list[PromotionBound] = []
+    bounds: list[PromotionBound] = []
     for bound in _bounds(plan, evidence):
-        found.append(bound)
+        bounds.append(bound)
         if not bound.met and not every:
             break
-    return tuple(found)
+    return tuple(bounds)
 
 
 def _may_claim_better(plan: ReleasePlan, guard: GuardPlan) -> bool:
@@ -213,14 +213,14 @@ def proven(plan: ReleasePlan, evidence: Evidence) -> Mapping[str, Interval]:
 
     All of them together are wrong in at most `alpha` of the releases.
     """
-    found: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     for guard in plan.guards:
         test = evidence.tests.get(guard.name)
         interval = None if test is None else test.proven(alpha_of(plan, guard))
         if interval is not None:
             better = _may_claim_better(plan, guard)
-            found[guard.name] = interval if better else replace(interval, upper=max(interval.upper, 1.0))
-    return found
+            intervals[guard.name] = interval if better else replace(interval, upper=max(interval.upper, 1.0))
+    return intervals
 
 
 def _figures(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> GuardFigures:

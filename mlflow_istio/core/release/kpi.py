@@ -76,10 +76,10 @@ def check_placeholders(query: str, what: str) -> frozenset[str]:
     Raises:
         InvalidInput: An unknown one; names the nearest.
     """
-    found = {match["braced"] or match["plain"] for match in _PLACEHOLDER.finditer(query)}
-    for name in sorted(found - set(PLACEHOLDERS)):
+    placeholders = {match["braced"] or match["plain"] for match in _PLACEHOLDER.finditer(query)}
+    for name in sorted(placeholders - set(PLACEHOLDERS)):
         raise InvalidInput(f"{what} has the unknown placeholder '${name}': {nearest(name, PLACEHOLDERS)}")
-    return frozenset(found)
+    return frozenset(placeholders)
 
 
 def filled_query(query: str, values: Mapping[str, str]) -> str:

@@ -28,10 +28,10 @@ def expected(endpoint: Endpoint, release: str, revision: int) -> Progress:
     """
     if endpoint.release is None or endpoint.release.id != release or endpoint.progress is None:
         raise StaleRevision(f"release '{release}' of endpoint '{endpoint.name}' is not open any more")
-    found = progress_from_text(endpoint.progress)
-    if found.revision != revision:
+    progress = progress_from_text(endpoint.progress)
+    if progress.revision != revision:
         raise StaleRevision(f"release '{release}' of endpoint '{endpoint.name}' was written by somebody else meanwhile")
-    return found
+    return progress
 
 
 def opened(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest, progress: Progress) -> Endpoint:
@@ -41,15 +41,15 @@ def opened(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest
         StateConflict: Another release is open.
         InvalidInput: The request does not fit the strategy.
     """
-    found = transitions.start(endpoint, release, traffic_request)
-    if found == endpoint:
+    started = transitions.start(endpoint, release, traffic_request)
+    if started == endpoint:
         return endpoint
     if release.strategy == "shadow":  # the only strategy that can't begin with nothing
-        found = replace(found, traffic=endpoint.traffic)
+        started = replace(started, traffic=endpoint.traffic)
     if release.control:  # until then it goes with its release, whoever drives that or has died
         until = progress.started + timedelta(seconds=progress.plan.deadline + progress.plan.heartbeat)
-        found = announced(found, release.control, until)
-    return replace(found, progress=progress_to_text(progress))
+        started = announced(started, release.control, until)
+    return replace(started, progress=progress_to_text(progress))
 
 
 def noted(endpoint: Endpoint, release: str, revision: int, progress: Progress) -> Endpoint:

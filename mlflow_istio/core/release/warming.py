@@ -67,8 +67,8 @@ def last_windows(seconds: Sequence[float], replicas: int = 1) -> tuple[Window, W
 
 def has_settled(seconds: Sequence[float], replicas: int = 1) -> bool:
     """Whether the two newest windows agree; the arguments are those of ``last_windows``."""
-    found = last_windows(seconds, replicas)
-    return found is not None and found[0].agrees(found[1])
+    windows = last_windows(seconds, replicas)
+    return windows is not None and windows[0].agrees(windows[1])
 
 
 def counts_after(plan: ReleasePlan, *, warmed: bool) -> float:

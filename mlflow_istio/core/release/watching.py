@@ -139,15 +139,15 @@ def _in_window(progress: Progress, now: datetime) -> Progress:
 
 def _calibrated(plan: ReleasePlan, evidence: Evidence, margins: Mapping[str, float]) -> Mapping[str, float]:
     """Each margin of slow answers that isn't known yet, if the odds so far are: they times what the plan accepts."""
-    found = dict(margins)
+    calibrated = dict(margins)
     for guard in plan.guards:
         test = evidence.tests.get(guard.name)
-        if test is None or found.get(guard.name) != LARGEST_MARGIN:
+        if test is None or calibrated.get(guard.name) != LARGEST_MARGIN:
             continue
         odds = test.proven(CALIBRATION * plan.alpha / len(margins))
         if odds is not None:
-            found[guard.name] = min(LARGEST_MARGIN, guard.margin * max(1.0, odds.upper))
-    return found
+            calibrated[guard.name] = min(LARGEST_MARGIN, guard.margin * max(1.0, odds.upper))
+    return calibrated
 
 
 def _judged_by(plan: ReleasePlan, margins: Mapping[str, float]) -> ReleasePlan:

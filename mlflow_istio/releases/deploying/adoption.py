@@ -77,13 +77,13 @@ def adopt(
         NotRouted: A proxy did not take the change over in time.
     """
     check_endpoint_name(name)
-    found = check_free(context, name, virtual_service)
-    check_gateways(context, found, gateways, f"of VirtualService '{virtual_service}', which is there already")
+    carrier = check_free(context, name, virtual_service)
+    check_gateways(context, carrier, gateways, f"of VirtualService '{virtual_service}', which is there already")
     one_carrier(context, name, refuse=True)
-    again = has_endpoint(found, name)
+    again = has_endpoint(carrier, name)
     if again:
-        _check_same(read_endpoint(found, name), stable, settings or {})
-        check_pins(read_endpoint(found, name), pins)
+        _check_same(read_endpoint(carrier, name), stable, settings or {})
+        check_pins(read_endpoint(carrier, name), pins)
     change_metadata = ChangeMetadata(
         id=context.new_id(),
         time=context.clock.now(),
@@ -95,17 +95,17 @@ def adopt(
         fresh_key=context.new_key(),
     )
     # Refuse what can't be before the registry knows of it, and before anybody is told to change.
-    adoption.adopt(found, name, route, change_metadata, stable=stable)
-    if not again and delegates_of(found):
-        whole = merged(found, lambda name: context.cluster.get("VirtualService", name))
-        entrance_at(whole, next(one for one in routes_of(found) if one.get("name") == route))
+    adoption.adopt(carrier, name, route, change_metadata, stable=stable)
+    if not again and delegates_of(carrier):
+        whole = merged(carrier, lambda name: context.cluster.get("VirtualService", name))
+        entrance_at(whole, next(one for one in routes_of(carrier) if one.get("name") == route))
     with suppress(RegistryError):  # one that is down knows no better
         context.registry.check_place(context.scope, name, take_over=take_over)
     run, warnings = (None, ()) if again else run_for(context, name, None)
     change_metadata = replace(change_metadata, run=run)
     guard = guard_for(context, pins)
     sequence = 0 if again else last_sequence(context, name)
-    services = () if again else services_behind(context.cluster, _hosts(found, route))
+    services = () if again else services_behind(context.cluster, _hosts(carrier, route))
 
     def edit(obj: Object | None) -> Object:
         if obj is None:

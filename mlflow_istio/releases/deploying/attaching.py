@@ -49,8 +49,8 @@ def look_at(context: Context, target: Target, name: str, port: int | None) -> At
             raise NotFound(
                 f"there is no {target.kind} '{target.name}' to attach in {context.cluster.scope}: {nearest(target.name, known)}"
             )
-        found = [obj] if target.kind == "Deployment" else there
-        attachment = attachment_of(target, obj, workloads_behind(selector_of(obj, target), found), port)
+        workloads = [obj] if target.kind == "Deployment" else there
+        attachment = attachment_of(target, obj, workloads_behind(selector_of(obj, target), workloads), port)
     check_free(attachment, name, there)
     return attachment
 

@@ -49,8 +49,8 @@ def check_free(context: Context, endpoint: Endpoint, control: str) -> None:
     Raises:
         StateConflict: Names what stands there.
     """
-    found = context.cluster.get("Deployment", control)
-    if found is not None and not (_is_control(found, endpoint.name) or endpoint.role_of(control) == "control"):
+    obj = context.cluster.get("Deployment", control)
+    if obj is not None and not (_is_control(obj, endpoint.name) or endpoint.role_of(control) == "control"):
         raise StateConflict(
             f"a control of '{endpoint.stable.name}' would be deployment '{control}', which is there already and is none: delete "
             "it, or say control=none"
@@ -113,10 +113,10 @@ def keep_as_large(context: Context, control: str, candidate: str, timeout: float
     Raises:
         NotReady: They did not come up.
     """
-    found, other = (find_deployment(context.cluster, name) for name in (control, candidate))
-    if found is None or other is None or _replicas(found) == _replicas(other):
+    obj, other = (find_deployment(context.cluster, name) for name in (control, candidate))
+    if obj is None or other is None or _replicas(obj) == _replicas(other):
         return
-    if scale(context, control, _replicas(other), _replicas(found)):
+    if scale(context, control, _replicas(other), _replicas(obj)):
         context.cluster.wait_ready(control, timeout)
 
 

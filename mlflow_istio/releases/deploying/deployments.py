@@ -412,16 +412,16 @@ def _check_before(
     if before is not None:
         check_not_deleting(before)
         _check_place(context, request, before)
-    found = context.cluster.get("Deployment", request.name)
-    if found is not None:
-        serves = versions_of([found])[request.name] if DEPLOYMENT_LABEL in labels_of(found) else ""
-        if labels_of(found).get(ENDPOINT_LABEL) != name or serves != model.label:
+    obj = context.cluster.get("Deployment", request.name)
+    if obj is not None:
+        serves = versions_of([obj])[request.name] if DEPLOYMENT_LABEL in labels_of(obj) else ""
+        if labels_of(obj).get(ENDPOINT_LABEL) != name or serves != model.label:
             moved = f"alias '{model.alias}' means {model.label} now, but " if model.alias else ""
             raise StateConflict(
                 f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
-                f"endpoint '{labels_of(found).get(ENDPOINT_LABEL, '?')}': use another name"
+                f"endpoint '{labels_of(obj).get(ENDPOINT_LABEL, '?')}': use another name"
             )
-    check_standing(request.name, found, attachment)
+    check_standing(request.name, obj, attachment)
     for kind in ("Service", "DestinationRule"):
         other = context.cluster.get(kind, name)
         if other is not None and not is_ours(other, name):
@@ -433,7 +433,7 @@ def _check_before(
         request.name,
         request.runtime,
         request.strategy,
-        found,
+        obj,
         beside=attachment is None and has_recorder_beside(request.runtime, request.env, request.pod),
         attached=attachment is not None,
     )
@@ -468,7 +468,7 @@ def _check_before(
         if request.release_id is not None:
             check_run(context, name, release)
         transitions.start(candidate, release, request.traffic_request)
-    return found
+    return obj
 
 
 def _apply(context: Context, service: Object, deployment: Object) -> None:

@@ -51,13 +51,13 @@ def preflight(
             old = models.card(versions[stable])
         except NotFound as exc:  # a broken stable must not keep its own successor out
             warnings.append(f"the signature of '{stable}' could not be read, so it was not compared ({exc.message})")
-    found = differences(old, card)
-    if found and not force:
+    changes = differences(old, card)
+    if changes and not force:
         raise StateConflict(
-            f"'{candidate}' doesn't take what callers of '{stable}' send: {'; '.join(found)}. Change the callers first and say "
+            f"'{candidate}' doesn't take what callers of '{stable}' send: {'; '.join(changes)}. Change the callers first and say "
             "force=true (--force)"
         )
-    warnings += [f"signature of '{candidate}': {clause} (forced)" for clause in found]
+    warnings += [f"signature of '{candidate}': {clause} (forced)" for clause in changes]
     if card.inputs is None:
         warnings.append(f"'{candidate}' has no signature: nothing says whether it takes what '{stable}' takes")
     if runtime_of_deployment(deployment_of(context.cluster, candidate)).body == "none":

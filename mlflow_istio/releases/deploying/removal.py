@@ -55,10 +55,10 @@ def delete(
             not forced.
         NotRouted: A proxy did not take the change over in time; the pods still run.
     """
-    found = context.cluster.get("Deployment", name)
-    if found is None or DEPLOYMENT_LABEL not in labels_of(found):
+    obj = context.cluster.get("Deployment", name)
+    if obj is None or DEPLOYMENT_LABEL not in labels_of(obj):
         return None
-    endpoint = labels_of(found)[ENDPOINT_LABEL]
+    endpoint = labels_of(obj)[ENDPOINT_LABEL]
     outcome = Outcome(endpoint=None, changed=True)
     if existing_endpoint(context.cluster, endpoint) is not None:
         transitions.unpin(endpoint_of(context.cluster, endpoint), name)  # says first what is its own
@@ -74,7 +74,7 @@ def delete(
         )
         context.clock.sleep(context.removal_delay)
         drop_subset(context, endpoint, name)
-    if is_attached(found):
+    if is_attached(obj):
         let_go(context, endpoint, (name,))
     context.cluster.delete("Deployment", name)
     return outcome
@@ -136,15 +136,15 @@ def check_no_foreign_routes(
         StateConflict: Names the route and its VirtualService.
     """
     there = context.cluster.list("VirtualService", {})
-    found = list(foreign_routes(there, name, context.cluster.scope, deployment))
+    foreign = list(foreign_routes(there, name, context.cluster.scope, deployment))
     meant = f"endpoint '{name}'" if deployment is None else f"deployment '{deployment}' of endpoint '{name}'"
-    live = [str(route) for route in found if not route.copies]
+    live = [str(route) for route in foreign if not route.copies]
     if live and not force:
         raise StateConflict(
             f"{meant} can't be {what}: {' and '.join(live)} {'goes' if len(live) == 1 else 'go'} to it, whose users would get "
             "errors; take it out there first, or force it"
         )
-    lost = [*(f"users of {one}" for one in live), *(f"copies of {route}" for route in found if route.copies)]
+    lost = [*(f"users of {one}" for one in live), *(f"copies of {route}" for route in foreign if route.copies)]
     if lost:
         emit_warnings(context, (f"{meant} is {what} though it is where {', '.join(lost)} go",))
 
@@ -176,8 +176,8 @@ def _give_back(context: Context, name: str, virtual_service: str, *, torn: bool)
 
 def _named(context: Context, name: str) -> Object | None:
     """The VirtualService that was made for the endpoint, even if it no longer says that it carries it."""
-    found = context.cluster.get("VirtualService", name)
-    return found if found is not None and is_ours(found, name) else None
+    obj = context.cluster.get("VirtualService", name)
+    return obj if obj is not None and is_ours(obj, name) else None
 
 
 def _readable(context: Context, name: str, force: bool) -> Endpoint | None:
@@ -234,8 +234,8 @@ def _mark_deleting(context: Context, name: str, *, force: bool, reason: str, tim
 
 
 def _delete_ours(context: Context, kind: str, name: str) -> bool:
-    found = context.cluster.get(kind, name)
-    return found is not None and is_ours(found, name) and context.cluster.delete(kind, name)
+    obj = context.cluster.get(kind, name)
+    return obj is not None and is_ours(obj, name) and context.cluster.delete(kind, name)
 
 
 def drop_subset(context: Context, endpoint: str, deployment: str) -> None:

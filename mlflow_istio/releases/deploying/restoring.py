@@ -108,11 +108,11 @@ def _bring_back(
     ready_timeout: float,
 ) -> None:
     """Deploy what is gone, once it is certain that all of it can be."""
-    found = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
-    serving = versions_of(list(found.values()))
+    by_name = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
+    serving = versions_of(list(by_name.values()))
     gone: dict[str, str] = {}
     for name, version in versions.items():
-        if name in found:
+        if name in by_name:
             if version and serving[name] != version:
                 raise StateConflict(
                     f"deployment '{name}' serves {serving[name]} now, but served {version} in change {change.sequence}, "
@@ -137,10 +137,10 @@ def _bring_back(
         context.tell(f"deployment '{name}' is gone: bringing it back")
         deploy(context, request)
     for name in versions:
-        if name in found and not wanted_replicas(found[name]) and not force:
+        if name in by_name and not wanted_replicas(by_name[name]) and not force:
             context.tell(f"deployment '{name}' has no replicas: bringing one up")
             update(context, name, replicas=1, ready_timeout=ready_timeout)
-        elif name in found and name not in endpoint.traffic.pins:
+        elif name in by_name and name not in endpoint.traffic.pins:
             deploy(
                 context, as_request(name, _uri(context, name, serving[name], change))
             )  # its removal was not finished

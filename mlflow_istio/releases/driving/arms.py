@@ -143,19 +143,19 @@ def declare(
         raise InvalidInput(f"'{winner}' is no arm of release '{release.id}': there are {', '.join(arms)}")
     if force and winner is None:
         raise InvalidInput("declaring by force needs the name of the winner")
-    found = analysed.result if analysed else None
+    result = analysed.result if analysed else None
     if not force:
-        _check(found, winner, name)
-    chosen = winner or (found.winner if found else None)
+        _check(result, winner, name)
+    chosen = winner or (result.winner if result else None)
     assert chosen is not None
-    said = found.reason if found else "No analysis was made."
-    forced = f"declared by force: {said}" if force and (found is None or found.winner != chosen) else said
+    said = result.reason if result else "No analysis was made."
+    forced = f"declared by force: {said}" if force and (result is None or result.winner != chosen) else said
     evidence = {
-        "outcome": found.outcome if found else None,
+        "outcome": result.outcome if result else None,
         "winner": chosen,
         "forced": force,
         "reason": said,
-        **(found.evidence if found else {}),
+        **(result.evidence if result else {}),
     }
     why = f"{reason} ({forced})" if reason else forced
     if chosen == endpoint.stable.name:
@@ -189,9 +189,9 @@ def _check(found: ArmsResult | None, winner: str | None, name: str) -> None:
 def _release(endpoint: Endpoint) -> Release:
     release = endpoint.release
     if release is None or release.strategy != "ab":
-        found = "no release is open" if release is None else f"release '{release.id}' is a {release.strategy}"
+        what_is_open = "no release is open" if release is None else f"release '{release.id}' is a {release.strategy}"
         raise StateConflict(
-            f"endpoint '{endpoint.name}' has no open A/B release to analyse ({found}): start one with -C strategy=ab"
+            f"endpoint '{endpoint.name}' has no open A/B release to analyse ({what_is_open}): start one with -C strategy=ab"
         )
     return release
 

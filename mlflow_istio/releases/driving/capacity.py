@@ -101,14 +101,14 @@ def room_for(
         return ""
     what = "promotion" if winner is not None else f"the step to {weight:g}%"
     start, shares = dict(release.replicas), shares_of(plan, weight, winner=winner, control=release.control)
-    found = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
-    present = {name: wanted_replicas(found[name]) for name in start if name in found}
+    by_name = {name_of(obj): obj for obj in deployments_of(context.cluster, endpoint.name)}
+    present = {name: wanted_replicas(by_name[name]) for name in start if name in by_name}
     standing = Standing(start=start, present=present, stable_share=_stable_share(endpoint, plan))
     wished = needs(plan, standing, shares, what)
     asked, theirs = wished, list[str]()
     if wished.shortage or wished.replicas != present:
         scalers = _autoscalers(context, say)
-        theirs = [name for name in present if name in scalers or not is_ours_to_scale(found[name], start[name])]
+        theirs = [name for name in present if name in scalers or not is_ours_to_scale(by_name[name], start[name])]
         asked = needs(plan, replace(standing, held=frozenset(theirs)), shares, what)
         for name in theirs:
             if wished.replicas[name] != present[name]:
@@ -134,14 +134,14 @@ def room_for(
 def _smaller(context: Context, plan: ReleasePlan, replicas: int, start: int) -> str:
     """Let the stable give up what its share doesn't need, where ``surge`` leaves no other way; why that takes longer."""
     name = plan.stable
-    found = context.cluster.get("Deployment", name)
-    if found is None or plan.surge is None:
+    obj = context.cluster.get("Deployment", name)
+    if obj is None or plan.surge is None:
         return ""
-    if replicas < wanted_replicas(found):
+    if replicas < wanted_replicas(obj):
         context.tell(f"'{name}' goes to {replicas} replicas: surge={plan.surge} leaves no more room for the next step")
         scale(context, name, replicas, start)
-        found = context.cluster.get("Deployment", name) or found
-    leaving = int(found.get("status", {}).get("replicas") or 0) - wanted_replicas(found)
+        obj = context.cluster.get("Deployment", name) or obj
+    leaving = int(obj.get("status", {}).get("replicas") or 0) - wanted_replicas(obj)
     return f"Waiting for room: {leaving} replicas of '{name}' have not gone yet." if leaving > 0 else ""
 
 

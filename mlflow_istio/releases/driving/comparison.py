@@ -113,9 +113,9 @@ def _shadow(endpoint: Endpoint) -> tuple[Release, float]:
     """The open shadow release, and the share of the traffic that it copies."""
     release = endpoint.release
     if release is None or release.strategy != "shadow":
-        found = "no release is open" if release is None else f"release '{release.id}' is a {release.strategy}"
+        what_is_open = "no release is open" if release is None else f"release '{release.id}' is a {release.strategy}"
         raise StateConflict(
-            f"endpoint '{endpoint.name}' has no open shadow release to compare ({found}): start one with -C strategy=shadow"
+            f"endpoint '{endpoint.name}' has no open shadow release to compare ({what_is_open}): start one with -C strategy=shadow"
         )
     if not endpoint.owns(endpoint.stable):
         raise StateConflict(

@@ -309,8 +309,8 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
     context, dependencies, plan = drive.context, drive.dependencies, progress.plan
     readings: Mapping[str, Reading] = {}
     unavailable = ""
-    found = _deployments(drive)
-    cold = _warmed_now(drive, endpoint, progress, found)
+    objects = _deployments(drive)
+    cold = _warmed_now(drive, endpoint, progress, objects)
     if plan.guards and dependencies.metrics is not None:
         try:
             read = dependencies.metrics.read(drive.name, counted_deployments(plan, progress.evidence))
@@ -323,7 +323,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
             drive.warn_once(f"no figures: {exc.message}")
     elif plan.guards:
         unavailable = "any source of metrics (metrics=none)"
-    ready = {name: ready_replicas(obj) for name, obj in found.items()}
+    ready = {name: ready_replicas(obj) for name, obj in objects.items()}
     verdict, winner = (
         (None, None) if dependencies.judge is None else dependencies.judge(endpoint, progress, context.clock.now())
     )

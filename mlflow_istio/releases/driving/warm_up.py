@@ -62,11 +62,11 @@ def warm_up(
     Returns:
         Whether all of them have settled.
     """
-    found = {name_of(obj): obj for obj in deployments_of(context.cluster, name)}
-    recorded = _recorded(context, found, name, records)
+    by_name = {name_of(obj): obj for obj in deployments_of(context.cluster, name)}
+    recorded = _recorded(context, by_name, name, records)
     settled = []
     for deployment in deployments:
-        inputs = recorded or _example(context, models, found, deployment)
+        inputs = recorded or _example(context, models, by_name, deployment)
         if not inputs:
             context.tell(
                 f"'{deployment}' is not warmed before its first user: there is no input example and no recorded request; its first "
@@ -74,7 +74,7 @@ def warm_up(
             )
         else:
             context.tell(f"warming '{deployment}' before its first user, for at most {LONGEST:g} s")
-        settled.append(_to_the_end(_warming(context, score, name, deployment, inputs, found, timeout)))
+        settled.append(_to_the_end(_warming(context, score, name, deployment, inputs, by_name, timeout)))
     return bool(settled) and all(settled)
 
 

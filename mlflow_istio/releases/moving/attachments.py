@@ -50,8 +50,8 @@ def check_name_free(context: Context, name: str, endpoint: str) -> None:
         StateConflict: Names the object.
     """
     for kind in ("Service", "DestinationRule"):
-        found = context.cluster.get(kind, attached_host(name))
-        if found is not None and not (is_ours(found, endpoint) and labels_of(found).get(DEPLOYMENT_LABEL) == name):
+        obj = context.cluster.get(kind, attached_host(name))
+        if obj is not None and not (is_ours(obj, endpoint) and labels_of(obj).get(DEPLOYMENT_LABEL) == name):
             raise StateConflict(f"{kind} '{attached_host(name)}' exists and is not ours: use another deployment name")
 
 
@@ -60,7 +60,7 @@ def let_go(context: Context, endpoint: str, names: Iterable[str]) -> bool:
     gone = []
     for name in names:
         for kind in ("DestinationRule", "Service"):
-            found = context.cluster.get(kind, attached_host(name))
-            if found is not None and is_ours(found, endpoint):
+            obj = context.cluster.get(kind, attached_host(name))
+            if obj is not None and is_ours(obj, endpoint):
                 gone.append(context.cluster.delete(kind, attached_host(name)))
     return any(gone)

@@ -42,11 +42,15 @@ def plan(
         InvalidInput: The request does not fit the strategy.
     """
     digested = options_digest(traffic_request, options)
-    found = endpoint.release
-    if found and release_id in (None, found.id) and (found.strategy, found.candidates) == (strategy, candidates):
-        if versions is None and (digested == found.options or not traffic_request.fixed):
-            return found
-        release_id = found.id
+    release = endpoint.release
+    if (
+        release
+        and release_id in (None, release.id)
+        and (release.strategy, release.candidates) == (strategy, candidates)
+    ):
+        if versions is None and (digested == release.options or not traffic_request.fixed):
+            return release
+        release_id = release.id
     chosen = release_id or context.new_id()
     assignment: Assignment | None = None
     if strategy == "ab":

@@ -73,9 +73,9 @@ def prepare_return(context: Context, before: Endpoint, after: Endpoint, timeout:
     numbers = _numbers_of(before)
     for name in gaining(before, after) if numbers else ():
         try:
-            found = context.cluster.get("Deployment", name)
+            obj = context.cluster.get("Deployment", name)
             number = numbers.get(name, 0)
-            if found is None or wanted_replicas(found) >= number or not _was_scaled(found):
+            if obj is None or wanted_replicas(obj) >= number or not _was_scaled(obj):
                 continue
             context.tell(f"'{name}' gets its {number} replicas back before its users return")
             if scale(context, name, number, number):
@@ -101,8 +101,8 @@ def prepare_promotion(context: Context, before: Endpoint, after: Endpoint, *, wa
     if release is None or after.release is not None or after.last is None:
         return
     whole = after.last.replicas.get(chosen, 0)
-    found = context.cluster.get("Deployment", chosen) if whole else None
-    if found is None or wanted_replicas(found) >= whole:
+    obj = context.cluster.get("Deployment", chosen) if whole else None
+    if obj is None or wanted_replicas(obj) >= whole:
         return
     if scale(context, chosen, whole, release.replicas.get(chosen, 1)):
         context.tell(f"'{chosen}' goes to {whole} replicas before it gets all the traffic")

@@ -488,9 +488,9 @@ def _check_same_release(planned: Endpoint, now: Endpoint, wanted: Endpoint) -> N
         return (endpoint.release, endpoint.stable, traffic.split, traffic.arms, traffic.mirrors)
 
     ends = [end.release or end.last for end in (planned, now)]
-    was, found = (f"'{end.id}'" if end else "none" for end in ends)
-    if was != found and what(wanted) != what(now):
+    was, is_now = (f"'{end.id}'" if end else "none" for end in ends)
+    if was != is_now and what(wanted) != what(now):
         raise StateConflict(
-            f"endpoint '{now.name}' was changed by somebody else meanwhile (release was {was}, is {found}): look at "
+            f"endpoint '{now.name}' was changed by somebody else meanwhile (release was {was}, is {is_now}): look at "
             f"'mlflow-istio status {now.name}' and run the command again"
         )

@@ -437,10 +437,10 @@ def kept_annotations(
     if text is None:
         return None
     try:
-        found = annotations_of(parsed(text, "the object after the change"))
+        annotations = annotations_of(parsed(text, "the object after the change"))
     except (InvalidInput, AttributeError):  # the artifact is damaged, too
         return None
-    kept = {annotation(name, part): found.get(annotation(name, part)) for part in _PARTS}
+    kept = {annotation(name, part): annotations.get(annotation(name, part)) for part in _PARTS}
     kept[annotation(name, "unrecorded")] = None
     try:
         read_endpoint(with_annotations(virtual_service, kept), name)
@@ -560,8 +560,8 @@ def _proxy_findings(context: Context, endpoint: Endpoint) -> Iterator[Finding]:
 
 
 def _is_there(context: Context, kind: str, name: str) -> bool:
-    found = context.cluster.get(kind, name)
-    return found is not None and is_ours(found, name)
+    obj = context.cluster.get(kind, name)
+    return obj is not None and is_ours(obj, name)
 
 
 def labels_in(recorded: Sequence[RoutingChange]) -> set[str]:

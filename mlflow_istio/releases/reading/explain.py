@@ -119,8 +119,8 @@ def explain_route(cluster: Cluster, name: str, question: Question) -> View:
     authority, path = _usual(cluster, name)
     assigned = assignment_headers(endpoint, question.user) if question.user is not None else {}
     request = question.as_request(assigned, path, authority)
-    found = explain(root, request, known_delegates(known, root, whole=True), address=authority)
-    return explanation_view(found, endpoint, deployments_of(cluster, name), assigned)
+    explanation = explain(root, request, known_delegates(known, root, whole=True), address=authority)
+    return explanation_view(explanation, endpoint, deployments_of(cluster, name), assigned)
 
 
 def explain_objects(objects: Sequence[Object], name: str | None, question: Question) -> View:
@@ -211,12 +211,12 @@ def _kind(place: Place, endpoint: Endpoint | None) -> str:
 def _share_view(share: AnsweringShare, endpoint: Endpoint | None, deployments: Mapping[str, Object]) -> View:
     destination = share.destination
     ours = endpoint is not None and endpoint.owns(destination)
-    found = deployments.get(destination.name) if ours else None
+    view = deployments.get(destination.name) if ours else None
     return {
         "name": destination.name,
         "percent": share.percent,
-        "version": annotations_of(found).get(VERSION_ANNOTATION) if found else None,
-        "ready": ready_replicas(found) if found else None,
+        "version": annotations_of(view).get(VERSION_ANNOTATION) if view else None,
+        "ready": ready_replicas(view) if view else None,
         "ours": ours,
     }
 

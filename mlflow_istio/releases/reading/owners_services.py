@@ -23,12 +23,12 @@ class NobodyThere(StateConflict):
 
 def services_behind(cluster: Cluster, hosts: Iterable[str]) -> tuple[str, ...]:
     """Those hosts behind which a Service of the target's namespace stands now."""
-    found = []
+    services = []
     for host in dict.fromkeys(hosts):
         name = service_of(host, cluster.scope)
         if name is not None and cluster.get("Service", name) is not None:
-            found.append(host)
-    return tuple(found)
+            services.append(host)
+    return tuple(services)
 
 
 def noted_services(cluster: Cluster, endpoint: Endpoint) -> tuple[str, ...]:

@@ -63,8 +63,8 @@ def rehearsed(
             f"{plan.interval:g} s: give prometheus_url, or wait until it has had traffic"
         )
     context.tell(f"rehearsing on what {source} remember{'' if source == PAST_RELEASES else 's'} of '{name}'")
-    found = rehearse(plan, history, runs=runs, horizon=horizon, seed=seed, told=told)
-    return {**rehearsal_view(name, plan, history, found), "source": source}
+    rehearsal = rehearse(plan, history, runs=runs, horizon=horizon, seed=seed, told=told)
+    return {**rehearsal_view(name, plan, history, rehearsal), "source": source}
 
 
 def rehearsal_view(endpoint: str, plan: ReleasePlan, history: History, rehearsal: Rehearsal) -> View:

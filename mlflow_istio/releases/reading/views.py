@@ -123,12 +123,12 @@ def deployment_view(cluster: Cluster, name: str, endpoint: str | None = None) ->
     Raises:
         NotFound: There is none, or not behind that endpoint.
     """
-    found = deployment_of(cluster, name)
-    its_endpoint = labels_of(found)[ENDPOINT_LABEL]
+    obj = deployment_of(cluster, name)
+    its_endpoint = labels_of(obj)[ENDPOINT_LABEL]
     if endpoint is not None and endpoint != its_endpoint:
         raise NotFound(f"deployment '{name}' is behind endpoint '{its_endpoint}', not '{endpoint}'")
     existing = existing_endpoint(cluster, its_endpoint)
-    view = _deployment_view(found, existing)
+    view = _deployment_view(obj, existing)
     if existing is not None:
         address = _address_view(lambda: address_of(cluster, its_endpoint, name), {PIN_HEADER: name})
         view |= {key: value for key, value in address.items() if key != "scoring_url"}

@@ -46,15 +46,15 @@ class EnvoyAdmin:
         dump = self._json("/config_dump?resource=dynamic_listeners")
         if dump is None:
             return None
-        found: dict[str, str] = {}
+        addresses: dict[str, str] = {}
         for entry in dump.get("configs", ()):
             if "error_state" in entry:
                 # One that never was open has its name in the refused configuration only.
                 error = entry["error_state"]
-                found[str(error["failed_configuration"]["name"])] = str(error["details"])
+                addresses[str(error["failed_configuration"]["name"])] = str(error["details"])
             elif "active_state" in entry:
-                found.setdefault(str(entry["name"]), "")
-        return found
+                addresses.setdefault(str(entry["name"]), "")
+        return addresses
 
     def unhealthy_ports(self) -> frozenset[int] | None:
         """Ports of the replicas that some cluster holds back; None when Envoy does not answer."""

@@ -88,7 +88,7 @@ def _slow_start(members: Mapping[str, Field]) -> Config | None:
 
 def hashes(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Config]]:
     """What routes to these hosts and subsets hash; hosts whose requests are not hashed are left out."""
-    found = {}
+    policies = {}
     for rule in destination_rules:
         spec = read(rule).member("spec")
         by_subset = {"": _hash_policy(spec)}
@@ -97,8 +97,8 @@ def hashes(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
         }
         by_subset = {name: policy for name, policy in by_subset.items() if policy}
         if by_subset:
-            found[spec.member("host").name()] = by_subset
-    return found
+            policies[spec.member("host").name()] = by_subset
+    return policies
 
 
 def hash_policies(destinations: Sequence[Field], hashes: Hashes) -> list[Config]:

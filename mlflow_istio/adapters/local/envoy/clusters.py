@@ -110,14 +110,14 @@ def _protocols(service: Mapping[str, Any]) -> dict[int, str]:
     if spec["type"] and spec["type"].text() not in ("ClusterIP", _EXTERNAL):
         raise spec["type"].unsupported(f"use ClusterIP, or {_EXTERNAL} for a process of yours on this machine")
     _check_external(service, spec)
-    found: dict[int, str] = {}
+    by_port: dict[int, str] = {}
     numbers, targets = [], set()
     for port in spec["ports"].each():
         members = port.members("name", "port", "targetPort", "appProtocol", "protocol")
         if members["protocol"] and members["protocol"].text() != "TCP":
             raise members["protocol"].unsupported("use TCP")
         numbers.append(members["port"].integer(low=1, high=65535))
-        found[numbers[-1]] = _protocol(members["name"], members["appProtocol"])
+        by_port[numbers[-1]] = _protocol(members["name"], members["appProtocol"])
         if _is_external(service) and members["targetPort"].value not in (None, numbers[-1]):
             raise members["targetPort"].invalid(
                 f"has no effect with type {_EXTERNAL}: port is what is asked, as in Istio"
@@ -127,7 +127,7 @@ def _protocols(service: Mapping[str, Any]) -> dict[int, str]:
             raise members["targetPort"].unsupported("a replica has one port")
     if not numbers:
         raise spec["ports"].invalid("must have a port")
-    return found
+    return by_port
 
 
 def _protocol(name: Field, said: Field) -> str:
@@ -189,16 +189,16 @@ def _selector(service: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _by_host(destination_rules: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
+    by_name: dict[str, Mapping[str, Any]] = {}
     for rule in sorted(destination_rules, key=oldest_first):
         host = rule_host(rule)
-        if host in found:
+        if host in by_name:
             raise StateConflict(
                 f"DestinationRule {rule['metadata']['name']}: host {host!r} already has the DestinationRule "
-                f"{found[host]['metadata']['name']}: change that one"
+                f"{by_name[host]['metadata']['name']}: change that one"
             )
-        found[host] = rule
-    return found
+        by_name[host] = rule
+    return by_name
 
 
 def _rule(destination_rule: Mapping[str, Any]) -> tuple[Mapping[str, Field], dict[str, Subset]]:

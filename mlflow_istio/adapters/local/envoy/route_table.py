@@ -62,12 +62,12 @@ def hosts(virtual_service: Mapping[str, Any]) -> tuple[str, ...]:
     for gateway in spec["gateways"].each():
         if gateway.text() != "mesh":
             raise gateway.unsupported("it has no gateways")
-    found = tuple(host.name() for host in spec["hosts"].each())
-    if not found and spec["gateways"].each():
+    names = tuple(host.name() for host in spec["hosts"].each())
+    if not names and spec["gateways"].each():
         raise spec["gateways"].invalid("has no effect on a delegate, which has no hosts")
     if not spec["http"].each():
         raise spec["http"].invalid("must have a route")
-    return found
+    return names
 
 
 def _routes(
