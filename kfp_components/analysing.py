@@ -198,18 +198,18 @@ def _until(
 ) -> View:
     """Look until it is decided; a source that can't be read for a while is asked again."""
     check_waiting({"wait_minutes": minutes, "poll_seconds": seconds})
-    said = ""
+    last_line = ""
 
     def attempt() -> View | MlflowIstioError:
-        nonlocal said
+        nonlocal last_line
         try:
             view = look()
         except (MetricsError, RegistryError, ClusterError) as exc:
             say(f"warning: {exc.message}")
             return exc
-        if line(view) != said:
-            said = line(view)
-            say(said)
+        if line(view) != last_line:
+            last_line = line(view)
+            say(last_line)
         return view
 
     looking = Retrying(

@@ -91,11 +91,11 @@ def infer(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     message = request_message(v2_document(payload))
     metadata = {**address.headers, **headers}
     reply = call(address.url, address.scoring, message, headers=metadata, timeout=timeout)
-    said = " ".join(reply.details.split())[:300]
+    details = " ".join(reply.details.split())[:300]
     if reply.code == "INVALID_ARGUMENT":
-        raise InvalidInput(f"the model refused the input: {said}")
+        raise InvalidInput(f"the model refused the input: {details}")
     if reply.code != "OK":
-        raise ClusterError(f"{address.url} answered {reply.code}: {said}; see 'mlflow-istio status'")
+        raise ClusterError(f"{address.url} answered {reply.code}: {details}; see 'mlflow-istio status'")
     return response_document(reply.body)
 
 
@@ -222,8 +222,8 @@ def _text(value: bytes) -> str:
 def _parameters(entries: Any) -> dict[str, Any]:
     parameters = {}
     for entry in entries:
-        said = [field.name for field, _ in entry.value.ListFields()]
-        parameters[entry.key] = getattr(entry.value, said[0]) if said else None
+        kinds = [field.name for field, _ in entry.value.ListFields()]
+        parameters[entry.key] = getattr(entry.value, kinds[0]) if kinds else None
     return parameters
 
 

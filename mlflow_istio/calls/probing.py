@@ -78,5 +78,5 @@ def _health(probe: Probe, url: str, headers: Mapping[str, str], timeout: float) 
         url, probe.path, health_request(probe.service or ""), headers={**headers, **probe.headers}, timeout=timeout
     )
     ready = reply.code == "OK" and reply.body == SERVING
-    said = "SERVING" if ready else " ".join(reply.details.split())[:80]
-    return probe.proved_by(200 if ready else 503, reply.metadata, ""), f"gRPC status {reply.code}, {said!r}"
+    health = "SERVING" if ready else " ".join(reply.details.split())[:80]
+    return probe.proved_by(200 if ready else 503, reply.metadata, ""), f"gRPC status {reply.code}, {health!r}"

@@ -124,9 +124,9 @@ def _chunks(answer: requests.Response, url: str, *, events: bool) -> Iterator[An
                 return
             chunk = _value(text)
             if isinstance(chunk, dict) and set(chunk) == {"error"}:
-                said = " ".join(str(chunk["error"]).split())[:300]
+                message = " ".join(str(chunk["error"]).split())[:300]
                 raise ClusterError(
-                    f"{url} failed after {count} chunks of its answer: {said}; see 'mlflow-istio status'"
+                    f"{url} failed after {count} chunks of its answer: {message}; see 'mlflow-istio status'"
                 )
             if text:
                 count += 1

@@ -486,15 +486,13 @@ def _first_problem(model: type[ConnectionOptions], exc: ValidationError, given: 
     option, *parts = (str(part) for part in error["loc"])
     source = "" if option in given else f" (from {model.model_config.get('env_prefix')}{option.upper()})"
     where = option + "".join(f"[{part!r}]" for part in parts)
-    said = repr(error["input"])
-    said = said if len(said) <= 100 else f"{said[:100]}... ({len(said)} characters)"
+    value = repr(error["input"])
+    value = value if len(value) <= 100 else f"{value[:100]}... ({len(value)} characters)"
     if error["type"] == "literal_error":
         choices = [
             choice.strip(" '")
             for choice in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
         ]
-        return (
-            f"unknown {option} {said}{source}: {nearest(str(error['input']), [choice for choice in choices if choice])}"
-        )
+        return f"unknown {option} {value}{source}: {nearest(str(error['input']), [choice for choice in choices if choice])}"
     problem = re.sub(r"^(Input|String) should ", "it must ", error["msg"].removeprefix("Value error, "))
-    return f"option '{where}' can't be {said}{source}: {problem}"
+    return f"option '{where}' can't be {value}{source}: {problem}"

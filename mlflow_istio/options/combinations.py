@@ -209,12 +209,12 @@ def check_create(
     adopts = {"virtual_service": options.virtual_service, "route": options.route}
     missing = [name for name, value in adopts.items() if value is None]
     if len(missing) == 1:
-        (said,) = adopts.keys() - set(missing)
-        if said in given:
+        (option,) = adopts.keys() - set(missing)
+        if option in given:
             raise InvalidInput(
                 f"to take over a route give both 'virtual_service' and 'route': '{missing[0]}' is missing"
             )
-        options = without(options, [said])
+        options = without(options, [option])
     options = heed_attached(_heeded(options, _CREATE, given), given)
     only_first = not exists and options.virtual_service is None
     passed_over = ("strategy", *_ASKS) if only_first else _OF_A_NEW_ENDPOINT if exists else ()

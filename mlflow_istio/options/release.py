@@ -244,33 +244,33 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
     options = heed_attached(options, options.model_fields_set if given is None else given)
     if options.attach is not None and options.candidate:
         raise InvalidInput("option 'attach' has no effect with 'candidate', which is deployed already: leave one out")
-    said = [name for name in options.model_fields_set if is_said(options, name) and (given is None or name in given)]
+    names = [name for name in options.model_fields_set if is_said(options, name) and (given is None or name in given)]
     for name, instead in (("weight", "steps"), ("weights", "steps"), ("mirror", "steps")):
-        if name in said:
+        if name in names:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', which moves traffic by itself: use '{instead}'"
             )
     for name in _OF_A_NEW_ENDPOINT:
-        if name in said:
+        if name in names:
             raise InvalidInput(
                 f"option '{name}' has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint "
                 "with it first"
             )
-    if "holdback" in said and options.watch is None:
+    if "holdback" in names and options.watch is None:
         raise InvalidInput(
             "option 'holdback' has no effect without 'watch': leave it out, or say for how long, such as watch=2h"
         )
     if (
-        "watch" not in said
+        "watch" not in names
         and options.watch is not None
         and (options.strategy in ("ab", "shadow") or options.analysis == "none" or not options.promote)
     ):
         options = without(options, ("watch", "holdback"))  # of the environment, for releases that can
     if not options.promote:
         for name in ("watch", "keep_old"):
-            if name in said:
+            if name in names:
                 raise InvalidInput(f"option '{name}' has no effect with promote=false: leave it out")
-    if options.settings([name for name in (*SETTINGS, "subset", "replace") if name in said]) is not None:
+    if options.settings([name for name in (*SETTINGS, "subset", "replace") if name in names]) is not None:
         raise InvalidInput(
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
         )
@@ -285,12 +285,12 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
             f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "
             "use analyse and declare"
         )
-    if "control" in said and options.control == "fresh":
+    if "control" in names and options.control == "fresh":
         _check_fresh(options)
-    if "wait" in said:
+    if "wait" in names:
         raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
     if options.surge is not None and options.capacity == "fixed":
-        if "surge" in said:
+        if "surge" in names:
             raise InvalidInput(
                 "option 'surge' has no effect with capacity=fixed, which leaves replicas alone: leave it out, or say "
                 "capacity=follow"
@@ -305,4 +305,4 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
     if options.strategy != "ab" and options.candidate is not None and len(options.candidate) > 1:
         raise InvalidInput(f"strategy={options.strategy or 'canary'} takes one candidate: use strategy=ab for several")
     idle = ("weight", "weights", "mirror", "wait", *_OF_A_NEW_ENDPOINT, *SETTINGS, "subset", "replace")
-    return without_traffic_of_other_strategies(without(options, idle), options.strategy, said)
+    return without_traffic_of_other_strategies(without(options, idle), options.strategy, names)

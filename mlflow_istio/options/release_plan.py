@@ -225,11 +225,11 @@ def _guard(entry: Any, margin: float | None, allowed: NonInferiorityMargin | Non
         **{guard.kind: guard for guard in auto_guards(margin, allowed)},
     }
     base = usual.get(kind)
-    said = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}
+    terms = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}
     proof = _allowed(entry.get("allowed"), f"analysis: allowed of {kind}")
-    values: dict[str, Any] = {"name": kind, "kind": kind, **said}
+    values: dict[str, Any] = {"name": kind, "kind": kind, **terms}
     if base is not None:
-        values = {"name": kind, "kind": kind, "margin": base.margin, "weight": base.weight, **said}
+        values = {"name": kind, "kind": kind, "margin": base.margin, "weight": base.weight, **terms}
     values["allowed"] = proof or (base.allowed if base else NonInferiorityMargin())
     if "edges" in entry:
         values["edges"] = tuple(float(edge) for edge in entry["edges"])

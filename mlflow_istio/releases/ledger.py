@@ -63,8 +63,8 @@ def flush_outbox(
             known = context.registry.history(context.scope, name)
             if taken_off:
                 known, moved = _with_taken_off(context, endpoint, taken_off, known, objects or {})
-            endpoint, said = _with_numbers_of_their_own(context, endpoint, known)
-            moved, pending = [*moved, *said], endpoint.outbox
+            endpoint, notes = _with_numbers_of_their_own(context, endpoint, known)
+            moved, pending = [*moved, *notes], endpoint.outbox
         for change in pending:
             moved += _record(
                 context, endpoint, _with_run(context, endpoint, change), (objects or {}).get(change.id, {})

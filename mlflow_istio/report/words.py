@@ -172,8 +172,8 @@ def span(start: datetime, end: datetime) -> str:
     """How long from one time to another."""
     total = max(0, round((end - start) / timedelta(seconds=1)))
     parts = [(total // 86400, "d"), (total // 3600 % 24, "h"), (total // 60 % 60, "min"), (total % 60, "s")]
-    said = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(said[:2]) or "under 1 s"
+    words = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(words[:2]) or "under 1 s"
 
 
 def listed(names: Sequence[str]) -> str:

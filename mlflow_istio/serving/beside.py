@@ -64,8 +64,8 @@ def server_process(
     if argv[0] in ("python", "python3"):
         argv[0] = sys.executable
     kept = {name: value for name, value in environ.items() if not name.startswith(f"{PREFIX}RECORD")}
-    said = {name: kept[name].replace(SERVER_PORT, str(port)) for name in names if name in kept}
-    return argv, {**kept, **said, f"{PREFIX}HOST": "127.0.0.1", f"{PREFIX}PORT": str(port)}
+    variables = {name: kept[name].replace(SERVER_PORT, str(port)) for name in names if name in kept}
+    return argv, {**kept, **variables, f"{PREFIX}HOST": "127.0.0.1", f"{PREFIX}PORT": str(port)}
 
 
 async def _run(settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str]) -> int:

@@ -41,11 +41,11 @@ class BodyGate:
             if body is None:
                 return  # nobody is there any more
             content_type = headers.get(b"content-type")
-            said = None if content_type is None else content_type.decode("latin-1")
+            media_type = None if content_type is None else content_type.decode("latin-1")
             if len(body) > _INLINE_BYTES:
-                await asyncio.to_thread(check_body, body, said)
+                await asyncio.to_thread(check_body, body, media_type)
             else:
-                check_body(body, said)
+                check_body(body, media_type)
         except RefusedBodyError as error:
             await _refusal(error)(scope, receive, send)
             return

@@ -166,8 +166,8 @@ def _mended(status: int, invocation: _Invocation) -> int:
 def _said(body: bytes, status: int) -> dict[str, Any]:
     """MLflow's own body, with the error code that fits the status."""
     try:
-        said = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        said = {"message": body.decode("utf-8", "replace")}
+        document = {"message": body.decode("utf-8", "replace")}
     code = "INTERNAL_ERROR" if status == 500 else "BAD_REQUEST"
-    return {**(said if isinstance(said, dict) else {"message": str(said)}), "error_code": code}
+    return {**(document if isinstance(document, dict) else {"message": str(document)}), "error_code": code}

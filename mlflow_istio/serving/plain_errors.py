@@ -50,10 +50,10 @@ class PlainErrors:
 def _without_trace(body: bytes) -> bytes:
     """The body without its ``stack_trace``, which is logged; the same bytes where it has none."""
     try:
-        said: Any = json.loads(body)
+        document: Any = json.loads(body)
     except (ValueError, RecursionError):
         return body
-    if not isinstance(said, dict) or "stack_trace" not in said:
+    if not isinstance(document, dict) or "stack_trace" not in document:
         return body
-    _LOG.error("%s", said.pop("stack_trace"))
-    return json.dumps(said).encode()
+    _LOG.error("%s", document.pop("stack_trace"))
+    return json.dumps(document).encode()

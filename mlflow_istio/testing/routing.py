@@ -138,8 +138,8 @@ def _set_version(route: Mapping[str, Any], destination: Destination) -> dict[str
     """The version that the route says at a destination whose server says none."""
     for entry in route.get("route") or []:
         if from_json(Destination, entry["destination"]) == destination:
-            said = ((entry.get("headers") or {}).get("response") or {}).get("set") or {}
-            return {name.lower(): str(value) for name, value in said.items() if name.lower() == VERSION_HEADER}
+            headers = ((entry.get("headers") or {}).get("response") or {}).get("set") or {}
+            return {name.lower(): str(value) for name, value in headers.items() if name.lower() == VERSION_HEADER}
     return {}
 
 

@@ -106,9 +106,11 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
         return runtime.said(readiness=options.readiness, scoring=options.scoring, command=(), args=(), env={}, image="")
     runtime = runtime.said(**{name: getattr(options, name) for name in _OF_OTHERS})
     if ours:
-        said = [name for name in _OF_OTHERS if getattr(options, name) is not None]
-        if said:
-            raise InvalidInput(f"option '{said[0]}' has no effect with runtime=mlflow: name the runtime that it is for")
+        given = [name for name in _OF_OTHERS if getattr(options, name) is not None]
+        if given:
+            raise InvalidInput(
+                f"option '{given[0]}' has no effect with runtime=mlflow: name the runtime that it is for"
+            )
         return runtime
     if options.env_manager != "local":
         raise InvalidInput(f"option 'env_manager' has no effect with runtime={runtime.name}: leave it out")

@@ -129,25 +129,25 @@ class PlanVerbs(Base):
         planned, options, config = self._heeded(planned, config or {})
         if isinstance(options, CreateOptions):
             options = create_options(self._session(options).context, options, config, endpoint, str(model_uri))
-        said = self._all_options(options, config)
+        given = self._all_options(options, config)
         if "gateway" not in config and self._has_its_place(options, endpoint, model_uri):
-            said.pop("gateway", None)  # which is where to prove changes, and no part of them
+            given.pop("gateway", None)  # which is where to prove changes, and no part of them
         deployment: dict[str, str | None] | None = None
         if model_uri is not None:
             model = self._session(options).context.registry.resolve(parse_model_uri(model_uri))
             deployment = {"name": name, "model_uri": f"models:/{model.model}/{model.version}", "flavor": flavor}
         elif name is not None:
             deployment = {"name": name}
-        result = _VERBS[planned].call(planner, endpoint, said | {"dry_run": True}, deployment or {})
+        result = _VERBS[planned].call(planner, endpoint, given | {"dry_run": True}, deployment or {})
         if planner.opened is not None:
-            said["release_id"] = planner.opened  # so that a plan given again means the release it opened
+            given["release_id"] = planner.opened  # so that a plan given again means the release it opened
         return Plan(
             endpoint=endpoint,
             target=self.target_uri,
             scope=planner.scope,
             verb=planned,
             deployment=deployment,
-            options=said,
+            options=given,
             states=planner.guard.states,
             hash=digest(planner.guard.states[0]),
             difference=result.difference or "",
@@ -178,14 +178,14 @@ class PlanVerbs(Base):
 
     def _all_options(self, options: ChangeOptions, config: Config) -> dict[str, Any]:
         """Every option that is said, those included that a deployment comes back with."""
-        said = _all_options(options, self.target.kind, config)
+        given = _all_options(options, self.target.kind, config)
         if isinstance(options, UpdateEndpointOptions) and options.to is not None:
             create = self._options(CreateOptions, options.redeploy)
             every = _all_options(create, self.target.kind, options.redeploy)
             redeploy = {name: value for name, value in every.items() if name not in IDLE_IN_REDEPLOY}
             if redeploy:
-                said["redeploy"] = redeploy
-        return said
+                given["redeploy"] = redeploy
+        return given
 
     def apply_plan(self, document: Mapping[str, Any]) -> Result:
         """Carry out a plan, on exactly the endpoint it was made for; given again, it finishes what is left.

@@ -106,8 +106,8 @@ class ReleaseVerbs(Base):
         dependencies = _crew_for(place, context, options, plan, watch, endpoint, options.traffic_request)
         if options.dry_run:
             open_release(context, dependencies, request)
-            said = control_for(context, request, plan, before).said
-            view = {**views.endpoint_view(context.cluster, endpoint), "plan": [*describe_plan(plan), *said]}
+            lines = control_for(context, request, plan, before).said
+            view = {**views.endpoint_view(context.cluster, endpoint), "plan": [*describe_plan(plan), *lines]}
             return session.result(Outcome(endpoint=None, changed=False), view)
         dependencies = replace(dependencies, models=place.models)
         release_id = open_release(context, dependencies, request)

@@ -70,13 +70,13 @@ def _not_ready(caller: Caller, deployment: Object, pods: Sequence[Object], limit
     standing = rollout.troubles(deployment, pods)
     cause = f" ({standing[0].reason})" if standing else ""
     ready, wanted = rollout.ready_ones(pods), wanted_replicas(deployment)
-    said = [str(trouble) for trouble in standing[:_EVENTS]]
+    lines = [str(trouble) for trouble in standing[:_EVENTS]]
     first = next((trouble for trouble in standing if trouble.pod), None)
     if first is not None:
-        said += _last_words(caller, first.pod, first.container)
+        lines += _last_words(caller, first.pod, first.container)
     return NotReady(
         f"deployment '{name_of(deployment)}' did not come up{limit}: {ready} of {wanted} replicas are ready{cause}",
-        detail="\n".join(said),
+        detail="\n".join(lines),
     )
 
 

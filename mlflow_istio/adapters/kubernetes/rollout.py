@@ -84,7 +84,7 @@ def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], 
 def ready_ones(pods: Sequence[Object]) -> int:
     """How many of the pods are ready."""
     conditions = (pod.get("status", {}).get("conditions") or () for pod in pods)
-    return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in its) for its in conditions)
+    return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in of_pod) for of_pod in conditions)
 
 
 def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trouble]:
@@ -120,13 +120,13 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-        its = str(container["name"])
+        container_name = str(container["name"])
         if waiting.get("reason") in _HOPELESS | _STUBBORN:
             yield Trouble(
                 reason=waiting["reason"],
                 message=str(waiting.get("message", "")),
                 pod=name,
-                container=its if ended else "",
+                container=container_name if ended else "",
                 hopeless=waiting["reason"] in _HOPELESS,
                 refused=waiting["reason"] in _STUBBORN,
             )
@@ -136,11 +136,14 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
                 reason=str(ended.get("reason", "Error")),
                 message=f"ended with exit code {code}",
                 pod=name,
-                container=its,
+                container=container_name,
             )
         elif not container.get("ready") and container.get("state", {}).get("running"):
             yield Trouble(
-                reason="NotReady", message="it runs, but its readiness probe does not pass yet", pod=name, container=its
+                reason="NotReady",
+                message="it runs, but its readiness probe does not pass yet",
+                pod=name,
+                container=container_name,
             )
 
 

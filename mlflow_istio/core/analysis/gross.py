@@ -90,11 +90,11 @@ class GrossFailure(GuardTest):
         if in_a_row < IN_A_ROW or self.fired:
             return self
         events, total, others, other_total = gathered
-        said = (
+        sentence = (
             f"{what}: {share(events, total)} on the candidate against {share(others, other_total)} on the stable "
             f"at this look, and likewise at the look before"
         )
-        return replace(self, fired=said)
+        return replace(self, fired=sentence)
 
     @property
     def log_e_value(self) -> float:

@@ -108,11 +108,11 @@ def comparison_terms(tally: ShadowTally) -> str:
         where = f"field {' and '.join(tally.fields)} (recognised; 'field' names another)"
     else:
         where = "the whole answer"
-    said = f"Compared {how}; {where}"
+    sentence = f"Compared {how}; {where}"
     if tally.cut:
         longest = rule.scorer.longest if rule.scorer else None
-        said += f"; {tally.cut:,} pairs by the first {longest or 0:,} characters of a text"
-    return f"{said}."
+        sentence += f"; {tally.cut:,} pairs by the first {longest or 0:,} characters of a text"
+    return f"{sentence}."
 
 
 def scorer_failures(tally: ShadowTally) -> str:

@@ -242,8 +242,8 @@ def _asked(condition: Mapping[str, Any]) -> Object:
     others = {
         name: wanted for name, wanted in headers.items() if name.lower() not in (*PSEUDO_HEADERS, *SCHEME_HEADERS)
     }
-    said = {name: value for name, value in condition.items() if value}
-    return {**by_headers, **said, "headers": others}
+    fields = {name: value for name, value in condition.items() if value}
+    return {**by_headers, **fields, "headers": others}
 
 
 def _requests(condition: Mapping[str, Any]) -> Iterator[Request]:

@@ -188,8 +188,8 @@ def _uri(match: Mapping[str, Any], path: str) -> Finding:
     wanted = match["uri"]
     if match.get("ignoreUriCase") and "regex" not in wanted:
         check = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
-        said = f"{_said(wanted)}, ignoring case"
-        return Finding(field="uri", wanted=said, found=path, holds=check.holds, reason=check.reason)
+        words = f"{_said(wanted)}, ignoring case"
+        return Finding(field="uri", wanted=words, found=path, holds=check.holds, reason=check.reason)
     if wanted.get("regex") == "*":  # no proxy takes it: presence is asked for of what may be absent
         return Finding(field="uri", wanted="regex '*'", found=path, holds=None, reason=_regex("*", path)[1])
     return _checked("uri", wanted, path)

@@ -219,11 +219,14 @@ def check_free(attachment: Attachment, name: str, others: Iterable[Object]) -> N
         StateConflict: Names that deployment.
     """
     for other in others:
-        its = readable_attachment(other)
-        if its is None or name_of(other) == name:
+        attachment_there = readable_attachment(other)
+        if attachment_there is None or name_of(other) == name:
             continue
-        same = bool(set(its.workloads) & set(attachment.workloads)) or its.said == attachment.said
-        if same or (not its.kind and not attachment.kind and its.port == attachment.port):
+        same = (
+            bool(set(attachment_there.workloads) & set(attachment.workloads))
+            or attachment_there.said == attachment.said
+        )
+        if same or (not attachment_there.kind and not attachment.kind and attachment_there.port == attachment.port):
             raise StateConflict(
                 f"{attachment} is attached already, as deployment '{name_of(other)}' of endpoint "
                 f"'{labels_of(other)[ENDPOINT_LABEL]}': release that one, or delete it first"

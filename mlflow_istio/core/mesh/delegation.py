@@ -91,12 +91,12 @@ def carried(root: Mapping[str, Any], sub: Mapping[str, Any]) -> Object | None:
     if match is None:
         return None
     name = "-".join(part for part in (root.get("name"), sub.get("name")) if part)
-    said = {field: root[field] for field in _INHERITED if field in root and field not in sub}
+    inherited = {field: root[field] for field in _INHERITED if field in root and field not in sub}
     if "redirect" in sub or "directResponse" in sub:
         # istiod carries these along, and Envoy has no use for them beside an answer of its own.
-        said = {field: value for field, value in said.items() if field == "headers"}
+        inherited = {field: value for field, value in inherited.items() if field == "headers"}
     rest = {key: value for key, value in sub.items() if key not in ("name", "match")}
-    return {**({"name": name} if name else {}), **({"match": match} if match else {}), **said, **rest}
+    return {**({"name": name} if name else {}), **({"match": match} if match else {}), **inherited, **rest}
 
 
 def _matches(root: Sequence[Object], sub: Sequence[Object]) -> list[Object] | None:

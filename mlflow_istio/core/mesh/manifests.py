@@ -250,8 +250,8 @@ def service_manifest(
 def spoken_at(service: Mapping[str, Any]) -> str:
     """What Istio takes a Service's first port to speak: ``grpc``, or ``http`` for all that is none."""
     port = ((service.get("spec") or {}).get("ports") or [{}])[0]
-    said = port.get("appProtocol") or str(port.get("name", "")).partition("-")[0]
-    return "grpc" if said == "grpc" else "http"
+    spoken = port.get("appProtocol") or str(port.get("name", "")).partition("-")[0]
+    return "grpc" if spoken == "grpc" else "http"
 
 
 def destination_rule_manifest(template: str, endpoint: str) -> Object:

@@ -221,12 +221,12 @@ def header_warnings(virtual_service: Mapping[str, Any], name: str) -> tuple[str,
     warnings = [str(meeting) for meeting in header_meetings(virtual_service, name)]
     for entry in base.get("route") or []:
         rules = (entry.get("headers") or {}) if not _is_ours(entry, name) else {}
-        said = portable(rules, sticky=sticky)[1] if entry is kept else _rules_said(rules)
-        if said:
+        rules_here = portable(rules, sticky=sticky)[1] if entry is kept else _rules_said(rules)
+        if rules_here:
             destination = from_json(Destination, entry["destination"], endpoint=name)
             warnings.append(
-                f"destination '{destination.name}' of route '{base['name']}' has headers of its own ({'; '.join(said)}), which "
-                f"users of endpoint '{name}' don't get from a deployment: write them at the route, whose "
+                f"destination '{destination.name}' of route '{base['name']}' has headers of its own ({'; '.join(rules_here)}), "
+                f"which users of endpoint '{name}' don't get from a deployment: write them at the route, whose "
                 "headers are for all of its users"
             )
     return tuple(warnings)

@@ -58,12 +58,14 @@ class TrafficRequest:
     @property
     def fixed(self) -> dict[str, Any]:
         """What of it stays as it is for as long as the release is open, as JSON; its weights may move."""
-        said = {name: getattr(self, name) for name in ("header", "cookie", "values") if getattr(self, name) is not None}
+        given = {
+            name: getattr(self, name) for name in ("header", "cookie", "values") if getattr(self, name) is not None
+        }
         if self.header is not None:
-            said["header"] = self.header.lower()  # Istio and HTTP take every spelling for the same
+            given["header"] = self.header.lower()  # Istio and HTTP take every spelling for the same
         if self.arms is not None:
-            said["arms"] = {deployment: list(match) for deployment, match in self.arms.items()}
-        return said
+            given["arms"] = {deployment: list(match) for deployment, match in self.arms.items()}
+        return given
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -69,10 +69,10 @@ def policy_annotation(endpoint: str, written: Written) -> dict[str, str | None]:
         InvalidInput: It is too large to stand on an object.
     """
     originals = {place: values for place, values in written.originals.items() if values}
-    said = Written(policy=written.policy, originals=originals, carried=written.carried)
-    if said == Written():
+    kept = Written(policy=written.policy, originals=originals, carried=written.carried)
+    if kept == Written():
         return {policy_key(endpoint): None}
-    text = compact(to_json(said))
+    text = compact(to_json(kept))
     if len(text.encode()) > MAX_POLICY:
         raise InvalidInput(
             f"the policy of endpoint '{endpoint}' is larger than {MAX_POLICY} bytes: take rules or headers away first"

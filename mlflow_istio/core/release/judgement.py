@@ -134,8 +134,8 @@ def _guard(plan: ReleasePlan, guard: GuardPlan, evidence: Evidence, *, figures: 
         return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
     if not figures:
         return Guard(name=guard.name, log_e=test.log_e_value, weight=guard.weight)
-    said = test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
-    return replace(said, summary=said.summary.replace("the stable", "the control")) if evidence.control else said
+    result = test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
+    return replace(result, summary=result.summary.replace("the stable", "the control")) if evidence.control else result
 
 
 def alpha_of(plan: ReleasePlan, guard: GuardPlan) -> float:

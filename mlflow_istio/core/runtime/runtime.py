@@ -114,8 +114,8 @@ class Runtime:
     @property
     def takes_model(self) -> bool:
         """Whether it is told where the model's files lie."""
-        said = (*self.command, *self.args, *self.env.values())
-        return any("MODEL" in placeholder.groups() for part in said for placeholder in _STANDS_FOR.finditer(part))
+        texts = (*self.command, *self.args, *self.env.values())
+        return any("MODEL" in placeholder.groups() for part in texts for placeholder in _STANDS_FOR.finditer(part))
 
     def said(self, **changes: Any) -> Runtime:
         """The runtime with what was said beside it; None leaves a field as it is."""

@@ -61,11 +61,11 @@ def check_standing(name: str, found: Object | None, attachment: Attachment | Non
     Raises:
         StateConflict: Says what it is, and what was asked for.
     """
-    its = attachment_in(found) if found is not None else attachment
-    if its is None and attachment is None:
+    attachment_there = attachment_in(found) if found is not None else attachment
+    if attachment_there is None and attachment is None:
         return
-    if its is None or attachment is None or _place(its) != _place(attachment):
-        has = f"stands for {its}" if its is not None else "runs pods of its own"
+    if attachment_there is None or attachment is None or _place(attachment_there) != _place(attachment):
+        has = f"stands for {attachment_there}" if attachment_there is not None else "runs pods of its own"
         asked = f"would stand for {attachment}" if attachment is not None else "would run pods of its own"
         raise StateConflict(
             f"deployment '{name}' {has} and {asked}: a deployment never changes what runs it: use another name"

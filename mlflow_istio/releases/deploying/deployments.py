@@ -291,10 +291,10 @@ def _manifest(
 
 def _released_already(request: DeployRequest) -> tuple[str, ...]:
     """A warning where a release is asked for of a deployment that users have already: the same command given again, perhaps."""
-    said = ["strategy", *request.traffic_request.said]
-    said += ["release_id"] if request.release_id is not None else []
-    named = " and ".join(f"'{option}'" for option in said)
-    verb = "has" if len(said) == 1 else "have"
+    given = ["strategy", *request.traffic_request.said]
+    given += ["release_id"] if request.release_id is not None else []
+    named = " and ".join(f"'{option}'" for option in given)
+    verb = "has" if len(given) == 1 else "have"
     return (f"deployment '{request.name}' is stable already, so {named} {verb} no effect",)
 
 

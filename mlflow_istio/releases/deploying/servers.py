@@ -52,23 +52,23 @@ def check_runtime(
     has = runtime_of_deployment(found) if found is not None else runtime
     if has != runtime:
         others = [one.name for one in fields(Runtime) if getattr(has, one.name) != getattr(runtime, one.name)]
-        said = ", ".join("runtime" if one == "name" else one for one in others if one != "about")
+        differing = ", ".join("runtime" if one == "name" else one for one in others if one != "about")
         raise StateConflict(
-            f"deployment '{deployment}' runs runtime '{has.name}', with another {said}: a deployment never changes its server: use "
-            "another name"
+            f"deployment '{deployment}' runs runtime '{has.name}', with another {differing}: a deployment never changes its "
+            "server: use another name"
         )
     records = runtime.records or beside
     for other in deployments_of(context.cluster, name):
-        its = runtime_of_deployment(other)
-        if its.protocol != runtime.protocol:
-            raise StateConflict(_mixed(name, its.protocol, deployment, runtime, f"deployment '{name_of(other)}'"))
-        if its.scoring != runtime.scoring:
+        theirs = runtime_of_deployment(other)
+        if theirs.protocol != runtime.protocol:
+            raise StateConflict(_mixed(name, theirs.protocol, deployment, runtime, f"deployment '{name_of(other)}'"))
+        if theirs.scoring != runtime.scoring:
             raise StateConflict(
-                f"runtime '{runtime.name}' is asked at {runtime.scoring}, but callers of endpoint '{name}' ask at {its.scoring} "
-                f"(deployment '{name_of(other)}', runtime '{its.name}'): use another endpoint"
+                f"runtime '{runtime.name}' is asked at {runtime.scoring}, but callers of endpoint '{name}' ask at {theirs.scoring} "
+                f"(deployment '{name_of(other)}', runtime '{theirs.name}'): use another endpoint"
             )
         if strategy == "shadow" and not (keeps_records(other) and records):
-            mute = its.name if records else runtime.name
+            mute = theirs.name if records else runtime.name
             raise InvalidInput(
                 f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green, or "
                 "on a laptop let both record over HTTP (MLFLOW_ISTIO_RECORD and MLFLOW_ISTIO_RECORD_DIR in env)"

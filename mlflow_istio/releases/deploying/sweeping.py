@@ -172,8 +172,8 @@ def _enforced(context: Context, endpoint: Endpoint) -> list[Swept]:
         enforcer, words = _ENFORCERS[deadline.kind]
         what = words + (f" ({deadline.what})" if deadline.what else "")
         try:
-            said = enforcer(quiet, endpoint.name, deadline)
-            done.append(Swept(endpoint=endpoint.name, what=said or what))
+            line = enforcer(quiet, endpoint.name, deadline)
+            done.append(Swept(endpoint=endpoint.name, what=line or what))
         except MlflowIstioError as exc:
             done.append(Swept(endpoint=endpoint.name, what=f"not yet: {what}", problem=exc.message))
     return done

@@ -176,9 +176,9 @@ def declare(
 
 def _check(found: ArmsResult | None, winner: str | None, name: str) -> None:
     if found is None or found.outcome != "winner":
-        said = found.reason if found else "No analysis was made."
+        reason = found.reason if found else "No analysis was made."
         raise StateConflict(
-            f"endpoint '{name}' has no winner to declare: {said} Wait for more, or name one with --winner and --force"
+            f"endpoint '{name}' has no winner to declare: {reason} Wait for more, or name one with --winner and --force"
         )
     if winner is not None and winner != found.winner:
         raise StateConflict(

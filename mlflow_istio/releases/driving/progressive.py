@@ -366,9 +366,9 @@ def _tag(drive: Drive, progress: Progress) -> str | None:
         return None
     label = versions_of(deployments_of(drive.context.cluster, drive.name)).get(progress.plan.candidate, "")
     try:
-        said = _tagged(drive, label, f"{approval.tag}.{drive.release}", progress.question.gate)
+        answer = _tagged(drive, label, f"{approval.tag}.{drive.release}", progress.question.gate)
         plain = _tagged(drive, label, approval.tag, progress.question.gate)
-        return said or (plain if plain != progress.question.left_over else None)
+        return answer or (plain if plain != progress.question.left_over else None)
     except (RegistryError, NotFound) as exc:
         drive.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return None
@@ -387,17 +387,17 @@ def _with_left_over(drive: Drive, before: Progress, after: Progress) -> Progress
         return after
     label = versions_of(deployments_of(drive.context.cluster, drive.name)).get(after.plan.candidate, "")
     try:
-        said = _tagged(drive, label, approval.tag, question.gate)
+        answer = _tagged(drive, label, approval.tag, question.gate)
     except (RegistryError, NotFound) as exc:
         drive.warn_once(f"tag '{approval.tag}' of {label} could not be read: {exc.message}")
         return after
-    if said is None:
+    if answer is None:
         return after
     drive.warn_once(
-        f"tag '{approval.tag}' of models:/{label} said {said!r} before '{question.gate}' was asked: that was an earlier release's "
-        f"answer; set '{approval.tag}.{drive.release}', or run 'mlflow-istio approve {drive.name}'"
+        f"tag '{approval.tag}' of models:/{label} said {answer!r} before '{question.gate}' was asked: that was an earlier "
+        f"release's answer; set '{approval.tag}.{drive.release}', or run 'mlflow-istio approve {drive.name}'"
     )
-    return replace(after, question=replace(question, left_over=said))
+    return replace(after, question=replace(question, left_over=answer))
 
 
 def _asked(drive: Drive, release: Release, hook: Webhook, event: Event, gate: str, verdict: Verdict) -> str:

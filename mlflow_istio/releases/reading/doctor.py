@@ -215,9 +215,9 @@ def _root_name(virtual_service: Object, endpoint: str) -> str | None:
 def _carrier_findings(there: Sequence[Object], name: str) -> Iterator[Finding]:
     """VirtualServices that hold an endpoint beside the one that carries it."""
     problem = several_carriers(there, name)
-    said = [("several-carriers", ERROR, problem)] if problem else []
-    said += [("copied-state", WARNING, text) for text in copied_state(there, name)]
-    for code, severity, text in said:
+    findings = [("several-carriers", ERROR, problem)] if problem else []
+    findings += [("copied-state", WARNING, text) for text in copied_state(there, name)]
+    for code, severity, text in findings:
         yield Finding(
             endpoint=name, code=code, severity=severity, text=text, command="kubectl delete virtualservice NAME"
         )

@@ -93,8 +93,8 @@ def policy_view(endpoint: Endpoint) -> View:
     """What is set besides the split, and what of it acts only partly together."""
     policy = endpoint.traffic.policy
     view: View = {key: value for key, value in to_json(policy).items() if key not in ("replaced", "stale")}
-    said = notes(policy, mirrors=bool(endpoint.traffic.mirrors))
-    return {**view, "notes": list(said)} if said else view
+    lines = notes(policy, mirrors=bool(endpoint.traffic.mirrors))
+    return {**view, "notes": list(lines)} if lines else view
 
 
 def endpoint_views(cluster: Cluster) -> list[View]:
