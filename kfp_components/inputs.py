@@ -247,11 +247,11 @@ def _check_common(constants: Options) -> str:
     """Check what all components have; the target's kind, or ``istio`` where it is not known yet."""
     for name in ("endpoint", "name", "candidate", "winner"):
         if constants.get(name):
-            for one in str(constants[name]).split(","):
+            for value in str(constants[name]).split(","):
                 if name == "endpoint":
-                    check_endpoint_name(one.strip())
+                    check_endpoint_name(value.strip())
                 else:
-                    check_name(one.strip(), "deployment")
+                    check_name(value.strip(), "deployment")
     if constants.get("release_id"):
         check_release_id(constants["release_id"])
     return parse_target(constants["target"]).kind if constants.get("target") else "istio"

@@ -155,11 +155,11 @@ def _put_tensor(tensor: Any, entry: Any) -> None:
     kind, shape, data = str(entry.get("datatype")), entry.get("shape"), entry.get("data")
     if kind not in _CONTENTS:
         raise InvalidInput(f"{where} can't have datatype {kind!r}: use one of {', '.join(_CONTENTS)}")
-    if not isinstance(shape, list) or not all(isinstance(one, int) for one in shape):
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
         raise InvalidInput(f"{where} must have a shape, such as [1, 2]")
     values = list(flat(data))
     if kind == "BYTES":
-        values = [one.encode() if isinstance(one, str) else one for one in values]
+        values = [value.encode() if isinstance(value, str) else value for value in values]
     tensor.name, tensor.datatype = entry["name"], kind
     tensor.shape.extend(shape)
     _put_parameters(tensor, entry.get("parameters"), where)
@@ -195,7 +195,7 @@ def _tensor(tensor: Any, raw: bytes | None) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "datatype": tensor.datatype,
         **({"parameters": parameters} if parameters else {}),
-        "data": [_text(one) if isinstance(one, bytes) else one for one in data],
+        "data": [_text(value) if isinstance(value, bytes) else value for value in data],
     }
 
 

@@ -42,7 +42,7 @@ def as_v2(document: Any) -> Any:
     given = document.get("instances", document.get("inputs"))
     if isinstance(given, Mapping):
         return {"inputs": [_as_tensor(str(name), values) for name, values in given.items()]}
-    if isinstance(given, list) and given and not any(isinstance(one, Mapping) for one in given):
+    if isinstance(given, list) and given and not any(isinstance(row, Mapping) for row in given):
         return {"inputs": [_as_tensor("input-0", given)]}
     return document
 
@@ -60,7 +60,7 @@ def _columns(document: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _as_tensor(name: str, values: Any) -> dict[str, Any]:
     elements = list(flat(values))
-    kinds = {type(one) for one in elements}
+    kinds = {type(element) for element in elements}
     for types, kind in (({bool}, "BOOL"), ({int}, "INT64"), ({int, float}, "FP64"), ({str}, "BYTES")):
         if kinds and kinds <= types:
             content = {"parameters": {"content_type": "str" if kind == "BYTES" else "np"}}
@@ -75,7 +75,7 @@ def _shape(values: Any) -> list[int]:
 def flat(data: Any) -> Iterator[Any]:
     """Yield the elements of nested lists."""
     if isinstance(data, list):
-        for one in data:
-            yield from flat(one)
+        for member in data:
+            yield from flat(member)
     else:
         yield data

@@ -154,8 +154,8 @@ def _drive(out: Console, verbs: Verbs, count: int, asked: Mapping[str, int]) -> 
         task = progress.add_task("", total=count)
         shares = [count // _WORKERS + (1 if worker < count % _WORKERS else 0) for worker in range(_WORKERS)]
         with ThreadPoolExecutor(_WORKERS) as pool:
-            for one in pool.map(send, shares):
-                seen.update(one)
+            for answers in pool.map(send, shares):
+                seen.update(answers)
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("  version", "asked", "seen", "requests"):
         table.add_column(heading, justify="left" if heading == "  version" else "right")

@@ -71,7 +71,7 @@ def explanation_text(view: View) -> str:
     lines += [f"assigned: {name}: {value}" for name, value in view["assigned"].items()]
     if view["gateways"] and view["gateways"] != ["mesh"]:
         lines.append(f"at: {' or '.join(map(_gateway_text, view['gateways']))}")
-    lines += [f"only if {one}" for one in view["provided"]]
+    lines += [f"only if {condition}" for condition in view["provided"]]
     for passed in view["perhaps"]:
         lines.append(f"perhaps answered by route {passed['route']}: {'; '.join(passed['because'])}")
     start = "otherwise " if view["perhaps"] else "perhaps " if view["provided"] else ""

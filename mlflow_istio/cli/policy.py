@@ -87,11 +87,11 @@ def sweep(target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> 
     if as_json:
         echo(json.dumps(done, indent=2))
     else:
-        for one in done:
-            echo(f"{one['endpoint']}: {one['what']}" + (f" ({one['problem']})" if one["problem"] else ""))
+        for swept in done:
+            echo(f"{swept['endpoint']}: {swept['what']}" + (f" ({swept['problem']})" if swept["problem"] else ""))
         if not done:
             echo("nothing is over")
-    if any(one["problem"] for one in done):
+    if any(swept["problem"] for swept in done):
         raise click.exceptions.Exit(1)
 
 
@@ -127,7 +127,7 @@ def _said(found: dict[str, Any]) -> list[str]:
     if found["callers"]:
         lines.append(answers("callers", found["callers"]))
         lines.append(f"of these the fault aborted {found['aborted']} and delayed {found['delayed']}")
-    lines += [answers(name, one) for name, one in found["deployments"].items()]
+    lines += [answers(name, counts) for name, counts in found["deployments"].items()]
     if not found["callers"] and not found["deployments"]:
         lines.append("nobody counted what callers saw: give a source of metrics with -C prometheus_url=...")
     return lines + ([f"not all could be read: {found['problem']}"] if found["problem"] else [])

@@ -469,10 +469,10 @@ def _check_addresses(options: ConnectionOptions) -> None:
 def _usual_there(model: type[ConnectionOptions], cluster: str) -> dict[str, Any]:
     """What the options are that nobody says, where that is another on each kind of target."""
     return {
-        name: one.on(cluster)
+        name: mark.on(cluster)
         for name, field in model.model_fields.items()
-        for one in field.metadata
-        if isinstance(one, ByTarget)
+        for mark in field.metadata
+        if isinstance(mark, ByTarget)
     }
 
 

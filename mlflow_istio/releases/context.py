@@ -198,8 +198,10 @@ def entrance_of(cluster: Cluster, name: str, virtual_service: Object | None = No
     if not is_delegate(virtual_service):
         return replace(entrance_at(virtual_service, route), key=key)
     whole, routes = _through_root(cluster, name, virtual_service, str(route["name"]))
-    entrances = [entrance_at(whole, one) for one in routes]
-    return replace(next((one for one in reversed(entrances) if one.handed_on == SCORING), entrances[0]), key=key)
+    entrances = [entrance_at(whole, route_taken) for route_taken in routes]
+    return replace(
+        next((candidate for candidate in reversed(entrances) if candidate.handed_on == SCORING), entrances[0]), key=key
+    )
 
 
 def guard_for(context: Context, pins: str | None) -> str | None:
@@ -247,7 +249,7 @@ def _through_root(cluster: Cluster, name: str, virtual_service: Object, route: s
     root = root_of(cluster, read_endpoint(virtual_service, name))
     others = {name_of(virtual_service): virtual_service}
     whole = merged(root, others.get) if root is not None else {}
-    routes = [one for one in whole.get("spec", {}).get("http") or [] if str(one.get("name", "")).endswith(route)]
+    routes = [entry for entry in whole.get("spec", {}).get("http") or [] if str(entry.get("name", "")).endswith(route)]
     if not routes:
         raise NotFound(
             f"VirtualService '{root_name}' does not delegate to endpoint '{name}': run its create command with 'under' again, or "

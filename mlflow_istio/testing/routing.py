@@ -102,7 +102,7 @@ def _delegates(beside: Sequence[Object], root: Object) -> Delegates:
     """Those that a root may hand on to; one that is not here is nowhere, in whichever namespace."""
     routes = root.get("spec", {}).get("http") or []
     named = [route["delegate"] for route in routes if route.get("delegate")]
-    nowhere = {(str(one.get("namespace") or ""), str(one["name"])): None for one in named}
+    nowhere = {(str(delegate.get("namespace") or ""), str(delegate["name"])): None for delegate in named}
     return {**nowhere, **known_delegates(beside, root, whole=True)}
 
 

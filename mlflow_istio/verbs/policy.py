@@ -111,15 +111,15 @@ class PolicyVerbs(Base):
             )
         view = views.endpoint_view(cluster, name)
         if options.show:
-            deployments = [one["name"] for one in view["deployments"]]
-            view["pin_headers"] = {one: pin_headers(cluster, name, one) for one in deployments}
+            deployments = [deployment["name"] for deployment in view["deployments"]]
+            view["pin_headers"] = {deployment: pin_headers(cluster, name, deployment) for deployment in deployments}
         return session.result(outcome, view)
 
     def sweep(self, config: Config | None = None) -> list[dict[str, str]]:
         """Carry out every deadline that has passed; one entry for each, with its problem if it could not be done."""
         options = parse_options(SweepOptions, config, cluster=self.target.kind)
         context = self._session(options, unrecorded="" if options.record else LEFT_FOR_LATER).context
-        return [{"endpoint": one.endpoint, "what": one.what, "problem": one.problem} for one in sweep(context)]
+        return [{"endpoint": swept.endpoint, "what": swept.what, "problem": swept.problem} for swept in sweep(context)]
 
     def _settings_of(self, name: str, options: UpdateEndpointOptions, config: Mapping[str, Any]) -> Result | None:
         """The part of ``update-endpoint`` that sets no traffic; None where none of it is said.

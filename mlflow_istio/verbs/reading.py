@@ -61,7 +61,9 @@ class ReadingVerbs(Base):
         """End what is over on these endpoints; whether there was anything."""
         now = datetime.now(timezone.utc)
         over = [
-            view["name"] for view in found if due((from_json(Deadline, one) for one in view.get("deadlines", ())), now)
+            view["name"]
+            for view in found
+            if due((from_json(Deadline, deadline) for deadline in view.get("deadlines", ())), now)
         ]
         if not over:
             return False  # a look must not pay for MLflow
@@ -297,7 +299,10 @@ class ReadingVerbs(Base):
         return {
             "healthy": all(finding.severity == INFO for finding in findings),
             "findings": [self._finding_view(finding) for finding in findings],
-            "mended": [{**self._finding_view(one.finding), "problem": one.problem} for one in mended],
+            "mended": [
+                {**self._finding_view(mended_finding.finding), "problem": mended_finding.problem}
+                for mended_finding in mended
+            ],
         }
 
     def _finding_view(self, finding: Finding) -> views.View:

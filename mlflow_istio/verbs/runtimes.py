@@ -18,18 +18,18 @@ def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
     runtimes = [load_runtime(profile)] if profile is not None else list(RUNTIMES.values())
     return [
         {
-            "name": one.name,
-            "about": one.about,
-            "command": list(one.command),
-            "args": list(one.args),
-            "image": one.image,
-            "port": one.port,
-            "readiness": one.readiness,
-            "scoring": one.scoring,
-            "env": dict(one.env),
-            "streams": one.streams or one.body == "mlflow",
-            "version header": "server" if one.names_version else "route",
-            "strategies": [name for name in STRATEGIES if one.records or name != "shadow"],
+            "name": runtime.name,
+            "about": runtime.about,
+            "command": list(runtime.command),
+            "args": list(runtime.args),
+            "image": runtime.image,
+            "port": runtime.port,
+            "readiness": runtime.readiness,
+            "scoring": runtime.scoring,
+            "env": dict(runtime.env),
+            "streams": runtime.streams or runtime.body == "mlflow",
+            "version header": "server" if runtime.names_version else "route",
+            "strategies": [name for name in STRATEGIES if runtime.records or name != "shadow"],
         }
-        for one in runtimes
+        for runtime in runtimes
     ]

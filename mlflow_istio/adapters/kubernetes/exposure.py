@@ -80,7 +80,7 @@ def served_host(exposure: Exposure, gateway: Mapping[str, Any] | None) -> str | 
     for host in exposure.hosts:
         for server in gateway.get("spec", {}).get("servers") or ():
             if server["port"].get("protocol") in _PLAIN and any(
-                _covers(one, host) for one in server.get("hosts") or ()
+                _covers(pattern, host) for pattern in server.get("hosts") or ()
             ):
                 return host
     return None
@@ -101,7 +101,7 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
         if port is None or not selector or not selector <= (its.get("selector") or {}).items():
             continue
         balanced = service.get("status", {}).get("loadBalancer", {}).get("ingress") or ()
-        addresses = [one.get("ip") or one.get("hostname") for one in balanced]
+        addresses = [entry.get("ip") or entry.get("hostname") for entry in balanced]
         addresses += its.get("externalIPs") or ()
         addresses += [its["clusterIP"]] if its.get("clusterIP", "None") != "None" else []
         metadata = service["metadata"]
@@ -126,7 +126,9 @@ def listened_port(url: str, gateway: Mapping[str, Any] | None) -> int | None:
     secure = parts.scheme == "https"
     own = parts.port or (443 if secure else 80)
     servers = (gateway or {}).get("spec", {}).get("servers") or ()
-    ports = {int(one["port"]["number"]) for one in servers if (one["port"].get("protocol") not in _PLAIN) == secure}
+    ports = {
+        int(server["port"]["number"]) for server in servers if (server["port"].get("protocol") not in _PLAIN) == secure
+    }
     if not ports or own in ports:
         return own
     return ports.pop() if len(ports) == 1 else None

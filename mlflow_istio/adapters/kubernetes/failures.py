@@ -151,7 +151,7 @@ def _refusal(
 def _missing_right(verb: str, resource: Resource, may: Callable[[str, Resource], bool | None]) -> str | None:
     """The verb we may not use; None when we may, so that something else refuses. Applying what is not there creates it."""
     needed = ("patch", "create") if verb == "patch" else (verb,)
-    return next((one for one in needed if may(one, resource) is not True), None)
+    return next((right for right in needed if may(right, resource) is not True), None)
 
 
 def missing_namespace(name: str) -> str:

@@ -73,10 +73,10 @@ def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], 
     """The pods of a Deployment's current revision that are there to stay."""
     uid, revision = deployment["metadata"]["uid"], annotations_of(deployment).get(_REVISION)
     hashes = {
-        labels_of(one).get(_HASH)
-        for one in replica_sets
-        if annotations_of(one).get(_REVISION) == revision
-        and any(owner.get("uid") == uid for owner in one["metadata"].get("ownerReferences") or ())
+        labels_of(replica_set).get(_HASH)
+        for replica_set in replica_sets
+        if annotations_of(replica_set).get(_REVISION) == revision
+        and any(owner.get("uid") == uid for owner in replica_set["metadata"].get("ownerReferences") or ())
     }
     return [pod for pod in pods if labels_of(pod).get(_HASH) in hashes and "deletionTimestamp" not in pod["metadata"]]
 
@@ -84,7 +84,10 @@ def current_pods(deployment: Mapping[str, Any], replica_sets: Sequence[Object], 
 def ready_ones(pods: Sequence[Object]) -> int:
     """How many of the pods are ready."""
     conditions = (pod.get("status", {}).get("conditions") or () for pod in pods)
-    return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in of_pod) for of_pod in conditions)
+    return sum(
+        any(condition["type"] == "Ready" and condition["status"] == "True" for condition in of_pod)
+        for of_pod in conditions
+    )
 
 
 def troubles(deployment: Mapping[str, Any], pods: Sequence[Object]) -> list[Trouble]:

@@ -101,7 +101,9 @@ def status(name: str, state: StateDirectory, supervisor: Supervisor) -> MeshStat
 
     port = 0 if book is None else book.statistics
     envoy = process(ENVOY, ready=running and EnvoyAdmin(path=admin_socket(state)).is_ready(), port=port)
-    servers = [process(one.name, ready=one.name in ready, port=one.port, replica=one) for one in replicas]
+    servers = [
+        process(server.name, ready=server.name in ready, port=server.port, replica=server) for server in replicas
+    ]
     return MeshStatus(
         name=name,
         directory=state.root,
@@ -123,7 +125,11 @@ def endpoint_ports(state: StateDirectory) -> dict[str, int]:
 def with_status(deployment: Object, state: StateDirectory, supervisor: Supervisor) -> Object:
     """A Deployment with its status as it is now; replicas of every revision count, as on a cluster."""
     wanted = workload(deployment)
-    live = [one for one in state.all_replicas(damaged=False) if one.deployment == wanted.name and one.phase != DRAINING]
+    live = [
+        replica
+        for replica in state.all_replicas(damaged=False)
+        if replica.deployment == wanted.name and replica.phase != DRAINING
+    ]
     ready = len(ready_names(live, supervisor))
     counts = {
         "observedGeneration": deployment["metadata"]["generation"],
@@ -180,7 +186,7 @@ def logs(state: StateDirectory, name: str, lines: int) -> str:
         raise NotFound(
             f"nothing in {state.logs} is called '{name}': use {ENVOY}, {SUPERVISOR}, a deployment or a replica"
         )
-    parts = ["\n".join([f"==> {one} <==", *read_tail(state.log_file(one), lines)]) for one in names]
+    parts = ["\n".join([f"==> {name} <==", *read_tail(state.log_file(name), lines)]) for name in names]
     return "\n".join(parts)
 
 

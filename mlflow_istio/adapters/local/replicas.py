@@ -68,12 +68,12 @@ def planned(
     serving_older = [replica for replica in older if replica.phase == SERVING]
     kept, surplus = current[: wanted.replicas], current[wanted.replicas :]
     missing = wanted.replicas - len(kept)
-    takes_over = not missing and all(one.phase == SERVING or one.name in ready for one in kept)
+    takes_over = not missing and all(replica.phase == SERVING or replica.name in ready for replica in kept)
     if takes_over or not serving_older:
         kept = [replace(replica, phase=SERVING) for replica in kept]
     result = [replica for replica in present if replica.phase == DRAINING]
     result += [_drained(replica) for replica in surplus]
-    result += [_drained(one) if takes_over or one.phase == WAITING else one for one in older]
+    result += [_drained(replica) if takes_over or replica.phase == WAITING else replica for replica in older]
     result += kept
     names = {replica.name for replica in present}
     free = (name for name in (_name(wanted, index) for index in range(len(names) + missing)) if name not in names)

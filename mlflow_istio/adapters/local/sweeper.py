@@ -28,8 +28,8 @@ def deadlines(text: str) -> Iterator[tuple[str, datetime]]:
     annotations = json.loads(text)["object"]["metadata"].get("annotations", {})
     for key, value in annotations.items():
         if key.startswith(_PREFIX):
-            for one in json.loads(value):
-                yield f"{key} {json.dumps(one, sort_keys=True)}", datetime.fromisoformat(one["at"])
+            for deadline in json.loads(value):
+                yield f"{key} {json.dumps(deadline, sort_keys=True)}", datetime.fromisoformat(deadline["at"])
 
 
 def overdue(folder: Path, now: datetime) -> frozenset[str]:

@@ -151,8 +151,8 @@ def _values(answer: Any, path: str) -> Iterator[Any]:
     steps = [(match[0], match[1]) for match in _STEP.finditer(path)]
     if isinstance(answer, Mapping) and set(answer) == {"predictions"} and steps[0][0] != "predictions":
         answer = answer["predictions"]
-    for one in answer if isinstance(answer, list) else [answer]:
-        yield from _below(one, steps)
+    for part in answer if isinstance(answer, list) else [answer]:
+        yield from _below(part, steps)
 
 
 def _below(value: Any, steps: Sequence[tuple[str, str | None]]) -> Iterator[Any]:

@@ -44,4 +44,4 @@ def with_deadline(deadlines: tuple[Deadline, ...], new: Deadline) -> tuple[Deadl
 
 def without_deadline(deadlines: tuple[Deadline, ...], kind: str, *what: str) -> tuple[Deadline, ...]:
     """Without the deadlines of a kind; of these things only, where some are named."""
-    return tuple(one for one in deadlines if one.kind != kind or (what and one.what not in what))
+    return tuple(deadline for deadline in deadlines if deadline.kind != kind or (what and deadline.what not in what))

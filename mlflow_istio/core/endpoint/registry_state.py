@@ -102,7 +102,7 @@ def registry_state_of(
             continue
         role = endpoint.role_of(deployment)
         in_release = release is not None and role != "idle"
-        one = Served(
+        served_version = Served(
             version=version,
             weight=endpoint.traffic.weights.get(deployment, 0),
             role=role,
@@ -110,16 +110,16 @@ def registry_state_of(
             release=release.id if release and in_release else "",
             control=deployment if role == "control" else "",
         )
-        served[version] = _joined(served[version], one) if version in served else one
+        served[version] = _joined(served[version], served_version) if version in served else served_version
     gone = tuple(sorted({version for version in removed if version not in served}))
     aliases: dict[tuple[str, str], int | None] = {}
     for role, alias in alias_names(endpoint.settings).items():
         for label in (*served, *gone):
             aliases.setdefault((parse_label(label).model, alias), None)
-        for one in served.values():
-            key = (parse_label(one.version).model, alias)
-            if one.role == role and aliases[key] is None:
-                aliases[key] = parse_label(one.version).version
+        for served_version in served.values():
+            key = (parse_label(served_version.version).model, alias)
+            if served_version.role == role and aliases[key] is None:
+                aliases[key] = parse_label(served_version.version).version
     return RegistryState(
         scope=scope,
         endpoint=endpoint.name,

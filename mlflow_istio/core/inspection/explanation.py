@@ -154,9 +154,9 @@ def _explained(virtual_service: Object, request: Request, delegates: Delegates) 
             above.append(Passed(place=place, because=(missing,)))
             continue
         conditions = [tuple(evaluate(match, request)) for match in place.conditions]
-        missed = [next((one for one in findings if one.holds is False), None) for findings in conditions]
+        missed = [next((finding for finding in findings if finding.holds is False), None) for findings in conditions]
         taking = [findings for findings, miss in zip(conditions, missed, strict=True) if miss is None]
-        sure = [findings for findings in taking if all(one.holds for one in findings)]
+        sure = [findings for findings in taking if all(finding.holds for finding in findings)]
         if sure:
             shares = _shares(place)
             return Explanation(
@@ -170,10 +170,10 @@ def _explained(virtual_service: Object, request: Request, delegates: Delegates) 
                 nobody="" if shares else _without_shares(place.route),
             )
         if taking:
-            pending_notification = tuple(one for one in taking[0] if one.holds is None)
+            pending_notification = tuple(finding for finding in taking[0] if finding.holds is None)
             perhaps.append(Passed(place=place, because=pending_notification))
         else:
-            above.append(Passed(place=place, because=tuple(one for one in missed if one is not None)))
+            above.append(Passed(place=place, because=tuple(finding for finding in missed if finding is not None)))
     return Explanation(request=request, place=None, above=tuple(above), perhaps=tuple(perhaps))
 
 
@@ -311,5 +311,7 @@ def _mirrors(route: Mapping[str, Any]) -> tuple[AnsweringShare, ...]:
         entries.insert(0, {"destination": route["mirror"], "percentage": percent})
     mirrors = [read_mirror(entry) for entry in entries]
     return tuple(
-        AnsweringShare(destination=one.destination, percent=one.percentage) for one in mirrors if one.percentage > 0
+        AnsweringShare(destination=mirror.destination, percent=mirror.percentage)
+        for mirror in mirrors
+        if mirror.percentage > 0
     )

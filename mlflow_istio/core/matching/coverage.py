@@ -78,15 +78,15 @@ def arrivals(virtual_service: Mapping[str, Any]) -> tuple[Arrival, ...]:
 def at_each_listener(virtual_service: Mapping[str, Any], found: Sequence[Arrival]) -> list[Arrival]:
     """Arrivals at each listener of their gateways that matters to some match."""
     every = listeners_of(virtual_service)
-    return [replace(one, scheme=scheme, port=port) for one in found for scheme, port in every(one.gateway)]
+    return [replace(arrival, scheme=scheme, port=port) for arrival in found for scheme, port in every(arrival.gateway)]
 
 
 def listeners_of(virtual_service: Mapping[str, Any]) -> Callable[[str | None], list[tuple[str, int]]]:
     """Scheme and port, 0 for all others, of a gateway's listeners that matter to some match; sidecars take plain HTTP alone."""
     http = virtual_service.get("spec", {}).get("http") or []
-    conditions = [one for route in http for one in conditions_of(route)]
-    ports = [0, *sorted({one["port"] for one in conditions if one.get("port")})]
-    asked = any(one.get("scheme") or _names_scheme(one) for one in conditions)
+    conditions = [condition for route in http for condition in conditions_of(route)]
+    ports = [0, *sorted({condition["port"] for condition in conditions if condition.get("port")})]
+    asked = any(condition.get("scheme") or _names_scheme(condition) for condition in conditions)
 
     def every(gateway: str | None) -> list[tuple[str, int]]:
         schemes = _SCHEMES if asked and gateway != MESH else _SCHEMES[:1]
@@ -107,7 +107,7 @@ def is_catch_all(route: Mapping[str, Any], virtual_service: Mapping[str, Any]) -
         route: The route.
         virtual_service: What it stands in; both with full names (``places.placed``).
     """
-    conditions = [one for one in conditions_of(route) if _asks_for_what_all_have(one)]
+    conditions = [condition for condition in conditions_of(route) if _asks_for_what_all_have(condition)]
     if not conditions:
         return False
     hosts, gateways = hosts_of(virtual_service), gateways_of(virtual_service)

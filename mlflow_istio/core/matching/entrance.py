@@ -139,7 +139,7 @@ def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
             handed_on=_rewritten(own, way.condition, way.request.path),
             method=way.request.method,
             headers={**way.request.headers, **_host(whole, way.arrival, way.condition)},
-            **_doors(whole, way.arrival, [one.arrival for one in open_ways if one.asks_the_same(way)]),
+            **_doors(whole, way.arrival, [open_way.arrival for open_way in open_ways if open_way.asks_the_same(way)]),
         )
     taken = next((way.taker for way in ways if way.taker is not None), None)
     raise InvalidInput(
@@ -173,10 +173,13 @@ def _ways(
         for arrival in _arrivals(virtual_service, condition):
             arriving = arrival.of(request)
             findings = list(evaluate(condition, arriving))
-            if any(one.holds is False or (one.holds is None and one.field not in _OF_THE_PLACE) for one in findings):
+            if any(
+                finding.holds is False or (finding.holds is None and finding.field not in _OF_THE_PLACE)
+                for finding in findings
+            ):
                 continue
             before = list(takers(virtual_service, at, arriving))
-            taker = next((one for one in before if one.surely), next(iter(before), None))
+            taker = next((way for way in before if way.surely), next(iter(before), None))
             yield _Way(condition=condition, request=arriving, arrival=arrival, taker=taker)
 
 
@@ -199,7 +202,7 @@ def _anywhere(ways: Sequence[_Way]) -> tuple[Arrival, list[Arrival]] | None:
             continue
         open_paths.setdefault(way.arrival, set()).add(way.request.path)
     whole = [arrival for arrival, paths in open_paths.items() if paths >= set(_EVERYWHERE)]
-    return (whole[0], [one for one in whole if one.host == whole[0].host]) if whole else None
+    return (whole[0], [arrival for arrival in whole if arrival.host == whole[0].host]) if whole else None
 
 
 class _Doors(TypedDict):
@@ -211,13 +214,13 @@ def _doors(virtual_service: Mapping[str, Any], chosen: Arrival, same: Sequence[A
     """The gateways at which one request leads in, and at which of their listeners; None where that is all there are."""
     every = listeners_of(virtual_service)
     taking = {gateway: {(one.scheme, one.port or 0) for one in same if one.gateway == gateway} for gateway in _at(same)}
-    mine = [one for one in every(chosen.gateway) if one in taking[chosen.gateway]]
+    mine = [listener for listener in every(chosen.gateway) if listener in taking[chosen.gateway]]
     whole = mine == every(chosen.gateway)
     doors = [gateway for gateway, open_ones in taking.items() if open_ones >= set(every(gateway) if whole else mine)]
     everywhere = {arrival.gateway for arrival in arrivals(virtual_service)}
     named = tuple(dict.fromkeys(port for _, port in every(chosen.gateway) if port))
     return {
-        "gateways": None if everywhere <= {*doors, None} else tuple(one for one in doors if one is not None),
+        "gateways": None if everywhere <= {*doors, None} else tuple(door for door in doors if door is not None),
         "listeners": None if whole else Listeners(named=named, taking=tuple(mine)),
     }
 
@@ -274,8 +277,8 @@ def _varied(condition: Mapping[str, Any], virtual_service: Mapping[str, Any], at
     unwanted = {
         name.lower(): value
         for route in above
-        for one in conditions_of(route)
-        for name, wanted in (one.get("withoutHeaders") or {}).items()
+        for condition in conditions_of(route)
+        for name, wanted in (condition.get("withoutHeaders") or {}).items()
         if name.lower() not in (*PSEUDO_HEADERS, *SCHEME_HEADERS) and (value := _value(wanted or {})) is not None
     }
     for request in _requests(condition):

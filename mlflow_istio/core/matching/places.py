@@ -101,7 +101,7 @@ def gateways_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[s
         unsaid: Its namespace, where it does not say it.
     """
     named = virtual_service.get("spec", {}).get("gateways") or [MESH]
-    return tuple(dict.fromkeys(full_gateway(str(one), namespace_of(virtual_service, unsaid)) for one in named))
+    return tuple(dict.fromkeys(full_gateway(str(gateway), namespace_of(virtual_service, unsaid)) for gateway in named))
 
 
 def hosts_of(virtual_service: Mapping[str, Any], unsaid: str = "") -> tuple[str, ...]:
@@ -184,13 +184,13 @@ def placed(virtual_service: Mapping[str, Any]) -> Object:
     namespace = namespace_of(virtual_service)
 
     def named(part: Mapping[str, Any]) -> Object:
-        return {**part, "gateways": [full_gateway(str(one), namespace) for one in part["gateways"]]}
+        return {**part, "gateways": [full_gateway(str(gateway), namespace) for gateway in part["gateways"]]}
 
     def route_with_names(route: Object) -> Object:
         match = route.get("match") or []
         if not any(condition.get("gateways") for condition in match):
             return route
-        return {**route, "match": [named(one) if one.get("gateways") else one for one in match]}
+        return {**route, "match": [named(condition) if condition.get("gateways") else condition for condition in match]}
 
     http = [route_with_names(route) for route in spec.get("http") or []]
     with_names = named(spec) if spec.get("gateways") else dict(spec)

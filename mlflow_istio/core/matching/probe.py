@@ -40,7 +40,7 @@ class Listeners:
             port: The port that matches ask for; None: not known, so that all must do.
         """
         if port is None:
-            return all((scheme, one) in self.taking for one in (0, *self.named))
+            return all((scheme, port) in self.taking for port in (0, *self.named))
         return (scheme, port if port in self.named else 0) in self.taking
 
     def __str__(self) -> str:

@@ -328,7 +328,7 @@ def described(match: Mapping[str, Any]) -> str:
         if not wanted or name in ("name", "statPrefix"):
             continue
         if name in ("headers", "withoutHeaders", "queryParams"):
-            parts += [f"{name}[{key}] {_said(one or {})}" for key, one in wanted.items()]
+            parts += [f"{name}[{key}] {_said(condition or {})}" for key, condition in wanted.items()]
         else:
             parts.append(
                 f"{name} {_said(wanted) if isinstance(wanted, Mapping) and name != 'sourceLabels' else wanted}"

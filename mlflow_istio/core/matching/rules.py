@@ -150,7 +150,7 @@ def _place(key: str, value: Any) -> Any:
     elif key == "gateways":
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise InvalidInput(f"match gateways must be a list of names, not {value!r}")
-        return [str(one) for one in value]
+        return [str(member) for member in value]
     elif not isinstance(value, str) or not value:
         raise InvalidInput(f"match {key} must be a text that is not empty, not {value!r}")
     return value

@@ -126,7 +126,7 @@ def parse_attach(text: str) -> Target:
     word, slash, name = text.partition("/")
     if word in KINDS and slash and _NAME.fullmatch(name):
         return Target(kind=KINDS[word], name=name + (PREDICTOR if word == "inferenceservice" else ""), said=text)
-    words = ", ".join(f"{one}/NAME" for one in KINDS)
+    words = ", ".join(f"{kind}/NAME" for kind in KINDS)
     hint = f" ({nearest(word.lower(), KINDS)})" if slash and word not in KINDS and "://" not in text else ""
     raise InvalidInput(f"option 'attach' can't be {text!r}{hint}: write {words}, or http://127.0.0.1:PORT on a laptop")
 
@@ -180,8 +180,8 @@ def attachment_of(target: Target, obj: Mapping[str, Any], workloads: Sequence[Ob
         StateConflict: It is ours.
         InvalidInput: It has no Deployment behind it, or not one port, or not that one.
     """
-    for one in (obj, *workloads):
-        labels = labels_of(one)
+    for part in (obj, *workloads):
+        labels = labels_of(part)
         if ENDPOINT_LABEL in labels:
             what = f"deployment '{labels[DEPLOYMENT_LABEL]}' of " if DEPLOYMENT_LABEL in labels else ""
             raise StateConflict(
@@ -201,7 +201,7 @@ def attachment_of(target: Target, obj: Mapping[str, Any], workloads: Sequence[Ob
         name=target.name,
         selector=selector_of(obj, target),
         port=str(port_of_pods),
-        workloads=tuple(sorted(name_of(one) for one in workloads)),
+        workloads=tuple(sorted(name_of(workload) for workload in workloads)),
         template=template_digest(workloads),
         images=_images(workloads),
     )
@@ -318,7 +318,7 @@ def attached_rule(name: str, endpoint: str, rule: Mapping[str, Any]) -> Object:
         rule: The endpoint's DestinationRule, with the subset.
     """
     spec = rule.get("spec") or {}
-    own: Mapping[str, Any] = next((one for one in spec.get("subsets") or [] if one.get("name") == name), {})
+    own: Mapping[str, Any] = next((subset for subset in spec.get("subsets") or [] if subset.get("name") == name), {})
     subset = {"name": name, **({"trafficPolicy": own["trafficPolicy"]} if own.get("trafficPolicy") else {})}
     shared = {key: spec[key] for key in ("trafficPolicy", "exportTo") if spec.get(key)}
     return {
@@ -341,10 +341,10 @@ def as_attached(standing: Object, workloads: Sequence[Object]) -> Object:
         return standing
     if not attachment.kind:  # whether a process of somebody's listens is seen when it is asked
         return {**standing, "spec": {**standing["spec"], "replicas": 1}, "status": {"replicas": 1, "readyReplicas": 1}}
-    wanted = sum(wanted_replicas(one) for one in workloads)
+    wanted = sum(wanted_replicas(workload) for workload in workloads)
     status = {
-        "replicas": sum(int((one.get("status") or {}).get("replicas") or 0) for one in workloads),
-        "readyReplicas": sum(ready_replicas(one) for one in workloads),
+        "replicas": sum(int((workload.get("status") or {}).get("replicas") or 0) for workload in workloads),
+        "readyReplicas": sum(ready_replicas(workload) for workload in workloads),
     }
     return {**standing, "spec": {**standing["spec"], "replicas": wanted}, "status": status}
 
@@ -374,7 +374,7 @@ def changed_since(attachment: Attachment, workloads: Sequence[Object]) -> str:
     images = _images(workloads)
     if images != attachment.images:
         return f"its images were {', '.join(attachment.images) or 'none'}, and are {', '.join(images) or 'none'}"
-    names = tuple(sorted(name_of(one) for one in workloads))
+    names = tuple(sorted(name_of(workload) for workload in workloads))
     if names != attachment.workloads:
         return f"its pods were those of {', '.join(attachment.workloads)}, and are those of {', '.join(names)}"
     return "its pod template is another"
@@ -385,22 +385,22 @@ def other_predictors(workloads: Sequence[Object], deployments: Iterable[Object])
 
     (``components/predictor.go`` of KServe 0.20: what is no longer named is deleted, Deployment and Service.)
     """
-    services = {labels_of(one)[KSERVE_LABEL] for one in workloads if KSERVE_LABEL in labels_of(one)}
-    own = {name_of(one) for one in workloads}
+    services = {labels_of(workload)[KSERVE_LABEL] for workload in workloads if KSERVE_LABEL in labels_of(workload)}
+    own = {name_of(workload) for workload in workloads}
     part, predictor = _KSERVE_PART
     others = [
-        name_of(one)
-        for one in deployments
-        if labels_of(one).get(KSERVE_LABEL) in services
-        and labels_of(one).get(part) == predictor
-        and name_of(one) not in own
+        name_of(deployment)
+        for deployment in deployments
+        if labels_of(deployment).get(KSERVE_LABEL) in services
+        and labels_of(deployment).get(part) == predictor
+        and name_of(deployment) not in own
     ]
     return (min(services), tuple(sorted(others))) if services else ("", ())
 
 
 def template_digest(workloads: Iterable[Object]) -> str:
     """What pods are made of, as a digest; that they were started again is no change."""
-    parts = {name_of(one): _template(one) for one in workloads}
+    parts = {name_of(workload): _template(workload) for workload in workloads}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -414,7 +414,7 @@ def _template(deployment: Mapping[str, Any]) -> Object:
 
 
 def _images(workloads: Iterable[Object]) -> tuple[str, ...]:
-    images = [str(one.get("image", "")) for obj in workloads for one in _containers(obj)]
+    images = [str(container.get("image", "")) for obj in workloads for container in _containers(obj)]
     return tuple(dict.fromkeys(images))
 
 
@@ -423,12 +423,12 @@ def _containers(deployment: Mapping[str, Any]) -> list[Any]:
 
 
 def _pods_port(deployment: Object, target: Target, port: int | None) -> int:
-    ports = [one for container in _containers(deployment) for one in container.get("ports") or []]
+    ports = [port for container in _containers(deployment) for port in container.get("ports") or []]
     if port is not None:
         return port
     if len(ports) == 1:
         return int(ports[0]["containerPort"])
-    has = ", ".join(_named(one["containerPort"], one.get("name")) for one in ports)
+    has = ", ".join(_named(entry["containerPort"], entry.get("name")) for entry in ports)
     raise InvalidInput(
         f"{target} names {'the ports ' + has if ports else 'no port'} of its containers: say which one is asked with 'port'"
     )
@@ -436,9 +436,9 @@ def _pods_port(deployment: Object, target: Target, port: int | None) -> int:
 
 def _services_port(service: Mapping[str, Any], target: Target, port: int | None) -> int | str:
     ports = (service.get("spec") or {}).get("ports") or []
-    chosen = [one for one in ports if port in (None, one.get("port"))]
+    chosen = [entry for entry in ports if port in (None, entry.get("port"))]
     if len(chosen) != 1:
-        has = ", ".join(_named(one["port"], one.get("name")) for one in ports) or "none"
+        has = ", ".join(_named(entry["port"], entry.get("name")) for entry in ports) or "none"
         raise InvalidInput(f"{target} has the ports {has}: say which one of them is asked with 'port'")
     target_port = chosen[0].get("targetPort") or chosen[0]["port"]
     return target_port if isinstance(target_port, str) else int(target_port)

@@ -64,9 +64,9 @@ def merged(root: Mapping[str, Any], find: Callable[[str], Mapping[str, Any] | No
         delegate = find(name) if name is not None else None
         if delegate is not None and takes_over(delegate, namespace_of(root)):
             for sub in delegate.get("spec", {}).get("http") or []:
-                one = carried(route, sub)
-                if one is not None:
-                    routes.append(one)
+                route_of_delegate = carried(route, sub)
+                if route_of_delegate is not None:
+                    routes.append(route_of_delegate)
     return {**root, "spec": {**root["spec"], "http": routes}}
 
 
@@ -74,7 +74,7 @@ def takes_over(delegate: Mapping[str, Any], namespace: str) -> bool:
     """Whether a VirtualService carries out what a root of that namespace hands on to it: without hosts, and exported there."""
     seen_by = delegate.get("spec", {}).get("exportTo") or ["*"]
     own = namespace_of(delegate, namespace)
-    return is_delegate(delegate) and any(one == "*" or (own if one == "." else one) == namespace for one in seen_by)
+    return is_delegate(delegate) and any(seen == "*" or (own if seen == "." else seen) == namespace for seen in seen_by)
 
 
 def left_out(root: Mapping[str, Any], delegate: Mapping[str, Any]) -> list[Object]:

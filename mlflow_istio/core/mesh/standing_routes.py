@@ -60,11 +60,11 @@ def as_they_stand(routes: Sequence[Object], base: Object, endpoint: Endpoint) ->
         if pin.part not in above or not _stands(above.pop(pin.part), pin, _answered_by)
     ]
     live = list(_live(endpoint, outer))
-    known = [one.part for one in live]
+    known = [written.part for written in live]
     missing += [part for part in known if part not in above]
-    for one in live:
-        if one.part in above and not _stands(above[one.part], one, _answered_by):
-            bent[one.part] = above[one.part]
+    for written in live:
+        if written.part in above and not _stands(above[written.part], written, _answered_by):
+            bent[written.part] = above[written.part]
     bent |= _derived(endpoint, outer, base, above, live)
     others = {part: route for part, route in above.items() if part not in known and not part.startswith(_NO_USERS)}
     bent |= {STRAY + part: route for part, route in others.items() if not part.startswith(_DERIVED)}
@@ -112,7 +112,7 @@ def shares_of(route: Mapping[str, Any], endpoint: str) -> dict[Destination, int]
 def _entries(route: Mapping[str, Any]) -> list[tuple[Any, int]]:
     """Destinations as they are written, each with its percent; those without any are left out."""
     entries = route.get("route") or []
-    shares = [(one.get("destination"), 100 if len(entries) == 1 else one.get("weight") or 0) for one in entries]
+    shares = [(entry.get("destination"), 100 if len(entries) == 1 else entry.get("weight") or 0) for entry in entries]
     return [(destination, weight) for destination, weight in shares if weight]
 
 
@@ -158,15 +158,19 @@ def _derived(
     The latter, and those that copy nothing any more, are strays: nobody can say whose users they took.
     """
     policy, bent = endpoint.traffic.policy, dict[str, Object]()
-    copied = [_expected(outer, f"expire.{one.release}", [stale_match(one)], base) for one in policy.stale]
-    copies: dict[str, tuple[Sequence[Object] | None, Object]] = {one.part: (one.match, one.action) for one in copied}
+    copied = [_expected(outer, f"expire.{stale.release}", [stale_match(stale)], base) for stale in policy.stale]
+    copies: dict[str, tuple[Sequence[Object] | None, Object]] = {
+        written.part: (written.match, written.action) for written in copied
+    }
     if policy.fault is not None:
         split = _expected(outer, "split", (), base)
-        for one in (*(live if not policy.answers else ()), *copied, split):
-            now = above.get(one.part) if one in live else None
-            kept = now is not None and not _stands(now, one, _answered_by)
-            match = _faulted(_match(now or {}), policy.fault, ()) if kept else _faulted(one.own, policy.fault, outer)
-            copies[f"fault.{one.part}"] = (match, now if kept and now is not None else one.action)
+        for written in (*(live if not policy.answers else ()), *copied, split):
+            now = above.get(written.part) if written in live else None
+            kept = now is not None and not _stands(now, written, _answered_by)
+            match = (
+                _faulted(_match(now or {}), policy.fault, ()) if kept else _faulted(written.own, policy.fault, outer)
+            )
+            copies[f"fault.{written.part}"] = (match, now if kept and now is not None else written.action)
     for part, route in above.items():
         if part.startswith(_DERIVED):
             wanted, origin = copies.get(part, (None, {}))
@@ -183,4 +187,4 @@ def _faulted(match: Sequence[Object], fault: Fault, outer: Sequence[Object]) -> 
         merged = [both(one, other, {}, same=True) for one in match or [{}] for other in fault.match or [{}]]
     except InvalidInput:
         return None
-    return _inside(outer, [one for one in merged if one])
+    return _inside(outer, [condition for condition in merged if condition])

@@ -361,7 +361,11 @@ def _faulted(
             f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
         )
     merged = [both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
-    return [temporary(f"fault.{name}", [one for one in merged if one], {**action, "fault": fault.as_istio()})]
+    return [
+        temporary(
+            f"fault.{name}", [condition for condition in merged if condition], {**action, "fault": fault.as_istio()}
+        )
+    ]
 
 
 def _faulted_as_it_stands(policy: Policy, name: str, kept: Object, endpoint: Endpoint) -> list[Object]:
@@ -429,18 +433,24 @@ def header_meetings(virtual_service: Mapping[str, Any], name: str) -> tuple[Meet
     base, endpoint = split_route(virtual_service, name), read_endpoint(virtual_service, name)
     policy, carried = endpoint.traffic.policy, _carried(base, endpoint)
     entries = {
-        from_json(Destination, one["destination"], endpoint=name).name: one.get("headers") for one in base["route"]
+        from_json(Destination, entry["destination"], endpoint=name).name: entry.get("headers")
+        for entry in base["route"]
     }
     own = {pin: deployment_headers(policy, pin, carried) for pin in policy.headers}
     meeting_headers = [
-        one for pin, headers in {**own, **entries}.items() for one in meetings(base.get("headers"), headers, pin)
+        meeting
+        for pin, headers in {**own, **entries}.items()
+        for meeting in meetings(base.get("headers"), headers, pin)
     ]
     for rule in policy.rules:
         meeting_headers += meetings(
             rule.policy.headers, deployment_headers(policy, rule.deployment, carried), rule.deployment
         )
     return tuple(
-        {(one.side, one.header, one.route, one.destination): one for one in reversed(meeting_headers)}.values()
+        {
+            (meeting.side, meeting.header, meeting.route, meeting.destination): meeting
+            for meeting in reversed(meeting_headers)
+        }.values()
     )[::-1]
 
 

@@ -65,7 +65,7 @@ def several_carriers(virtual_services: Iterable[Mapping[str, Any]], name: str) -
     carriers = [name_of(obj) for obj in virtual_services if has_endpoint(obj, name)]
     if len(carriers) < 2:
         return ""
-    both = " and ".join(f"'{one}'" for one in sorted(carriers))
+    both = " and ".join(f"'{carrier}'" for carrier in sorted(carriers))
     return (
         f"{len(carriers)} VirtualServices carry endpoint '{name}', {both}: somebody applied an older one, or a copy; delete the "
         f"one that does not count, or take its annotations '*.{name}' and its routes '{prefix(name)}*' away"
@@ -261,7 +261,7 @@ def _adoptable(virtual_service: Object, route: str, where: str) -> Object:
             f"{where} has no hosts, so it is a delegate, and another one chooses its requests: adopt a route of one with hosts"
         )
     routes = routes_of(virtual_service)
-    named = [one for one in routes if one.get("name") == route]
+    named = [entry for entry in routes if entry.get("name") == route]
     if len(named) > 1:
         raise StateConflict(f"{where} has {len(named)} http routes named '{route}': give each its own name")
     if not named:
@@ -282,8 +282,8 @@ def _adoptable(virtual_service: Object, route: str, where: str) -> Object:
 
 
 def _missing(spec: Mapping[str, Any], routes: Sequence[Object], route: str, where: str) -> str:
-    named = [str(one["name"]) for one in routes if one.get("name")]
-    unnamed = [index for index, one in enumerate(routes) if not one.get("name")]
+    named = [str(entry["name"]) for entry in routes if entry.get("name")]
+    unnamed = [index for index, entry in enumerate(routes) if not entry.get("name")]
     text = f"{where} has no http route named '{route}': {nearest(route, named)}"
     if unnamed:
         text += (

@@ -155,7 +155,7 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
     open_ones = [index for index, route in enumerate(routes_of(whole)) if is_catch_all(route, whole)]
     at = _above_own(rest, open_ones[0]) if open_ones else len(rest)
     _check_reached(whole, at, claim, where)
-    block += [(claim, next((one for one in left if _same(one, route)), route)) for route in claim.routes(endpoint)]
+    block += [(claim, next((kept for kept in left if _same(kept, route)), route)) for route in claim.routes(endpoint)]
     block.sort(key=lambda pair: pair[0].rank)  # stable: the routes of one claim keep their order
     http = [*rest[:at], *(route for _, route in block), *rest[at:]]
     changed = {**root, "spec": {**root["spec"], "http": http}}
@@ -185,7 +185,7 @@ def carries_out(root: Mapping[str, Any], endpoint: str) -> bool:
     if endpoint not in claims:
         return False
     own = [route for route in routes_of(root) if _owner(route, root, claims) == endpoint]
-    return all(any(_same(one, route) for one in own) for route in claims[endpoint].routes(endpoint))
+    return all(any(_same(own_route, route) for own_route in own) for route in claims[endpoint].routes(endpoint))
 
 
 def remembered(text: str | None) -> Claim | None:
@@ -258,7 +258,7 @@ def _first_taker(root: Mapping[str, Any], at: int, requests: Sequence[Request]) 
     """The route above a place that surely takes one of these requests; empty: none does."""
     for index, route in enumerate(routes_of(root)[:at]):
         for condition in conditions_of(route):
-            if not is_own_route(route) and any(judged(condition, one) for one in requests):
+            if not is_own_route(route) and any(judged(condition, request) for request in requests):
                 return f"route '{route_words(route, index)}' ({described(condition)})"
     return ""
 
@@ -281,7 +281,7 @@ def _owner(route: Mapping[str, Any], root: Mapping[str, Any], claims: Mapping[st
         return None
     claim = claims[endpoint] or _told_by(route)
     own = claim.routes(endpoint) if claim is not None else []
-    return endpoint if any(_same(route, one) for one in own) else None
+    return endpoint if any(_same(route, own_route) for own_route in own) else None
 
 
 def _same(route: Mapping[str, Any], own: Mapping[str, Any]) -> bool:

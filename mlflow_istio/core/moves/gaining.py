@@ -40,14 +40,16 @@ def gaining(before: Endpoint, after: Endpoint, *, rewritten: bool = False) -> tu
     """
     if not (rewritten or writes_routes(before, after)):
         return ()
-    return tuple(dict.fromkeys(str(one.subset) for one in _gaining(before, after) if after.owns(one)))
+    return tuple(
+        dict.fromkeys(str(destination.subset) for destination in _gaining(before, after) if after.owns(destination))
+    )
 
 
 def owners_gaining(before: Endpoint, after: Endpoint) -> tuple[Destination, ...]:
     """Destinations of others that get more requests than before; each once."""
     if not writes_routes(before, after):
         return ()
-    return tuple(dict.fromkeys(one for one in _gaining(before, after) if not after.owns(one)))
+    return tuple(dict.fromkeys(destination for destination in _gaining(before, after) if not after.owns(destination)))
 
 
 def has_users(endpoint: Endpoint, deployment: str) -> bool:

@@ -74,10 +74,10 @@ def set_rule(endpoint: Endpoint, rule: CustomRoute) -> Endpoint:
                 f"route '{other.name}' has a rule of the same match already and leads to '{other.deployment}': no request would "
                 f"reach '{rule.name}'"
             )
-    known = {one.name: one for one in policy.rules}
+    known = {custom.name: custom for custom in policy.rules}
     if rule.name in known:
         rule = replace(rule, policy=known[rule.name].policy)
-        rules = tuple(rule if one.name == rule.name else one for one in policy.rules)
+        rules = tuple(rule if custom.name == rule.name else custom for custom in policy.rules)
     else:
         rules = (*policy.rules, rule)
     return _with_policy(endpoint.wanting(f"rule.{rule.name}"), replace(policy, rules=rules))
@@ -132,14 +132,14 @@ def end_fault(endpoint: Endpoint) -> Endpoint:
 def end_cookie(endpoint: Endpoint, release: str) -> Endpoint:
     """Stop expiring the cookies of a release that is over."""
     policy = endpoint.traffic.policy
-    stale = tuple(one for one in policy.stale if one.release != release)
+    stale = tuple(affinity for affinity in policy.stale if affinity.release != release)
     after = _with_policy(endpoint, replace(policy, stale=stale))
     return replace(after, deadlines=without_deadline(after.deadlines, COOKIE, release))
 
 
 def drop_deadline(endpoint: Endpoint, deadline: Deadline) -> Endpoint:
     """Forget a deadline whose work is done, or has become pointless."""
-    return replace(endpoint, deadlines=tuple(one for one in endpoint.deadlines if one != deadline))
+    return replace(endpoint, deadlines=tuple(standing for standing in endpoint.deadlines if standing != deadline))
 
 
 def settled(before: Endpoint, after: Endpoint, *, now: datetime | None, keep: timedelta | None = None) -> Endpoint:
@@ -159,9 +159,11 @@ def settled(before: Endpoint, after: Endpoint, *, now: datetime | None, keep: ti
     sticky = before.traffic.sticky
     if sticky is not None and now is not None:
         stale = StaleCookie(cookie=sticky.cookie, release=sticky.release)
-        others = tuple(one for one in traffic.policy.stale if one.cookie != sticky.cookie)
+        others = tuple(affinity for affinity in traffic.policy.stale if affinity.cookie != sticky.cookie)
         deadlines = without_deadline(
-            deadlines, COOKIE, *(one.release for one in traffic.policy.stale if one.cookie == sticky.cookie)
+            deadlines,
+            COOKIE,
+            *(affinity.release for affinity in traffic.policy.stale if affinity.cookie == sticky.cookie),
         )
         at = now + timedelta(seconds=sticky.max_age)
         deadlines = with_deadline(deadlines, Deadline(kind=COOKIE, at=at, what=sticky.release))
@@ -177,10 +179,12 @@ def opened(after: Endpoint) -> Endpoint:
     deadlines = without_deadline(after.deadlines, KEEP, *(release.candidates if release else ()))
     sticky = after.traffic.sticky
     if sticky is not None:
-        gone = tuple(one.release for one in policy.stale if one.cookie == sticky.cookie)
+        gone = tuple(affinity.release for affinity in policy.stale if affinity.cookie == sticky.cookie)
         if gone:
             deadlines = without_deadline(deadlines, COOKIE, *gone)
-            policy = replace(policy, stale=tuple(one for one in policy.stale if one.cookie != sticky.cookie))
+            policy = replace(
+                policy, stale=tuple(affinity for affinity in policy.stale if affinity.cookie != sticky.cookie)
+            )
     return replace(after, traffic=replace(after.traffic, policy=policy), deadlines=deadlines)
 
 

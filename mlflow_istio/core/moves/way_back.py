@@ -72,7 +72,7 @@ def needed(change: RoutingChange, changes: Sequence[RoutingChange]) -> dict[str,
     """Deployments that the traffic of a change goes to, each with its ``MODEL/VERSION``; empty where nobody wrote it down."""
     traffic = check_restorable(change)
     own = [share.destination for share in traffic.split] + [mirror.destination for mirror in traffic.mirrors]
-    names = [str(one.subset) for one in own if one.belongs_to(change.endpoint)] + [
+    names = [str(destination.subset) for destination in own if destination.belongs_to(change.endpoint)] + [
         arm.deployment for arm in traffic.arms
     ]
     written = [change, *(other for other in reversed(changes) if other.sequence <= change.sequence), *changes]
@@ -174,7 +174,11 @@ def _split(endpoint: Endpoint, change: RoutingChange, then: Traffic) -> tuple[We
 def _candidates(endpoint: Endpoint, traffic: Traffic, stable: Destination) -> tuple[str, ...]:
     """Deployments beside stable that the traffic names: a release was open."""
     own = [share.destination for share in traffic.split] + [mirror.destination for mirror in traffic.mirrors]
-    names = [str(one.subset) for one in own if one.belongs_to(endpoint.name) and one != stable]
+    names = [
+        str(destination.subset)
+        for destination in own
+        if destination.belongs_to(endpoint.name) and destination != stable
+    ]
     arms = [arm.deployment for arm in traffic.arms if endpoint.destination(arm.deployment) != stable]
     return tuple(dict.fromkeys([*names, *arms]))
 

@@ -137,5 +137,7 @@ def _without(document: Object, path: Path) -> Object:
     if not rest:
         return {name: value for name, value in document.items() if name != key}
     inner = document[key]
-    left: Any = [one for one in inner if one != rest[0]] if isinstance(inner, list) else _without(inner, tuple(rest))
+    left: Any = (
+        [member for member in inner if member != rest[0]] if isinstance(inner, list) else _without(inner, tuple(rest))
+    )
     return {**document, key: left} if left else {name: value for name, value in document.items() if name != key}

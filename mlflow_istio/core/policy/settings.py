@@ -295,7 +295,7 @@ def notes(policy: Policy, *, mirrors: bool) -> tuple[str, ...]:
     if route.retries and mirrors:
         lines.append("a copy is sent once, whatever the retries of the original")
     balancers = [policy.destination, *policy.subsets.values()]
-    if any("consistentHash" in (one.load_balancer or {}) for one in balancers):
+    if any("consistentHash" in (balancer.load_balancer or {}) for balancer in balancers):
         lines.append(
             "a consistent hash chooses among the servers of one deployment; the split between deployments is drawn anew"
         )

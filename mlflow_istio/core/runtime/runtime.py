@@ -137,7 +137,7 @@ def runtime_of(document: Any, where: str) -> Runtime:
     """
     if not isinstance(document, Mapping):
         raise InvalidInput(f"runtime profile '{where}' must hold keys and values such as 'port: 8080'")
-    known = {one.name: one for one in fields(Runtime)}
+    known = {member.name: member for member in fields(Runtime)}
     for key in document:
         if key not in known:
             raise InvalidInput(f"runtime profile '{where}': there is no '{key}': {nearest(str(key), known)}")

@@ -98,7 +98,7 @@ def adopt(
     adoption.adopt(carrier, name, route, change_metadata, stable=stable)
     if not again and delegates_of(carrier):
         whole = merged(carrier, lambda name: context.cluster.get("VirtualService", name))
-        entrance_at(whole, next(one for one in routes_of(carrier) if one.get("name") == route))
+        entrance_at(whole, next(entry for entry in routes_of(carrier) if entry.get("name") == route))
     with suppress(RegistryError):  # one that is down knows no better
         context.registry.check_place(context.scope, name, take_over=take_over)
     run, warnings = (None, ()) if again else run_for(context, name, None)

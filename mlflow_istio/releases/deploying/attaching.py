@@ -44,7 +44,7 @@ def look_at(context: Context, target: Target, name: str, port: int | None) -> At
         obj = context.cluster.get(target.kind, target.name)
         if obj is None:
             known = [
-                name_of(one) for one in context.cluster.list(target.kind, {}) if DEPLOYMENT_LABEL not in labels_of(one)
+                name_of(obj) for obj in context.cluster.list(target.kind, {}) if DEPLOYMENT_LABEL not in labels_of(obj)
             ]
             raise NotFound(
                 f"there is no {target.kind} '{target.name}' to attach in {context.cluster.scope}: {nearest(target.name, known)}"

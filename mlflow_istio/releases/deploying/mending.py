@@ -113,7 +113,7 @@ def _mend_rule(context: Context, finding: Finding) -> None:
             own = subset["name"] in endpoint.traffic.pins
             if own and subset.get("labels") != subset_labels(subset["name"]):
                 meant = {**subset, "labels": subset_labels(subset["name"])}
-                others = [meant if one is subset else one for one in rule["spec"]["subsets"]]
+                others = [meant if entry is subset else entry for entry in rule["spec"]["subsets"]]
                 rule = {**rule, "spec": {**rule["spec"], "subsets": others}}
         for pin in endpoint.traffic.pins:
             if pin in deployed:

@@ -144,7 +144,7 @@ def check_no_foreign_routes(
             f"{meant} can't be {what}: {' and '.join(live)} {'goes' if len(live) == 1 else 'go'} to it, whose users would get "
             "errors; take it out there first, or force it"
         )
-    lost = [*(f"users of {one}" for one in live), *(f"copies of {route}" for route in foreign if route.copies)]
+    lost = [*(f"users of {user}" for user in live), *(f"copies of {route}" for route in foreign if route.copies)]
     if lost:
         emit_warnings(context, (f"{meant} is {what} though it is where {', '.join(lost)} go",))
 

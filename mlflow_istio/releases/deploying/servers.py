@@ -51,8 +51,12 @@ def check_runtime(
     """
     has = runtime_of_deployment(found) if found is not None else runtime
     if has != runtime:
-        others = [one.name for one in fields(Runtime) if getattr(has, one.name) != getattr(runtime, one.name)]
-        differing = ", ".join("runtime" if one == "name" else one for one in others if one != "about")
+        others = [field.name for field in fields(Runtime) if getattr(has, field.name) != getattr(runtime, field.name)]
+        differing = ", ".join(
+            "runtime" if name_of_field == "name" else name_of_field
+            for name_of_field in others
+            if name_of_field != "about"
+        )
         raise StateConflict(
             f"deployment '{deployment}' runs runtime '{has.name}', with another {differing}: a deployment never changes its "
             "server: use another name"

@@ -44,7 +44,7 @@ def check_gateways(context: Context, virtual_service: Object, gateways: tuple[st
     unsaid = context.cluster.scope
     bound = gateways_of(virtual_service, unsaid)
     namespace = namespace_of(virtual_service, unsaid)
-    missing = [one for one in gateways if full_gateway(one, namespace) not in (*bound, MESH)]
+    missing = [gateway for gateway in gateways if full_gateway(gateway, namespace) not in (*bound, MESH)]
     if missing:
         raise InvalidInput(
             f"option 'gateway' has no effect on the gateways {whose} with {', '.join(bound)}: leave '{missing[0]}' out, or add it "

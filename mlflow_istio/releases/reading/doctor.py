@@ -349,7 +349,7 @@ def _attached_findings(context: Context, endpoint: Endpoint, deployments: Sequen
             attachment, host = readable_attachment(obj), attached_host(name_of(obj))
             workloads = workloads_of(context.cluster, attachment) if attachment else []
             service, rule = (context.cluster.get(kind, host) for kind in ("Service", "DestinationRule"))
-            kserves = any(KSERVE_LABEL in labels_of(one) for one in workloads)
+            kserves = any(KSERVE_LABEL in labels_of(workload) for workload in workloads)
             beside = context.cluster.list("Deployment", {}) if kserves else []
             yield from attached_findings(endpoint, obj, workloads, service, rule, beside)
             if attachment and not attachment.kind and not is_listening(int(attachment.port)):

@@ -58,7 +58,9 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
             )
         objects.append(virtual_service)
     clean = [as_in_git(obj, name) for obj in objects]
-    kept = clean if with_traffic else [obj for one in clean if (obj := without_traffic(one, name)) is not None]
+    kept = (
+        clean if with_traffic else [obj for manifest in clean if (obj := without_traffic(manifest, name)) is not None]
+    )
     return sorted(kept, key=order_of)
 
 

@@ -36,7 +36,9 @@ def noted_services(cluster: Cluster, endpoint: Endpoint) -> tuple[str, ...]:
     if endpoint.adopted is None:
         return ()
     known = endpoint.adopted.services
-    return services_behind(cluster, (one.host for one in _theirs(endpoint) if one.host not in known))
+    return services_behind(
+        cluster, (destination.host for destination in _theirs(endpoint) if destination.host not in known)
+    )
 
 
 def with_services(endpoint: Endpoint, hosts: Iterable[str]) -> Endpoint:
