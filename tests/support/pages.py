@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.ready_mlflow import folder_of_commands
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +35,7 @@ def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: f
     """Run a command as a user would who has a registry and a mesh of their own in a folder; what it said."""
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{folder_of_commands()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_ISTIO_HOME": str(folder / "home"),
         "COLUMNS": "150",
@@ -53,7 +55,7 @@ def user_folder(folder: Path) -> Iterator[Path]:
     (folder / "examples").symlink_to(ROOT / "examples")
     register_example(folder)
     yield folder
-    run([str(Path(sys.executable).parent / "mlflow-istio"), "local", "down", "--purge"], folder)
+    run(["mlflow-istio", "local", "down", "--purge"], folder)
 
 
 def register_example(folder: Path) -> None:
