@@ -33,7 +33,7 @@ DIFFERS_IN_ANSWER = {
 }
 RANDOM = ("x-request-id",)
 LEFT_OVER = ("x-envoy-expected-rq-timeout-ms",)
-"""What another try says of the time that the tries before have left."""
+"""What another try says of the time that the tries before have left, and a call of the time until its caller's deadline."""
 PRESENT = "(any)"
 LATE_TRIES = 2
 
@@ -66,7 +66,7 @@ def comparable(reply: Reply) -> dict[str, Any]:
         seen = json.loads(reply.body)
         answer["seen"] = {
             "request": f"{seen['method']} {seen['path']}",
-            "headers": _kept(seen["headers"], DIFFERS_IN_REQUEST),
+            "headers": _kept(seen["headers"], DIFFERS_IN_REQUEST, is_call=seen["method"] == "CALL"),
             **({"body": seen["body"]} if seen["body"] else {}),
         }
     elif reply.body:
@@ -101,9 +101,9 @@ def record(family: str, answers: Mapping[str, Any]) -> None:
     (FOLDER / f"{family}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _kept(headers: Sequence[Sequence[str]], differing: Mapping[str, str]) -> list[str]:
+def _kept(headers: Sequence[Sequence[str]], differing: Mapping[str, str], *, is_call: bool = False) -> list[str]:
     """Headers that are compared, as lines in a fixed order; several of one name in theirs."""
     again = any(name == "x-envoy-attempt-count" and value != "1" for name, value in headers)
-    any_value = (*RANDOM, *(LEFT_OVER if again else ()))
+    any_value = (*RANDOM, *(LEFT_OVER if again or is_call else ()))
     kept = [(name, PRESENT if name in any_value else value) for name, value in headers if name not in differing]
     return [f"{name}: {value}" for name, value in sorted(kept, key=lambda pair: pair[0])]

@@ -24,8 +24,9 @@ ATTACH = {"attach": "inferenceservice/m-live"}
 
 
 @pytest.fixture
-def cluster(place: Place) -> Iterator[Cluster]:
+def cluster(settled: Place) -> Iterator[Cluster]:
     """The target's cluster with what KServe would keep for an InferenceService ``m-live``."""
+    place = settled
     found = Verbs(place.target)._read().cluster
     found.apply(deployment(PREDICTOR, PREDICTOR, version="nobody/0", replicas=2))
     found.apply(service(PREDICTOR))
