@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest mlflow-oldest e2e testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit newest mlflow-oldest e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest e2e testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -51,7 +51,11 @@ unit: setup
 	$(PYTEST) -m "not e2e and not control_plane and not node"
 
 e2e: setup
-	$(PYTEST) $(ORDER) -m "e2e and not control_plane"
+	$(PYTEST) $(ORDER) -m "e2e and not control_plane" --ignore=tests/scenarios
+
+# The scenarios on the local mesh; those on the testbed are part of control-plane.
+scenarios: setup
+	$(PYTEST) $(ORDER) -m "e2e and not control_plane" tests/scenarios
 
 # kfp keeps the environment at the oldest Kubernetes client that is supported; what speaks to the API server runs with the
 # newest one, too, which lies beside it.

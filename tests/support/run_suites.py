@@ -50,12 +50,13 @@ class Suite:
 
 STAGES = (
     (Suite(name="packages", has_tests=False),),
-    # The two on real parts take longest, and wait for much of their time: the third place is for those that only compute.
+    # Those on real parts take longest, and wait for much of their time; those that only compute have what is left.
     # Where no cache has the control plane yet, all that needs it waits for its build, which therefore comes first.
     (
         Suite(name="testbed", has_tests=False),
         Suite(name="e2e"),
         Suite(name="control-plane"),
+        Suite(name="scenarios"),
         Suite(name="check", has_tests=False, yields=True),
         *(Suite(name=name, yields=True) for name in ("unit", "newest", "mlflow-oldest")),
     ),
@@ -316,7 +317,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run all; 0 when every suite passed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make", help="the make to call")
-    parser.add_argument("--places", type=int, default=3, help="how many suites run at the same time")
+    parser.add_argument("--places", type=int, default=4, help="how many suites run at the same time")
     options = parser.parse_args(arguments)
     # SIGINT, too: a shell starts what it runs in the background with that one ignored, and so would every suite be.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
