@@ -19,7 +19,7 @@ def proxies_for(url: str) -> dict[str, str]:
 def is_listening(port: int, timeout: float = 2.0) -> bool:
     """Whether anybody takes connections at a port of this machine."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout).close()
+        socket.create_connection(("127.0.0.1", port), timeout=timeout).close()
     except OSError:
         return False
     return True

@@ -19,6 +19,7 @@ from mlflow_istio.serving.recorder import Recorder, Recording
 from mlflow_istio.serving.records_app import RecordsApp
 
 _MOST_HEADERS = 64 * 1024
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,8 +171,10 @@ class Caller(asyncio.Protocol):
     async def _connect(self, request: h11.Request) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, server = await loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port)
-        except OSError:
+            _, server = await asyncio.wait_for(
+                loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port), timeout=_CONNECT_SECONDS
+            )
+        except (OSError, asyncio.TimeoutError):
             self._recording = None
             self.refuse(503, "the model server does not answer yet, or no longer")
             return

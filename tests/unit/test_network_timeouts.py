@@ -19,8 +19,14 @@ FORBIDDEN = {"aiohttp", "httpx", "urllib3.PoolManager"}
 
 
 def network_calls(tree: ast.AST) -> Iterator[ast.Call]:
+    waited_for = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "wait_for" and has_timeout(node)
+        for inner in ast.walk(node.args[0])
+    }
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or node in waited_for:
             continue
         named = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         owner = (
