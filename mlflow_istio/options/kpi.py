@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.entries import number_at
 
 _KEYS = ("queries", "call", "better", "delta", "margin")
 _COUNTED = "counts"
@@ -34,10 +35,9 @@ def read_kpis(value: Any) -> tuple[Kpi, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as exc:
-            raise InvalidInput(
-                f"option 'kpi' is not JSON ({exc.msg} at character {exc.pos}), such as {_EXAMPLE}"
-            ) from exc
+        except (ValueError, RecursionError) as exc:
+            where = f"{exc.msg} at character {exc.pos}" if isinstance(exc, json.JSONDecodeError) else exc
+            raise InvalidInput(f"option 'kpi' is not JSON ({where}), such as {_EXAMPLE}") from exc
     if not isinstance(value, Mapping) or not value:
         raise InvalidInput(f"option 'kpi' must be JSON of names and KPIs, such as {_EXAMPLE}, not {value!r}")
     return tuple(_kpi(str(name), entry) for name, entry in value.items())
@@ -100,6 +100,7 @@ def _counts(name: str, value: Any) -> dict[str, tuple[float, ...]]:
 def _number(name: str, key: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    number = number_at(f"option 'kpi': {key} of '{name}'", value)
+    if number < 0:
         raise InvalidInput(f"option 'kpi': {key} of '{name}' must be a number of at least 0, not {value!r}")
-    return float(value)
+    return number

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from mlflow_istio.core.analysis.means import Direction
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
 from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.stored import parsed, shortened
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.holdback import check_can_be_held_back
 from mlflow_istio.core.release.guards.base import OPTIONAL_TERMS, GuardTerms
@@ -27,6 +28,7 @@ from mlflow_istio.core.release.plan import (
     stream_guards,
 )
 from mlflow_istio.errors import InvalidInput
+from mlflow_istio.options.entries import above_zero_at, list_at, number_at, text_at
 from mlflow_istio.options.kpi import read_kpis
 from mlflow_istio.options.release import ReleaseOptions, SourceOptions
 
@@ -187,13 +189,13 @@ def _guards(options: ReleaseOptions, *, streams: bool) -> tuple[GuardPlan, ...]:
 
 def _read_file(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as exc:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as exc:  # ValueError: no path can be this text
+        why = exc.strerror if isinstance(exc, OSError) else exc
         raise InvalidInput(
-            f"option 'analysis' is {path!r}: neither auto nor none, and no file that can be read ({exc.strerror})"
+            f"option 'analysis' is {shortened(repr(path))}: neither auto nor none, and no file that can be read ({why})"
         ) from exc
-    except ValueError as exc:
-        raise InvalidInput(f"file '{path}' (option 'analysis') is not JSON: {exc}") from exc
+    return parsed(content, f"file '{path}' (option 'analysis')")
 
 
 def _like(kind: str) -> tuple[str, ...]:
@@ -225,18 +227,28 @@ def _guard(entry: Any, margin: float | None, allowed: NonInferiorityMargin | Non
         **{guard.kind: guard for guard in auto_guards(margin, allowed)},
     }
     base = usual.get(kind)
-    terms = {key: value for key, value in entry.items() if key not in ("guard", "allowed", "edges")}
+    terms = {key: _term(kind, key, value) for key, value in entry.items() if key not in ("guard", "allowed")}
     proof = _allowed(entry.get("allowed"), f"analysis: allowed of {kind}")
     values: dict[str, Any] = {"name": kind, "kind": kind, **terms}
     if base is not None:
         values = {"name": kind, "kind": kind, "margin": base.margin, "weight": base.weight, **terms}
     values["allowed"] = proof or (base.allowed if base else NonInferiorityMargin())
-    if "edges" in entry:
-        values["edges"] = tuple(float(edge) for edge in entry["edges"])
-    try:
-        return GuardPlan(**values)
-    except TypeError as exc:
-        raise InvalidInput(f"option 'analysis': guard {kind!r} has a value of the wrong kind ({exc})") from exc
+    return GuardPlan(**values)
+
+
+def _term(kind: str, key: str, value: Any) -> Any:
+    """A term of a guard as its kind reads it: what JSON holds may be anything."""
+    place = f"option 'analysis': {key} of guard '{kind}'"
+    if key == "edges":
+        return tuple(above_zero_at(place, edge) for edge in list_at(place, value))
+    if key == "worse":
+        if value not in get_args(Direction):
+            raise InvalidInput(f"{place} is 'higher' or 'lower', not {value!r}")
+        return value
+    if key in ("limit", "slower_than") and value is None:
+        return None
+    reading = {"name": text_at, "slower_than": above_zero_at}.get(key, number_at)
+    return reading(place, value)
 
 
 def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
@@ -262,24 +274,19 @@ def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
 def _allowed(value: Any, what: str) -> NonInferiorityMargin | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError as exc:
-            raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}") from exc
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (
-            NonInferiorityMargin(odds_ratio=float(value))
-            if value > 1
-            else NonInferiorityMargin(rate_difference=float(value))
-        )
     if isinstance(value, Mapping):
         known = ("odds_ratio", "rate_difference", "difference")
         for key in value:
             if key not in known:
                 raise InvalidInput(f"option '{what}': unknown key {key!r}: {nearest(key, known)}")
-        return NonInferiorityMargin(**{key: float(number) for key, number in value.items()})
-    raise InvalidInput(f"option '{what}' must be a number or JSON, not {value!r}")
+        return NonInferiorityMargin(
+            **{key: number_at(f"option '{what}': {key}", number) for key, number in value.items()}
+        )
+    try:
+        number = number_at(what, value)
+    except InvalidInput as exc:
+        raise InvalidInput(f"option '{what}' must be a number or JSON, not {shortened(repr(value))}") from exc
+    return NonInferiorityMargin(odds_ratio=number) if number > 1 else NonInferiorityMargin(rate_difference=number)
 
 
 def _approval(options: ReleaseOptions) -> Approval | None:
@@ -346,9 +353,11 @@ def _webhooks(given: Any) -> tuple[Webhook, ...]:
                 f"option 'webhooks': the address at {shown_address(url)} has {secret}, which may be a secret and would stand on "
                 "the endpoint's object: put it into an environment variable of whoever drives the release, and give 'env:NAME'"
             )
+        place = f"option 'webhooks': {{}} of {shown_address(url)}".format
         if "events" in values:
-            values["events"] = tuple(values["events"])
-        if isinstance(values.get("timeout"), int) and not isinstance(values["timeout"], bool):
-            values["timeout"] = float(values["timeout"])  # 1 and 1.0 are one plan
+            events = list_at(place("events"), values["events"])
+            values["events"] = tuple(text_at(place("events"), event) for event in events)
+        if "timeout" in values:
+            values["timeout"] = number_at(place("timeout"), values["timeout"])  # 1 and 1.0 are one plan
         hooks.append(Webhook(**values))
     return tuple(hooks)

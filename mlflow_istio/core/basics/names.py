@@ -182,9 +182,9 @@ def check_url(url: str) -> str:
     raise InvalidInput(f"address {url!r} is not valid: use http://HOST or http://HOST:PORT")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known name, then all of them."""
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name, then all of them; what is no text has no near ones but as it is written."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known: {', '.join(names) if names else 'none'}"
