@@ -105,7 +105,12 @@ def crossing(function: Callable[[float], float], inside: float, end: float, *, b
         inside: A point where the function is positive.
         end: The last point looked at.
         beyond: What to return when the function is still positive at `end`.
+
+    Returns:
+        The crossing; `inside` where rounding alone has made the function no more than zero there.
     """
     if function(end) >= 0:
         return beyond
+    if function(inside) <= 0:
+        return inside
     return float(brentq(function, inside, end, xtol=1e-12, rtol=1e-12))

@@ -36,6 +36,9 @@ _ORDERS = np.arange(NODES, dtype=np.float64)
 _TO_COEFFICIENTS = np.cos(np.outer(np.arange(NODES), _ANGLES)) * (2.0 / NODES)
 _TO_COEFFICIENTS[0] /= 2.0
 
+_LEFT_OUT = 1e-12
+"""Of the largest coefficient: how far the curve may be from the likelihood."""
+
 PRIOR_SCALES = (0.1, 0.3, 1.0)
 """Standard deviations of the equal mixture of centred normals behind the confidence sequence."""
 
@@ -100,7 +103,9 @@ class LogLikelihood:
         The set is an interval because `L` is concave. An end beyond 1/1000 or 1000 is reported as 0 or infinity.
         """
         mode = self.mode()
-        floor = self.log_mixture(mode) + math.log(alpha)
+        # Of counts beyond a million millions what the nodes leave out is more than alpha says: the interval is wider by it.
+        left_out = _LEFT_OUT * float(np.abs(self._coefficients).max())
+        floor = self.log_mixture(mode) + math.log(alpha) - left_out
 
         def above(point: float) -> float:
             return _at(self._coefficients, point) - floor

@@ -19,6 +19,9 @@ from mlflow_istio.errors import InvalidInput
 
 _FARTHEST_LOGIT = 700.0
 
+_ROUNDING = 1e-14
+"""Of the likelihood: what rounding may take from it or add to it; more than a log of alpha from 10**15 requests on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proportion:
@@ -80,6 +83,7 @@ class Proportion:
         a, b = prior
         hits, misses = self._effective()
         limit = float(betaln(a + hits, b + misses) - betaln(a, b) + np.log(alpha))
+        limit -= _ROUNDING * abs(limit)
 
         def inside(log_odds: float) -> float:
             # log p = d - log(1 + e^d) and log(1 - p) = -log(1 + e^d), kept apart so tiny rates stay exact.

@@ -47,6 +47,10 @@ def test_crossing_finds_the_zero_or_says_it_lies_beyond():
     assert crossing(lambda x: 2 - x, 0.0, 1.0, beyond=math.inf) == math.inf
 
 
+def test_crossing_where_rounding_left_nothing_positive_is_where_it_began():
+    assert crossing(lambda point: -1e-3 - abs(point - 2), 2.0, 9.0, beyond=math.inf) == 2.0
+
+
 def test_packed_numbers_come_back_bit_by_bit():
     values = (0.1, -1e-300, 1e300, 0.0, 1 / 3)
     assert unpack_floats(pack_floats(values), {}) == values

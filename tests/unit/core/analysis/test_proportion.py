@@ -45,6 +45,12 @@ def test_extremes_are_closed_at_zero_and_one(events, total, lower, upper):
     assert interval.estimate == (events / total if total else None)
 
 
+def test_the_sequence_of_more_requests_than_rounding_tells_apart_holds_the_rate():
+    found = Proportion(events=10**13, total=10**15).confidence_sequence(0.05)
+    assert found.lower < 0.01 < found.upper
+    assert found.upper - found.lower < 1e-6
+
+
 def test_no_events_gives_the_closed_form_upper_end():
     """With 0 of n the end solves (1-p)^n = alpha B(1/2, n + 1/2) / B(1/2, 1/2)."""
     n = 400
