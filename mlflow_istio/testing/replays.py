@@ -53,6 +53,11 @@ def replay(
         >>> replay({"steps": "10,50", "interval": 10, "hold": 60}, healthy, looks=500).outcome
         'promoted'
     """
+    if not isinstance(config or {}, Mapping):
+        raise InvalidInput(f"config must be names of options with their values, not {repr(config)[:40]}")
+    for what, name in (("stable", stable), ("candidate", candidate), ("control", control)):
+        if not isinstance(name, str) or not name:
+            raise InvalidInput(f"the name of the {what} must be a text, not {repr(name)[:40]}")
     given = dict(config or {})
     for name in ("candidate", "name"):
         if name in given:

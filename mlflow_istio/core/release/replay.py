@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
@@ -29,7 +30,9 @@ from mlflow_istio.core.release.advance import (
     advance,
     step_shares,
 )
+from mlflow_istio.core.release.edges import missing_in
 from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.judgement import proven
 from mlflow_istio.core.release.kpi import counts_from
 from mlflow_istio.core.release.plan import ReleasePlan
@@ -43,6 +46,12 @@ START = datetime(2000, 1, 1, tzinfo=timezone.utc)
 """When a replayed release starts: any time does, since only differences matter."""
 
 _UNKNOWN = (0.0, math.inf)
+
+_NOT_OF_A_KPI = frozenset(GUARD_KINDS) - {"rate", "mean"}
+"""Kinds of ours that read no KPI; what a package's kind reads isn't known here."""
+
+_MOST = 2**53
+"""Up to here a double holds every whole number, and counters are doubles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +122,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
         )
     if isinstance(looks, bool) or not isinstance(looks, Integral) or looks < 1:
         raise InvalidInput(f"looks is how often to look, at least 1; got {looks!r}")
+    if not callable(traffic):
+        raise InvalidInput(f"traffic is {_short(traffic)}: give a function of a look's number and the percents")
     plan = replace(plan, approval=None, capacity="fixed", surge=None)
     progress = first_progress(plan, START, control=control)
     counters = _Counters(plan, control)
@@ -122,6 +133,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
         weights = _weights(progress, control)
         counted = counters.advanced(look, traffic(look, dict(weights)), weights)
         readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
+        if problem := missing_in(plan, readings, "traffic"):
+            raise InvalidInput(f"look {look}: {problem}")
         now = START + look * interval
         progress, action = _looked(progress, Observation(readings=readings, weights=weights), now, last=look == looks)
         if isinstance(action, Promote) and plan.watch and progress.watch is None:
@@ -181,7 +194,7 @@ class _Counters:
     def __init__(self, plan: ReleasePlan, control: str = "") -> None:
         self._names = (*plan.deployments, *((control,) if control else ()))
         self._control = control
-        self._kpis = frozenset(guard.name for guard in plan.guards)
+        self._kpis = frozenset(guard.name for guard in plan.guards if guard.kind not in _NOT_OF_A_KPI)
         self._edges: tuple[float, ...] | None = None
         self._series: tuple[str, ...] = ()
         self._totals: dict[str, dict[str, float]] = {name: {REQUESTS: 0, ERRORS: 0} for name in self._names}
@@ -267,9 +280,15 @@ class _Counters:
 def _checked_edges(where: str, slower_than: Mapping[Any, Any]) -> tuple[float, ...]:
     for edge in slower_than:
         number = isinstance(edge, Real) and not isinstance(edge, bool)
-        if not (number and math.isfinite(edge) and edge > 0):
-            raise InvalidInput(f"{where}: slower_than has the edge {edge!r}: edges are milliseconds above 0")
-    return tuple(sorted(slower_than))
+        if not (number and 0 < edge <= _MOST):
+            raise InvalidInput(f"{where}: slower_than has the edge {_short(edge)}: edges are milliseconds above 0")
+    edges = tuple(sorted(slower_than))
+    for nearer, farther in pairwise(edges):
+        if round(nearer, 6) == round(farther, 6):  # as series are named
+            raise InvalidInput(
+                f"{where}: slower_than has the edges {nearer!r} and {farther!r}, which are one: leave one out"
+            )
+    return edges
 
 
 def _edges_differ(slower_than: Mapping[Any, Any], edges: tuple[float, ...]) -> str:
@@ -288,6 +307,8 @@ def _whole(where: str, what: str, value: Any) -> int:
         number = -1
     else:
         if number == value and number >= 0 and not isinstance(value, (str, bool)):
+            if number > _MOST:
+                raise InvalidInput(f"{where}: {what} is {_short(value)}: more than {_MOST:,} can't be counted exactly")
             return number
     raise InvalidInput(f"{where}: {what} is {_short(value)}: counts are whole numbers from 0 up")
 

@@ -201,6 +201,43 @@ def test_a_control_that_is_missing_or_one_too_many_is_named(
         replay(config, traffic, looks=5)
 
 
+@pytest.mark.parametrize("config", ["steps=5", 5, [("steps", "5")]])
+def test_options_are_names_with_values(config: Any) -> None:
+    with pytest.raises(InvalidInput, match="config must be names of options with their values, not "):
+        replay(config, equal_versions, looks=1)
+
+
+@pytest.mark.parametrize("name", ["", None, 5])
+@pytest.mark.parametrize("what", ["stable", "candidate", "control"])
+def test_a_name_is_a_text(what: str, name: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"the name of the {what} must be a text, not {name!r}"):
+        replay({}, equal_versions, looks=1, **{what: name})
+
+
+def test_an_option_whose_name_is_no_text_is_named() -> None:
+    with pytest.raises(InvalidInput, match="unknown option '5': known: "):
+        replay({5: 6}, equal_versions, looks=1)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("config", [{}, {"phase": 0}])
+@pytest.mark.parametrize("requests", [10**6, 10**13, 9 * 10**15])
+def test_equal_versions_are_not_told_apart_however_many_requests_there_are(
+    config: Mapping[str, Any], requests: int
+) -> None:
+    """What the likelihood is off by grows with the counts: an interval must be wider by it, and is there."""
+
+    def traffic(_look: int, weights: Mapping[str, float]) -> Any:
+        given = {}
+        for name, percent in weights.items():
+            answers = int(requests * percent) // 100
+            given[name] = Counts(requests=answers, errors=answers // 100, slower_than={100: answers // 10})
+        return given
+
+    ended = replay(config, traffic, looks=60)
+    assert ended.outcome in ("open", "promoted")
+    assert all(low <= 1 <= high for low, high in ended.proven.values())
+
+
 def test_three_names_are_three() -> None:
     with pytest.raises(InvalidInput, match="the control is called 'candidate' like another"):
         replay({}, equal_versions, looks=1, control="candidate")

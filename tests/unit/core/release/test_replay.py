@@ -170,6 +170,8 @@ def slower(**edges: Any) -> Counts:
         (Counts(requests=float("inf")), "requests is inf: counts"),  # type: ignore[arg-type]
         (Counts(requests="7"), "requests is '7': counts"),  # type: ignore[arg-type]
         (Counts(requests=None), "requests is None: counts"),  # type: ignore[arg-type]
+        (Counts(requests=2**53 + 1), "requests is 9007199254740993: more than 9,007,199,254,740,992 can't be counted"),
+        (Counts(requests=10**400), "requests is 100000"),
         (Counts(requests=5, errors=6), "6 errors of 5 requests: errors are some of the requests"),
         (slower(_100=101, _250=0), "101 answers slower than 100 ms, but only 100 requests: counts can't rise"),
         (slower(_100=10, _250=11), "11 answers slower than 250 ms, but only 10 slower than 100 ms: counts can't rise"),
@@ -204,12 +206,32 @@ def test_counts_that_cannot_be_are_named_with_their_look(counts: Any, words: str
             lambda _look, _weights: {"v1": Counts(requests=1, slower_than={math.inf: 0})},
             "look 1, 'v1': slower_than has the edge inf: edges are milliseconds above 0",
         ),
+        (
+            lambda _look, _weights: {"v1": Counts(requests=1, slower_than={10**400: 0})},
+            "look 1, 'v1': slower_than has the edge 100000",
+        ),
+        (
+            lambda _look, _weights: {"v1": Counts(requests=1, slower_than={100: 0, 100.0000001: 0})},
+            "look 1, 'v1': slower_than has the edges 100 and 100.0000001, which are one: leave one out",
+        ),
+        (
+            lambda _look, _weights: {"v1": replace(GOOD, kpi={"errors": (1, 0)})},
+            "look 1, 'v1': unknown KPI 'errors': known: none",
+        ),
+        ({"v1": GOOD}, "traffic is {'v1': Counts("),
+        (None, "traffic is None: give a function of a look's number and the percents"),
     ],
 )
 def test_what_is_no_counts_by_name_is_refused(traffic: Callable[..., Any], words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         replayed(a_plan(guards=auto_guards()), traffic, looks=9)
     assert refused.value.message.startswith(words)
+
+
+def test_an_edge_that_the_counts_lack_is_refused_as_a_source_without_it_is() -> None:
+    guards = (GuardPlan(name="latency", kind="latency", edges=(77.0,)),)
+    with pytest.raises(InvalidInput, match="look 1: guard 'latency': traffic has no latency edge at 77 ms.* say 100"):
+        replayed(a_plan(guards=guards), lambda _look, weights: dict.fromkeys(weights, GOOD), looks=9)
 
 
 @pytest.mark.parametrize("numbers", [(1,), (1, 2, 3, 4), (5, -1), (1, 2), ("a", "b"), 7, (float("nan"), 0)])
