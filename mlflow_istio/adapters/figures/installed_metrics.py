@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import is_series
 from mlflow_istio.core.analysis.source_names import installed_source
+from mlflow_istio.core.basics.stored import shortened
 from mlflow_istio.errors import InvalidInput, MetricsError, MlflowIstioError
 from mlflow_istio.ports.metrics import Metrics, SourceTerms
 
@@ -80,8 +82,8 @@ class _Checked(PassedOn):
             for series, value in counters.items():
                 if not is_series(series):
                     raise MetricsError(f"{says} there is no series {series!r}: see mlflow_istio.core.analysis.measures")
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                    raise MetricsError(f"{says} {series} is {value!r}, no finite counter >= 0")
+                if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+                    raise MetricsError(f"{says} {series} is {shortened(repr(value))}, no finite counter >= 0")
         return {str(source): {series: float(value) for series, value in c.items()} for source, c in reading.items()}
 
 

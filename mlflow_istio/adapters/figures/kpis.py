@@ -100,7 +100,10 @@ class KpiMetrics(PassedOn):
             raise MetricsError(
                 f"KPI '{kpi.name}' failed for deployment '{deployment}': {type(exc).__name__}: {' '.join(str(exc).split())}"
             ) from exc
-        counts = counts_from(kpi.name, answer)
+        try:
+            counts = counts_from(kpi.name, answer)
+        except InvalidInput as exc:
+            raise MetricsError(f"for deployment '{deployment}' {exc.message}") from exc
         return {} if counts is None else {totals_source(kpi.name): counts.series(kpi.name)}
 
     def _asked(self, kpi: Kpi, endpoint: str, deployment: str) -> dict[str, dict[str, float]]:

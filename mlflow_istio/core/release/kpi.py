@@ -10,10 +10,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
 from typing import Literal, TypeAlias
 
 from mlflow_istio.core.analysis.measures import KpiCounts, check_kpi_name
 from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.stored import shortened
 from mlflow_istio.errors import InvalidInput
 
 KpiCall: TypeAlias = Callable[[str], "tuple[float, ...] | None"]
@@ -87,32 +90,48 @@ def filled_query(query: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values[match["braced"] or match["plain"]], query)
 
 
-def counts_from(name: str, answer: object) -> KpiCounts | None:
-    """What a KPI's callable returned, as counts.
+def numbers_from(name: str, answer: object) -> tuple[float, ...] | None:
+    """What a KPI's callable returned, as two or three numbers; NumPy's and ``Decimal`` are numbers, too.
 
     Raises:
         InvalidInput: It is neither None, (n, events) nor (n, sum, sum of squares) of numbers.
     """
     if answer is None:
         return None
-    numbers = tuple(answer) if isinstance(answer, (tuple, list)) else ()
-    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
-        numbers = ()
+    given = tuple(answer) if isinstance(answer, (tuple, list)) else ()
+    if len(given) not in (2, 3) or not all(
+        isinstance(number, (Real, Decimal)) and not isinstance(number, bool) for number in given
+    ):
+        raise InvalidInput(
+            f"KPI '{name}' gave {shortened(repr(answer))}: give (n, events), (n, sum, sum of squares), or None without data"
+        )
+    try:
+        numbers = tuple(float(number) for number in given)
+    except (OverflowError, ValueError):
+        numbers = (math.inf,)
     if any(not (math.isfinite(number) and number >= 0) for number in numbers):
         raise InvalidInput(
-            f"KPI '{name}' gave {answer!r}: counts, and sums of what is counted so far, are finite and never negative (add a "
-            "constant to values below 0)"
+            f"KPI '{name}' gave {shortened(repr(answer))}: counts, and sums of what is counted so far, are finite and never "
+            "negative (add a constant to values below 0)"
         )
+    return numbers
+
+
+def counts_from(name: str, answer: object) -> KpiCounts | None:
+    """What a KPI's callable returned, as counts so far.
+
+    Raises:
+        InvalidInput: It is neither None, (n, events) nor (n, sum, sum of squares) of numbers, or has more events than observations.
+    """
+    numbers = numbers_from(name, answer)
+    if numbers is None:
+        return None
     if len(numbers) == 2:
         n, events = numbers
-        if not 0 <= events <= n:
+        if events > n:
             raise InvalidInput(
                 f"KPI '{name}' gave {events:g} events of {n:g} observations: give (n, events) with events <= n"
             )
-        return KpiCounts(n=float(n), events=float(events))
-    if len(numbers) == 3:
-        n, total, squares = numbers
-        return KpiCounts(n=float(n), total=float(total), squares=float(squares))
-    raise InvalidInput(
-        f"KPI '{name}' gave {answer!r}: give (n, events), (n, sum, sum of squares), or None without data"
-    )
+        return KpiCounts(n=n, events=events)
+    n, total, squares = numbers
+    return KpiCounts(n=n, total=total, squares=squares)

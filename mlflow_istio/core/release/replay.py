@@ -34,7 +34,8 @@ from mlflow_istio.core.release.edges import missing_in
 from mlflow_istio.core.release.evidence import Evidence
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.judgement import proven
-from mlflow_istio.core.release.kpi import counts_from
+from mlflow_istio.core.release.kpi import counts_from, numbers_from
+from mlflow_istio.core.release.kpi_kinds import KPI_KINDS, misread_kpi
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import Progress, first_progress
 from mlflow_istio.core.release.watching import begun, watched
@@ -47,7 +48,7 @@ START = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 _UNKNOWN = (0.0, math.inf)
 
-_NOT_OF_A_KPI = frozenset(GUARD_KINDS) - {"rate", "mean"}
+_NOT_OF_A_KPI = frozenset(GUARD_KINDS) - KPI_KINDS
 """Kinds of ours that read no KPI; what a package's kind reads isn't known here."""
 
 _MOST = 2**53
@@ -133,7 +134,7 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
         weights = _weights(progress, control)
         counted = counters.advanced(look, traffic(look, dict(weights)), weights)
         readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
-        if problem := missing_in(plan, readings, "traffic"):
+        if problem := missing_in(plan, readings, "traffic") or misread_kpi(plan, readings):
             raise InvalidInput(f"look {look}: {problem}")
         now = START + look * interval
         progress, action = _looked(progress, Observation(readings=readings, weights=weights), now, last=look == looks)
@@ -262,16 +263,14 @@ class _Counters:
     def _add_kpi(self, where: str, totals: dict[str, float], name: str, numbers: Any) -> None:
         if name not in self._kpis:
             raise InvalidInput(f"{where}: unknown KPI '{name}': {nearest(name, self._kpis)}")
-        numbers = tuple(numbers) if isinstance(numbers, (tuple, list)) else ()
-        parts = ("n", "events") if len(numbers) == 2 else ("n", "sum", "sum_squares")
-        keys = [f"kpi/{name}/{part}" for part in parts]
         try:
-            grown = [totals.get(key, 0) + number for key, number in zip(keys, numbers, strict=True)]
-            if any(number < 0 for number in numbers):
-                raise InvalidInput(f"KPI '{name}' gave {numbers!r}: counts are never negative")
+            given = numbers_from(name, numbers)
+            if given is None:
+                raise InvalidInput(f"KPI '{name}' is None: leave it out where nothing was observed")
+            parts = ("n", "events") if len(given) == 2 else ("n", "sum", "sum_squares")
+            keys = [f"kpi/{name}/{part}" for part in parts]
+            grown = [totals.get(key, 0) + number for key, number in zip(keys, given, strict=True)]
             counts_from(name, tuple(grown))
-        except (TypeError, ValueError) as exc:
-            raise InvalidInput(f"{where}: KPI '{name}' is no (n, events) nor (n, sum, sum of squares)") from exc
         except InvalidInput as exc:
             raise InvalidInput(f"{where}: {exc.message}") from exc
         totals.update(zip(keys, grown, strict=True))

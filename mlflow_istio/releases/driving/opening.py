@@ -16,6 +16,7 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.control_choice import Capacity, ControlChoice, choose_control
 from mlflow_istio.core.release.edges import measures_with_edges, missing_edge, missing_in
+from mlflow_istio.core.release.kpi_kinds import KPI_KINDS, misread_kpi
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
@@ -105,7 +106,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         return _known(context, endpoint, plan)
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
-    _check_edges(context, dependencies, plan, name)
+    _check_figures(context, dependencies, plan, name)
     _check_protocol(dependencies, plan, endpoint)
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
@@ -238,28 +239,33 @@ def _with_control(
     return True
 
 
-def _check_edges(context: Context, dependencies: DriverDependencies, plan: ReleasePlan, name: str) -> None:
-    """Refuse an edge that the source of figures does not have, as far as it can be known.
+def _check_figures(context: Context, dependencies: DriverDependencies, plan: ReleasePlan, name: str) -> None:
+    """Refuse an edge that the source of figures does not have, and a KPI that its guard can't judge, as far as it can be known.
 
     What the stable has answered tells the edges of every source. Where it has answered nothing yet, a source may know its own; else
     the driver says it once there are answers.
 
     Raises:
-        InvalidInput: Names the guard, the edge and its neighbours.
+        InvalidInput: Names the guard, the edge and its neighbours, or the KPI.
     """
     metrics = dependencies.metrics
     measures = measures_with_edges(plan)
-    if metrics is None or not measures:
+    kpis = any(guard.kind in KPI_KINDS for guard in plan.guards)
+    if metrics is None or not (measures or kpis):
         return
     edges: Sequence[float] = metrics.latency_edges if isinstance(metrics, KnownEdges) else ()
     problem = missing_edge(plan, edges, metrics.name)
-    if not edges or measures != (LATENCY,):
+    if kpis or not edges or measures != (LATENCY,):
         try:
-            problem = problem or missing_in(plan, metrics.read(name, (plan.stable,)), metrics.name)
+            read = metrics.read(name, (plan.stable,))
+            problem = problem or missing_in(plan, read, metrics.name) or misread_kpi(plan, read)
         except MetricsError as exc:
-            context.warn(
-                f"whether there are the latency edges and others that guards name could not be looked up: {exc.message}"
+            what = (
+                "there are the latency edges and others that guards name"
+                if measures
+                else "KPIs are of their guards' kinds"
             )
+            context.warn(f"whether {what} could not be looked up: {exc.message}")
     if problem:
         raise InvalidInput(problem)
 

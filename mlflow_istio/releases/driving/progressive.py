@@ -32,6 +32,7 @@ from mlflow_istio.core.release.advance import (
 from mlflow_istio.core.release.edges import missing_in
 from mlflow_istio.core.release.evidence import counted_deployments, serves_nothing
 from mlflow_istio.core.release.judgement import look_figures
+from mlflow_istio.core.release.kpi_kinds import misread_kpi
 from mlflow_istio.core.release.look_counters import counters_kept
 from mlflow_istio.core.release.on_endpoint import (
     StaleRevision,
@@ -316,7 +317,7 @@ def _observe(drive: Drive, endpoint: Endpoint, progress: Progress) -> Observatio
             read = dependencies.metrics.read(drive.name, counted_deployments(plan, progress.evidence))
             check_totals(progress.evidence.counters, read)
             readings = read
-            if problem := missing_in(plan, read, dependencies.metrics.name):
+            if problem := missing_in(plan, read, dependencies.metrics.name) or misread_kpi(plan, read):
                 drive.warn_once(problem)
         except MetricsError as exc:
             unavailable = dependencies.metrics.name

@@ -34,6 +34,8 @@ class KpiMean(GuardKind[MeanDifference]):
         candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
         if candidate is None or stable is None:
             return None
+        if any(side.total is None and side.n for side in (candidate, stable)):  # events; an idle side has nothing
+            return None
         if test.stratum and counts.mixed:
             return test.set_aside()
         try:

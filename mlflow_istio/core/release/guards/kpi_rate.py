@@ -35,7 +35,7 @@ class KpiRate(GuardKind[RateTest]):
     def update(self, terms: GuardTerms, test: RateTest, counts: IntervalCounts) -> RateTest | None:
         """Take in both sides' observations, and of these the bad ones."""
         candidate, stable = counts.candidate.kpi(terms.name), counts.stable.kpi(terms.name)
-        if candidate is None or stable is None:
+        if candidate is None or stable is None or candidate.events is None or stable.events is None:
             return None
         late = test.stratum > 0
         bad = (*_bad_events(candidate, terms, late=late), *_bad_events(stable, terms, late=late))

@@ -80,6 +80,7 @@ def test_deployments_that_nobody_asked_for_are_left_out_and_kpis_stand_beside() 
         ({"api": {"requests": float("nan")}}, "requests is nan, no finite counter"),
         ({"api": {"requests": "10"}}, "requests is '10', no finite counter"),
         ({"api": {"errors": True}}, "errors is True, no finite counter"),
+        ({"api": {"requests": 10**400}}, "requests is 1000"),
     ],
 )
 def test_what_it_says_is_foreign(said: Any, complaint: str) -> None:

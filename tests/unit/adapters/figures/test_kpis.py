@@ -48,6 +48,13 @@ def test_a_callable_that_raises_is_one_line_with_its_cause() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_an_answer_of_a_callable_that_is_none_is_a_failure_of_the_source() -> None:
+    """A driver waits for figures that are not there; what can't be an option would end it."""
+    metrics = KpiMetrics(InMemoryMetrics(), [Kpi(name="sold", call=lambda _deployment: (5, 9))])
+    with pytest.raises(MetricsError, match="for deployment 'm-v1' KPI 'sold' gave 9 events of 5 observations"):
+        metrics.read("m", ("m-v1",))
+
+
 def test_promql_without_a_prometheus_says_what_to_set() -> None:
     query = 'visits{v="$deployment"}'
     with pytest.raises(InvalidInput, match="set prometheus_url"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from mlflow_istio.core.analysis.measures import KpiCounts
@@ -47,6 +49,8 @@ def test_placeholders_are_filled_and_other_dollars_stay() -> None:
         ((10, 3), KpiCounts(n=10.0, events=3.0)),
         ([10, 3.0], KpiCounts(n=10.0, events=3.0)),
         ((2, 5.0, 13.0), KpiCounts(n=2.0, total=5.0, squares=13.0)),
+        ((np.int64(10), np.uint8(3)), KpiCounts(n=10.0, events=3.0)),
+        ((np.float32(10), Decimal(3)), KpiCounts(n=10.0, events=3.0)),
     ],
 )
 def test_what_a_callable_may_give(answer: object, counts: KpiCounts | None) -> None:
@@ -54,7 +58,21 @@ def test_what_a_callable_may_give(answer: object, counts: KpiCounts | None) -> N
 
 
 @pytest.mark.parametrize(
-    "answer", [3, "10", (1,), (1, 2, 3, 4), ("a", "b"), (True, False), (3, 5), (-1, 0), (2, math.nan), (2, -5.0, 13.0)]
+    "answer",
+    [
+        3,
+        "10",
+        (1,),
+        (1, 2, 3, 4),
+        ("a", "b"),
+        (True, False),
+        (3, 5),
+        (-1, 0),
+        (2, math.nan),
+        (2, -5.0, 13.0),
+        (10**400, 1),
+        np.array([1, 2]),
+    ],
 )
 def test_what_it_may_not_give_is_refused_by_the_kpis_name(answer: object) -> None:
     with pytest.raises(InvalidInput, match="KPI 'sold'"):

@@ -234,11 +234,20 @@ def test_an_edge_that_the_counts_lack_is_refused_as_a_source_without_it_is() -> 
         replayed(a_plan(guards=guards), lambda _look, weights: dict.fromkeys(weights, GOOD), looks=9)
 
 
-@pytest.mark.parametrize("numbers", [(1,), (1, 2, 3, 4), (5, -1), (1, 2), ("a", "b"), 7, (float("nan"), 0)])
+@pytest.mark.parametrize(
+    "numbers", [(1,), (1, 2, 3, 4), (5, -1), (1, 2), ("a", "b"), 7, (float("nan"), 0), None, (True, False)]
+)
 def test_a_kpi_that_is_no_count_is_named(numbers: Any) -> None:
     plan = a_plan(guards=(GuardPlan(name="bought", kind="rate"),))
     with pytest.raises(InvalidInput, match=r"^look 1, 'v1': .*KPI 'bought'"):
         replayed(plan, lambda _look, _weights: {"v1": Counts(requests=1, kpi={"bought": numbers})}, looks=9)
+
+
+@pytest.mark.parametrize(("kind", "numbers", "other"), [("rate", (5, 50.0, 600.0), "mean"), ("mean", (5, 1), "rate")])
+def test_a_kpi_of_the_other_kind_is_refused_with_the_guard_that_it_needs(kind: str, numbers: Any, other: str) -> None:
+    plan = a_plan(guards=(GuardPlan(name="spent", kind=kind),))
+    with pytest.raises(InvalidInput, match=f'^look 1: KPI \'spent\' gives .*"guard": "{other}", "name": "spent"'):
+        replayed(plan, lambda _look, _weights: {"v1": Counts(requests=5, kpi={"spent": numbers})}, looks=9)
 
 
 def test_numpys_counts_and_whole_floats_are_counts() -> None:

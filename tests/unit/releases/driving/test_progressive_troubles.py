@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,48 @@ def test_a_kpis_running_total_that_falls_is_no_data() -> None:
     assert warning.startswith(
         "no figures: KPI 'sold' of 'churn-v1' had n=3000 and has 900 now, but counts so far only grow: "
     )
+
+
+def test_an_answer_of_a_kpi_that_cannot_be_is_no_data_and_ends_no_driver() -> None:
+    stage = a_stage()
+    asked: list[str] = []
+
+    def sold(deployment: str) -> tuple[float, float]:
+        asked.append(deployment)
+        n = 1000.0 * len(asked)
+        return (n, n + 1) if len(asked) == 9 else (n, n // 10)
+
+    stage.open(guards=(GuardPlan(name="sold", kind="rate", worse="lower"),), deadline=600.0)
+    metrics = KpiMetrics(stage.users.metrics, [Kpi(name="sold", call=sold)])
+    assert drive(stage.context, replace(stage.dependencies, metrics=metrics), "churn").outcome == "promoted"
+    (warning,) = stage.world.warnings
+    assert warning.startswith("no figures: for deployment 'churn-v1' KPI 'sold' gave 9001 events of 9000 observations")
+
+
+SUMS = Kpi(name="spend", call=lambda deployment: (100, 1000, 20_000))
+OF_THE_OTHER_KIND = (
+    "KPI 'spend' gives sums of numbers (n, sum, sum of squares), but its guard counts events, so it can't be judged: list it in "
+    '\'analysis\' as {"guard": "mean", "name": "spend"}'
+)
+
+
+def test_sums_are_not_taken_for_no_events() -> None:
+    """A KPI that falls to a tenth would have as many events as before: none."""
+    stage = a_stage()
+    stage.open(guards=(GuardPlan(name="spend", kind="rate", worse="lower"),), deadline=600.0)
+    dependencies = replace(stage.dependencies, metrics=KpiMetrics(stage.users.metrics, [SUMS]))
+    ended = drive(stage.context, dependencies, "churn")
+    assert (ended.outcome, stage.world.warnings) == ("inconclusive", [OF_THE_OTHER_KIND])
+    assert "no data from spend" in ended.reason
+
+
+def test_a_kpi_that_its_guard_cannot_judge_is_refused_before_anything_is_applied() -> None:
+    stage = a_stage()
+    dependencies = replace(stage.dependencies, metrics=KpiMetrics(stage.users.metrics, [SUMS]))
+    request = a_release_request({}, guards=(GuardPlan(name="spend", kind="rate"),))
+    with pytest.raises(InvalidInput, match=re.escape(OF_THE_OTHER_KIND)):
+        open_release(stage.context, dependencies, request)
+    assert stage.world.cluster.get("Deployment", "churn-v2") is None
 
 
 def test_a_dead_stable_does_not_hold_up_the_fix() -> None:
