@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
@@ -10,6 +10,7 @@ from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.measures import is_series
 from mlflow_istio.core.analysis.source_names import installed_source
+from mlflow_istio.core.basics.plugins import loaded, one_line, place_of
 from mlflow_istio.core.basics.stored import shortened
 from mlflow_istio.errors import InvalidInput, MetricsError, MlflowIstioError
 from mlflow_istio.ports.metrics import Metrics, SourceTerms
@@ -26,13 +27,13 @@ def installed_metrics(name: str, terms: SourceTerms) -> Metrics:
         InvalidInput: No package brings it, or what it brings makes no ``Metrics``.
     """
     entry = installed_source(name)
-    where = f"metrics={name}: entry point '{name} = {entry.value}' of group '{entry.group}'"
+    where = f"metrics={name}: {place_of(entry)}"
     try:
-        source = entry.load()(terms)
+        source = loaded(entry)(terms)
     except MlflowIstioError:
         raise
-    except Exception as exc:  # it is another's code: anything can come out
-        raise InvalidInput(f"{where} makes no source: {_one_line(exc)}") from exc
+    except (Exception, SystemExit) as exc:  # it is another's code: anything can come out
+        raise InvalidInput(f"{where} makes no source: {one_line(exc)}") from exc
     if not isinstance(source, Metrics):
         raise InvalidInput(f"{where} makes a {type(source).__name__}, which has no name, counts_chosen or read")
     return _Checked(source)
@@ -52,7 +53,7 @@ class _Checked(PassedOn):
         except MetricsError:
             raise
         except Exception as exc:
-            raise MetricsError(f"{self.name} failed: {_one_line(exc)}") from exc
+            raise MetricsError(f"{self.name} failed: {one_line(exc)}") from exc
         return {
             deployment: self._reading(deployment, reading)
             for deployment, reading in readings.items()
@@ -66,7 +67,7 @@ class _Checked(PassedOn):
         except MlflowIstioError:
             raise
         except Exception as exc:
-            raise MetricsError(f"{self.name} failed: {_one_line(exc)}") from exc
+            raise MetricsError(f"{self.name} failed: {one_line(exc)}") from exc
         return [self._reading(deployment, reading) for reading in history]
 
     def _reading(self, deployment: str, reading: object) -> Reading:
@@ -82,10 +83,14 @@ class _Checked(PassedOn):
             for series, value in counters.items():
                 if not is_series(series):
                     raise MetricsError(f"{says} there is no series {series!r}: see mlflow_istio.core.analysis.measures")
-                if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+                if not 0 <= _number(value) < math.inf:
                     raise MetricsError(f"{says} {series} is {shortened(repr(value))}, no finite counter >= 0")
         return {str(source): {series: float(value) for series, value in c.items()} for source, c in reading.items()}
 
 
-def _one_line(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:300]
+def _number(value: object) -> float:
+    """The value as a number; NaN where it is none, or one that no double holds."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

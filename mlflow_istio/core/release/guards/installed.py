@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from mlflow_istio.core.basics.plugins import installed_entry
+from mlflow_istio.core.basics.plugins import installed_entry, loaded, one_line, place_of
 from mlflow_istio.core.release.guards.base import GuardKind
 from mlflow_istio.errors import InvalidInput
 
@@ -24,11 +24,11 @@ def installed_kind(name: str, built_in: tuple[str, ...]) -> GuardKind[Any]:
         InvalidInput: No package brings it, or what it brings is no kind of that name. (Not remembered: the next call asks again.)
     """
     entry = installed_entry(GROUP, name, built_in, "kind")
-    where = f"entry point '{name} = {entry.value}' of group '{GROUP}'"
-    try:
-        kind = entry.load()
-    except (ImportError, AttributeError) as exc:
-        raise InvalidInput(f"{where} can't be loaded: {exc}") from exc
+    where = place_of(entry)
+    kind = loaded(entry)
     if not (isinstance(kind, type) and issubclass(kind, GuardKind) and kind.name == name):
         raise InvalidInput(f"{where} is not a GuardKind whose name is '{name}'")
-    return kind()
+    try:
+        return kind()
+    except Exception as exc:  # another's code: anything can come out
+        raise InvalidInput(f"{where} makes no kind: {one_line(exc)}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlflow_istio.core.analysis.measures import is_series
@@ -32,6 +33,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "trouble": f"{HERE}:make_trouble",
         "text": f"{HERE}:NOT_A_FACTORY",
         "gone": f"{HERE}:no_such",
+        "broken": "no_such_module:make",
+        "leaving": f"{HERE}:make_leaving",
         "prometheus": f"{HERE}:make_toy",
     }
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
@@ -56,6 +59,11 @@ def test_it_is_asked_for_what_the_release_wants_and_counts_as_any_other() -> Non
         "v1": {"api": {"requests": 10.0, "errors": 1.0, "le/250": 9.0, "le/+Inf": 10.0}}
     }
     assert toy.history("churn", "v1", 60, 10) == [toy.read("churn", ("v1",))["v1"]] * 3  # type: ignore[attr-defined]
+
+
+def test_numpys_counters_are_counters() -> None:
+    toy_source.SAYS["v1"] = {"api": {"requests": np.int64(10), "le/+Inf": np.float32(10)}}
+    assert source("toy").read("churn", ("v1",)) == {"v1": {"api": {"requests": 10.0, "le/+Inf": 10.0}}}
 
 
 def test_deployments_that_nobody_asked_for_are_left_out_and_kpis_stand_beside() -> None:
@@ -98,7 +106,9 @@ def test_what_it_says_is_foreign(said: Any, complaint: str) -> None:
         ("nothing", "makes a str, which has no name, counts_chosen or read"),
         ("trouble", "makes no source: KeyError: 'TOY_API_KEY'"),
         ("text", "makes no source: TypeError"),
-        ("gone", "makes no source: AttributeError"),
+        ("gone", "can't be loaded: AttributeError"),
+        ("broken", "can't be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("leaving", "makes no source: SystemExit: no licence"),
     ],
 )
 def test_what_can_not_be_used_is_named(name: str, complaint: str) -> None:

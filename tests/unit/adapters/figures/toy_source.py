@@ -44,3 +44,8 @@ def make_nothing(terms: SourceTerms) -> str:
 def make_trouble(terms: SourceTerms) -> Toy:
     """A key that isn't set, as such a package would find out."""
     raise KeyError("TOY_API_KEY")
+
+
+def make_leaving(terms: SourceTerms) -> Toy:
+    """What a package does that takes itself for a program."""
+    raise SystemExit("no licence")

@@ -33,6 +33,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "collapse": f"{HERE}:Collapse",
         "blocks": f"{HERE}:Blocks",
         "gone": f"{HERE}:Nothing",
+        "broken": "no_such_module:Kind",
+        "unfinished-kind": f"{HERE}:Unfinished",
         "other": f"{HERE}:Blocks",
         "test": f"{HERE}:NOT_A_KIND",
         "errors": f"{HERE}:Collapse",
@@ -104,6 +106,8 @@ def test_options_take_such_a_kind_as_any_other() -> None:
     [
         ("collapsee", "guard 'x': unknown kind: did you mean 'collapse'?"),
         ("gone", "entry point 'gone = .*:Nothing' of group 'mlflow_istio.guards' can't be loaded: .*no attribute"),
+        ("broken", "can't be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("unfinished-kind", "makes no kind: TypeError: .*abstract"),
         ("other", "is not a GuardKind whose name is 'other'"),
         ("test", "is not a GuardKind whose name is 'test'"),
     ],

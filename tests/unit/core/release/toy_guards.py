@@ -146,3 +146,10 @@ class Blocks(GuardKind[BlockTest]):
 
 
 NOT_A_KIND = GrossTest
+
+
+class Unfinished(GuardKind[BlockTest]):
+    """A kind whose author forgot what it must say."""
+
+    name: ClassVar[str] = "unfinished-kind"
+    test = BlockTest
