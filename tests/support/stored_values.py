@@ -340,6 +340,7 @@ PROGRESSES: Mapping[str, Callable[[], Progress]] = {
     "first": lambda: first_progress(a_plan(), TIME),
     "controlled": lambda: first_progress(a_plan(control="fresh"), TIME, control="v3"),
     "asking": _asking,
+    "gone": lambda: replace(_asking(), evidence=replace(_asking().evidence, gone={"v1": ("old pod",)})),
     "streamed": _streamed,
     "watched": _watched,
     "promoted": _promoted,

@@ -52,6 +52,7 @@ class Evidence:
         phase: The longest slow phase in seconds that the tests reckon with.
         control: Deployment that the candidate is compared with; empty: with the stable.
         loads: Whether a replica of each side had about as much to answer at the last look; None: not known, or not asked.
+        gone: Deployment to the sources among its counters that the last complete reading did not have.
     """
 
     counters: Mapping[str, CounterState] = field(default_factory=dict, metadata=LAST_VALUES)
@@ -65,10 +66,11 @@ class Evidence:
     phase: float = field(default=0.0, metadata=stored(sparse=True))
     control: str = field(default="", metadata=stored(sparse=True))
     loads: bool | None = field(default=None, metadata=stored(sparse=True))
+    gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=stored(sparse=True))
 
     def rebased(self) -> Evidence:
         """The evidence without the last counters: what happened until the next reading counts for nothing."""
-        return replace(self, counters={}, read=None)
+        return replace(self, counters={}, read=None, gone={})
 
     def reweighted(self, weights: Mapping[str, float]) -> Evidence:
         """The evidence at the start of a step.
@@ -188,13 +190,24 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
 
 
 def _restarted(evidence: Evidence, look: Look) -> bool:
-    """Whether a source began to count anew or is gone: some requests of one version were then seen by nobody."""
+    """Whether a source has begun to count anew, or has gone or come back since: some requests of one version were seen by nobody.
+
+    One that stays away (a gateway's pod that was replaced) takes nothing from later intervals.
+    """
     for name, state in evidence.counters.items():
-        now = look.readings.get(name, {})
+        now, gone = look.readings.get(name, {}), evidence.gone.get(name, ())
         for source, counters in (state.last or {}).items():
-            if source not in now or any(now[source].get(series, 0.0) < value for series, value in counters.items()):
+            if (source in now) == (source in gone):
+                return True
+            if source in now and any(now[source].get(series, 0.0) < value for series, value in counters.items()):
                 return True
     return False
+
+
+def _gone(states: Mapping[str, CounterState], look: Look) -> dict[str, tuple[str, ...]]:
+    """Deployment to the sources whose counters are known and not among the readings, where there are such."""
+    known = {name: sorted((state.last or {}).keys() - look.readings.get(name, {})) for name, state in states.items()}
+    return {name: tuple(sources) for name, sources in sorted(known.items()) if sources}
 
 
 def serves_nothing(evidence: Evidence, stable_ready: bool) -> bool:
@@ -233,7 +246,7 @@ def _with_history(plan: ReleasePlan, evidence: Evidence, look: Look) -> Evidence
             ready[guard.name] = test
     if not ready:  # not enough to see yet: asked again at the next look
         return evidence
-    return replace(evidence, tests={**evidence.tests, **ready}, counters={}, read=None)
+    return replace(evidence.rebased(), tests={**evidence.tests, **ready})
 
 
 def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool) -> tuple[Evidence, dict[str, Growth]]:
@@ -248,7 +261,7 @@ def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool)
                 for source, counters in look.readings[name].items()
             }
             states[name], grown[name] = states.get(name, CounterState()).advanced(pruned)
-    return replace(evidence, counters=states, read=look.time), grown
+    return replace(evidence, counters=states, read=look.time, gone=_gone(states, look)), grown
 
 
 def _series(plan: ReleasePlan, evidence: Evidence) -> frozenset[str]:

@@ -17,7 +17,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_series
+from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS, latency_series, totals_source
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.advance import (
     Action,
@@ -199,11 +199,15 @@ class _Counters:
         self._edges: tuple[float, ...] | None = None
         self._series: tuple[str, ...] = ()
         self._totals: dict[str, dict[str, float]] = {name: {REQUESTS: 0, ERRORS: 0} for name in self._names}
+        self._kpi_totals: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self._names}
+        self._gaps = dict.fromkeys(self._names, 0)
+        self._silent: set[str] = set()
 
     def advanced(self, look: int, given: object, weights: Mapping[str, float]) -> dict[str, Reading]:
         """The counters at a look; a version that was not given has no data then.
 
-        One that has had no traffic yet is there, at 0: the base line of its first counts.
+        One that has had no traffic yet is there, at 0: the base line of its first counts. One that comes back is counted anew, by
+        another source: what it answered meanwhile is not known, and says nothing about shares.
 
         Raises:
             InvalidInput: Names look and version.
@@ -219,24 +223,32 @@ class _Counters:
                 f"{weights[self._control]:g}% of the traffic: give its Counts"
             )
         for name, counts in given.items():
-            self._add(f"look {look}, '{name}'", self._totals[name], counts)
+            if name in self._silent:
+                self._totals[name], self._gaps[name] = {REQUESTS: 0, ERRORS: 0}, self._gaps[name] + 1
+            self._add(f"look {look}, '{name}'", name, counts)
         seen = [name for name in self._names if name in given or not (weights[name] or self._totals[name][REQUESTS])]
-        return {name: {"replay": dict(self._totals[name])} for name in seen}
+        self._silent = {name for name in self._names if weights[name] and name not in given}
+        return {
+            name: {f"replay {self._gaps[name]}": dict(self._totals[name])}
+            | {totals_source(kpi): dict(counts) for kpi, counts in self._kpi_totals[name].items()}
+            for name in seen
+        }
 
-    def _add(self, where: str, totals: dict[str, float], counts: object) -> None:
+    def _add(self, where: str, version: str, counts: object) -> None:
         if not isinstance(counts, Counts):
             raise InvalidInput(f"{where}: {_short(counts)} is no Counts: give Counts(requests=..., errors=...)")
         requests = _whole(where, "requests", counts.requests)
         errors = _whole(where, "errors", counts.errors)
         if errors > requests:
             raise InvalidInput(f"{where}: {errors} errors of {requests} requests: errors are some of the requests")
+        totals = self._totals[version]
         totals[REQUESTS] += requests
         totals[ERRORS] += errors
         self._add_latencies(where, totals, requests, counts.slower_than)
         if not isinstance(counts.kpi, Mapping):
             raise InvalidInput(f"{where}: kpi must be KPIs' names with their counts, not {counts.kpi!r}")
         for name, numbers in counts.kpi.items():
-            self._add_kpi(where, totals, name, numbers)
+            self._add_kpi(where, self._kpi_totals[version], name, numbers)
 
     def _add_latencies(self, where: str, totals: dict[str, float], requests: int, slower_than: object) -> None:
         if not isinstance(slower_than, Mapping):
@@ -260,7 +272,7 @@ class _Counters:
             before, nearer = slower, f"slower than {edge:g} ms"
         totals[self._series[-1]] = totals.get(self._series[-1], 0) + requests
 
-    def _add_kpi(self, where: str, totals: dict[str, float], name: str, numbers: Any) -> None:
+    def _add_kpi(self, where: str, totals: dict[str, dict[str, float]], name: str, numbers: Any) -> None:
         if name not in self._kpis:
             raise InvalidInput(f"{where}: unknown KPI '{name}': {nearest(name, self._kpis)}")
         try:
@@ -269,11 +281,12 @@ class _Counters:
                 raise InvalidInput(f"KPI '{name}' is None: leave it out where nothing was observed")
             parts = ("n", "events") if len(given) == 2 else ("n", "sum", "sum_squares")
             keys = [f"kpi/{name}/{part}" for part in parts]
-            grown = [totals.get(key, 0) + number for key, number in zip(keys, given, strict=True)]
+            so_far = totals.get(name, {})
+            grown = [so_far.get(key, 0) + number for key, number in zip(keys, given, strict=True)]
             counts_from(name, tuple(grown))
         except InvalidInput as exc:
             raise InvalidInput(f"{where}: {exc.message}") from exc
-        totals.update(zip(keys, grown, strict=True))
+        totals[name] = dict(zip(keys, grown, strict=True))
 
 
 def _checked_edges(where: str, slower_than: Mapping[Any, Any]) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -100,6 +101,27 @@ def test_a_gap_loses_nothing_of_either_version() -> None:
 def test_a_restart_counts_from_zero_again() -> None:
     found, _ = fed(a_plan(), (counters(1000), counters(500)), (counters(40), counters(550)))
     assert found.requests == {"v1": 40, "v2": 50}
+
+
+def test_shares_are_checked_again_after_a_source_has_gone_for_good() -> None:
+    """A gateway's pod that is replaced takes one interval from the check of shares, not the rest of the release."""
+
+    def looks(*pods: int, sources: Sequence[str]) -> Any:
+        return tuple({source: counters(count)["pod"] for source in sources} for count in pods)
+
+    before = (looks(0, 0, sources=("old", "new")), looks(900, 100, sources=("old", "new")))
+    after = tuple(looks(900 + 500 * k, 100 + 500 * k, sources=("new",)) for k in range(1, 6))
+    plan = a_plan()
+    begun = no_evidence(plan).reweighted({"v1": 50, "v2": 50})
+    counted = fed(plan, *before, evidence=begun)[0].ratio
+    assert counted is not None
+    assert fed(plan, *before, after[0], evidence=begun)[0].ratio == counted
+    more = fed(plan, *before, *after, evidence=begun)[0]
+    assert more.gone == {"v1": ("old",), "v2": ("old",)}
+    assert more.ratio is not None
+    assert more.ratio != counted
+    back = fed(plan, *before, *after, looks(9000, 1000, sources=("old", "new")), evidence=begun)[0]
+    assert (back.gone, back.ratio) == ({}, more.ratio)
 
 
 def test_errors_that_are_ahead_of_their_requests_are_judged_with_them() -> None:

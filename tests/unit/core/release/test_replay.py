@@ -228,6 +228,21 @@ def test_what_is_no_counts_by_name_is_refused(traffic: Callable[..., Any], words
     assert refused.value.message.startswith(words)
 
 
+@pytest.mark.parametrize("silent", ["v1", "v2"])
+def test_what_a_gap_hides_says_nothing_about_shares(silent: str) -> None:
+    """Nobody knows what a version without data has answered meanwhile: it isn't said to have had no traffic."""
+
+    def traffic(look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
+        there = [name for name in weights if not (name == silent and 3 < look < 60)]
+        bought = {"bought": (10, 3)} if look > 1 else {}
+        return {name: Counts(requests=int(6 * weights[name]), kpi=bought) for name in there}
+
+    guards = (ERRORS, GuardPlan(name="bought", kind="rate", worse="lower"))
+    ended = replayed(a_plan(guards=guards, deadline=7200.0), traffic, looks=720)
+    assert ended.outcome == "promoted", ended.reason
+    assert ended.look >= 60
+
+
 def test_an_edge_that_the_counts_lack_is_refused_as_a_source_without_it_is() -> None:
     guards = (GuardPlan(name="latency", kind="latency", edges=(77.0,)),)
     with pytest.raises(InvalidInput, match="look 1: guard 'latency': traffic has no latency edge at 77 ms.* say 100"):
