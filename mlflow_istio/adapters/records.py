@@ -7,6 +7,7 @@ choice; each recorder's cursor carries the id of its log, so pages of several re
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ class PinnedRecords:
         records: list[Mapping[str, Any]] = []
         first: dict[str, float] = {}
         lost: set[str] = set()
+        dropped: dict[str, Mapping[str, int]] = {}
         tries = _TRIES * replicas
         while len(done) < max(1, replicas) and tries > 0:
             open_logs = [log for log in cursors if log not in done]
@@ -69,6 +71,7 @@ class PinnedRecords:
             if log not in cursors and page["lost_bytes"]:
                 lost.add(log)
             cursors[log] = str(page["next"])
+            dropped[log] = page.get("dropped") or {}  # none from servers of an earlier version
             if page["records"]:
                 first.setdefault(log, float(page["records"][0]["time"]))
                 records += page["records"]
@@ -78,7 +81,14 @@ class PinnedRecords:
             raise ClusterError(
                 f"only {len(done)} of {replicas} replicas of deployment '{deployment}' gave their records: run the command again"
             )
-        return Recorded(records=records, complete_since=max((first[log] for log in lost if log in first), default=0.0))
+        counts: Counter[str] = Counter()
+        for of_log in dropped.values():
+            counts.update(of_log)
+        return Recorded(
+            records=records,
+            complete_since=max((first[log] for log in lost if log in first), default=0.0),
+            dropped=dict(sorted(counts.items())),
+        )
 
     def _page(self, endpoint: str, deployment: str, cursor: str) -> Mapping[str, Any]:
         address = self._address(endpoint)

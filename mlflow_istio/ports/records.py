@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -15,10 +15,12 @@ class Recorded:
         records: The records as written: ``request_id``, ``time``, ``deployment``, ``status``, ``ms``, perhaps ``output``,
             ``input``.
         complete_since: Unix seconds since which no record was lost to rotation; 0 when none ever was.
+        dropped: Requests that were to be recorded and were not, by reason, since each recorder started.
     """
 
     records: Sequence[Mapping[str, Any]]
     complete_since: float = 0.0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 class Records(Protocol):

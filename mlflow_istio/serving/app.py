@@ -73,7 +73,7 @@ class ServingApp:
         self._own_apps: dict[str, ASGIApp] = {path: PlainTextResponse("Not Found", 404) for path in _NOT_FOR_CALLERS}
         self._own_apps["/metrics"] = make_asgi_app(metrics.registry)
         if recorder is not None and recorder.settings.token is not None:
-            self._own_apps["/records"] = RecordsApp(recorder.log, token=recorder.settings.token)
+            self._own_apps["/records"] = RecordsApp(recorder.log, recorder.settings.token, recorder.dropped)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""

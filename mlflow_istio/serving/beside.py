@@ -1,8 +1,11 @@
-"""``python -m mlflow_istio.serving.beside [--env NAME]... -- COMMAND``: a server that can't record, with a recorder in front of it.
+"""A recorder in front of a server that can't record. It listens where the environment says (see ``configuration``).
 
-The recorder listens where the environment says (see ``configuration``) and runs the command. In it and in the named variables
-``$(MLFLOW_ISTIO_SERVER_PORT)`` stands for the port that is left for the server. Both end together: a signal to end is the
+``python -m mlflow_istio.serving.beside [--env NAME]... -- COMMAND`` runs the server, too: in the command and in the named
+variables ``$(MLFLOW_ISTIO_SERVER_PORT)`` stands for the port that is left for it. Both end together: a signal to end is the
 server's to obey, and what it still answers passes; a server that ends by itself ends the recorder with its exit code.
+
+``python -m mlflow_istio.serving.beside --server-port PORT`` stands in front of a server that somebody else starts and ends at that
+port of this machine, in another container of the pod. Told to end, it takes no new connection and finishes what is being answered.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.types import ASGIApp
 
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady
 from mlflow_istio.serving.configuration import PREFIX, ServingSettings, read_settings
@@ -31,18 +35,25 @@ from mlflow_istio.serving.records_app import RecordsApp
 SERVER_PORT = "$(MLFLOW_ISTIO_SERVER_PORT)"
 """What stands for the server's port: a reference as Kubernetes writes it, which nobody else resolves."""
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.05
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Run the server and its recorder until the server ends, and exit as it did."""
     parser = argparse.ArgumentParser(prog="mlflow_istio.serving.beside")
     parser.add_argument("--env", action="append", default=[], metavar="NAME")
-    parser.add_argument("command", nargs="+")
+    parser.add_argument("--server-port", type=int, metavar="PORT")
+    parser.add_argument("command", nargs="*")
     asked = parser.parse_args(arguments)
+    if (asked.server_port is None) != bool(asked.command):
+        parser.error("give either the server's command, or --server-port where somebody else starts it")
     try:
         settings = read_settings(os.environ)
         listener = bind(settings.host, settings.port)
-        code = asyncio.run(_run(settings, listener, asked.command, asked.env))
+        if asked.server_port is not None:
+            code = asyncio.run(_stand_before(settings, listener, asked.server_port))
+        else:
+            code = asyncio.run(_run(settings, listener, asked.command, asked.env))
     except MlflowIstioError as error:
         print(f"mlflow_istio.serving.beside: {error.message}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
@@ -70,7 +81,7 @@ def server_process(
 
 async def _run(settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str]) -> int:
     loop = asyncio.get_running_loop()
-    recorder = _recorder(settings)
+    recorder, own = _recorder(settings)
     port = _free_port()
     argv, env = server_process(command, os.environ, names, port)
     on_linux = sys.platform == "linux"
@@ -88,11 +99,7 @@ async def _run(settings: ServingSettings, listener: socket.socket, command: Sequ
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    token = recorder.settings.token if recorder else None
-    records = RecordsApp(recorder.log, token=token) if recorder and token is not None else None
-    passage = Passage(port=port, recorder=recorder, records=records)
-    listen(listener)
-    door = await loop.create_server(lambda: Caller(passage), sock=listener)
+    door = await _opened_door(Passage(port=port, recorder=recorder, own=own), listener)
     code = await server.wait()
     door.close()
     if recorder is not None:
@@ -100,9 +107,39 @@ async def _run(settings: ServingSettings, listener: socket.socket, command: Sequ
     return 0 if code == -signal.SIGTERM else code
 
 
-def _recorder(settings: ServingSettings) -> Recorder | None:
+async def _stand_before(settings: ServingSettings, listener: socket.socket, port: int) -> int:
+    """Pass on what comes until told to end, and then until nothing is answered any more.
+
+    How long that may take is up to who tells: Kubernetes ends a sidecar after its pod's other containers, and kills it when the
+    pod's time is over.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    recorder, own = _recorder(settings)
+    passage = Passage(port=port, recorder=recorder, own=own)
+    door = await _opened_door(passage, listener)
+    await told.wait()
+    door.close()
+    for caller in tuple(passage.callers):
+        caller.leave()
+    while passage.callers:
+        await asyncio.sleep(_LOOK_SECONDS)
+    if recorder is not None:
+        recorder.close()
+    return 0
+
+
+async def _opened_door(passage: Passage, listener: socket.socket) -> asyncio.Server:
+    listen(listener)
+    return await asyncio.get_running_loop().create_server(lambda: Caller(passage), sock=listener)
+
+
+def _recorder(settings: ServingSettings) -> tuple[Recorder | None, dict[bytes, ASGIApp]]:
+    """The recorder, and what it answers itself: its records to who has the token, and what it counts."""
     if settings.record is None:
-        return None
+        return None, {}
     metrics = ServerMetrics(
         CollectorRegistry(),
         deployment=settings.deployment,
@@ -111,7 +148,11 @@ def _recorder(settings: ServingSettings) -> Recorder | None:
     )
     log: RecordLog = opened_log(settings.record.directory, settings.record.max_bytes)
     label = f"{settings.model_name}/{settings.model_version}"
-    return Recorder(settings.record, log, metrics, deployment=settings.deployment, model_version=label)
+    recorder = Recorder(settings.record, log, metrics, deployment=settings.deployment, model_version=label)
+    own: dict[bytes, ASGIApp] = {b"/records/metrics": make_asgi_app(metrics.of_records())}
+    if settings.record.token is not None:
+        own[b"/records"] = RecordsApp(recorder.log, settings.record.token, recorder.dropped)
+    return recorder, own
 
 
 def _free_port() -> int:

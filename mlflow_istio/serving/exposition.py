@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 PATH_CLASSES = frozenset({"/invocations", "/ping", "/health", "/version", "/metrics", "/records"})
 """The paths that are counted by name; every other is ``other``, so callers can't grow the number of series."""
 
+DROPPED = "mlflow_istio_records_dropped_total"
 _CHUNKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -114,3 +115,17 @@ class ServerMetrics:
     def count_dropped(self, reason: str) -> None:
         """Count one request that should have been recorded and was not."""
         self._dropped.labels(reason).inc()
+
+    def dropped(self) -> dict[str, int]:
+        """Requests that should have been recorded and were not, by reason, since the process started."""
+        return {
+            sample.labels["reason"]: int(sample.value)
+            for metric in self._dropped.collect()
+            for sample in metric.samples
+            if sample.name == DROPPED
+        }
+
+    def of_records(self) -> CollectorRegistry:
+        """The series that a recorder has of itself, without those of a model server that it is not."""
+        kept = ("mlflow_istio_model_info", "mlflow_istio_records_total", DROPPED)
+        return cast(CollectorRegistry, self.registry.restricted_registry(kept))

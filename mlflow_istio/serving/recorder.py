@@ -198,6 +198,10 @@ class Recorder:
         """Count a request that was in the sample and can't be recorded."""
         self._metrics.count_dropped(reason)
 
+    def dropped(self) -> dict[str, int]:
+        """How many requests were in the sample and not recorded since the process started, by reason."""
+        return self._metrics.dropped()
+
     def close(self, timeout: float = 10) -> None:
         """Write what waits, and close the log.
 

@@ -8,15 +8,15 @@ of a body goes on when it is there.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
 
 import h11
-from starlette.types import Message, Scope
+from starlette.types import ASGIApp, Message, Scope
 
 from mlflow_istio.serving.recorder import Recorder, Recording
-from mlflow_istio.serving.records_app import RecordsApp
 
 _MOST_HEADERS = 64 * 1024
 _CONNECT_SECONDS = 10.0
@@ -29,12 +29,14 @@ class Passage:
     Attributes:
         port: The server's, on this machine.
         recorder: Records each POST; None: nothing is recorded.
-        records: Answers ``/records``; None: the server does.
+        own: What answers in the server's place, by path.
+        callers: The connections that are open.
     """
 
     port: int
     recorder: Recorder | None
-    records: RecordsApp | None
+    own: Mapping[bytes, ASGIApp] = field(default_factory=dict)
+    callers: set[Caller] = field(default_factory=set, compare=False)
 
 
 class Caller(asyncio.Protocol):
@@ -47,6 +49,7 @@ class Caller(asyncio.Protocol):
         self._server: _Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = False
+        self._leaving = False
         self._recording: Recording | None = None
         self._arrived = 0.0
         self._status = 0
@@ -54,6 +57,7 @@ class Caller(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to answer."""
         self._transport = cast(asyncio.Transport, transport)
+        self._passage.callers.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came."""
@@ -73,6 +77,7 @@ class Caller(asyncio.Protocol):
     def connection_lost(self, _reason: Exception | None) -> None:
         """The caller went away: the server learns it as it would without us."""
         self._transport = None
+        self._passage.callers.discard(self)
         for task in self._tasks:
             task.cancel()
         if self._server is not None:
@@ -105,7 +110,7 @@ class Caller(asyncio.Protocol):
     def next_request(self) -> None:
         """The answer is whole: take what is asked next."""
         self._busy = False
-        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+        if self._leaving or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self.close()
             return
         self._http.start_next_cycle()
@@ -115,6 +120,12 @@ class Caller(asyncio.Protocol):
         """End the connection, once what was sent is out."""
         if self._transport is not None:
             self._transport.close()
+
+    def leave(self) -> None:
+        """Answer what is being answered to its end, and nothing after it."""
+        self._leaving = True
+        if not self._busy:
+            self.close()
 
     def abort(self) -> None:
         """Break off: the server did, too."""
@@ -158,8 +169,8 @@ class Caller(asyncio.Protocol):
         if request.http_version != b"1.1":
             request = h11.Request(method=request.method, target=request.target, headers=_named_host(request))
         path = request.target.partition(b"?")[0]
-        if path == b"/records" and self._passage.records is not None:
-            self._spawn(self._show_records(self._passage.records, request))
+        if path in self._passage.own:
+            self._spawn(self._answer_in_its_place(self._passage.own[path], request))
             return
         if self._passage.recorder is not None and request.method == b"POST":
             self._recording = self._passage.recorder.begin({"headers": list(request.headers)})
@@ -182,7 +193,7 @@ class Caller(asyncio.Protocol):
         server.send(request)
         self._pass_on()
 
-    async def _show_records(self, records: RecordsApp, request: h11.Request) -> None:
+    async def _answer_in_its_place(self, own: ASGIApp, request: h11.Request) -> None:
         path, _, query = request.target.partition(b"?")
         scope: Scope = {
             "type": "http",
@@ -201,7 +212,7 @@ class Caller(asyncio.Protocol):
             else:
                 self._send(h11.Data(data=message.get("body", b"")))
 
-        await records(scope, receive, send)
+        await own(scope, receive, send)
         self._send(h11.EndOfMessage())
         while self._http.their_state is h11.SEND_BODY and isinstance(
             self._http.next_event(), h11.Data | h11.EndOfMessage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,19 +20,22 @@ PAGE_BYTES = 1024 * 1024
 class RecordsApp:
     """Serves the record log.
 
-    ``GET /records?after=CURSOR`` answers ``{"records": [...], "next": CURSOR, "lost_bytes": N}``. Without ``after``, or
-    with ``0``, the page starts at the first record still kept. ``next`` is the cursor for the page after this one;
-    an empty ``records`` means that there is no more yet. ``lost_bytes`` tells what went by rotation before it was
-    read, and is null when the cursor belongs to a log that is gone.
+    ``GET /records?after=CURSOR`` answers ``{"records": [...], "next": CURSOR, "lost_bytes": N, "dropped": {REASON: N}}``.
+    Without ``after``, or with ``0``, the page starts at the first record still kept. ``next`` is the cursor for the page
+    after this one; an empty ``records`` means that there is no more yet. ``lost_bytes`` tells what went by rotation before it
+    was read, and is null when the cursor belongs to a log that is gone. ``dropped`` counts what was never written since the
+    process started.
 
     Args:
         log: The record log.
         token: The bearer token to ask for.
+        dropped: Tells what was not recorded, by reason.
     """
 
-    def __init__(self, log: RecordLog, token: str) -> None:
+    def __init__(self, log: RecordLog, token: str, dropped: Callable[[], Mapping[str, int]] = dict) -> None:
         self._log = log
         self._token = token
+        self._dropped = dropped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI request."""
@@ -49,16 +53,16 @@ class RecordsApp:
             return _refusal(400, f"after={after!r} is not the next of an earlier page: leave it out to start anew")
         except OSError as error:
             return _refusal(503, f"the records can't be read: {error}")
-        return Response(_page_body(page), media_type="application/json")
+        return Response(_page_body(page, self._dropped()), media_type="application/json")
 
     def _may_read(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
         return secrets.compare_digest(given.encode(), f"Bearer {self._token}".encode())
 
 
-def _page_body(page: Page) -> bytes:
+def _page_body(page: Page, dropped: Mapping[str, int]) -> bytes:
     # The lines are JSON already: joining them spares parsing a megabyte.
-    head = json.dumps({"next": page.cursor, "lost_bytes": page.lost_bytes})
+    head = json.dumps({"next": page.cursor, "lost_bytes": page.lost_bytes, "dropped": dropped})
     return head[:-1].encode() + b', "records": [' + b",".join(page.lines) + b"]}"
 
 

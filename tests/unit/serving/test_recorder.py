@@ -247,7 +247,7 @@ def test_records_can_be_read_over_http_a_page_at_a_time(call, bench):
     assert [record["request_id"] for record in first["records"]] == ["id-1"]
     assert first["lost_bytes"] == 0
     second = call(made.app, "/records", query=f"after={first['next']}", headers=READER).json()
-    assert second == {"next": first["next"], "lost_bytes": 0, "records": []}
+    assert second == {"next": first["next"], "lost_bytes": 0, "dropped": {}, "records": []}
     assert call(made.app, "/records", query="after=0", headers=READER).json() == first
 
 
@@ -272,7 +272,12 @@ def test_without_a_token_nobody_reads_the_records(call, bench):
 
 
 def test_an_empty_log_gives_an_empty_page(call, bench):
-    assert call(bench().app, "/records", headers=READER).json() == {"next": "0", "lost_bytes": 0, "records": []}
+    assert call(bench().app, "/records", headers=READER).json() == {
+        "next": "0",
+        "lost_bytes": 0,
+        "dropped": {},
+        "records": [],
+    }
 
 
 @pytest.mark.parametrize(

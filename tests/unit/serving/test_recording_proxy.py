@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_istio.serving.beside import SERVER_PORT, server_process
+from mlflow_istio.serving.beside import SERVER_PORT, main, server_process
 from mlflow_istio.serving.configuration import PayloadFields, RecordSettings
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.record_log import RecordLog
@@ -90,8 +93,8 @@ def served(app: ASGIApp) -> Iterator[int]:
 def passing(port: int, recorder: Recorder | None) -> Iterator[int]:
     """The proxy in front of a port, in a thread of its own."""
     loop = asyncio.new_event_loop()
-    records = RecordsApp(recorder.log, token="t") if recorder else None
-    passage = Passage(port=port, recorder=recorder, records=records)
+    own = {b"/records": RecordsApp(recorder.log, "t", recorder.dropped)} if recorder else {}
+    passage = Passage(port=port, recorder=recorder, own=own)
     callers: list[Caller] = []
 
     def caller() -> Caller:
@@ -207,6 +210,79 @@ def test_a_compressed_answer_passes_as_it_is_and_is_not_recorded(front: Front) -
     answer = requests.post(f"{front.url}/gzip", data=b"\x1f\x8b not really", headers=said(1), stream=True, timeout=60)
     assert answer.raw.read(decode_content=False) == b"\x1f\x8b not really"
     assert front.dropped("encoded") == 1
+
+
+def test_what_was_not_recorded_is_counted_where_records_are_read(front: Front) -> None:
+    for number in range(2):
+        requests.post(f"{front.url}/gzip", b"x", headers=said(number), timeout=60)
+    requests.post(front.url, b"x", timeout=60)  # without an id
+    page = requests.get(f"{front.url}/records", headers=READER, timeout=60).json()
+    assert page["dropped"] == {"encoded": 2, "no_request_id": 1}
+
+
+@contextmanager
+def sidecar(server: int, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The recorder as a process of its own, before a server that it has not started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    told = {"MODEL_URI": "/model", "MODEL_VERSION": "own/1", "DEPLOYMENT": "own-v1", "HOST": "127.0.0.1"}
+    told |= {"PORT": str(port), "RECORD": "1", "RECORD_DIR": str(folder), "RECORD_TOKEN": "t"}
+    environ = {**os.environ, **{f"MLFLOW_ISTIO_{name}": value for name, value in told.items()}}
+    command = [sys.executable, "-m", "mlflow_istio.serving.beside", f"--server-port={server}"]
+    with subprocess.Popen(command, env=environ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while _refused(url):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield process, url
+        finally:
+            process.kill()
+
+
+def test_a_recorder_that_is_told_to_end_finishes_its_streams_and_takes_nothing_new(tmp_path: Path) -> None:
+    model = ModelServer()
+    with served(model) as behind, sidecar(behind, tmp_path) as (process, url), requests.Session() as idle:
+        assert idle.post(url, b"x", headers=said(1), timeout=60).json()["length"] == 1
+        with requests.post(f"{url}/stream", headers=said(2), stream=True, timeout=60) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith(b"data: ")
+            process.terminate()
+            deadline = time.monotonic() + 60
+            while not _refused(url):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert process.poll() is None
+            model.go_on.set()
+            assert list(lines)[-2] == b"data: [DONE]"
+        assert process.wait(60) == 0
+        with sidecar(behind, tmp_path) as (_, again):
+            kept = requests.get(f"{again}/records", headers=READER, timeout=60).json()["records"]
+    assert [record["request_id"] for record in kept] == ["id-1", "id-2"]
+
+
+def _refused(url: str) -> bool:
+    with socket.socket() as caller:
+        return bool(caller.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))))
+
+
+def test_a_recorder_tells_prometheus_of_itself_beside_what_its_server_tells(tmp_path: Path) -> None:
+    with served(ModelServer()) as behind, sidecar(behind, tmp_path) as (_, url):
+        requests.post(f"{url}/gzip", b"x", headers=said(1), timeout=60)
+        told = requests.get(f"{url}/records/metrics", timeout=60).text
+        assert 'mlflow_istio_records_dropped_total{reason="encoded"} 1.0' in told
+        assert 'mlflow_istio_model_info{deployment="own-v1",model="own",version="1"} 1.0' in told
+        assert "mlflow_istio_requests" not in told, "it is no model server"
+        assert "echo" in requests.get(f"{url}/metrics", timeout=60).json()
+
+
+def test_the_command_or_the_port_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--server-port=1", "--", "serve"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "give either the server's command, or --server-port" in capsys.readouterr().err
 
 
 def test_records_ask_for_their_token(front: Front) -> None:
