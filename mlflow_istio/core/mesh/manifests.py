@@ -26,8 +26,8 @@ from mlflow_istio.core.basics.objects import (
     annotations_of,
 )
 from mlflow_istio.core.basics.stored import compact, from_json, parsed, to_json
-from mlflow_istio.core.mesh.pods import PodSettings, draining, environment, pod_values
-from mlflow_istio.core.mesh.recorder_beside import has_recorder_beside, recorded_beside
+from mlflow_istio.core.mesh.pods import PodSettings, draining, environment, pod_values, sidecars_in
+from mlflow_istio.core.mesh.recorder_beside import has_recorder_beside, recorded_beside, sidecar_values
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
@@ -115,6 +115,7 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     if runtime != MLFLOW:
         annotations[RUNTIME_ANNOTATION] = compact(to_json(runtime))
     beside = has_recorder_beside(runtime, values.env, values.pod)
+    recorder: Object | None = None
     if beside:
         annotations[RECORDER_ANNOTATION] = "beside"
     if values.model.alias:
@@ -133,8 +134,11 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     given = {variable["name"] for variable in env}
     own = {name: value for name, value in runtime.environment.items() if name not in given}
     command, args = runtime.process
-    if beside:
+    if beside and values.pod is None:
         command, args, own = recorded_beside((*command, *args), own)
+    elif beside and values.pod is not None:
+        image = values.download_image or values.image
+        recorder, env = sidecar_values(runtime, env, values.pod.resources, image)
     env += [{"name": name, "value": value} for name, value in own.items()]
     labels = {"app": values.endpoint, "version": values.name}
     obj = render(
@@ -153,6 +157,7 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "own_server": runtime == MLFLOW,
             "replicas": values.replicas,
             "port": runtime.port,
+            "recorder": recorder,
             "protocol": runtime.protocol,
             "selector": labels,
             "labels": {**_common(values.endpoint), DEPLOYMENT_LABEL: values.name},
@@ -178,6 +183,8 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "Deployment",
             f"the first container does not run runtime '{runtime.name}': write command: {{{{ command }}}} and args: {{{{ args }}}}",
         )
+    if recorder is not None:
+        _check_recorder(obj, recorder)
     probe = containers[0].get("readinessProbe") or {}
     if runtime.protocol == "grpc" and probe.get("grpc") != {"port": runtime.port, "service": runtime.readiness}:
         raise _broken(
@@ -186,6 +193,22 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "{port: {{ port }}, service: {{ readiness }}} where {{ protocol }} is grpc",
         )
     return obj
+
+
+def _check_recorder(obj: Object, recorder: Object) -> None:
+    """Refuse a template of the user's that has no place for a recorder, or leads requests past it."""
+    pod = _at(obj, "spec.template.spec")
+    if not any(sidecar.get("command") == recorder["command"] for sidecar in sidecars_in(pod)):
+        raise _broken(
+            "Deployment",
+            "nothing runs the recorder that is asked for (MLFLOW_ISTIO_RECORD): where {{ recorder }} is there, write an init "
+            "container with restartPolicy: Always that has its command, image, env and resources",
+        )
+    named = [
+        port.get("containerPort") for port in pod["containers"][0].get("ports") or () if port.get("name") == "http"
+    ]
+    if named != [recorder["port"]]:
+        raise _broken("Deployment", "the port named http must be {{ recorder.port }} where {{ recorder }} is there")
 
 
 def keeps_records(deployment: Mapping[str, Any]) -> bool:

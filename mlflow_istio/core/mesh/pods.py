@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,10 +123,21 @@ def _writable(plain: Mapping[str, str], server: Mapping[str, str]) -> dict[str, 
     return folders
 
 
+def sidecars_in(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The native sidecars of a pod's ``spec``: init containers that go on beside its containers."""
+    return [one for one in pod.get("initContainers") or () if one.get("restartPolicy") == "Always"]
+
+
+def variables_in(deployment: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The environment entries of a Deployment's model server, and of what stands before it."""
+    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    for container in (*(pod.get("containers") or ())[:1], *sidecars_in(pod)):
+        yield from container.get("env") or ()
+
+
 def variable_of(deployment: Mapping[str, Any], name: str) -> str | None:
-    """The value of a variable of a Deployment's model server, as it arrives there; None where it is not written in plain."""
-    containers = ((deployment.get("spec") or {}).get("template") or {}).get("spec", {}).get("containers") or [{}]
-    for variable in containers[0].get("env") or ():
+    """The value of a variable of ``variables_in``, as it arrives there; None where it is not written in plain."""
+    for variable in variables_in(deployment):
         if variable.get("name") == name and isinstance(variable.get("value"), str):
             return str(variable["value"]).replace("$$", "$")
     return None

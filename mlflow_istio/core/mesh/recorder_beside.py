@@ -1,17 +1,33 @@
-"""A recorder beside a model server that can't record: the process that starts the server and stands in front of it."""
+"""A recorder beside a model server that can't record.
+
+On the local mesh it is the process that starts the server and stands in front of it. In a pod it is a native sidecar: an init
+container that Kubernetes starts before the server, starts again when it dies, and ends after it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.basics.objects import Object
+from mlflow_istio.core.mesh.pods import PodSettings, sidecars_in
 from mlflow_istio.core.runtime.runtime import Runtime
 
+CONTAINER = "recorder"
+"""Name of its container."""
 _COMMAND = ("python", "-m", "mlflow_istio.serving.beside")
 _PORT = re.compile(r"\$\$|\$\(MLFLOW_ISTIO_PORT\)")
 _SERVER_PORT = "$(MLFLOW_ISTIO_SERVER_PORT)"
 """Nobody sets this variable, so the reference arrives as it is; the recorder knows the port."""
+_PORTS = (8790, 8791)
+"""Where it listens in a pod: the first that is not its server's."""
+_ABOUT = "MLFLOW_ISTIO_RECORD"
+"""How the names of all variables begin that are about recording."""
+_NEEDED = ("MLFLOW_ISTIO_MODEL_URI", "MLFLOW_ISTIO_MODEL_VERSION", "MLFLOW_ISTIO_DEPLOYMENT")
+_FOLDER = "/tmp/mlflow-istio/records"
+_AMOUNTS = {"cpu": "500m", "memory": "256Mi"}
+"""What it gets where its server's amounts are said: enough for a thousand requests a second, and for 200 large ones at a time."""
 
 
 def has_recorder_beside(runtime: Runtime, env: Mapping[str, str], pod: PodSettings | None) -> bool:
@@ -20,16 +36,21 @@ def has_recorder_beside(runtime: Runtime, env: Mapping[str, str], pod: PodSettin
     Args:
         runtime: The kind of server.
         env: What the user has put into its environment.
-        pod: Settings of pods; None on the local mesh, which alone can do it so far.
+        pod: Settings of pods, whose images may have a command of their own; None on the local mesh.
     """
-    runs = bool(runtime.command or runtime.args)
-    return pod is None and runs and runtime.protocol == "http" and not runtime.records and _asks_for_records(env)
+    runs = pod is not None or bool(runtime.command or runtime.args)
+    return runs and runtime.protocol == "http" and not runtime.records and _asks_for_records(env)
+
+
+def entrance(runtime: Runtime, *, beside: bool) -> int:
+    """The port of a pod that takes requests: the server's, or that of the recorder beside it."""
+    return next(port for port in _PORTS if port != runtime.port) if beside else runtime.port
 
 
 def recorded_beside(
     command: Sequence[str], env: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
-    """Command, arguments and environment of a server with a recorder in front of it.
+    """Command, arguments and environment of a server with a recorder in front of it, as one process.
 
     Args:
         command: The server's command and arguments, with references as Kubernetes writes them.
@@ -41,9 +62,67 @@ def recorded_beside(
     return (*_COMMAND, *names, "--", *inner), (), moved
 
 
+def sidecar_values(
+    runtime: Runtime, env: Sequence[Object], resources: Mapping[str, Mapping[str, str]], image: str
+) -> tuple[Object, list[Object]]:
+    """What the Deployment template gets as ``recorder``, and what is left of the server's environment.
+
+    What is about recording is the recorder's alone: a model's code has no business with its token.
+
+    Args:
+        runtime: The kind of server.
+        env: The server's environment entries.
+        resources: ``requests`` and ``limits`` of the server.
+        image: Our serving image.
+    """
+    port = entrance(runtime, beside=True)
+    own = [entry for entry in env if _is_about_records(entry) or entry["name"] in _NEEDED]
+    given = {"HOME": "/tmp", "MLFLOW_ISTIO_PORT": str(port)}
+    if not any(entry["name"] == f"{_ABOUT}_DIR" for entry in own):
+        given[f"{_ABOUT}_DIR"] = _FOLDER
+    values: Object = {
+        "image": image,
+        "command": [*_COMMAND, f"--server-port={runtime.port}"],
+        "env": [*({"name": name, "value": value} for name, value in given.items()), *own],
+        "port": port,
+        "resources": {
+            part: {name: amount for name, amount in _AMOUNTS.items() if name in amounts}
+            for part, amounts in resources.items()
+            if _AMOUNTS.keys() & amounts.keys()
+        },
+    }
+    return values, [entry for entry in env if not _is_about_records(entry)]
+
+
+def with_variables(pod: Object, entries: Sequence[Object]) -> Object:
+    """A pod whose model server gets these environment entries, or its recorder those that are about recording."""
+    has_recorder = any(sidecar["name"] == CONTAINER for sidecar in sidecars_in(pod))
+    of_records = [entry for entry in entries if has_recorder and _is_about_records(entry)]
+    rest = [entry for entry in entries if entry not in of_records]
+    first, *others = pod["containers"]
+    changed = {**pod, "containers": [_with_entries(first, rest), *others]}
+    if of_records:
+        changed["initContainers"] = [
+            _with_entries(container, of_records) if container["name"] == CONTAINER else container
+            for container in pod["initContainers"]
+        ]
+    return changed
+
+
+def _with_entries(container: Object, entries: Sequence[Object]) -> Object:
+    if not entries:
+        return container
+    names = {entry["name"] for entry in entries}
+    return {**container, "env": [*entries, *(old for old in container.get("env", []) if old["name"] not in names)]}
+
+
+def _is_about_records(entry: Mapping[str, Any]) -> bool:
+    return str(entry["name"]).startswith(_ABOUT)
+
+
 def _asks_for_records(env: Mapping[str, str]) -> bool:
     try:
-        return float(env.get("MLFLOW_ISTIO_RECORD") or 0) > 0
+        return float(env.get(_ABOUT) or 0) > 0
     except ValueError:
         return True  # the recorder says what is wrong with it
 

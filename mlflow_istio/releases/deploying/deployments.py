@@ -35,7 +35,7 @@ from mlflow_istio.core.mesh.manifests import (
     virtual_service_manifest,
 )
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
-from mlflow_istio.core.mesh.recorder_beside import has_recorder_beside
+from mlflow_istio.core.mesh.recorder_beside import entrance, has_recorder_beside, with_variables
 from mlflow_istio.core.moves import transitions
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.core.runtime.profiles import MLFLOW
@@ -427,6 +427,7 @@ def _check_before(
         if other is not None and not is_ours(other, name):
             raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
     _check_aliases(context, request, name, model, before)
+    beside = attachment is None and has_recorder_beside(request.runtime, request.env, request.pod)
     check_runtime(
         context,
         name,
@@ -434,7 +435,8 @@ def _check_before(
         request.runtime,
         request.strategy,
         obj,
-        beside=attachment is None and has_recorder_beside(request.runtime, request.env, request.pod),
+        port=entrance(request.runtime, beside=beside and request.pod is not None),
+        beside=beside,
         attached=attachment is not None,
     )
     if before is None:
@@ -556,11 +558,9 @@ def _with_pods(obj: Object, replicas: int | None, env: Mapping[str, str] | None,
         spec["replicas"] = replicas
     if env is not None or image is not None:
         template = spec["template"]
-        first, *rest = template["spec"]["containers"]
+        pod = with_variables(template["spec"], plain_variables(env or {}))
         if image is not None:
-            first = {**first, "image": image}
-        if env is not None:
-            kept = [entry for entry in first.get("env", []) if entry["name"] not in env]
-            first = {**first, "env": [*plain_variables(env), *kept]}
-        spec["template"] = {**template, "spec": {**template["spec"], "containers": [first, *rest]}}
+            first, *rest = pod["containers"]
+            pod = {**pod, "containers": [{**first, "image": image}, *rest]}
+        spec["template"] = {**template, "spec": pod}
     return {**obj, "spec": spec}

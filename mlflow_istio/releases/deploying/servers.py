@@ -39,10 +39,22 @@ def check_runtime(
     strategy: str | None,
     found: Object | None,
     *,
+    port: int,
     beside: bool = False,
     attached: bool = False,
 ) -> None:
     """Refuse a server that the endpoint's callers, or its Service, can't reach.
+
+    Args:
+        context: The ports.
+        name: The endpoint.
+        deployment: The deployment.
+        runtime: Its kind of model server.
+        strategy: Strategy of the release it opens.
+        found: Its Deployment, if it stands already.
+        port: Where its pods take requests.
+        beside: Whether a recorder stands in front of the server.
+        attached: Whether it stands for what somebody else runs.
 
     Raises:
         StateConflict: The deployment runs another one already, others of the endpoint are asked at another path, or the Service
@@ -75,7 +87,7 @@ def check_runtime(
             mute = theirs.name if records else runtime.name
             raise InvalidInput(
                 f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green, or "
-                "on a laptop let both record over HTTP (MLFLOW_ISTIO_RECORD and MLFLOW_ISTIO_RECORD_DIR in env)"
+                "let both record over HTTP (MLFLOW_ISTIO_RECORD and, on a laptop, MLFLOW_ISTIO_RECORD_DIR in env)"
             )
     service = context.cluster.get("Service", name) or {}
     if attached:
@@ -83,11 +95,16 @@ def check_runtime(
     if service and spoken_at(service) != runtime.protocol:
         raise StateConflict(_mixed(name, spoken_at(service), deployment, runtime, f"port of Service '{name}'"))
     ports = (service.get("spec") or {}).get("ports") or []
-    target = ports[0].get("targetPort", runtime.port) if ports else runtime.port
-    if isinstance(target, int) and target != runtime.port:
+    target = ports[0].get("targetPort", port) if ports else port
+    if isinstance(target, int) and target != port:
+        by_name = f"set targetPort of the Service to the name {runtime.protocol}"
+        if port != runtime.port:
+            raise StateConflict(
+                f"Service '{name}' sends requests to port {target}, past the recorder of runtime '{runtime.name}' at {port}: {by_name}"
+            )
         raise StateConflict(
-            f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {runtime.port}: let it "
-            f"listen there (port={target}), or set targetPort of the Service to the name {runtime.protocol}"
+            f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {port}: let it "
+            f"listen there (port={target}), or {by_name}"
         )
 
 

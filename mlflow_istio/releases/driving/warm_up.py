@@ -14,6 +14,7 @@ from itertools import cycle
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
+from mlflow_istio.core.mesh.pods import variables_in
 from mlflow_istio.core.release.plan import LONGEST_WARMING as LONGEST
 from mlflow_istio.core.release.progress import Progress
 from mlflow_istio.core.release.warming import Window, has_settled, last_windows
@@ -142,8 +143,7 @@ def _recorded(
 
 
 def _records_itself(deployment: Object) -> bool:
-    containers = deployment["spec"].get("template", {}).get("spec", {}).get("containers", ())
-    return any(entry.get("name") == _RECORDING for container in containers for entry in container.get("env") or ())
+    return any(entry.get("name") == _RECORDING for entry in variables_in(deployment))
 
 
 def _example(context: Context, models: Models, found: Mapping[str, Object], deployment: str) -> list[Any]:
