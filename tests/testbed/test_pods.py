@@ -82,6 +82,81 @@ def test_a_failed_init_container_keeps_the_main_one_from_starting(cluster: Clust
     assert status.container_statuses[0].state.running is None
 
 
+# Each prints when it begins and when it is told to end, on a volume that they share.
+_SAYS = r"""
+import os, signal, sys, time
+def say(words):
+    with open("/testbed-said/all", "a") as said:
+        said.write(f"{name} {words}\n")
+def end(*_):
+    time.sleep(0.3)
+    say("ends")
+    sys.exit(0)
+name = sys.argv[1]
+signal.signal(signal.SIGTERM, end)
+say("begins")
+time.sleep(600)
+"""
+
+
+def _saying(name: str, **extra: Any) -> dict[str, Any]:
+    mounts = [{"name": "said", "mountPath": "/testbed-said"}]
+    return {**container(["python", "-c", _SAYS, name]), "name": name, "volumeMounts": mounts, **extra}
+
+
+def test_sidecars_begin_before_the_main_container_and_end_after_it(cluster: Cluster, tmp_path: Path) -> None:
+    """As the Kubernetes documentation has it ("Sidecar Containers")."""
+    started = {"exec": {"command": ["grep", "-q", "first begins", "/testbed-said/all"]}, "periodSeconds": 1}
+    once = {**_saying("once"), "command": ["sh", "-c", "echo once >> /testbed-said/all"]}
+    cluster.create_pod(
+        "beside",
+        _saying("main"),
+        initContainers=[
+            _saying("first", restartPolicy="Always", startupProbe=started),
+            once,
+            _saying("second", restartPolicy="Always"),
+        ],
+        volumes=[{"name": "said", "hostPath": {"path": str(tmp_path)}}],
+    )
+    said = tmp_path / "all"
+    wait_for("the main container to begin", lambda: said.exists() and "main begins" in said.read_text())
+    cluster.wait_ready("beside")
+    cluster.core.delete_namespaced_pod("beside", cluster.namespace)
+    wait_for("the pod to go", lambda: not cluster.core.list_namespaced_pod(cluster.namespace).items)
+
+    lines = said.read_text().splitlines()
+    assert lines[:2] == ["first begins", "once"]
+    assert set(lines[2:4]) == {"second begins", "main begins"}, (
+        "a sidecar without startup probe has started once it runs"
+    )
+    assert lines[4:] == ["main ends", "second ends", "first ends"]
+
+
+def test_a_sidecar_that_dies_is_started_again_and_the_pod_is_ready_when_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    ready = {"exec": {"command": ["test", "-e", str(tmp_path / "ready")]}, "periodSeconds": 1, "failureThreshold": 1}
+    sidecar = {**container(["sleep", "600"], readinessProbe=ready), "name": "beside", "restartPolicy": "Always"}
+    dying = {**container(["sh", "-c", "sleep 0.2; exit 7"]), "name": "dying", "restartPolicy": "Always"}
+    cluster.create_pod("beside", container(["sleep", "600"]), initContainers=[sidecar, dying])
+
+    def statuses() -> Any:
+        return {one.name: one for one in cluster.pod("beside").status.init_container_statuses or ()}
+
+    wait_for("a second restart", lambda: statuses() and statuses()["dying"].restart_count >= 2)
+    assert cluster.pod("beside").status.container_statuses[0].state.running, "the main container runs meanwhile"
+    assert not statuses()["beside"].ready
+    (tmp_path / "ready").touch()
+    wait_for("the sidecar to be ready", lambda: statuses()["beside"].ready)
+
+
+def test_a_pod_whose_main_container_is_done_does_not_wait_for_its_sidecars(cluster: Cluster) -> None:
+    sidecar = {**container(["sleep", "600"]), "name": "beside", "restartPolicy": "Always"}
+    cluster.create_pod("done", container(["true"]), initContainers=[sidecar], restartPolicy="Never")
+    wait_for("the pod to succeed", lambda: cluster.pod("done").status.phase == "Succeeded")
+    wait_for(
+        "its sidecar to end", lambda: cluster.pod("done").status.init_container_statuses[0].state.terminated is not None
+    )
+
+
 def test_an_image_called_invalid_is_never_pulled(cluster: Cluster) -> None:
     cluster.create_pod("no-image", {**server("nobody"), "image": "invalid/model:1"})
 

@@ -24,6 +24,7 @@ from tests.testbed.processes import tail
 _UNPULLABLE = "invalid"
 _RETRY_SECONDS = 1.0
 _HEALTHY_SECONDS = 600.0
+_LEAST_SECONDS = 2.0
 _MESSAGE_LINES, _MESSAGE_BYTES = 80, 2048
 _ENTER = Path(__file__).with_name("enter.py")
 _INHERITED = ("LANG", "LC_ALL", "TZ", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -76,13 +77,20 @@ class Container:
         """Starts the container without waiting for it."""
         self._thread.start()
 
-    def stop(self, deadline: float) -> None:
-        """Ends the container for good: preStop, SIGTERM, and SIGKILL once `time.monotonic()` reaches the deadline."""
+    def stop(self, deadline: float, turn: Callable[[], object] | None = None) -> None:
+        """Ends the container for good: preStop, SIGTERM, and SIGKILL once `time.monotonic()` reaches the deadline.
+
+        Args:
+            turn: waits until a sidecar may be told to end; however late that is, it then has a moment.
+        """
         with self._lock:
             self._stopping.set()
             process = self._process
         if process is not None and process.poll() is None:
             self._before_stop(deadline)
+            if turn is not None:
+                turn()
+                deadline = max(deadline, time.monotonic() + _LEAST_SECONDS)
             _signal(process, signal.SIGTERM)
             self._thread.join(max(0.0, deadline - time.monotonic()))
             _kill_session(process)
@@ -93,6 +101,12 @@ class Container:
     def has_run(self) -> bool:
         """Whether its program was ever started."""
         return "waiting" not in self._state or bool(self._last_state)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its program runs and its startup probe, if there is one, has succeeded."""
+        with self._lock:
+            return self._started
 
     @property
     def exit_code(self) -> int | None:

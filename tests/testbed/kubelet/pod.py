@@ -20,6 +20,7 @@ from tests.testbed.network import BRIDGE_ADDRESS, Host, Network, processes_in
 
 _RETRY_SECONDS = 0.5
 _FINISHED_POLL_SECONDS = 0.2
+_STARTED_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,12 @@ class Node:
 
 
 class Pod:
-    """Runs a pod's containers and knows its status."""
+    """Runs a pod's containers and knows its status.
+
+    Init containers with `restartPolicy: Always` are sidecars, as the Kubernetes documentation has them ("Sidecar Containers"): the
+    next container starts once they have started, by their startup probe if there is one; they are started again when they die;
+    the pod is ready when they are, too; they end after the others, the last one first.
+    """
 
     def __init__(self, manifest: Mapping[str, Any], node: Node) -> None:
         self.manifest = manifest
@@ -56,6 +62,7 @@ class Pod:
         self._grace = 0.0
         self._stop = threading.Event()
         self._init: list[Container] = []
+        self._sidecars: list[Container] = []
         self._main: list[Container] = []
         self._trouble: dict[str, str] | None = None
         self._scheduled = self._initialized = False
@@ -115,10 +122,21 @@ class Pod:
         self._main = [Container(container, around, policy=policy) for container in spec["containers"]]
         init_policy = "Never" if policy == "Never" else "OnFailure"
         self._init = [
-            Container(container, around, policy=init_policy) for container in spec.get("initContainers") or ()
+            Container(container, around, policy=container.get("restartPolicy") or init_policy)
+            for container in spec.get("initContainers") or ()
+        ]
+        self._sidecars = [
+            container
+            for container, said in zip(self._init, spec.get("initContainers") or (), strict=True)
+            if said.get("restartPolicy") == "Always"
         ]
         for container in self._init:
             container.start()
+            if container in self._sidecars:
+                while not container.is_started:
+                    if self._stop.wait(_STARTED_POLL_SECONDS):
+                        return
+                continue
             while not container.finished.wait(_FINISHED_POLL_SECONDS):
                 if self._stop.is_set():
                     return
@@ -130,6 +148,11 @@ class Pod:
         for container in self._main:
             container.start()
         self._node.dirty(self)
+        while self._sidecars and not all(container.finished.is_set() for container in self._main):
+            if self._stop.wait(_FINISHED_POLL_SECONDS):
+                return
+        for sidecar in reversed(self._sidecars):
+            sidecar.stop(time.monotonic() + float(spec.get("terminationGracePeriodSeconds", 30)))
         self._stop.wait()
 
     def _surroundings(self, host: Host) -> Surroundings | None:
@@ -168,11 +191,18 @@ class Pod:
         return None
 
     def _end(self) -> None:
-        """Ends every process of the pod, then its network host and its files."""
+        """Ends every process of the pod, then its network host and its files.
+
+        Sidecars are told when everything else has ended, the last one first, unless the pod's time is over before
+        (Kubernetes documentation, "Pod Lifecycle", termination with sidecars); their preStop hooks run at once.
+        """
         deadline = time.monotonic() + self._grace
-        stops = [threading.Thread(target=container.stop, args=(deadline,)) for container in (*self._init, *self._main)]
-        for stop in stops:
-            stop.start()
+        others = [container for container in (*self._init, *self._main) if container not in self._sidecars]
+        stops: list[threading.Thread] = []
+        for container in (*others, *reversed(self._sidecars)):
+            before = tuple(stops) if container in self._sidecars and self._grace else None
+            stops.append(threading.Thread(target=_stop, args=(container, deadline, before)))
+            stops[-1].start()
         for stop in stops:
             stop.join()
         if self.host is not None:
@@ -184,7 +214,8 @@ class Pod:
     def status(self) -> dict[str, Any]:
         """The pod's status as the API shows it."""
         init, main = [container.status() for container in self._init], [container.status() for container in self._main]
-        ready = bool(main) and self._initialized and all(container["ready"] for container in main)
+        sidecars = [container.status() for container in self._sidecars]
+        ready = bool(main) and self._initialized and all(container["ready"] for container in (*main, *sidecars))
         status: dict[str, Any] = {
             "phase": self._phase(),
             "startTime": self._started_at,
@@ -203,7 +234,7 @@ class Pod:
         return status
 
     def _phase(self) -> str:
-        if any(container.exit_code not in (None, 0) for container in self._init):
+        if any(container.exit_code not in (None, 0) for container in self._init if container not in self._sidecars):
             return "Failed"
         if self._main and all(container.finished.is_set() for container in self._main):
             return "Succeeded" if all(container.exit_code == 0 for container in self._main) else "Failed"
@@ -235,6 +266,16 @@ class Pod:
         if kind == "PodScheduled" and not holds and self._trouble:
             condition.update(self._trouble)
         return condition
+
+
+def _stop(container: Container, deadline: float, before: tuple[threading.Thread, ...] | None) -> None:
+    """Ends one container, after those before it where there are such."""
+
+    def turn() -> None:
+        for thread in before or ():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    container.stop(deadline, None if before is None else turn)
 
 
 def _kill(pid: int) -> None:
