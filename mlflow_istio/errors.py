@@ -6,7 +6,7 @@
     ├── InvalidInput          an option, name, weight or document that can't be right; nothing was applied
     ├── NotFound              the named endpoint, deployment, model version or file does not exist
     ├── StateConflict         the request is well formed but the endpoint's state forbids it
-    ├── Unsupported           a field the local mesh can't carry out, by name
+    ├── Unsupported           a field that this cluster, or the local mesh, can't carry out, by name
     ├── ClusterError          the cluster refused or could not be reached
     │   ├── EditConflict      others kept changing the same object; nothing was applied
     │   ├── Forbidden         a right is missing; names it

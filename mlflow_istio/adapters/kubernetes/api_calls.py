@@ -27,7 +27,7 @@ Answer = TypeVar("Answer")
 PATIENCE = 8.0
 """Seconds for which what passes by itself is tried again: an API server that restarts, a full queue, other writers."""
 
-_CONNECT, _READ = 3.0, 30.0
+CONNECT_SECONDS, READ_SECONDS = 3.0, 30.0
 
 
 _VERBS = {
@@ -109,7 +109,11 @@ class Caller:
         """Send a call once; the JSON answer (text for a log). Raises the client's own errors."""
         method, arguments = self._method(call)
         reply = method(
-            *arguments, **call.query, **_fixed(call), _preload_content=False, _request_timeout=(_CONNECT, _READ)
+            *arguments,
+            **call.query,
+            **_fixed(call),
+            _preload_content=False,
+            _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
         )
         data = reply.data
         reply.release_conn()
@@ -167,7 +171,7 @@ class Caller:
         review = {"spec": {"resourceAttributes": {**wanted, **({"subresource": part} if part else {})}}}
         try:
             reply = client.AuthorizationV1Api(self.connection.api).create_self_subject_access_review(
-                review, _preload_content=False, _request_timeout=(_CONNECT, _READ)
+                review, _preload_content=False, _request_timeout=(CONNECT_SECONDS, READ_SECONDS)
             )
             return bool(json.loads(reply.data)["status"]["allowed"])
         except failures.FOREIGN:

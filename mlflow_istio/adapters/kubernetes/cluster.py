@@ -30,6 +30,7 @@ from mlflow_istio.adapters.kubernetes.resources import (
     VIRTUAL_SERVICE,
     Resource,
 )
+from mlflow_istio.adapters.kubernetes.server_version import check_sidecars
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object, name_of
 from mlflow_istio.core.basics.target import Target
 from mlflow_istio.errors import (
@@ -142,6 +143,8 @@ class KubernetesCluster:
         """See ``ports.Cluster``. Server-side apply: fields of other managers stay, ours that are not given any more go."""
         wanted = self._placed(obj)
         kind, name = str(wanted["kind"]), name_of(wanted)
+        if kind == "Deployment":
+            check_sidecars(self._caller, wanted)
         call = self._call("patch", kind, name, body=wanted)
         unreadable: list[str] = []
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, annotations_of, labels_of, name_of, wanted_replicas
+from mlflow_istio.core.mesh.pods import sidecars_in
 
 _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
@@ -120,7 +121,11 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
                 message=str(condition.get("message", "")),
                 pod=name,
             )
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+    sidecars = {sidecar["name"] for sidecar in sidecars_in(pod.get("spec") or {})}
+    inits, others = status.get("initContainerStatuses") or (), status.get("containerStatuses") or ()
+    first = [container for container in inits if container["name"] not in sidecars]
+    beside = [container for container in inits if container["name"] in sidecars]  # they go on while the others start
+    for container in (*first, *others, *beside):
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
         container_name = str(container["name"])
@@ -142,9 +147,12 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
                 container=container_name,
             )
         elif not container.get("ready") and container.get("state", {}).get("running"):
+            waits = container in first
             yield Trouble(
-                reason="NotReady",
-                message="it runs, but its readiness probe does not pass yet",
+                reason="Initializing" if waits else "NotReady",
+                message=f"container '{container_name}' runs, and the model server waits for its end"
+                if waits
+                else "it runs, but its readiness probe does not pass yet",
                 pod=name,
                 container=container_name,
             )

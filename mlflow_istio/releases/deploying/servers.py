@@ -100,8 +100,8 @@ def check_runtime(
         by_name = f"set targetPort of the Service to the name {runtime.protocol}"
         if port != runtime.port:
             raise StateConflict(
-                f"Service '{name}' sends requests to port {target}, past the recorder beside runtime '{runtime.name}', which listens at "
-                f"{port}: {by_name}"
+                f"Service '{name}' sends requests to port {target}, past the recorder beside runtime '{runtime.name}', which "
+                f"listens at {port}: {by_name}"
             )
         raise StateConflict(
             f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {port}: let it "
