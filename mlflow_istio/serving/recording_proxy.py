@@ -49,6 +49,7 @@ class Caller(asyncio.Protocol):
         self._server: _Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = False
+        self._is_own = False
         self._leaving = False
         self._recording: Recording | None = None
         self._arrived = 0.0
@@ -144,8 +145,8 @@ class Caller(asyncio.Protocol):
 
     def _pass_on(self) -> None:
         while self._transport is not None:
-            if self._busy and self._server is None:
-                return  # the connection to the server is being made, or the answer is our own
+            if self._is_own or (self._busy and self._server is None):
+                return  # the answer is our own, or the connection to the server is being made
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
@@ -170,6 +171,7 @@ class Caller(asyncio.Protocol):
             request = h11.Request(method=request.method, target=request.target, headers=_named_host(request))
         path = request.target.partition(b"?")[0]
         if path in self._passage.own:
+            self._is_own = True
             self._spawn(self._answer_in_its_place(self._passage.own[path], request))
             return
         if self._passage.recorder is not None and request.method == b"POST":
@@ -218,6 +220,7 @@ class Caller(asyncio.Protocol):
             self._http.next_event(), h11.Data | h11.EndOfMessage
         ):
             pass
+        self._is_own = False
         self.next_request()
 
     def _spawn(self, work: object) -> None:
@@ -249,8 +252,10 @@ class _Server(asyncio.Protocol):
         """Pass on a part of a request."""
         try:
             data = self._http.send(event)
-        except h11.LocalProtocolError:  # the server has answered and closes, whatever else comes
-            return
+        except h11.LocalProtocolError:
+            if isinstance(event, h11.Request):
+                self._caller.abort()  # nobody would ever answer it
+            return  # the server has answered and closes, whatever else comes
         if data and self._transport is not None:
             self._transport.write(data)
 

@@ -285,6 +285,15 @@ def test_the_command_or_the_port_is_needed(capsys: pytest.CaptureFixture[str]) -
         assert "give either the server's command, or --server-port" in capsys.readouterr().err
 
 
+def test_a_connection_that_has_read_records_goes_on_to_the_server(front: Front) -> None:
+    """As a proxy's does, which keeps its connections for whoever asks next."""
+    with requests.Session() as session:
+        for number in range(2):
+            assert session.post(front.url, b"x", headers=said(number), timeout=10).status_code == 200
+            assert session.get(f"{front.url}/records", headers=READER, timeout=10).status_code == 200
+        assert session.get(f"{front.url}/health", timeout=10).text == "ok"
+
+
 def test_records_ask_for_their_token(front: Front) -> None:
     assert requests.get(f"{front.url}/records", timeout=60).status_code == 401
     assert requests.post(f"{front.url}/records", data=b"x", headers=READER, timeout=60).status_code == 405
