@@ -179,6 +179,10 @@ def print_comparison(view: View, console: Console | None = None) -> None:
         for name in ("pairs", "compared", "candidate_failed", "stable_failed", "both_failed")
     )
     out.print(f"{counts}  unmatched {figures['shadow/unmatched_share']:.1%}", highlight=False)
+    for deployment, reasons in view["dropped"].items():
+        if reasons:
+            kinds = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+            say(out, f"not recorded by '{deployment}' since its recorders started: {kinds}")
     if "shadow/similarity" in figures:
         mean, lower, upper = (figures.get(f"shadow/similarity{end}") for end in ("", "_lower", "_upper"))
         out.print(f"mean similarity {_end(mean)} ({_end(lower)} to {_end(upper)})", highlight=False)
@@ -264,9 +268,9 @@ def print_runtimes(views: Sequence[View], console: Console | None = None) -> Non
     """The kinds of model servers, with how each is seen to be ready, where it is asked, and how it can be released."""
     out = console or a_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for heading in ("runtime", "ready at", "asked at", "strategies", "about"):
+    for heading in ("runtime", "ready at", "asked at", "strategies", "shadows recorded by", "about"):
         table.add_column(heading)
     for view in views:
-        cells = (view["name"], view["readiness"], view["scoring"], ", ".join(view["strategies"]), view["about"])
-        add_row(table, *cells)
+        strategies, recorded_by = ", ".join(view["strategies"]), view["recorded by"] or "nobody"
+        add_row(table, view["name"], view["readiness"], view["scoring"], strategies, recorded_by, view["about"])
     out.print(table)

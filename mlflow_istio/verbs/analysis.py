@@ -54,7 +54,7 @@ class AnalysisVerbs(Base):
 
     def compare(self, name: str, config: Config | None = None) -> views.View:
         """Compare the answers of an open shadow release; see ``releases.comparison``."""
-        from mlflow_istio.core.analysis.shadow_verdict import comparison_terms, scorer_failures, shadow_metrics
+        from mlflow_istio.core.analysis.shadow_verdict import comparison_terms, scorer_failures
         from mlflow_istio.options.analysis import CompareOptions
         from mlflow_istio.releases.driving import comparison
 
@@ -78,7 +78,8 @@ class AnalysisVerbs(Base):
             "stable": result.stable,
             "candidate": result.candidate,
             "verdict": {"word": result.verdict.word, "reason": result.verdict.reason},
-            "figures": shadow_metrics(tally, alpha=options.alpha),
+            "figures": result.figures(options.alpha),
+            "dropped": {name: dict(reasons) for name, reasons in result.dropped.items()},
             "partial": result.comparison.partial,
             "most_different": [dict(row) for row in result.comparison.table],
             "warnings": [*result.warnings, *filter(None, [scorer_failures(tally)])],

@@ -6,7 +6,15 @@ from typing import Any
 
 from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.core.runtime.profiles import RUNTIMES
+from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.wiring.connection import load_runtime
+
+
+def _recorded_by(runtime: Runtime) -> str:
+    """Who keeps what a shadow is compared by, where recording is asked for; empty where nobody can."""
+    if runtime.records:
+        return "server"
+    return "recorder" if runtime.protocol == "http" else ""
 
 
 def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
@@ -29,7 +37,8 @@ def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:
             "env": dict(runtime.env),
             "streams": runtime.streams or runtime.body == "mlflow",
             "version header": "server" if runtime.names_version else "route",
-            "strategies": [name for name in STRATEGIES if runtime.records or name != "shadow"],
+            "strategies": [name for name in STRATEGIES if _recorded_by(runtime) or name != "shadow"],
+            "recorded by": _recorded_by(runtime),
         }
         for runtime in runtimes
     ]

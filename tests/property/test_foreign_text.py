@@ -118,6 +118,7 @@ def comparison(text: str) -> dict[str, Any]:
         "terms": text,
         "stable": text,
         "candidate": text,
+        "dropped": {text: {text: 1}},
         "most_different": [row],
     }
 

@@ -32,8 +32,8 @@ def check_sidecars(caller: Caller, deployment: Mapping[str, Any]) -> None:
     version = _version(caller)
     if version is not None and version < _NATIVE_SIDECARS:
         raise Unsupported(
-            f"Deployment '{name_of(deployment)}': container '{sidecars[0]['name']}' is a native sidecar, which needs Kubernetes 1.29; "
-            f"the API server is {version[0]}.{version[1]}: leave recording out (MLFLOW_ISTIO_RECORD in env)"
+            f"Deployment '{name_of(deployment)}': container '{sidecars[0]['name']}' is a native sidecar, which needs Kubernetes "
+            f"1.29; the API server is {version[0]}.{version[1]}: leave recording out (MLFLOW_ISTIO_RECORD in env)"
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mlflow_istio.core.analysis.answers import AnswerRule
@@ -37,6 +38,7 @@ class Compared:
         candidate: The candidate's.
         comparison: What was found.
         verdict: What it means.
+        dropped: Deployment to how many of its requests were not recorded since its recorders started, by reason.
         warnings: What did not go as hoped, one line each.
     """
 
@@ -45,7 +47,16 @@ class Compared:
     candidate: str
     comparison: Comparison
     verdict: Verdict
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def figures(self, alpha: float) -> dict[str, float]:
+        """What was found as flat metrics for MLflow, with what was not recorded."""
+        sides = (("stable", self.stable), ("candidate", self.candidate))
+        return {
+            **shadow_metrics(self.comparison.tally, alpha=alpha),
+            **{f"shadow/{side}_dropped": sum(self.dropped.get(name, {}).values()) for side, name in sides},
+        }
 
 
 def compare(
@@ -99,14 +110,15 @@ def compare(
         partial=percentage < 100,
     )
     verdict = judge_shadow(comparison.tally, limits, alpha=alpha, deadline_reached=deadline_reached)
-    return Compared(
+    result = Compared(
         release=release,
         stable=endpoint.stable.name,
         candidate=candidate,
         comparison=comparison,
         verdict=verdict,
-        warnings=emit_warnings(context, _keep(context, name, release, comparison, verdict, alpha)),
+        dropped={endpoint.stable.name: stable_side.dropped, candidate: candidate_side.dropped},
     )
+    return replace(result, warnings=emit_warnings(context, _keep(context, name, result, alpha)))
 
 
 def _shadow(endpoint: Endpoint) -> tuple[Release, float]:
@@ -130,20 +142,18 @@ def _mirrored_since(endpoint: Endpoint, release: Release) -> datetime:
     return progress_from_text(endpoint.progress).since if endpoint.progress else release.opened
 
 
-def _keep(
-    context: Context, name: str, release: Release, comparison: Comparison, verdict: Verdict, alpha: float
-) -> tuple[str, ...]:
+def _keep(context: Context, name: str, result: Compared, alpha: float) -> tuple[str, ...]:
+    release, comparison = result.release, result.comparison
     run, warnings = (release.run, ()) if release.run else run_for(context, name, release)
     if run is None:
         return warnings
-    figures = shadow_metrics(comparison.tally, alpha=alpha)
     texts = {
         TABLE_CSV: table_csv(comparison.table),
         TABLE_JSON: json.dumps(list(comparison.table), indent=2),
-        VERDICT_JSON: json.dumps(to_json(verdict), indent=2),
+        VERDICT_JSON: json.dumps(to_json(result.verdict), indent=2),
     }
     try:
-        context.runs.keep(run, figures=figures, step=_next_step(context, run), texts=texts)
+        context.runs.keep(run, figures=result.figures(alpha), step=_next_step(context, run), texts=texts)
     except (RegistryError, NotFound) as exc:
         return (*warnings, f"the comparison is not in MLflow ({exc.message}): run it again later")
     return warnings

@@ -82,6 +82,14 @@ def test_a_replica_that_recorded_nothing_yet_is_no_trouble(call: Callable[..., A
         assert len(records.read("m", "m-v1", 2).records) == 3
 
 
+def test_what_replicas_have_dropped_is_added_up(call: Callable[..., Any], tmp_path: Path) -> None:
+    logs = [written(tmp_path, replica, 3) for replica in range(2)]
+    counts = [{"backlog": 2, "encoded": 1}, {"backlog": 3}]
+    apps = (RecordsApp(log, "t", lambda of=of: of) for log, of in zip(logs, counts, strict=True))
+    with balanced(call, *apps) as records:
+        assert records.read("m", "m-v1", 2).dropped == {"backlog": 5, "encoded": 1}
+
+
 def test_what_rotation_took_is_told_by_the_time_of_the_first_record_left(
     call: Callable[..., Any], tmp_path: Path
 ) -> None:

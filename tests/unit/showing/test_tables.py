@@ -21,6 +21,7 @@ def printed(stable: Any, candidate: Any) -> str:
         "partial": False,
         "stable": "m-v1",
         "candidate": "m-v2",
+        "dropped": {"m-v1": {}, "m-v2": {"backlog": 1200, "too_large": 3}},
         "most_different": [
             {
                 "request_id": "r",
@@ -44,6 +45,12 @@ def test_both_sides_of_the_most_different_requests_are_shown_in_full() -> None:
     assert "".join(columns_of(columns, "b")).count("b") >= 300
     for part in ("[bold]end", "stable[/bold]", "candidate"):
         assert part in text
+
+
+def test_what_was_not_recorded_is_told_of_who_dropped_it() -> None:
+    text = printed("a", "b")
+    assert "not recorded by 'm-v2' since its recorders started: 1,200 backlog, 3 too_large" in text
+    assert "not recorded by 'm-v1'" not in text
 
 
 def columns_of(lines: list[list[str]], letter: str) -> list[str]:

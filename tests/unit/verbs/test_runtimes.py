@@ -10,7 +10,9 @@ from click.testing import CliRunner
 
 from mlflow_istio.cli import main
 from mlflow_istio.core.mesh.manifests import runtime_of_deployment
+from mlflow_istio.core.mesh.pods import variable_of
 from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.verbs.runtimes import runtime_views
 from tests.support.in_memory import World, a_world
 from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs, everything
 
@@ -163,6 +165,82 @@ def test_what_comes_back_needs_a_word_on_its_server() -> None:
         verbs.update_endpoint("churn", {"action": "rollback", "to": to})
     verbs.update_endpoint("churn", {"action": "rollback", "to": to, "redeploy": THEIRS})
     assert world.endpoint().traffic.weights["churn-v2"] == 10
+
+
+RECORDING = {"env": {"MLFLOW_ISTIO_RECORD": "1"}}
+
+
+def pod_of(world: World, name: str) -> Any:
+    found = world.cluster.get("Deployment", name)
+    assert found is not None
+    return found["spec"]["template"]["spec"]
+
+
+def test_a_server_that_can_not_record_is_a_shadow_where_both_have_a_recorder() -> None:
+    world = created(created(World(), **RECORDING), "churn-v2", strategy="shadow", mirror=100, **RECORDING)
+    assert world.endpoint().release.strategy == "shadow"  # type: ignore[union-attr]
+    for name in ("churn-v1", "churn-v2"):
+        (recorder,) = pod_of(world, name)["initContainers"]
+        assert recorder["image"].startswith("mlflow-istio-serving:")
+        (token,) = (one["value"] for one in recorder["env"] if one["name"] == "MLFLOW_ISTIO_RECORD_TOKEN")
+        assert token not in str(container_of(world, name)), "the model's code does not know it"
+        assert variable_of(world.cluster.get("Deployment", name) or {}, "MLFLOW_ISTIO_RECORD_TOKEN") == token
+
+
+@pytest.mark.parametrize("recording", ["churn-v1", "churn-v2"])
+def test_a_shadow_of_which_one_side_has_no_recorder_is_refused(recording: str) -> None:
+    first, second = (RECORDING if name == recording else {} for name in ("churn-v1", "churn-v2"))
+    world = created(World(), **first)
+    before = everything(world)
+    with pytest.raises(MlflowIstioError, match="runtime 'container' records none: .*let both record over HTTP"):
+        created(world, "churn-v2", strategy="shadow", mirror=100, **second)
+    assert everything(world) == before
+
+
+def test_the_same_command_again_keeps_a_recorders_token() -> None:
+    world = created(World(), **RECORDING)
+    before = world.text()
+    assert created(world, **RECORDING).text() == before
+
+
+def test_an_update_reaches_the_recorder_by_what_is_about_records() -> None:
+    world = created(World(), **RECORDING)
+    changed = {"env": {"MLFLOW_ISTIO_RECORD": "0.5", "PRICE": "2"}, "image": "theirs:2"}
+    InMemoryVerbs(world, target=CLUSTER).update("churn-v1", None, None, changed)
+    (recorder,), server = pod_of(world, "churn-v1")["initContainers"], container_of(world, "churn-v1")
+    assert {"name": "MLFLOW_ISTIO_RECORD", "value": "0.5"} in recorder["env"]
+    assert "PRICE" not in str(recorder)
+    assert {"name": "PRICE", "value": "2"} in server["env"]
+    assert "MLFLOW_ISTIO_RECORD" not in str(server)
+    assert (server["image"], recorder["image"].partition(":")[0]) == ("theirs:2", "mlflow-istio-serving")
+
+
+def test_a_service_that_leads_past_the_recorder_is_named() -> None:
+    world = created(World())
+    service = world.cluster.get("Service", "churn")
+    assert service is not None
+    service["spec"]["ports"][0]["targetPort"] = 8080
+    world.cluster.apply(service)
+    words = "sends requests to port 8080, past the recorder beside runtime 'container', which listens at 8790: set targetPort"
+    with pytest.raises(MlflowIstioError, match=words):
+        created(world, "churn-v2", **RECORDING)
+
+
+def test_who_records_is_listed() -> None:
+    by_name = {view["name"]: view for view in runtime_views()}
+    assert {name: view["recorded by"] for name, view in by_name.items()} == {
+        "mlflow": "server",
+        **dict.fromkeys(("mlserver", "openai", "triton", "container"), "recorder"),
+    }
+    assert all("shadow" in view["strategies"] for view in by_name.values())
+
+
+def test_a_kind_that_speaks_grpc_is_recorded_by_nobody(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("name: mine\nprotocol: grpc\nreadiness: ''\nscoring: ''\nbody: none\n")
+    (view,) = runtime_views(str(profile))
+    assert (view["recorded by"], "shadow" in view["strategies"]) == ("", False)
+    assert "nobody" in CliRunner().invoke(main, ["runtimes", str(profile)]).output
 
 
 def test_the_command_lists_and_checks(tmp_path: Path) -> None:

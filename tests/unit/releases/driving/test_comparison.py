@@ -27,7 +27,14 @@ STABLE, CANDIDATE = "churn-v1", "churn-v2"
 class Recorders:
     """What each deployment's servers have recorded."""
 
-    def __init__(self, world: World, answers: Mapping[str, list[float]], complete_since: float = 0.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        answers: Mapping[str, list[float]],
+        complete_since: float = 0.0,
+        dropped: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        self._dropped = dropped or {}
         self._opened = world.context.clock.now().timestamp()
         self._answers = answers
         self._complete_since = complete_since and self._opened + complete_since
@@ -40,7 +47,7 @@ class Recorders:
             | {"output": {"predictions": [answer]}}
             for n, answer in enumerate(self._answers[deployment])
         ]
-        return Recorded(records=records, complete_since=self._complete_since)
+        return Recorded(records=records, complete_since=self._complete_since, dropped=self._dropped.get(deployment, {}))
 
 
 def compared(world: World, recorders: Recorders) -> Compared:
@@ -66,6 +73,15 @@ def test_both_sides_recorders_are_read_and_the_result_is_kept_in_the_releases_ru
     (row,) = json.loads(world.runs.text(run, TABLE_JSON) or "")
     assert (row["request_id"], row["difference"]) == ("199", 4.0)
     assert json.loads(world.runs.text(run, VERDICT_JSON) or "")["word"] == "advance"
+
+
+def test_what_was_not_recorded_is_kept_beside_what_was_compared() -> None:
+    world = a_shadow()
+    dropped = {CANDIDATE: {"backlog": 2, "encoded": 3}}
+    found = compared(world, Recorders(world, {STABLE: [1.0] * 9, CANDIDATE: [1.0] * 9}, dropped=dropped))
+    assert found.dropped == {STABLE: {}, CANDIDATE: {"backlog": 2, "encoded": 3}}
+    figures = world.runs.figures(str(found.release.run))
+    assert [figures[f"shadow/{side}_dropped"][-1].value for side in ("stable", "candidate")] == [0, 5]
 
 
 def test_where_one_side_has_lost_records_both_begin_later() -> None:
