@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mlflow_istio.adapters.kubernetes.server_version import check_sidecars
 from mlflow_istio.core.endpoint.endpoint import MAX_UNRECORDED
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.errors import MlflowIstioError
@@ -19,6 +21,7 @@ from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from tests.support.foreign_edits import annotated, edit, weights
 from tests.support.in_memory import World, a_world, with_canary
+from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs
 from tests.unit.releases.deploying.test_restoring import back
 
 TEXT = (Path(__file__).parents[3] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -175,6 +178,19 @@ def pending() -> None:
     world.deploy("churn-v2")
 
 
+def not_recorded() -> None:
+    theirs = {"runtime": "container", "image": "theirs:1"}
+    verbs = InMemoryVerbs(World(), target=CLUSTER)
+    verbs.create("churn-v1", "models:/churn/1", None, "churn", theirs)
+    verbs.create("churn-v2", "models:/churn/2", None, "churn", {**theirs, "strategy": "shadow"})
+
+
+def no_sidecars() -> None:
+    old: Any = SimpleNamespace(insist=lambda _ask: {"major": "1", "minor": "28"})
+    pod = {"initContainers": [{"name": "recorder", "restartPolicy": "Always"}]}
+    check_sidecars(old, {"metadata": {"name": "churn-v2"}, "spec": {"template": {"spec": pod}}})
+
+
 PRODUCERS: dict[str, Callable[[], Any]] = {
     "has no open release": no_release,
     "has an open release": second_release,
@@ -199,6 +215,8 @@ PRODUCERS: dict[str, Callable[[], Any]] = {
     "has no http route named": damaged(no_split),
     "something no split can be": damaged(odd_weights),
     "exists and is not ours": foreign,
+    "records none": not_recorded,
+    "is a native sidecar": no_sidecars,
     "there is no endpoint": lambda: endpoint_of(with_canary().cluster, "chrun"),
     "unknown option": lambda: parse_options(UpdateEndpointOptions, {"wieght": 1}, cluster="istio-local"),
 }
