@@ -27,7 +27,7 @@ Answer = TypeVar("Answer")
 PATIENCE = 8.0
 """Seconds for which what passes by itself is tried again: an API server that restarts, a full queue, other writers."""
 
-CONNECT_SECONDS, READ_SECONDS = 3.0, 30.0
+_CONNECT, _READ = 3.0, 30.0
 
 
 _VERBS = {
@@ -113,7 +113,7 @@ class Caller:
             **call.query,
             **_fixed(call),
             _preload_content=False,
-            _request_timeout=(CONNECT_SECONDS, READ_SECONDS),
+            _request_timeout=(_CONNECT, _READ),
         )
         data = reply.data
         reply.release_conn()
@@ -125,6 +125,20 @@ class Caller:
     def explained(self, exc: Exception, call: Call) -> MlflowIstioError:
         """A foreign error as one of ours."""
         return failures.explained(exc, call.verb, call.resource, call.subject, self.connection, self._may)
+
+    def version(self) -> Mapping[str, Any] | None:
+        """What the API server says of its version; None where it does not tell."""
+
+        def ask() -> Any:
+            reply = client.VersionApi(self.connection.api).get_code(
+                _preload_content=False, _request_timeout=(_CONNECT, _READ)
+            )
+            return json.loads(reply.data)
+
+        try:
+            return dict(self.insist(ask))
+        except failures.FOREIGN:
+            return None
 
     def _trials(self, conflicts: bool) -> Iterator[tenacity.AttemptManager]:
         shaken = False
@@ -171,7 +185,7 @@ class Caller:
         review = {"spec": {"resourceAttributes": {**wanted, **({"subresource": part} if part else {})}}}
         try:
             reply = client.AuthorizationV1Api(self.connection.api).create_self_subject_access_review(
-                review, _preload_content=False, _request_timeout=(CONNECT_SECONDS, READ_SECONDS)
+                review, _preload_content=False, _request_timeout=(_CONNECT, _READ)
             )
             return bool(json.loads(reply.data)["status"]["allowed"])
         except failures.FOREIGN:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from kubernetes import client
-
-from mlflow_istio.adapters.kubernetes import failures
-from mlflow_istio.adapters.kubernetes.api_calls import CONNECT_SECONDS, READ_SECONDS, Caller
+from mlflow_istio.adapters.kubernetes.api_calls import Caller
 from mlflow_istio.core.basics.objects import name_of
 from mlflow_istio.core.mesh.pods import sidecars_in
 from mlflow_istio.errors import Unsupported
@@ -38,16 +34,7 @@ def check_sidecars(caller: Caller, deployment: Mapping[str, Any]) -> None:
 
 
 def _version(caller: Caller) -> tuple[int, int] | None:
-    def ask() -> Any:
-        reply = client.VersionApi(caller.connection.api).get_code(
-            _preload_content=False, _request_timeout=(CONNECT_SECONDS, READ_SECONDS)
-        )
-        return json.loads(reply.data)
-
-    try:
-        said = caller.insist(ask)
-    except failures.FOREIGN:
-        return None
+    said = caller.version() or {}
     numbers = [re.match(r"\d+", str(said.get(part, ""))) for part in ("major", "minor")]  # some say "29+"
     major, minor = (int(number[0]) if number else None for number in numbers)
     return (major, minor) if major is not None and minor is not None else None

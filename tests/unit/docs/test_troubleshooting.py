@@ -186,7 +186,7 @@ def not_recorded() -> None:
 
 
 def no_sidecars() -> None:
-    old: Any = SimpleNamespace(insist=lambda _ask: {"major": "1", "minor": "28"})
+    old: Any = SimpleNamespace(version=lambda: {"major": "1", "minor": "28"})
     pod = {"initContainers": [{"name": "recorder", "restartPolicy": "Always"}]}
     check_sidecars(old, {"metadata": {"name": "churn-v2"}, "spec": {"template": {"spec": pod}}})
 
