@@ -14,6 +14,8 @@ from mlflow_istio.calls.v2_body import v2_document
 from mlflow_istio.errors import ClusterError, InvalidInput
 from mlflow_istio.ports.cluster import Address
 
+_TRACEBACK = "Traceback (most recent call last)"
+
 
 def score(address: Address, payload: Any, *, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
     """POST an input to the path of scoring and return the JSON answer.
@@ -72,6 +74,19 @@ def refuse_failure(url: str, status: int, text: str) -> NoReturn:
 
 
 def _words(text: str) -> str:
-    with contextlib.suppress(ValueError, AttributeError):
-        text = json.loads(text).get("message", text)
-    return " ".join(text.split())[:300]
+    """What the body of a failure says: one line, and of a traceback the line that tells.
+
+    They stand in ``message`` (MLflow's server), ``error`` (the V2 protocol), ``detail`` (FastAPI) or ``error.message`` (OpenAI's
+    protocol).
+    """
+    with contextlib.suppress(ValueError):
+        document = json.loads(text)
+        for _ in range(2):
+            if not isinstance(document, dict):
+                break
+            document = next((document[name] for name in ("message", "error", "detail") if document.get(name)), text)
+        text = document if isinstance(document, str) else text
+    lines = text.strip().splitlines()
+    if _TRACEBACK in text:
+        lines = lines[-1:]
+    return " ".join(" ".join(lines).split())[:300]

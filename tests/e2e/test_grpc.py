@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from scipy import stats
 
 from mlflow_istio.calls.grpc_infer import request_message
 from mlflow_istio.client.errors import IstioDeploymentError
+from tests.support.grpc_callers import MODEL_INFER, GrpcCallers
 
 pytestmark = pytest.mark.e2e
 
@@ -30,49 +30,8 @@ V2: dict[str, Any] = {
 }
 INPUT = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP64", "data": [1.0, 2.5]}]}
 ARMS = {"churn-v1": "a", "churn-v2": "b"}
-MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 # A right split leaves these bounds about once in a hundred thousand.
 CONFIDENCE = 1 - 1e-5
-
-
-class Callers:
-    """Two threads that call ModelInfer on one connection until the end, and what they got."""
-
-    def __init__(self, url: str, message: bytes) -> None:
-        self.seen: Counter[tuple[str, str]] = Counter()
-        self._message = message
-        self._channel = grpc.insecure_channel(urlsplit(url).netloc, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work) for _ in range(2)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self._channel.close()
-
-    def wait_for(self, more: int) -> Counter[tuple[str, str]]:
-        """So many further answers."""
-        before = Counter(self.seen)
-        while sum((self.seen - before).values()) < more and any(thread.is_alive() for thread in self._threads):
-            self._stop.wait(0.05)
-        return Counter(self.seen) - before
-
-    def _work(self) -> None:
-        call = self._channel.unary_unary(MODEL_INFER)
-        while not self._stop.wait(0.002):
-            try:
-                _, made = call.with_call(self._message, timeout=30)
-                status = "OK"
-            except grpc.RpcError as exc:  # of a call that failed at once, all metadata are trailing ones
-                status, made = exc.code().name, exc
-            metadata = dict([*(made.initial_metadata() or ()), *(made.trailing_metadata() or ())])
-            self.seen[status, metadata.get("x-mlflow-model-version", "none")] += 1
 
 
 @pytest.fixture
@@ -84,7 +43,7 @@ def test_it_is_released_under_load_on_one_connection_without_a_lost_call(client:
     client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=V2)
     view = client.get_endpoint("churn")
     assert view["protocol"] == "grpc"
-    with Callers(view["url"], request_message(INPUT)) as callers:
+    with GrpcCallers(view["url"], request_message(INPUT)) as callers:
         client.create_deployment(
             "churn-v2", "models:/churn/2", endpoint="churn", config={**V2, "strategy": "canary", "weight": 30}
         )
@@ -156,7 +115,10 @@ def test_a_candidate_that_fails_is_rolled_back_and_one_whose_callers_err_is_not(
     client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=V2)
     url = client.get_endpoint("churn")["url"]
     watched = {"steps": "50", "interval": 1, "control": "none", "warm": "none", "phase": 0, "deadline": 300}
-    with Callers(url, request_message({"inputs": []})) as erring, Callers(url, request_message(INPUT)) as callers:
+    with (
+        GrpcCallers(url, request_message({"inputs": []})) as erring,
+        GrpcCallers(url, request_message(INPUT)) as callers,
+    ):
         failing = {**V2, **watched, "env": {**V2["env"], "FAIL": "0.05"}}
         result = client.release("churn", "models:/churn/2", **failing)
         assert result["outcome"] == "rolled-back", result

@@ -8,6 +8,7 @@ import threading
 import time
 
 import mlflow.pyfunc
+import numpy as np
 from mlflow.models import set_model
 
 
@@ -39,7 +40,7 @@ class Faulty(mlflow.pyfunc.PythonModel):
         left = float(self.config.get("milliseconds", 0)) / 1000 - (time.monotonic() - started)
         if left > 0:
             time.sleep(left)
-        return [float(self.config["answer"])] * len(rows)
+        return np.full(len(rows), float(self.config["answer"]))  # an array, which every server can put into its answer
 
 
 set_model(Faulty())

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_istio.adapters.kubernetes import rollout
 from mlflow_istio.adapters.kubernetes.api_calls import Call, Caller
 from mlflow_istio.adapters.kubernetes.resources import DEPLOYMENT, EVENT, POD, POD_LOG, REPLICA_SET, Resource
+from mlflow_istio.core.basics.log_lines import READ, telling
 from mlflow_istio.core.basics.objects import Object, name_of, wanted_replicas
 from mlflow_istio.errors import ClusterError, Forbidden, NotFound, NotReady
 
@@ -92,9 +93,9 @@ def _last_words(caller: Caller, pod: str, container: str) -> list[str]:
         lines.append(f"(its events can't be read: {exc.message})")
     if container:
         try:
-            tail: dict[str, Any] = {"container": container, "tail_lines": _LOG_LINES}
+            tail: dict[str, Any] = {"container": container, "tail_lines": READ}
             log = str(caller.ask(_call(caller, "get", POD_LOG, name=pod, query=tail)) or "")
-            lines += [f"last log lines of {pod}:", *log.splitlines()[-_LOG_LINES:]] if log.strip() else []
+            lines += [f"last log lines of {pod}:", *telling(log.splitlines(), _LOG_LINES)] if log.strip() else []
         except (ClusterError, NotFound) as exc:
             lines.append(f"(its log can't be read: {exc.message})")
     return lines

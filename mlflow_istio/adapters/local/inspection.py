@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mlflow_istio.adapters.local.replicas import DRAINING, SERVING, Replica, is_
 from mlflow_istio.adapters.local.state import StateDirectory, read_tail
 from mlflow_istio.adapters.local.workloads import workload
 from mlflow_istio.calls.grpc_health import serving
+from mlflow_istio.core.basics.log_lines import READ, telling
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.errors import NotFound
 
@@ -179,15 +180,32 @@ def logs(state: StateDirectory, name: str, lines: int) -> str:
     Raises:
         NotFound: Nothing of that name has a log.
     """
+    return _under_names(_logs(state, name, lines))
+
+
+def last_words(state: StateDirectory, name: str, lines: int) -> str:
+    """Of the log of a process, or of those of all replicas of a deployment, the lines that tell why it isn't ready.
+
+    Raises:
+        NotFound: Nothing of that name has a log.
+    """
+    return _under_names({process: telling(log, lines) for process, log in _logs(state, name, READ).items()})
+
+
+def _logs(state: StateDirectory, name: str, lines: int) -> Mapping[str, Sequence[str]]:
+    """The last log lines of each process: under no name where there can be only one."""
     if name in (ENVOY, SUPERVISOR) or state.log_file(name).exists():
-        return "\n".join(read_tail(state.log_file(name), lines))
+        return {"": read_tail(state.log_file(name), lines)}
     names = [replica.name for replica in state.all_replicas(damaged=False) if replica.deployment == name]
     if not names:
         raise NotFound(
             f"nothing in {state.logs} is called '{name}': use {ENVOY}, {SUPERVISOR}, a deployment or a replica"
         )
-    parts = ["\n".join([f"==> {name} <==", *read_tail(state.log_file(name), lines)]) for name in names]
-    return "\n".join(parts)
+    return {name: read_tail(state.log_file(name), lines) for name in names}
+
+
+def _under_names(logs: Mapping[str, Sequence[str]]) -> str:
+    return "\n".join(line for name, log in logs.items() for line in (*((f"==> {name} <==",) if name else ()), *log))
 
 
 def _is_ready(replica: Replica, supervisor: Supervisor) -> bool:

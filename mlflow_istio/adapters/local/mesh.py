@@ -236,13 +236,13 @@ class LocalMesh:
                 raise NotReady(
                     f"replica '{failed.name}' of Deployment '{deployment}' ended before it was ready: see its last log "
                     "lines",
-                    detail=inspection.logs(self._state, failed.name, _LOG_LINES),
+                    detail=inspection.last_words(self._state, failed.name, _LOG_LINES),
                 )
             if time.monotonic() > deadline:
                 raise NotReady(
                     f"Deployment '{deployment}' has {len(ready)} of {wanted.replicas} replicas ready after "
                     f"{timeout:g} s: see their last log lines, or wait longer",
-                    detail=inspection.logs(self._state, deployment, _LOG_LINES),
+                    detail=inspection.last_words(self._state, deployment, _LOG_LINES),
                 )
             time.sleep(_POLL)
 

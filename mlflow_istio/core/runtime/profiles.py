@@ -38,6 +38,7 @@ MLSERVER = Runtime(
     about="MLServer with its MLflow runtime: the V2 protocol over REST",
     command=("mlserver", "start", "."),
     env={
+        "MLSERVER_HOST": "$HOST",
         "MLSERVER_HTTP_PORT": "$PORT",
         "MLSERVER_GRPC_PORT": "0",
         "MLSERVER_METRICS_PORT": "0",
@@ -60,10 +61,15 @@ OPENAI = Runtime(
     streams=True,
 )
 
+# Its other ports are fixed ones, so two of them on one laptop would meet there; an option that comes again later wins, so 'args'
+# can have them back ("Triton Inference Server" 2.5x, seen with the one in nvidia-pytriton 0.7).
 TRITON = Runtime(
     name="triton",
     about="Triton Inference Server: the V2 protocol over HTTP; its model is called 'model'",
-    command=("tritonserver", "--model-repository=$MODEL", "--http-port=$PORT"),
+    command=(
+        *("tritonserver", "--model-repository=$MODEL", "--http-address=$HOST", "--http-port=$PORT"),
+        *("--allow-grpc=false", "--allow-metrics=false"),
+    ),
     readiness="/v2/health/ready",
     scoring="/v2/models/model/infer",
     body="v2",
@@ -119,7 +125,10 @@ OVER_GRPC: Mapping[str, Runtime] = {
     "triton": replace(
         TRITON,
         about="Triton Inference Server: the V2 protocol over gRPC; its model is called 'model'",
-        command=("tritonserver", "--model-repository=$MODEL", "--grpc-port=$PORT", "--allow-http=false"),
+        command=(
+            *("tritonserver", "--model-repository=$MODEL", "--grpc-address=$HOST", "--grpc-port=$PORT"),
+            *("--allow-http=false", "--allow-metrics=false"),
+        ),
         **_V2,
     ),
     "container": replace(

@@ -21,8 +21,8 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 _SERVICE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 _METHOD = re.compile(r"(/[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/[A-Za-z_]\w*)?")
 _STANDS_FOR = re.compile(r"\$\$|\$\{?([A-Z_]+)\}?|\$")
-_VARIABLES = {"PORT": "MLFLOW_ISTIO_PORT", "MODEL": "MLFLOW_ISTIO_MODEL_URI"}
-"""What ``$PORT`` and ``$MODEL`` in a command stand for: variables that every model server of ours is started with."""
+_VARIABLES = {"HOST": "MLFLOW_ISTIO_HOST", "PORT": "MLFLOW_ISTIO_PORT", "MODEL": "MLFLOW_ISTIO_MODEL_URI"}
+"""What ``$HOST``, ``$PORT`` and ``$MODEL`` in a command stand for: variables that every model server of ours is started with."""
 
 
 @form(closed=True, sparse=True)
@@ -34,7 +34,7 @@ class Runtime:
         name: What people call it.
         about: What it is, in one line.
         image: Its container image; empty: nobody but the user knows.
-        command: What is run in it, with ``$PORT`` and ``$MODEL``; empty: what the image runs.
+        command: What is run in it, with ``$HOST``, ``$PORT`` and ``$MODEL``; empty: what the image runs.
         args: Its arguments, likewise.
         env: Environment that it needs, likewise.
         port: Where it listens in its pod.
@@ -114,12 +114,20 @@ class Runtime:
     @property
     def takes_model(self) -> bool:
         """Whether it is told where the model's files lie."""
-        texts = (*self.command, *self.args, *self.env.values())
-        return any("MODEL" in placeholder.groups() for part in texts for placeholder in _STANDS_FOR.finditer(part))
+        return self._is_told("MODEL")
+
+    @property
+    def takes_host(self) -> bool:
+        """Whether it is told the address at which it has to listen."""
+        return self._is_told("HOST")
 
     def said(self, **changes: Any) -> Runtime:
         """The runtime with what was said beside it; None leaves a field as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def _is_told(self, placeholder: str) -> bool:
+        texts = (*self.command, *self.args, *self.env.values())
+        return any(placeholder in found.groups() for part in texts for found in _STANDS_FOR.finditer(part))
 
     def _wrong(self, what: str, why: str) -> InvalidInput:
         return InvalidInput(f"runtime '{self.name}': '{what}' {why}")

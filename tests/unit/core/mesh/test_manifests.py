@@ -19,6 +19,7 @@ from mlflow_istio.core.mesh.manifests import (
     service_manifest,
     virtual_service_manifest,
 )
+from mlflow_istio.core.runtime.profiles import RUNTIMES
 from mlflow_istio.errors import InvalidInput
 from tests.support.endpoint_values import TEMPLATES
 
@@ -148,6 +149,13 @@ def test_what_the_model_server_needs_wins_over_the_users_environment() -> None:
     env = obj["spec"]["template"]["spec"]["containers"][0]["env"]
     assert [entry["value"] for entry in env if entry["name"] == "MLFLOW_ISTIO_PORT"] == ["8080"]
     assert {"name": "B", "value": "2"} in env
+
+
+def test_a_server_that_is_told_where_to_listen_is_reached_at_its_pods_address() -> None:
+    for runtime, address in ((RUNTIMES["triton"], ["0.0.0.0"]), (RUNTIMES["container"], [])):
+        obj = deployment_manifest(TEMPLATES["Deployment"], replace(VALUES, runtime=runtime, image="triton"))
+        env = obj["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert [entry["value"] for entry in env if entry["name"] == "MLFLOW_ISTIO_HOST"] == address
 
 
 def test_a_services_port_says_that_it_is_http() -> None:

@@ -19,6 +19,8 @@ def test_port_and_model_become_variables_and_dollars_stay() -> None:
         ("$(MLFLOW_ISTIO_MODEL_URI)", "$$HOME", "5$$"),
     )
     assert MLSERVER.environment["MLSERVER_HTTP_PORT"] == "$(MLFLOW_ISTIO_PORT)"
+    assert MLSERVER.environment["MLSERVER_HOST"] == "$(MLFLOW_ISTIO_HOST)"
+    assert (MLSERVER.takes_host, one.takes_host) == (True, False)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
