@@ -36,8 +36,7 @@ def asking(text: str) -> dict[str, object]:
 @pytest.fixture
 def chat(own_mesh: str, tmp_path: Path) -> str:
     """The target of a mesh; versions 1 and 2 of model chat, which stream, are in its registry."""
-    for _ in range(2):
-        register_chat(f"sqlite:///{tmp_path / 'mlflow.db'}", "chat", tmp_path)
+    register_chat(f"sqlite:///{tmp_path / 'mlflow.db'}", "chat", tmp_path, versions=2)
     return own_mesh
 
 

@@ -35,8 +35,8 @@ def picky(stable, candidate):
 def talking(own_mesh: str, tmp_path: Path, kind: str, words: str) -> Any:
     """A shadow whose stable says FOX and whose candidate says these words; both record."""
     client = get_deploy_client(own_mesh)
+    register_chat(f"sqlite:///{tmp_path / 'mlflow.db'}", "talk", tmp_path, kind, versions=2)
     for version, said in ((1, FOX), (2, words)):
-        register_chat(f"sqlite:///{tmp_path / 'mlflow.db'}", "talk", tmp_path, kind)
         env = {
             "MLFLOW_ISTIO_RECORD": "1",
             "MLFLOW_ISTIO_RECORD_DIR": str(tmp_path / f"records-{version}"),
