@@ -115,10 +115,32 @@ def test_every_strategy_under_load_loses_nothing_and_a_version_that_fails_goes_b
         assert low <= split["OK", f"churn/{second}"] <= high
         assert switched["OK", f"churn/{second}"] > 0
 
-        client.delete_deployment("churn-v1")
         ended = client.release("churn", f"models:/churn/{failing}", **config, **QUICK, **ERRORS)
         assert ended["outcome"] == "rolled-back", ended
-        ended = client.release("churn", f"models:/churn/{first}", **config, **QUICK, **ERRORS)
-        assert ended["outcome"] == "promoted", ended
     lost = {version for status, version in got.seen if status not in good}
     assert lost == {f"churn/{failing}"}, got.seen
+
+
+@pytest.mark.parametrize("speaking", ["mlserver-http", "triton-http"], indirect=True)
+def test_a_shadow_is_compared_by_the_recorder_in_front_of_it(
+    speaking: tuple[Any, RealServer, dict[str, Any]], tmp_path: Path
+) -> None:
+    client, server, config = speaking
+    versions = [server.register(answer, 0) for answer in (1.0, 2.0)]
+    for version, traffic in zip(versions, ({}, {"strategy": "shadow"}), strict=True):
+        record = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": str(tmp_path / f"records-{version}")}
+        client.create_deployment(
+            f"churn-v{version}",
+            f"models:/churn/{version}",
+            endpoint="churn",
+            config={**config, "env": {**config["env"], **record}, **traffic},
+        )
+    with callers(client, "http") as got:
+        got.wait_for(60)
+        deadline = time.monotonic() + 60
+        while (found := client.compare("churn", answers="numbers", settle=0.2))["figures"]["shadow/compared"] < 50:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+    assert set(got.seen) == {("OK", f"churn/{versions[0]}")}
+    assert found["figures"]["shadow/difference"] == pytest.approx(1.0), "one answers 1.0, the other 2.0"
+    assert found["verdict"]["word"] == "rollback"
