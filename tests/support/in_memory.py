@@ -16,10 +16,16 @@ from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying.adoption import adopt
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
-from mlflow_istio.testing import InMemoryCluster, InMemoryRegistry, InMemoryRuns, StillClock
+from mlflow_istio.testing import InMemoryCluster, InMemoryMetrics, InMemoryRegistry, InMemoryRuns, StillClock
 from tests.support.endpoint_values import TEMPLATES
 
 KINDS = ("Deployment", "Service", "DestinationRule", "VirtualService")
+
+
+class OfOtherCalls(InMemoryMetrics):
+    """A source that tells the errors of another protocol alone, as an Envoy that istiod configures does of HTTP."""
+
+    protocols = ("grpc",)
 
 
 @dataclass(frozen=True, kw_only=True)

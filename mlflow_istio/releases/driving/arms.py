@@ -22,6 +22,7 @@ from mlflow_istio.errors import InvalidInput, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.moving import shifting
+from mlflow_istio.releases.reading.told_errors import check_told
 
 STATE = "arms.json"
 """Artifact that holds what was counted so far."""
@@ -78,12 +79,14 @@ def analyse(context: Context, metrics: Metrics, name: str, options: ArmsOptions)
 
     Raises:
         StateConflict: No A/B release is open.
-        InvalidInput: An option differs from what the first look fixed.
+        InvalidInput: An option differs from what the first look fixed, or the source doesn't tell the errors to compare.
         MetricsError: The source of metrics can't be read, or a KPI's counts have fallen.
         RegistryError: The tracking server, which holds what was counted, can't be reached.
     """
     endpoint = endpoint_of(context.cluster, name)
     release = _release(endpoint)
+    if options.kpi is None:
+        check_told(metrics, endpoint)
     run = release.run or context.registry.open_run(context.scope, name, release)
     now = context.clock.now()
     experiment = _stored(context, run, _plan(endpoint, release, options), told_phase=options.phase is not None)

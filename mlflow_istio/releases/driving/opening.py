@@ -22,7 +22,7 @@ from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
 from mlflow_istio.core.release.same_plan import as_before_controls, as_stored, is_of_earlier_version
 from mlflow_istio.errors import InvalidInput, MetricsError, NotReady, StateConflict
-from mlflow_istio.ports.metrics import KnownEdges, KnownProtocols
+from mlflow_istio.ports.metrics import KnownEdges
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.controls import bring_up, check_free
 from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
@@ -34,6 +34,7 @@ from mlflow_istio.releases.driving.warm_up import warm_up
 from mlflow_istio.releases.ledger import check_run, flush_outbox, run_for
 from mlflow_istio.releases.moving import proposal, scaling, shifting
 from mlflow_istio.releases.reading.history import DAY, FINEST, read_history
+from mlflow_istio.releases.reading.told_errors import check_told
 
 READY = 300.0
 """Seconds for a control's pods, where nobody said how long the candidate's may take."""
@@ -107,7 +108,8 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
     _check_figures(context, dependencies, plan, name)
-    _check_protocol(dependencies, plan, endpoint)
+    if plan.guards:
+        check_told(dependencies.metrics, endpoint)
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
     if request.release_id is not None:
@@ -268,20 +270,6 @@ def _check_figures(context: Context, dependencies: DriverDependencies, plan: Rel
             context.warn(f"whether {what} could not be looked up: {exc.message}")
     if problem:
         raise InvalidInput(problem)
-
-
-def _check_protocol(dependencies: DriverDependencies, plan: ReleasePlan, endpoint: Endpoint) -> None:
-    """Refuse to judge calls over gRPC by figures in which all of them look well.
-
-    Raises:
-        InvalidInput: The source doesn't tell how they end.
-    """
-    metrics = dependencies.metrics
-    if plan.guards and isinstance(metrics, KnownProtocols) and endpoint.protocol not in metrics.protocols:
-        raise InvalidInput(
-            f"{metrics.name} doesn't tell how calls of endpoint '{endpoint.name}' end, which speaks {endpoint.protocol}: use "
-            "metrics=prometheus with Istio's series, or analysis=none"
-        )
 
 
 def _learnt_phase(context: Context, dependencies: DriverDependencies, endpoint: str, plan: ReleasePlan) -> float | None:

@@ -9,11 +9,12 @@ from datetime import timedelta
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.core.release.fault_trial import ChaosReport, caller_answers, deployment_answers
-from mlflow_istio.errors import MetricsError, StateConflict
+from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT
+from mlflow_istio.releases.reading.told_errors import check_told
 
 Callers = Callable[[str], Mapping[str, float]]
 """From a VirtualService to its listener's counts."""
@@ -59,6 +60,12 @@ def chaos(
         raise StateConflict(f"endpoint '{name}' has a fault already: end it first (mlflow-istio fault {name} --end)")
     pins = endpoint.traffic.pins
     problems: list[str] = []
+    if metrics is not None:
+        try:
+            check_told(metrics, endpoint)
+        except InvalidInput as exc:
+            problems.append(exc.message)
+            metrics = None
     before = _read(metrics, name, pins, problems), _called(callers, endpoint.virtual_service, problems)
     until = context.clock.now() + timedelta(seconds=seconds + _GRACE)
     interrupted = False

@@ -10,7 +10,7 @@ from mlflow_istio.core.release.kpi import Kpi
 from mlflow_istio.errors import InvalidInput, MetricsError, StateConflict
 from mlflow_istio.releases.driving.arms import Analysed, ArmsOptions, analyse, declare
 from mlflow_istio.testing import InMemoryMetrics
-from tests.support.in_memory import World, a_world
+from tests.support.in_memory import OfOtherCalls, World, a_world
 
 STABLE, CANDIDATE = "churn-v1", "churn-v2"
 OPTIONS = ArmsOptions(delta=1.5, phase=0.0)
@@ -90,6 +90,12 @@ def test_a_source_that_is_down_loses_nothing() -> None:
     metrics.serve(CANDIDATE, 100)
     again = analyse(world.context, metrics, "churn", OPTIONS)
     assert again.experiment.requests == {STABLE: 2100, CANDIDATE: 2100}
+
+
+def test_errors_that_a_source_does_not_tell_are_not_compared() -> None:
+    world, _ = in_test(InMemoryMetrics(), v1=20, v2=2)
+    with pytest.raises(InvalidInput, match="doesn't tell how calls of endpoint 'churn' end, which speaks http"):
+        analyse(world.context, OfOtherCalls(), "churn", OPTIONS)
 
 
 def test_after_the_release_there_is_nothing_left_to_analyse() -> None:

@@ -10,6 +10,7 @@ from mlflow_istio.core.release.plan import GuardPlan
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.releases.driving.opening import open_release
 from mlflow_istio.testing import InMemoryMetrics
+from tests.support.in_memory import OfOtherCalls
 from tests.support.simulated_users import Stage, a_release_request, a_stage
 
 LATENCY = (GuardPlan(name="latency", kind="latency", edges=(240.0,)),)
@@ -58,15 +59,9 @@ def test_where_nobody_knows_them_yet_it_is_said_once_when_there_are_answers() ->
     assert said[1:] == [REFUSED]
 
 
-class OfOther(InMemoryMetrics):
-    """A source that tells the errors of another protocol alone, as an Envoy that istiod configures does of HTTP."""
-
-    protocols = ("grpc",)
-
-
 def test_calls_are_not_judged_by_a_source_that_does_not_tell_how_they_end() -> None:
     stage = a_stage()
-    stage.users.metrics = OfOther()
+    stage.users.metrics = OfOtherCalls()
     with pytest.raises(InvalidInput, match="doesn't tell how calls of endpoint 'churn' end, which speaks http"):
         open_release(stage.context, stage.dependencies, a_release_request({}))
     assert stage.world.endpoint().release is None

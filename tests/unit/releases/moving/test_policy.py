@@ -21,7 +21,7 @@ from mlflow_istio.releases.deploying.sweeping import Swept, enforce, sweep
 from mlflow_istio.releases.moving import policy, shifting
 from mlflow_istio.releases.moving.chaos import chaos
 from mlflow_istio.testing import InMemoryMetrics
-from tests.support.in_memory import World, a_world, with_canary
+from tests.support.in_memory import OfOtherCalls, World, a_world, with_canary
 
 
 class LaterClock:
@@ -234,6 +234,15 @@ def test_chaos_ends_on_an_interrupt_and_without_its_metrics() -> None:
     policy.start_fault(world.context, "churn", a_fault(world))
     with pytest.raises(StateConflict, match="has a fault already"):
         chaos(world.context, "churn", a_fault(world), seconds=1)
+
+
+def test_chaos_shows_no_figures_in_which_every_call_looks_well() -> None:
+    world = a_world("churn-v1")
+    metrics = OfOtherCalls()
+    metrics.serve("churn-v1", 10)
+    _, report = chaos(later(world, 0), "churn", a_fault(world), seconds=1, metrics=metrics)
+    assert "doesn't tell how calls of endpoint 'churn' end" in report.problem
+    assert not report.deployments
 
 
 def test_counts_of_an_envoy_that_started_again_are_counted_from_zero() -> None:
