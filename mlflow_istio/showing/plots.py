@@ -97,9 +97,13 @@ def check_plot(file: str) -> None:
 
     Raises:
         Unsupported: matplotlib is not installed.
-        InvalidInput: The name ends neither with ``.svg`` nor with ``.png``.
+        InvalidInput: The name ends neither with ``.svg`` nor with ``.png``, or its folder is not there.
     """
     format_of(Path(file))
+    folder = Path(file).parent
+    if not folder.is_dir() or Path(file).is_dir():
+        why = "it is a folder" if folder.is_dir() else f"there is no folder '{folder}'"
+        raise InvalidInput(f"the plot can't be written to '{file}': {why}")
     if importlib.util.find_spec("matplotlib") is None:
         raise Unsupported(_ABSENT)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
@@ -67,7 +67,8 @@ def history_of(readings: Sequence[Reading], step: float, edges: Sequence[float] 
     Args:
         readings: Raw counters, oldest first; empty where there are none.
         step: Seconds between two.
-        edges: Latency edges in milliseconds; none: chosen from the answers, as a release does.
+        edges: Latency edges in milliseconds to have, where the source knows them, beside those that are chosen from the answers,
+            as a release does.
     """
     grown: list[dict[str, float]] = []
     state = CounterState()
@@ -83,7 +84,8 @@ def history_of(readings: Sequence[Reading], step: float, edges: Sequence[float] 
     for growth in steps:
         for edge, count in latency_counts({series: round(value) for series, value in growth.items()}).items():
             total[edge] = total.get(edge, 0) + count
-    chosen = tuple(edges) or _chosen_edges(total)
+    known = {float(edge) for edge in total}
+    chosen = {*_chosen_edges(total), *(float(edge) for edge in edges if edge in known)}
     requests = np.array([round(growth.get(REQUESTS, 0)) for growth in steps], dtype=np.int64)
     errors = np.array([round(growth.get(ERRORS, 0)) for growth in steps], dtype=np.int64)
     return History(
@@ -102,7 +104,7 @@ def _chosen_edges(total: Mapping[str, int]) -> tuple[float, ...]:
         return ()
 
 
-def _slower(steps: Sequence[Mapping[str, float]], requests: Whole, edges: Sequence[float]) -> dict[float, Whole]:
+def _slower(steps: Sequence[Mapping[str, float]], requests: Whole, edges: Collection[float]) -> dict[float, Whole]:
     """Of each step, the answers slower than each edge; never more than of the edge before, nor than requests."""
     slower: dict[float, Whole] = {}
     most = requests

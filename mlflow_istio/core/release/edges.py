@@ -24,6 +24,11 @@ def measures_with_edges(plan: ReleasePlan) -> tuple[str, ...]:
     return tuple(measure for measure in (LATENCY, *STREAM_MEASURES) if measure in named)
 
 
+def named_edges(plan: ReleasePlan) -> tuple[float, ...]:
+    """The latency edges that guards of a plan name, rising."""
+    return tuple(sorted({edge for guard in plan.guards if _measure(guard) == LATENCY for edge in _named(guard)}))
+
+
 def missing_in(plan: ReleasePlan, readings: Mapping[str, Reading], source: str) -> str:
     """What is wrong with the first edge that a guard names and some readings do not have, in one sentence; else nothing."""
     problems = (

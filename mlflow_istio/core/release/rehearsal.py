@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlflow_istio.core.analysis.history import History, Whole
+from mlflow_istio.core.analysis.measures import STREAM_MEASURES
+from mlflow_istio.core.release.edges import missing_edge
+from mlflow_istio.core.release.kpi_kinds import KPI_KINDS
 from mlflow_istio.core.release.plan import PHASE_UNKNOWN, ReleasePlan
 from mlflow_istio.core.release.replay import Counts, Replay, replayed
 from mlflow_istio.errors import InvalidInput
@@ -67,9 +70,12 @@ class Case:
     seconds: tuple[float, ...]
 
     def share(self, count: int) -> tuple[float, float]:
-        """A count as a share of the runs, and its standard error."""
-        share = count / self.runs
-        return share, math.sqrt(share * (1 - share) / self.runs)
+        """A count as a share of the runs, and its standard error.
+
+        The error is taken with two runs of either outcome added (Agresti and Coull 1998): none of five is no proof of never.
+        """
+        added = (count + 2) / (self.runs + 4)
+        return count / self.runs, math.sqrt(added * (1 - added) / (self.runs + 4))
 
     def within(self, share: float) -> float | None:
         """Seconds within which such a share of all runs was there; None where fewer ever were."""
@@ -114,8 +120,9 @@ def rehearse(
         told: Told how far it is.
 
     Raises:
-        InvalidInput: The history is too short for the blocks, or the plan can't be replayed.
+        InvalidInput: The history is too short for the blocks, does not hold what a guard judges, or the plan can't be replayed.
     """
+    _check_guards(plan, history)
     phase = history.phase()
     reckoned = plan.phase if plan.phase is not None else PHASE_UNKNOWN if phase is None else phase
     plan = replace(plan, phase=reckoned, interval=history.step)
@@ -123,16 +130,42 @@ def rehearse(
     looks = max(1, math.floor(min(horizon, plan.deadline + history.step) / history.step))
     rate = float(history.errors.sum() / max(1, history.requests.sum()))
     cases = []
-    for number, odds in enumerate(ODDS if rate else ODDS[:1]):
+    multiples = ODDS if 0 < rate < 1 else ODDS[:1]
+    for number, odds in enumerate(multiples):
         ended = []
         for run in range(runs):
             traffic = Resampled(
                 blocks, plan.deployments, np.random.default_rng((seed, number, run)), more_errors(rate, odds)
             )
             ended.append(replayed(plan, traffic, looks=looks))
-            told(number * runs + run + 1, runs * (len(ODDS) if rate else 1))
+            told(number * runs + run + 1, runs * len(multiples))
         cases.append(_case(odds, ended, plan.interval))
     return Rehearsal(phase=phase, block=blocks.length * history.step, horizon=looks * history.step, cases=tuple(cases))
+
+
+_ELSEWHERE = KPI_KINDS | set(STREAM_MEASURES) | {"unfinished"}
+"""Kinds of guards that judge what is neither a request, nor an error, nor how long an answer took."""
+
+
+def _check_guards(plan: ReleasePlan, history: History) -> None:
+    """Refuse a guard that would wait for its figures for ever: the rehearsal would say that nothing is ever promoted.
+
+    Raises:
+        InvalidInput: Names the guard.
+    """
+    leave_out = "leave it out of 'analysis' for the rehearsal"
+    for guard in plan.guards:
+        if guard.kind in _ELSEWHERE and not guard.streams:
+            raise InvalidInput(
+                f"guard '{guard.name}' ({guard.kind}) judges what a history does not hold: requests, errors and how long answers "
+                f"took are dealt out; {leave_out}"
+            )
+        if not history.slower_than and (guard.kind == "latency" or guard.slower_than is not None):
+            raise InvalidInput(
+                f"guard '{guard.name}': the history does not say how long answers took, or no edge parts them; {leave_out}"
+            )
+    if problem := missing_edge(plan, history.slower_than, "the history"):
+        raise InvalidInput(problem)
 
 
 def more_errors(rate: float, odds: float) -> float:

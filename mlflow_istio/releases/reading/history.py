@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.history import History, history_of
 from mlflow_istio.core.basics.stored import parsed
@@ -18,7 +20,12 @@ FINEST = 10.0
 
 
 def read_history(
-    metrics: Metrics | None, endpoint: str, deployment: str, seconds: float, step: float
+    metrics: Metrics | None,
+    endpoint: str,
+    deployment: str,
+    seconds: float,
+    step: float,
+    edges: Sequence[float] = (),
 ) -> History | None:
     """A deployment's counts step by step until now; None where nobody remembers any.
 
@@ -28,17 +35,18 @@ def read_history(
         deployment: The deployment.
         seconds: How far back.
         step: Seconds of a step.
+        edges: Latency edges in milliseconds to have beside those that are chosen.
 
     Raises:
         MetricsError: The source can't be reached, refuses, or gave what can't be read.
     """
     if not isinstance(metrics, MetricsHistory):
         return None
-    history = history_of(metrics.history(endpoint, deployment, seconds, step), step)
+    history = history_of(metrics.history(endpoint, deployment, seconds, step), step, edges)
     return history if history.requests.any() else None
 
 
-def looks_history(context: Context, endpoint: str, interval: float) -> History | None:
+def looks_history(context: Context, endpoint: str, interval: float, edges: Sequence[float] = ()) -> History | None:
     """What the stables of ended releases have answered, look by look; None where no release kept any.
 
     Only releases that looked as often count, and only those that watched the same latency edges as the newest of them.
@@ -47,6 +55,7 @@ def looks_history(context: Context, endpoint: str, interval: float) -> History |
         context: The ports.
         endpoint: The endpoint.
         interval: Seconds between two looks.
+        edges: Latency edges in milliseconds to have beside those that are chosen.
 
     Raises:
         RegistryError: The tracking server can't be reached.
@@ -62,7 +71,7 @@ def looks_history(context: Context, endpoint: str, interval: float) -> History |
         if series and watched in (None, series):
             watched = series
             readings = [*kept, {}, *readings]
-    history = history_of(readings, interval)
+    history = history_of(readings, interval, edges)
     return history if history.requests.any() else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mlflow_istio.core.analysis.history import History
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.release.edges import named_edges
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.rehearsal import Case, Rehearsal, Told, rehearse
 from mlflow_istio.errors import NotFound
@@ -53,9 +54,10 @@ def rehearsed(
     endpoint = endpoint_of(context.cluster, name)
     plan = plan_for(endpoint)
     source = metrics.name if metrics else "nobody"
-    history = read_history(metrics, name, plan.stable, seconds, plan.interval)
+    edges = named_edges(plan)
+    history = read_history(metrics, name, plan.stable, seconds, plan.interval, edges)
     if history is None:
-        history, source = looks_history(context, name, plan.interval), PAST_RELEASES
+        history, source = looks_history(context, name, plan.interval, edges), PAST_RELEASES
     if history is None:
         nothing = f"{metrics.name} remembers nothing" if metrics else "metrics=none remembers nothing"
         raise NotFound(

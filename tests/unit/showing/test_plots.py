@@ -116,3 +116,12 @@ def test_a_rehearsal_draws_when_releases_end() -> None:
         "errors, odds x4: rolled back",
     ]
     assert "25.0% of equal versions rolled back" in axes.get_title(loc="left")
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_reckoned(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="can't be written to '.*/none/h.svg': there is no folder '.*/none'"):
+        check_plot(str(tmp_path / "none" / "h.svg"))
+    (tmp_path / "h.svg").mkdir()
+    with pytest.raises(InvalidInput, match="it is a folder"):
+        check_plot(str(tmp_path / "h.svg"))
+    check_plot(str(tmp_path / "new.svg"))

@@ -59,7 +59,13 @@ def test_edges_are_chosen_from_the_answers_and_slow_ones_counted() -> None:
         100: [10, 10],
         1000: [1, 0],
     }
-    assert set(history_of([base, first, second], 10.0, edges=(100,)).slower_than) == {100}
+
+
+def test_edges_that_are_wanted_stand_beside_the_chosen_ones_where_the_source_has_them() -> None:
+    edges = {"le_10": 50, "le_20": 60, "le_100": 90, "le_1000": 99, "le_inf": 100}
+    readings = [reading(0, **dict.fromkeys(edges, 0)), reading(100, **edges)]
+    assert set(history_of(readings, 10.0).slower_than) == {10, 100, 1000}
+    assert set(history_of(readings, 10.0, edges=(20, 77)).slower_than) == {10, 20, 100, 1000}
 
 
 def test_a_histogram_that_is_ahead_of_the_requests_counts_no_more_than_there_are() -> None:
