@@ -42,11 +42,14 @@ class HttpCallers:
 
     def __init__(self) -> None:
         self.seen: Counter[tuple[str, str]] = Counter()
+        self.words: list[str] = []
         self._lock = threading.Lock()
 
-    def note(self, status: int, version: str) -> None:
+    def note(self, answer: requests.Response) -> None:
         with self._lock:
-            self.seen["OK" if status == 200 else str(status), version] += 1
+            self.seen["OK" if answer.ok else str(answer.status_code), answer.headers.get(VERSION, "none")] += 1
+            if not answer.ok:
+                self.words.append(f"{answer.text[:200]} {dict(answer.headers)}")
 
     def wait_for(self, more: int) -> Counter[tuple[str, str]]:
         before, deadline = Counter(self.seen), time.monotonic() + 120
@@ -68,7 +71,7 @@ def callers(client: Any, protocol: str) -> Iterator[Any]:
 
     def ask(session: requests.Session, number: int) -> None:
         answer = session.post(view["scoring_url"], json=message(number), timeout=60)
-        noted.note(answer.status_code, answer.headers.get(VERSION, "none"))
+        noted.note(answer)
 
     with calling(ask, workers=2, seconds=500, pause=0.002):
         yield noted
@@ -141,6 +144,6 @@ def test_a_shadow_is_compared_by_the_recorder_in_front_of_it(
         while (found := client.compare("churn", answers="numbers", settle=0.2))["figures"]["shadow/compared"] < 50:
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
-    assert set(got.seen) == {("OK", f"churn/{versions[0]}")}
+    assert set(got.seen) == {("OK", f"churn/{versions[0]}")}, got.words
     assert found["figures"]["shadow/difference"] == pytest.approx(1.0), "one answers 1.0, the other 2.0"
     assert found["verdict"]["word"] == "rollback"
