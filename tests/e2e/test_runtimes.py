@@ -95,7 +95,8 @@ def test_a_server_that_can_not_record_is_a_shadow_with_a_recorder_in_front_of_it
             answer = session.post(url, json={"inputs": [[1.0, 2.0]]}, timeout=60)
             assert (answer.json(), answer.headers["x-mlflow-model-version"]) == ({"predictions": [1.0]}, "churn/1")
     deadline = time.monotonic() + 60
-    while (found := client.compare("churn", answers="numbers", settle=0.2))["figures"]["shadow/compared"] < 60:
+    # Nobody waits for a mirrored request, nor sends it again.
+    while (found := client.compare("churn", answers="numbers", settle=0.2))["figures"]["shadow/compared"] < 58:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert found["figures"]["shadow/difference"] == pytest.approx(1.0), "version 1 answers 1.0, version 2 answers 2.0"

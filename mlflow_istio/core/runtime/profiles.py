@@ -18,6 +18,7 @@ MLFLOW = Runtime(
     body="mlflow",
     names_version=True,
     records=True,
+    keep_alive=0,
 )
 
 ATTACHED = replace(
@@ -27,6 +28,7 @@ ATTACHED = replace(
     command=(),
     names_version=False,
     records=False,
+    keep_alive=5,
 )
 """What is asked of something attached unless a kind is named: the protocol that MLflow's own server and MLServer's runtime for it
 answer, too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
@@ -45,6 +46,8 @@ class Runtime:
         body: One of ``BODIES``.
         names_version: Whether its answers carry the header of the version; else the route adds it.
         streams: Whether its answers are mostly streamed.
+        keep_alive: Seconds for which it keeps a connection open on which nothing is asked; 0: longer than any proxy. Five is what
+            Uvicorn does unless told otherwise, and llama.cpp's server.
         records: Whether it keeps requests and answers, so that a shadow can be compared.
     """
 
@@ -62,12 +65,19 @@ class Runtime:
     names_version: bool = False
     records: bool = False
     streams: bool = False
+    keep_alive: float = 5.0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidInput(f"runtime {self.name!r}: 'name' is up to 40 lower-case letters, digits and '-'")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 1 <= self.port <= 65535:
             raise self._wrong("port", "is a number from 1 to 65535")
+        if (
+            isinstance(self.keep_alive, bool)
+            or not isinstance(self.keep_alive, int | float)
+            or not 0 <= self.keep_alive < inf
+        ):
+            raise self._wrong("keep_alive", "is a number of seconds, 0 for a server that closes no idle connection")
         if self.body not in BODIES:
             raise self._wrong("body", f"can't be {self.body!r}: {nearest(str(self.body), BODIES)}")
         if self.protocol not in PROTOCOLS:

@@ -125,7 +125,7 @@ def test_the_port_of_a_service_link_is_no_option(monkeypatch: pytest.MonkeyPatch
         ({"max_body": 5}, "option 'max_body' has no effect with runtime=container"),
         ({"scoring": "/other"}, "is asked at /other, but callers of endpoint 'churn' ask at /score"),
         ({"strategy": "shadow"}, "strategy shadow compares recorded answers, and runtime 'container' records none"),
-        ({"command": ["x", "$HOST"]}, "'command' has $HOST, which stands for nothing"),
+        ({"command": ["x", "$HTSO"]}, "'command' has $HTSO, which stands for nothing"),
         ({"port": 0}, "option 'port' can't be 0"),
         ({"readiness": "healthz"}, "option 'readiness' can't be 'healthz': it must be a path"),
     ],

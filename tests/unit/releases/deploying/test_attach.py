@@ -91,7 +91,9 @@ def test_it_is_released_and_taken_back_like_any_deployment(what: str) -> None:
     assert world.endpoint().attached == ()
     assert world.cluster.get("Service", "churn-v2-attached") is None
     assert world.cluster.get("DestinationRule", "churn-v2-attached") is None
-    assert [action for _, action in world.history()] == ["deploy", "deploy", "start", "promote", "rollback", "remove"]
+    assert [action for _, action in world.history()] == [
+        *("deploy", "deploy", "policy", "start", "promote", "rollback", "remove")
+    ]
     assert untouched(world)
 
 
@@ -175,7 +177,10 @@ def test_settings_of_the_endpoint_hold_for_it_too() -> None:
     attach(world)
     set_policy(world.context, "churn", PolicyRequest(changes={"load_balancer": {"simple": "ROUND_ROBIN"}}))
     rule = world.cluster.get("DestinationRule", "churn-v2-attached") or {}
-    assert rule["spec"]["trafficPolicy"] == {"loadBalancer": {"simple": "ROUND_ROBIN"}}
+    assert rule["spec"]["trafficPolicy"] == {
+        "connectionPool": {"http": {"idleTimeout": "4s"}},
+        "loadBalancer": {"simple": "ROUND_ROBIN"},
+    }
     set_policy(world.context, "churn", PolicyRequest(subset="churn-v2", changes={"tls": {"mode": "DISABLE"}}))
     rule = world.cluster.get("DestinationRule", "churn-v2-attached") or {}
     assert rule["spec"]["subsets"] == [{"name": "churn-v2", "trafficPolicy": {"tls": {"mode": "DISABLE"}}}]
@@ -364,13 +369,13 @@ def test_history_goes_back_to_it_and_where_it_is_gone_says_what_runs_it() -> Non
     def again(name: str, uri: str) -> Any:
         return replace(a_request(name), model_uri=uri, attach=parse_attach(f"deployment/{PREDICTOR}"), runtime=ATTACHED)
 
-    rollback_to(world.context, "churn", "3", as_request=again)
+    rollback_to(world.context, "churn", "4", as_request=again)
     assert world.endpoint().traffic.weights == {"churn-v1": 90, "churn-v2": 10}
     shifting.abort(world.context, "churn")
     removal.delete(world.context, "churn-v2")
     with pytest.raises(StateConflict, match="was not run by our own server: say what runs it"):
-        rollback_to(world.context, "churn", "3", as_request=lambda name, uri: replace(a_request(name), model_uri=uri))
-    rollback_to(world.context, "churn", "3", as_request=again)
+        rollback_to(world.context, "churn", "4", as_request=lambda name, uri: replace(a_request(name), model_uri=uri))
+    rollback_to(world.context, "churn", "4", as_request=again)
     assert world.endpoint().traffic.weights == {"churn-v1": 90, "churn-v2": 10}
     assert untouched(world)
 

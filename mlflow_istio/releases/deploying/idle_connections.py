@@ -1,0 +1,54 @@
+"""Idle connections are closed by the proxies before their server does it.
+
+Envoy keeps an idle connection for an hour. A server that closes it after seconds does so, once in a while, just when a request is
+on its way there; that request is lost, and is not tried again, since the server may have begun with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow_istio.core.policy.settings import PolicyRequest
+from mlflow_istio.core.runtime.runtime import Runtime
+from mlflow_istio.releases.context import Context, Outcome
+from mlflow_istio.releases.moving.policy import set_policy
+
+_SHARE = 0.8
+"""Of the time after which the server closes it: the rest is for a proxy and a server that are late."""
+
+
+def close_before_server(
+    context: Context, outcome: Outcome, runtime: Runtime, destination_rule: Mapping[str, Any], *, timeout: float
+) -> Outcome:
+    """Limit the time for which connections may be idle, unless somebody has said something about connections.
+
+    Args:
+        context: The ports.
+        outcome: What came of pinning the server's deployment.
+        runtime: The server that gets its connections.
+        destination_rule: The endpoint's rule.
+        timeout: Seconds for the proxies to take the change over.
+
+    Returns:
+        What came of both; the outcome as it is where nothing is to be done.
+
+    Raises:
+        MlflowIstioError: As for ``set_policy``.
+    """
+    given = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
+    endpoint = outcome.endpoint
+    if not runtime.keep_alive or runtime.protocol != "http" or given is not None:
+        return outcome
+    if endpoint is None or endpoint.adopted is not None:  # its owner's objects are the owner's
+        return outcome
+    idle = f"{round(runtime.keep_alive * _SHARE, 3):g}s"
+    limited = set_policy(
+        context,
+        endpoint.name,
+        PolicyRequest(changes={"connection_pool": {"http": {"idleTimeout": idle}}}),
+        reason=f"its server closes idle connections after {runtime.keep_alive:g} s",
+        timeout=timeout,
+    )
+    return replace(limited, changed=True, warnings=(*outcome.warnings, *limited.warnings))

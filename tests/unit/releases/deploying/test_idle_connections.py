@@ -1,0 +1,63 @@
+"""Connections to servers that close idle ones soon: the proxies close them first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlflow_istio.core.policy.settings import PolicyRequest
+from mlflow_istio.core.runtime.profiles import CONTAINER, MLFLOW, MLSERVER, OVER_GRPC
+from mlflow_istio.core.runtime.runtime import Runtime
+from mlflow_istio.releases.deploying.deployments import deploy
+from mlflow_istio.releases.moving.policy import set_policy
+from tests.support.in_memory import World, a_request, a_world
+
+OWN = replace(CONTAINER, image="own", command=("serve",))
+
+
+def pool(world: World) -> Any:
+    return (world.cluster.get("DestinationRule", "churn") or {})["spec"].get("trafficPolicy", {}).get("connectionPool")
+
+
+def deployed(world: World, runtime: Runtime, name: str = "churn-v1") -> World:
+    deploy(world.context, replace(a_request(name), runtime=runtime, image="own"))
+    return world
+
+
+@pytest.mark.parametrize(
+    ("runtime", "idle"),
+    [
+        (MLSERVER, "4s"),
+        (OWN, "4s"),
+        (replace(OWN, keep_alive=75), "60s"),
+        (replace(OWN, keep_alive=1), "0.8s"),
+        (replace(OWN, keep_alive=0), None),  # it closes none
+        (MLFLOW, None),  # ours keeps them for longer than Envoy
+        (OVER_GRPC["mlserver"], None),  # a gRPC connection that is idle is closed with a word
+    ],
+)
+def test_they_are_closed_in_four_fifths_of_the_time_after_which_the_server_does(
+    runtime: Runtime, idle: str | None
+) -> None:
+    world = deployed(World(), runtime)
+    assert pool(world) == ({"http": {"idleTimeout": idle}} if idle else None)
+    assert [action for _, action in world.history()] == ["deploy", *(["policy"] if idle else [])]
+    again = deploy(world.context, replace(a_request("churn-v1"), runtime=runtime, image="own"))
+    assert not again.changed
+
+
+def test_a_candidate_that_runs_in_such_a_server_brings_it_to_an_endpoint_of_ours() -> None:
+    world = a_world("churn-v1")
+    assert pool(world) is None
+    deployed(world, OWN, "churn-v2")
+    assert pool(world) == {"http": {"idleTimeout": "4s"}}
+
+
+def test_what_somebody_says_of_connections_stays() -> None:
+    world = a_world("churn-v1")
+    said = {"tcp": {"maxConnections": 5}}
+    set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": said}))
+    deployed(world, OWN, "churn-v2")
+    assert pool(world) == said
