@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -182,3 +183,46 @@ def test_streams_pass_the_recorder_one_by_one_and_end_before_their_server(own_me
         except (requests.RequestException, AssertionError, StopIteration):
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+# It plays the unlucky moment: of a connection that was idle for a second it takes the next request, and closes without an answer.
+CLOSING = """
+import socketserver, sys, time
+
+class Closing(socketserver.StreamRequestHandler):
+    def handle(self):
+        asked = time.monotonic()
+        while (line := self.rfile.readline()):
+            length = 0
+            while (header := self.rfile.readline().strip()):
+                name, _, value = header.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            self.rfile.read(length)
+            if time.monotonic() - asked > 1:
+                return
+            self.wfile.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+            asked = time.monotonic()
+
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(("127.0.0.1", int(sys.argv[1])), Closing).serve_forever()
+"""
+
+
+@pytest.mark.parametrize(("keep_alive", "statuses"), [(1, {200}), (0, {200, 503})])
+def test_no_request_meets_the_end_of_a_connection_that_its_server_closes_soon(
+    own_mesh: str, tmp_path: Path, keep_alive: int, statuses: set[int]
+) -> None:
+    (tmp_path / "closing.py").write_text(CLOSING)
+    profile = tmp_path / "closing.yaml"
+    command = json.dumps(["python", str(tmp_path / "closing.py"), "$PORT"])
+    profile.write_text(
+        f"{{name: closing, command: {command}, readiness: /, scoring: /score, keep_alive: {keep_alive}}}"
+    )
+    client = get_deploy_client(own_mesh)
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config={"runtime": str(profile)})
+    url = client.get_endpoint("churn")["scoring_url"]
+    seen = set()
+    for _ in range(4):
+        seen.add(requests.post(url, json={}, timeout=60).status_code)
+        time.sleep(1.3)
+    assert seen == statuses
