@@ -144,6 +144,10 @@ def differences_table(view: View) -> str:
     """Verdict, figures and the most different requests as Markdown."""
     verdict = view["verdict"]
     lines = [f"**{verdict['word']}**: {as_cell(verdict['reason'])}", "", as_cell(view["terms"]), ""]
+    for deployment, reasons in view.get("dropped", {}).items():
+        if reasons:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+            lines += [f"Not recorded by {as_cell(deployment)} since its recorders started: {as_cell(counts)}", ""]
     rows: Sequence[Mapping[str, Any]] = view["most_different"][:_LINES]
     if rows:
         columns = ("request_id", "difference", "note", "stable_output", "candidate_output", "input")

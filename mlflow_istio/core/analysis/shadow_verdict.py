@@ -155,7 +155,12 @@ def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, floa
 
 
 def judge_shadow(
-    tally: ShadowTally, limits: ShadowLimits, *, alpha: float = 0.05, deadline_reached: bool = False
+    tally: ShadowTally,
+    limits: ShadowLimits,
+    *,
+    alpha: float = 0.05,
+    deadline_reached: bool = False,
+    dropped: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Verdict:
     """Return the verdict of one look at a shadow comparison.
 
@@ -165,10 +170,19 @@ def judge_shadow(
     inconclusive at the deadline. With too many unmatched requests it never advances. Of texts, the share that agrees is
     judged and not the mean score, which says nothing of how many users get another answer.
 
+    Args:
+        tally: The counts.
+        limits: What must be shown.
+        alpha: Error probability.
+        deadline_reached: Whether "not yet" has become "inconclusive".
+        dropped: Deployment to what its recorders did not record, by reason: why a record may be missing, where one is.
+
     Raises:
         InvalidInput: If alpha isn't between 0 and 1.
     """
     check_alpha(alpha)
+    missing = "; ".join(_not_recorded(name, reasons) for name, reasons in (dropped or {}).items() if reasons)
+    because = f" ({missing})" if missing else ""
     share = alpha / (2 if limits.slowdown is None else 3)
     figures = shadow_figures(tally, alpha=share)
     against, waiting = [], []
@@ -200,11 +214,11 @@ def judge_shadow(
         elif figures.slowdown.upper > limits.slowdown:
             waiting.append(f"{times}, not yet proven within {limits.slowdown:.3g}")
     if not (tally.compared or tally.unscored):
-        waiting.append("nobody called the endpoint, or nothing was recorded")
+        waiting.append(f"nobody called the endpoint, or nothing was recorded{because}")
     if tally.unmatched_share > limits.unmatched:
         waiting.append(
             f"{tally.unmatched_share:.1%} of the requests were recorded on one side only "
-            f"(at most {limits.unmatched:.1%} allowed)"
+            f"(at most {limits.unmatched:.1%} allowed){because}"
         )
     evidence = _evidence(tally, figures, share)
     if against:
@@ -215,6 +229,11 @@ def judge_shadow(
         reason = f"The deadline has passed: {'; '.join(waiting)}."
         return Verdict(word="inconclusive", reason=reason, evidence=evidence)
     return Verdict(word="hold", reason=f"Waiting: {'; '.join(waiting)}.", evidence=evidence)
+
+
+def _not_recorded(deployment: str, reasons: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    return f"not recorded by '{deployment}' since its recorders started: {counts}"
 
 
 def _evidence(tally: ShadowTally, figures: ShadowFigures, alpha: float) -> Mapping[str, Any]:

@@ -109,14 +109,15 @@ def compare(
         until=now - settle,
         partial=percentage < 100,
     )
-    verdict = judge_shadow(comparison.tally, limits, alpha=alpha, deadline_reached=deadline_reached)
+    dropped = {endpoint.stable.name: stable_side.dropped, candidate: candidate_side.dropped}
+    verdict = judge_shadow(comparison.tally, limits, alpha=alpha, deadline_reached=deadline_reached, dropped=dropped)
     result = Compared(
         release=release,
         stable=endpoint.stable.name,
         candidate=candidate,
         comparison=comparison,
         verdict=verdict,
-        dropped={endpoint.stable.name: stable_side.dropped, candidate: candidate_side.dropped},
+        dropped=dropped,
     )
     return replace(result, warnings=emit_warnings(context, _keep(context, name, result, alpha)))
 

@@ -136,6 +136,10 @@ def test_tables_and_figures_survive_what_is_missing_and_bars_in_texts() -> None:
     assert "**winner**: a \\| b" in table
     assert "| churn-v2 (challenger) | 50 | 7 | 1.25 | 1.1 to 1.5 |" in table
     assert "x\\|y" in analysing.differences_table(verdict("rollback"))
+    dropped = {"churn-v1": {}, "churn-v2": {"backlog": 1200}}
+    told = analysing.differences_table({**verdict("hold"), "dropped": dropped})
+    assert "Not recorded by churn-v2 since its recorders started: 1,200 backlog\n\n|" in told
+    assert "churn-v1" not in told
     assert (
         analysing.differences_table({**verdict("advance"), "most_different": []}) == "**advance**: so\n\nCompared.\n\n"
     )

@@ -13,6 +13,7 @@ from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.mesh.manifests import DeploymentValues, deployment_manifest, keeps_records
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables, variable_of
 from mlflow_istio.core.mesh.recorder_beside import with_variables
+from mlflow_istio.core.mesh.twin import twin
 from mlflow_istio.core.runtime.profiles import CONTAINER, MLFLOW, MLSERVER, OVER_GRPC
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput
@@ -183,6 +184,14 @@ def test_a_template_without_a_place_for_it_is_refused_by_name(line: str, instead
         deployment_manifest(template, values)
     assert words in found.value.message
     assert deployment_manifest(template, replace(values, env={}))
+
+
+def test_a_control_of_a_recorded_server_is_recorded_under_its_own_name() -> None:
+    deployment = made(OWN, IN_PODS, pod=PodSettings(), image="theirs:1")
+    control = twin(deployment, "own-v1-control", 1)
+    (recorder,) = control["spec"]["template"]["spec"]["initContainers"]
+    assert variables(recorder)["MLFLOW_ISTIO_DEPLOYMENT"] == "own-v1-control"
+    assert keeps_records(control)
 
 
 def test_its_variables_are_read_and_changed_where_they_stand() -> None:

@@ -84,6 +84,17 @@ def test_what_was_not_recorded_is_kept_beside_what_was_compared() -> None:
     assert [figures[f"shadow/{side}_dropped"][-1].value for side in ("stable", "candidate")] == [0, 5]
 
 
+def test_a_verdict_that_lacks_records_says_which_were_dropped() -> None:
+    world = a_shadow()
+    dropped = {CANDIDATE: {"backlog": 1200, "encoded": 3}}
+    found = compared(world, Recorders(world, {STABLE: [1.0] * 200, CANDIDATE: [1.0] * 100}, dropped=dropped))
+    assert found.verdict.word == "hold"
+    words = "not recorded by 'churn-v2' since its recorders started: 1,200 backlog, 3 encoded"
+    assert found.verdict.reason.endswith(f"recorded on one side only (at most 5.0% allowed) ({words}).")
+    none = compared(world, Recorders(world, {STABLE: [], CANDIDATE: []}, dropped=dropped))
+    assert f"or nothing was recorded ({words})" in none.verdict.reason
+
+
 def test_where_one_side_has_lost_records_both_begin_later() -> None:
     world = a_shadow()
     found = compared(world, Recorders(world, {STABLE: [1.0] * 100, CANDIDATE: [1.0] * 100}, complete_since=51))
