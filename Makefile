@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest mlserver triton e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit newest mlflow-oldest mlserver triton llama e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -50,7 +50,16 @@ ORDER ?= --randomly-dont-reorganize
 unit: setup
 	$(PYTEST) -m "not e2e and not control_plane and not node"
 
-e2e: setup mlserver triton
+# Model servers that nobody here wrote, each in an environment of its own: half a minute once.
+SERVERS := mlserver triton llama
+$(SERVERS): %: $(VENV)/%/.ready
+
+$(SERVERS:%=$(VENV)/%/.ready): $(VENV)/%/.ready: requirements/%.txt $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --compile-bytecode --no-deps --require-hashes -r $<
+	@touch $@
+
+e2e: setup $(SERVERS)
 	$(PYTEST) $(ORDER) -m "e2e and not control_plane" --ignore=tests/scenarios
 
 # The scenarios on the local mesh; those on the testbed are part of control-plane.
@@ -92,15 +101,6 @@ $(OLDEST)/.ready: requirements/mlflow-oldest.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
 	@touch $@
 
-# Model servers that nobody here wrote, each in an environment of its own: half a minute once.
-SERVERS := mlserver triton
-$(SERVERS): %: $(VENV)/%/.ready
-
-$(SERVERS:%=$(VENV)/%/.ready): $(VENV)/%/.ready: requirements/%.txt $(READY)
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
-	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --compile-bytecode --require-hashes -r $<
-	@touch $@
-
 # Needs root; the first build takes half an hour and more.
 node: setup
 	$(BIN)/python -m tests.node run -- $(PYTEST) $(ORDER) -m node
@@ -133,7 +133,7 @@ lock: setup
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/kubernetes-newest.txt
 	$(BIN)/uv pip compile setup.py requirements/mlflow-oldest.in --universal --python-version 3.10 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/mlflow-oldest.txt
-	for server in $(SERVERS); do $(BIN)/uv pip compile requirements/$$server.in --universal --python-version 3.10 --generate-hashes \
+	for server in $(SERVERS); do $(BIN)/uv pip compile requirements/$$server.in $$(test $$server != llama || echo --no-deps) --universal --python-version 3.10 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements/$$server.txt; done
 
 clean:

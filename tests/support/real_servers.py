@@ -65,7 +65,8 @@ class RealServer:
     register: Callable[[float, int], int]
 
 
-def _environment(name: str) -> Path:
+def environment(name: str) -> Path:
+    """The folder of a server's environment."""
     folder = Path(sys.prefix) / name
     if not (folder / ".ready").exists():
         raise AssertionError(f"{name} is not there: make {name}")
@@ -74,7 +75,7 @@ def _environment(name: str) -> Path:
 
 def mlserver(registry: str, artifacts: Path) -> RealServer:
     """MLServer, which finds its own Python first in its PATH."""
-    folder = _environment("mlserver")
+    folder = environment("mlserver")
 
     def registered(answer: float, fails_every: int) -> int:
         if fails_every:
@@ -87,7 +88,7 @@ def mlserver(registry: str, artifacts: Path) -> RealServer:
 
 def triton(registry: str, artifacts: Path) -> RealServer:
     """Triton with its Python backend."""
-    folder = _environment("triton")
+    folder = environment("triton")
     (package,) = folder.glob("lib/python*/site-packages/pytriton/tritonserver")
     # Its wheel keeps the backend's program apart, one for each Python.
     backends = artifacts / "backends"
