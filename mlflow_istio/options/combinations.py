@@ -142,6 +142,11 @@ _ATTACHED: tuple[Idle[Any], ...] = (
         lambda create: create.attach is not None,
         "has no effect with attach={attach}, whose owner says how it runs and is scaled: leave it out",
     ),
+    Idle(
+        ("port",),
+        lambda create: create.attach is not None and "://" in create.attach,
+        "has no effect with attach={attach}, which has a port: leave it out",
+    ),
 )
 
 _ROUTE: tuple[Idle[RouteOptions], ...] = (

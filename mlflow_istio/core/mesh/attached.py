@@ -128,7 +128,7 @@ def parse_attach(text: str) -> Target:
         return Target(kind=KINDS[word], name=name + (PREDICTOR if word == "inferenceservice" else ""), said=text)
     words = ", ".join(f"{kind}/NAME" for kind in KINDS)
     hint = f" ({nearest(word.lower(), KINDS)})" if slash and word not in KINDS and "://" not in text else ""
-    raise InvalidInput(f"option 'attach' can't be {text!r}{hint}: write {words}, or http://127.0.0.1:PORT on a laptop")
+    raise InvalidInput(f"it must be {words}, or http://127.0.0.1:PORT on a laptop{hint}")
 
 
 def selector_of(obj: Mapping[str, Any], target: Target) -> dict[str, str]:

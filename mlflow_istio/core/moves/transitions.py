@@ -118,8 +118,7 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
     # The arms are those of the endpoint as it was planned for; one may have been taken away since.
     arms = release.assignment.values if release.assignment else {}
     for name in (*release.candidates, *arms, *((release.control,) if release.control else ())):
-        if name not in endpoint.traffic.pins:
-            raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
+        check_deployed(endpoint, name)
         if endpoint.role_of(name) == "control" and name != release.control:
             raise StateConflict(
                 f"deployment '{name}' of endpoint '{endpoint.name}' is a control, which goes with its release: name another"
@@ -435,6 +434,16 @@ def is_done(endpoint: Endpoint, release_id: str | None, action: str, candidate: 
         f"too late: release '{release_id}' of endpoint '{endpoint.name}' has ended as {last.outcome} (change {last.sequence}): "
         + ("start another release" if action == "promote" else "action=rollback undoes a promotion")
     )
+
+
+def check_deployed(endpoint: Endpoint, name: str) -> None:
+    """Refuse what is no deployment of an endpoint.
+
+    Raises:
+        StateConflict: It is none.
+    """
+    if name not in endpoint.traffic.pins:
+        raise StateConflict(f"endpoint '{endpoint.name}' has no deployment '{name}': deploy it first")
 
 
 def open_release(endpoint: Endpoint) -> str:

@@ -112,6 +112,8 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         check_told(dependencies.metrics, endpoint)
     if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
         raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
+    for candidate in {*request.candidates} - {deployment.name for deployment in request.deployments}:
+        transitions.check_deployed(endpoint, candidate)
     if request.release_id is not None:
         check_run(
             context,

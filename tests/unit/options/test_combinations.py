@@ -115,6 +115,14 @@ def test_a_fault_ends_and_a_route_goes_whatever_the_environment_says(monkeypatch
     assert check_route(parse_options(RouteOptions, {"remove": "a"}, cluster="istio"), {"remove"}).name is None
 
 
+def test_a_port_beside_an_attached_address_that_has_one_is_refused() -> None:
+    given = {"attach": "http://127.0.0.1:5001", "port": 5}
+    with pytest.raises(InvalidInput, match="'port' has no effect with attach=http://127.0.0.1:5001, which has a port"):
+        check_create(parse_options(CreateOptions, given, cluster="istio-local"), given)
+    given["attach"] = "service/churn"
+    assert check_create(parse_options(CreateOptions, given, cluster="istio"), given).port == 5
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

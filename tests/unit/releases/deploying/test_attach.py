@@ -443,7 +443,7 @@ def test_an_address_of_this_machine_is_released_like_any_deployment() -> None:
     ["churn", "pod/x", "deployment/", "deployment/A b", "http://example.com:80", "http://127.0.0.1:0", "service/x/y"],
 )
 def test_what_names_nothing_is_refused_with_what_to_write(text: str) -> None:
-    with pytest.raises(InvalidInput, match="write deployment/NAME, service/NAME, inferenceservice/NAME"):
+    with pytest.raises(InvalidInput, match="it must be deployment/NAME, service/NAME, inferenceservice/NAME"):
         parse_attach(text)
 
 

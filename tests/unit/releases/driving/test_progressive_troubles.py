@@ -285,6 +285,17 @@ def test_what_is_stable_already_and_an_id_that_has_ended_are_refused() -> None:
         open_release(stage.context, stage.dependencies, a_release_request(request, candidates=("churn-v3",)))
 
 
+def test_a_candidate_that_is_not_there_is_refused_before_it_is_looked_at() -> None:
+    """One that was misspelt, or is another endpoint's, has no model version whose example could be tried."""
+    stage = a_stage()
+    before = stage.world.text()
+    request = a_release_request({"candidates": ("churn-v9",), "deployments": ()}, candidates=("churn-v9",), **QUICK)
+    dependencies = replace(stage.dependencies, models=Cards())
+    with pytest.raises(StateConflict, match="endpoint 'churn' has no deployment 'churn-v9': deploy it first"):
+        open_release(stage.context, dependencies, request)
+    assert stage.world.text() == before
+
+
 def test_detached_it_only_opens() -> None:
     stage = a_stage()
     assert release(stage.context, stage.dependencies, a_release_request({"detach": True}, **QUICK)) is None
