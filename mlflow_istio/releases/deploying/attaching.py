@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from urllib.parse import urlsplit
 
 from mlflow_istio.calls.loopback import is_listening
 from mlflow_istio.core.basics.names import nearest
@@ -40,6 +41,7 @@ def look_at(context: Context, target: Target, name: str, port: int | None) -> At
     there = context.cluster.list("Deployment", {})
     if not target.kind:
         attachment = address_attached(target)
+        _check_nobodys_endpoint(context, attachment)
     else:
         obj = context.cluster.get(target.kind, target.name)
         if obj is None:
@@ -53,6 +55,24 @@ def look_at(context: Context, target: Target, name: str, port: int | None) -> At
         attachment = attachment_of(target, obj, workloads_behind(selector_of(obj, target), workloads), port)
     check_free(attachment, name, there)
     return attachment
+
+
+def _check_nobodys_endpoint(context: Context, attachment: Attachment) -> None:
+    """Refuse the address at which an endpoint of this mesh is called: its requests would come back to the proxy without an end.
+
+    Raises:
+        StateConflict: Names the endpoint.
+    """
+    for obj in context.cluster.list("VirtualService", {}):
+        try:
+            url = context.cluster.address(name_of(obj)).url
+        except NotFound:  # one that is reached through another
+            continue
+        if urlsplit(url).port == int(attachment.port):
+            raise StateConflict(
+                f"{attachment} can't be attached: it is where VirtualService '{name_of(obj)}' of {context.cluster.scope} is "
+                "called, which would send requests in a circle; attach the server itself"
+            )
 
 
 def check_standing(name: str, found: Object | None, attachment: Attachment | None) -> None:

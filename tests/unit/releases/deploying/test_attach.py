@@ -16,6 +16,7 @@ from mlflow_istio.core.moves.control_share import _shared
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.runtime.profiles import ATTACHED
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, NotRouted, StateConflict
+from mlflow_istio.ports.cluster import Address
 from mlflow_istio.releases.context import deployments_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.adoption import adopt
@@ -436,6 +437,20 @@ def test_an_address_of_this_machine_is_released_like_any_deployment() -> None:
     assert found.text.startswith("nobody listens at http://127.0.0.1:")
     service = world.cluster.get("Service", "churn-v2-attached") or {}
     assert (service["spec"]["type"], service["spec"]["externalName"]) == ("ExternalName", "localhost")
+
+
+def test_where_an_endpoint_of_ours_is_called_is_nobody_elses_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests would go round between the proxy and itself until they time out."""
+    world = a_world("churn-v1")
+    before = world.text()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(type(world.cluster), "address", lambda _self, _name: Address(url=url))
+        with pytest.raises(
+            StateConflict, match=f"{url} can't be attached: it is where VirtualService 'churn' .* is called"
+        ):
+            attach(world, url)
+    assert world.text() == before
 
 
 @pytest.mark.parametrize(
