@@ -299,7 +299,7 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     )
     disk_limit: Annotated[str, checked(check_quantity)] = Field(
         default="20Gi",
-        description="how much /tmp and a downloaded model may take, each; a pod that takes more is evicted (cluster only)",
+        description="how much /tmp, a downloaded model and records may take, each; a pod that takes more is evicted (cluster only)",
     )
     templates: str | None = Field(default=None, description="folder whose templates override ours by file name")
 

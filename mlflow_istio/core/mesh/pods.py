@@ -34,7 +34,8 @@ class PodSettings:
         env_from_secret: Variable to ``SECRET/KEY``.
         hardened: Whether the pods run as a user other than root, with a read-only root and a writable /tmp.
         service_account_token: Whether the pods get a token of their service account for the API server.
-        disk_limit: How much /tmp and the folder of a downloaded model may hold, each; a pod that needs more is evicted.
+        disk_limit: How much /tmp, the folder of a downloaded model and a recorder's records may hold, each; a pod that needs more
+            is evicted.
     """
 
     source: str = "registry"

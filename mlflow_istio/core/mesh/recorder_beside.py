@@ -40,7 +40,15 @@ def has_recorder_beside(runtime: Runtime, env: Mapping[str, str], pod: PodSettin
         pod: Settings of pods, whose images may have a command of their own; None on the local mesh.
     """
     runs = pod is not None or bool(runtime.command or runtime.args)
-    return runs and runtime.protocol == "http" and not runtime.records and _asks_for_records(env)
+    return runs and runtime.protocol == "http" and not runtime.records and asks_for_records(env)
+
+
+def asks_for_records(env: Mapping[str, str]) -> bool:
+    """Whether a server's environment asks for records."""
+    try:
+        return float(env.get(_ABOUT) or 0) > 0
+    except ValueError:
+        return True  # the recorder says what is wrong with it
 
 
 def entrance(runtime: Runtime, *, beside: bool) -> int:
@@ -119,13 +127,6 @@ def _with_entries(container: Object, entries: Sequence[Object]) -> Object:
 
 def _is_about_records(entry: Mapping[str, Any]) -> bool:
     return str(entry["name"]).startswith(_ABOUT)
-
-
-def _asks_for_records(env: Mapping[str, str]) -> bool:
-    try:
-        return float(env.get(_ABOUT) or 0) > 0
-    except ValueError:
-        return True  # the recorder says what is wrong with it
 
 
 def _behind(text: str) -> str:

@@ -60,7 +60,7 @@ from mlflow_istio.releases.deploying.attaching import check_ready, check_standin
 from mlflow_istio.releases.deploying.idle_connections import close_before_server
 from mlflow_istio.releases.deploying.new_endpoint import create_endpoint
 from mlflow_istio.releases.deploying.removal import check_no_foreign_routes, delete, delete_endpoint
-from mlflow_istio.releases.deploying.servers import check_runtime, flavor_of, record_token
+from mlflow_istio.releases.deploying.servers import check_recorded, check_runtime, flavor_of, record_token
 from mlflow_istio.releases.deploying.sharing import HostShare, check_gateways, check_share, claim, let_go
 from mlflow_istio.releases.ledger import check_run, flush_outbox
 from mlflow_istio.releases.moving.attachments import check_name_free, lead_to
@@ -335,6 +335,7 @@ def update(
             )
     elif replicas is None and env is None and image is None:
         raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
+    check_recorded(found, env or {})
     if replicas == 0:
         endpoint = existing_endpoint(context.cluster, labels_of(found)[ENDPOINT_LABEL])
         if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):

@@ -9,6 +9,7 @@ from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.mesh.manifests import keeps_records, runtime_of_deployment, spoken_at
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
+from mlflow_istio.core.mesh.recorder_beside import asks_for_records
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -106,6 +107,19 @@ def check_runtime(
         raise StateConflict(
             f"Service '{name}' sends requests to port {target}, and runtime '{runtime.name}' listens at {port}: let it "
             f"listen there (port={target}), or {by_name}"
+        )
+
+
+def check_recorded(deployment: Object, env: Mapping[str, str]) -> None:
+    """Refuse variables that ask for records which nobody would keep.
+
+    Raises:
+        InvalidInput: The server keeps none, and was deployed without a recorder.
+    """
+    if asks_for_records(env) and not keeps_records(deployment):
+        raise InvalidInput(
+            f"deployment '{name_of(deployment)}' runs runtime '{runtime_of_deployment(deployment).name}' without a recorder, so "
+            "MLFLOW_ISTIO_RECORD has no effect on it: create another deployment with it"
         )
 
 

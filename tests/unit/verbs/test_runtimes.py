@@ -215,6 +215,14 @@ def test_an_update_reaches_the_recorder_by_what_is_about_records() -> None:
     assert (server["image"], recorder["image"].partition(":")[0]) == ("theirs:2", "mlflow-istio-serving")
 
 
+def test_an_update_that_asks_for_records_which_nobody_keeps_is_refused() -> None:
+    world = created(World())
+    before = everything(world)
+    with pytest.raises(MlflowIstioError, match="'churn-v1' runs runtime 'container' without a recorder"):
+        InMemoryVerbs(world, target=CLUSTER).update("churn-v1", None, None, RECORDING)
+    assert everything(world) == before
+
+
 def test_a_service_that_leads_past_the_recorder_is_named() -> None:
     world = created(World())
     service = world.cluster.get("Service", "churn")
