@@ -17,6 +17,7 @@ from queue import SimpleQueue
 
 from starlette.types import Message, Receive, Scope
 
+from mlflow_istio.serving.compressed import UnreadableBody, coding_of, plain
 from mlflow_istio.serving.configuration import RecordSettings
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.payloads import Json, recorded_input, recorded_output
@@ -55,7 +56,7 @@ class Recording:
 
     __slots__ = (
         *("_digest", "_input", "_limit", "_output", "_recorder"),
-        *("arrived", "ms", "pinned", "request_id", "size", "status"),
+        *("arrived", "input_coding", "ms", "output_coding", "pinned", "request_id", "size", "status"),
     )
 
     def __init__(self, recorder: Recorder, request_id: bytes, limit: int, *, pinned: bool = False) -> None:
@@ -70,6 +71,8 @@ class Recording:
         self.size = 0
         self.status = 0
         self.ms = 0.0
+        self.input_coding = ""
+        self.output_coding = ""
 
     def tap(self, receive: Receive) -> Receive:
         """The same ``receive``, with the request's body noted on the way: all of it if it is to be recorded, else a digest."""
@@ -148,7 +151,8 @@ class Recorder:
         settings: What to record.
         log: Where to.
         metrics: Counts what was recorded and what was dropped, by reason: ``no_request_id``, ``too_large``,
-            ``backlog`` (the disk is too slow), ``write_error`` (the disk is full), ``encoded`` (the answer is compressed).
+            ``backlog`` (the disk is too slow), ``write_error`` (the disk is full), ``encoded`` (a body is
+            compressed in a way that is not read, or damaged).
         deployment: Name of the deployment.
         model_version: ``MODEL/VERSION``.
     """
@@ -177,7 +181,9 @@ class Recorder:
         if not is_sampled(request_id, self.settings.rate):
             return None
         pinned = any(name == PIN_HEADER for name, _ in scope["headers"])
-        return Recording(self, request_id, self._limit, pinned=pinned)
+        recording = Recording(self, request_id, self._limit, pinned=pinned)
+        recording.input_coding = coding_of(scope["headers"])
+        return recording
 
     def submit(self, recording: Recording) -> None:
         """Have a finished recording written. Never waits."""
@@ -219,6 +225,8 @@ class Recorder:
                 self.log.append(self._line(recording))
             except OSError:
                 self._metrics.count_dropped("write_error")
+            except UnreadableBody:
+                self._metrics.count_dropped("encoded")
             except (ValueError, RecursionError):
                 # Escaped characters can make a line longer than the bodies were, and JSON can be nested too deep.
                 self._metrics.count_dropped("too_large")
@@ -242,7 +250,11 @@ class Recorder:
             **({"pinned": True} if recording.pinned else {}),
         }
         if fields.output:
-            record["output"] = recorded_output(recording.output, recording.status, fields.dropped)
+            record["output"] = recorded_output(
+                plain(recording.output, recording.output_coding, self._limit), recording.status, fields.dropped
+            )
         if fields.input:
-            record["input"] = recorded_input(recording.input, fields.dropped)
+            record["input"] = recorded_input(
+                plain(recording.input, recording.input_coding, self._limit), fields.dropped
+            )
         return json.dumps(record, separators=(",", ":")).encode("ascii")

@@ -16,6 +16,7 @@ from typing import cast
 import h11
 from starlette.types import ASGIApp, Message, Scope
 
+from mlflow_istio.serving.compressed import CODINGS, coding_of
 from mlflow_istio.serving.recorder import Recorder, Recording
 
 _MOST_HEADERS = 64 * 1024
@@ -97,9 +98,11 @@ class Caller(asyncio.Protocol):
             if event.http_version != b"1.1":
                 headers = list(event.headers.raw_items())
                 event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
-            if recording is not None and _is_encoded(event):
-                recording.drop("encoded")
-                self._recording = None
+            if recording is not None:
+                recording.output_coding = coding_of(event.headers)
+                if recording.output_coding and recording.output_coding not in CODINGS:
+                    recording.drop("encoded")
+                    self._recording = None
         elif isinstance(event, h11.Data) and recording is not None:
             recording.add_output(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage) and recording is not None:
@@ -313,10 +316,6 @@ class _Server(asyncio.Protocol):
                 self._http.start_next_cycle()
                 self._caller.next_request()
                 return
-
-
-def _is_encoded(response: h11.Response) -> bool:
-    return any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in response.headers)
 
 
 def _named_host(request: h11.Request) -> list[tuple[bytes, bytes]]:

@@ -142,7 +142,7 @@ def test_a_shadow_is_compared_by_the_recorder_in_front_of_it(
         got.wait_for(60)
         deadline = time.monotonic() + 60
         while (found := client.compare("churn", answers="numbers", settle=0.2))["figures"]["shadow/compared"] < 50:
-            assert time.monotonic() < deadline, found
+            assert time.monotonic() < deadline, str(found)
             time.sleep(0.2)
     assert set(got.seen) == {("OK", f"churn/{versions[0]}")}, got.words
     assert found["figures"]["shadow/difference"] == pytest.approx(1.0), "one answers 1.0, the other 2.0"
