@@ -75,12 +75,14 @@ class Picked:
         candidate: The candidate's.
         fields: Where it stood; empty: the answers are compared as they are.
         missing: Why they can't be compared; empty when they can.
+        unknown: Whether that says nothing of the candidate, since the stable's answer has nothing to compare with.
     """
 
     stable: Any
     candidate: Any
     fields: Fields = ()
     missing: str = ""
+    unknown: bool = False
 
 
 def check_field(path: str) -> str:
@@ -131,9 +133,8 @@ def _named(ours: Any, theirs: Any, fields: Fields) -> Picked:
     for who, found in zip(("stable", "candidate"), sides, strict=True):
         lacking = next((path for path in fields if not found[path]), None)
         if lacking is not None:
-            return Picked(
-                stable=None, candidate=None, fields=fields, missing=f"no field {lacking} in the {who}'s answer"
-            )
+            missing = f"no field {lacking} in the {who}'s answer"
+            return Picked(stable=None, candidate=None, fields=fields, missing=missing, unknown=who == "stable")
     return Picked(stable=sides[0], candidate=sides[1], fields=fields)
 
 

@@ -67,7 +67,8 @@ class AnswerDifference:
         score: Text: the mean of the texts' scores; None where no text was scored.
         cut: Whether only the beginning of a text was compared.
         fields: Where what was compared stood; empty: the whole answers were.
-        unscored: Why the scorer has no score for a text, so that nobody knows whether the answers agree; else empty.
+        unscored: Why nobody knows whether the answers agree: the scorer has no score for a text, or the stable's answer lacks the
+            field; else empty.
     """
 
     agrees: bool
@@ -97,7 +98,8 @@ def compare_answers(stable: Any, candidate: Any, rule: AnswerRule) -> AnswerDiff
     """
     picked = pick(stable, candidate, rule.fields)
     if picked.missing:
-        return replace(_incomparable(1, picked.missing), fields=picked.fields)
+        unscored = picked.missing if picked.unknown else ""
+        return replace(_incomparable(1, picked.missing), fields=picked.fields, unscored=unscored)
     try:
         comparison = _compare(picked.stable, picked.candidate, rule)
     except ScorerFailed as exc:

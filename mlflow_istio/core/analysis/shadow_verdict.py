@@ -116,12 +116,17 @@ def comparison_terms(tally: ShadowTally) -> str:
 
 
 def scorer_failures(tally: ShadowTally) -> str:
-    """For how many pairs the scorer failed, and how for the first, in one line; empty where it never did."""
+    """For how many pairs nobody knows whether they agree, and why for the first, in one line; empty where there are none."""
     if not tally.unscored:
         return ""
-    name = tally.rule.scorer.name if tally.rule.scorer else "unknown"
-    first = f": request {tally.failures[0].request_id}: {tally.failures[0].note}" if tally.failures else ""
-    return f"scorer '{name}' failed for {tally.unscored:,} of {tally.unscored + tally.compared:,} pairs{first}"
+    scorer = tally.rule.scorer
+    what = f"scorer '{scorer.name}' failed" if scorer is not None else "there was nothing to compare with"
+    first = ""
+    if tally.failures:
+        first = f": request {tally.failures[0].request_id}: {tally.failures[0].note}"
+        if tally.failures[0].note.startswith("no field"):
+            what = "there was nothing to compare with"
+    return f"{what} for {tally.unscored:,} of {tally.unscored + tally.compared:,} pairs{first}"
 
 
 def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, float]:
@@ -141,7 +146,8 @@ def shadow_metrics(tally: ShadowTally, *, alpha: float = 0.05) -> dict[str, floa
         "shadow/candidate_failed": tally.candidate_failed,
         "shadow/stable_failed": tally.stable_failed,
         "shadow/both_failed": tally.both_failed,
-        **({"shadow/unscored": tally.unscored, "shadow/cut": tally.cut} if tally.rule.kind == "text" else {}),
+        **({"shadow/unscored": tally.unscored} if tally.rule.kind == "text" or tally.unscored else {}),
+        **({"shadow/cut": tally.cut} if tally.rule.kind == "text" else {}),
     }
     if tally.rows:
         metrics["shadow/prediction_agreement"] = tally.rows_agreeing / tally.rows

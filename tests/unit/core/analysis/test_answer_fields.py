@@ -171,7 +171,13 @@ def test_a_field_that_somebody_names(fields: tuple[str, ...], answer: Any, value
 
 def test_an_answer_without_the_named_field_differs() -> None:
     found = compare_answers({"a": 1}, {"b": 1}, AnswerRule(fields=("a",)))
-    assert (found.agrees, found.note) == (False, "no field a in the candidate's answer")
+    assert (found.agrees, found.note, found.unscored) == (False, "no field a in the candidate's answer", "")
+
+
+def test_a_field_that_the_stables_answer_lacks_says_nothing_of_the_candidate() -> None:
+    for candidate in ({"b": 1}, {"a": 1}):
+        found = compare_answers({"b": 1}, candidate, AnswerRule(fields=("a",)))
+        assert (found.agrees, found.unscored) == (False, "no field a in the stable's answer")
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", "a.", "[0]", "a[x]", "a[0", "a]", "a[-1]", "a[12345678]", "a.[0]"])

@@ -215,6 +215,19 @@ def test_the_share_of_texts_that_agree_is_judged_and_their_mean_score_only_told(
     assert [item.note for item in tally.most_different][:1] == ["prediction 0: 'x' became '0.1' (similarity 0.1)"]
 
 
+def test_a_field_that_the_stable_never_has_decides_nothing_and_is_said():
+    """A misspelt field is no fault of the candidate."""
+    tally = tally_of([(({"a": 1},), ({"a": 1},))] * 300, AnswerRule(fields=("nope",)))
+    assert (tally.compared, tally.unscored) == (0, 300)
+    verdict = judge_shadow(tally, ShadowLimits(agreement=0.9))
+    assert verdict.word == "hold"
+    assert (
+        "there was nothing to compare with for 300 of 300 pairs: request 0: no field nope in the stable's"
+        in verdict.reason
+    )
+    assert shadow_metrics(tally)["shadow/unscored"] == 300
+
+
 def test_a_pair_without_a_score_counts_against_either_verdict_and_is_shown():
     fine = [("x", "1")] * 300
     whole, broken = written(fine, by_number), written([*fine, *[("x", "none")] * 3], by_number)
