@@ -183,10 +183,3 @@ def test_the_page_walks_the_way_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         sys.setprofile(None)
     assert passed == told
-
-
-def test_whoever_wants_to_add_something_is_sent_to_files_that_are_there() -> None:
-    table = PAGE[PAGE.index("## I want to add") : PAGE.index("## One change of traffic")]
-    named = set(re.findall(r"`([a-z_./]+(?:\.py|/))`", table))
-    assert len(named) > 30
-    assert sorted(path for path in named if not (ROOT / path).exists() and not (PACKAGE / path).exists()) == []
