@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from mlflow_istio.core.endpoint.deadlines import KEEP, WATCH, without_deadline
 from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting
 from mlflow_istio.core.endpoint.release_state import (
+    Assignment,
     ClosedRelease,
     EarlierRelease,
     Release,
@@ -101,11 +102,8 @@ def start(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest)
         return endpoint
     if endpoint.release is not None:
         raise StateConflict(open_release(endpoint))
-    if endpoint.protocol == "grpc" and release.assignment is not None and release.assignment.kind == "cookie":
-        raise InvalidInput(
-            f"option 'cookie' can't be: endpoint '{endpoint.name}' speaks gRPC, whose callers keep no cookies; use 'header', which "
-            "is a metadatum"
-        )
+    if endpoint.protocol == "grpc" and release.assignment is not None:
+        _check_metadatum(endpoint, release.assignment)
     if not release.candidates:
         raise InvalidInput("a release needs a candidate: name a deployment with 'candidate'")
     if len(release.candidates) > 1 and release.strategy != "ab":
@@ -434,6 +432,24 @@ def is_done(endpoint: Endpoint, release_id: str | None, action: str, candidate: 
         f"too late: release '{release_id}' of endpoint '{endpoint.name}' has ended as {last.outcome} (change {last.sequence}): "
         + ("start another release" if action == "promote" else "action=rollback undoes a promotion")
     )
+
+
+def _check_metadatum(endpoint: Endpoint, assignment: Assignment) -> None:
+    """Refuse what no caller of gRPC can name its arm by.
+
+    Raises:
+        InvalidInput: Names the option.
+    """
+    if assignment.kind == "cookie":
+        raise InvalidInput(
+            f"option 'cookie' can't be: endpoint '{endpoint.name}' speaks gRPC, whose callers keep no cookies; use 'header', which "
+            "is a metadatum"
+        )
+    if assignment.name.lower().endswith("-bin"):  # gRPC over HTTP2, "Binary-Header"
+        raise InvalidInput(
+            f"option 'header' can't be {assignment.name!r}: endpoint '{endpoint.name}' speaks gRPC, which sends what is called "
+            "-bin in Base64, so no arm would be known by its value; use another name"
+        )
 
 
 def check_deployed(endpoint: Endpoint, name: str) -> None:

@@ -14,6 +14,7 @@ from itertools import cycle
 from typing import Any
 
 from mlflow_istio.core.basics.objects import Object, name_of, ready_replicas
+from mlflow_istio.core.mesh.manifests import runtime_of_deployment
 from mlflow_istio.core.mesh.pods import variables_in
 from mlflow_istio.core.release.plan import LONGEST_WARMING as LONGEST
 from mlflow_istio.core.release.progress import Progress
@@ -70,7 +71,8 @@ def warm_up(
         inputs = recorded or _example(context, models, by_name, deployment)
         if not inputs:
             context.tell(
-                f"'{deployment}' is not warmed before its first user: there is no input example and no recorded request; its first "
+                f"'{deployment}' is not warmed before its first user: there is no input example that it could be asked, and no "
+                "recorded request; its first "
                 "answers count for nothing, as 'warmup' and 'warm_requests' say"
             )
         else:
@@ -148,6 +150,8 @@ def _records_itself(deployment: Object) -> bool:
 
 def _example(context: Context, models: Models, found: Mapping[str, Object], deployment: str) -> list[Any]:
     label = versions_of(list(found.values())).get(deployment, "")
+    if deployment in found and runtime_of_deployment(found[deployment]).body == "none":
+        return []  # nobody but its own clients knows how it is asked
     try:
         example = models.card(label).example
     except (NotFound, RegistryError) as exc:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.endpoint.endpoint import Endpoint
+from mlflow_istio.core.endpoint.release_state import Assignment
 from mlflow_istio.core.endpoint.traffic import Traffic
 from mlflow_istio.core.mesh.virtual_service import changed, read_endpoint
 from mlflow_istio.core.moves import transitions
@@ -383,3 +384,24 @@ def test_an_arm_that_is_gone_since_the_test_was_planned_is_refused() -> None:
     gone = transitions.unpin(read_endpoint(adopted(), "churn"), "v1")
     with pytest.raises(StateConflict, match="has no deployment 'v1': deploy it first"):
         transitions.start(gone, planned, TrafficRequest(header="x-arm"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("cookie", "arm", "option 'cookie' can't be: endpoint 'churn' speaks gRPC"),
+        (
+            "header",
+            "X-Arm-Bin",
+            "option 'header' can't be 'X-Arm-Bin': endpoint 'churn' speaks gRPC, which sends .* Base64",
+        ),
+    ],
+)
+def test_a_caller_of_grpc_names_its_arm_by_a_metadatum_of_text(kind: str, name: str, words: str) -> None:
+    assignment = Assignment(kind=kind, name=name, values={"v1": "a", "v2": "b"})
+    release = a_release("ab", assignment=assignment)
+    endpoint = an_endpoint(settings={"protocol": "grpc"})
+    with pytest.raises(InvalidInput, match=words):
+        transitions.start(endpoint, release, TrafficRequest(weight=50, **{kind: name}))
+    other = replace(release, assignment=replace(assignment, kind="header", name="x-arm"))
+    assert transitions.start(endpoint, other, TrafficRequest(weight=50, header="x-arm")).traffic.arms

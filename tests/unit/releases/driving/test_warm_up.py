@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,20 @@ def test_without_an_example_or_recorded_requests_that_is_said_and_the_clock_coun
     assert server.asked == []
     assert not warmed(stage)
     assert "'churn-v2' is not warmed before its first user: there is no input example" in told(server)
+
+
+def test_one_that_only_its_own_clients_can_ask_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gRPC service of somebody's own: that it fails what it is asked would be wrong."""
+    stage = a_stage()
+    server = Server(stage)
+    monkeypatch.setattr(
+        "mlflow_istio.releases.driving.warm_up.runtime_of_deployment", lambda _obj: SimpleNamespace(body="none")
+    )
+    opened(server, stage)
+    assert len(server.asked) == 1  # the preflight's
+    assert "'churn-v2' is not warmed before its first user: there is no input example that it could be asked" in told(
+        server
+    )
 
 
 def test_it_may_be_left_out() -> None:
