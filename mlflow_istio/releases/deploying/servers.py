@@ -119,7 +119,7 @@ def check_recorded(deployment: Object, env: Mapping[str, str]) -> None:
     if asks_for_records(env) and not keeps_records(deployment):
         raise InvalidInput(
             f"deployment '{name_of(deployment)}' runs runtime '{runtime_of_deployment(deployment).name}' without a recorder, so "
-            "MLFLOW_ISTIO_RECORD has no effect on it: create another deployment with it"
+            "MLFLOW_ISTIO_RECORD has no effect on it: give it to 'create', the same again or for another deployment"
         )
 
 

@@ -215,6 +215,13 @@ def test_an_update_reaches_the_recorder_by_what_is_about_records() -> None:
     assert (server["image"], recorder["image"].partition(":")[0]) == ("theirs:2", "mlflow-istio-serving")
 
 
+def test_the_same_command_with_a_word_on_records_brings_the_recorder() -> None:
+    world = created(created(World()), **RECORDING)
+    (recorder,) = pod_of(world, "churn-v1")["initContainers"]
+    assert recorder["name"] == "recorder"
+    created(world, "churn-v2", strategy="shadow", mirror=100, **RECORDING)
+
+
 def test_an_update_that_asks_for_records_which_nobody_keeps_is_refused() -> None:
     world = created(World())
     before = everything(world)
