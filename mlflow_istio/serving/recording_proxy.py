@@ -80,6 +80,7 @@ class Caller(asyncio.Protocol):
         """The caller went away: the server learns it as it would without us."""
         self._transport = None
         self._passage.callers.discard(self)
+        self._give_up_recording()
         for task in self._tasks:
             task.cancel()
         if self._server is not None:
@@ -191,7 +192,7 @@ class Caller(asyncio.Protocol):
                 loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port), timeout=_CONNECT_SECONDS
             )
         except (OSError, asyncio.TimeoutError):
-            self._recording = None
+            self._give_up_recording()
             self.refuse(503, "the model server does not answer yet, or no longer")
             return
         self._server = server
@@ -225,6 +226,12 @@ class Caller(asyncio.Protocol):
             pass
         self._is_own = False
         self.next_request()
+
+    def _give_up_recording(self) -> None:
+        """There will be no whole answer: the server or the caller broke off, or the server does not answer at all."""
+        if self._recording is not None:
+            self._recording.drop("unanswered")
+            self._recording = None
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(cast("asyncio.Future[None]", work))

@@ -192,6 +192,10 @@ def test_a_caller_who_leaves_ends_the_stream_behind(front: Front) -> None:
     with requests.post(f"{front.url}/stream", json={}, headers=said(1), stream=True, timeout=60) as answer:
         assert b"one" in next(answer.iter_lines())
     assert front.model.gone.wait(60)
+    deadline = time.monotonic() + 60
+    while front.dropped("unanswered") != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_bodies_larger_than_any_buffer_pass_and_are_not_recorded(front: Front) -> None:
@@ -319,16 +323,20 @@ def test_records_ask_for_their_token(front: Front) -> None:
 
 
 def test_a_server_that_is_not_up_yet_is_a_503_and_comes_later(tmp_path: Path) -> None:
+    front = Front(tmp_path / "records")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        with passing(listener.getsockname()[1], None) as port:
+        with passing(listener.getsockname()[1], front.recorder) as port:
             answer = requests.get(f"http://127.0.0.1:{port}/health", timeout=60)
             assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+            assert requests.post(f"http://127.0.0.1:{port}/", b"x", headers=said(1), timeout=60).status_code == 503
+            assert front.recorder.dropped() == {"unanswered": 1}
             listener.listen()
             thread = threading.Thread(target=lambda: _say(listener, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
             thread.start()
             assert requests.get(f"http://127.0.0.1:{port}/health", timeout=60).text == "ok"
             thread.join()
+    front.recorder.close()
 
 
 @pytest.mark.parametrize(
@@ -359,6 +367,7 @@ def test_what_breaks_off_behind_breaks_off_in_front(words: bytes, gets: str, tmp
     front.recorder.close()
     front.recorder.log.open()
     assert len(front.recorder.log.read(None, 2**20).lines) == (gets != "broken"), "a half answer is no record"
+    assert front.recorder.dropped() == ({"unanswered": 1} if gets == "broken" else {})
 
 
 def _say(listener: socket.socket, words: bytes) -> None:
