@@ -152,7 +152,8 @@ class Recorder:
         log: Where to.
         metrics: Counts what was recorded and what was dropped, by reason: ``no_request_id``, ``too_large``,
             ``backlog`` (the disk is too slow), ``write_error`` (the disk is full), ``encoded`` (a body is
-            compressed in a way that is not read, or damaged), ``unanswered`` (of a recorder beside its server: one of both sides broke off).
+            compressed in a way that is not read, or damaged), ``unanswered`` (of a recorder beside its server: one of
+            both sides broke off).
         deployment: Name of the deployment.
         model_version: ``MODEL/VERSION``.
     """
