@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.target import Target, parse_target
+from mlflow_istio.core.basics.yaml_text import strict_loader
 from mlflow_istio.core.mesh.manifests import TEMPLATES
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, variable_of
 from mlflow_istio.core.release.kpi import Kpi
@@ -386,7 +387,7 @@ def load_runtime(name: str) -> Runtime:
     import yaml
 
     try:
-        document = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        document = yaml.load(Path(name).read_text(encoding="utf-8"), strict_loader())
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"runtime profile '{name}' can't be read: {getattr(exc, 'strerror', None) or exc}") from exc
     except (yaml.YAMLError, ValueError, RecursionError) as exc:

@@ -23,3 +23,24 @@ def as_yaml(*documents: Any, sort_keys: bool = False) -> str:
         if visible(text, lines=True) == text:
             break
     return text
+
+
+def strict_loader() -> type[Any]:
+    """A loader for what people write: it makes plain values only, and takes no name twice in one object."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes no name twice: only one of the two values could be meant."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            """See yaml."""
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"line {line} gives {key.value!r} a second time")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
+
+    return Loader

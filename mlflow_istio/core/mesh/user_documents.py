@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import API_VERSIONS, Object
+from mlflow_istio.core.basics.yaml_text import strict_loader
 from mlflow_istio.errors import InvalidInput
 
 _SHORT = {"VirtualService": "vs", "DestinationRule": "dr", "Service": "svc", "Deployment": "deploy"}
@@ -40,22 +41,8 @@ def read_objects(text: str, source: str) -> list[Object]:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Takes no name twice: only one of the two values could be meant."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            """See yaml."""
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"line {line} gives {key.value!r} a second time")
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-            return mapping
-
     try:
-        documents = list(yaml.load_all(text, Loader))
+        documents = list(yaml.load_all(text, strict_loader()))
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date such as 2024-13-45
         raise InvalidInput(f"{source} is no YAML: {' '.join(str(exc).split()) or 'it goes too deep'}") from exc
     objects = []

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from mlflow_istio.cli import main
 from mlflow_istio.core.mesh.manifests import runtime_of_deployment
 from mlflow_istio.core.mesh.pods import variable_of
-from mlflow_istio.errors import MlflowIstioError
+from mlflow_istio.errors import InvalidInput, MlflowIstioError
 from mlflow_istio.verbs.runtimes import runtime_views
+from mlflow_istio.wiring.connection import load_runtime
 from tests.support.in_memory import World, a_world
 from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs, everything
 
@@ -106,6 +107,28 @@ def test_the_same_command_again_changes_nothing() -> None:
     world = created(World())
     before = world.text()
     assert created(world).text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"name: a\nname: b\n", "is no YAML: line 2 gives 'name' a second time"),
+        (b"name: a\nenv: {A: '1', A: '2'}\n", "is no YAML: line 2 gives 'A' a second time"),
+        (b"name: \xff\n", "can't be read: 'utf-8' codec"),
+        (b"a: [\n", "is no YAML: "),
+        (b"- a\n", "must hold keys and values"),
+        (b"", "must hold keys and values"),
+        (b"command: !!python/object/apply:os.getcwd []\n", "is no YAML: could not determine a constructor"),
+    ],
+)
+def test_a_profile_that_can_not_be_read_is_one_line(tmp_path: Path, text: bytes, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text)
+    with pytest.raises(InvalidInput) as refused:
+        load_runtime(str(file))
+    assert refused.value.message.startswith(f"runtime profile '{file}'")
+    assert words in refused.value.message
+    assert "\n" not in refused.value.message
 
 
 def test_the_port_of_a_service_link_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
