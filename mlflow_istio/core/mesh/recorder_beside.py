@@ -46,7 +46,7 @@ def has_recorder_beside(runtime: Runtime, env: Mapping[str, str], pod: PodSettin
 def asks_for_records(env: Mapping[str, str]) -> bool:
     """Whether a server's environment asks for records."""
     try:
-        return float(env.get(_ABOUT) or 0) > 0
+        return float(env.get(_ABOUT) or 0) != 0  # of -1 or nan, too, the recorder says what is wrong
     except ValueError:
         return True  # the recorder says what is wrong with it
 

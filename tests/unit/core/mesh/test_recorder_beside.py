@@ -12,7 +12,7 @@ from mlflow_istio.adapters.local.workloads import resolved, workload
 from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.mesh.manifests import DeploymentValues, deployment_manifest, keeps_records
 from mlflow_istio.core.mesh.pods import PodSettings, plain_variables, variable_of
-from mlflow_istio.core.mesh.recorder_beside import with_variables
+from mlflow_istio.core.mesh.recorder_beside import asks_for_records, with_variables
 from mlflow_istio.core.mesh.twin import twin
 from mlflow_istio.core.runtime.profiles import CONTAINER, MLFLOW, MLSERVER, OVER_GRPC
 from mlflow_istio.core.runtime.runtime import Runtime
@@ -69,6 +69,15 @@ def test_elsewhere_there_is_none(runtime: Runtime, env: Mapping[str, str], more:
     deployment = made(runtime, env, **more)
     assert "serving.beside" not in str(deployment)
     assert keeps_records(deployment) == runtime.records
+
+
+@pytest.mark.parametrize(
+    ("share", "asked"),
+    [("1", True), ("0.1", True), ("0", False), ("", False), ("0.0", False), ("-1", True), ("nan", True), ("x", True)],
+)
+def test_a_share_that_cannot_be_asks_for_the_recorder_that_says_so(share: str, asked: bool) -> None:
+    """Taken for none it would be found out only when a shadow has nothing to compare."""
+    assert asks_for_records({"MLFLOW_ISTIO_RECORD": share}) is asked
 
 
 def test_a_deployment_says_that_it_keeps_records() -> None:
