@@ -33,7 +33,8 @@ def replay(
         traffic: Called for looks 1, 2, ..., look k at k times ``interval`` seconds, with the percents of the interval that ends
             there (``{"stable": 95.0, "candidate": 5.0}``); returns the counts of that interval alone (not since the start) by
             name. At look 1 the stable has all the traffic: what it answers then is its history, as before a release, and is
-            compared with nothing. A name that has traffic and is missing has no data at that look.
+            compared with nothing. A name that has traffic and is missing has no data
+            at that look, and then the interval counts for nobody.
         looks: The last look.
         stable: Name of the stable.
         candidate: Name of the candidate.

@@ -8,8 +8,9 @@ source shows a version before its first request.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -31,7 +32,7 @@ from mlflow_istio.core.release.advance import (
     step_shares,
 )
 from mlflow_istio.core.release.edges import missing_in
-from mlflow_istio.core.release.evidence import Evidence
+from mlflow_istio.core.release.evidence import Evidence, serves_nothing
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.judgement import proven
 from mlflow_istio.core.release.kpi import counts_from, numbers_from
@@ -132,7 +133,8 @@ def replayed(plan: ReleasePlan, traffic: Traffic, *, looks: int, control: str = 
     outcome: ReplayOutcome | None = None
     for look in range(1, looks + 1):
         weights = _weights(progress, control)
-        counted = counters.advanced(look, traffic(look, dict(weights)), weights)
+        excused = {plan.stable, control} if serves_nothing(progress.evidence, stable_ready=True) else set()
+        counted = counters.advanced(look, traffic(look, dict(weights)), weights, excused)
         readings = counted if plan.guards else {}  # as live: nobody reads what nobody watches
         if problem := missing_in(plan, readings, "traffic") or misread_kpi(plan, readings):
             raise InvalidInput(f"look {look}: {problem}")
@@ -200,14 +202,15 @@ class _Counters:
         self._series: tuple[str, ...] = ()
         self._totals: dict[str, dict[str, float]] = {name: {REQUESTS: 0, ERRORS: 0} for name in self._names}
         self._kpi_totals: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self._names}
-        self._gaps = dict.fromkeys(self._names, 0)
-        self._silent: set[str] = set()
 
-    def advanced(self, look: int, given: object, weights: Mapping[str, float]) -> dict[str, Reading]:
+    def advanced(
+        self, look: int, given: object, weights: Mapping[str, float], excused: Collection[str] = ()
+    ) -> dict[str, Reading]:
         """The counters at a look; a version that was not given has no data then.
 
-        One that has had no traffic yet is there, at 0: the base line of its first counts. One that comes back is counted anew, by
-        another source: what it answered meanwhile is not known, and says nothing about shares.
+        One that has had no traffic yet is there, at 0: the base line of its first counts. An interval in which one with traffic has
+        no data counts for nobody, since what it has answered is not known: else it would seem to have had no share of the
+        traffic. ``excused`` are those for whom nobody waits.
 
         Raises:
             InvalidInput: Names look and version.
@@ -222,14 +225,15 @@ class _Counters:
                 f"look {look}: traffic gave no counts of '{self._control}', the control, which has "
                 f"{weights[self._control]:g}% of the traffic: give its Counts"
             )
+        silent = {name for name in self._names if weights[name] and name not in given} - {*excused}
+        before = copy.deepcopy((self._totals, self._kpi_totals)) if silent else None
         for name, counts in given.items():
-            if name in self._silent:
-                self._totals[name], self._gaps[name] = {REQUESTS: 0, ERRORS: 0}, self._gaps[name] + 1
             self._add(f"look {look}, '{name}'", name, counts)
+        if before is not None:
+            self._totals, self._kpi_totals = before
         seen = [name for name in self._names if name in given or not (weights[name] or self._totals[name][REQUESTS])]
-        self._silent = {name for name in self._names if weights[name] and name not in given}
         return {
-            name: {f"replay {self._gaps[name]}": dict(self._totals[name])}
+            name: {"replay": dict(self._totals[name])}
             | {totals_source(kpi): dict(counts) for kpi, counts in self._kpi_totals[name].items()}
             for name in seen
         }
