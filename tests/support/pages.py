@@ -38,6 +38,9 @@ def run(command: list[str], folder: Path, *, cwd: Path | None = None, timeout: f
         "PATH": f"{folder_of_commands()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_ISTIO_HOME": str(folder / "home"),
+        # Environments of their own, as the examples' first lines make them (make mlserver llama).
+        "MLSERVER": str(Path(sys.prefix) / "mlserver" / "bin"),
+        "LLAMA": str(Path(sys.prefix) / "llama" / "bin" / "python"),
         "COLUMNS": "150",
     }
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_ISTIO_TARGET"):

@@ -54,13 +54,16 @@ MLSERVER = Runtime(
     body="v2",
 )
 
-# The path is one that vLLM, llama.cpp and the like all answer once their model is loaded; /health is not.
+# The path is one that vLLM, llama.cpp and the like all answer once their model is loaded; /health is not. llama.cpp's server closes
+# a connection after each streamed answer and doesn't say so before (seen with xllamacpp 2026.10: one in 160 streams met the end of
+# another's connection); one connection for each request costs a language model nothing.
 OPENAI = Runtime(
     name="openai",
     about="a server that speaks OpenAI's protocol, such as vLLM or llama.cpp: chat completions",
     readiness="/v1/models",
     scoring="/v1/chat/completions",
     streams=True,
+    connection_requests=1,
 )
 
 # Its other ports are fixed ones, so two of them on one laptop would meet there; an option that comes again later wins, so 'args'

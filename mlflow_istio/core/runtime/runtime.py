@@ -48,6 +48,7 @@ class Runtime:
         streams: Whether its answers are mostly streamed.
         keep_alive: Seconds for which it keeps a connection open on which nothing is asked; 0: longer than any proxy. Five is what
             Uvicorn does unless told otherwise, and llama.cpp's server.
+        connection_requests: Requests after which it closes a connection; 0: no such number.
         records: Whether it keeps requests and answers, so that a shadow can be compared.
     """
 
@@ -66,6 +67,7 @@ class Runtime:
     records: bool = False
     streams: bool = False
     keep_alive: float = 5.0
+    connection_requests: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -78,6 +80,9 @@ class Runtime:
             or not 0 <= self.keep_alive < inf
         ):
             raise self._wrong("keep_alive", "is a number of seconds, 0 for a server that closes no idle connection")
+        requests = self.connection_requests
+        if isinstance(requests, bool) or not isinstance(requests, int) or not 0 <= requests < 2**31:
+            raise self._wrong("connection_requests", "is a number of requests, 0 for a server that doesn't count them")
         if self.body not in BODIES:
             raise self._wrong("body", f"can't be {self.body!r}: {nearest(str(self.body), BODIES)}")
         if self.protocol not in PROTOCOLS:

@@ -1,7 +1,8 @@
-"""Idle connections are closed by the proxies before their server does it.
+"""Connections are closed by the proxies before their server does it.
 
-Envoy keeps an idle connection for an hour. A server that closes it after seconds does so, once in a while, just when a request is
-on its way there; that request is lost, and is not tried again, since the server may have begun with it.
+Envoy keeps an idle connection for an hour, and one in use for any number of requests. A server that closes it after seconds, or
+after a number of requests, does so just when a request is on its way there, once in a while; that request is lost, and is not
+tried again, since the server may have begun with it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.moving.policy import set_policy
 
 _SHARE = 0.8
-"""Of the time after which the server closes it: the rest is for a proxy and a server that are late."""
+"""Of the time or the requests after which the server closes it: the rest is for a proxy and a server that are late."""
 
 
 def close_before_server(
     context: Context, outcome: Outcome, runtime: Runtime, destination_rule: Mapping[str, Any], *, timeout: float
 ) -> Outcome:
-    """Limit the time for which connections may be idle, unless somebody has said something about connections.
+    """Limit the time for which connections may be idle, and what they carry, unless somebody has said something about them.
 
     Args:
         context: The ports.
@@ -39,16 +40,25 @@ def close_before_server(
     """
     given = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
     endpoint = outcome.endpoint
-    if not runtime.keep_alive or runtime.protocol != "http" or given is not None:
+    limits = _limits(runtime)
+    if not limits or runtime.protocol != "http" or given is not None:
         return outcome
     if endpoint is None or endpoint.adopted is not None:  # its owner's objects are the owner's
         return outcome
-    idle = f"{round(runtime.keep_alive * _SHARE, 3):g}s"
     limited = set_policy(
         context,
         endpoint.name,
-        PolicyRequest(changes={"connection_pool": {"http": {"idleTimeout": idle}}}),
-        reason=f"its server closes idle connections after {runtime.keep_alive:g} s",
+        PolicyRequest(changes={"connection_pool": {"http": limits}}),
+        reason="its server closes connections that Envoy would use again",
         timeout=timeout,
     )
     return replace(limited, changed=True, warnings=(*outcome.warnings, *limited.warnings))
+
+
+def _limits(runtime: Runtime) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    if runtime.keep_alive:
+        limits["idleTimeout"] = f"{round(runtime.keep_alive * _SHARE, 3):g}s"
+    if runtime.connection_requests:
+        limits["maxRequestsPerConnection"] = max(int(runtime.connection_requests * _SHARE), 1)
+    return limits

@@ -48,6 +48,8 @@ def test_a_profile_of_ones_own() -> None:
         ({"name": "b", "comand": ["x"]}, "there is no 'comand': did you mean 'command'?"),
         ({"name": "b", "command": "serve it"}, "'command' must be a list of texts"),
         ({"name": "b", "command": ["serve", 80]}, "'command' must be a list of texts"),
+        ({"name": "b", "connection_requests": -1}, "'connection_requests' is a number of requests"),
+        ({"name": "b", "connection_requests": 2.5}, "'connection_requests' is a number of requests"),
         ({"name": "b", "keep_alive": -1}, "'keep_alive' is a number of seconds"),
         ({"name": "b", "keep_alive": True}, "'keep_alive' is a number of seconds"),
         ({"name": "b", "keep_alive": "5"}, "'keep_alive' is a number of seconds"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_istio.core.policy.settings import PolicyRequest
-from mlflow_istio.core.runtime.profiles import CONTAINER, MLFLOW, MLSERVER, OVER_GRPC
+from mlflow_istio.core.runtime.profiles import CONTAINER, MLFLOW, MLSERVER, OPENAI, OVER_GRPC
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.releases.moving.policy import set_policy
@@ -46,6 +46,13 @@ def test_they_are_closed_in_four_fifths_of_the_time_after_which_the_server_does(
     assert [action for _, action in world.history()] == ["deploy", *(["policy"] if idle else [])]
     again = deploy(world.context, replace(a_request("churn-v1"), runtime=runtime, image="own"))
     assert not again.changed
+
+
+def test_requests_of_a_connection_that_its_server_counts_are_counted_before_it() -> None:
+    """llama.cpp's server closes a connection after each streamed answer, and after 100 requests."""
+    for requests, most in ((OPENAI.connection_requests, 1), (100, 80)):
+        world = deployed(World(), replace(OPENAI, image="own", connection_requests=requests))
+        assert pool(world) == {"http": {"idleTimeout": "4s", "maxRequestsPerConnection": most}}
 
 
 def test_a_candidate_that_runs_in_such_a_server_brings_it_to_an_endpoint_of_ours() -> None:
