@@ -234,9 +234,9 @@ class TestOnMlflow:
             on_mlflow.resolve(ModelReference(model="churn", version=1))
 
     def test_a_version_that_lost_its_model_file_is_refused(self, on_mlflow: Registry, uri: str, tmp_path: Path) -> None:
-        for file in (tmp_path / "artifacts").rglob("model.*"):
+        for file in (tmp_path / "artifacts").rglob("constant_model.py"):
             file.unlink()
-        with pytest.raises(NotFound, match=r"models:/churn/1 are incomplete.*model\.(skops|pkl)"):
+        with pytest.raises(NotFound, match=r"models:/churn/1 are incomplete.*'constant_model\.py'"):
             on_mlflow.resolve(ModelReference(model="churn", version=1))
 
     def test_no_error_shows_the_password_of_the_servers_address(self) -> None:

@@ -91,6 +91,7 @@ def test_a_server_that_can_not_record_is_a_shadow_with_a_recorder_in_front_of_it
         "churn-v2", "models:/churn/2", endpoint="churn", config={**recording(2), "strategy": "shadow"}
     )
     url = client.get_endpoint("churn")["scoring_url"]
+    time.sleep(0.3)  # what comes within settle (0.2 s) of a shadow's beginning is not compared
     with requests.Session() as session:
         for _ in range(60):
             answer = session.post(url, json={"inputs": [[1.0, 2.0]]}, timeout=60)

@@ -426,6 +426,10 @@ def _read_change(run: Run, key: str, value: str) -> RoutingChange:
         ) from exc
 
 
+_FILES = ("model_path", "pickled_model", "data", "python_model")
+"""Where flavors say which files or folders of the model they need."""
+
+
 def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
     """The flavors from the model's own MLmodel file, and whether it streams; reading it proves that the files are there."""
     import mlflow.artifacts
@@ -438,9 +442,11 @@ def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
     except (MlflowException, OSError) as exc:
         raise NotFound(f"the files of {uri} are gone from {source}: restore them or register the model again") from exc
     for flavor, conf in flavors.items():
-        for field in ("model_path", "pickled_model", "data"):
-            path = str(conf.get(field) or "").split("/", 1)[0]
-            if path and path not in present:
+        paths = {str(conf.get(field) or "").split("/", 1)[0] for field in _FILES}
+        # Of a model logged as code, MLflow keeps where the code lay; its file has that name.
+        paths.add(str(conf.get("model_code_path") or "").rpartition("/")[2])
+        for path in sorted(paths - {""}):
+            if path not in present:
                 raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
     return tuple(flavors), bool(flavors.get("python_function", {}).get("streamable"))
 

@@ -41,9 +41,11 @@ def close_before_server(
     given = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
     endpoint = outcome.endpoint
     limits = _limits(runtime)
-    if not limits or runtime.protocol != "http" or given is not None:
+    if not limits or runtime.protocol != "http" or given not in (None, {"http": limits}):
         return outcome
     if endpoint is None or endpoint.adopted is not None:  # its owner's objects are the owner's
+        return outcome
+    if endpoint.traffic.policy.destination.connection_pool is not None:
         return outcome
     limited = set_policy(
         context,
