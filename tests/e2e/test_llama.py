@@ -98,7 +98,7 @@ def wait_for_more(whole: Counter[str], versions: set[str], each: int = 3) -> Non
         time.sleep(0.05)
 
 
-def test_streams_of_a_language_model_are_whole_through_canary_promotion_and_the_end_of_a_version(
+def test_streams_of_a_language_model_are_whole_through_every_strategy_and_the_end_of_a_version(
     llama: tuple[Any, dict[str, Any]],
 ) -> None:
     client, config = llama
@@ -113,6 +113,15 @@ def test_streams_of_a_language_model_are_whole_through_canary_promotion_and_the_
             "chat-v2", "models:/chat/2", endpoint="chat", config={**config, "strategy": "canary", "weight": 50}
         )
         wait_for_more(whole, {"chat/1", "chat/2"})
+        client.rollback("chat")
+        arms = {"header": "x-arm", "values": {"chat-v1": "a", "chat-v2": "b"}}
+        client.update_endpoint("chat", config={"strategy": "ab", "candidate": "chat-v2", **arms})
+        answer = requests.post(
+            client.get_endpoint("chat")["scoring_url"], json=question(False), headers={"x-arm": "b"}, timeout=120
+        )
+        assert answer.headers["x-mlflow-model-version"] == "chat/2"
+        client.abort("chat")
+        client.update_endpoint("chat", config={"strategy": "blue-green", "candidate": "chat-v2"})
         client.update_endpoint("chat", config={"action": "promote"})
         client.delete_deployment("chat-v1")
         wait_for_more(whole, {"chat/2"})
