@@ -59,7 +59,9 @@ $(SERVERS:%=$(VENV)/%/.ready): $(VENV)/%/.ready: requirements/%.txt $(READY)
 	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --compile-bytecode --no-deps --require-hashes -r $<
 	@touch $@
 
-e2e: setup $(SERVERS)
+# Where one of them can't be had (MLServer 1.7 wants a Python before 3.13, Triton's wheel is for Linux), its own tests say so and fail.
+e2e: setup
+	-@$(MAKE) --no-print-directory --keep-going $(SERVERS)
 	$(PYTEST) $(ORDER) -m "e2e and not control_plane" --ignore=tests/scenarios
 
 # The scenarios on the local mesh; those on the testbed are part of control-plane.

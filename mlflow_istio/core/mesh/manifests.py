@@ -131,9 +131,8 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     }
     here = values.from_folder and values.model.folder
     if runtime.takes_host:
-        server["MLFLOW_ISTIO_HOST"] = (
-            "0.0.0.0"  # what the pod's address reaches; a replica of the local mesh has its own
-        )
+        # What the pod's address reaches; a replica of the local mesh is given its own.
+        server["MLFLOW_ISTIO_HOST"] = "0.0.0.0"
     env, download_env = environment(values.env, server, values.pod, here or values.model.uri)
     given = {variable["name"] for variable in env}
     own = {name: value for name, value in runtime.environment.items() if name not in given}

@@ -57,7 +57,7 @@ from mlflow_istio.releases.context import (
     workloads_of,
 )
 from mlflow_istio.releases.deploying.attaching import check_ready, check_standing, look_at
-from mlflow_istio.releases.deploying.idle_connections import close_before_server
+from mlflow_istio.releases.deploying.kept_connections import close_before_server
 from mlflow_istio.releases.deploying.new_endpoint import create_endpoint
 from mlflow_istio.releases.deploying.removal import check_no_foreign_routes, delete, delete_endpoint
 from mlflow_istio.releases.deploying.servers import check_recorded, check_runtime, flavor_of, record_token
