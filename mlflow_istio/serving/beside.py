@@ -81,8 +81,8 @@ def server_process(
 
 async def _run(settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str]) -> int:
     loop = asyncio.get_running_loop()
-    recorder, own = _recorder(settings)
     port = _free_port()
+    passage = _passage(settings, port)
     argv, env = server_process(command, os.environ, names, port)
     on_linux = sys.platform == "linux"
     try:
@@ -99,11 +99,11 @@ async def _run(settings: ServingSettings, listener: socket.socket, command: Sequ
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    door = await _opened_door(Passage(port=port, recorder=recorder, own=own), listener)
+    door = await _opened_door(passage, listener)
     code = await server.wait()
     door.close()
-    if recorder is not None:
-        recorder.close()
+    if passage.recorder is not None:
+        passage.recorder.close()
     return 0 if code == -signal.SIGTERM else code
 
 
@@ -117,8 +117,7 @@ async def _stand_before(settings: ServingSettings, listener: socket.socket, port
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    recorder, own = _recorder(settings)
-    passage = Passage(port=port, recorder=recorder, own=own)
+    passage = _passage(settings, port)
     door = await _opened_door(passage, listener)
     await told.wait()
     door.close()
@@ -126,8 +125,8 @@ async def _stand_before(settings: ServingSettings, listener: socket.socket, port
         caller.leave()
     while passage.callers:
         await asyncio.sleep(_LOOK_SECONDS)
-    if recorder is not None:
-        recorder.close()
+    if passage.recorder is not None:
+        passage.recorder.close()
     return 0
 
 
@@ -136,10 +135,10 @@ async def _opened_door(passage: Passage, listener: socket.socket) -> asyncio.Ser
     return await asyncio.get_running_loop().create_server(lambda: Caller(passage), sock=listener)
 
 
-def _recorder(settings: ServingSettings) -> tuple[Recorder | None, dict[bytes, ASGIApp]]:
-    """The recorder, and what it answers itself: its records to who has the token, and what it counts."""
+def _passage(settings: ServingSettings, port: int) -> Passage:
+    """The way to the server, with what is answered in its place: the records, to who has the token, and what is counted."""
     if settings.record is None:
-        return None, {}
+        return Passage(port=port, recorder=None)
     metrics = ServerMetrics(
         CollectorRegistry(),
         deployment=settings.deployment,
@@ -149,10 +148,11 @@ def _recorder(settings: ServingSettings) -> tuple[Recorder | None, dict[bytes, A
     log: RecordLog = opened_log(settings.record.directory, settings.record.max_bytes)
     label = f"{settings.model_name}/{settings.model_version}"
     recorder = Recorder(settings.record, log, metrics, deployment=settings.deployment, model_version=label)
-    own: dict[bytes, ASGIApp] = {b"/records/metrics": make_asgi_app(metrics.of_records())}
+    series, streams = metrics.of_recorder()
+    own: dict[bytes, ASGIApp] = {b"/records/metrics": make_asgi_app(series)}
     if settings.record.token is not None:
         own[b"/records"] = RecordsApp(recorder.log, settings.record.token, recorder.dropped)
-    return recorder, own
+    return Passage(port=port, recorder=recorder, streams=streams, own=own)
 
 
 def _free_port() -> int:

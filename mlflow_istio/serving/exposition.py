@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from mlflow_istio.serving.stream_exposition import SECONDS, StreamSeries
 
 PATH_CLASSES = frozenset({"/invocations", "/ping", "/health", "/version", "/metrics", "/records"})
 """The paths that are counted by name; every other is ``other``, so callers can't grow the number of series."""
 
 DROPPED = "mlflow_istio_records_dropped_total"
-_CHUNKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
-
-StreamEnd = Literal["whole", "model", "caller", "server"]
-STREAM_ENDS: tuple[StreamEnd, ...] = get_args(StreamEnd)
 
 
 class ServerMetrics:
@@ -25,12 +21,7 @@ class ServerMetrics:
     - ``mlflow_istio_invocation_seconds``: histogram, from the request's arrival to its answer's last byte
     - ``mlflow_istio_invocations_in_flight``
     - ``mlflow_istio_model_info{deployment, model, version}``: always 1
-    - ``mlflow_istio_streams_total{end}``: streamed answers that ended: ``whole``, or cut by the ``model``, which raised, by the
-      ``caller``, who went away, or by this ``server``, which was told to stop and had no more time; pinned requests are in no
-      series of streams
-    - ``mlflow_istio_stream_first_chunk_seconds``: histogram, from a request that is there in full to its answer's first chunk
-    - ``mlflow_istio_stream_chunk_seconds``: histogram, an answer's mean time for each chunk after its first
-    - ``mlflow_istio_stream_chunks``: histogram, chunks of an answer, which for most models are tokens
+    - those of ``StreamSeries``: ``mlflow_istio_streams_total`` and the rest
     - ``mlflow_istio_records_total`` and ``mlflow_istio_records_dropped_total{reason}``
 
     Args:
@@ -52,29 +43,10 @@ class ServerMetrics:
         self._seconds = Histogram(
             "mlflow_istio_invocation_seconds",
             "Seconds from an invocation's arrival to its answer's last byte",
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
-        self._streams = Counter(
-            "mlflow_istio_streams", "Streamed answers, by how they ended", ["end"], registry=registry
-        )
-        for end in STREAM_ENDS:
-            self._streams.labels(end)
-        self._first_chunk = Histogram(
-            "mlflow_istio_stream_first_chunk_seconds",
-            "Seconds until a streamed answer's first chunk",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._chunk_seconds = Histogram(
-            "mlflow_istio_stream_chunk_seconds",
-            "A streamed answer's mean seconds for each chunk after its first",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._chunks = Histogram(
-            "mlflow_istio_stream_chunks", "Chunks of a streamed answer", buckets=_CHUNKS, registry=registry
-        )
+        self.streams = StreamSeries(registry, "mlflow_istio")
         self._dropped = Counter(
             "mlflow_istio_records_dropped", "Sampled requests that were not recorded", ["reason"], registry=registry
         )
@@ -94,24 +66,6 @@ class ServerMetrics:
         if path == "/invocations":
             self._seconds.observe(seconds)
 
-    def count_first_chunk(self, seconds: float) -> None:
-        """Count a streamed answer that begins."""
-        self._first_chunk.observe(seconds)
-
-    def count_stream(self, end: StreamEnd, chunks: int, seconds: float) -> None:
-        """Count one streamed answer that has ended.
-
-        Args:
-            end: How.
-            chunks: How many chunks it had; how long and how fast an answer is, is known of whole ones.
-            seconds: From its first chunk to its last.
-        """
-        self._streams.labels(end).inc()
-        if end == "whole":
-            self._chunks.observe(chunks)
-            if chunks > 1:
-                self._chunk_seconds.observe(seconds / (chunks - 1))
-
     def count_dropped(self, reason: str) -> None:
         """Count one request that should have been recorded and was not."""
         self._dropped.labels(reason).inc()
@@ -125,7 +79,12 @@ class ServerMetrics:
             if sample.name == DROPPED
         }
 
-    def of_records(self) -> CollectorRegistry:
-        """The series that a recorder has of itself, without those of a model server that it is not."""
-        kept = ("mlflow_istio_model_info", "mlflow_istio_records_total", DROPPED)
-        return cast(CollectorRegistry, self.registry.restricted_registry(kept))
+    def of_recorder(self) -> tuple[CollectorRegistry, StreamSeries]:
+        """The series that a recorder has of itself and of what passes it, without those of a model server that it is not.
+
+        Returns:
+            They, and of them those of streams, whose names begin with ``mlflow_istio_recorder``.
+        """
+        streams = StreamSeries(self.registry, "mlflow_istio_recorder")
+        kept = ("mlflow_istio_model_info", "mlflow_istio_records_total", DROPPED, *streams.names)
+        return cast(CollectorRegistry, self.registry.restricted_registry(kept)), streams

@@ -17,7 +17,9 @@ import h11
 from starlette.types import ASGIApp, Message, Scope
 
 from mlflow_istio.serving.compressed import CODINGS, coding_of
-from mlflow_istio.serving.recorder import Recorder, Recording
+from mlflow_istio.serving.passing_streams import PassingStream, is_stream
+from mlflow_istio.serving.recorder import PIN_HEADER, Recorder, Recording
+from mlflow_istio.serving.stream_exposition import StreamEnd, StreamSeries
 
 _MOST_HEADERS = 64 * 1024
 _CONNECT_SECONDS = 10.0
@@ -30,12 +32,14 @@ class Passage:
     Attributes:
         port: The server's, on this machine.
         recorder: Records each POST; None: nothing is recorded.
+        streams: Where streamed answers are counted; None: nowhere.
         own: What answers in the server's place, by path.
         callers: The connections that are open.
     """
 
     port: int
     recorder: Recorder | None
+    streams: StreamSeries | None = None
     own: Mapping[bytes, ASGIApp] = field(default_factory=dict)
     callers: set[Caller] = field(default_factory=set, compare=False)
 
@@ -53,7 +57,10 @@ class Caller(asyncio.Protocol):
         self._is_own = False
         self._leaving = False
         self._recording: Recording | None = None
+        self._stream: PassingStream | None = None
+        self._pinned = False
         self._arrived = 0.0
+        self._asked = 0.0
         self._status = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,6 +88,7 @@ class Caller(asyncio.Protocol):
         self._transport = None
         self._passage.callers.discard(self)
         self._give_up_recording()
+        self._end_stream("caller")
         for task in self._tasks:
             task.cancel()
         if self._server is not None:
@@ -99,17 +107,26 @@ class Caller(asyncio.Protocol):
             if event.http_version != b"1.1":
                 headers = list(event.headers.raw_items())
                 event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+            streams = self._passage.streams
+            # Who pins is not among those that the weights dealt: figures of a release are of these alone.
+            if streams is not None and not self._pinned and is_stream(event.status_code, event.headers):
+                self._stream = PassingStream(streams, event.headers, self._asked)
             if recording is not None:
                 recording.output_coding = coding_of(event.headers)
                 if recording.output_coding and recording.output_coding not in CODINGS:
                     recording.drop("encoded")
                     self._recording = None
-        elif isinstance(event, h11.Data) and recording is not None:
-            recording.add_output(bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage) and recording is not None:
-            # Before the last byte leaves, so that whoever has the answer finds it recorded soon.
-            recording.finish(self._status, perf_counter() - self._arrived)
-            self._recording = None
+        elif isinstance(event, h11.Data):
+            if self._stream is not None:
+                self._stream.feed(bytes(event.data))
+            if recording is not None:
+                recording.add_output(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            # Before the last byte leaves, so that whoever has the answer finds it counted, and recorded soon.
+            self._end_stream("whole")
+            if recording is not None:
+                recording.finish(self._status, perf_counter() - self._arrived)
+                self._recording = None
         self._send(event)
 
     def next_request(self) -> None:
@@ -134,6 +151,7 @@ class Caller(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break off: the server did, too."""
+        self._end_stream("model")
         if self._transport is not None:
             self._transport.abort()
 
@@ -166,11 +184,13 @@ class Caller(asyncio.Protocol):
             elif self._server is not None:
                 if isinstance(event, h11.Data) and self._recording is not None:
                     self._recording.add_input(bytes(event.data))
+                self._asked = perf_counter()
                 self._server.send(cast(h11.Event, event))
 
     def _begin(self, request: h11.Request) -> None:
         self._busy = True
-        self._arrived = perf_counter()
+        self._arrived = self._asked = perf_counter()
+        self._pinned = any(name == PIN_HEADER for name, _ in request.headers)
         if request.http_version != b"1.1":
             request = h11.Request(method=request.method, target=request.target, headers=_named_host(request))
         path = request.target.partition(b"?")[0]
@@ -232,6 +252,11 @@ class Caller(asyncio.Protocol):
         if self._recording is not None:
             self._recording.drop("unanswered")
             self._recording = None
+
+    def _end_stream(self, how: StreamEnd) -> None:
+        if self._stream is not None:
+            self._stream.end(how)
+            self._stream = None
 
     def _spawn(self, work: object) -> None:
         task = asyncio.ensure_future(cast("asyncio.Future[None]", work))

@@ -27,7 +27,8 @@ from mlflow.pyfunc import scoring_server
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_istio.serving.exposition import ServerMetrics, StreamEnd
+from mlflow_istio.serving.exposition import ServerMetrics
+from mlflow_istio.serving.stream_exposition import StreamEnd
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
@@ -110,7 +111,7 @@ class Streams:
             begun = True
             first = perf_counter()
             if events and counted:
-                self._metrics.count_first_chunk(first - arrived)
+                self._metrics.streams.count_first_chunk(first - arrived)
             while events or not chunks.ended:
                 if events:
                     count += len(events)
@@ -125,7 +126,7 @@ class Streams:
             gone.cancel()
             if begun and counted:
                 # Before the last byte leaves, so that whoever has the answer finds it counted.
-                self._metrics.count_stream(end, count, last - first)
+                self._metrics.streams.count_stream(end, count, last - first)
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
     def _events(self, asked: dict[str, Any]) -> Iterator[bytes]:

@@ -79,7 +79,7 @@ def _with_streams(base: Metrics, local: bool, cluster: Cluster, prometheus_url: 
         from mlflow_istio.adapters.local.mesh import LocalMesh
 
         assert isinstance(cluster, LocalMesh)
-        return StreamMetrics(base, streams_of_servers(cluster.server_urls))
+        return StreamMetrics(base, streams_of_servers(cluster.figure_pages))
     if prometheus_url is None:
         return base
     from mlflow_istio.adapters.prometheus import PrometheusApi

@@ -35,15 +35,19 @@ settings = xllamacpp.CommonParams()
 settings.model.path = str(next(Path(folder).glob("*.gguf")))
 settings.hostnames, settings.port = [host], int(port)
 settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 1024, 2, 1
+settings.cache_prompt = not (Path(folder) / "forgets").exists()
 server = xllamacpp.Server(settings)
 while True:
     time.sleep(1)
 """
 
 
-def question(stream: bool) -> dict[str, Any]:
+LONG = "Of this list of numbers, name the largest: " + " ".join(str(number * 37 % 101) for number in range(20))
+
+
+def question(stream: bool, words: str = "Count from one to twenty.") -> dict[str, Any]:
     """Always the same, and answered without chance."""
-    messages = [{"role": "user", "content": "Count from one to twenty."}]
+    messages = [{"role": "user", "content": words}]
     return {"messages": messages, "max_tokens": TOKENS, "temperature": 0, "seed": 1, "stream": stream}
 
 
@@ -144,6 +148,43 @@ def test_texts_of_a_shadow_are_compared(llama: tuple[Any, dict[str, Any]], tmp_p
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert found["figures"]["shadow/agreement"] == 1.0, "the same model says the same, streamed or not"
+
+
+def test_a_version_whose_first_token_comes_late_goes_back(llama: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    """Version 2 is started without its cache of prompts, and reads each question anew; llama.cpp tells no figures of that."""
+    client, config = llama
+    (tmp_path / "2" / "forgets").touch()
+
+    def recorded(version: int) -> dict[str, Any]:
+        folder = tmp_path / f"records-{version}"
+        env = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_FIELDS": "none", "MLFLOW_ISTIO_RECORD_DIR": str(folder)}
+        return {**config, "env": env}
+
+    client.create_deployment("chat-v1", "models:/chat/1", endpoint="chat", config=recorded(1))
+    url = client.get_endpoint("chat")["scoring_url"]
+
+    def read(session: requests.Session, _number: int) -> None:
+        with session.post(url, json={**question(True, LONG), "max_tokens": 2}, timeout=120) as answer:
+            assert answer.ok, answer.text
+
+    with calling(read, workers=2, seconds=400):
+        found = client.release(
+            "chat",
+            "models:/chat/2",
+            **recorded(2),
+            analysis=[{"guard": "errors", "allowed": 0.5}, {"guard": "ttft", "margin": 1.5}],
+            steps="50",
+            interval=1,
+            hold=600,
+            min_requests=1,
+            warmup=0,
+            warm_requests=1,
+            phase=0,
+            control="none",
+            deadline=300,
+        )
+    assert found["outcome"] == "rolled-back", found
+    assert "ttft" in str(found["verdict"]), found["verdict"]
 
 
 def test_a_command_that_is_no_server_says_why_it_ended(llama: tuple[Any, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ import requests
 from mlflow_istio.adapters.figures.passed_on import PassedOn
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.analysis.counters import Reading
-from mlflow_istio.core.analysis.stream_series import STREAM_SERIES, stream_counters
+from mlflow_istio.core.analysis.stream_series import STREAM_SERIES, stream_counters, told_once
 from mlflow_istio.ports.metrics import Metrics
 
 ReadStreams: TypeAlias = Callable[[Sequence[str]], Mapping[str, Reading]]
@@ -68,22 +68,24 @@ class StreamMetrics(PassedOn):
 
 
 def streams_of_servers(
-    servers: Callable[[Sequence[str]], Mapping[str, Sequence[str]]], timeout: float = 5.0
+    servers: Callable[[Sequence[str]], Mapping[str, Mapping[str, Sequence[str]]]], timeout: float = 5.0
 ) -> ReadStreams:
-    """Read each server's ``/metrics``.
+    """Read the pages of each server.
 
     Args:
-        servers: Deployments to the addresses of their servers now. One that does not answer, or has no such page, has no counters.
+        servers: Deployments to the addresses of their servers now, and these to the paths of their pages. One that does not answer,
+            or has no such page, has no counters.
         timeout: Seconds for each.
     """
 
     def read(deployments: Sequence[str]) -> Mapping[str, Reading]:
         return {
-            deployment: {
-                f"streams {url}": counters for url in urls if (counters := _counted(samples_in(_page(url, timeout))))
-            }
+            deployment: {f"streams {url}": counters for url, paths in urls.items() if (counters := of_one(url, paths))}
             for deployment, urls in servers(deployments).items()
         }
+
+    def of_one(url: str, paths: Sequence[str]) -> Mapping[str, float]:
+        return _counted([sample for path in paths for sample in samples_in(_page(f"{url}{path}", timeout))])
 
     return read
 
@@ -102,17 +104,26 @@ def streams_in_prometheus(prometheus: _Prometheus, namespace: str, max_age: floa
         scraped = f"namespace={_quoted(namespace)},pod=~{_quoted(f'({wanted})-[0-9a-z]+-[0-9a-z]{{5}}')}"
         collected = f'k8s_namespace_name={_quoted(namespace)},k8s_deployment_name=~{_quoted(wanted)},pod=""'
         selectors = [f"{{__name__=~{names},{labels}}}" for labels in (scraped, collected)]
-        readings: dict[str, dict[str, dict[str, float]]] = {}
+        of_each: dict[str, list[_Sample]] = {}
         for samples in prometheus.newest(selectors, max_age):
             for sample in samples:
                 pod = _OF_POD.fullmatch(sample.labels.get("pod", ""))
-                deployment = pod["deployment"] if pod else sample.labels.get("k8s_deployment_name", "")
-                if deployment in deployments:
-                    counters = readings.setdefault(deployment, {}).setdefault(f"streams {sample.source}", {})
-                    _count(counters, sample.labels.get("__name__", ""), sample.labels, sample.value)
-        return readings
+                of_each.setdefault(
+                    pod["deployment"] if pod else sample.labels.get("k8s_deployment_name", ""), []
+                ).append(sample)
+        return {name: _by_source(of_each[name]) for name in deployments if name in of_each}
 
     return read
+
+
+def _by_source(samples: Sequence[_Sample]) -> Reading:
+    counted = told_once({sample.labels.get("__name__", "") for sample in samples})
+    readings: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        name = sample.labels.get("__name__", "")
+        if name in counted:
+            _count(readings.setdefault(f"streams {sample.source}", {}), name, sample.labels, sample.value)
+    return readings
 
 
 def samples_in(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
@@ -129,10 +140,12 @@ def samples_in(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
             yield match["name"], dict(_LABEL.findall(match["labels"] or "")), value
 
 
-def _counted(samples: Iterator[tuple[str, Mapping[str, str], float]]) -> dict[str, float]:
+def _counted(samples: Sequence[tuple[str, Mapping[str, str], float]]) -> dict[str, float]:
+    counted = told_once({name for name, _, _ in samples})
     counters: dict[str, float] = {}
     for name, labels, value in samples:
-        _count(counters, name, labels, value)
+        if name in counted:
+            _count(counters, name, labels, value)
     return counters
 
 
@@ -141,8 +154,7 @@ def _count(counters: dict[str, float], name: str, labels: Mapping[str, str], val
         counters[series] = counters.get(series, 0.0) + (value if counts else 0.0)
 
 
-def _page(url: str, timeout: float) -> str:
-    address = f"{url}/metrics"
+def _page(address: str, timeout: float) -> str:
     try:
         with requests.get(address, timeout=timeout, proxies=proxies_for(address), stream=True) as answer:
             body: bytes = answer.raw.read(_MOST_BYTES, decode_content=True) if answer.ok else b""

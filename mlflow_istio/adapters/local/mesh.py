@@ -27,6 +27,7 @@ from mlflow_istio.adapters.local.replicas import SERVING, WAITING, Replica, is_c
 from mlflow_istio.adapters.local.state import StateDirectory
 from mlflow_istio.adapters.local.workloads import Workload, check_name, workload
 from mlflow_istio.core.basics.objects import UNREADABLE, Object, labels_of
+from mlflow_istio.core.mesh import recorder_beside
 from mlflow_istio.core.mesh.autoscalers import AUTOSCALERS
 from mlflow_istio.errors import ClusterError, InvalidInput, NotFound, NotReady, NotRouted, Unsupported
 from mlflow_istio.ports.cluster import Address, Edit
@@ -276,13 +277,14 @@ class LocalMesh:
         socket_path = admin_socket(self._state)
         return () if self._state.port_book() is None else (f"unix://{quote(str(socket_path))}",)
 
-    def server_urls(self, deployments: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """Where the replicas that get requests listen, by deployment."""
-        urls: dict[str, list[str]] = {name: [] for name in deployments}
+    def figure_pages(self, deployments: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Where the replicas that get requests listen, by deployment, and the paths at which they show figures."""
+        pages: dict[str, dict[str, Sequence[str]]] = {name: {} for name in deployments}
         for replica in self._state.all_replicas():
-            if replica.deployment in urls and replica.phase == SERVING:
-                urls[replica.deployment].append(f"http://127.0.0.1:{replica.port}")
-        return urls
+            if replica.deployment in pages and replica.phase == SERVING:
+                recorder = (recorder_beside.PAGE,) if recorder_beside.is_recorded_beside(replica.command) else ()
+                pages[replica.deployment][f"http://127.0.0.1:{replica.port}"] = ("/metrics", *recorder)
+        return pages
 
     def up(self, *, new_ports: bool = False) -> MeshStatus:
         """Start what does not run, let an Envoy that does not answer begin anew, and wait until it takes requests.

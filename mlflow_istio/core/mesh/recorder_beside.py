@@ -16,6 +16,8 @@ from mlflow_istio.core.runtime.runtime import Runtime
 
 CONTAINER = "recorder"
 """Name of its container."""
+PAGE = "/records/metrics"
+"""Where it shows what it counts."""
 _COMMAND = ("python", "-m", "mlflow_istio.serving.beside")
 _PORT = re.compile(r"\$\$|\$\(MLFLOW_ISTIO_PORT\)")
 _SERVER_PORT = "$(MLFLOW_ISTIO_SERVER_PORT)"
@@ -69,6 +71,11 @@ def recorded_beside(
     moved = {name: _behind(value) for name, value in env.items()}
     names = [f"--env={name}" for name in moved if moved[name] != env[name]]
     return (*_COMMAND, *names, "--", *inner), (), moved
+
+
+def is_recorded_beside(command: Sequence[str]) -> bool:
+    """Whether a process is a recorder that starts the server behind it."""
+    return tuple(command[: len(_COMMAND)]) == _COMMAND
 
 
 def sidecar_values(

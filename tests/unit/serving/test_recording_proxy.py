@@ -31,6 +31,7 @@ from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.recording_proxy import Caller, Passage
 from mlflow_istio.serving.records_app import RecordsApp
+from mlflow_istio.serving.stream_exposition import STREAM_ENDS, StreamSeries
 
 READER = {"authorization": "Bearer t"}
 
@@ -52,6 +53,13 @@ class ModelServer:
         path = request.url.path
         if path == "/stream":
             return StreamingResponse(self.chunks(), media_type="text/event-stream")
+        if path == "/cut":
+            return StreamingResponse(self.cut(), media_type="text/event-stream; charset=utf-8")
+        if path == "/sorry":
+            return Response(b'data: {"n": 1}\n\ndata: {"error": "out of memory"}\n\n', media_type="text/event-stream")
+        if path == "/zipped":
+            encoding = {"content-encoding": "gzip"}
+            return Response(gzip.compress(b"data: 1\n\n"), media_type="text/event-stream", headers=encoding)
         if path == "/health":
             return PlainTextResponse("ok" if request.method == "GET" else "", headers={"x-server": "theirs"})
         if path == "/early":
@@ -73,6 +81,11 @@ class ModelServer:
         finally:
             self.gone.set()
 
+    async def cut(self) -> Any:
+        yield 'data: {"n": 1}\n\n'
+        await asyncio.sleep(0.05)
+        raise OSError("the model's memory is full")
+
 
 @contextmanager
 def served(app: ASGIApp) -> Iterator[int]:
@@ -91,11 +104,11 @@ def served(app: ASGIApp) -> Iterator[int]:
 
 
 @contextmanager
-def passing(port: int, recorder: Recorder | None) -> Iterator[int]:
+def passing(port: int, recorder: Recorder | None, streams: StreamSeries | None = None) -> Iterator[int]:
     """The proxy in front of a port, in a thread of its own."""
     loop = asyncio.new_event_loop()
     own = {b"/records": RecordsApp(recorder.log, "t", recorder.dropped)} if recorder else {}
-    passage = Passage(port=port, recorder=recorder, own=own)
+    passage = Passage(port=port, recorder=recorder, streams=streams, own=own)
     callers: list[Caller] = []
 
     def caller() -> Caller:
@@ -128,6 +141,7 @@ class Front:
         log = RecordLog(folder, settings.max_bytes)
         log.open()
         self.recorder = Recorder(settings, log, self.metrics, deployment="own-v1", model_version="own/1")
+        _, self.streams = self.metrics.of_recorder()
         self.url = ""
 
     def records(self, count: int) -> list[dict[str, Any]]:
@@ -140,6 +154,9 @@ class Front:
             assert time.monotonic() < deadline, answer.json()
             time.sleep(0.01)
 
+    def told(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"mlflow_istio_recorder_{name}", labels)
+
     def dropped(self, reason: str) -> float | None:
         return self.metrics.registry.get_sample_value("mlflow_istio_records_dropped_total", {"reason": reason})
 
@@ -147,7 +164,7 @@ class Front:
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[Front]:
     front = Front(tmp_path / "records")
-    with served(front.model) as behind, passing(behind, front.recorder) as port:
+    with served(front.model) as behind, passing(behind, front.recorder, front.streams) as port:
         front.url = f"http://127.0.0.1:{port}"
         yield front
     front.recorder.close()
@@ -186,6 +203,37 @@ def test_a_chunk_passes_before_the_next_one_is_there_and_the_stream_is_recorded_
     (record,) = front.records(1)
     assert record["output"].count("data: ") == 3
     assert record["output"].endswith("data: [DONE]\n\n")
+    assert front.told("streams_total", end="whole") == 1
+    assert front.told("stream_first_chunk_seconds_count") == 1
+    assert (front.told("stream_chunks_sum"), front.told("stream_chunk_seconds_count")) == (2, 1)
+
+
+def test_who_pins_and_what_is_no_stream_is_in_no_figure_of_streams(front: Front) -> None:
+    front.model.go_on.set()
+    pinned = said(1, **{"x-mlflow-deployment": "own-v1"})
+    assert requests.post(f"{front.url}/stream", headers=pinned, timeout=60).text.endswith("[DONE]\n\n")
+    assert requests.post(f"{front.url}/v1/x", json={}, headers=said(2), timeout=60).ok
+    assert [front.told("streams_total", end=end) for end in STREAM_ENDS] == [0] * 4
+    assert front.told("stream_first_chunk_seconds_count") == 0
+
+
+def test_a_stream_that_its_server_breaks_off_is_the_servers_and_one_that_says_error_too(front: Front) -> None:
+    with pytest.raises(requests.RequestException):
+        _ = requests.post(f"{front.url}/cut", headers=said(1), timeout=60).content
+    assert requests.post(f"{front.url}/sorry", headers=said(2), timeout=60).ok
+    deadline = time.monotonic() + 60
+    while front.told("streams_total", end="model") != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert front.told("stream_first_chunk_seconds_count") == 2
+    assert front.told("stream_chunks_count") == 0, "how long an answer is, is known of whole ones"
+
+
+def test_a_compressed_stream_is_timed_by_its_first_bytes(front: Front) -> None:
+    answer = requests.post(f"{front.url}/zipped", headers=said(1), timeout=60)
+    assert answer.text == "data: 1\n\n"
+    assert front.told("streams_total", end="whole") == front.told("stream_first_chunk_seconds_count") == 1
+    assert front.told("stream_chunks_count") == 0
 
 
 def test_a_caller_who_leaves_ends_the_stream_behind(front: Front) -> None:
@@ -196,6 +244,8 @@ def test_a_caller_who_leaves_ends_the_stream_behind(front: Front) -> None:
     while front.dropped("unanswered") != 1:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert front.told("streams_total", end="caller") == 1
+    assert front.told("streams_total", end="model") == 0
 
 
 def test_bodies_larger_than_any_buffer_pass_and_are_not_recorded(front: Front) -> None:
@@ -297,6 +347,8 @@ def test_a_recorder_tells_prometheus_of_itself_beside_what_its_server_tells(tmp_
         assert 'mlflow_istio_records_dropped_total{reason="encoded"} 1.0' in told
         assert 'mlflow_istio_model_info{deployment="own-v1",model="own",version="1"} 1.0' in told
         assert "mlflow_istio_requests" not in told, "it is no model server"
+        assert "mlflow_istio_streams" not in told
+        assert 'mlflow_istio_recorder_streams_total{end="whole"} 0.0' in told
         assert "echo" in requests.get(f"{url}/metrics", timeout=60).json()
 
 

@@ -16,7 +16,7 @@ from mlflow_istio.adapters.figures.stream_measures import (
     streams_in_prometheus,
     streams_of_servers,
 )
-from mlflow_istio.core.analysis.stream_series import stream_counters
+from mlflow_istio.core.analysis.stream_series import stream_counters, told_once
 from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.testing import InMemoryMetrics
@@ -65,7 +65,7 @@ def served() -> object:
 
 def read(page: str, served: object) -> Mapping[str, float]:
     url = served(page)  # type: ignore[operator]
-    found = streams_of_servers(lambda names: {name: [url] for name in names})(["chat-v1"])
+    found = streams_of_servers(lambda names: {name: {url: ["/metrics"]} for name in names})(["chat-v1"])
     return found["chat-v1"].get(f"streams {url}", {})
 
 
@@ -85,9 +85,9 @@ def test_of_opentelemetrys_tokens_those_of_answers_count(served) -> None:
 def test_our_own_series_are_read_with_how_streams_ended(served) -> None:
     registry = CollectorRegistry()
     metrics = ServerMetrics(registry, deployment="chat-v1", model="chat", version="1")
-    metrics.count_first_chunk(0.2)
+    metrics.streams.count_first_chunk(0.2)
     for end in ("whole", "whole", "model", "caller", "server"):
-        metrics.count_stream(end, 5, 0.4)
+        metrics.streams.count_stream(end, 5, 0.4)
     counters = read(generate_latest(registry).decode(), served)
     assert (counters["streams/n"], counters["streams/unfinished"]) == (4.0, 2.0)
     assert (counters["ttft/100"], counters["ttft/250"], counters["ttft/+Inf"]) == (0.0, 1.0, 1.0)
@@ -95,12 +95,52 @@ def test_our_own_series_are_read_with_how_streams_ended(served) -> None:
     assert (counters["tokens/4"], counters["tokens/8"]) == (0.0, 2.0)
 
 
+def test_of_what_a_server_and_its_recorder_both_tell_one_counts(served) -> None:
+    registry = CollectorRegistry()
+    series, streams = ServerMetrics(registry, deployment="chat-v1", model="chat", version="1").of_recorder()
+    streams.count_first_chunk(0.2)
+    streams.count_stream("whole", 5, 0.4)
+    recorders = generate_latest(series).decode()
+    ours = read(recorders, served)
+    assert (ours["ttft/250"], ours["tpot/100"], ours["tokens/8"], ours["streams/n"]) == (1.0, 1.0, 1.0, 1.0)
+    both = read(VLLM + recorders, served)
+    assert {series: both[series] for series in both if series.startswith(("ttft", "tpot", "tokens"))} == read(
+        VLLM, served
+    ), "its own"
+    assert (both["streams/n"], both["streams/unfinished"]) == (1.0, 0.0), "which vLLM does not tell"
+    assert told_once(["up", "vllm:request_generation_tokens_bucket", "gen_ai_client_token_usage_bucket"]) == {
+        "vllm:request_generation_tokens_bucket"
+    }
+
+
+def test_in_prometheus_a_pod_that_is_scraped_twice_counts_once() -> None:
+    labels = {"le": "0.5", "pod": "chat-v1-6d4cf56db6-x2x4z"}
+    prometheus = Asked(
+        [
+            Sample({"__name__": "vllm:time_to_first_token_seconds_bucket", **labels}, "10.0.0.1:8000", 7.0),
+            Sample(
+                {"__name__": "mlflow_istio_recorder_stream_first_chunk_seconds_bucket", **labels}, "10.0.0.1:8790", 6.0
+            ),
+            Sample({"__name__": "mlflow_istio_recorder_streams_total", "end": "model", **labels}, "10.0.0.1:8790", 1.0),
+        ]
+    )
+    assert streams_in_prometheus(prometheus, "models")(["chat-v1"]) == {
+        "chat-v1": {
+            "streams 10.0.0.1:8000": {"ttft/500": 7.0},
+            "streams 10.0.0.1:8790": {"streams/n": 1.0, "streams/unfinished": 1.0},
+        }
+    }
+
+
 def test_streams_stand_beside_the_counts_of_who_has_any(served) -> None:
     base = InMemoryMetrics()
     base.serve("chat-v1", 4)
     url = served(VLLM)
     metrics = StreamMetrics(
-        base, streams_of_servers(lambda names: {name: [url, "http://127.0.0.1:9"] for name in names})
+        base,
+        streams_of_servers(
+            lambda names: {name: {url: ["/metrics"], "http://127.0.0.1:9": ["/metrics"]} for name in names}
+        ),
     )
     assert isinstance(metrics, Metrics)
     found = metrics.read("chat", ["chat-v1", "chat-v2"])
