@@ -97,7 +97,7 @@ def release() -> None:
             "talk",
             "models:/talk/2",
             **server,
-            analysis=[{"guard": "errors", "allowed": 0.1}, {"guard": "ttft", "margin": 3, "edges": [1000]}],
+            analysis=[{"guard": "errors", "allowed": 0.1}, {"guard": "ttft", "edges": [1000], "allowed": 0.1}],
             steps="50",
             interval=1,
             hold=2,
