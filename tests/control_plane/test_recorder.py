@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +33,7 @@ from mlflow_istio.releases.driving.comparison import Compared, compare
 from mlflow_istio.wiring.connection import load_templates
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office
+from tests.support.pod_processes import process_of
 from tests.testbed.client import wait_for
 
 pytestmark = pytest.mark.control_plane
@@ -225,7 +225,7 @@ def test_a_recorder_that_is_killed_comes_back_with_its_records_and_its_server_go
         return recorder, server
 
     wait_for("the records", lambda: len(records_of(office).read(ENDPOINT, "m-v1", 1).records) == 20)
-    os.kill(_recorder(pod.metadata.name), signal.SIGKILL)
+    os.kill(process_of(pod.metadata.name, b"mlflow_istio.serving.beside"), signal.SIGKILL)
     wait_for("another start", lambda: started()[0].restart_count == 1 and started()[0].state.running)
     wait_for("an answer", lambda: asked(address, {"inputs": [1, 2]})[0] == 200)
     assert started()[1].restart_count == 0
@@ -253,18 +253,3 @@ def test_a_recorder_that_can_not_write_says_so(office: Office) -> None:
         deployed(office, 1, env={**RECORDING, "MLFLOW_ISTIO_RECORD_DIR": "/nowhere"})
     assert "MLFLOW_ISTIO_RECORD_DIR='/nowhere' can't be written" in found.value.detail
     assert pods_of(office, "m-v1") == [] or wait_for("no pods", lambda: not pods_of(office, "m-v1"))
-
-
-def _recorder(pod: str) -> int:
-    """The pid of a pod's recorder; a pod's processes are processes of this machine."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            environment = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"mlflow_istio.serving.beside" in command and f"HOSTNAME={pod}\0".encode() in environment + b"\0":
-            found.append(int(process.name))
-    (pid,) = found
-    return pid

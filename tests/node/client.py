@@ -96,11 +96,16 @@ def shell(where: str, name: str, *command: str) -> str:
     return kubectl("exec", name, "-n", where, "-c", "main", "--", *command)
 
 
-def gateway_pod() -> dict[str, Any]:
-    """The ingress gateway's pod."""
+def gateway_pods() -> list[dict[str, Any]]:
+    """The ingress gateway's pods."""
     found = json.loads(kubectl("get", "pods", "-n", "istio-system", "-l", "istio=ingressgateway", "-o", "json"))
-    one: dict[str, Any] = found["items"][0]
-    return one
+    pods: list[dict[str, Any]] = found["items"]
+    return pods
+
+
+def gateway_pod() -> dict[str, Any]:
+    """The first of them."""
+    return gateway_pods()[0]
 
 
 def environment(**variables: str) -> dict[str, str]:

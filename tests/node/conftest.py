@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"needs a real node around it: {HOW_TO_RUN}", pytrace=False)
 
 
-# One for each module: an alias of a registered model belongs to one endpoint, and each module has a `churn` of its own.
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server that knows three versions of the model `churn`, at an address that pods reach."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with tracking_server(folder, os.environ[HOST_VARIABLE]) as address:
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an MLflow server that knew three versions of the model `churn`, and nothing else."""
+    folder = tmp_path_factory.mktemp("registered")
+    with tracking_server(folder) as address:
         subprocess.run(
             [sys.executable, "-W", "ignore", str(ROOT / "examples" / "01_register.py")],
             env={**os.environ, "MLFLOW_TRACKING_URI": address},
@@ -35,4 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cwd=folder,
             timeout=300,
         )
+    return folder
+
+
+# One for each module: an alias of a registered model belongs to one endpoint, and each module has a `churn` of its own.
+@pytest.fixture(scope="module")
+def server(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server that knows three versions of the model `churn`, at an address that pods reach."""
+    folder = tmp_path_factory.mktemp("mlflow") / "server"
+    shutil.copytree(registered, folder)
+    with tracking_server(folder, os.environ[HOST_VARIABLE]) as address:
         yield address

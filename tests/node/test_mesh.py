@@ -2,113 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
 from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 from mlflow_istio.core.analysis.measures import REQUESTS
 from mlflow_istio.options.base import DEFAULT_IMAGE
-from tests.control_plane.namespaces import fresh_namespace, give_least_rights, kubeconfig
-from tests.node.client import apply, environment, gateway_pod, kubectl, pod, read, shell
+from tests.node.client import apply, gateway_pod, kubectl, pod, read
+from tests.node.endpoint import SLEEP, Endpoint, strict_namespace
 from tests.testbed.client import wait_for
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
-
-BODY = json.dumps({"dataframe_records": [{"tenure": 3.0, "calls": 12.0, "spend": 30.5}]})
-JSON = {"content-type": "application/json"}
-# Asks from inside the mesh and prints which deployment answered how often; a failure counts by its name.
-ASK = f"""
-import collections, sys, urllib.request
-seen = collections.Counter()
-for _ in range(int(sys.argv[2])):
-    request = urllib.request.Request(sys.argv[1], data={BODY.encode()!r}, headers={JSON!r})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            seen[answer.headers.get("x-mlflow-deployment", "?")] += 1
-    except urllib.error.HTTPError as error:
-        seen[str(error.code)] += 1
-    except OSError as error:
-        seen[type(getattr(error, "reason", error)).__name__] += 1
-import json
-print(json.dumps(seen))
-"""
-SLEEP = ["python", "-c", "import time; time.sleep(3600)"]
-
-
-class Endpoint:
-    """The endpoint `churn` of a namespace, released by the user with the least rights through the shipped commands."""
-
-    def __init__(self, namespace: str, server: str) -> None:
-        self.namespace, self._server = namespace, server
-        self.host = f"churn.{namespace}.svc.cluster.local"
-
-    def run(self, *command: str) -> str:
-        """Runs one of our commands or MLflow's; returns what it printed."""
-        program, *arguments = command
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / program), *arguments, "-t", f"istio:/{self.namespace}"],
-            env=environment(
-                KUBECONFIG=kubeconfig("least"),
-                MLFLOW_TRACKING_URI=self._server,
-                MLFLOW_ISTIO_GATEWAY=os.environ["MLFLOW_ISTIO_GATEWAY"],
-            ),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
-
-    def deploy(self, version: int, *options: str) -> None:
-        name, model = f"churn-v{version}", f"models:/churn/{version}"
-        self.run("mlflow", "deployments", "create", "--endpoint", "churn", "--name", name, "-m", model, *options)
-
-    def move(self, option: str) -> None:
-        self.run("mlflow", "deployments", "update-endpoint", "--endpoint", "churn", "-C", option)
-
-    def ask(self, times: int) -> Counter[str]:
-        """Which deployment answered how often, asked through the gateway; failures by their status."""
-        seen: Counter[str] = Counter()
-        with requests.Session() as session:
-            session.trust_env = False
-            for _ in range(times):
-                reply = session.post(
-                    f"{os.environ['GATEWAY_URL']}/invocations",
-                    data=BODY,
-                    headers={"Host": self.host, **JSON},
-                    timeout=60,
-                )
-                seen[reply.headers["x-mlflow-deployment"] if reply.ok else str(reply.status_code)] += 1
-        return seen
-
-    def ask_from(self, caller: str, times: int) -> Counter[str]:
-        """The same, asked from a pod of the namespace."""
-        url = f"http://{self.host}/invocations"
-        return Counter(json.loads(shell(self.namespace, caller, "python", "-c", ASK, url, str(times))))
 
 
 @pytest.fixture(scope="module")
 def endpoint(server: str) -> Iterator[Endpoint]:
     """Version 1 and a canary of version 2 at 30%, every pod with a sidecar, only mTLS let in."""
-    with fresh_namespace("mesh") as name:
-        kubectl("label", "namespace", name, "istio-injection=enabled")
-        strict = {
-            "apiVersion": "security.istio.io/v1",
-            "kind": "PeerAuthentication",
-            "spec": {"mtls": {"mode": "STRICT"}},
-        }
-        apply({**strict, "metadata": {"name": "default", "namespace": name}})
-        give_least_rights(name)
+    with strict_namespace("mesh") as name:
         apply(
             pod(name, "inside", DEFAULT_IMAGE, SLEEP),
             pod(name, "outside", DEFAULT_IMAGE, SLEEP, annotations={"sidecar.istio.io/inject": "false"}),
@@ -121,14 +32,8 @@ def endpoint(server: str) -> Iterator[Endpoint]:
         yield made
 
 
-def pods_of(endpoint: Endpoint) -> dict[str, Any]:
-    """The endpoint's model pods by name."""
-    found = json.loads(kubectl("get", "pods", "-n", endpoint.namespace, "-o", "json"))["items"]
-    return {one["metadata"]["name"]: one for one in found if one["metadata"]["name"].startswith("churn-")}
-
-
 def test_the_models_pods_have_a_sidecar_and_whoever_has_none_is_let_in_nowhere(endpoint: Endpoint) -> None:
-    pods = pods_of(endpoint)
+    pods = endpoint.pods()
     assert len(pods) == 2
     for one in pods.values():
         containers = (*one["spec"]["containers"], *one["spec"].get("initContainers", ()))
@@ -163,7 +68,7 @@ def test_envoys_own_figures_are_read_at_a_real_istio_gateway(endpoint: Endpoint)
 def test_a_hardened_pod_records_what_it_answered(endpoint: Endpoint) -> None:
     """Its root is read-only: records go where it may write."""
     endpoint.ask(40)
-    (name,) = (one for one in pods_of(endpoint) if one.startswith("churn-v2"))
+    (name,) = (one for one in endpoint.pods() if one.startswith("churn-v2"))
     look = (
         "import pathlib; files = pathlib.Path('/tmp/mlflow-istio/records').rglob('*');"
         " print(sum(one.stat().st_size for one in files if one.is_file()))"
