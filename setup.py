@@ -27,7 +27,7 @@ LOCAL = [
     "prometheus-client>=0.20",
     "scikit-learn>=1.4",
 ]
-GRPC = ["grpcio>=1.66"]
+GRPC = ["grpcio>=1.66", "hpack>=4.0"]
 PLOT = ["matplotlib>=3.8"]
 KFP = ["kfp>=2.17,<2.18", "kfp-kubernetes>=2.17,<2.18"]
 DEV = [

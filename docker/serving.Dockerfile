@@ -31,7 +31,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # Before the code comes, so that a change of the code makes only the layers after it again.
-RUN pip install --no-cache-dir "mlflow==${MLFLOW_VERSION}" prometheus-client uv ${MODEL_REQUIREMENTS}
+RUN pip install --no-cache-dir "mlflow==${MLFLOW_VERSION}" hpack prometheus-client uv ${MODEL_REQUIREMENTS}
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin serving \
     && install --directory --owner serving --group serving /var/lib/mlflow-istio /srv/empty
@@ -39,7 +39,7 @@ ENV HOME=/var/lib/mlflow-istio \
     MLFLOW_ENV_ROOT=/var/lib/mlflow-istio/environments \
     MLFLOW_ISTIO_RECORD_DIR=/var/lib/mlflow-istio/records \
     PYTHONUNBUFFERED=1
-# --no-deps: the wrapper needs nothing that MLflow does not bring, but prometheus-client.
+# --no-deps: the wrapper needs nothing that MLflow does not bring, but hpack (for recorders of gRPC) and prometheus-client.
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-deps /wheels/*.whl && rm -rf /wheels
 USER 10001:10001

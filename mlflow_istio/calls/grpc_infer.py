@@ -208,10 +208,13 @@ def _of_raw(kind: str, raw: bytes) -> list[Any]:
             values.append(raw[at + 4 : at + 4 + size])
             at += 4 + size
         return values
-    if kind not in _RAW:
-        raise ClusterError(f"the model server answered with datatype {kind!r}, which can't be read")
     import numpy
 
+    if kind == "BF16":  # the upper half of a float32
+        halves = numpy.frombuffer(raw, dtype="<u2").astype("<u4")
+        return list((halves << 16).view("<f4").tolist())
+    if kind not in _RAW:
+        raise ClusterError(f"the model server answered with datatype {kind!r}, which can't be read")
     return list(numpy.frombuffer(raw, dtype=_RAW[kind]).tolist())
 
 

@@ -6,6 +6,8 @@ server's to obey, and what it still answers passes; a server that ends by itself
 
 ``python -m mlflow_istio.serving.beside --server-port PORT`` stands in front of a server that somebody else starts and ends at that
 port of this machine, in another container of the pod. Told to end, it takes no new connection and finishes what is being answered.
+
+With ``--grpc`` the server speaks gRPC (see ``grpc_passage``).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry, make_asgi_app
@@ -26,6 +28,7 @@ from starlette.types import ASGIApp
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotReady
 from mlflow_istio.serving.configuration import PREFIX, ServingSettings, read_settings
 from mlflow_istio.serving.exposition import ServerMetrics
+from mlflow_istio.serving.grpc_answers import V2Bodies
 from mlflow_istio.serving.listener import bind, listen
 from mlflow_istio.serving.record_log import RecordLog, opened_log
 from mlflow_istio.serving.recorder import Recorder
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     parser = argparse.ArgumentParser(prog="mlflow_istio.serving.beside")
     parser.add_argument("--env", action="append", default=[], metavar="NAME")
     parser.add_argument("--server-port", type=int, metavar="PORT")
+    parser.add_argument("--grpc", action="store_true")
     parser.add_argument("command", nargs="*")
     asked = parser.parse_args(arguments)
     if (asked.server_port is None) != bool(asked.command):
@@ -51,9 +55,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
         settings = read_settings(os.environ)
         listener = bind(settings.host, settings.port)
         if asked.server_port is not None:
-            code = asyncio.run(_stand_before(settings, listener, asked.server_port))
+            code = asyncio.run(_stand_before(settings, listener, asked.server_port, asked.grpc))
         else:
-            code = asyncio.run(_run(settings, listener, asked.command, asked.env))
+            code = asyncio.run(_run(settings, listener, asked.command, asked.env, asked.grpc))
     except MlflowIstioError as error:
         print(f"mlflow_istio.serving.beside: {error.message}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
@@ -79,10 +83,13 @@ def server_process(
     return argv, {**kept, **variables, f"{PREFIX}HOST": "127.0.0.1", f"{PREFIX}PORT": str(port)}
 
 
-async def _run(settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str]) -> int:
+async def _run(
+    settings: ServingSettings, listener: socket.socket, command: Sequence[str], names: Sequence[str], grpc: bool
+) -> int:
     loop = asyncio.get_running_loop()
+    speaks = speaker(grpc)
     port = _free_port()
-    passage = _passage(settings, port)
+    passage = _passage(settings, port, grpc)
     argv, env = server_process(command, os.environ, names, port)
     on_linux = sys.platform == "linux"
     try:
@@ -99,7 +106,7 @@ async def _run(settings: ServingSettings, listener: socket.socket, command: Sequ
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    door = await _opened_door(passage, listener)
+    door = await _opened_door(passage, listener, speaks)
     code = await server.wait()
     door.close()
     if passage.recorder is not None:
@@ -107,7 +114,7 @@ async def _run(settings: ServingSettings, listener: socket.socket, command: Sequ
     return 0 if code == -signal.SIGTERM else code
 
 
-async def _stand_before(settings: ServingSettings, listener: socket.socket, port: int) -> int:
+async def _stand_before(settings: ServingSettings, listener: socket.socket, port: int, grpc: bool) -> int:
     """Pass on what comes until told to end, and then until nothing is answered any more.
 
     How long that may take is up to who tells: Kubernetes ends a sidecar after its pod's other containers, and kills it when the
@@ -117,8 +124,9 @@ async def _stand_before(settings: ServingSettings, listener: socket.socket, port
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    passage = _passage(settings, port)
-    door = await _opened_door(passage, listener)
+    speaks = speaker(grpc)
+    passage = _passage(settings, port, grpc)
+    door = await _opened_door(passage, listener, speaks)
     await told.wait()
     door.close()
     for caller in tuple(passage.callers):
@@ -130,12 +138,31 @@ async def _stand_before(settings: ServingSettings, listener: socket.socket, port
     return 0
 
 
-async def _opened_door(passage: Passage, listener: socket.socket) -> asyncio.Server:
+async def _opened_door(
+    passage: Passage, listener: socket.socket, speaks: Callable[[Passage], asyncio.Protocol]
+) -> asyncio.Server:
     listen(listener)
-    return await asyncio.get_running_loop().create_server(lambda: Caller(passage), sock=listener)
+    return await asyncio.get_running_loop().create_server(lambda: speaks(passage), sock=listener)
 
 
-def _passage(settings: ServingSettings, port: int) -> Passage:
+def speaker(grpc: bool) -> Callable[[Passage], asyncio.Protocol]:
+    """Who takes a caller's connection.
+
+    Raises:
+        InvalidInput: What it needs is not installed.
+    """
+    if not grpc:
+        return Caller
+    try:
+        from mlflow_istio.serving.grpc_passage import Door
+    except ImportError as error:
+        raise InvalidInput(
+            f"recording calls of gRPC needs {error.name}: pip install 'mlflow-istio[grpc]' where the recorder runs"
+        ) from error
+    return Door
+
+
+def _passage(settings: ServingSettings, port: int, grpc: bool) -> Passage:
     """The way to the server, with what is answered in its place: the records, to who has the token, and what is counted."""
     if settings.record is None:
         return Passage(port=port, recorder=None)
@@ -147,7 +174,14 @@ def _passage(settings: ServingSettings, port: int) -> Passage:
     )
     log: RecordLog = opened_log(settings.record.directory, settings.record.max_bytes)
     label = f"{settings.model_name}/{settings.model_version}"
-    recorder = Recorder(settings.record, log, metrics, deployment=settings.deployment, model_version=label)
+    recorder = Recorder(
+        settings.record,
+        log,
+        metrics,
+        deployment=settings.deployment,
+        model_version=label,
+        bodies=V2Bodies() if grpc else None,
+    )
     series, streams = metrics.of_recorder()
     own: dict[bytes, ASGIApp] = {b"/records/metrics": make_asgi_app(series)}
     if settings.record.token is not None:

@@ -12,7 +12,15 @@ _BARE = -zlib.MAX_WBITS
 
 
 class UnreadableBody(ValueError):
-    """A body that is compressed in a way that nothing here reads, or damaged."""
+    """A body that is compressed in a way that nothing here reads, or damaged.
+
+    Attributes:
+        reason: What it counts as, among what was not recorded.
+    """
+
+    def __init__(self, message: str, reason: str = "encoded") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

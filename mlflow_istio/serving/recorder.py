@@ -14,6 +14,7 @@ import threading
 import time
 from hashlib import blake2b
 from queue import SimpleQueue
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope
 
@@ -56,7 +57,7 @@ class Recording:
 
     __slots__ = (
         *("_digest", "_input", "_limit", "_output", "_recorder"),
-        *("arrived", "input_coding", "ms", "output_coding", "pinned", "request_id", "size", "status"),
+        *("arrived", "grpc_status", "input_coding", "ms", "output_coding", "pinned", "request_id", "size", "status"),
     )
 
     def __init__(self, recorder: Recorder, request_id: bytes, limit: int, *, pinned: bool = False) -> None:
@@ -73,6 +74,7 @@ class Recording:
         self.ms = 0.0
         self.input_coding = ""
         self.output_coding = ""
+        self.grpc_status = ""
 
     def tap(self, receive: Receive) -> Receive:
         """The same ``receive``, with the request's body noted on the way: all of it if it is to be recorded, else a digest."""
@@ -140,27 +142,64 @@ class Recording:
             parts.append(body)
 
 
+class Bodies(Protocol):
+    """How the bodies of a recording are read: as JSON, or as the texts that they are."""
+
+    def input(self, recording: Recording, most: int) -> bytes:
+        """The request's, of at most so many bytes.
+
+        Raises:
+            UnreadableBody: Nothing here reads it.
+            ValueError: It is larger.
+        """
+
+    def output(self, recording: Recording, most: int) -> bytes:
+        """The answer's, likewise."""
+
+
+class HttpBodies:
+    """Bodies of HTTP, which are read when they are no longer compressed."""
+
+    def input(self, recording: Recording, most: int) -> bytes:
+        """See ``Bodies``."""
+        return plain(recording.input, recording.input_coding, most)
+
+    def output(self, recording: Recording, most: int) -> bytes:
+        """See ``Bodies``."""
+        return plain(recording.output, recording.output_coding, most)
+
+
 class Recorder:
     """Writes the sampled invocations of one server.
 
     A record is a JSON object: ``request_id``, ``time`` (arrival, Unix seconds), ``deployment``, ``model_version``
-    (``MODEL/VERSION``), ``status``, ``ms``, ``body`` (a digest of the request's), ``pinned`` where the caller chose who
-    answers, and ``output`` and ``input`` where they are kept.
+    (``MODEL/VERSION``), ``status`` (of a call of gRPC the one of HTTP that it is like, and ``grpc_status``), ``ms``, ``body`` (a
+    digest of the request's), ``pinned`` where the caller chose who answers, and ``output`` and ``input`` where they are kept.
 
     Args:
         settings: What to record.
         log: Where to.
         metrics: Counts what was recorded and what was dropped, by reason: ``no_request_id``, ``too_large``,
             ``backlog`` (the disk is too slow), ``write_error`` (the disk is full), ``encoded`` (a body is
-            compressed in a way that is not read, or damaged), ``unanswered`` (of a recorder beside its server: one of
+            compressed in a way that is not read, or damaged), ``unreadable`` (a message that is none of the V2 protocol's),
+            ``datatype NAME`` (a tensor of a kind that is not read), ``unanswered`` (of a recorder beside its server: one of
             both sides broke off).
         deployment: Name of the deployment.
         model_version: ``MODEL/VERSION``.
+        bodies: How bodies are read.
     """
 
     def __init__(
-        self, settings: RecordSettings, log: RecordLog, metrics: ServerMetrics, *, deployment: str, model_version: str
+        self,
+        settings: RecordSettings,
+        log: RecordLog,
+        metrics: ServerMetrics,
+        *,
+        deployment: str,
+        model_version: str,
+        bodies: Bodies | None = None,
     ) -> None:
+        self._bodies = bodies or HttpBodies()
         self.settings = settings
         self.log = log
         self._metrics = metrics
@@ -226,8 +265,8 @@ class Recorder:
                 self.log.append(self._line(recording))
             except OSError:
                 self._metrics.count_dropped("write_error")
-            except UnreadableBody:
-                self._metrics.count_dropped("encoded")
+            except UnreadableBody as error:
+                self._metrics.count_dropped(error.reason)
             except (ValueError, RecursionError):
                 # Escaped characters can make a line longer than the bodies were, and JSON can be nested too deep.
                 self._metrics.count_dropped("too_large")
@@ -249,13 +288,11 @@ class Recorder:
             "ms": recording.ms,
             "body": recording.body,
             **({"pinned": True} if recording.pinned else {}),
+            **({"grpc_status": recording.grpc_status} if recording.grpc_status else {}),
         }
         if fields.output:
-            record["output"] = recorded_output(
-                plain(recording.output, recording.output_coding, self._limit), recording.status, fields.dropped
-            )
+            body = self._bodies.output(recording, self._limit)
+            record["output"] = recorded_output(body, recording.status, fields.dropped)
         if fields.input:
-            record["input"] = recorded_input(
-                plain(recording.input, recording.input_coding, self._limit), fields.dropped
-            )
+            record["input"] = recorded_input(self._bodies.input(recording, self._limit), fields.dropped)
         return json.dumps(record, separators=(",", ":")).encode("ascii")

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import cast
+from typing import Protocol, cast
 
 import h11
 from starlette.types import ASGIApp, Message, Scope
@@ -41,7 +41,14 @@ class Passage:
     recorder: Recorder | None
     streams: StreamSeries | None = None
     own: Mapping[bytes, ASGIApp] = field(default_factory=dict)
-    callers: set[Caller] = field(default_factory=set, compare=False)
+    callers: set[Leaving] = field(default_factory=set, compare=False)
+
+
+class Leaving(Protocol):
+    """A connection that can be asked to end."""
+
+    def leave(self) -> None:
+        """Answer what is being answered to its end, and nothing after it."""
 
 
 class Caller(asyncio.Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlflow_istio.core.mesh.recorder_beside import is_recordable
 from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.core.runtime.profiles import RUNTIMES
 from mlflow_istio.core.runtime.runtime import Runtime
@@ -14,7 +15,7 @@ def _recorded_by(runtime: Runtime) -> str:
     """Who keeps what a shadow is compared by, where recording is asked for; empty where nobody can."""
     if runtime.records:
         return "server"
-    return "recorder" if runtime.protocol == "http" else ""
+    return "recorder" if is_recordable(runtime) else ""
 
 
 def runtime_views(profile: str | None = None) -> list[dict[str, Any]]:

@@ -189,7 +189,7 @@ def pods_of(office: Office, deployment: str) -> list[Any]:
 def test_a_server_that_can_not_record_is_a_shadow_that_is_compared_and_promoted(office: Office) -> None:
     deployed(office, 1)
     with users(office) as seen:
-        with pytest.raises(InvalidInput, match="runtime 'theirs' records none: .*let both record over HTTP"):
+        with pytest.raises(InvalidInput, match="runtime 'theirs' records none: .*let both record"):
             deployed(office, 2, env={}, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
         deployed(office, 2, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
         found = wait_for(

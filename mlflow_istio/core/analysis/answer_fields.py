@@ -118,7 +118,7 @@ def pick(stable: Any, candidate: Any, fields: Fields = ()) -> Picked:
         if not any(isinstance(side, _Stream) for side in (ours, theirs)) and all(
             list(_values(side, protocol.marks)) for side in (ours, theirs)
         ):
-            one, other = (_at(side, protocol.fields) for side in (ours, theirs))
+            one, other = (_at(_by_name(side), protocol.fields) for side in (ours, theirs))
             return Picked(stable=one, candidate=other, fields=_names(one, other))
     return Picked(stable=stable, candidate=candidate)
 
@@ -136,6 +136,17 @@ def _named(ours: Any, theirs: Any, fields: Fields) -> Picked:
             missing = f"no field {lacking} in the {who}'s answer"
             return Picked(stable=None, candidate=None, fields=fields, missing=missing, unknown=who == "stable")
     return Picked(stable=sides[0], candidate=sides[1], fields=fields)
+
+
+def _by_name(answer: Any) -> Any:
+    """An answer of V2 with its tensors in the order of their names, where each has one of its own: servers may choose any."""
+    tensors = answer.get("outputs") if isinstance(answer, Mapping) else None
+    if not isinstance(tensors, list) or not all(isinstance(tensor, Mapping) for tensor in tensors):
+        return answer
+    names = [tensor.get("name") for tensor in tensors]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        return answer
+    return {**answer, "outputs": sorted(tensors, key=lambda tensor: str(tensor["name"]))}
 
 
 def _names(one: Mapping[str, Any], other: Mapping[str, Any]) -> Fields:

@@ -138,7 +138,7 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
     own = {name: value for name, value in runtime.environment.items() if name not in given}
     command, args = runtime.process
     if beside and values.pod is None:
-        command, args, own = recorded_beside((*command, *args), own)
+        command, args, own = recorded_beside(runtime, (*command, *args), own)
     elif beside and values.pod is not None:
         image = values.download_image or values.image
         recorder, env = sidecar_values(runtime, env, values.pod.resources, image)
@@ -187,18 +187,19 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             f"the first container does not run runtime '{runtime.name}': write command: {{{{ command }}}} and args: {{{{ args }}}}",
         )
     if recorder is not None:
-        _check_recorder(obj, recorder)
+        _check_recorder(obj, recorder, runtime.protocol)
     probe = containers[0].get("readinessProbe") or {}
-    if runtime.protocol == "grpc" and probe.get("grpc") != {"port": runtime.port, "service": runtime.readiness}:
+    asked, word = (runtime.port, "port") if recorder is None else (recorder["port"], "recorder.port")
+    if runtime.protocol == "grpc" and probe.get("grpc") != {"port": asked, "service": runtime.readiness}:
         raise _broken(
             "Deployment",
             "the first container's readinessProbe does not ask by gRPC, as the endpoint does: write grpc: "
-            "{port: {{ port }}, service: {{ readiness }}} where {{ protocol }} is grpc",
+            f"{{port: {{{{ {word} }}}}, service: {{{{ readiness }}}}}} where {{{{ protocol }}}} is grpc",
         )
     return obj
 
 
-def _check_recorder(obj: Object, recorder: Object) -> None:
+def _check_recorder(obj: Object, recorder: Object, protocol: str) -> None:
     """Refuse a template of the user's that has no place for a recorder, or leads requests past it."""
     pod = _at(obj, "spec.template.spec")
     if not any(sidecar.get("command") == recorder["command"] for sidecar in sidecars_in(pod)):
@@ -208,10 +209,12 @@ def _check_recorder(obj: Object, recorder: Object) -> None:
             "container with restartPolicy: Always that has its command, image, env and resources",
         )
     named = [
-        port.get("containerPort") for port in pod["containers"][0].get("ports") or () if port.get("name") == "http"
+        port.get("containerPort") for port in pod["containers"][0].get("ports") or () if port.get("name") == protocol
     ]
     if named != [recorder["port"]]:
-        raise _broken("Deployment", "the port named http must be {{ recorder.port }} where {{ recorder }} is there")
+        raise _broken(
+            "Deployment", f"the port named {protocol} must be {{{{ recorder.port }}}} where {{{{ recorder }}}} is there"
+        )
 
 
 def keeps_records(deployment: Mapping[str, Any]) -> bool:

@@ -18,6 +18,8 @@ CONTAINER = "recorder"
 """Name of its container."""
 PAGE = "/records/metrics"
 """Where it shows what it counts."""
+V2_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+"""The one method over gRPC whose calls are recorded."""
 _COMMAND = ("python", "-m", "mlflow_istio.serving.beside")
 _PORT = re.compile(r"\$\$|\$\(MLFLOW_ISTIO_PORT\)")
 _SERVER_PORT = "$(MLFLOW_ISTIO_SERVER_PORT)"
@@ -42,7 +44,12 @@ def has_recorder_beside(runtime: Runtime, env: Mapping[str, str], pod: PodSettin
         pod: Settings of pods, whose images may have a command of their own; None on the local mesh.
     """
     runs = pod is not None or bool(runtime.command or runtime.args)
-    return runs and runtime.protocol == "http" and not runtime.records and asks_for_records(env)
+    return runs and is_recordable(runtime) and not runtime.records and asks_for_records(env)
+
+
+def is_recordable(runtime: Runtime) -> bool:
+    """Whether a recorder can tell what a server answers: any over HTTP, over gRPC the V2 protocol's ModelInfer."""
+    return runtime.protocol == "http" or runtime.scoring == V2_METHOD
 
 
 def asks_for_records(env: Mapping[str, str]) -> bool:
@@ -59,18 +66,19 @@ def entrance(runtime: Runtime, *, beside: bool) -> int:
 
 
 def recorded_beside(
-    command: Sequence[str], env: Mapping[str, str]
+    runtime: Runtime, command: Sequence[str], env: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
     """Command, arguments and environment of a server with a recorder in front of it, as one process.
 
     Args:
+        runtime: The kind of server.
         command: The server's command and arguments, with references as Kubernetes writes them.
         env: The variables that its runtime needs, likewise.
     """
     inner = tuple(map(_behind, command))
     moved = {name: _behind(value) for name, value in env.items()}
     names = [f"--env={name}" for name in moved if moved[name] != env[name]]
-    return (*_COMMAND, *names, "--", *inner), (), moved
+    return (*_COMMAND, *_speaks(runtime), *names, "--", *inner), (), moved
 
 
 def is_recorded_beside(command: Sequence[str]) -> bool:
@@ -98,7 +106,7 @@ def sidecar_values(
         given[f"{_ABOUT}_DIR"] = _FOLDER
     values: Object = {
         "image": image,
-        "command": [*_COMMAND, f"--server-port={runtime.port}"],
+        "command": [*_COMMAND, *_speaks(runtime), f"--server-port={runtime.port}"],
         "env": [*({"name": name, "value": value} for name, value in given.items()), *own],
         "port": port,
         "resources": {
@@ -123,6 +131,10 @@ def with_variables(pod: Object, entries: Sequence[Object]) -> Object:
             for container in pod["initContainers"]
         ]
     return changed
+
+
+def _speaks(runtime: Runtime) -> tuple[str, ...]:
+    return ("--grpc",) if runtime.protocol == "grpc" else ()
 
 
 def _with_entries(container: Object, entries: Sequence[Object]) -> Object:

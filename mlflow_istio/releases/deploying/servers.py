@@ -9,7 +9,7 @@ from mlflow_istio.core.basics.model_version import ModelVersion
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.mesh.manifests import keeps_records, runtime_of_deployment, spoken_at
 from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
-from mlflow_istio.core.mesh.recorder_beside import asks_for_records
+from mlflow_istio.core.mesh.recorder_beside import asks_for_records, is_recordable
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput, StateConflict
@@ -85,10 +85,15 @@ def check_runtime(
                 f"(deployment '{name_of(other)}', runtime '{theirs.name}'): use another endpoint"
             )
         if strategy == "shadow" and not (keeps_records(other) and records):
-            mute = theirs.name if records else runtime.name
+            mute = theirs if records else runtime
+            instead = (
+                "or let both record (MLFLOW_ISTIO_RECORD and, on a laptop, MLFLOW_ISTIO_RECORD_DIR in env)"
+                if is_recordable(mute)
+                else "since over gRPC only calls of the V2 protocol's ModelInfer are recorded"
+            )
             raise InvalidInput(
-                f"strategy shadow compares recorded answers, and runtime '{mute}' records none: use canary, ab or blue-green, or "
-                "let both record over HTTP (MLFLOW_ISTIO_RECORD and, on a laptop, MLFLOW_ISTIO_RECORD_DIR in env)"
+                f"strategy shadow compares recorded answers, and runtime '{mute.name}' records none: use canary, ab or blue-green, "
+                f"{instead}"
             )
     service = context.cluster.get("Service", name) or {}
     if attached:

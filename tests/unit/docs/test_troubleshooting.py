@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from mlflow_istio.releases.context import endpoint_of
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
+from mlflow_istio.serving.beside import speaker
 from tests.support.foreign_edits import annotated, edit, weights
 from tests.support.in_memory import World, a_world, with_canary
 from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs
@@ -191,6 +193,13 @@ def no_sidecars() -> None:
     check_sidecars(old, {"metadata": {"name": "churn-v2"}, "spec": {"template": {"spec": pod}}})
 
 
+def no_hpack() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "hpack", None)
+        patch.delitem(sys.modules, "mlflow_istio.serving.grpc_passage", raising=False)
+        speaker(True)
+
+
 PRODUCERS: dict[str, Callable[[], Any]] = {
     "has no open release": no_release,
     "has an open release": second_release,
@@ -216,6 +225,7 @@ PRODUCERS: dict[str, Callable[[], Any]] = {
     "something no split can be": damaged(odd_weights),
     "exists and is not ours": foreign,
     "records none": not_recorded,
+    "needs hpack": no_hpack,
     "is a native sidecar": no_sidecars,
     "there is no endpoint": lambda: endpoint_of(with_canary().cluster, "chrun"),
     "unknown option": lambda: parse_options(UpdateEndpointOptions, {"wieght": 1}, cluster="istio-local"),

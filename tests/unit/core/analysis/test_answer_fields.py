@@ -205,3 +205,21 @@ def test_what_is_no_field_is_refused(path: str) -> None:
 def test_foreign_shapes_agree_with_themselves(answer: Any) -> None:
     assert compare_answers(answer, answer, TEXT).agrees
     assert not compare_answers(answer, {"x": "y"}, TEXT).agrees
+
+
+def test_tensors_of_v2_are_matched_by_their_names_in_whatever_order_they_come() -> None:
+    def answer(*tensors: tuple[str, float]) -> dict[str, Any]:
+        return {
+            "outputs": [{"name": name, "datatype": "FP32", "shape": [1], "data": [value]} for name, value in tensors]
+        }
+
+    rule = AnswerRule(kind="numbers", absolute=0.1)
+    stable = answer(("label", 1.0), ("score", 0.5))
+    assert compare_answers(stable, answer(("score", 0.55), ("label", 1.0)), rule).agrees
+    assert not compare_answers(stable, answer(("score", 0.7), ("label", 1.0)), rule).agrees
+    assert not compare_answers(stable, answer(("score", 0.5), ("other", 1.0)), rule).agrees
+    twice = answer(("a", 1.0), ("a", 2.0))
+    assert compare_answers(twice, twice, rule).agrees
+    assert not compare_answers(twice, answer(("a", 2.0), ("a", 1.0)), rule).agrees, (
+        "without names of their own they stay"
+    )

@@ -44,6 +44,39 @@ def test_the_recorder_starts_the_server_and_knows_where_its_port_belongs() -> No
     assert command[4:] == ("serve", "--port", server, "--price", "$PORT", "--model=models:/own/1")
 
 
+@pytest.mark.parametrize("name", ["triton", "mlserver"])
+def test_over_grpc_the_recorder_is_told_so_on_both_targets_and_the_pod_is_ready_through_it(name: str) -> None:
+    runtime = OVER_GRPC[name]
+    command, env = started(made(runtime, RECORDS))
+    assert command[:4] == ("python", "-m", "mlflow_istio.serving.beside", "--grpc")
+    assert "$(MLFLOW_ISTIO_SERVER_PORT)" in str((command, env))
+    pod = pod_of(runtime)
+    assert pod["initContainers"][-1]["command"][-2:] == ["--grpc", "--server-port=8080"]
+    server = pod["containers"][0]
+    assert {port["name"]: port["containerPort"] for port in server["ports"]} == {"grpc": 8790, "server": 8080}
+    assert server["startupProbe"]["grpc"] == {"port": 8080, "service": ""}
+    assert server["readinessProbe"]["grpc"] == {"port": 8790, "service": ""}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ("name: {{ protocol }}\n              containerPort: {{ recorder.port }}", "name: x", "port named grpc"),
+        ("recorder.port if recorder else port", "port", "write grpc: {port: {{ recorder.port }}, service"),
+    ],
+)
+def test_a_template_that_leads_calls_past_the_recorder_is_refused(wrong: str, right: str, message: str) -> None:
+    template = TEMPLATES["Deployment"]
+    assert wrong in template
+    if right == "name: x":
+        right = "name: x\n              containerPort: {{ recorder.port }}"
+    values = replace(
+        VALUES, runtime=OVER_GRPC["triton"], env=IN_PODS, pod=PodSettings(), image="t:1", download_image="s:1"
+    )
+    with pytest.raises(InvalidInput, match=message):
+        deployment_manifest(template.replace(wrong, right), values)
+
+
 def test_a_port_among_the_variables_is_named() -> None:
     command, env = started(made(MLSERVER, {**RECORDS, "MINE": "$(MLFLOW_ISTIO_PORT)"}))
     assert command[3:5] == ("--env=MLSERVER_HTTP_PORT", "--")
@@ -60,8 +93,10 @@ def test_a_port_among_the_variables_is_named() -> None:
         (OWN, {}, {"pod": PodSettings()}),
         (replace(OWN, records=True), RECORDS, {}),
         (replace(OWN, records=True), RECORDS, {"pod": PodSettings()}),
-        (OVER_GRPC["triton"], RECORDS, {"pod": PodSettings()}),
+        (OVER_GRPC["triton"], {}, {"pod": PodSettings()}),
         (replace(OVER_GRPC["container"], command=("serve",)), RECORDS, {}),
+        (replace(OVER_GRPC["container"], command=("serve",)), RECORDS, {"pod": PodSettings()}),
+        (replace(OVER_GRPC["triton"], scoring="/own.Service/Infer"), RECORDS, {}),
         (MLFLOW, RECORDS, {}),
     ],
 )
