@@ -66,8 +66,8 @@ def body_of(payload: Any) -> RequestBody:
             return RequestBody(content=json.dumps(document).encode("ascii"))
         except ValueError as exc:
             raise InvalidInput(
-                f"the input holds a whole number of more than {sys.get_int_max_str_digits()} digits, which Python does not write "
-                "out: send it as text or as a float"
+                "the input holds a whole number with more digits than Python writes out (4,300 unless set otherwise): send it as "
+                "text or as a float"
             ) from exc
     except RecursionError as exc:
         raise InvalidInput("the input is nested too deep, or holds itself: send less of it") from exc

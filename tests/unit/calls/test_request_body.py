@@ -192,7 +192,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a label that is a time": (pd.DataFrame([[1]], columns=[pd.Timestamp("2020")]), "Timestamp.* make it text"),
     "a frame in a body": ({"inputs": pd.DataFrame({"x": [1]})}, "'inputs' holds a DataFrame"),
     "itself": (cyclic(), "nested too deep"),
-    "more digits than Python writes": ([10**5000], "more than 4300 digits.* send it as text"),
+    "more digits than Python writes": ([10**5000], "more digits than Python writes out.* send it as text"),
     "bytes in columns of different lengths": ({"b": [b"x"], "n": [1, 2]}, "can't be made a frame"),
     "a function": (len, "type builtin_function_or_method"),
 }
