@@ -12,10 +12,11 @@ from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_of
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
+from mlflow_istio.core.basics.plugins import one_line
 from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
 from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts, histogram_of
-from mlflow_istio.core.release.guards.table import kind_of
+from mlflow_istio.core.release.guards.table import GUARD_KINDS, kind_of
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, PHASE_UNKNOWN, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
@@ -343,10 +344,18 @@ def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tu
     missing = []
     for guard in plan.guards:
         test = tests.get(guard.name)
-        updated = None if test is None else kind_of(guard).update(guard, test, counts)
+        try:
+            updated = None if test is None else kind_of(guard).update(guard, test, counts)
+            lacks = updated is None or kind_of(guard).lacks_data(updated)
+        except Exception as exc:
+            if guard.kind in GUARD_KINDS:
+                raise
+            # Another package's code: what it can't judge is not known, and the other guards go on watching.
+            missing.append(f"{guard.name}, whose kind '{guard.kind}' failed ({one_line(exc)})")
+            continue
         if updated is not None:
             tests[guard.name] = updated
         waits = test is None and guard.streams  # nobody may ever ask for a stream
-        if not waits and (updated is None or kind_of(guard).lacks_data(updated)):
+        if not waits and lacks:
             missing.append(guard.name)
     return replace(evidence, tests=tests), tuple(missing)

@@ -32,6 +32,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     points = {
         "collapse": f"{HERE}:Collapse",
         "blocks": f"{HERE}:Blocks",
+        "careless": f"{HERE}:Careless",
         "gone": f"{HERE}:Nothing",
         "broken": "no_such_module:Kind",
         "unfinished-kind": f"{HERE}:Unfinished",
@@ -69,6 +70,21 @@ def test_a_rule_that_fires_rolls_back_in_two_looks_through_the_whole_engine() ->
         assert type(calm.look(*looked)).__name__ != "RollBack"
     test = calm.progress.evidence.tests["collapse"]
     assert (to_json(test)["looks"], test.log_e_value) == (1, 0.0)  # never two in a row while the stable was well
+
+
+def test_a_kind_that_raises_has_no_data_and_the_other_guards_go_on() -> None:
+    careless = GuardPlan(name="careless", kind="careless", limit=0.3)
+    journey = Journey(a_plan(guards=(careless, GuardPlan(name="errors", kind="errors")), hold=60.0, deadline=1e6))
+    journey.look((90, 0), (40, 0))
+    action = journey.look((90, 0), (0, 0))
+    reason = action.verdict.reason
+    assert type(action).__name__ == "Wait"
+    assert "careless, whose kind 'careless' failed (ZeroDivisionError: " in reason
+    for _ in range(50):
+        action = journey.look((90, 0), (40, 40))
+        if type(action).__name__ == "RollBack":
+            break
+    assert "errors" in action.verdict.reason
 
 
 def blocks_of(errors: int) -> tuple[list[str], str]:

@@ -145,6 +145,15 @@ class Blocks(GuardKind[BlockTest]):
         return test.taken(counts, 30.0)
 
 
+class Careless(Collapse):
+    """A kind whose author did not think of an interval without requests."""
+
+    name: ClassVar[str] = "careless"
+
+    def update(self, terms: GuardTerms, test: GrossTest, counts: IntervalCounts) -> GrossTest:
+        return replace(test, rate=counts.candidate.errors / counts.candidate.requests)
+
+
 NOT_A_KIND = GrossTest
 
 
