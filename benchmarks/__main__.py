@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PARTS = ("startup", "mesh", "serving", "streams", "grpc_calls", "recorder", "traffic", "release", "cluster")
+PARTS = (
+    "startup",
+    "mesh",
+    "serving",
+    "streams",
+    "grpc_calls",
+    "recorder",
+    "grpc_recorder",
+    "traffic",
+    "release",
+    "cluster",
+)
 _IN_TESTBED = {"cluster": [sys.executable, "-m", "tests.testbed", "run", "--"]}
 """What a part runs in: the real control plane with its own waits, not the tests' shorter ones."""
 
