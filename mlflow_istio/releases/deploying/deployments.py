@@ -225,7 +225,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
             reason=request.reason,
             timeout=request.timeout,
         )
-    outcome = close_before_server(context, outcome, request.runtime, subsets, timeout=request.timeout)
+    outcome = close_before_server(context, outcome, request.name, subsets, timeout=request.timeout)
     try:
         prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime)
     except NotRouted as exc:

@@ -7,13 +7,18 @@ tried again, since the server may have begun with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mlflow_istio.core.basics.objects import name_of
+from mlflow_istio.core.mesh.manifests import runtime_of_deployment
 from mlflow_istio.core.policy.settings import PolicyRequest
+from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
-from mlflow_istio.releases.context import Context, Outcome
+from mlflow_istio.errors import InvalidInput
+from mlflow_istio.releases.context import Context, Outcome, deployments_of
 from mlflow_istio.releases.moving.policy import set_policy
 
 _SHARE = 0.8
@@ -21,14 +26,14 @@ _SHARE = 0.8
 
 
 def close_before_server(
-    context: Context, outcome: Outcome, runtime: Runtime, destination_rule: Mapping[str, Any], *, timeout: float
+    context: Context, outcome: Outcome, deployment: str, destination_rule: Mapping[str, Any], *, timeout: float
 ) -> Outcome:
     """Limit the time for which connections may be idle, and what they carry, unless somebody has said something about them.
 
     Args:
         context: The ports.
         outcome: What came of pinning the server's deployment.
-        runtime: The server that gets its connections.
+        deployment: Its name.
         destination_rule: The endpoint's rule.
         timeout: Seconds for the proxies to take the change over.
 
@@ -38,29 +43,63 @@ def close_before_server(
     Raises:
         MlflowIstioError: As for ``set_policy``.
     """
-    given = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
     endpoint = outcome.endpoint
-    limits = _limits(runtime)
-    if not limits or runtime.protocol != "http" or given not in (None, {"http": limits}):
-        return outcome
     if endpoint is None or endpoint.adopted is not None:  # its owner's objects are the owner's
         return outcome
-    if endpoint.traffic.policy.destination.connection_pool is not None:
+    runtimes = _runtimes(context, endpoint.name)
+    wanted = _pool(runtimes.values())
+    before = _pool(runtime for name, runtime in runtimes.items() if name != deployment)
+    said = endpoint.traffic.policy.destination.connection_pool
+    # Who died within this change has written the rule, and the endpoint's policy not.
+    written = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
+    # What we have said for the other servers may be too long for this one; what somebody else has said stays.
+    if said not in (None, before) or written not in (None, before, wanted):
+        return outcome
+    if wanted is None or said == wanted or not _limits(runtimes.get(deployment, MLFLOW)):
         return outcome
     limited = set_policy(
         context,
         endpoint.name,
-        PolicyRequest(changes={"connection_pool": {"http": limits}}),
+        PolicyRequest(changes={"connection_pool": wanted}),
         reason="its server closes connections that Envoy would use again",
         timeout=timeout,
     )
     return replace(limited, changed=True, warnings=(*outcome.warnings, *limited.warnings))
 
 
-def _limits(runtime: Runtime) -> dict[str, Any]:
-    limits: dict[str, Any] = {}
-    if runtime.keep_alive:
-        limits["idleTimeout"] = f"{round(runtime.keep_alive * _SHARE, 3):g}s"
-    if runtime.connection_requests:
-        limits["maxRequestsPerConnection"] = max(int(runtime.connection_requests * _SHARE), 1)
-    return limits
+def _runtimes(context: Context, endpoint: str) -> dict[str, Runtime]:
+    found = {}
+    for deployment in deployments_of(context.cluster, endpoint):
+        with suppress(InvalidInput):  # a damaged word on another's server is no matter of this one's
+            found[name_of(deployment)] = runtime_of_deployment(deployment)
+    return found
+
+
+def _pool(runtimes: Iterable[Runtime]) -> dict[str, Any] | None:
+    """The pool that suits them all; None for servers that close no connection."""
+    limits = list(filter(None, map(_limits, runtimes)))
+    if not limits:
+        return None
+    idle = min((one.idle for one in limits if one.idle), default=0.0)
+    requests = min((one.requests for one in limits if one.requests), default=0)
+    return {
+        "http": {
+            **({"idleTimeout": f"{idle:g}s"} if idle else {}),
+            **({"maxRequestsPerConnection": requests} if requests else {}),
+        }
+    }
+
+
+def _limits(runtime: Runtime) -> _Limits | None:
+    if runtime.protocol != "http" or not (runtime.keep_alive or runtime.connection_requests):
+        return None
+    requests = max(int(runtime.connection_requests * _SHARE), 1) if runtime.connection_requests else 0
+    return _Limits(idle=round(runtime.keep_alive * _SHARE, 3), requests=requests)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Limits:
+    """Seconds of idleness and requests of a connection; 0: no limit."""
+
+    idle: float
+    requests: int

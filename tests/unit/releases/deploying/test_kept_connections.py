@@ -68,3 +68,21 @@ def test_what_somebody_says_of_connections_stays() -> None:
     set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": said}))
     deployed(world, OWN, "churn-v2")
     assert pool(world) == said
+
+
+def test_a_server_that_closes_sooner_than_those_there_are_shortens_what_we_said_for_them() -> None:
+    world = deployed(World(), replace(OWN, keep_alive=75))
+    assert pool(world) == {"http": {"idleTimeout": "60s"}}
+    deployed(world, replace(OWN, connection_requests=1), "churn-v2")
+    assert pool(world) == {"http": {"idleTimeout": "4s", "maxRequestsPerConnection": 1}}
+    deployed(world, replace(OWN, keep_alive=75), "churn-v3")
+    assert pool(world) == {"http": {"idleTimeout": "4s", "maxRequestsPerConnection": 1}}, "version 2 is still there"
+    assert [action for _, action in world.history()].count("policy") == 2
+
+
+def test_a_longer_time_that_somebody_said_stays_beside_a_server_that_closes_sooner() -> None:
+    world = deployed(World(), replace(OWN, keep_alive=75))
+    said = {"http": {"idleTimeout": "10s"}}
+    set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": said}))
+    deployed(world, replace(OWN, connection_requests=1), "churn-v2")
+    assert pool(world) == said
