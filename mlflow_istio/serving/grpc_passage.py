@@ -12,6 +12,7 @@ server is told of it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -374,10 +375,13 @@ class GrpcCaller(asyncio.Protocol):
             "headers": [(name, value) for name, value in headers if not name.startswith(b":")],
         }
         own.task = asyncio.ensure_future(self._answer(stream, own, answers, scope))
-        own.task.add_done_callback(lambda _: self._own_ended(stream))
+        own.task.add_done_callback(lambda done: self._own_ended(stream, done))
 
-    def _own_ended(self, stream: int) -> None:
+    def _own_ended(self, stream: int, task: asyncio.Task[None]) -> None:
         self._own.pop(stream, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            print(f"mlflow_istio.serving.beside: no answer to {stream}: {error!r}", file=sys.stderr)
+            self._insert(http2.frame(http2.RST_STREAM, 0, stream, http2.INTERNAL_ERROR.to_bytes(4, "big")))
         self._end_if_idle()
 
     async def _answer(self, stream: int, own: _Own, answers: ASGIApp, scope: Scope) -> None:

