@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 
+from mlflow_istio.calls.denial import NEED, is_denied
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import PIN_HEADER
 from mlflow_istio.errors import ClusterError, StateConflict
@@ -114,6 +115,8 @@ class PinnedRecords:
             )
         if answer.status_code == requests.codes.unauthorized:
             raise ClusterError(f"{where} ask for a token: set {TOKEN_VARIABLE} to that of the deployment")
+        if is_denied(answer.text):
+            raise ClusterError(f"{where} can't be read at {address.url}: {NEED}")
         try:
             page = answer.json()
             answer.raise_for_status()

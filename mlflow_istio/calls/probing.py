@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from mlflow_istio.calls.denial import NEED, is_denied
 from mlflow_istio.calls.grpc_calls import call_once
 from mlflow_istio.calls.grpc_health import SERVING, health_request
 from mlflow_istio.calls.loopback import proxies_for
@@ -12,6 +13,7 @@ from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import NotRouted
 
 _PAUSES = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
+_ADVICE = "the change is stored: run the same command again, or look at 'mlflow-istio status'"
 
 
 def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: float) -> None:
@@ -38,10 +40,8 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0 and attempt:
-            raise NotRouted(
-                f"{url} did not confirm {probe.purpose} within {timeout:g} s (last seen: {seen}); "
-                "the change is stored: run the same command again, or look at 'mlflow-istio status'"
-            )
+            advice = f"{NEED}, then run the same command again" if is_denied(seen) else _ADVICE
+            raise NotRouted(f"{url} did not confirm {probe.purpose} within {timeout:g} s (last seen: {seen}); {advice}")
         patience = max(0.05, min(5.0, remaining))
         if probe.service is not None:
             proved, seen = _health(probe, url, headers, patience)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from mlflow_istio.calls.denial import NEED, is_denied
 from mlflow_istio.calls.grpc_infer import infer
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.calls.request_body import RequestBody, body_of, plain_body_of
@@ -70,7 +71,8 @@ def refuse_failure(url: str, status: int, text: str) -> NoReturn:
     """
     if status == 400:
         raise InvalidInput(f"the model refused the input: {_words(text)}")
-    raise ClusterError(f"{url} answered {status}: {_words(text)}; see 'mlflow-istio status'")
+    advice = NEED if is_denied(text) else "see 'mlflow-istio status'"
+    raise ClusterError(f"{url} answered {status}: {_words(text)}; {advice}")
 
 
 def _words(text: str) -> str:
