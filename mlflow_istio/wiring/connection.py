@@ -148,6 +148,8 @@ class Connection:
             InvalidInput: Nobody said where the ledger is.
         """
         self.check_ledger()
+        if self.target.kind == "istio":
+            self._kubernetes.warn = warn
         return Context(
             cluster=self.cluster,
             registry=self.registry,

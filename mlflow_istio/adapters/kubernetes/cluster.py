@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,8 @@ class KubernetesCluster:
         self._exposures: dict[str, Exposure] = {}
         self._seen: dict[tuple[str, str], Object] = {}
         self._namespace_seen = False
+        self.warn: Callable[[str], None] = lambda _line: None
+        """Called with one line when pods wait for a node."""
 
     @property
     def scope(self) -> str:
@@ -239,7 +241,7 @@ class KubernetesCluster:
     def wait_ready(self, deployment: str, timeout: float) -> None:
         """See ``ports.Cluster``."""
         try:
-            await_ready(self._caller, deployment, timeout)
+            await_ready(self._caller, deployment, timeout, self.warn)
         except NotFound:
             self._check_namespace()
             raise

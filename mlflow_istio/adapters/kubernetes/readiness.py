@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_istio.adapters.kubernetes import rollout
@@ -21,15 +21,23 @@ _LOG_LINES = 20
 _EVENTS = 5
 
 
-def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
+def await_ready(
+    caller: Caller, deployment: str, timeout: float, warn: Callable[[str], None] = lambda _line: None
+) -> None:
     """Block until all desired replicas of a Deployment's current revision are ready.
+
+    Args:
+        caller: Asks the API server.
+        deployment: Name of the Deployment.
+        timeout: Seconds.
+        warn: Called with one line, once, when a pod waits for a node: that may end by itself, and may take all the time there is.
 
     Raises:
         NotReady: It did not come up, or can't; ``detail`` has the pods' reasons, last log lines and events.
         NotFound: There is no such Deployment.
     """
     begun = time.monotonic()
-    looked, refused = 0.0, None
+    looked, refused, told = 0.0, None, False
     while True:
         obj = _read(caller, deployment)
         if wanted_replicas(obj) == 0:
@@ -43,6 +51,10 @@ def await_ready(caller: Caller, deployment: str, timeout: float) -> None:
             looked = now
             pods = _pods(caller, obj)
             standing = rollout.troubles(obj, pods)
+            unplaced = next((trouble for trouble in standing if trouble.unplaced), None)
+            if unplaced is not None and not told:
+                told = True
+                warn(f"deployment '{deployment}' waits for a node: {unplaced}")
             refused = (refused or now) if any(trouble.refused for trouble in standing) else None
             if any(trouble.hopeless for trouble in standing) or (refused and now - refused > _REFUSED_SECONDS):
                 raise _not_ready(caller, obj, pods, "")

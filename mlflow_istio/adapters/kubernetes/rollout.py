@@ -28,6 +28,10 @@ _STUBBORN = frozenset({"ErrImagePull", "RegistryUnavailable"})
 """Those that may pass, but rarely do: the kubelet says them at once, and ``ImagePullBackOff`` only when it has tried again."""
 
 
+_OUT_OF_MEMORY = "OOMKilled"
+"""Why a container ended. It is started again, and mostly ends likewise; ``CrashLoopBackOff`` comes only after the second time."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
     """What keeps a Deployment from becoming ready.
@@ -38,7 +42,8 @@ class Trouble:
         pod: Which pod, if it is about one.
         container: Which container of it, if that has run and so has a log.
         hopeless: Whether waiting longer is of no use.
-        refused: Whether something is refused that is tried again and again: pods (a quota, a policy, no account), an image.
+        refused: Whether something is refused that is tried again and again: pods (a quota, a policy, no account), an image, memory.
+        unplaced: Whether no node takes the pod so far; one may get free, or be added.
     """
 
     reason: str
@@ -47,6 +52,7 @@ class Trouble:
     container: str = ""
     hopeless: bool = False
     refused: bool = False
+    unplaced: bool = False
 
     def __str__(self) -> str:
         where = f"pod '{self.pod}': " if self.pod else ""
@@ -120,6 +126,7 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
                 reason=str(condition.get("reason", "Unschedulable")),
                 message=str(condition.get("message", "")),
                 pod=name,
+                unplaced=True,
             )
     sidecars = {sidecar["name"] for sidecar in sidecars_in(pod.get("spec") or {})}
     inits, others = status.get("initContainerStatuses") or (), status.get("containerStatuses") or ()
@@ -129,7 +136,15 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
         container_name = str(container["name"])
-        if waiting.get("reason") in _HOPELESS | _STUBBORN:
+        if ended.get("reason") == _OUT_OF_MEMORY and not container.get("ready"):
+            yield Trouble(
+                reason=_OUT_OF_MEMORY,
+                message=_out_of_memory(pod, container_name),
+                pod=name,
+                container=container_name,
+                refused=True,
+            )
+        elif waiting.get("reason") in _HOPELESS | _STUBBORN:
             yield Trouble(
                 reason=waiting["reason"],
                 message=str(waiting.get("message", "")),
@@ -156,6 +171,14 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
                 pod=name,
                 container=container_name,
             )
+
+
+def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
+    """Kubernetes only says that it was killed; the limit is in the pod's own words."""
+    containers = [one for part in ("initContainers", "containers") for one in pod.get("spec", {}).get(part) or ()]
+    limits = next((one.get("resources", {}).get("limits") or {} for one in containers if one["name"] == container), {})
+    limit = f"its limit of {limits['memory']}" if "memory" in limits else "what the node has"
+    return f"container '{container}' needs more memory than {limit}: give it more (resources)"
 
 
 def pod_selector(deployment: Mapping[str, Any]) -> str:

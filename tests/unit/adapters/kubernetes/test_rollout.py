@@ -69,6 +69,26 @@ def test_a_download_that_goes_on_is_no_server_that_is_not_ready() -> None:
     assert found_beside({"ready": False, **WAITS}, WAITS, download) == [("Initializing", "download")]
 
 
+@pytest.mark.parametrize(
+    "state", [{"running": {}}, {"waiting": {"reason": "CrashLoopBackOff"}}], ids=["started again", "given up on"]
+)
+def test_a_server_that_ran_out_of_memory_is_told_so_and_given_a_moment(state: Any) -> None:
+    """Kubernetes starts it again at once, and says CrashLoopBackOff, which tells nobody why, when it has ended twice."""
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    container = {"name": "model-server", "resources": {"limits": {"memory": "64Mi"}}}
+    status = {"name": "model-server", "ready": False, "state": state, "lastState": {"terminated": ended}}
+    pod = {
+        "metadata": {"name": "m-v2-x"},
+        "spec": {"containers": [container]},
+        "status": {"containerStatuses": [status]},
+    }
+    (found,) = troubles(DEPLOYMENT, [pod])
+    assert (found.reason, found.container, found.refused) == ("OOMKilled", "model-server", True)
+    assert (
+        found.message == "container 'model-server' needs more memory than its limit of 64Mi: give it more (resources)"
+    )
+
+
 def test_a_container_that_crashed_has_a_log() -> None:
     found = trouble(
         state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState={"terminated": {"exitCode": 1, "reason": "Error"}}
