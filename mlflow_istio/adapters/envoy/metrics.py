@@ -172,7 +172,8 @@ class EnvoyMetrics:
                 raise MetricsError(
                     f"the Envoy at {admin} keeps no statistics of endpoint '{endpoint}': it must be the gateway that routes it, "
                     "and Istio's proxies keep them only when their pods have the annotation proxy.istio.io/config with "
-                    "proxyStatsMatcher: {inclusionPrefixes: [cluster.outbound]}"
+                    "proxyStatsMatcher: {inclusionPrefixes: [cluster.outbound]}; in a pod with a sidecar its own proxy answers at "
+                    "port 15090, unless the annotation traffic.sidecar.istio.io/excludeOutboundPorts has that port"
                 )
             for sample in read_samples(text):
                 if sample.deployment in wanted and self._is_counted(sample, endpoint):
