@@ -18,8 +18,9 @@ from mlflow_istio.core.moves.adoption import header_warnings
 from mlflow_istio.core.moves.claims import check_carried
 from mlflow_istio.core.moves.gaining import gaining, owners_gaining
 from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy
+from mlflow_istio.core.moves.strategies import shift as shifted
 from mlflow_istio.core.release.driver import release_status_of
-from mlflow_istio.errors import EditConflict, MlflowIstioError, StateConflict
+from mlflow_istio.errors import EditConflict, InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
@@ -41,6 +42,9 @@ Transition = Callable[[Endpoint], Endpoint]
 
 _ATTEMPTS = 5
 """How often a change is worked out anew because others moved the endpoint's traffic between asking and writing."""
+
+_MOVING = ("weight", "weights", "mirror", "match")
+"""What of a traffic request may be changed while its release is open."""
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds to wait for a proxy; after an API server outage a change reached Envoy up to 12.6 s late (TESTBED)."""
@@ -107,8 +111,30 @@ def start(
         by_hand=True,
         timeout=timeout,
     )
-    hints = emit_warnings(context, _users_missing(name, release, traffic_request))
+    hints = emit_warnings(
+        context, (*_open_already(endpoint, release, traffic_request), *_users_missing(name, release, traffic_request))
+    )
     return replace(outcome, warnings=(*warnings, *outcome.warnings, *hints))
+
+
+def _open_already(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> tuple[str, ...]:
+    """A warning where the open release keeps other weights than are asked for: the same command given again must not undo steps."""
+    if endpoint.release is None or endpoint.release.id != release.id:
+        return ()
+    moving = replace(TrafficRequest(), **{option: getattr(traffic_request, option) for option in _MOVING})
+    if not moving.said:
+        return ()
+    try:
+        if shifted(endpoint, moving) == endpoint.traffic:
+            return ()
+    except InvalidInput:
+        pass  # what can't be has no effect either
+    named = " and ".join(f"'{option}'" for option in moving.said)
+    verb = "has" if len(moving.said) == 1 else "have"
+    return (
+        f"release '{release.id}' of endpoint '{endpoint.name}' is open already and keeps its traffic, so {named} {verb} no effect: "
+        f"move it with 'mlflow deployments update-endpoint --endpoint {endpoint.name} -C {moving.said[0]}=...'",
+    )
 
 
 def _users_missing(name: str, release: Release, traffic_request: TrafficRequest) -> tuple[str, ...]:

@@ -342,6 +342,33 @@ def test_a_start_given_again_without_its_id_means_the_release_that_is_open() -> 
     assert not again.changed
 
 
+@pytest.mark.parametrize(
+    ("traffic_request", "named"),
+    [
+        (TrafficRequest(weight=10), ""),
+        (TrafficRequest(), ""),
+        (TrafficRequest(weights={"churn-v1": 90, "churn-v2": 10}), ""),
+        (TrafficRequest(weight=40), "'weight' has"),
+        (TrafficRequest(weight=0), "'weight' has"),
+        (TrafficRequest(weights={"churn-v2": 100}), "'weights' has"),
+        (TrafficRequest(weight=10, match=({"headers": {"x-staff": {"exact": "1"}}},)), "'weight' and 'match' have"),
+        (TrafficRequest(mirror=50), "'mirror' has"),
+    ],
+)
+def test_a_start_given_again_with_other_weights_says_that_they_have_no_effect(
+    traffic_request: TrafficRequest, named: str
+) -> None:
+    world = with_canary()
+    outcome = start(world.context, traffic_request=traffic_request)
+    assert not outcome.changed
+    assert world.endpoint().traffic.weights == {"churn-v1": 90, "churn-v2": 10}
+    assert list(outcome.warnings) == world.warnings
+    assert [named in line for line in outcome.warnings] == ([True] if named else [])
+    if named:
+        assert "is open already and keeps its traffic" in outcome.warnings[0]
+        assert "update-endpoint --endpoint churn" in outcome.warnings[0]
+
+
 def test_superseding_with_the_release_that_is_open_does_nothing() -> None:
     world = with_canary()
     assert not start(world.context, supersede=True).changed
