@@ -102,10 +102,11 @@ class DryCluster:
 
 
 class DryRegistry:
-    """A Registry that only reads."""
+    """A Registry that only reads, and remembers what it was to record: a use-case of several changes asks for the earlier ones."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._recorded: dict[tuple[str, str], RoutingChange] = {}
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
         """See ``ports.Registry``."""
@@ -133,13 +134,21 @@ class DryRegistry:
         """No run is closed."""
 
     def record(self, scope: str, change: RoutingChange, objects: Mapping[str, Object]) -> tuple[str, ...]:
-        """Nothing is recorded."""
-        del scope, change, objects
+        """Nothing is recorded, but remembered."""
+        del objects
+        self._recorded[(scope, change.id)] = change
         return ()
 
     def history(self, scope: str, endpoint: str) -> Sequence[RoutingChange]:
-        """See ``ports.Registry``."""
-        return self._registry.history(scope, endpoint)
+        """What is recorded, and after it what only the dry run has."""
+        real = self._registry.history(scope, endpoint)
+        known = {change.id for change in real}
+        ours = [
+            change
+            for (its_scope, _), change in self._recorded.items()
+            if (its_scope, change.endpoint) == (scope, endpoint) and change.id not in known
+        ]
+        return [*real, *ours]
 
     def survey(self, scope: str, models: Sequence[str]) -> Survey:
         """See ``ports.Registry``."""

@@ -69,6 +69,7 @@ def test_a_dry_run_writes_nothing_and_shows_what_the_real_run_writes(
 
     objects = {(kind, obj["metadata"]["name"]): obj for kind in KINDS for obj in world.cluster.list(kind, {})}
     command(world.context)
+    assert rehearsed.warnings == world.warnings
     after = {(kind, obj["metadata"]["name"]): obj for kind in KINDS for obj in world.cluster.list(kind, {})}
     real = {key: difference(*key, objects.get(key), after.get(key)) for key in objects.keys() | after.keys()}
     shown = cluster.difference().replace("(dry run of ", "run-prod-churn-").replace(')"', '"')
