@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import VERSION_HEADER
-from mlflow_istio.errors import ClusterError, masked
+from mlflow_istio.errors import ClusterError, NotReady, masked
 from mlflow_istio.showing.tables import a_console, print_history
 from mlflow_istio.verbs import Verbs
 from mlflow_istio.wiring.connection import home, local_mesh
@@ -101,13 +101,16 @@ def _train(tracking_uri: str, registry_uri: str) -> tuple[int, int]:
     """Train and register both models; their version numbers."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # advice on logging models, which a demo need not repeat
-        import mlflow
-        import mlflow.sklearn
-        from sklearn.datasets import load_wine
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import SVC
+        try:
+            import mlflow
+            import mlflow.sklearn
+            from sklearn.datasets import load_wine
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
+            from sklearn.svm import SVC
+        except ImportError as exc:
+            raise NotReady(f"the demo needs {exc.name}: pip install 'mlflow-istio[local]'") from exc
 
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(registry_uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
 from mlflow_istio.adapters.mlflow.deadlines_of_drivers import given_to_new_engines
@@ -73,12 +75,29 @@ def mapped(doing: str) -> Iterator[None]:
     try:
         with _OUR_SETTINGS:
             yield
+    except UnsupportedModelRegistryStoreURIException as exc:
+        raise RegistryError(f"could not {doing}: {_no_store(exc)}") from exc
     except MlflowException as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}") from exc
     except ImportError as exc:  # a database's driver
         raise RegistryError(f"could not {doing}: {one_line(exc)}: install what MLFLOW_TRACKING_URI needs") from exc
     except unreachable as exc:
         raise RegistryError(f"could not {doing}: {one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?") from exc
+
+
+def _no_store(exc: Exception) -> str:
+    """What to do about an address that this MLflow has no store for: mlflow-skinny has none for a database, its own default."""
+    given = re.search(r"URI '([^']*)'", str(exc))
+    address = masked(given[1]) if given else "what MLFLOW_TRACKING_URI says"
+    if address.startswith(("sqlite:", *_DATABASES)):
+        return (
+            f"'{address}' needs all of MLflow, and mlflow-skinny is installed: pip install 'mlflow-istio[local]', or set "
+            "MLFLOW_TRACKING_URI to a tracking server (http://...)"
+        )
+    return (
+        f"MLflow knows no '{address}': set MLFLOW_TRACKING_URI (and MLFLOW_REGISTRY_URI) to a tracking server (http://...) or a "
+        "database (sqlite:///..., postgresql://...)"
+    )
 
 
 class _Settings:
@@ -112,6 +131,8 @@ _OUR_SETTINGS = _Settings()
 class LateClient:
     """MLflow's client; for a database of another machine one that is made when it is first asked.
 
+    An address that can't be is said when it is first asked, too: a rollback goes on without a registry.
+
     MLflow connects when it makes such a client, and tries ten times over minutes; we let it try three times, and what could not be
     reached is not tried again for a minute. A rollback doesn't wait for more than that.
 
@@ -126,7 +147,8 @@ class LateClient:
         self._addresses = {"tracking_uri": tracking, "registry_uri": registry}
         self._client: MlflowClient | None = None
         if not any(address.startswith(_DATABASES) for address in self._addresses.values()):
-            self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
+            with contextlib.suppress(RegistryError), mapped("reach MLflow"):
+                self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=registry_uri)
         self._failed: RegistryError | None = None
         self._failed_at = 0.0
 

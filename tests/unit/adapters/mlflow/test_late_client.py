@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import pytest
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from mlflow_istio.adapters.mlflow import client_calls
 from mlflow_istio.adapters.mlflow.client_calls import LateClient
@@ -100,3 +101,35 @@ def test_our_idea_of_what_mlflow_takes_when_nothing_is_set_is_its_own() -> None:
     for name, value in client_calls._DEFAULTS.items():
         if name.startswith("MLFLOW_"):
             assert str(getattr(environment_variables, name).default).lower() == value
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "foo://ada:s3cr3t@there/x",
+            r"MLflow knows no 'foo://[^']*there/x': set MLFLOW_TRACKING_URI .* a tracking server",
+        ),
+        ("file:///proc/no-registry", "could not reach MLflow: "),
+    ],
+)
+def test_an_address_that_can_not_be_is_said_when_it_is_asked(address: str, said: str) -> None:
+    """A rollback goes on without a registry, and a command that asks for none has nothing to say of it."""
+    client = LateClient(address, None)
+    with pytest.raises(RegistryError, match=said) as refused:
+        client()
+    assert "s3cr3t" not in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+def test_mlflow_skinny_has_no_store_for_what_it_takes_when_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mlflow-skinny 3.17 raises it for the address that it takes itself, a file in the working folder."""
+
+    def skinny(**_: str) -> str:
+        raise UnsupportedModelRegistryStoreURIException(
+            unsupported_uri="sqlite:////home/ada/mlflow.db", supported_uri_schemes=["", "file", "http", "https"]
+        )
+
+    monkeypatch.setattr(client_calls, "MlflowClient", skinny)
+    with pytest.raises(RegistryError, match=r"mlflow.db' needs all of MLflow, .* pip install 'mlflow-istio\[local\]'"):
+        LateClient("sqlite:////home/ada/mlflow.db", None)()
