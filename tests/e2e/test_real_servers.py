@@ -139,11 +139,14 @@ def test_a_shadow_is_compared_by_the_recorder_in_front_of_it(
         )
     with callers(client, config["protocol"]) as got:
         got.wait_for(90)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (found := client.compare("churn", answers="numbers", settle=0.3))["figures"]["shadow/compared"] < 80:
             assert time.monotonic() < deadline, str(found)
             time.sleep(0.2)
     assert set(got.seen) == {("OK", f"churn/{versions[0]}")}, str(vars(got))
-    assert found["figures"]["shadow/unmatched_share"] == 0, found["verdict"]
+    # A copy may be late on a busy machine: none is once nobody calls any more.
+    while (found := client.compare("churn", answers="numbers", settle=0.3))["figures"]["shadow/unmatched_share"]:
+        assert time.monotonic() < deadline, str(found)
+        time.sleep(0.2)
     assert found["figures"]["shadow/difference"] == pytest.approx(1.0), "one answers 1.0, the other 2.0"
     assert found["verdict"]["word"] == "rollback"
