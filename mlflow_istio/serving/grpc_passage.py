@@ -432,6 +432,7 @@ class _Server(asyncio.Protocol):
         self._headers = _decoder()
         self._block: _Block | None = None
         self._waiting: deque[bytes] = deque()
+        self._has_begun = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to ask."""
@@ -445,6 +446,7 @@ class _Server(asyncio.Protocol):
             return
         pieces = self._reader.feed(data)
         self._caller.write(b"".join(piece.raw for piece in pieces))
+        self._has_begun = self._has_begun or bool(pieces)  # its settings come first, whatever is asked (RFC 9113, 3.4)
         for piece in pieces:
             try:
                 self._read(piece)
@@ -478,7 +480,7 @@ class _Server(asyncio.Protocol):
         """Send frames of ours to the caller, between two of the server's."""
         if frames:
             self._waiting.append(frames)
-        if not self._reader.inside and self._block is None and not self._caller.is_blind:
+        if self._has_begun and not self._reader.inside and self._block is None and not self._caller.is_blind:
             while self._waiting:
                 self._caller.write(self._waiting.popleft())
 

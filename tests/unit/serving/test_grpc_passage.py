@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from mlflow_istio.serving.configuration import PayloadFields, RecordSettings
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.grpc_answers import V2Bodies
 from mlflow_istio.serving.grpc_passage import Door
-from mlflow_istio.serving.http2_frames import FrameReader, frame, header_frames
+from mlflow_istio.serving.http2_frames import FrameReader, frame
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.recording_proxy import Passage
@@ -392,6 +392,10 @@ class Bare:
     def send(self, frames: bytes) -> None:
         self._socket.sendall(frames)
 
+    def receive(self, count: int) -> bytes:
+        """The next bytes as they come."""
+        return self._socket.recv(count, socket.MSG_WAITALL)
+
     def answers(self, *streams: int) -> dict[int, tuple[dict[str, str], bytes]]:
         """Wait until all have ended; headers and trailers together, and the body."""
         headers: dict[int, dict[str, str]] = defaultdict(dict)
@@ -480,6 +484,30 @@ def test_answers_of_ours_and_the_servers_keep_to_the_window_together(front: Fron
         assert {got[call][0]["grpc-status"] for call in calls} == {"0"}
 
 
+def test_the_servers_settings_come_before_any_answer_of_ours() -> None:
+    async def own(_scope: Any, _receive: Any, send: Any) -> None:
+        answered.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    answered = threading.Event()
+    metrics = ServerMetrics(CollectorRegistry(), deployment="m-v1", model="m", version="1")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as slow,
+        passing(slow.getsockname()[1], None, metrics) as (port, passage),
+    ):
+        passage.own[b"/records"] = own  # type: ignore[index]
+        caller = Bare(port)
+        server, _ = slow.accept()
+        with server:
+            read = caller.ask("GET", "/records")
+            assert answered.wait(60)
+            server.sendall(frame(http2.SETTINGS, 0, 0))
+            first = caller.receive(9)
+            assert first == frame(http2.SETTINGS, 0, 0)
+            assert caller.answers(read)[read][0] == {":status": "200"}
+        caller.close()
+
+
 def test_a_reader_whose_answer_breaks_is_told_so(front: Front, bare: Callable[..., Bare]) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("as it was told")
@@ -554,26 +582,3 @@ def test_who_is_told_to_leave_answers_what_is_open(front: Front) -> None:
     while front.passage.callers:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def _split(data: bytes, size: int) -> Sequence[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-@pytest.mark.parametrize("size", [1, 5, 9, 10, 1000, 100_000])
-def test_frames_are_told_apart_however_they_come(size: int) -> None:
-    headers = [(b"a" * 40, b"b" * 40_000), (b":status", b"200")]
-    whole = (
-        header_frames(1, headers, end=False)
-        + frame(http2.DATA, http2.END_STREAM, 1, b"x" * 3000)
-        + frame(http2.PING, 0, 0)
-    )
-    reader = FrameReader()
-    pieces = [piece for part in _split(whole, size) for piece in reader.feed(part)]
-    assert b"".join(piece.raw for piece in pieces) == whole
-    block = b"".join(piece.payload for piece in pieces if piece.kind in (http2.HEADERS, http2.CONTINUATION))
-    assert list(Decoder().decode(block, raw=True)) == headers
-    data = [piece for piece in pieces if piece.kind == http2.DATA]
-    assert b"".join(piece.payload for piece in data) == b"x" * 3000
-    assert [piece.ends for piece in data] == [False] * (len(data) - 1) + [True]
-    assert (reader.held, reader.inside) == (b"", False)
