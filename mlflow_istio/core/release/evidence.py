@@ -23,6 +23,9 @@ from mlflow_istio.errors import InvalidInput
 ENOUGH_TO_SEE = 20
 """Requests of a stable in one interval from which on "every one failed" means that it serves nothing."""
 
+OUTAGE = 0.9
+"""Share of the candidate's requests that fails in an outage of what both need, while the stable fails every one."""
+
 ENOUGH_OF_CONTROL = 100
 """Answers of a control, which begins with none, that tell how fast its version is: as many as a step asks of the candidate."""
 
@@ -174,7 +177,10 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     other = reference(plan, evidence)
     if broken or look.weights.get(other, 0) == 0:
         alone = VersionCounts(growth=_together(plan.candidates, grown))
-        evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests, seconds=seconds))
+        # Where all that both answer fails, something failed that both need, and nothing is known of the candidate.
+        outage = look.stable_ready and alone.errors >= OUTAGE * alone.requests and _failed(_together(old, grown))
+        if not outage:
+            evidence = replace(evidence, alone=evidence.alone.update(alone.errors, alone.requests, seconds=seconds))
     if broken:
         return evidence, ()
     candidates_idle = not any(look.weights.get(name, 0) for name in plan.candidates)
@@ -274,10 +280,14 @@ def _series(plan: ReleasePlan, evidence: Evidence) -> frozenset[str]:
 
 
 def _with_stable_seen(evidence: Evidence, growth: Growth) -> Evidence:
-    counts = VersionCounts(growth=growth)
-    if counts.requests < ENOUGH_TO_SEE:
+    if VersionCounts(growth=growth).requests < ENOUGH_TO_SEE:
         return evidence
-    return replace(evidence, stable_failed=counts.errors == counts.requests)
+    return replace(evidence, stable_failed=_failed(growth))
+
+
+def _failed(growth: Growth) -> bool:
+    counts = VersionCounts(growth=growth)
+    return ENOUGH_TO_SEE <= counts.requests == counts.errors
 
 
 def _counted(plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth], *, shares: bool) -> Evidence:

@@ -313,6 +313,20 @@ def test_a_blue_green_that_fails_too_much_goes_back() -> None:
     assert "candidate alone" in action.verdict.reason
 
 
+def test_an_outage_of_all_that_both_need_is_no_word_against_the_candidate() -> None:
+    journey = started(a_plan(steps=(50.0,), guards=(ERRORS,), min_requests=100, hold=1e5, deadline=1e6))
+    for _ in range(5):
+        assert isinstance(journey.look((100, 1), (100, 1)), Wait)
+    for _ in range(10):
+        action = journey.look((100, 100), (100, 100))
+        assert isinstance(action, Wait), action.verdict
+    for _ in range(5):
+        assert isinstance(journey.look((100, 1), (100, 1)), Wait)
+    while isinstance(action, Wait):
+        action = journey.look((100, 1), (100, 100))
+    assert isinstance(action, RollBack)
+
+
 HOLD = Verdict(word="hold", reason="Not enough pairs.")
 FINE = Verdict(word="advance", reason="They agree.")
 WORSE = Verdict(word="rollback", reason="They differ.")

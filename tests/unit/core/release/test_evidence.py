@@ -276,6 +276,20 @@ def test_while_the_stable_fails_every_request_nothing_is_compared() -> None:
     assert (mended.stable_failed, mended.alone.counts.total) == (False, 100)
 
 
+def test_while_every_request_of_both_fails_nothing_is_known_of_the_candidate() -> None:
+    """A database that both ask, say; without a ready stable the candidate's failures are its own."""
+    plan = a_plan(guards=(SLO,))
+    looks = ((counters(0), counters(0)), (counters(100, 100), counters(50, 50)))
+    found, _ = fed(plan, *looks)
+    assert (found.stable_failed, found.alone.counts.total) == (True, 0)
+    over, _ = fed(plan, *looks, (counters(200, 100), counters(100, 50)))
+    assert (over.stable_failed, over.alone.counts.total) == (False, 0)
+    dead, _ = fed(plan, *looks, stable_ready=False)
+    assert dead.alone.counts.events == 50
+    alive, _ = fed(plan, looks[0], (counters(100, 100), counters(50, 40)))
+    assert alive.alone.counts.events == 40
+
+
 def test_counters_hold_only_what_the_guards_need() -> None:
     many = {
         "pod": {
