@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -28,6 +27,17 @@ class OfOtherCalls(InMemoryMetrics):
     protocols = ("grpc",)
 
 
+@dataclass
+class Numbers:
+    """One, two, three and so on; what ``itertools.count`` gives can't be copied from Python 3.14 on."""
+
+    newest: int = 0
+
+    def __next__(self) -> int:
+        self.newest += 1
+        return self.newest
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """A cluster, a registry, and a context at which a use-case works on them.
@@ -44,8 +54,8 @@ class World:
     registry: InMemoryRegistry = field(default_factory=lambda: InMemoryRegistry({"churn": [1, 2, 3], "forest": [1]}))
     runs: InMemoryRuns = field(default_factory=InMemoryRuns)
     warnings: list[str] = field(default_factory=list)
-    ids: Any = field(default_factory=lambda: itertools.count(1))
-    keys: Any = field(default_factory=lambda: itertools.count(1))
+    ids: Any = field(default_factory=Numbers)
+    keys: Any = field(default_factory=Numbers)
 
     @property
     def context(self) -> Context:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
 from mlflow_istio.releases.driving.opening import ReleaseRequest, open_release
 from mlflow_istio.releases.driving.progressive import drive
 from mlflow_istio.testing import InMemoryMetrics, StillClock
-from tests.support.in_memory import Killed, World, a_request, a_world
+from tests.support.in_memory import Killed, Numbers, World, a_request, a_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ class Stage:
     clock: BusyClock = field(init=False)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     says: Callable[[str, Mapping[str, Any]], str] = lambda _url, _payload: ""
-    ids: Any = field(default_factory=lambda: itertools.count(1))
+    ids: Any = field(default_factory=Numbers)
 
     def __post_init__(self) -> None:
         self.users = Users(world=self.world)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import cache
@@ -15,7 +14,7 @@ from mlflow_istio.core.policy.settings import Fault
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.testing import InMemoryRegistry
 from mlflow_istio.verbs import Verbs
-from tests.support.in_memory import World
+from tests.support.in_memory import Numbers, World
 from tests.support.in_memory_verbs import InMemoryVerbs
 
 NAMES = ("ash", "birch", "churn")
@@ -41,9 +40,7 @@ def three_endpoints() -> World:
 
 def fork(world: World) -> World:
     """A copy that shares what nobody changes in place: objects and changes."""
-    return World(
-        cluster=_flat(world.cluster), registry=_flat(world.registry), runs=_flat(world.runs), ids=itertools.count(1000)
-    )
+    return World(cluster=_flat(world.cluster), registry=_flat(world.registry), runs=_flat(world.runs), ids=Numbers(999))
 
 
 def _flat(port: Any) -> Any:
