@@ -65,7 +65,7 @@ class Caller(asyncio.Protocol):
         self._leaving = False
         self._recording: Recording | None = None
         self._stream: PassingStream | None = None
-        self._pinned = False
+        self._counts = False
         self._arrived = 0.0
         self._asked = 0.0
         self._status = 0
@@ -115,8 +115,7 @@ class Caller(asyncio.Protocol):
                 headers = list(event.headers.raw_items())
                 event = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
             streams = self._passage.streams
-            # Who pins is not among those that the weights dealt: figures of a release are of these alone.
-            if streams is not None and not self._pinned and is_stream(event.status_code, event.headers):
+            if streams is not None and self._counts and is_stream(event.status_code, event.headers):
                 self._stream = PassingStream(streams, event.headers, self._asked)
             if recording is not None:
                 recording.output_coding = coding_of(event.headers)
@@ -197,7 +196,8 @@ class Caller(asyncio.Protocol):
     def _begin(self, request: h11.Request) -> None:
         self._busy = True
         self._arrived = self._asked = perf_counter()
-        self._pinned = any(name == PIN_HEADER for name, _ in request.headers)
+        # Who pins is not among those that the weights dealt, and figures of a release are of these alone; a GET asks no model.
+        self._counts = request.method == b"POST" and all(name != PIN_HEADER for name, _ in request.headers)
         if request.http_version != b"1.1":
             request = h11.Request(method=request.method, target=request.target, headers=_named_host(request))
         path = request.target.partition(b"?")[0]

@@ -213,6 +213,7 @@ def test_who_pins_and_what_is_no_stream_is_in_no_figure_of_streams(front: Front)
     pinned = said(1, **{"x-mlflow-deployment": "own-v1"})
     assert requests.post(f"{front.url}/stream", headers=pinned, timeout=60).text.endswith("[DONE]\n\n")
     assert requests.post(f"{front.url}/v1/x", json={}, headers=said(2), timeout=60).ok
+    assert requests.get(f"{front.url}/stream", headers=said(3), timeout=60).ok
     assert [front.told("streams_total", end=end) for end in STREAM_ENDS] == [0] * 4
     assert front.told("stream_first_chunk_seconds_count") == 0
 
