@@ -175,7 +175,7 @@ def test_a_version_whose_first_token_comes_late_goes_back(llama: tuple[Any, dict
             analysis=[{"guard": "errors", "allowed": 0.5}, {"guard": "ttft", "margin": 1.5}],
             steps="50",
             interval=1,
-            hold=600,
+            hold=250,
             min_requests=1,
             warmup=0,
             warm_requests=1,

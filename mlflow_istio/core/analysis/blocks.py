@@ -237,6 +237,24 @@ class Blocks:
         return np.asarray(self.closed, dtype=np.float64).reshape(-1, len(self.open))
 
 
+def first_bound(phase: float, interval: float, alpha: float) -> float:
+    """Return the seconds of traffic before which `Blocks.bounds` is infinite, however good the figures are.
+
+    The least time with `c < 1` (see the module), which is `(n - 1) log(1+g) > -2 log alpha`.
+
+    Args:
+        phase: The longest slow phase, in seconds.
+        interval: Seconds between two looks; a block is as long at least.
+        alpha: As in `bounds`.
+    """
+    check_alpha(alpha)
+    n = 2
+    # All that follows until one more observation is whole counts as part of the last one.
+    while (n - 1) * np.log1p(PROOF_SPREAD * (n + 1)) <= -2 * np.log(alpha):
+        n += 1
+    return n * PROOF_BLOCKS * max(phase * BLOCK_SHARE, interval)
+
+
 def log_t_factor(observations: Floats, g: float) -> float:
     """Return the log of the one-sided Bayes factor of the t-test for "the mean is above 0".
 

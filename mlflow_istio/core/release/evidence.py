@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from mlflow_istio.core.analysis.counters import LAST_VALUES, CounterState, Reading
@@ -12,12 +14,11 @@ from mlflow_istio.core.analysis.guards import GuardTest
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, kpi_of
 from mlflow_istio.core.analysis.proportion import ObjectiveTest
 from mlflow_istio.core.analysis.sample_ratio import SampleRatioTest
-from mlflow_istio.core.basics.plugins import one_line
 from mlflow_istio.core.basics.stored import form, from_json, stored
 from mlflow_istio.core.release.guards.base import TestSettings
 from mlflow_istio.core.release.guards.counts import Growth, IntervalCounts, VersionCounts, histogram_of
-from mlflow_istio.core.release.guards.table import GUARD_KINDS, kind_of
-from mlflow_istio.core.release.plan import COMPARABLE_LOADS, PHASE_UNKNOWN, ReleasePlan
+from mlflow_istio.core.release.guards.table import GUARD_KINDS, kind_of, refused, said_by
+from mlflow_istio.core.release.plan import COMPARABLE_LOADS, PHASE_UNKNOWN, GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 
 ENOUGH_TO_SEE = 20
@@ -99,7 +100,10 @@ def no_evidence(plan: ReleasePlan, *, phase: float | None = None, control: str =
     elif phase is None:
         phase = PHASE_UNKNOWN
     settings = _settings(plan, phase)
-    started = {guard.name: kind_of(guard).start(guard, settings) for guard in plan.guards}
+    started = {
+        guard.name: said_by(guard, partial(kind_of(guard).start, guard, settings), refused(guard))
+        for guard in plan.guards
+    }
     tests = {name: test for name, test in started.items() if test is not None}
     alone = ObjectiveTest.of(0.0, limit=plan.alone_limit, phi=plan.phi)
     return Evidence(tests=tests, alone=alone, phase=phase, control=control)
@@ -247,13 +251,24 @@ def _with_history(plan: ReleasePlan, evidence: Evidence, look: Look) -> Evidence
     ready: dict[str, GuardTest] = {}
     for guard in plan.guards:
         before = evidence.tests.get(guard.name)
-        kind = kind_of(guard)
-        test = kind.start_from(guard, settings, seen) if before is None else kind.learn(guard, before, stable)
+        test = said_by(guard, partial(_learnt, guard, before, settings, seen, stable), partial(_as_before, before))
         if test is not None and test is not before:
             ready[guard.name] = test
     if not ready:  # not enough to see yet: asked again at the next look
         return evidence
     return replace(evidence.rebased(), tests={**evidence.tests, **ready})
+
+
+def _learnt(
+    guard: GuardPlan, before: GuardTest | None, settings: TestSettings, seen: Reading, stable: Reading
+) -> GuardTest | None:
+    """The guard's test with what it takes from the stable, before anything is judged."""
+    kind = kind_of(guard)
+    return kind.start_from(guard, settings, seen) if before is None else kind.learn(guard, before, stable)
+
+
+def _as_before(before: GuardTest | None, _why: str) -> GuardTest | None:
+    return before
 
 
 def _advanced(plan: ReleasePlan, evidence: Evidence, look: Look, *, fresh: bool) -> tuple[Evidence, dict[str, Growth]]:
@@ -275,7 +290,10 @@ def _series(plan: ReleasePlan, evidence: Evidence) -> frozenset[str]:
     """The series that the tests need; the others would only make the state on the object larger."""
     tested = [(guard, evidence.tests[guard.name]) for guard in plan.guards if guard.name in evidence.tests]
     return frozenset({REQUESTS, ERRORS, ASSIGNMENTS}).union(
-        *(kind_of(guard).series(guard, test) for guard, test in tested)
+        *(
+            said_by(guard, partial(kind_of(guard).series, guard, test), lambda _why: frozenset())
+            for guard, test in tested
+        )
     )
 
 
@@ -354,18 +372,22 @@ def _tested(plan: ReleasePlan, evidence: Evidence, counts: IntervalCounts) -> tu
     missing = []
     for guard in plan.guards:
         test = tests.get(guard.name)
-        try:
-            updated = None if test is None else kind_of(guard).update(guard, test, counts)
-            lacks = updated is None or kind_of(guard).lacks_data(updated)
-        except Exception as exc:
-            if guard.kind in GUARD_KINDS:
-                raise
-            # Another package's code: what it can't judge is not known, and the other guards go on watching.
-            missing.append(f"{guard.name}, whose kind '{guard.kind}' failed ({one_line(exc)})")
-            continue
+        updated, why = said_by(guard, partial(_updated, guard, test, counts), lambda why: (None, why))
         if updated is not None:
             tests[guard.name] = updated
         waits = test is None and guard.streams  # nobody may ever ask for a stream
-        if not waits and lacks:
-            missing.append(guard.name)
+        if not waits and why is not None:
+            missing.append(f"{guard.name}: {why}" if why else guard.name)
     return replace(evidence, tests=tests), tuple(missing)
+
+
+def _updated(guard: GuardPlan, test: GuardTest | None, counts: IntervalCounts) -> tuple[GuardTest | None, str | None]:
+    """The test after an interval, and why it has no data: empty where there are none, None where it has."""
+    updated = None if test is None else kind_of(guard).update(guard, test, counts)
+    if updated is None or kind_of(guard).lacks_data(updated):
+        return updated, ""
+    if guard.kind not in GUARD_KINDS and not isinstance(updated, kind_of(guard).test):
+        raise TypeError(f"update returned {type(updated).__name__}, not {kind_of(guard).test.__name__}")
+    if guard.kind not in GUARD_KINDS and math.isnan(updated.log_e_value):
+        raise ValueError("its evidence is not a number")
+    return updated, None

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_istio.core.analysis.decision import decide
-from mlflow_istio.core.analysis.guards import Guard, GuardTest, combine
+from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, combine
 from mlflow_istio.core.analysis.interval import Interval, finite
 from mlflow_istio.core.analysis.promotion import NOTHING_TO_PROVE, PromotionBound
 from mlflow_istio.core.analysis.verdict import Verdict
 from mlflow_istio.core.release.evidence import Evidence
 from mlflow_istio.core.release.guards.base import SPEED_KINDS
-from mlflow_istio.core.release.guards.table import kind_of
+from mlflow_istio.core.release.guards.table import kind_of, said_by
 from mlflow_istio.core.release.plan import COMPARABLE_LOADS, GuardPlan, ReleasePlan
 
 ALONE = "candidate alone"
@@ -132,10 +132,19 @@ def _guard(plan: ReleasePlan, guard: GuardPlan, evidence: Evidence, *, figures: 
     test = evidence.tests.get(guard.name)
     if test is None:
         return Guard(name=guard.name, log_e=0.0, weight=guard.weight, summary="nothing known yet")
+    log_e = _log_e(guard, test)
     if not figures:
-        return Guard(name=guard.name, log_e=test.log_e_value, weight=guard.weight)
-    result = test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight)
+        return Guard(name=guard.name, log_e=log_e, weight=guard.weight)
+    result = said_by(
+        guard,
+        lambda: replace(test.guard(guard.name, alpha=alpha_of(plan, guard), weight=guard.weight), log_e=log_e),
+        lambda why: Guard(name=guard.name, log_e=log_e, weight=guard.weight, summary=why),
+    )
     return replace(result, summary=result.summary.replace("the stable", "the control")) if evidence.control else result
+
+
+def _log_e(guard: GuardPlan, test: GuardTest) -> float:
+    return said_by(guard, lambda: Guard(name=guard.name, log_e=test.log_e_value).log_e, lambda _why: 0.0)
 
 
 def alpha_of(plan: ReleasePlan, guard: GuardPlan) -> float:
@@ -166,8 +175,19 @@ def _bounds(plan: ReleasePlan, evidence: Evidence) -> Iterator[PromotionBound]:
         if guard.name not in evidence.tests:
             continue
         better = _may_claim_better(plan, guard)
-        for bound in evidence.tests[guard.name].bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan)):
+        for bound in _bounds_of(plan, guard, evidence.tests[guard.name]):
             yield bound if better else replace(bound, upper=max(bound.upper, bound.equal))
+
+
+def _bounds_of(plan: ReleasePlan, guard: GuardPlan, test: GuardTest) -> Sequence[PromotionBound]:
+    """What one guard bounds; one that can't be met where its kind can't say."""
+    return said_by(
+        guard,
+        lambda: tuple(replace(bound) for bound in test.bounds(guard.name, guard.allowed, alpha=_proof_alpha(plan))),
+        lambda why: (
+            PromotionBound(name=guard.name, measure="odds ratio", upper=float("inf"), allowed=1.0, waiting=why),
+        ),
+    )
 
 
 def _enough_bounds(plan: ReleasePlan, evidence: Evidence, *, every: bool) -> tuple[PromotionBound, ...]:
@@ -216,23 +236,27 @@ def proven(plan: ReleasePlan, evidence: Evidence) -> Mapping[str, Interval]:
     intervals: dict[str, Interval] = {}
     for guard in plan.guards:
         test = evidence.tests.get(guard.name)
-        interval = None if test is None else test.proven(alpha_of(plan, guard))
+        interval = None if test is None else _proven(plan, guard, test)
         if interval is not None:
             better = _may_claim_better(plan, guard)
             intervals[guard.name] = interval if better else replace(interval, upper=max(interval.upper, 1.0))
     return intervals
 
 
+def _proven(plan: ReleasePlan, guard: GuardPlan, test: GuardTest) -> Interval | None:
+    return said_by(guard, lambda: test.proven(alpha_of(plan, guard)), lambda _why: None)
+
+
 def _figures(plan: ReleasePlan, guard: GuardPlan, test: GuardTest | None) -> GuardFigures:
     if test is None:
         return GuardFigures(name=guard.name)
-    figures = test.figures(alpha_of(plan, guard))
+    figures = said_by(guard, lambda: replace(test.figures(alpha_of(plan, guard))), lambda _why: Figures())
     return GuardFigures(
         name=guard.name,
         candidate=figures.candidate,
         stable=figures.stable,
         ratio=figures.ratio,
-        log_e=test.log_e_value,
+        log_e=_log_e(guard, test),
     )
 
 

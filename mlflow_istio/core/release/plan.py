@@ -14,7 +14,7 @@ from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.stored import form, stored
 from mlflow_istio.core.moves.strategies import STRATEGIES
 from mlflow_istio.core.release.guards.base import GuardTerms
-from mlflow_istio.core.release.guards.table import kind_of
+from mlflow_istio.core.release.guards.table import kind_of, said_by
 from mlflow_istio.core.release.surge import check_surge_words
 from mlflow_istio.errors import InvalidInput
 
@@ -68,7 +68,8 @@ class GuardPlan(GuardTerms):
     def describe(self) -> str:
         """One line for people."""
         proof = self.allowed.describe()
-        return f"{self.name}: {kind_of(self).describe(self)}" + (f"; promotion needs {proof}" if proof else "")
+        terms = said_by(self, lambda: str(kind_of(self).describe(self)), str)
+        return f"{self.name}: {terms}" + (f"; promotion needs {proof}" if proof else "")
 
 
 @form(sparse=True, closed=True)
@@ -311,8 +312,9 @@ def check_steps(strategy: str, steps: tuple[float, ...]) -> None:
         if any(step != int(step) for step in steps):
             raise InvalidInput("steps are whole percents")
         if steps[0] == 0 or steps[-1] == 100:
+            whole = ", and strategy=blue-green switches everything at once" if steps == (100,) else ""
             raise InvalidInput(
-                f"strategy={strategy} compares two versions that both have traffic: steps go from 1 to 99"
+                f"strategy={strategy} compares two versions that both have traffic: steps go from 1 to 99{whole}"
             )
     if strategy == "shadow" and steps[0] == 0:
         raise InvalidInput("a shadow gets more than 0 percent")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from mlflow_istio.core.basics.stored import compact, form, from_json, parsed, stored, to_json
 from mlflow_istio.core.release.driver import Driver, Question
 from mlflow_istio.core.release.evidence import Evidence, no_evidence
+from mlflow_istio.core.release.guards.table import refused, said_by
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.errors import InvalidInput, StateConflict
 
@@ -166,7 +168,12 @@ def check_room(progress: Progress) -> None:
     """
     tests = progress.evidence.tests
     waiting = sum(FULL_GUARD for guard in progress.plan.guards if guard.name not in tests)
-    growing = sum(test.room for test in tests.values()) + waiting + FULL_COUNTERS
+    rooms = [
+        said_by(guard, partial(getattr, tests[guard.name], "room"), refused(guard))
+        for guard in progress.plan.guards
+        if guard.name in tests
+    ]
+    growing = sum(rooms) + waiting + FULL_COUNTERS
     full = len(compact(to_json(progress))) + growing
     if progress.plan.watch:  # two tests at once, of which one began later
         full += len(compact(to_json(progress.evidence))) + growing

@@ -132,7 +132,7 @@ def test_a_release_that_the_version_before_stored_with_a_key_that_is_gone_goes_o
     world = a_world("churn-v1")
     query = 'visits{v="$deployment"}'
     kpi = {"sold": {"queries": {"n": query, "events": query}}}
-    given = {"deadline": 5, "interval": 1, "detach": True, "kpi": kpi}
+    given = {"deadline": 5, "interval": 1, "hold": 1, "detach": True, "kpi": kpi}
     InMemoryVerbs(world).release("churn", "models:/churn/2", given)
     progress = world.endpoint().progress
     assert progress is not None

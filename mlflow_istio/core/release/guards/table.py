@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+from mlflow_istio.core.basics.plugins import one_line
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms
 from mlflow_istio.core.release.guards.failed_requests import Errors
 from mlflow_istio.core.release.guards.gross_failure import Gross
@@ -15,6 +16,8 @@ from mlflow_istio.core.release.guards.objective import Objective
 from mlflow_istio.core.release.guards.slow_answers import Latency
 from mlflow_istio.core.release.guards.streamed_answers import EachToken, FirstToken, Tokens, Unfinished
 from mlflow_istio.errors import InvalidInput
+
+Said = TypeVar("Said")
 
 GUARD_KINDS: Mapping[str, GuardKind[Any]] = {
     kind.name: kind
@@ -40,3 +43,34 @@ def kind_of(terms: GuardTerms) -> GuardKind[Any]:
         return installed_kind(name, tuple(GUARD_KINDS))
     except InvalidInput as exc:
         raise InvalidInput(f"guard '{terms.name}': {exc}") from exc
+
+
+def said_by(terms: GuardTerms, ask: Callable[[], Said], failed: Callable[[str], Said]) -> Said:
+    """What a guard's kind, or its test, says; the one way to ask where a release goes on.
+
+    Another package's code may raise whatever it likes, and the other guards have to go on watching. An error of ours is not hidden.
+
+    Args:
+        terms: The guard.
+        ask: Asks it.
+        failed: What stands for its answer where it raised, given why as a clause.
+    """
+    try:
+        return ask()
+    except Exception as exc:
+        if terms.kind in GUARD_KINDS:
+            raise
+        return failed(f"its kind '{terms.kind}' failed ({one_line(exc)})")
+
+
+def refused(terms: GuardTerms) -> Callable[[str], Any]:
+    """What `said_by` makes of a failure before anything has begun.
+
+    Raises:
+        InvalidInput: Names the guard, and what its kind raised.
+    """
+
+    def refuse(why: str) -> Any:
+        raise InvalidInput(f"guard '{terms.name}': {why}")
+
+    return refuse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.release.guards.base import GuardTerms, TestSettings
 from mlflow_istio.core.release.guards.installed import GROUP, installed_kind
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
+from mlflow_istio.core.release.judgement import look_figures
 from mlflow_istio.core.release.plan import GuardPlan, describe_plan
-from mlflow_istio.core.release.progress import progress_from_text, progress_to_text
+from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text, progress_to_text
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.release import ReleaseOptions
 from mlflow_istio.options.release_plan import plan_of
-from tests.support.endpoint_values import an_endpoint
+from tests.support.endpoint_values import TIME, an_endpoint
 from tests.support.release_values import Journey, a_plan
+from tests.unit.core.release import toy_guards
 from tests.unit.core.release.toy_guards import Blocks
 
 HERE = "tests.unit.core.release.toy_guards"
@@ -33,6 +36,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "collapse": f"{HERE}:Collapse",
         "blocks": f"{HERE}:Blocks",
         "careless": f"{HERE}:Careless",
+        "failing": f"{HERE}:Failing",
         "gone": f"{HERE}:Nothing",
         "broken": "no_such_module:Kind",
         "unfinished-kind": f"{HERE}:Unfinished",
@@ -79,12 +83,55 @@ def test_a_kind_that_raises_has_no_data_and_the_other_guards_go_on() -> None:
     action = journey.look((90, 0), (0, 0))
     reason = action.verdict.reason
     assert type(action).__name__ == "Wait"
-    assert "careless, whose kind 'careless' failed (ZeroDivisionError: " in reason
+    assert "careless: its kind 'careless' failed (ZeroDivisionError: " in reason
     for _ in range(50):
         action = journey.look((90, 0), (40, 40))
         if type(action).__name__ == "RollBack":
             break
     assert "errors" in action.verdict.reason
+
+
+@pytest.mark.parametrize("method", ["describe", "start", "room"])
+def test_a_kind_that_raises_before_anything_has_begun_is_refused_or_said_in_one_line(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = a_plan(guards=(GuardPlan(name="mine", kind="failing", limit=0.3),))
+    monkeypatch.setattr(toy_guards, "WRONG", method)
+    why = f"its kind 'failing' failed (KeyError: '{method}')"
+    if method == "describe":
+        assert f"guard mine: {why}" in describe_plan(plan)
+        return
+    with pytest.raises(InvalidInput, match=re.escape(f"guard 'mine': {why}")):
+        check_room(first_progress(plan, TIME))
+
+
+@pytest.mark.parametrize(
+    ("method", "holds"),
+    [
+        *[(method, True) for method in ("update", "lacks_data", "log_e_value", "nan", "class", "bounds")],
+        *[(method, False) for method in ("learn", "series", "guard", "figures")],
+    ],
+)
+def test_whatever_of_a_kind_raises_while_it_is_watched_the_others_watch_on(
+    method: str, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its evidence, or its proof, is not known, nothing gets more traffic for it; where only its words are, all goes on."""
+    guards = (GuardPlan(name="mine", kind="failing", limit=0.3), GuardPlan(name="errors", kind="errors"))
+    for errors, good in ((0, True), (40, False)):
+        journey = Journey(a_plan(guards=guards, hold=0.0, min_requests=1, deadline=1e6))
+        monkeypatch.setattr(toy_guards, "WRONG", method)
+        actions = []
+        for _ in range(60):
+            actions.append(journey.look((900, 0), (400, errors)))
+            look_figures(journey.progress.plan, journey.progress.evidence, journey.weight)
+            if type(actions[-1]).__name__ in ("RollBack", "Promote"):
+                break
+        last = type(actions[-1]).__name__
+        if not good:
+            assert last == "RollBack"
+        else:
+            assert last == ("Wait" if holds else "Promote")
+            assert not holds or "its kind 'failing' failed (" in actions[-1].verdict.reason
 
 
 def blocks_of(errors: int) -> tuple[list[str], str]:

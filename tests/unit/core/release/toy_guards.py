@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from mlflow_istio.core.analysis.counters import Reading
 from mlflow_istio.core.analysis.guards import Figures, Guard, GuardTest, percent
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin, PromotionBound
 from mlflow_istio.core.release.guards.base import GuardKind, GuardTerms, TestSettings
@@ -152,6 +153,74 @@ class Careless(Collapse):
 
     def update(self, terms: GuardTerms, test: GrossTest, counts: IntervalCounts) -> GrossTest:
         return replace(test, rate=counts.candidate.errors / counts.candidate.requests)
+
+
+WRONG = ""
+"""Of which method `Failing` and its test raise now; set by a test."""
+
+
+def fail_in(method: str) -> None:
+    """Raise where this method is the one that is to fail."""
+    if method == WRONG:
+        raise KeyError(method)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailingTest(GrossTest):
+    """A test of another package, any part of which may raise."""
+
+    @property
+    def log_e_value(self) -> float:
+        fail_in("log_e_value")
+        return math.nan if WRONG == "nan" else GrossTest.log_e_value.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def room(self) -> int:
+        fail_in("room")
+        return 0
+
+    def guard(self, name: str, *, alpha: float, weight: float = 1.0) -> Guard:
+        fail_in("guard")
+        return Guard(name=name, log_e=0.0, weight=weight)
+
+    def bounds(self, name: str, allowed: NonInferiorityMargin, *, alpha: float) -> tuple[PromotionBound, ...]:
+        fail_in("bounds")
+        return ()
+
+    def figures(self, alpha: float) -> Figures:
+        fail_in("figures")
+        return Figures()
+
+
+class Failing(Collapse):
+    """A kind any part of which may raise."""
+
+    name: ClassVar[str] = "failing"
+    test = FailingTest
+
+    def describe(self, terms: GuardTerms) -> str:
+        fail_in("describe")
+        return "never"
+
+    def start(self, terms: GuardTerms, settings: TestSettings) -> FailingTest:
+        fail_in("start")
+        return FailingTest()
+
+    def learn(self, terms: GuardTerms, test: GrossTest, stable: Reading) -> GrossTest:
+        fail_in("learn")
+        return test
+
+    def series(self, terms: GuardTerms, test: GrossTest) -> frozenset[str]:
+        fail_in("series")
+        return frozenset()
+
+    def update(self, terms: GuardTerms, test: GrossTest, counts: IntervalCounts) -> GrossTest:
+        fail_in("update")
+        return GrossTest() if WRONG == "class" else test
+
+    def lacks_data(self, test: GrossTest) -> bool:
+        fail_in("lacks_data")
+        return False
 
 
 NOT_A_KIND = GrossTest
