@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 
 import mlflow
 from mlflow import MlflowClient
@@ -78,11 +79,30 @@ def mapped(doing: str) -> Iterator[None]:
     except UnsupportedModelRegistryStoreURIException as exc:
         raise RegistryError(f"could not {doing}: {_no_store(exc)}") from exc
     except MlflowException as exc:
-        raise RegistryError(f"could not {doing}: {one_line(exc)}") from exc
+        raise RegistryError(f"could not {doing}: {one_line(exc)}{_whose_right(exc.get_http_status_code())}") from exc
     except ImportError as exc:  # a database's driver
         raise RegistryError(f"could not {doing}: {one_line(exc)}: install what MLFLOW_TRACKING_URI needs") from exc
     except unreachable as exc:
-        raise RegistryError(f"could not {doing}: {one_line(exc)}; is MLFLOW_TRACKING_URI right and reachable?") from exc
+        answer = getattr(exc, "response", None)
+        hint = _whose_right(0 if answer is None else answer.status_code)
+        hint = hint or "; is MLFLOW_TRACKING_URI right and reachable?"
+        raise RegistryError(f"could not {doing}: {one_line(exc)}{hint}") from exc
+    except Exception as exc:
+        # What keeps MLflow's files has a client of its own (boto3, google-cloud-storage, ...), whose errors MLflow lets through.
+        if type(exc).__module__.partition(".")[0] in ("builtins", "mlflow_istio"):
+            raise
+        raise RegistryError(f"could not {doing}: {type(exc).__name__}: {one_line(exc)}") from exc
+
+
+def _whose_right(status: int) -> str:
+    """What to do where MLflow refused the user, by the answer's status; else empty."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return "; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) say who asks"
+    if status == HTTPStatus.FORBIDDEN:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        who = f"user {user!r}" if user else "who asks"
+        return f"; {who} lacks a right there, which an administrator of MLflow gives"
+    return ""
 
 
 def _no_store(exc: Exception) -> str:

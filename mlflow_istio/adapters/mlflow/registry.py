@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -426,6 +427,8 @@ def _read_change(run: Run, key: str, value: str) -> RoutingChange:
         ) from exc
 
 
+_MODEL_FILE = "MLmodel"
+
 _FILES = ("model_path", "pickled_model", "data", "python_model")
 """Where flavors say which files or folders of the model they need."""
 
@@ -436,10 +439,14 @@ def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
     import mlflow.models
 
     try:
-        model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/MLmodel")
-        flavors = mlflow.models.Model.load(model_file).flavors
         present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
+        if _MODEL_FILE not in present:
+            raise FileNotFoundError(_MODEL_FILE)
+        model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/{_MODEL_FILE}")
+        flavors = mlflow.models.Model.load(model_file).flavors
     except (MlflowException, OSError) as exc:
+        if not _says_gone(exc):
+            raise
         raise NotFound(f"the files of {uri} are gone from {source}: restore them or register the model again") from exc
     for flavor, conf in flavors.items():
         paths = {str(conf.get(field) or "").split("/", 1)[0] for field in _FILES}
@@ -449,6 +456,14 @@ def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
             if path not in present:
                 raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
     return tuple(flavors), bool(flavors.get("python_function", {}).get("streamable"))
+
+
+def _says_gone(exc: MlflowException | OSError) -> bool:
+    """Whether files are not there, as opposed to not to be had now: a missing right, a server that is down."""
+    if isinstance(exc, MlflowException):
+        return bool(exc.error_code == "RESOURCE_DOES_NOT_EXIST")
+    answer = getattr(exc, "response", None)
+    return isinstance(exc, FileNotFoundError) or getattr(answer, "status_code", None) == HTTPStatus.NOT_FOUND
 
 
 def _folder(source: str) -> str:
