@@ -150,7 +150,8 @@ def _to_the_end(drive: Drive) -> DriveResult:
             failing_since = now if failing_since is None else failing_since
             if now - failing_since > PATIENCE:
                 raise
-            drive.warn_once(f"could not look at endpoint '{drive.name}', trying again: {exc.message}")
+            words = f" ({first_line})" if (first_line := exc.detail.partition("\n")[0]) else ""
+            drive.warn_once(f"could not go on with endpoint '{drive.name}', trying again: {exc.message}{words}")
             result, interval = None, 5.0
         if result is not None:
             return result

@@ -166,7 +166,7 @@ class Flaky:
 
     def __getattr__(self, name: str) -> Any:
         if name == "get" and 20 < self._clock.monotonic() < self._until:
-            raise ClusterError("no route to the API server")
+            raise ClusterError("no route to the API server", detail="said by a webhook\nand more")
         return getattr(self._cluster, name)
 
 
@@ -177,7 +177,8 @@ def test_a_cluster_that_can_not_be_reached_is_asked_again_for_a_while(until: flo
     context = replace(stage.context, cluster=Flaky(stage.world.cluster, stage.clock, until))
     if until < PATIENCE:
         assert drive(context, stage.dependencies, "churn").outcome == "promoted"
-        assert any("trying again: no route" in warning for warning in stage.world.warnings)
+        (said,) = (warning for warning in stage.world.warnings if "trying again: no route" in warning)
+        assert said.endswith("(said by a webhook)")
     else:
         with pytest.raises(ClusterError, match="no route"):
             drive(context, stage.dependencies, "churn")
