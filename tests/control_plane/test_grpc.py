@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -14,24 +11,15 @@ from scipy import stats
 from mlflow_istio.calls.grpc_calls import Reply, call
 from mlflow_istio.calls.grpc_infer import request_message
 from mlflow_istio.calls.scoring import score
-from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import Fault
-from mlflow_istio.core.runtime.profiles import OVER_GRPC
 from mlflow_istio.releases.context import address_of, pin_headers
-from mlflow_istio.releases.deploying import deployments
-from mlflow_istio.releases.deploying.deployments import DeployRequest
 from mlflow_istio.releases.moving.policy import end_fault, start_fault
-from mlflow_istio.wiring.connection import load_templates
+from tests.control_plane.foreign_servers import V2, context_of, deployed
 from tests.control_plane.office import ENDPOINT, Office
 
 pytestmark = pytest.mark.control_plane
 
-V2 = replace(
-    OVER_GRPC["mlserver"],
-    command=("python", "-m", "tests.support.v2_server"),
-    env={"PYTHONPATH": str(Path(__file__).parents[2])},
-)
 INPUT = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP64", "data": [1.0, 2.5]}]}
 # A right split leaves these bounds about once in a hundred thousand.
 CONFIDENCE = 1 - 1e-5
@@ -43,20 +31,8 @@ def ask(office: Office) -> Reply:
 
 
 def test_a_grpc_endpoint_is_released_and_faulted(office: Office) -> None:
-    context = replace(office.context, templates=load_templates(None))
-    for version, more in ((1, {}), (2, {"strategy": "canary", "traffic_request": TrafficRequest(weight=50)})):
-        request = DeployRequest(
-            name=f"m-v{version}",
-            endpoint=ENDPOINT,
-            model_uri=f"models:/m/{version}",
-            image="theirs",
-            runtime=V2,
-            pod=PodSettings(),
-            gateways=(os.environ["MLFLOW_ISTIO_GATEWAY"], "mesh"),
-            ready_timeout=120.0,
-            **more,
-        )
-        deployments.deploy(context, request)
+    deployed(office, 1, V2)
+    deployed(office, 2, V2, strategy="canary", traffic_request=TrafficRequest(weight=50))
     replies = [ask(office) for _ in range(300)]
     assert {reply.code for reply in replies} == {"OK"}
     versions = Counter(reply.metadata["x-mlflow-model-version"] for reply in replies)
@@ -66,6 +42,7 @@ def test_a_grpc_endpoint_is_released_and_faulted(office: Office) -> None:
     address = address_of(office.cluster, ENDPOINT, "m-v2")
     answer = score(address, INPUT, headers=pin_headers(office.cluster, ENDPOINT, "m-v2"), timeout=30)
     assert answer["outputs"][0]["data"] == [3.5]
+    context = context_of(office)
     until = context.clock.now() + timedelta(minutes=5)
     start_fault(context, ENDPOINT, Fault(grpc_status="RESOURCE_EXHAUSTED", percentage=100.0, until=until))
     assert {ask(office).code for _ in range(5)} == {"RESOURCE_EXHAUSTED"}

@@ -11,26 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from kubernetes import client
 
-from mlflow_istio.adapters.records import PinnedRecords
-from mlflow_istio.core.analysis.answers import AnswerRule
-from mlflow_istio.core.analysis.shadow_verdict import ShadowLimits
-from mlflow_istio.core.mesh.pods import RECORD_TOKEN, PodSettings, variable_of
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput, NotReady
 from mlflow_istio.ports.cluster import Address
-from mlflow_istio.releases.context import Context, pin_headers
 from mlflow_istio.releases.deploying import deployments, removal
-from mlflow_istio.releases.deploying.deployments import DeployRequest
-from mlflow_istio.releases.driving.comparison import Compared, compare
-from mlflow_istio.wiring.connection import load_templates
+from tests.control_plane.foreign_servers import RECORDING, compared, context_of, deployed, records_of
 from tests.control_plane.namespaces import admin
 from tests.control_plane.office import ENDPOINT, Office
 from tests.support.pod_processes import process_of
@@ -97,40 +89,6 @@ time.sleep(12)  # what streams goes on
 THEIRS = Runtime(
     name="theirs", command=("python", "-c", SOURCE), args=("$PORT",), port=9000, readiness="/ready", scoring="/score"
 )
-RECORDING = {"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_FIELDS": "output,input"}
-
-
-def context_of(office: Office) -> Context:
-    return replace(office.context, templates=load_templates(None))
-
-
-def deployed(office: Office, version: int, **more: Any) -> None:
-    request = DeployRequest(
-        **{
-            "name": f"m-v{version}",
-            "endpoint": ENDPOINT,
-            "model_uri": f"models:/m/{version}",
-            "image": "theirs",
-            "download_image": "serving",
-            "runtime": THEIRS,
-            "env": RECORDING,
-            "pod": PodSettings(),
-            "gateways": (os.environ["MLFLOW_ISTIO_GATEWAY"], "mesh"),
-            "ready_timeout": 120.0,
-            **more,
-        }
-    )
-    deployments.deploy(context_of(office), request)
-
-
-def records_of(office: Office) -> PinnedRecords:
-    """As the verbs read them."""
-    cluster = office.cluster
-    return PinnedRecords(
-        cluster.address,
-        lambda *asked: pin_headers(cluster, *asked),
-        lambda deployment: variable_of(cluster.get("Deployment", deployment) or {}, RECORD_TOKEN),
-    )
 
 
 def asked(address: Address, body: Any) -> tuple[int, bytes, str]:
@@ -169,17 +127,6 @@ def users(office: Office) -> Iterator[Counter[tuple[int, bytes, str]]]:
             thread.join()
 
 
-def compared(office: Office) -> Compared:
-    return compare(
-        context_of(office),
-        records_of(office),
-        ENDPOINT,
-        rule=AnswerRule(kind="classes"),
-        limits=ShadowLimits(agreement=0.9),
-        settle=0.5,
-    )
-
-
 def pods_of(office: Office, deployment: str) -> list[Any]:
     with admin() as api:
         found = client.CoreV1Api(api).list_namespaced_pod(office.namespace, label_selector=f"version={deployment}")
@@ -187,13 +134,14 @@ def pods_of(office: Office, deployment: str) -> list[Any]:
 
 
 def test_a_server_that_can_not_record_is_a_shadow_that_is_compared_and_promoted(office: Office) -> None:
-    deployed(office, 1)
+    deployed(office, 1, THEIRS, env=RECORDING)
     with users(office) as seen:
         with pytest.raises(InvalidInput, match="runtime 'theirs' records none: .*let both record"):
-            deployed(office, 2, env={}, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
-        deployed(office, 2, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
+            deployed(office, 2, THEIRS, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
+        deployed(office, 2, THEIRS, env=RECORDING, strategy="shadow", traffic_request=TrafficRequest(mirror=100))
         found = wait_for(
-            "200 pairs", lambda: result if (result := compared(office)).comparison.tally.pairs >= 200 else None
+            "200 pairs",
+            lambda: result if (result := compared(office, "classes")).comparison.tally.pairs >= 200 else None,
         )
         assert (found.verdict.word, found.comparison.tally.agreeing) == ("advance", found.comparison.tally.pairs)
         assert found.comparison.tally.unmatched_share == 0
@@ -212,7 +160,7 @@ def test_a_server_that_can_not_record_is_a_shadow_that_is_compared_and_promoted(
 
 
 def test_a_recorder_that_is_killed_comes_back_with_its_records_and_its_server_goes_on(office: Office) -> None:
-    deployed(office, 1)
+    deployed(office, 1, THEIRS, env=RECORDING)
     address = office.cluster.address(ENDPOINT)
     for _ in range(20):
         assert asked(address, {"inputs": [1, 2]})[0] == 200
@@ -233,7 +181,7 @@ def test_a_recorder_that_is_killed_comes_back_with_its_records_and_its_server_go
 
 
 def test_streams_pass_and_end_before_their_pod(office: Office) -> None:
-    deployed(office, 1, drain=30.0, replicas=1)
+    deployed(office, 1, THEIRS, env=RECORDING, drain=30.0, replicas=1)
     got: list[tuple[int, bytes, str]] = []
     address = office.cluster.address(ENDPOINT)
     readers = [threading.Thread(target=lambda: got.append(asked(address, {"stream": 60}))) for _ in range(3)]
@@ -250,6 +198,6 @@ def test_streams_pass_and_end_before_their_pod(office: Office) -> None:
 
 def test_a_recorder_that_can_not_write_says_so(office: Office) -> None:
     with pytest.raises(NotReady) as found:
-        deployed(office, 1, env={**RECORDING, "MLFLOW_ISTIO_RECORD_DIR": "/nowhere"})
+        deployed(office, 1, THEIRS, env={**RECORDING, "MLFLOW_ISTIO_RECORD_DIR": "/nowhere"})
     assert "MLFLOW_ISTIO_RECORD_DIR='/nowhere' can't be written" in found.value.detail
     assert pods_of(office, "m-v1") == [] or wait_for("no pods", lambda: not pods_of(office, "m-v1"))
