@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from mlflow_istio.core.analysis.source_names import BUILT_IN
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.release.kpi import Kpi
-from mlflow_istio.errors import InvalidInput
+from mlflow_istio.errors import ClusterError, InvalidInput, MetricsError, NotFound
 from mlflow_istio.ports.cluster import Cluster
 from mlflow_istio.ports.metrics import Metrics, SourceTerms
+from mlflow_istio.releases.context import endpoint_of
 
 ERRORS = {"5xx": "5", "4xx+5xx": "45"}
 
@@ -106,7 +108,9 @@ def _base(
         api = PrometheusApi(prometheus_url)
         if local:
             return PrometheusMetrics(api, dialect="envoy", errors=errors, chosen=chosen, latency_edges=_mesh_edges())
-        return PrometheusMetrics(api, namespace=cluster.scope, errors=errors)
+        return PrometheusMetrics(
+            api, namespace=cluster.scope, errors=errors, protocol_of=functools.partial(_protocol, cluster)
+        )
     from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
 
     if local:
@@ -121,6 +125,16 @@ def _base(
         )
     address = envoy_url.rstrip("/")
     return EnvoyMetrics(lambda: (address,), live=False, namespace=cluster.scope, errors=errors)
+
+
+def _protocol(cluster: Cluster, endpoint: str) -> str:
+    """What an endpoint's callers speak; of one that is gone there is nothing to count."""
+    try:
+        return endpoint_of(cluster, endpoint).protocol
+    except NotFound:
+        return "http"
+    except ClusterError as exc:
+        raise MetricsError(f"what endpoint '{endpoint}' speaks can't be read: {exc.message}") from exc
 
 
 def _mesh_edges() -> Sequence[float]:

@@ -15,10 +15,15 @@ MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 class GrpcCallers:
     """Two threads that call ModelInfer on one connection until the end, one message after the other, and what they got."""
 
-    def __init__(self, url: str, *messages: bytes) -> None:
+    def __init__(self, url: str, *messages: bytes, host: str = "") -> None:
         self.seen: Counter[tuple[str, str]] = Counter()
         self._messages = messages
-        self._channel = grpc.insecure_channel(urlsplit(url).netloc, options=[("grpc.use_local_subchannel_pool", 1)])
+        options: list[tuple[str, str | int]] = [("grpc.use_local_subchannel_pool", 1)]
+        parts = urlsplit(url)
+        self._channel = grpc.insecure_channel(
+            f"{parts.hostname}:{parts.port or 80}",
+            options=[*options, ("grpc.default_authority", host)] if host else options,
+        )
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(2)]
 

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -99,6 +100,7 @@ class PrometheusServer(Process):
         targets: Job to ``HOST:PORT/PATH``.
         users: User to bcrypt hash of its password; nobody is asked when empty.
         credentials: What the tests themselves use.
+        relabelled: Prometheus' ``metric_relabel_configs``, for all that is scraped.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class PrometheusServer(Process):
         targets: Mapping[str, str],
         users: Mapping[str, str] | None = None,
         credentials: tuple[str, str] | None = None,
+        relabelled: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         program = shutil.which("prometheus")
         assert program is not None, "Prometheus is missing: python -m tests.support.system_packages"
@@ -115,7 +118,8 @@ class PrometheusServer(Process):
         jobs = []
         for job, target in targets.items():
             place, _, path = target.partition("/")
-            jobs.append({"job_name": job, "metrics_path": f"/{path}", "static_configs": [{"targets": [place]}]})
+            where = {"metrics_path": f"/{path}", "static_configs": [{"targets": [place]}]}
+            jobs.append({"job_name": job, **where, "metric_relabel_configs": list(relabelled)})
         config = folder / "prometheus.yml"
         # JSON is YAML.
         config.write_text(

@@ -12,7 +12,7 @@ import requests
 
 from mlflow_istio.calls import unix_sockets
 from mlflow_istio.calls.loopback import proxies_for
-from mlflow_istio.core.basics.grpc_status import class_of_status
+from mlflow_istio.core.basics.grpc_status import class_of_call
 from mlflow_istio.errors import ClusterError, MetricsError
 
 CALLS = "envoy_mlflow_istio_calls"
@@ -58,10 +58,10 @@ def process_of(admin: str) -> str:
 def call_of(labels: Mapping[str, str]) -> tuple[str, str] | None:
     """Tree and class of answers of a counter of calls over gRPC (``adapters.local.envoy.stats``); None: it isn't evidence.
 
-    Only routes of live traffic are; not a call that a fault ended, nor one whose caller went away before its end.
+    Only routes of live traffic are; not a call that a fault ended.
     """
-    route = _LIVE_ROUTE.fullmatch(labels.get("route", ""))
-    answers = class_of_status(labels.get("grpc_status", ""))
-    if route is None or not answers or "FI" in labels.get("flags", "").split(","):
+    route, flags = _LIVE_ROUTE.fullmatch(labels.get("route", "")), labels.get("flags", "")
+    answers = class_of_call(labels.get("grpc_status", ""), flags)
+    if route is None or not answers or "FI" in flags.split(","):
         return None
     return ("arm" if route["part"] == "arm" else "split"), answers

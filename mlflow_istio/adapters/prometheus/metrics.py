@@ -9,7 +9,7 @@ restarted: leave that off. A request for a version without any ready pod has no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from mlflow_istio.adapters.prometheus.api import PrometheusApi, source_of
@@ -34,6 +34,7 @@ class PrometheusMetrics:
         chosen: Whether requests that chose their arm count, too, where the dialect tells them apart: somebody vouches for callers.
         latency_edges: Upper edges of the histograms, where whoever configures the proxies fixes them.
         max_age: Seconds after which a sample is too old.
+        protocol_of: What an endpoint's callers speak, ``http`` or ``grpc``: Istio tells calls over gRPC by it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PrometheusMetrics:
         chosen: bool = False,
         latency_edges: Sequence[float] = (),
         max_age: float = MAX_AGE,
+        protocol_of: Callable[[str], str] = lambda _endpoint: "http",
     ) -> None:
         if dialect not in ("istio", "envoy"):
             raise InvalidInput(f"series are Istio's or Envoy's, not {dialect!r}")
@@ -58,6 +60,7 @@ class PrometheusMetrics:
         self._errors = errors
         self._chosen = chosen
         self._max_age = max_age
+        self._protocol_of = protocol_of
 
     @property
     def name(self) -> str:
@@ -105,7 +108,8 @@ class PrometheusMetrics:
     def _families(self, endpoint: str, deployments: Sequence[str]) -> tuple[Family, ...]:
         if self._dialect == "envoy":
             return envoy_families(endpoint, deployments, self._errors, chosen=self._chosen)
-        return istio_families(endpoint, deployments, self._namespace, self._label, self._errors)
+        protocol = self._protocol_of(endpoint)
+        return istio_families(endpoint, deployments, self._namespace, self._label, self._errors, protocol)
 
     def _counters(self, family: Family, labels: Mapping[str, str]) -> Mapping[str, bool]:
         try:

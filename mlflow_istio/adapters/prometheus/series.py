@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlflow_istio.adapters.envoy.statistics import CALLS, call_of
 from mlflow_istio.core.analysis.measures import ASSIGNMENTS, ERRORS, REQUESTS, latency_series
-from mlflow_istio.core.basics.grpc_status import class_of_status
+from mlflow_istio.core.basics.grpc_status import class_of_call
 from mlflow_istio.core.endpoint.traffic import attached_host
 
 _SECOND = 1000.0
@@ -42,11 +42,12 @@ class Family:
 
 
 def istio_families(
-    endpoint: str, deployments: Sequence[str], namespace: str | None, label: str, errors: str
+    endpoint: str, deployments: Sequence[str], namespace: str | None, label: str, errors: str, protocol: str = "http"
 ) -> tuple[Family, ...]:
     """Istio's own series, as the callers' proxies report them: those see requests that never reached a pod.
 
-    A caller who went away before the answer (``response_code="0"``) got none: it counts as an error.
+    A caller who went away before the answer (``response_code="0"``) got none: it counts as an error over HTTP. Over gRPC, where
+    callers cancel calls and end streams as they please, it counts as the caller's own (``CANCELLED``), as on the local mesh.
 
     Args:
         endpoint: The endpoint, which is its Service's name.
@@ -54,9 +55,12 @@ def istio_families(
         namespace: Their namespace.
         label: The label that names the deployment: ``destination_workload`` or ``destination_version``.
         errors: Classes of answers that count as errors: ``5``, or ``45``.
+        protocol: What the endpoint speaks. Where that is ``grpc``, whatever else somebody sends there is none of its calls.
     """
+    calls = protocol == "grpc"
     chosen = {
         "reporter": "source",
+        **({"request_protocol": "grpc"} if calls else {}),
         **({"destination_workload_namespace": namespace} if namespace else {}),
     }
     # An attached workload is known by the Service of ours that leads to it: what its owner calls it, nobody here knows.
@@ -68,9 +72,9 @@ def istio_families(
         return attached.get(labels.get(_SERVICE, ""), labels.get(label, ""))
 
     def requests(labels: Mapping[str, str]) -> Mapping[str, bool]:
-        code = labels.get("response_code", "")
-        if code == "200" and (called := class_of_status(labels.get("grpc_response_status", ""))):
-            code = called  # a call over gRPC, whose status stands in its trailers
+        code, status = labels.get("response_code", ""), labels.get("grpc_response_status", "")
+        if calls or (code == "200" and status):  # a call's status stands in its trailers, whatever HTTP's is
+            code = class_of_call(status, labels.get("response_flags", "")) or code
         return {REQUESTS: True, ERRORS: code == "0" or code[:1] in tuple(errors)}
 
     return (
@@ -78,7 +82,7 @@ def istio_families(
             selector=f"istio_requests_total{{{matchers}}}",
             deployment=deployment,
             counters=requests,
-            told_by=(label, _SERVICE, "response_code", "grpc_response_status"),
+            told_by=(label, _SERVICE, "response_code", "grpc_response_status", "response_flags"),
         ),
         Family(
             selector=f"istio_request_duration_milliseconds_bucket{{{matchers}}}",

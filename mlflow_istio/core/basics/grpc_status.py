@@ -50,9 +50,27 @@ LIKE: Mapping[str, int] = {
 }
 """Name to the HTTP status that it is like. A status that is none of these is like UNKNOWN, as gRPC's own clients read it."""
 
+_LEFT = frozenset({"DC", "DR", "DPE"})
+"""What proxies write of a call whose caller ended it: by its connection, by its stream, or by what no HTTP/2 may say."""
+
 _CLASSES = {str(GRPC_CODES[name]): str(status)[0] for name, status in LIKE.items()}
 
 
 def class_of_status(number: str) -> str:
     """The class of answers, ``2`` to ``5``, of a status as proxies write it; empty where they wrote none."""
     return _CLASSES.get(number, "5") if number.isdigit() else ""
+
+
+def class_of_call(number: str, flags: str) -> str:
+    """The class of answers of a call, from what a proxy writes at its end (Envoy's access log, Istio's series).
+
+    Of a call that its caller ended the status means nothing: where the answer had begun, as a stream's has, Envoy takes HTTP's
+    200 for ``UNKNOWN`` (``Grpc::Common::getGrpcStatus``). It counts as ``CANCELLED`` does.
+
+    Args:
+        number: The status; empty or ``-`` where nobody said one.
+        flags: Envoy's response flags, with commas between them.
+    """
+    if _LEFT & set(flags.split(",")):
+        return str(LIKE["CANCELLED"])[0]
+    return class_of_status(number)
