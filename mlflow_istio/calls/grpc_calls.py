@@ -6,6 +6,7 @@ grpcio is an extra of the package and starts threads, so it is imported by the f
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,11 @@ def call(url: str, method: str, message: bytes, *, headers: Mapping[str, str], t
         InvalidInput: grpcio is not installed.
     """
     return _called(_kept_channel(url, _authority(headers)), method, message, headers, timeout)
+
+
+def can_call() -> bool:
+    """Whether grpcio is installed."""
+    return importlib.util.find_spec("grpc") is not None
 
 
 def _called(channel: Any, method: str, message: bytes, headers: Mapping[str, str], timeout: float) -> Reply:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from mlflow_istio.calls.denial import NEED, is_denied
-from mlflow_istio.calls.grpc_calls import call_once
+from mlflow_istio.calls.grpc_calls import call_once, can_call
 from mlflow_istio.calls.grpc_health import SERVING, health_request
 from mlflow_istio.calls.loopback import proxies_for
 from mlflow_istio.core.matching.probe import Probe
@@ -45,7 +45,9 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
         patience = max(0.05, min(5.0, remaining))
         if probe.service is not None:
             proved, seen = _health(probe, url, headers, patience)
-        else:
+        elif probe.call and can_call():
+            proved, seen = _call(probe, url, headers, patience)
+        else:  # without grpcio by HTTP/1.1, which most proxies take beside HTTP/2
             proved, seen = _answer(probe, url, {**unsent, **headers, **probe.headers, "connection": "close"}, patience)
         if proved:
             return
@@ -80,3 +82,14 @@ def _health(probe: Probe, url: str, headers: Mapping[str, str], timeout: float) 
     ready = reply.code == "OK" and reply.body == SERVING
     health = "SERVING" if ready else " ".join(reply.details.split())[:80]
     return probe.proved_by(200 if ready else 503, reply.metadata, ""), f"gRPC status {reply.code}, {health!r}"
+
+
+def _call(probe: Probe, url: str, headers: Mapping[str, str], timeout: float) -> tuple[bool, str]:
+    """The same of a call over gRPC that a proxy answers itself: what it would say as a body is the status's message.
+
+    Envoy makes the status of HTTP's (``Grpc::Utility::httpToGrpcStatus``), which has none for 200: it is UNKNOWN.
+    """
+    reply = call_once(url, probe.path, b"", headers={**headers, **probe.headers}, timeout=timeout)
+    answered = 200 if reply.code == "UNKNOWN" else 503
+    details = " ".join(reply.details.split())[:80]
+    return probe.proved_by(answered, reply.metadata, reply.details), f"gRPC status {reply.code}, {details!r}"

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from mlflow_istio.core.basics.objects import Object, name_of
 from mlflow_istio.core.matching.places import DOMAIN, MESH, asked_hosts, gateways_of
 
-_PLAIN = ("HTTP", "HTTP2")
+_PLAIN = ("HTTP", "HTTP2", "GRPC", "GRPC-WEB")
+"""What istiod makes a listener for HTTP of (``protocol.Instance.IsHTTP``), which takes HTTP/1.1 and HTTP/2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

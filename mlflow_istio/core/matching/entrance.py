@@ -83,7 +83,7 @@ class Entrance:
         )
         if self.probe_path is None:
             return replace(sent, any_answer=self.rewritten)
-        return replace(sent, path=self.probe_path, method=self.method, any_answer=True)
+        return replace(sent, path=self.probe_path, method=probe.method if probe.call else self.method, any_answer=True)
 
 
 def entrance_at(virtual_service: Mapping[str, Any], route: Object) -> Entrance:

@@ -62,7 +62,8 @@ class Probe:
         path: Path, with the query if there is one.
         headers: Request headers.
         method: HTTP method.
-        service: The service whose health is asked over gRPC, at the path's method; empty: the whole server's. None: over HTTP.
+        service: The service whose health is asked over gRPC, at the path's method; empty: the whole server's. None: nobody's is.
+        call: Whether it is sent as a call over gRPC, as callers of such an endpoint do: a gateway may speak nothing but HTTP/2.
         any_answer: Whether any status below 500 will do: an adopted route may lead to no path that answers a bare request with 200.
         expected_body: The body (stripped) that proves it, if the body does.
         expected_headers: Response headers that must all be there, names in lower case.
@@ -76,6 +77,7 @@ class Probe:
     headers: Mapping[str, str]
     method: str = "GET"
     service: str | None = None
+    call: bool = False
     any_answer: bool = False
     expected_body: str | None = None
     expected_headers: Mapping[str, str] = field(default_factory=dict)
@@ -109,12 +111,15 @@ def header_text(text: str) -> str:
     return "%20" * (len(encoded) - len(bare)) + bare
 
 
-def change_probe(virtual_service: str, change_id: str) -> Probe:
-    """The probe that a routing change has reached a proxy."""
+def change_probe(virtual_service: str, change_id: str, protocol: str = "http") -> Probe:
+    """The probe that a routing change has reached a proxy, asked as the endpoint's callers ask: by ``http`` or ``grpc``."""
+    call = protocol == "grpc"
     return Probe(
         virtual_service=virtual_service,
         path="/",
         headers={PROBE_HEADER: "1"},
+        method="POST" if call else "GET",
+        call=call,
         expected_body=change_id,
         purpose=f"routing change {change_id}",
     )
@@ -147,4 +152,5 @@ def health_probe(virtual_service: str, deployment: str, model_version: str, serv
         model_version: ``MODEL/VERSION``.
         service: The service whose health is asked; empty: the whole server's.
     """
-    return replace(pin_probe(virtual_service, deployment, model_version, HEALTH_CHECK), method="POST", service=service)
+    probe = pin_probe(virtual_service, deployment, model_version, HEALTH_CHECK)
+    return replace(probe, method="POST", call=True, service=service)

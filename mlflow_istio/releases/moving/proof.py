@@ -222,12 +222,13 @@ def prove_change(context: Context, endpoint: Endpoint, timeout: float, virtual_s
         endpoint_of(context.cluster, endpoint.name)  # one that is gone is no change that stands unproved
         return _unproved(endpoint, exc)
     try:
-        probe = entrance.through(change_probe(endpoint.name, endpoint.change))
+        probe = entrance.through(change_probe(endpoint.name, endpoint.change, endpoint.protocol))
         proxies = tuple(context.cluster.wait_routed(probe, first))
     except NotRouted:
         newest = endpoint_of(context.cluster, endpoint.name).change
         try:
-            proxies = _asked(context, change_probe(endpoint.name, newest), endpoint.name, timeout - first)
+            newest_probe = change_probe(endpoint.name, newest, endpoint.protocol)
+            proxies = _asked(context, newest_probe, endpoint.name, timeout - first)
         except (InvalidInput, Unsupported) as exc:  # since somebody changed it once more
             return _unproved(endpoint, exc)
     except Unsupported as exc:  # a route above that a mesh without proxies can't evaluate

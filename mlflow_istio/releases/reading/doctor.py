@@ -529,7 +529,8 @@ def _registry_findings(
 
 def _proxy_findings(context: Context, endpoint: Endpoint) -> Iterator[Finding]:
     try:
-        probe = entrance_of(context.cluster, endpoint.name).through(change_probe(endpoint.name, endpoint.change))
+        asked = change_probe(endpoint.name, endpoint.change, endpoint.protocol)
+        probe = entrance_of(context.cluster, endpoint.name).through(asked)
         proxies = context.cluster.wait_routed(probe, _PROBE_TIMEOUT)
     except ClusterError as exc:
         yield Finding(

@@ -5,11 +5,16 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
+import grpc
 import pytest
 
 from mlflow_istio.calls.probing import confirm
 from mlflow_istio.core.matching.probe import change_probe
+from mlflow_istio.errors import NotRouted
 
 SEEN: list[dict[str, str]] = []
 
@@ -40,3 +45,39 @@ def test_a_probe_carries_its_own_headers_alone(url: str) -> None:
     SEEN.clear()
     confirm(change_probe("shop", "id7"), url=url, headers={"Host": "shop.example"}, timeout=5)
     assert SEEN == [{"host": "shop.example", "x-mlflow-istio-probe": "1", "connection": "close"}]
+
+
+class Proxying(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers every call as Envoy does that has a direct response of status 200: UNKNOWN, with its body as the message."""
+
+    def service(self, details: Any) -> Any:
+        asked = {name: value for name, value in details.invocation_metadata if name.startswith("x-")}
+        SEEN.append({":path": details.method, **asked})
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _message, context: context.abort(grpc.StatusCode.UNKNOWN, "id7")
+        )
+
+
+@pytest.fixture
+def http2_alone() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=(Proxying(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop(grace=None).wait()
+
+
+def test_the_probe_of_an_endpoint_that_speaks_grpc_is_a_call(http2_alone: str) -> None:
+    SEEN.clear()
+    confirm(change_probe("shop", "id7", "grpc"), url=http2_alone, headers={"Host": "shop.example"}, timeout=30)
+    assert SEEN == [{":path": "/", "x-mlflow-istio-probe": "1"}]
+    with pytest.raises(NotRouted, match=r"last seen: gRPC status UNKNOWN, 'id7'"):
+        confirm(change_probe("shop", "id8", "grpc"), url=http2_alone, headers={}, timeout=0.3)
+    with pytest.raises(NotRouted, match="did not confirm"):
+        confirm(change_probe("shop", "id7"), url=http2_alone, headers={}, timeout=0.3)
+
+
+def test_without_grpcio_it_is_asked_by_http(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow_istio.calls.probing.can_call", lambda: False)
+    probe = replace(change_probe("shop", "id7", "grpc"), method="GET")
+    confirm(probe, url=url, headers={"Host": "shop.example"}, timeout=5)
