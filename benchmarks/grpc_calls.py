@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import statistics
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
 
-from benchmarks.mesh import CONNECTIONS, deployment, kept, virtual_service
+from benchmarks.mesh import CONNECTIONS, deployment
+from benchmarks.two_ways import both_ways, in_turns, print_ratios, rate_of, route
 from mlflow_istio.adapters.local.mesh import LocalMesh
 from mlflow_istio.calls.grpc_infer import request_message
-from mlflow_istio.core.matching.probe import change_probe
 
 NAME = "calls"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -42,14 +41,8 @@ def main() -> None:
     if options.serve:
         serve()
         return
-    with tempfile.TemporaryDirectory() as folder:
-        mesh = LocalMesh(Path(folder), "bench")
-        try:
-            deploy(mesh)
-            straight = int(next(iter(mesh.server_urls([NAME]).values()))[0].rpartition(":")[2])
-            report({"mesh": mesh.status().endpoints[NAME], "straight": straight}, options)
-        finally:
-            mesh.down(purge=True)
+    with both_ways(NAME, lambda mesh, _folder: deploy(mesh)) as ports:
+        report(ports, options)
 
 
 def report(ports: dict[str, int], options: argparse.Namespace) -> None:
@@ -59,25 +52,21 @@ def report(ports: dict[str, int], options: argparse.Namespace) -> None:
     rates: dict[str, list[float]] = {way: [] for way in ports}
     for port in ports.values():
         called(port, WARM_UP)
-    for number in range(options.rounds):
-        for way in ports if number % 2 else reversed(ports):
-            at_once[way] += called(ports[way], options.calls)
-            late[way] += called(ports[way], options.calls // 10, TAKEN)
-            started = time.perf_counter()
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                shares = [options.calls // CONNECTIONS] * CONNECTIONS
-                calls = sum(len(took) for took in pool.map(lambda share: called(ports[way], share), shares))  # noqa: B023
-            rates[way].append(calls / (time.perf_counter() - started))
-    first, second = ({way: statistics.median(took) for way, took in kind.items()} for kind in (at_once, late))
-    rate = {way: max(found) for way, found in rates.items()}
-    print(f"{'calls over gRPC':26}{'straight':>12}{'mesh':>12}{'ratio':>8}   aim")
-    for label, figures, unit, ratio in (
-        ("answered at once, ms", first, 1e3, first["mesh"] / first["straight"]),
-        ("answered in 10 ms, ms", second, 1e3, second["mesh"] / second["straight"]),
-        ("calls per second, best", rate, 1.0, rate["straight"] / rate["mesh"]),
-    ):
-        written = "".join(f"{figures[way] * unit:12.2f}" for way in ("straight", "mesh"))
-        print(f"{label:26}{written}{ratio:8.2f}   <= 1.1")
+    for way in in_turns(options.rounds):
+        port = ports[way]
+        at_once[way] += called(port, options.calls)
+        late[way] += called(port, options.calls // 10, TAKEN)
+        rates[way].append(rate_of(partial(count_of_calls, port), options.calls))
+    print_ratios(
+        "calls over gRPC",
+        {"answered at once, ms": at_once, "answered in 10 ms, ms": late},
+        {"calls per second, best": rates},
+    )
+
+
+def count_of_calls(port: int, calls: int) -> int:
+    """Call so often, and say so."""
+    return len(called(port, calls))
 
 
 def called(port: int, calls: int, takes: str = "0") -> list[float]:
@@ -128,13 +117,7 @@ def deploy(mesh: LocalMesh) -> None:
     (container,) = server["spec"]["template"]["spec"]["containers"]
     container["readinessProbe"] = {"grpc": {"port": 8080}, "periodSeconds": 2}
     mesh.apply(server)
-    mesh.wait_ready(NAME, 300)
-    port = {"name": "grpc", "port": 80, "appProtocol": "grpc"}
-    mesh.apply(kept("Service", NAME, {"selector": {"app": NAME}, "ports": [port]}))
-    subsets = [{"name": NAME, "labels": {"version": NAME}}]
-    mesh.apply(kept("DestinationRule", NAME, {"host": NAME, "subsets": subsets}))
-    mesh.apply(virtual_service(NAME, "first", {NAME: 100}))
-    mesh.wait_routed(change_probe(NAME, "first"), 30)
+    route(mesh, NAME, {"name": "grpc", "appProtocol": "grpc"})
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import statistics
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from benchmarks.mesh import CONNECTIONS, deployment, kept, virtual_service
+from benchmarks.mesh import deployment
+from benchmarks.two_ways import both_ways, in_turns, print_ratios, rate_of, route
 from mlflow_istio.adapters.local.mesh import LocalMesh
-from mlflow_istio.core.matching.probe import change_probe
 
 NAME = "stream"
 MODEL = """
@@ -52,16 +50,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=100, help="streams per run")
     parser.add_argument("--chunks", type=int, default=200, help="chunks per stream")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
-        save_model(model, Path(folder) / "words.py")
-        mesh = LocalMesh(Path(folder), "bench")
-        try:
-            deploy(mesh, model)
-            straight = int(next(iter(mesh.server_urls([NAME]).values()))[0].rpartition(":")[2])
-            report({"mesh": mesh.status().endpoints[NAME], "straight": straight}, options)
-        finally:
-            mesh.down(purge=True)
+    with both_ways(NAME, deploy) as ports:
+        report(ports, options)
 
 
 def report(ports: dict[str, int], options: argparse.Namespace) -> None:
@@ -71,26 +61,21 @@ def report(ports: dict[str, int], options: argparse.Namespace) -> None:
     rates: dict[str, list[float]] = {way: [] for way in ports}
     for port in ports.values():
         streamed(port, WARM_UP, options.chunks)
-    for number in range(options.rounds):
-        for way in ports if number % 2 else reversed(ports):
-            firsts[way] += [first for first, _ in streamed(ports[way], options.streams, 2)]
-            thought[way] += [first for first, _ in streamed(ports[way], options.streams // 2, 2, THINKING)]
-            started = time.perf_counter()
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                shares = [options.streams // CONNECTIONS] * CONNECTIONS
-                got = list(pool.map(lambda share: streamed(ports[way], share, options.chunks), shares))  # noqa: B023
-            chunks = sum(chunks for share in got for _, chunks in share)
-            rates[way].append(chunks / (time.perf_counter() - started))
-    first, late = ({way: statistics.median(took) for way, took in kind.items()} for kind in (firsts, thought))
-    rate = {way: max(found) for way, found in rates.items()}
-    print(f"{'streamed answers':26}{'straight':>12}{'mesh':>12}{'ratio':>8}   aim")
-    for label, figures, unit, ratio in (
-        ("first byte, at once, ms", first, 1e3, first["mesh"] / first["straight"]),
-        ("first byte, thinking, ms", late, 1e3, late["mesh"] / late["straight"]),
-        ("chunks per second, best", rate, 1.0, rate["straight"] / rate["mesh"]),
-    ):
-        written = "".join(f"{figures[way] * unit:12.2f}" for way in ("straight", "mesh"))
-        print(f"{label:26}{written}{ratio:8.2f}   <= 1.1")
+    for way in in_turns(options.rounds):
+        port = ports[way]
+        firsts[way] += [first for first, _ in streamed(port, options.streams, 2)]
+        thought[way] += [first for first, _ in streamed(port, options.streams // 2, 2, THINKING)]
+        rates[way].append(rate_of(partial(count_of_chunks, port, options.chunks), options.streams))
+    print_ratios(
+        "streamed answers",
+        {"first byte, at once, ms": firsts, "first byte, thinking, ms": thought},
+        {"chunks per second, best": rates},
+    )
+
+
+def count_of_chunks(port: int, chunks: int, streams: int) -> int:
+    """Read so many streams: how many chunks came."""
+    return sum(came for _, came in streamed(port, streams, chunks))
 
 
 def streamed(port: int, streams: int, chunks: int, seconds: float = 0.0) -> list[tuple[float, int]]:
@@ -123,20 +108,17 @@ def save_model(path: Path, source: Path) -> None:
     )
 
 
-def deploy(mesh: LocalMesh, model: Path) -> None:
+def deploy(mesh: LocalMesh, folder: Path) -> None:
     """Bring up one model server behind an endpoint."""
+    model = folder / "model"
+    save_model(model, folder / "words.py")
     variables = {
         "MLFLOW_ISTIO_MODEL_URI": str(model),
         "MLFLOW_ISTIO_MODEL_VERSION": "stream/1",
         "MLFLOW_ISTIO_DEPLOYMENT": NAME,
     }
     mesh.apply(deployment(NAME, NAME, ["python", "-m", "mlflow_istio.serving"], variables))
-    mesh.wait_ready(NAME, 300)
-    mesh.apply(kept("Service", NAME, {"selector": {"app": NAME}, "ports": [{"name": "http", "port": 80}]}))
-    subsets = [{"name": NAME, "labels": {"version": NAME}}]
-    mesh.apply(kept("DestinationRule", NAME, {"host": NAME, "subsets": subsets}))
-    mesh.apply(virtual_service(NAME, "first", {NAME: 100}))
-    mesh.wait_routed(change_probe(NAME, "first"), 30)
+    route(mesh, NAME, {"name": "http"})
 
 
 if __name__ == "__main__":
