@@ -12,6 +12,7 @@ import pytest
 from mlflow.store.artifact import artifact_repository_registry
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
+from mlflow_istio.adapters.mlflow.models import MlflowModels
 from mlflow_istio.adapters.mlflow.registry import MlflowRegistry
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.errors import NotFound, RegistryError
@@ -63,6 +64,7 @@ def test_a_user_whom_mlflow_refuses_is_told_where_its_name_and_rights_come_from(
         lambda: registry.record("test", a_change(1, run=None), {}),
         lambda: registry.resolve(parse_model_uri("models:/churn/1")),
         lambda: registry.open_run("test", "churn", None),
+        lambda: MlflowModels(address, address).card("churn/1"),
     ):
         with pytest.raises(RegistryError, match=says) as caught:
             call()
@@ -120,5 +122,7 @@ def test_files_that_can_not_be_had_now_are_not_said_to_be_gone(locked: str) -> N
     registry = MlflowRegistry(locked, locked)
     with pytest.raises(RegistryError, match=r"could not read models:/far/1: ClientError: An error .*AccessDenied"):
         registry.resolve(parse_model_uri("models:/far/1"))
+    with pytest.raises(RegistryError, match=r"could not read models:/far/1: ClientError: An error .*AccessDenied"):
+        MlflowModels(locked, locked).card("far/1")
     with pytest.raises(NotFound, match="there is no registered model 'fra': did you mean 'far'"):
         registry.resolve(parse_model_uri("models:/fra/1"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_istio.adapters.mlflow.client_calls import LateClient, mapped, registry_of
+from mlflow_istio.adapters.mlflow.model_files import read_model, read_text
 from mlflow_istio.core.basics.model_card import Column, ModelCard
 from mlflow_istio.core.basics.model_version import parse_label
 from mlflow_istio.errors import NotFound
@@ -35,8 +35,8 @@ class MlflowModels:
         version = parse_label(label)
         with mapped(f"read models:/{label}"):
             source = self._source(version.model, version.version)
-        with tempfile.TemporaryDirectory() as scratch:
-            return _card(label, source.rstrip("/"), Path(scratch))
+            with tempfile.TemporaryDirectory() as scratch:
+                return _card(f"models:/{label}", source, scratch)
 
     def _source(self, model: str, version: int) -> str:
         try:
@@ -50,21 +50,10 @@ class MlflowModels:
             ) from exc
 
 
-def _card(label: str, source: str, scratch: Path) -> ModelCard:
-    import mlflow.artifacts
-    import mlflow.models
-
-    try:
-        file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/MLmodel", dst_path=str(scratch))
-        model = mlflow.models.Model.load(file)
-        serving = (model.saved_input_example_info or {}).get("serving_input_path")
-        example = None
-        if serving:
-            example = Path(
-                mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{serving}", dst_path=str(scratch))
-            ).read_text(encoding="utf-8")
-    except (MlflowException, OSError) as exc:
-        raise NotFound(f"the files of models:/{label} are gone from {source}: restore them") from exc
+def _card(uri: str, source: str, scratch: str) -> ModelCard:
+    model, _ = read_model(uri, source, scratch)
+    serving = (model.saved_input_example_info or {}).get("serving_input_path")
+    example = read_text(uri, source, str(serving), scratch) if serving else None
     signature = model.signature
     return ModelCard(
         inputs=_columns(signature.inputs) if signature else None,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +20,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from mlflow_istio.adapters.mlflow.client_calls import LateClient, again, mapped, one_line, registry_of
+from mlflow_istio.adapters.mlflow.model_files import read_model
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
@@ -427,27 +427,14 @@ def _read_change(run: Run, key: str, value: str) -> RoutingChange:
         ) from exc
 
 
-_MODEL_FILE = "MLmodel"
-
 _FILES = ("model_path", "pickled_model", "data", "python_model")
 """Where flavors say which files or folders of the model they need."""
 
 
 def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
     """The flavors from the model's own MLmodel file, and whether it streams; reading it proves that the files are there."""
-    import mlflow.artifacts
-    import mlflow.models
-
-    try:
-        present = {file.path.rpartition("/")[2] for file in mlflow.artifacts.list_artifacts(source)}
-        if _MODEL_FILE not in present:
-            raise FileNotFoundError(_MODEL_FILE)
-        model_file = mlflow.artifacts.download_artifacts(artifact_uri=f"{source.rstrip('/')}/{_MODEL_FILE}")
-        flavors = mlflow.models.Model.load(model_file).flavors
-    except (MlflowException, OSError) as exc:
-        if not _says_gone(exc):
-            raise
-        raise NotFound(f"the files of {uri} are gone from {source}: restore them or register the model again") from exc
+    model, present = read_model(uri, source)
+    flavors = model.flavors
     for flavor, conf in flavors.items():
         paths = {str(conf.get(field) or "").split("/", 1)[0] for field in _FILES}
         # Of a model logged as code, MLflow keeps where the code lay; its file has that name.
@@ -456,14 +443,6 @@ def _flavors(uri: str, source: str) -> tuple[tuple[str, ...], bool]:
             if path not in present:
                 raise NotFound(f"the files of {uri} are incomplete: flavor '{flavor}' needs '{path}' in {source}")
     return tuple(flavors), bool(flavors.get("python_function", {}).get("streamable"))
-
-
-def _says_gone(exc: MlflowException | OSError) -> bool:
-    """Whether files are not there, as opposed to not to be had now: a missing right, a server that is down."""
-    if isinstance(exc, MlflowException):
-        return bool(exc.error_code == "RESOURCE_DOES_NOT_EXIST")
-    answer = getattr(exc, "response", None)
-    return isinstance(exc, FileNotFoundError) or getattr(answer, "status_code", None) == HTTPStatus.NOT_FOUND
 
 
 def _folder(source: str) -> str:
