@@ -9,6 +9,7 @@ import click
 
 from mlflow_istio.cli.output import echo
 from mlflow_istio.errors import InvalidInput, MlflowIstioError
+from mlflow_istio.showing.interruption import INTERRUPTED, LAST_LINE, ended_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from mlflow_istio.adapters.local.mesh import LocalMesh
@@ -21,11 +22,15 @@ class Group(click.Group):
     """Prints our errors as one line (and its detail), and the nearest command for a misspelt one."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; our errors become click's."""
+        """Run the command; our errors become click's, and whoever is interrupted says how to go on."""
         try:
-            return super().invoke(ctx)
+            with ended_as_by_ctrl_c():
+                return super().invoke(ctx)
         except MlflowIstioError as exc:
             raise click.ClickException(str(exc)) from exc
+        except KeyboardInterrupt:
+            echo(f"\n{LAST_LINE}", err=True)
+            raise SystemExit(INTERRUPTED) from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or name the nearest one."""

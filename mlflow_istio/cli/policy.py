@@ -10,6 +10,7 @@ import click
 from mlflow_istio.cli.flags import VerbCommand, options_of
 from mlflow_istio.cli.options import config_option, given_options, json_option, report, target_option, verbs_on
 from mlflow_istio.cli.output import echo
+from mlflow_istio.showing.interruption import INTERRUPTED
 
 _SETTINGS = (
     "timeout",
@@ -103,9 +104,6 @@ def sweep(target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> 
 @config_option
 def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **flags: Any) -> None:
     """Inject delays or errors for a time, take them away again, and report what callers saw."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us wants the traffic back, too
     view = verbs_on(target).chaos(endpoint, given_options(config, **flags))
     if as_json:
         echo(json.dumps(view, indent=2))
@@ -113,7 +111,7 @@ def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **
         for line in _said(view):
             echo(line)
     if view["interrupted"]:
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def _said(found: dict[str, Any]) -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,14 +20,13 @@ from mlflow_istio.cli.options import (
     verbs_on,
 )
 from mlflow_istio.cli.output import echo
+from mlflow_istio.showing.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from mlflow_istio.verbs import Result
 
 EXIT = {"promoted": 0, "open": 0, "rolled-back": 3, "aborted": 3, "superseded": 3, "inconclusive": 4, "held": 4}
 """Outcome to the command's exit status."""
-
-_INTERRUPTED = 130
 
 _OF_RELEASE = (
     "name",
@@ -191,12 +188,7 @@ def _watch(as_json: bool) -> Iterator[Callable[[Any], None]]:
 
 @contextmanager
 def _interruptible(endpoint: str, target: str) -> Iterator[None]:
-    """End cleanly on Ctrl-C and on SIGTERM: the release stays where it stands."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """Say on an interrupt that the release stands where it is."""
     try:
         yield
     except KeyboardInterrupt:
@@ -204,9 +196,7 @@ def _interruptible(endpoint: str, target: str) -> Iterator[None]:
             f"\nstopped driving; the release stands where it is. Go on with: mlflow-istio resume {endpoint} -t {target}",
             err=True,
         )
-        raise SystemExit(_INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _finish(result: Result, endpoint: str, as_json: bool) -> None:

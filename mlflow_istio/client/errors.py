@@ -14,6 +14,7 @@ from mlflow.protos import databricks_pb2 as codes
 
 from mlflow_istio import errors
 from mlflow_istio.client.arguments import check_texts
+from mlflow_istio.showing.interruption import INTERRUPTED, LAST_LINE, ended_as_by_ctrl_c
 
 _CODES: Mapping[type[errors.MlflowIstioError], int] = {
     errors.InvalidInput: codes.INVALID_PARAMETER_VALUE,
@@ -58,7 +59,21 @@ def error_code_of(error: errors.MlflowIstioError) -> int:
 
 @contextlib.contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Let our errors out of the block as ``IstioDeploymentError``."""
+    """Let our errors out of the block as ``IstioDeploymentError``; the mlflow command ends with a word when it is interrupted."""
+    if click.get_current_context(silent=True) is None:
+        with _mlflow_errors():
+            yield
+        return
+    try:
+        with ended_as_by_ctrl_c(), _mlflow_errors():
+            yield
+    except KeyboardInterrupt:
+        click.echo(f"\n{LAST_LINE}", err=True)
+        raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _mlflow_errors() -> Iterator[None]:
     try:
         yield
     except errors.MlflowIstioError as exc:

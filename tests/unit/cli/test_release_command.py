@@ -96,7 +96,7 @@ def test_a_dry_run_prints_plan_and_difference(monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(done.stdout)["difference"] == ""
 
 
-@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_driving_and_names_the_command_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, what: int
 ) -> None:

@@ -21,6 +21,7 @@ from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.serving.beside import speaker
+from mlflow_istio.showing.interruption import LAST_LINE
 from tests.support.foreign_edits import annotated, edit, weights
 from tests.support.in_memory import World, a_world, with_canary
 from tests.support.in_memory_verbs import CLUSTER, InMemoryVerbs
@@ -228,6 +229,7 @@ PRODUCERS: dict[str, Callable[[], Any]] = {
     "needs hpack": no_hpack,
     "is a native sidecar": no_sidecars,
     "there is no endpoint": lambda: endpoint_of(with_canary().cluster, "chrun"),
+    "interrupted: ": lambda: LAST_LINE,
     "unknown option": lambda: parse_options(UpdateEndpointOptions, {"wieght": 1}, cluster="istio-local"),
 }
 
