@@ -305,6 +305,22 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def processor_ticks() -> tuple[int, int] | None:
+    """Ticks that the processors were idle, and all their ticks, since the machine started; None where Linux doesn't say."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return ticks[3] + ticks[4], sum(ticks)  # idle, and waiting for a disk
+
+
+def _idle_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -> str:
+    """How much of the processors nobody wanted: where there is none, only less work makes a run shorter."""
+    if before is None or after is None or after[1] <= before[1]:
+        return ""
+    return f", which were idle for {(after[0] - before[0]) / (after[1] - before[1]):.0%} of it"
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -323,12 +339,13 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     runner = Runner(options.make, ROOT, ROOT / "build" / "test-results", places=options.places, say=_say)
-    began = time.monotonic()
+    began, ticks = time.monotonic(), processor_ticks()
     outcomes = runner.run(STAGES)
     for line in summary(outcomes):
         _say(line)
     _say(
-        f"It took {_minutes(time.monotonic() - began)} at a load of {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores."
+        f"It took {_minutes(time.monotonic() - began)} at a load of {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores"
+        f"{_idle_share(ticks, processor_ticks())}."
     )
     return 0 if all(outcome.verdict in ("passed", "left out") for outcome in outcomes) else 1
 

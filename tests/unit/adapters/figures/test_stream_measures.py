@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -21,7 +22,10 @@ from mlflow_istio.ports.metrics import Metrics
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.testing import InMemoryMetrics
 
-# In the words of vLLM's documentation of its metrics; no vLLM runs here.
+RECORDED = Path(__file__).parent / "recorded_pages"
+"""What real servers said, from runs by hand: ``vllm_0_27_1.txt`` after four whole answers and callers who left early."""
+
+# Two engines, of which the recorded page has one, and a name that wants its backslashes.
 VLLM = """\
 # HELP vllm:time_to_first_token_seconds Histogram of time to first token in seconds.
 # TYPE vllm:time_to_first_token_seconds histogram
@@ -76,6 +80,16 @@ def test_vllms_series_are_read_engines_together(served) -> None:
         "tpot/10": 3.0,
         "tokens/1000": 4.0,
     }
+
+
+def test_a_real_vllms_page_is_read(served) -> None:
+    counters = read((RECORDED / "vllm_0_27_1.txt").read_text(encoding="utf-8"), served)
+    assert {series.split("/")[0] for series in counters} == {"ttft", "tpot", "tokens"}
+    assert (counters["ttft/+Inf"], counters["tpot/+Inf"], counters["tokens/+Inf"]) == (5.0, 4.0, 4.0)
+    assert (counters["ttft/40000"], counters["ttft/80000"]) == (4.0, 5.0), (
+        "the first of all took 43 seconds, in milliseconds"
+    )
+    assert (counters["tokens/2"], counters["tokens/20"], counters["tokens/50"]) == (0.0, 1.0, 4.0)
 
 
 def test_of_opentelemetrys_tokens_those_of_answers_count(served) -> None:
