@@ -33,6 +33,7 @@ from mlflow_istio.options.values import (
     ByTarget,
     ChangeId,
     Duration,
+    Environment,
     Hosts,
     Image,
     JsonList,
@@ -196,7 +197,7 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
     replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="how many model servers (default: 1, or as many as there are)"
     )
-    env: JsonMap = Field(default={}, description="JSON, environment of the model server")
+    env: Environment = Field(default={}, description="JSON, environment of the model server")
     env_manager: Literal["local", "virtualenv", "uv", "conda"] = Field(
         default="local", description="how the model's Python environment is made: local, virtualenv, uv or conda"
     )
@@ -336,7 +337,7 @@ class UpdateOptions(DryRunOptions, Started):
     """Options of ``update``: a deployment's pods."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(default=None, description="how many model servers")
-    env: JsonMap | None = Field(default=None, description="JSON, environment to set on the model server")
+    env: Environment | None = Field(default=None, description="JSON, environment to set on the model server")
     image: Image | None = Field(default=None, description="container image (cluster only)")
 
 

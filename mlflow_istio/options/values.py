@@ -12,7 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from mlflow_istio.core.analysis.source_names import check_source
 from mlflow_istio.core.basics.durations import check_duration, seconds_of
-from mlflow_istio.core.basics.names import check_alias, check_export_to, check_host, check_image, nearest
+from mlflow_istio.core.basics.names import (
+    check_alias,
+    check_environment,
+    check_export_to,
+    check_host,
+    check_image,
+    nearest,
+)
 from mlflow_istio.core.basics.stored import parsed
 from mlflow_istio.core.matching.rules import read_match
 from mlflow_istio.core.mesh.pods import check_resources, check_secret_reference
@@ -219,6 +226,7 @@ Alias = Annotated[str, checked(check_alias)]
 ChangeId = Annotated[str, BeforeValidator(_number_as_text)]
 
 JsonMap = Annotated[dict[str, str], BeforeValidator(_json)]
+Environment = Annotated[dict[str, str], BeforeValidator(_json), checked(check_environment)]
 JsonList = Annotated[list[dict[str, Any]], BeforeValidator(_json)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json)]
 Structured = Annotated[Any, BeforeValidator(json_or_text)]

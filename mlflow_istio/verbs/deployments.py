@@ -118,6 +118,11 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
         raise InvalidInput(f"option 'max_body' has no effect with runtime={runtime.name}: leave it out")
     if on_cluster and options.image == DEFAULT_IMAGE and not runtime.image:
         raise InvalidInput(f"runtime '{runtime.name}' has no image of its own: say which one runs it (image)")
+    if not on_cluster and options.port is not None:
+        raise InvalidInput(
+            f"option 'port' has no effect with runtime={runtime.name} on this machine, where each server gets a port of its own: "
+            "leave it out, and say $PORT in the command"
+        )
     if not on_cluster and not runtime.command:
         raise InvalidInput(f"runtime '{runtime.name}' runs no image on this machine: say what runs it (command)")
     return runtime

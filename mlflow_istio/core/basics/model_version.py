@@ -76,6 +76,8 @@ def parse_model_uri(uri: str) -> ModelReference:
             f"model URI {uri!r} is not a registered model version: {_FORM}; "
             "register a logged model first with mlflow.register_model(uri, name)"
         )
+    if not uri.isascii() and uri != uri.encode("utf-8", "replace").decode("utf-8"):
+        raise InvalidInput(f"model URI {uri!r} is not UTF-8, as MLflow's names are: write it in UTF-8")
     lost = _LOST_IN_URIS.search(uri)
     if lost:
         raise InvalidInput(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from mlflow_istio.errors import InvalidInput, masked
@@ -98,6 +98,25 @@ def check_alias(alias: str) -> str:
     if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias, re.IGNORECASE):
         raise InvalidInput(f"alias {alias!r} is reserved by MLflow (as 'latest' and 'v<number>' are): use another")
     return alias
+
+
+_VARIABLE = re.compile(r"[!-<>-~]{1,1000}")
+
+
+def check_environment(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables if a process, or a container, can have them.
+
+    Names are what Kubernetes takes since 1.30 (printable ASCII without ``=``), but for blanks.
+
+    Raises:
+        InvalidInput: Names the first that can't be.
+    """
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name):
+            raise InvalidInput(f"no variable can have the name {name[:100]!r}: use letters, digits and '_'")
+        if "\0" in value or (not value.isascii() and value != value.encode("utf-8", "replace").decode("utf-8")):
+            raise InvalidInput(f"variable '{name}' holds what no variable can: a NUL, or half a character")
+    return variables
 
 
 def check_release_id(release_id: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import Any
 
-from mlflow_istio.core.basics.names import nearest
+from mlflow_istio.core.basics.names import check_environment, nearest
 from mlflow_istio.core.basics.stored import form
 from mlflow_istio.errors import InvalidInput
 
@@ -83,6 +83,10 @@ class Runtime:
         requests = self.connection_requests
         if isinstance(requests, bool) or not isinstance(requests, int) or not 0 <= requests < 2**31:
             raise self._wrong("connection_requests", "is a number of requests, 0 for a server that doesn't count them")
+        try:
+            check_environment(self.env)
+        except InvalidInput as exc:
+            raise self._wrong("env", f"can't be: {exc.message}") from exc
         if self.body not in BODIES:
             raise self._wrong("body", f"can't be {self.body!r}: {nearest(str(self.body), BODIES)}")
         if self.protocol not in PROTOCOLS:
@@ -130,6 +134,11 @@ class Runtime:
     def takes_model(self) -> bool:
         """Whether it is told where the model's files lie."""
         return self._is_told("MODEL")
+
+    @property
+    def takes_port(self) -> bool:
+        """Whether it is told the port at which it has to listen."""
+        return self._is_told("PORT")
 
     @property
     def takes_host(self) -> bool:

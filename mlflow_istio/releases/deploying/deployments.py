@@ -541,10 +541,20 @@ def _wait_ready(context: Context, request: DeployRequest, name: str, before: End
         context.cluster.delete("Deployment", request.name)
         if before is None and not deployments_of(context.cluster, name):
             context.cluster.delete("Service", name)
-        asked = "; it must answer grpc.health.v1 with SERVING" if request.runtime.protocol == "grpc" else ""
         raise NotReady(
-            f"{exc.message}{asked}; it was taken away again and no traffic has changed", detail=exc.detail
+            f"{exc.message}{_asked_of(request)}; it was taken away again and no traffic has changed", detail=exc.detail
         ) from exc
+
+
+def _asked_of(request: DeployRequest) -> str:
+    """What another server than ours has to do to be ready, and, on this machine, whether anybody told it where."""
+    runtime = request.runtime
+    if runtime == MLFLOW:
+        return ""
+    answer = "grpc.health.v1 with SERVING" if runtime.protocol == "grpc" else f"GET {runtime.readiness} with 200"
+    untold = request.pod is None and not runtime.takes_port
+    where = ", at the port $PORT, which neither its command nor 'args' nor the profile's 'env' says" if untold else ""
+    return f"; it must answer {answer}{where}"
 
 
 def _detach(context: Context, deployment: str, endpoint: str | None) -> None:

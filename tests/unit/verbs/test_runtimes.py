@@ -290,3 +290,25 @@ def test_the_command_lists_and_checks(tmp_path: Path) -> None:
     checked = CliRunner().invoke(main, ["runtimes", str(profile)])
     assert checked.exit_code != 0
     assert "there is no 'redines': did you mean 'readiness'?" in checked.output + repr(checked.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"port": 9000},
+            "option 'port' has no effect with runtime=container on this machine, .*: leave it out, and say .PORT",
+        ),
+        ({"env": {"A=B": "c"}}, "no variable can have the name 'A=B'"),
+        ({"env": {"": "c"}}, "no variable can have the name ''"),
+        ({"env": {"A": "b\0c"}}, "variable 'A' holds what no variable can"),
+    ],
+)
+def test_what_no_process_of_this_machine_can_have_is_refused_with_nothing_applied(
+    options: dict[str, Any], says: str
+) -> None:
+    theirs = {name: value for name, value in THEIRS.items() if name != "image"}
+    world = World()
+    with pytest.raises(InvalidInput, match=says):
+        InMemoryVerbs(world).create("churn-v1", "models:/churn/1", None, "churn", {**theirs, **options})
+    assert world.cluster.get("Deployment", "churn-v1") is None

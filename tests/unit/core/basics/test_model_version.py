@@ -53,6 +53,7 @@ def test_a_models_uri_names_a_version_or_an_alias(uri: str, reference: ModelRefe
         ("models:/churn@a b", "can't be read"),
         ("models:/who?/1", "MLflow drops '\\?' and what follows.*rename it"),
         ("models:/two\nlines/1", "MLflow drops"),
+        ("models:/caf\udce9/1", "is not UTF-8"),  # as Python reads what a terminal in Latin-1 gives it
     ],
 )
 def test_anything_else_is_refused_with_the_uri_and_the_form_to_use(uri: str, words: str) -> None:

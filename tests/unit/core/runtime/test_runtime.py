@@ -33,6 +33,19 @@ def test_whether_it_is_told_where_the_model_lies(runtime: Runtime, takes: bool) 
     assert runtime.takes_model is takes
 
 
+@pytest.mark.parametrize(
+    ("runtime", "takes"),
+    [
+        (Runtime(name="b", command=("serve", "--port", "$PORT")), True),
+        (Runtime(name="b", command=("serve",), args=("${PORT}",)), True),
+        (Runtime(name="b", command=("serve",), env={"LISTEN": "0.0.0.0:$PORT"}), True),
+        (Runtime(name="b", command=("serve", "$$PORT", "8080")), False),
+    ],
+)
+def test_whether_it_is_told_its_port(runtime: Runtime, takes: bool) -> None:
+    assert runtime.takes_port is takes
+
+
 def test_a_profile_of_ones_own() -> None:
     found = runtime_of(
         {"name": "bento", "command": ["bentoml", "serve", "--port", "$PORT"], "readiness": "/readyz"}, "b.yaml"
@@ -55,6 +68,10 @@ def test_a_profile_of_ones_own() -> None:
         ({"name": "b", "keep_alive": "5"}, "'keep_alive' is a number of seconds"),
         ({"name": "b", "args": ["$PROT"]}, "'args' has $PROT, which stands for nothing: did you mean 'PORT'?"),
         ({"name": "b", "env": {"A": 1}}, "'env' must hold texts"),
+        ({"name": "b", "env": {"A=B": "c"}}, "'env' can't be: no variable can have the name 'A=B'"),
+        ({"name": "b", "env": {"": "c"}}, "'env' can't be: no variable can have the name ''"),
+        ({"name": "b", "env": {"A": "b\0c"}}, "'env' can't be: variable 'A' holds what no variable can"),
+        ({"name": "b", "env": {"A": "\ud800"}}, "'env' can't be: variable 'A' holds what no variable can"),
         ({"name": "b", "port": "80"}, "'port' is a number from 1 to 65535"),
         ({"name": "b", "port": True}, "'port' is a number from 1 to 65535"),
         ({"name": "b", "readiness": "ready"}, "'readiness' can't be 'ready': it must be a path"),
