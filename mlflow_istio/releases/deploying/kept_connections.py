@@ -7,6 +7,7 @@ tried again, since the server may have begun with it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -57,6 +58,8 @@ def close_before_server(
         return outcome
     if wanted is None or said == wanted or not _limits(runtimes.get(deployment, MLFLOW)):
         return outcome
+    if before is not None and said is None and written is None:
+        return replace(outcome, warnings=(*outcome.warnings, _taken_away(deployment, wanted)))
     limited = set_policy(
         context,
         endpoint.name,
@@ -65,6 +68,14 @@ def close_before_server(
         timeout=timeout,
     )
     return replace(limited, changed=True, warnings=(*outcome.warnings, *limited.warnings))
+
+
+def _taken_away(deployment: str, wanted: Mapping[str, Any]) -> str:
+    """What to say where others of these servers are there and nothing limits connections: that is somebody's will."""
+    return (
+        f"the server of {deployment!r} closes connections that Envoy would use again, and connection_pool was taken away: "
+        f"now and then a request may be lost; policy connection_pool='{json.dumps(wanted)}' keeps them"
+    )
 
 
 def _runtimes(context: Context, endpoint: str) -> dict[str, Runtime]:

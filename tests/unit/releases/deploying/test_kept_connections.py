@@ -86,3 +86,14 @@ def test_a_longer_time_that_somebody_said_stays_beside_a_server_that_closes_soon
     set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": said}))
     deployed(world, replace(OWN, connection_requests=1), "churn-v2")
     assert pool(world) == said
+
+
+def test_what_somebody_took_away_stays_away_and_is_said() -> None:
+    world = deployed(World(), OWN)
+    set_policy(world.context, "churn", PolicyRequest(changes={"connection_pool": None}))
+    assert pool(world) is None
+    candidate = deploy(world.context, replace(a_request("churn-v2"), runtime=OWN, image="own"))
+    assert pool(world) is None
+    (warning,) = [text for text in candidate.warnings if "connection_pool" in text]
+    assert warning.startswith("the server of 'churn-v2' closes connections that Envoy would use again")
+    assert """policy connection_pool='{"http": {"idleTimeout": "4s"}}'""" in warning
