@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,11 @@ class ForeignRoute:
 
 
 def foreign_routes(
-    virtual_services: Iterable[Object], endpoint: str, namespace: str, deployment: str | None = None
+    virtual_services: Iterable[Object],
+    endpoint: str,
+    namespace: str,
+    deployment: str | None = None,
+    attached: Collection[str] = (),
 ) -> Iterator[ForeignRoute]:
     """Others' routes with weight to an endpoint; with a deployment, also the endpoint's own that somebody has bent to it.
 
@@ -42,14 +46,15 @@ def foreign_routes(
         endpoint: The endpoint, whose Service has its name.
         namespace: Where it is.
         deployment: The only deployment meant; None: the whole endpoint.
+        attached: Names of those deployments, of the ones meant, that lead to what somebody else runs, by Services of their own.
     """
+    attached_hosts = {attached_host(name) for name in attached}
 
     def meant(destination: Mapping[str, Any], where: str) -> bool:
         host = service_of(str(destination["host"]), where)
         if where != namespace:
             return False
-        attached = deployment is not None and host == attached_host(deployment)
-        return attached or (host == endpoint and deployment in (None, destination.get("subset")))
+        return host in attached_hosts or (host == endpoint and deployment in (None, destination.get("subset")))
 
     for obj in virtual_services:
         try:

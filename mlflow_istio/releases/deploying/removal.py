@@ -136,7 +136,12 @@ def check_no_foreign_routes(
         StateConflict: Names the route and its VirtualService.
     """
     there = context.cluster.list("VirtualService", {})
-    foreign = list(foreign_routes(there, name, context.cluster.scope, deployment))
+    attached = [
+        name_of(each)
+        for each in deployments_of(context.cluster, name)
+        if is_attached(each) and deployment in (None, name_of(each))
+    ]
+    foreign = list(foreign_routes(there, name, context.cluster.scope, deployment, attached))
     meant = f"endpoint '{name}'" if deployment is None else f"deployment '{deployment}' of endpoint '{name}'"
     live = [str(route) for route in foreign if not route.copies]
     if live and not force:

@@ -31,7 +31,7 @@ from mlflow_istio.releases.reading import views
 from mlflow_istio.releases.reading.doctor import examine
 from mlflow_istio.releases.reading.export import exported
 from mlflow_istio.testing import InMemoryCluster
-from tests.support.in_memory import World, a_request, a_world, with_shop
+from tests.support.in_memory import World, a_request, a_shop, a_world, with_shop
 
 PREDICTOR = "rank-predictor"
 
@@ -103,6 +103,24 @@ def test_the_ledger_has_the_version_that_was_declared() -> None:
     attach(world, strategy="canary", traffic_request=TrafficRequest(weight=10))
     (newest,) = [one for one in world.registry.history("prod", "churn") if one.action == "start"]
     assert newest.versions == {"churn-v1": "churn/1", "churn-v2": "churn/2"}
+
+
+@pytest.mark.parametrize("what", ["deployment", "endpoint"])
+def test_what_somebodys_route_gets_to_by_its_service_is_not_taken_away(what: str) -> None:
+    world = with_theirs("churn-v1")
+    attach(world)
+    shop = a_shop()
+    shop["spec"]["http"][0] = {"name": "main", "route": [{"destination": {"host": attached_host("churn-v2")}}]}
+    world.cluster.apply(shop)
+    take = {
+        "deployment": lambda **how: removal.delete(world.context, "churn-v2", **how),
+        "endpoint": lambda **how: removal.delete_endpoint(world.context, "churn", **how),
+    }[what]
+    with pytest.raises(StateConflict, match="can't be deleted: route 'main' of VirtualService 'shop' goes to it"):
+        take()
+    assert world.cluster.get("Service", attached_host("churn-v2")) is not None
+    take(force=True)
+    assert world.cluster.get("Service", attached_host("churn-v2")) is None
 
 
 def test_it_may_be_the_first_deployment_and_goes_with_the_endpoint() -> None:
