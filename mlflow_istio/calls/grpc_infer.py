@@ -19,6 +19,8 @@ MODEL = "model"
 """What MLServer and Triton call the model that we start them with."""
 
 _PACKAGE = "inference"
+_TOO_LARGE = "larger than max"
+"""As grpcio, gRPC's C++ and Go servers say what their limit of a message is passed by."""
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -94,6 +96,10 @@ def infer(address: Address, payload: Any, *, headers: Mapping[str, str], timeout
     details = " ".join(reply.details.split())[:300]
     if reply.code == "INVALID_ARGUMENT":
         raise InvalidInput(f"the model refused the input: {details}")
+    if reply.code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
+        raise InvalidInput(
+            f"the server at {address.url} takes no message of {len(message)} bytes: {details}; send less, or raise its limit"
+        )
     if reply.code != "OK":
         raise ClusterError(f"{address.url} answered {reply.code}: {details}; see 'mlflow-istio status'")
     return response_document(reply.body)

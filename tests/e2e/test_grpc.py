@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from urllib.parse import urlsplit
 
 import grpc
 import pytest
+import requests
 from mlflow.deployments import get_deploy_client
 from scipy import stats
 
+from mlflow_istio.adapters.envoy.metrics import EnvoyMetrics
+from mlflow_istio.adapters.local.mesh import LocalMesh
+from mlflow_istio.calls.grpc_calls import call_once
 from mlflow_istio.calls.grpc_infer import request_message
 from mlflow_istio.client.errors import IstioDeploymentError
+from mlflow_istio.core.analysis.measures import ERRORS, REQUESTS
 from tests.support.grpc_callers import MODEL_INFER, GrpcCallers
 
 pytestmark = pytest.mark.e2e
@@ -152,6 +158,57 @@ def test_what_can_not_be_is_refused_by_name(client: Any) -> None:
     client.fault("churn", abort="resource_exhausted", percentage=100, ttl="1m")
     with pytest.raises(IstioDeploymentError, match="answered RESOURCE_EXHAUSTED"):
         client.predict(endpoint="churn", inputs=INPUT)
+
+
+def test_callers_of_the_other_protocol_hear_so_in_one_line_and_judge_nobody(client: Any, tmp_path: Path) -> None:
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=V2)
+    web = {
+        "runtime": "container",
+        "command": ["python", "-m", "http.server", "$PORT"],
+        "readiness": "/",
+        "env": V2["env"],
+    }
+    aliases = {"champion_alias": "", "challenger_alias": ""}
+    client.create_deployment("web-v1", "models:/churn/2", endpoint="web", config={**web, **aliases})
+    for number in range(1, 4):
+        answer = requests.post(f"{client.get_endpoint('churn')['url']}/invocations", json=INPUT, timeout=30)
+        assert (answer.status_code, len(answer.text.splitlines())) == (503, 1), number
+    reply = call_once(client.get_endpoint("web")["url"], MODEL_INFER, request_message(INPUT), headers={}, timeout=30)
+    assert (reply.code, len(reply.details.splitlines())) == ("UNKNOWN", 1)
+    assert client.predict(endpoint="churn", inputs=INPUT)["outputs"][0]["data"] == [3.5]
+    metrics = EnvoyMetrics(LocalMesh(tmp_path / "meshes").admin_urls)
+    deadline = time.monotonic() + 60
+    while sum(one.get(REQUESTS, 0) for one in metrics.read("churn", ["churn-v1"]).get("churn-v1", {}).values()) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (counters,) = metrics.read("churn", ["churn-v1"])["churn-v1"].values()
+    assert (counters[REQUESTS], counters[ERRORS]) == (1, 0), "what came by HTTP is none of its calls"
+
+
+def test_a_server_that_speaks_otherwise_than_was_said_is_taken_away_again(client: Any) -> None:
+    service = {**V2, "runtime": "container", "ready_timeout": 5}
+    at_port = {**service, "command": [*V2["command"], "$PORT"]}
+    said_http = {name: value for name, value in at_port.items() if name != "protocol"}
+    web = {**service, "command": ["python", "-m", "http.server", "$PORT"]}
+    for config, words in (
+        (
+            {**said_http, "readiness": "/ready"},
+            "it must answer GET /ready with 200; one that speaks gRPC needs protocol=grpc",
+        ),
+        (web, "it must answer grpc.health.v1 with SERVING; one that speaks HTTP is deployed without protocol=grpc"),
+    ):
+        with pytest.raises(IstioDeploymentError, match=words):
+            client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=config)
+        assert client.list_endpoints() == []
+
+
+def test_a_message_over_the_servers_limit_is_one_line_that_says_how_large_it_is(client: Any) -> None:
+    client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=V2)
+    numbers = [1.0] * 700_000
+    tensor = {"name": "x", "shape": [len(numbers)], "datatype": "FP64", "data": numbers}
+    with pytest.raises(IstioDeploymentError, match=r"takes no message of 5600036 bytes: .*4194304") as refused:
+        client.predict(endpoint="churn", inputs={"inputs": [tensor]})
+    assert "\n" not in str(refused.value)
 
 
 def test_a_server_without_health_is_taken_away_again(client: Any) -> None:

@@ -16,9 +16,10 @@ import requests
 from mlflow.deployments import get_deploy_client
 from scipy import stats
 
+from mlflow_istio.calls.grpc_calls import call
 from mlflow_istio.calls.grpc_infer import request_message
 from tests.support.callers import calling
-from tests.support.grpc_callers import GrpcCallers
+from tests.support.grpc_callers import MODEL_INFER, GrpcCallers
 from tests.support.real_servers import RealServer, mlserver, triton
 
 pytestmark = pytest.mark.e2e
@@ -77,6 +78,16 @@ def callers(client: Any, protocol: str) -> Iterator[Any]:
         yield noted
 
 
+def version_for(client: Any, protocol: str, arm: str) -> str:
+    """Who answers a caller of an arm, by a header or by metadata."""
+    view, headers = client.get_endpoint("churn"), {"x-arm": arm}
+    if protocol == "grpc":
+        return call(view["url"], MODEL_INFER, request_message(message(0)), headers=headers, timeout=60).metadata[
+            VERSION
+        ]
+    return str(requests.post(view["scoring_url"], json=message(0), headers=headers, timeout=60).headers[VERSION])
+
+
 @pytest.fixture(params=["mlserver-http", "mlserver-grpc", "triton-http", "triton-grpc"])
 def speaking(request: pytest.FixtureRequest, own_mesh: str, tmp_path: Path) -> tuple[Any, RealServer, dict[str, Any]]:
     """A client, a server, and what its deployments say; the registry has no version of its models yet."""
@@ -108,6 +119,8 @@ def test_every_strategy_under_load_loses_nothing_and_a_version_that_fails_goes_b
                 "values": {"churn-v1": "a", "churn-v2": "b"},
             },
         )
+        arms = {arm: {version_for(client, config["protocol"], arm) for _ in range(20)} for arm in ("a", "b")}
+        assert arms == {"a": {f"churn/{first}"}, "b": {f"churn/{second}"}}
         client.abort("churn")
         client.update_endpoint("churn", config={"strategy": "blue-green", "candidate": "churn-v2"})
         client.update_endpoint("churn", config={"action": "promote"})

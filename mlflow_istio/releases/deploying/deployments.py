@@ -551,10 +551,17 @@ def _asked_of(request: DeployRequest) -> str:
     runtime = request.runtime
     if runtime == MLFLOW:
         return ""
-    answer = "grpc.health.v1 with SERVING" if runtime.protocol == "grpc" else f"GET {runtime.readiness} with 200"
+    if runtime.protocol == "grpc":
+        answer, other = "grpc.health.v1 with SERVING", "HTTP is deployed without protocol=grpc"
+    else:
+        answer, other = f"GET {runtime.readiness} with 200", "gRPC needs protocol=grpc"
     untold = request.pod is None and not runtime.takes_port
-    where = ", at the port $PORT, which neither its command nor 'args' nor the profile's 'env' says" if untold else ""
-    return f"; it must answer {answer}{where}"
+    advice = (
+        ", at the port $PORT, which neither its command nor 'args' nor the profile's 'env' says"
+        if untold
+        else f"; one that speaks {other}"
+    )
+    return f"; it must answer {answer}{advice}"
 
 
 def _detach(context: Context, deployment: str, endpoint: str | None) -> None:
