@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Scope
 from mlflow_istio.serving import http2_frames as http2
 from mlflow_istio.serving.grpc_answers import status_of
 from mlflow_istio.serving.http2_frames import FrameReader, Headers, Piece, UnreadableFrames
+from mlflow_istio.serving.passing_sides import Side, connected
 from mlflow_istio.serving.recorder import Recording
 from mlflow_istio.serving.recording_proxy import Caller, Passage
 
@@ -33,7 +34,6 @@ _MOST_HEADERS = 1024 * 1024
 _MOST_OWN = 8
 _MOST_REMEMBERED = 1000
 """Streams of ours of which the server is told nothing. Of older ones it ignores what comes late, as it has seen newer ones."""
-_CONNECT_SECONDS = 10.0
 _ROOM_SECONDS = 60.0
 
 
@@ -95,12 +95,12 @@ class _Block:
         self.raw.append(raw)
 
 
-class GrpcCaller(asyncio.Protocol):
+class GrpcCaller(Side):
     """A connection of somebody who calls."""
 
     def __init__(self, passage: Passage) -> None:
+        super().__init__()
         self._passage = passage
-        self._transport: asyncio.Transport | None = None
         self._server: _Server | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._early = b""
@@ -121,9 +121,9 @@ class GrpcCaller(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connect to the server before more is taken."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._passage.callers.add(self)
-        self._transport.pause_reading()
+        self.hold(True)
         self._connecting = asyncio.ensure_future(self._connect())
 
     def data_received(self, data: bytes) -> None:
@@ -147,15 +147,9 @@ class GrpcCaller(asyncio.Protocol):
                 break
         self._server.write(b"".join(passed))
 
-    def pause_writing(self) -> None:
-        """The caller takes no more for now: neither is more taken from the server."""
-        if self._server is not None:
-            self._server.hold(True)
-
-    def resume_writing(self) -> None:
-        """The caller takes more."""
-        if self._server is not None:
-            self._server.hold(False)
+    def other_side(self) -> Side | None:
+        """The server."""
+        return self._server
 
     def connection_lost(self, _reason: Exception | None) -> None:
         """The caller went away: the server learns it as it would without us."""
@@ -172,30 +166,10 @@ class GrpcCaller(asyncio.Protocol):
         if self._server is not None:
             self._server.close()
 
-    def write(self, data: bytes) -> None:
-        """Send to the caller."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def hold(self, still: bool) -> None:
-        """Take no more from the caller, or take more again."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.pause_reading if still else self._transport.resume_reading)()
-
     def leave(self) -> None:
         """Let the calls that are open end, and no other begin."""
         self._leaving = True
         self._end_if_idle()
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Break off."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def go_blind(self) -> None:
         """Pass everything on and read nothing of it: somebody sent what nobody here understands, and the other side judges it."""
@@ -255,12 +229,8 @@ class GrpcCaller(asyncio.Protocol):
             self.close()
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            _, server = await asyncio.wait_for(
-                loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port), timeout=_CONNECT_SECONDS
-            )
-        except (OSError, asyncio.TimeoutError):
+        server = await connected(lambda: _Server(self), self._passage.port)
+        if server is None:
             self.abort()  # as if nobody listened
             return
         self._server = server
@@ -422,21 +392,21 @@ class GrpcCaller(asyncio.Protocol):
             self._server.insert(frames)
 
 
-class _Server(asyncio.Protocol):
+class _Server(Side):
     """A caller's connection to the server."""
 
     def __init__(self, caller: GrpcCaller) -> None:
+        super().__init__()
         self._caller = caller
-        self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._headers = _decoder()
         self._block: _Block | None = None
         self._waiting: deque[bytes] = deque()
         self._has_begun = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to ask."""
-        self._transport = cast(asyncio.Transport, transport)
+    def other_side(self) -> Side | None:
+        """The caller."""
+        return self._caller
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the server sends, and read it after that."""
@@ -455,14 +425,6 @@ class _Server(asyncio.Protocol):
                 return
         self.insert(b"")
 
-    def pause_writing(self) -> None:
-        """The server takes no more for now."""
-        self._caller.hold(True)
-
-    def resume_writing(self) -> None:
-        """The server takes more."""
-        self._caller.hold(False)
-
     def connection_lost(self, reason: Exception | None) -> None:
         """The server ended the connection, or broke it off."""
         self._transport = None
@@ -471,11 +433,6 @@ class _Server(asyncio.Protocol):
         else:
             self._caller.abort()
 
-    def write(self, data: bytes) -> None:
-        """Send to the server."""
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
     def insert(self, frames: bytes) -> None:
         """Send frames of ours to the caller, between two of the server's."""
         if frames:
@@ -483,16 +440,6 @@ class _Server(asyncio.Protocol):
         if self._has_begun and not self._reader.inside and self._block is None and not self._caller.is_blind:
             while self._waiting:
                 self._caller.write(self._waiting.popleft())
-
-    def hold(self, still: bool) -> None:
-        """Take no more from the server, or take more again."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.pause_reading if still else self._transport.resume_reading)()
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.close()
 
     def _read(self, piece: Piece) -> None:
         if piece.kind in (http2.UNREADABLE, http2.PUSH_PROMISE) or (

@@ -17,12 +17,12 @@ import h11
 from starlette.types import ASGIApp, Message, Scope
 
 from mlflow_istio.serving.compressed import CODINGS, coding_of
+from mlflow_istio.serving.passing_sides import Side, connected
 from mlflow_istio.serving.passing_streams import PassingStream, is_stream
 from mlflow_istio.serving.recorder import PIN_HEADER, Recorder, Recording
 from mlflow_istio.serving.stream_exposition import StreamEnd, StreamSeries
 
 _MOST_HEADERS = 64 * 1024
-_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +51,13 @@ class Leaving(Protocol):
         """Answer what is being answered to its end, and nothing after it."""
 
 
-class Caller(asyncio.Protocol):
+class Caller(Side):
     """A connection of somebody who asks."""
 
     def __init__(self, passage: Passage) -> None:
+        super().__init__()
         self._passage = passage
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEADERS)
-        self._transport: asyncio.Transport | None = None
         self._server: _Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = False
@@ -72,7 +72,7 @@ class Caller(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to answer."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._passage.callers.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -80,15 +80,9 @@ class Caller(asyncio.Protocol):
         self._http.receive_data(data)
         self._pass_on()
 
-    def pause_writing(self) -> None:
-        """The caller takes no more for now: neither is more taken from the server."""
-        if self._server is not None:
-            self._server.hold(True)
-
-    def resume_writing(self) -> None:
-        """The caller takes more."""
-        if self._server is not None:
-            self._server.hold(False)
+    def other_side(self) -> Side | None:
+        """The server, once it was asked."""
+        return self._server
 
     def connection_lost(self, _reason: Exception | None) -> None:
         """The caller went away: the server learns it as it would without us."""
@@ -100,11 +94,6 @@ class Caller(asyncio.Protocol):
             task.cancel()
         if self._server is not None:
             self._server.close()
-
-    def hold(self, still: bool) -> None:
-        """Take no more from the caller, or take more again."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.pause_reading if still else self._transport.resume_reading)()
 
     def answer(self, event: h11.Event) -> None:
         """Pass on a part of the server's answer."""
@@ -144,11 +133,6 @@ class Caller(asyncio.Protocol):
         self._http.start_next_cycle()
         self._pass_on()
 
-    def close(self) -> None:
-        """End the connection, once what was sent is out."""
-        if self._transport is not None:
-            self._transport.close()
-
     def leave(self) -> None:
         """Answer what is being answered to its end, and nothing after it."""
         self._leaving = True
@@ -158,8 +142,7 @@ class Caller(asyncio.Protocol):
     def abort(self) -> None:
         """Break off: the server did, too."""
         self._end_stream("model")
-        if self._transport is not None:
-            self._transport.abort()
+        super().abort()
 
     def refuse(self, status: int, text: str) -> None:
         """Answer in the server's place, and end the connection."""
@@ -213,12 +196,8 @@ class Caller(asyncio.Protocol):
             self._server.send(request)
 
     async def _connect(self, request: h11.Request) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            _, server = await asyncio.wait_for(
-                loop.create_connection(lambda: _Server(self), "127.0.0.1", self._passage.port), timeout=_CONNECT_SECONDS
-            )
-        except (OSError, asyncio.TimeoutError):
+        server = await connected(lambda: _Server(self), self._passage.port)
+        if server is None:
             self._give_up_recording()
             self.refuse(503, "the model server does not answer yet, or no longer")
             return
@@ -278,17 +257,17 @@ class Caller(asyncio.Protocol):
             self._transport.write(data)
 
 
-class _Server(asyncio.Protocol):
+class _Server(Side):
     """A caller's connection to the server."""
 
     def __init__(self, caller: Caller) -> None:
+        super().__init__()
         self._caller = caller
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEADERS)
-        self._transport: asyncio.Transport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to ask."""
-        self._transport = cast(asyncio.Transport, transport)
+    def other_side(self) -> Side | None:
+        """The caller."""
+        return self._caller
 
     def send(self, event: h11.Event) -> None:
         """Pass on a part of a request."""
@@ -311,14 +290,6 @@ class _Server(asyncio.Protocol):
         self._http.receive_data(b"")
         self._answer()
 
-    def pause_writing(self) -> None:
-        """The server takes no more for now."""
-        self._caller.hold(True)
-
-    def resume_writing(self) -> None:
-        """The server takes more."""
-        self._caller.hold(False)
-
     def connection_lost(self, _reason: Exception | None) -> None:
         """The server ended the connection: between two requests in peace, within an answer it is broken off."""
         self._transport = None
@@ -326,16 +297,6 @@ class _Server(asyncio.Protocol):
             self._caller.abort()
         else:
             self._caller.close()
-
-    def hold(self, still: bool) -> None:
-        """Take no more from the server, or take more again."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.pause_reading if still else self._transport.resume_reading)()
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.close()
 
     def _answer(self) -> None:
         while True:
