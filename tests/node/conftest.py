@@ -46,3 +46,12 @@ def server(registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.copytree(registered, folder)
     with tracking_server(folder, os.environ[HOST_VARIABLE]) as address:
         yield address
+
+
+@pytest.fixture
+def own_server(registered: Path, tmp_path: Path) -> Iterator[str]:
+    """The same for one test alone."""
+    folder = tmp_path / "server"
+    shutil.copytree(registered, folder)
+    with tracking_server(folder, os.environ[HOST_VARIABLE]) as address:
+        yield address

@@ -13,13 +13,14 @@ from pathlib import Path
 from tests.node import cluster, debian, machine, store
 from tests.node.kubernetes import API_AUTHORIZATION, API_FLAGS, CONTROLLERS, Node, Users
 from tests.node.programs import NODE
-from tests.testbed import bed, builder, control_plane, gateway
-from tests.testbed.client import HOST_VARIABLE
+from tests.testbed import bed, builder, control, control_plane, gateway
+from tests.testbed.client import HOST_VARIABLE, SOCKET_VARIABLE
 from tests.testbed.kubelet import image
 from tests.testbed.network import BRIDGE_ADDRESS, Network
-from tests.testbed.processes import Processes
+from tests.testbed.processes import Processes, tail
 
 _HOME = Path("/run/mlflow-istio-node")
+_SOCKET = _HOME / "control.sock"
 # A ceiling, not a reservation: images lie elsewhere, but what pods write and download lies here.
 _ROOM = "12g"
 
@@ -56,12 +57,22 @@ def bring_up(cgroup: str, *, logs: Path | None) -> Mapping[str, str]:
         processes.wait_ready(name)
     cluster.wait_ready(kubectl)
     cluster.install_istio(kubectl, programs)
+    # What `tests.testbed.client.Testbed` asks for, but for hosts: pods are the kubelet's here.
+    verbs = {
+        "programs": processes.status,
+        "signal": lambda program, number: processes.signal(program, number),
+        "start": lambda program: processes.start(program),
+        "heal": lambda: processes.heal(control_plane.CLIENTS),
+        "log": lambda program, lines: tail(processes.log(program), lines),
+    }
+    control.serve(_SOCKET, verbs)
     return {
         "KUBECONFIG": str(files.admin_kubeconfig),
         "KUBECONFIG_LEAST": str(files.least_kubeconfig),
         "GATEWAY_URL": f"http://{cluster.GATEWAY_ADDRESS}",
         "MLFLOW_ISTIO_GATEWAY": gateway.NAME,
         HOST_VARIABLE: BRIDGE_ADDRESS,
+        SOCKET_VARIABLE: str(_SOCKET),
         "NODE_LOGS": str(logs),
         # kubectl and istioctl
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
