@@ -11,6 +11,7 @@ from mlflow_istio.errors import InvalidInput, masked
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _RELEASE_ID = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_NOTHING = frozenset({"none", "null", "nil", "nan", "undefined"})
 _SCOPE = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """MLflow takes 255, but the tag that says whose an alias is must hold its name, and has room for 250."""
@@ -125,6 +126,11 @@ def check_release_id(release_id: str) -> str:
     Raises:
         InvalidInput: It can't.
     """
+    if release_id.lower() in _NOTHING:
+        raise InvalidInput(
+            f"release id {release_id!r} is what a template writes where nothing was given, the same in every run: use an id of the "
+            "run's own, such as a pipeline's job id"
+        )
     if _RELEASE_ID.fullmatch(release_id):
         return release_id
     raise InvalidInput(f"release id {release_id!r} is not valid: use 1 to 63 letters, digits and '-'")

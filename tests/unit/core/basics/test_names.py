@@ -123,3 +123,10 @@ def test_the_nearest_name_is_offered_before_all_of_them() -> None:
     assert names.nearest("cannary", ("shadow", "canary")) == "did you mean 'canary'? known: canary, shadow"
     assert names.nearest("zzz", ("shadow", "canary")) == "known: canary, shadow"
     assert names.nearest("zzz", ()) == "known: none"
+
+
+@pytest.mark.parametrize("release_id", ["None", "null", "undefined", "NaN"])
+def test_a_release_id_that_every_run_would_share_is_refused(release_id: str) -> None:
+    """The second night's release would take the first one's end for its own, and say 'promoted'."""
+    with pytest.raises(InvalidInput, match="what a template writes where nothing was given"):
+        names.check_release_id(release_id)
