@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.golden import pytest_addoption
+from tests.support.left_processes import Guardian
 from tests.support.mlflow_addresses import mlflow_at
 from tests.testbed.guard import pytest_runtest_setup
 
@@ -19,6 +21,21 @@ __all__ = ["pytest_addoption", "pytest_runtest_setup"]
 # A machine that does other work beside must not make a property fail.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+_GUARDIAN = pytest.StashKey[Guardian]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a run starts is ended even where the run itself is killed."""
+    if sys.platform == "linux":
+        config.stash[_GUARDIAN] = Guardian()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The run has ended by itself."""
+    if _GUARDIAN in config.stash:
+        config.stash[_GUARDIAN].leave()
 
 
 @pytest.fixture(scope="session")
