@@ -10,9 +10,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mlflow_istio.options.base import DEFAULT_IMAGE
 from tests.node.client import gateway_pod, gateway_pods, kubectl
 from tests.node.endpoint import Endpoint, strict_namespace
 from tests.node.losses import Load
@@ -30,6 +32,21 @@ ISTIOD = ("deployment/istiod", "-n", "istio-system")
 # kubelet said that it is dead).
 RETRIES = {"attempts": 5, "retryOn": "connect-failure,refused-stream,unavailable,cancelled,503"}
 SERVER, PROXY, DISCOVERY = b"mlflow_istio.serving", b"envoy", b"pilot-discovery"
+# Dies of each question, as one does of a request that takes all memory.
+FRAGILE = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def do_POST(self):
+        os._exit(1)
+
+http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +177,30 @@ def test_a_release_goes_on_when_the_kubelet_and_istiod_die_and_waits_while_istio
     print(log.read_text())
     assert load.lost == []
     assert endpoint.ask(20) == {"churn-v2": 20}
+
+
+@pytest.mark.parametrize(("retries", "died"), [(None, 1), (RETRIES, 3)], ids=["istios-default", "503"])
+def test_a_request_that_kills_a_server_is_given_to_others_where_a_503_is_retried(
+    namespace: Endpoint, retries: dict[str, Any] | None, died: int
+) -> None:
+    """So it is asked for, and no default: whoever asks for it has requests that may be carried out more than once."""
+    options = {
+        "runtime": "container",
+        "image": f"docker.io/library/{DEFAULT_IMAGE}",
+        "command": json.dumps(["python", "-c", FRAGILE, "$PORT"]),
+        "port": "9000",
+        "readiness": "/",
+        "replicas": "3",
+    }
+    namespace.deploy(1, *(word for name, value in options.items() for word in ("-C", f"{name}={value}")))
+    if retries:
+        namespace.move(f"retries={json.dumps(retries)}")
+    assert namespace.ask(1) == {"503": 1}
+
+    def restarts() -> int:
+        found = [one for pod in namespace.pods().values() for one in pod["status"]["containerStatuses"]]
+        return sum(one["restartCount"] for one in found if one["name"] == "model-server")
+
+    wait_for("the servers to start again", lambda: restarts() >= died)
+    kubectl("rollout", "status", "deployment/churn-v1", "-n", namespace.namespace, "--timeout=100s")
+    assert restarts() == died
