@@ -68,8 +68,8 @@ def test_a_server_that_does_not_come_up_or_can_not_be_asked_alike_changes_nothin
     mute = {"runtime": "container", "command": ["sleep", "60"], "readiness": "/ping", "ready_timeout": 2}
     with pytest.raises(
         IstioDeploymentError,
-        match=r"it must answer GET /ping with 200, at the port \$PORT, which neither its command nor 'args' nor the profile's "
-        "'env' says; it was taken away again and no traffic has changed",
+        match=r"it must answer GET /ping with 200 at 127\.0\.0\.1 \(\$HOST\), at the port \$PORT, which neither its command nor "
+        "'args' nor the profile's 'env' says; it was taken away again and no traffic has changed",
     ):
         client.create_deployment("churn-v2", "models:/churn/2", endpoint="churn", config=mute)
     with pytest.raises(

@@ -555,6 +555,8 @@ def _asked_of(request: DeployRequest) -> str:
         answer, other = "grpc.health.v1 with SERVING", "HTTP is deployed without protocol=grpc"
     else:
         answer, other = f"GET {runtime.readiness} with 200", "gRPC needs protocol=grpc"
+    if request.pod is None:
+        answer += " at 127.0.0.1 ($HOST)"
     untold = request.pod is None and not runtime.takes_port
     advice = (
         ", at the port $PORT, which neither its command nor 'args' nor the profile's 'env' says"
