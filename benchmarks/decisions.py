@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from benchmarks import decisions_lab, decisions_promise, decisions_speed
+from benchmarks import decisions_lab, decisions_promise, decisions_speed, decisions_watch
 from benchmarks.decisions_engine import BUSY, beside, gross_looks
 from benchmarks.decisions_families import FAMILIES, HELD_OUT, REQUESTS_PER_SECOND, Family
 from benchmarks.decisions_peers import PEERS
@@ -278,7 +278,7 @@ def _promise(parts: set[str], families: Sequence[Family], options: argparse.Name
         good.append(printed(title, ["the candidate's", "median", "latest", "two looks"], gross_lines(20, options.seed)))
     if "watch" in parts:
         tasks = decisions_promise.watch_tasks(max(options.runs // WATCHES, 10))
-        title = f"7. A promoted version is taken back by a watch of {decisions_promise.HOURS:g} h with 5% held back"
+        title = f"7. A promoted version is taken back by a watch of {decisions_watch.HOURS:g} h with 5% held back"
         heading = ["family", "stays equal", "at most 5%", decisions_promise.TURNS_BAD]
         good.append(printed(title, heading, watch_lines(_merged(tasks, found(tasks), lambda task: task.family.name))))
     if "engine" in parts:

@@ -24,6 +24,7 @@ from mlflow_istio.core.endpoint.endpoint import guard_of
 from mlflow_istio.core.matching.pin_guard import key_headers
 from mlflow_istio.core.mesh.manifests import VERSION_ANNOTATION
 from mlflow_istio.core.mesh.pods import PodSettings
+from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.context import Context, Outcome, virtual_service_of
 from mlflow_istio.releases.deploying import deployments
 from mlflow_istio.releases.deploying.deployments import DeployRequest
@@ -100,14 +101,14 @@ class Office:
 
     def canary(self, version: int, weight: int) -> Outcome:
         """Open a canary of a version that is deployed."""
-        traffic_request = shifting.TrafficRequest(weight=weight)
+        traffic_request = TrafficRequest(weight=weight)
         return shifting.start(
             self.context, ENDPOINT, strategy="canary", candidates=(f"m-v{version}",), traffic_request=traffic_request
         )
 
     def shift(self, weight: int) -> Outcome:
         """Give the candidate another weight."""
-        return shifting.shift(self.context, ENDPOINT, shifting.TrafficRequest(weight=weight))
+        return shifting.shift(self.context, ENDPOINT, TrafficRequest(weight=weight))
 
     def promote(self) -> Outcome:
         """Promote the candidate."""
