@@ -193,9 +193,12 @@ def test_a_server_that_speaks_otherwise_than_was_said_is_taken_away_again(client
     for config, words in (
         (
             {**said_http, "readiness": "/ready"},
-            "it must answer GET /ready with 200; one that speaks gRPC needs protocol=grpc",
+            "it must answer GET /ready with 200 at 127.0.0.1 .*; one that speaks gRPC needs protocol=grpc",
         ),
-        (web, "it must answer grpc.health.v1 with SERVING; one that speaks HTTP is deployed without protocol=grpc"),
+        (
+            web,
+            "it must answer grpc.health.v1 with SERVING at .*; one that speaks HTTP is deployed without protocol=grpc",
+        ),
     ):
         with pytest.raises(IstioDeploymentError, match=words):
             client.create_deployment("churn-v1", "models:/churn/1", endpoint="churn", config=config)
