@@ -47,6 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()
 """
+STRATEGIES = {
+    "blue-green": (),
+    "shadow": ("-C", "mirror=100"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,10 @@ def endpoint(namespace: Endpoint) -> Endpoint:
 
 def pods_of(endpoint: Endpoint, version: int) -> list[str]:
     return [name for name in endpoint.pods() if name.startswith(f"churn-v{version}-")]
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
 
 
 def figures() -> str:
@@ -177,6 +185,30 @@ def test_a_release_goes_on_when_the_kubelet_and_istiod_die_and_waits_while_istio
     print(log.read_text())
     assert load.lost == []
     assert endpoint.ask(20) == {"churn-v2": 20}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_servers_and_a_gateway_die_under_other_strategies(endpoint: Endpoint, strategy: str) -> None:
+    load = Load(endpoint)
+    with calling(load.ask, workers=4, seconds=500):
+        endpoint.deploy(2, "-C", "replicas=2", "-C", f"strategy={strategy}", *STRATEGIES[strategy])
+        load.goes_on()
+        load.kill(pods_of(endpoint, 2)[0], SERVER)
+        load.goes_on()
+        load.kill(pods_of(endpoint, 1)[0], SERVER)
+        load.goes_on()
+        endpoint.move("action=promote")
+        load.kill(gateway_pods()[1]["metadata"]["name"], PROXY)
+        load.goes_on()
+        assert load.answers[-1][0] == "churn-v2"
+        wait_for("the servers to be there again", lambda: all(map(is_ready, endpoint.pods().values())))
+        load.kill(pods_of(endpoint, 2)[1], SERVER)
+        load.goes_on()
+        endpoint.run("mlflow-istio", "rollback", "churn", "--reason", "to see it")
+        load.goes_on()
+    print(strategy, load)
+    assert load.lost == []
+    assert endpoint.ask(20) == {"churn-v1": 20}
 
 
 @pytest.mark.parametrize(("retries", "died"), [(None, 1), (RETRIES, 3)], ids=["istios-default", "503"])
