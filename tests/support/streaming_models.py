@@ -74,6 +74,22 @@ class Agent(ResponsesAgent):
 set_model(Agent())
 """
 
+CHAT_AGENT = """
+from mlflow.models import set_model
+from mlflow.pyfunc import ChatAgent
+from mlflow.types.agent import ChatAgentChunk, ChatAgentResponse
+
+class Agent(ChatAgent):
+    def predict(self, messages, context=None, custom_inputs=None):
+        return ChatAgentResponse(messages=[{"role": "assistant", "content": "one two three", "id": "m-1"}])
+
+    def predict_stream(self, messages, context=None, custom_inputs=None):
+        for word in ("one", "two", messages[-1].content):
+            yield ChatAgentChunk(delta={"role": "assistant", "content": word, "id": "m-1"})
+
+set_model(Agent())
+"""
+
 # MLflow's class has a predict_stream that raises where the agent has none.
 MUTE_AGENT = AGENT[: AGENT.index("    def predict_stream")] + "\nset_model(Agent())\n"
 

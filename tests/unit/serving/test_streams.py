@@ -27,7 +27,7 @@ import sys, mlflow, mlflow.pyfunc
 for source in sys.argv[1:]:
     mlflow.pyfunc.save_model(source.removesuffix(".py"), python_model=source, pip_requirements=[])
 """
-KINDS = ("TEXT", "CHAT", "AGENT", "MUTE_AGENT")
+KINDS = ("TEXT", "CHAT", "CHAT_AGENT", "AGENT", "MUTE_AGENT")
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*type hints to the .predict. method")
@@ -128,6 +128,18 @@ def test_a_plain_models_chunks_come_as_events_all_read_in_one_thread(caller) -> 
     assert chat.figure("mlflow_istio_stream_first_chunk_seconds_count") == 1
     assert chat.figure("mlflow_istio_stream_chunk_seconds_count") == 1
     assert chat.figure("mlflow_istio_stream_chunks_sum") == 5
+
+
+def test_a_chat_agents_chunks_come_as_it_gives_them(caller) -> None:
+    agent = caller("CHAT_AGENT")
+    status, _, parts = agent.ask(asking("hello"))
+    assert status == 200
+    assert [chunk["delta"] for chunk in chunks(parts)] == [
+        {"role": "assistant", "content": word, "id": "m-1"} for word in ("one", "two", "hello")
+    ]
+    assert agent.ends() == {"whole": 1.0}
+    status, _, (body,) = agent.ask({"messages": [{"role": "user", "content": "hello"}]})
+    assert (status, json.loads(body)["messages"][0]["content"]) == (200, "one two three")
 
 
 def test_a_chat_model_sees_that_it_streams(caller) -> None:
