@@ -444,7 +444,7 @@ OPTIONS: Mapping[str, Options] = {
                     "churn-v1", "churn-v3", strategy="canary", traffic_request=TrafficRequest(weight=5)
                 ),
             ),
-            "confirm_timeout": Try(value=1, given={"detach": False, "deadline": 5, "interval": 1, "hold": 1}),
+            "confirm_timeout": Try(value=1, given={"detach": False, "deadline": 5, "interval": 1}),
             "metrics": "envoy",
             "prometheus_url": "http://prometheus",
             "kpi": KPI,
@@ -486,7 +486,7 @@ OPTIONS: Mapping[str, Options] = {
             "watch": Try(value="2h", given={"analysis": "auto"}),
             "holdback": Try(value=7, given={"analysis": "auto", "watch": "2h"}),
             "keep_old": "3h",
-            "detach": Try(value=False, given={"deadline": 5, "interval": 1, "hold": 1}),
+            "detach": Try(value=False, given={"deadline": 5, "interval": 1}),
         },
     ),
     "rehearse": Options(
@@ -503,7 +503,7 @@ OPTIONS: Mapping[str, Options] = {
             "interval": 20,
             "hold": 7,
             "min_requests": 7,
-            "deadline": 277,
+            "deadline": 77,
             "warmup": 7,
             "settle": 7,
             "warm_requests": 7,

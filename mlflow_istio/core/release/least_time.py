@@ -5,7 +5,6 @@ from __future__ import annotations
 from mlflow_istio.core.analysis.blocks import first_bound
 from mlflow_istio.core.release.guards.table import GUARD_KINDS
 from mlflow_istio.core.release.plan import ReleasePlan
-from mlflow_istio.errors import InvalidInput
 
 
 def least_seconds(plan: ReleasePlan) -> float:
@@ -13,19 +12,19 @@ def least_seconds(plan: ReleasePlan) -> float:
     return len(plan.steps) * max(plan.hold, plan.interval)
 
 
-def check_deadline(plan: ReleasePlan) -> None:
-    """Refuse a deadline before which the plan's steps can't be over.
+def short_deadline(plan: ReleasePlan) -> str:
+    """A warning that the deadline passes before the plan's steps can be over, and what to do; empty where it doesn't.
 
-    Raises:
-        InvalidInput: Says how long they take at least, and of what.
+    Who wants to watch a version for a time, and see it go back, may say so on purpose.
     """
     least = least_seconds(plan)
-    if least > plan.deadline:
-        steps = "1 step lasts" if len(plan.steps) == 1 else f"{len(plan.steps)} steps last"
-        raise InvalidInput(
-            f"deadline={plan.deadline:g} is over before the release can be: its {steps} {least:g} s at least "
-            f"(hold={plan.hold:g}, interval={plan.interval:g}): give more time, or shorter steps"
-        )
+    if least <= plan.deadline:
+        return ""
+    steps = "1 step lasts" if len(plan.steps) == 1 else f"{len(plan.steps)} steps last"
+    return (
+        f"deadline={plan.deadline:g} is over before the release can be: its {steps} {least:g} s at least "
+        f"(hold={plan.hold:g}, interval={plan.interval:g}): give more time, or shorter steps"
+    )
 
 
 def proof_seconds(plan: ReleasePlan, phase: float) -> float:

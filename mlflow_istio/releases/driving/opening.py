@@ -17,7 +17,7 @@ from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.release.control_choice import Capacity, ControlChoice, choose_control
 from mlflow_istio.core.release.edges import measures_with_edges, missing_edge, missing_in
 from mlflow_istio.core.release.kpi_kinds import KPI_KINDS, misread_kpi
-from mlflow_istio.core.release.least_time import check_deadline, late_proof
+from mlflow_istio.core.release.least_time import late_proof, short_deadline
 from mlflow_istio.core.release.on_endpoint import opened
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.progress import check_room, first_progress, progress_from_text
@@ -108,7 +108,6 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         return _known(context, endpoint, plan)
     if found is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
-    check_deadline(plan)
     _check_figures(context, dependencies, plan, name)
     if plan.guards:
         check_told(dependencies.metrics, endpoint)
@@ -163,7 +162,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     release = replace(release, replicas=replicas)
     phase = _learnt_phase(context, dependencies, name, plan)
     progress = replace(first_progress(plan, context.clock.now(), phase=phase), warmed=warmed)
-    if late := late_proof(plan, progress.evidence.phase):
+    if late := short_deadline(plan) or late_proof(plan, progress.evidence.phase):
         context.warn(late)
     check_room(progress)
     opened(endpoint, release, traffic_request, progress)  # refuse what can't work before a run is opened for it

@@ -9,7 +9,7 @@ from mlflow_istio.core.analysis.history import History
 from mlflow_istio.core.basics.stored import to_json
 from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.release.edges import named_edges
-from mlflow_istio.core.release.least_time import check_deadline
+from mlflow_istio.core.release.least_time import short_deadline
 from mlflow_istio.core.release.plan import ReleasePlan
 from mlflow_istio.core.release.rehearsal import Case, Rehearsal, Told, rehearse
 from mlflow_istio.errors import NotFound
@@ -48,13 +48,14 @@ def rehearsed(
 
     Raises:
         NotFound: There is no such endpoint, or nobody remembers what it has answered.
-        InvalidInput: There is too little history, a plan that can't be replayed, or one that can't be over before its deadline.
+        InvalidInput: There is too little history, or a plan that can't be replayed.
         MetricsError: The source can't be reached, refuses, or gave what can't be read.
         RegistryError: Nor can the tracking server.
     """
     endpoint = endpoint_of(context.cluster, name)
     plan = plan_for(endpoint)
-    check_deadline(plan)
+    if short := short_deadline(plan):
+        context.warn(short)
     source = metrics.name if metrics else "nobody"
     edges = named_edges(plan)
     history = read_history(metrics, name, plan.stable, seconds, plan.interval, edges)

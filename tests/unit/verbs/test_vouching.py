@@ -146,7 +146,7 @@ def test_a_release_that_an_earlier_version_opened_goes_on_and_says_who_counts(mo
     verbs = verbs_with(GATEWAY)
     with monkeypatch.context() as earlier:
         earlier.setattr("mlflow_istio.verbs.vouching.unvouched", lambda *_: "")
-        verbs.release("churn", "models:/churn/2", {**AB, "detach": True, "deadline": 5, "interval": 1, "hold": 1})
+        verbs.release("churn", "models:/churn/2", {**AB, "detach": True, "deadline": 5, "interval": 1})
     view = verbs.resume_release("churn", {}).view
     assert view["outcome"] == "inconclusive"
     assert [line for line in verbs.warned if "choose their deployment by an arm's header, cookie or match" in line]

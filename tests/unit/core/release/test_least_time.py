@@ -1,20 +1,23 @@
-"""A deadline that no candidate could keep is refused, and one before which nothing can be proven is said."""
+"""A deadline that no candidate could keep is said, and one before which nothing can be proven."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from mlflow_istio.core.analysis.blocks import Blocks, first_bound
 from mlflow_istio.core.analysis.promotion import NonInferiorityMargin
-from mlflow_istio.core.release.least_time import check_deadline, late_proof, least_seconds, proof_seconds
+from mlflow_istio.core.release.least_time import late_proof, least_seconds, proof_seconds, short_deadline
 from mlflow_istio.core.release.plan import GuardPlan, ReleasePlan
 from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.release import ReleaseOptions
 from mlflow_istio.options.release_plan import plan_of
+from mlflow_istio.releases.driving.opening import open_release
 from tests.support.endpoint_values import an_endpoint
 from tests.support.release_values import Journey, a_plan
+from tests.support.simulated_users import Stage, a_release_request
 
 PROVEN = GuardPlan(name="errors", kind="errors", allowed=NonInferiorityMargin(odds_ratio=1.25))
 
@@ -33,9 +36,17 @@ def planned(**options: Any) -> ReleasePlan:
         ({"deadline": 50, "strategy": "shadow"}, "its 1 step lasts 60 s at least"),
     ],
 )
-def test_a_deadline_before_the_steps_can_be_over_is_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(InvalidInput, match=f"deadline={options['deadline']} is over before the release can be: {says}"):
-        check_deadline(planned(**options))
+def test_a_deadline_before_the_steps_can_be_over_is_said(options: dict[str, Any], says: str) -> None:
+    warning = short_deadline(planned(**options))
+    assert re.match(f"deadline={options['deadline']} is over before the release can be: {says}", warning)
+    assert short_deadline(planned(**{**options, "deadline": 300})) == ""
+
+
+def test_whoever_opens_such_a_release_is_told_and_it_stays_open() -> None:
+    stage = Stage()
+    open_release(stage.context, stage.dependencies, a_release_request({}, interval=100.0, deadline=50.0))
+    assert any("is over before the release can be" in line for line in stage.world.warnings)
+    assert stage.world.endpoint().release is not None
 
 
 def test_a_release_without_guards_takes_no_longer_than_its_least_time() -> None:
