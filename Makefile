@@ -1,6 +1,6 @@
 # make demo   sets up and runs the main job
 # make test   sets up and passes all tests
-# The rest:   setup packages check unit newest mlflow-oldest e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+# The rest:   setup packages check unit properties newest mlflow-oldest e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # RESULTS= a file for the results of the tests, in JUnit's format
 PYTEST := $(BIN)/python -m pytest $(if $(RESULTS),--junitxml="$(RESULTS)")
 
-.PHONY: setup demo test packages check unit newest mlflow-oldest mlserver triton llama e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
+.PHONY: setup demo test packages check unit properties newest mlflow-oldest mlserver triton llama e2e scenarios testbed control-plane node bench bench-decisions bench-aa golden-update corpus-update components options lock clean
 
 setup: $(READY)
 
@@ -48,7 +48,11 @@ check: setup
 ORDER ?= --randomly-dont-reorganize
 
 unit: setup
-	$(PYTEST) -m "not e2e and not control_plane and not node"
+	$(PYTEST) -m "not e2e and not control_plane and not node" --ignore=tests/property
+
+# What has to hold for whatever comes: they compute much, and are a third of the tests of the core.
+properties: setup
+	$(PYTEST) -m "not e2e and not control_plane and not node" tests/property
 
 # Model servers that nobody here wrote, each in an environment of its own: half a minute once.
 SERVERS := mlserver triton llama

@@ -58,7 +58,7 @@ STAGES = (
         Suite(name="control-plane"),
         Suite(name="scenarios"),
         Suite(name="check", has_tests=False, yields=True),
-        *(Suite(name=name, yields=True) for name in ("unit", "newest", "mlflow-oldest")),
+        *(Suite(name=name, yields=True) for name in ("unit", "properties", "newest", "mlflow-oldest")),
     ),
     # A real node, by itself: its pods are made by timeouts of a cluster's. Its builds take half an hour and more, so it runs
     # where a cache has them; and CI ends whatever takes longer than 90 minutes.
