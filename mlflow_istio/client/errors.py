@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -60,7 +61,7 @@ def error_code_of(error: errors.MlflowIstioError) -> int:
 @contextlib.contextmanager
 def mlflow_errors() -> Iterator[None]:
     """Let our errors out of the block as ``IstioDeploymentError``; the mlflow command ends with a word when it is interrupted."""
-    if click.get_current_context(silent=True) is None:
+    if not _in_mlflows_command():
         with _mlflow_errors():
             yield
         return
@@ -70,6 +71,13 @@ def mlflow_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"\n{LAST_LINE}", err=True)
         raise SystemExit(INTERRUPTED) from None
+
+
+def _in_mlflows_command() -> bool:
+    """Whether MLflow's own command asks; another program that click runs ends in its own way."""
+    context = click.get_current_context(silent=True)
+    commands = sys.modules.get("mlflow.cli")
+    return context is not None and context.find_root().command is getattr(commands, "cli", None)
 
 
 @contextlib.contextmanager

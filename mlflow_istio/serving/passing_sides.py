@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -10,15 +11,15 @@ _CONNECT_SECONDS = 10.0
 S = TypeVar("S", bound="Side")
 
 
-class Side(asyncio.Protocol):
+class Side(asyncio.Protocol, ABC):
     """A connection, and what its other side asks of it."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
 
+    @abstractmethod
     def other_side(self) -> Side | None:
         """Where what comes here goes to; None: there is nobody yet."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember whom to write to."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -64,15 +66,27 @@ def test_every_command_says_what_stays(
     assert (done.exit_code, done.output.strip()) == (130, LAST_LINE)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_the_mlflow_command_says_it_too(number: int) -> None:
+def asking(number: int) -> click.Command:
     @click.command()
-    def deployments() -> None:
+    def ask() -> None:
         with mlflow_errors():
             os.kill(os.getpid(), number)
 
-    done = CliRunner().invoke(deployments)
+    return ask
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_mlflow_command_says_it_too(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A group stands for MLflow's, ``mlflow.cli.cli``, whose import takes seconds and brings its server along."""
+    command = click.Group(commands=[asking(number)])
+    monkeypatch.setitem(sys.modules, "mlflow.cli", SimpleNamespace(cli=command))
+    done = CliRunner().invoke(command, ["ask"])
     assert (done.exit_code, done.output.strip()) == (130, LAST_LINE)
+
+
+def test_another_program_that_click_runs_ends_in_its_own_way() -> None:
+    done = CliRunner().invoke(asking(signal.SIGINT))
+    assert (done.exit_code, done.output.strip()) == (1, "Aborted!")
 
 
 def test_a_program_of_somebody_elses_keeps_its_signals_and_its_interrupt() -> None:
