@@ -114,6 +114,7 @@ class GrpcCaller(Side):
         self._blind = False
         self._rewrites = False
         self._window = http2.WINDOW_BYTES
+        self._said: deque[int | None] = deque()
         self._credit = 0
         self._owed = 0
         self._first_update = True
@@ -208,6 +209,16 @@ class GrpcCaller(Side):
         if piece.ends and piece.has(http2.END_STREAM):
             self._ended(piece.stream)
 
+    def acknowledged(self) -> None:
+        """The server took settings: their windows hold from here on, and not before (RFC 9113, 6.5.3), for answers of ours, too."""
+        window = self._said.popleft() if self._said else None
+        if window is None:
+            return
+        for stream in self._own.values():
+            stream.window += window - self._window
+        self._window = window
+        self._room.set()
+
     def reset(self, stream: int) -> None:
         """One of both sides gave a call up."""
         self._ended(stream)
@@ -256,12 +267,7 @@ class GrpcCaller(Side):
         if piece.kind == http2.WINDOW_UPDATE and piece.stream == 0:
             return self._of_window(piece)
         if piece.kind == http2.SETTINGS and not piece.has(http2.ACK):
-            window = http2.initial_window(piece.payload)
-            if window is not None:
-                for stream in self._own.values():
-                    stream.window += window - self._window
-                self._window = window
-                self._room.set()
+            self._said.append(http2.initial_window(piece.payload))
         if piece.stream not in self._never_seen:
             self._note(piece)
             return piece.raw
@@ -370,6 +376,8 @@ class GrpcCaller(Side):
 
         await answers(scope, receive, send)
         left = b"".join(body)
+        if not left:
+            self._insert(http2.frame(http2.DATA, http2.END_STREAM, stream))
         while left:
             room = min(len(left), own.window, self._credit, http2.FRAME_BYTES)
             if room <= 0:
@@ -383,9 +391,9 @@ class GrpcCaller(Side):
             own.window -= room
             self._credit -= room
             self._owed += room
-            self._insert(http2.frame(http2.DATA, 0, stream, left[:room]))
+            ends = http2.END_STREAM if room == len(left) else 0
+            self._insert(http2.frame(http2.DATA, ends, stream, left[:room]))
             left = left[room:]
-        self._insert(http2.frame(http2.DATA, http2.END_STREAM, stream))
 
     def _insert(self, frames: bytes) -> None:
         if self._server is not None:
@@ -450,6 +458,8 @@ class _Server(Side):
             self._caller.answered_data(piece, http2.unpadded(piece) if piece.has(http2.PADDED) else piece.payload)
         elif piece.kind == http2.RST_STREAM:
             self._caller.reset(piece.stream)
+        elif piece.kind == http2.SETTINGS and piece.has(http2.ACK):
+            self._caller.acknowledged()
         elif piece.kind in (http2.HEADERS, http2.CONTINUATION):
             if piece.kind == http2.HEADERS:
                 self._block = _Block(stream=piece.stream, ends_stream=piece.has(http2.END_STREAM))

@@ -27,7 +27,7 @@ from mlflow_istio.serving.configuration import PayloadFields, RecordSettings
 from mlflow_istio.serving.exposition import ServerMetrics
 from mlflow_istio.serving.grpc_answers import V2Bodies
 from mlflow_istio.serving.grpc_passage import Door
-from mlflow_istio.serving.http2_frames import FrameReader, frame
+from mlflow_istio.serving.http2_frames import FrameReader, Piece, frame
 from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.recording_proxy import Passage
@@ -396,6 +396,10 @@ class Bare:
         """The next bytes as they come."""
         return self._socket.recv(count, socket.MSG_WAITALL)
 
+    def receive_some(self) -> bytes:
+        """What has come, at least a byte."""
+        return self._socket.recv(65536)
+
     def answers(self, *streams: int) -> dict[int, tuple[dict[str, str], bytes]]:
         """Wait until all have ended; headers and trailers together, and the body."""
         headers: dict[int, dict[str, str]] = defaultdict(dict)
@@ -505,6 +509,47 @@ def test_the_servers_settings_come_before_any_answer_of_ours() -> None:
             first = caller.receive(9)
             assert first == frame(http2.SETTINGS, 0, 0)
             assert caller.answers(read)[read][0] == {":status": "200"}
+        caller.close()
+
+
+def test_a_larger_window_holds_once_the_server_has_acknowledged_it() -> None:
+    """Envoy, which gives 16 MiB, resets a stream that has had more than 64 KiB before that: seen on a busy machine."""
+
+    async def own(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 200_000})
+
+    def pieces(until: Callable[[list[Piece]], bool]) -> list[Piece]:
+        got: list[Piece] = []
+        while not until(got):
+            data = caller.receive_some()
+            assert data, "closed"
+            got += reader.feed(data)
+        return got
+
+    def size(got: list[Piece]) -> int:
+        return sum(len(piece.payload) for piece in got if piece.kind == http2.DATA)
+
+    reader = FrameReader()
+    ping = frame(http2.PING, 0, 0, b"the end.")
+    metrics = ServerMetrics(CollectorRegistry(), deployment="m-v1", model="m", version="1")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as slow,
+        passing(slow.getsockname()[1], None, metrics) as (port, passage),
+    ):
+        passage.own[b"/records"] = own  # type: ignore[index]
+        caller = Bare(port, stream_window=1024 * 1024)
+        server, _ = slow.accept()
+        with server:
+            caller.ask("GET", "/records")
+            server.sendall(frame(http2.SETTINGS, 0, 0))
+            early = pieces(lambda got: size(got) >= http2.WINDOW_BYTES)
+            server.sendall(ping)
+            early += pieces(lambda got: any(piece.kind == http2.PING for piece in got))
+            assert size(early) == http2.WINDOW_BYTES
+            server.sendall(frame(http2.SETTINGS, http2.ACK, 0))
+            late = pieces(lambda got: any(piece.kind == http2.DATA and piece.has(http2.END_STREAM) for piece in got))
+            assert size(early) + size(late) == 200_000
         caller.close()
 
 
