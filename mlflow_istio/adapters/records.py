@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
+import tenacity
 
 from mlflow_istio.calls.denial import NEED, is_denied
 from mlflow_istio.calls.loopback import proxies_for
@@ -22,6 +23,7 @@ from mlflow_istio.ports.records import Recorded
 
 TOKEN_VARIABLE = "MLFLOW_ISTIO_RECORD_TOKEN"
 _TRIES = 30
+_TRIES_OF_A_PAGE = 3
 _HOW = (
     'create it with -C env=\'{"MLFLOW_ISTIO_RECORD": "1", "MLFLOW_ISTIO_RECORD_DIR": "/tmp/records"}\' (both versions, with the '
     "same share)"
@@ -61,10 +63,11 @@ class PinnedRecords:
         lost: set[str] = set()
         dropped: dict[str, Mapping[str, int]] = {}
         tries = _TRIES * replicas
+        token = os.environ.get(TOKEN_VARIABLE) or self._token(deployment)
         while len(done) < max(1, replicas) and tries > 0:
             open_logs = [log for log in cursors if log not in done]
             wanted = open_logs[0] if open_logs else None
-            page = self._page(endpoint, deployment, cursors.get(wanted, "") if wanted else "")
+            page = self._page(endpoint, deployment, token, cursors.get(wanted, "") if wanted else "")
             log = str(page["next"]).partition("-")[0]
             if log in cursors and log != wanted:
                 tries -= 1  # another replica's beginning, which is known already
@@ -91,22 +94,14 @@ class PinnedRecords:
             dropped=dict(sorted(counts.items())),
         )
 
-    def _page(self, endpoint: str, deployment: str, cursor: str) -> Mapping[str, Any]:
+    def _page(self, endpoint: str, deployment: str, token: str | None, cursor: str) -> Mapping[str, Any]:
         address = self._address(endpoint)
         headers = {**address.headers, **self._pinned(endpoint, deployment)}
-        token = os.environ.get(TOKEN_VARIABLE) or self._token(deployment)
         if token:
             headers["Authorization"] = f"Bearer {token}"
         where = f"the records of deployment '{deployment}'"
         try:
-            # Not on a kept connection: the proxy chooses the replica anew for each request either way, and none stays open.
-            answer = requests.get(
-                f"{address.url}/records",
-                params={"after": cursor} if cursor else {},
-                headers=headers,
-                timeout=self._timeout,
-                proxies=proxies_for(address.url),
-            )
+            answer = self._answer(address.url, headers, cursor)
         except requests.RequestException as exc:
             raise ClusterError(f"{where} can't be read at {address.url}: {type(exc).__name__}") from exc
         if answer.status_code == requests.codes.not_found:
@@ -123,3 +118,20 @@ class PinnedRecords:
             return dict(page)
         except (ValueError, requests.RequestException) as exc:
             raise ClusterError(f"{where} can't be read: the server answered {answer.status_code}") from exc
+
+    @tenacity.retry(
+        # A page changes nothing: one whose connection breaks, or that breaks off in the middle, is asked for again.
+        retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)),
+        stop=tenacity.stop_after_attempt(_TRIES_OF_A_PAGE),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=1),
+        reraise=True,
+    )
+    def _answer(self, url: str, headers: Mapping[str, str], cursor: str) -> requests.Response:
+        # Not on a kept connection: the proxy chooses the replica anew for each request either way, and none stays open.
+        return requests.get(
+            f"{url}/records",
+            params={"after": cursor} if cursor else {},
+            headers=headers,
+            timeout=self._timeout,
+            proxies=proxies_for(url),
+        )

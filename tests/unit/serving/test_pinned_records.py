@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,9 +32,12 @@ def written(folder: Path, replica: int, count: int, *, max_bytes: int = 1024 * 1
 
 
 @contextmanager
-def balanced(call: Callable[..., Any], *apps: RecordsApp) -> Iterator[PinnedRecords]:
-    """The replicas behind one address, taken in turn; none: a server that records nothing."""
-    turns = itertools.cycle(apps)
+def balanced(call: Callable[..., Any], *apps: RecordsApp, breaks: Sequence[int] = ()) -> Iterator[PinnedRecords]:
+    """The replicas behind one address, taken in turn; none: a server that records nothing.
+
+    Answers of these numbers break off in the middle.
+    """
+    turns, numbers = itertools.cycle(apps), itertools.count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,7 +50,7 @@ def balanced(call: Callable[..., Any], *apps: RecordsApp) -> Iterator[PinnedReco
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if next(numbers) in breaks else body)
 
         def log_message(self, *arguments: object) -> None:
             """Say nothing."""
@@ -120,6 +123,24 @@ def test_a_token_is_asked_for_and_taken_from_the_environment(
     monkeypatch.setenv("MLFLOW_ISTIO_RECORD_TOKEN", "secret-token")
     with balanced(call, app) as records:
         assert len(records.read("m", "m-v1", 1).records) == 2
+
+
+def test_a_page_that_breaks_off_is_asked_for_again(call: Callable[..., Any], tmp_path: Path) -> None:
+    apps = [RecordsApp(written(tmp_path, replica, 40), token="t") for replica in range(2)]
+    with balanced(call, *apps, breaks=(0, 2, 3)) as records:
+        found = records.read("m", "m-v1", 2)
+    assert sorted(record["request_id"] for record in found.records) == sorted(
+        f"{replica}-{number}" for replica in range(2) for number in range(40)
+    )
+
+
+def test_pages_that_always_break_off_are_one_clear_line(call: Callable[..., Any], tmp_path: Path) -> None:
+    app = RecordsApp(written(tmp_path, 0, 3), token="t")
+    with (
+        balanced(call, app, breaks=range(100)) as records,
+        pytest.raises(ClusterError, match="records of deployment 'm-v1' can't be read at .*: ChunkedEncodingError"),
+    ):
+        records.read("m", "m-v1", 1)
 
 
 def test_nobody_at_the_address_is_one_clear_line() -> None:
