@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +16,6 @@ from typing import Any
 import grpc
 import pytest
 import requests
-from hpack import Decoder, Encoder
 from prometheus_client import CollectorRegistry, make_asgi_app
 
 from mlflow_istio.calls.grpc_infer import request_message, response_document
@@ -32,6 +29,7 @@ from mlflow_istio.serving.record_log import RecordLog
 from mlflow_istio.serving.recorder import Recorder
 from mlflow_istio.serving.recording_proxy import Passage
 from mlflow_istio.serving.records_app import RecordsApp
+from tests.support.bare_grpc_caller import Bare
 from tests.support.grpc_callers import MODEL_INFER
 
 DOCUMENT = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1.0, 2.0]}]}
@@ -357,90 +355,6 @@ def test_records_and_metrics_are_read_over_http_1_too(front: Front) -> None:
     assert "mlflow_istio_records_total 1.0" in requests.get(f"{url}/metrics", timeout=60).text
 
 
-class Bare:
-    """A caller that writes frames itself, as Envoy does for a reader of records: one connection for calls and reading alike."""
-
-    def __init__(self, port: int, window: int = 4 * 1024 * 1024, stream_window: int = 65_535) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self._encoder, self._decoder, self._reader = Encoder(), Decoder(), FrameReader()
-        self._next = 1
-        self._stream_window = stream_window
-        self._unread = 0
-        self._half = window // 2
-        self.left = window
-        settings = struct.pack(">HI", 4, stream_window)
-        update = http2.window_update(0, window - 65_535) if window > 65_535 else b""
-        self._socket.sendall(http2.PREFACE + frame(http2.SETTINGS, 0, 0, settings) + update)
-
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> int:
-        stream, self._next = self._next, self._next + 2
-        named = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "m-shadow")]
-        said = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        # Indexed in the table: whoever loses a block reads the next ones wrong.
-        block = self._encoder.encode([*named, *said])
-        end = 0 if body else http2.END_STREAM
-        data = frame(http2.DATA, http2.END_STREAM, stream, body) if body else b""
-        self._socket.sendall(frame(http2.HEADERS, http2.END_HEADERS | end, stream, block) + data)
-        return stream
-
-    def infer(self, request_id: str) -> int:
-        body = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
-        return self.ask(
-            "POST", MODEL_INFER, body, te="trailers", content_type="application/grpc", x_request_id=request_id
-        )
-
-    def send(self, frames: bytes) -> None:
-        self._socket.sendall(frames)
-
-    def receive(self, count: int) -> bytes:
-        """The next bytes as they come."""
-        return self._socket.recv(count, socket.MSG_WAITALL)
-
-    def receive_some(self) -> bytes:
-        """What has come, at least a byte."""
-        return self._socket.recv(65536)
-
-    def answers(self, *streams: int) -> dict[int, tuple[dict[str, str], bytes]]:
-        """Wait until all have ended; headers and trailers together, and the body."""
-        headers: dict[int, dict[str, str]] = defaultdict(dict)
-        bodies: dict[int, bytes] = defaultdict(bytes)
-        of_stream: dict[int, int] = defaultdict(int)
-        waiting = set(streams)
-        while waiting:
-            data = self._socket.recv(65536)
-            assert data, f"closed with {waiting} open"
-            for piece in self._reader.feed(data):
-                if piece.kind == http2.SETTINGS and not piece.has(http2.ACK):
-                    self.send(frame(http2.SETTINGS, http2.ACK, 0))
-                elif piece.kind == http2.PING and not piece.has(http2.ACK):
-                    self.send(frame(http2.PING, http2.ACK, 0, piece.payload))
-                elif piece.kind == http2.HEADERS:
-                    headers[piece.stream] |= {str(k): str(v) for k, v in self._decoder.decode(piece.payload)}
-                elif piece.kind == http2.DATA:
-                    bodies[piece.stream] += piece.payload
-                    self.left -= len(piece.payload)
-                    self._unread += len(piece.payload)
-                    of_stream[piece.stream] += len(piece.payload)
-                    assert self.left >= 0, "more came than the connection's window has"
-                    assert of_stream[piece.stream] <= self._stream_window, "more came than the stream's window has"
-                    if of_stream[piece.stream] > self._stream_window // 2:
-                        self.send(http2.window_update(piece.stream, of_stream[piece.stream]))
-                        of_stream[piece.stream] = 0
-                    if self._unread >= self._half:  # as nghttp2 and Envoy do
-                        self.send(http2.window_update(0, self._unread))
-                        self.left += self._unread
-                        self._unread = 0
-                elif piece.kind == http2.RST_STREAM:
-                    headers[piece.stream]["reset"] = str(int.from_bytes(piece.payload, "big"))
-                    waiting.discard(piece.stream)
-                if piece.ends and piece.kind in (http2.DATA, http2.HEADERS) and piece.has(http2.END_STREAM):
-                    waiting.discard(piece.stream)
-        return {stream: (headers[stream], bodies[stream]) for stream in streams}
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.fixture
 def bare(front: Front) -> Iterator[Callable[..., Bare]]:
     made: list[Bare] = []
@@ -457,10 +371,10 @@ def bare(front: Front) -> Iterator[Callable[..., Bare]]:
 def test_records_are_read_on_the_connection_that_carries_calls(front: Front, bare: Callable[..., Bare]) -> None:
     caller = bare()
     for round_ in range(3):
-        call = caller.infer(f"id-{round_}")
+        call = caller.infer(f"id-{round_}", MESSAGE)
         read, metrics = caller.ask("GET", "/records", **READER), caller.ask("GET", "/records/metrics")
         nobody = caller.ask("GET", "/records")
-        after = caller.infer(f"after-{round_}")
+        after = caller.infer(f"after-{round_}", MESSAGE)
         got = caller.answers(call, read, metrics, nobody, after)
         late = caller.ask("GET", "/records/metrics")
         caller.answers(late)  # the server has never heard of this stream, nor of a newer one
@@ -482,7 +396,7 @@ def test_answers_of_ours_and_the_servers_keep_to_the_window_together(front: Fron
     caller = bare(window=3 * 1024 * 1024)
     for number in range(12):
         reads = [caller.ask("GET", "/records", **READER) for _ in range(2)]
-        calls = [caller.infer(f"id-{number}-{call}") for call in range(50)]
+        calls = [caller.infer(f"id-{number}-{call}", MESSAGE) for call in range(50)]
         got = caller.answers(*reads, *calls)
         assert all(len(got[read][1]) > 900_000 for read in reads)
         assert {got[call][0]["grpc-status"] for call in calls} == {"0"}
@@ -559,7 +473,7 @@ def test_a_reader_whose_answer_breaks_is_told_so(front: Front, bare: Callable[..
 
     front.passage.own[b"/records"] = broken  # type: ignore[index]
     caller = bare()
-    read, call = caller.ask("GET", "/records"), caller.infer("id-1")
+    read, call = caller.ask("GET", "/records"), caller.infer("id-1", MESSAGE)
     got = caller.answers(read, call)
     assert got[read][0] == {"reset": str(http2.INTERNAL_ERROR)}
     assert got[call][0]["grpc-status"] == "0"
@@ -573,7 +487,7 @@ def test_a_reader_that_goes_away_leaves_the_calls_alone(front: Front, bare: Call
     assert caller.answers(reads[-1])[reads[-1]][0]["reset"] == str(http2.REFUSED_STREAM)
     for read in reads[:-1]:
         caller.send(frame(http2.RST_STREAM, 0, read, (8).to_bytes(4, "big")))
-    call = caller.infer("id-1")
+    call = caller.infer("id-1", MESSAGE)
     assert caller.answers(call)[call][0]["grpc-status"] == "0"
     again = caller.ask("GET", "/records")
     assert caller.answers(again)[again][0][":status"] == "401"
