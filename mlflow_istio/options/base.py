@@ -174,6 +174,7 @@ _OF_PODS = (
         "max_body",
         "drain",
         "image",
+        "serving_image",
         "model_source",
         "model_path",
         "resources",
@@ -210,6 +211,11 @@ class CreateOptions(TrafficAsked, Adopted, Started, PolicySettings):
         description="seconds that a model server which goes has to finish what it is answering (25; 300 for what streams)",
     )
     image: Image = Field(default=DEFAULT_IMAGE, description="container image (cluster only)")
+    serving_image: Image = Field(
+        default=DEFAULT_IMAGE,
+        description="our serving image: what runs unless 'image' says otherwise, and what downloads another runtime's model and "
+        "records it (cluster only)",
+    )
     runtime: str = Field(
         default="mlflow",
         description="kind of model server: mlflow (our own), mlserver, openai, triton, container (any HTTP server), or the path of "

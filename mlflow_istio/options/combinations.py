@@ -119,6 +119,7 @@ _OF_OUR_PODS = (
         "max_body",
         "drain",
         "image",
+        "serving_image",
         "command",
         "args",
         "model_source",

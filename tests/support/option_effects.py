@@ -162,7 +162,7 @@ PODS: Mapping[str, Any] = {
     "env_manager": "uv",
     "max_body": 1024,
     "drain": 60,
-    "image": "another",
+    **{"image": "another", "serving_image": "ours"},
     "model_source": "image",
     "model_path": Try(value="/other", given={"model_source": "image"}),
     "resources": {"limits": {"cpu": "1"}},

@@ -82,6 +82,29 @@ def test_a_deployment_that_goes_leaves_no_version_behind() -> None:
     assert dict(world.endpoint().traffic.policy.versions) == {"churn-v1": "churn/1"}
 
 
+@pytest.mark.parametrize(
+    ("said", "server", "beside"),
+    [
+        (
+            {"runtime": "mlserver", "image": "theirs:1", "env": {"MLFLOW_ISTIO_RECORD": "1"}},
+            "theirs:1",
+            {"here/ours:1"},
+        ),
+        ({}, "here/ours:1", set()),
+        ({"image": "theirs:1", "model_source": "init"}, "theirs:1", {"theirs:1"}),
+    ],
+    ids=["another runtime", "ours", "ours in an image of its own"],
+)
+def test_the_serving_image_is_the_one_that_is_said(said: dict[str, Any], server: str, beside: set[str]) -> None:
+    world = World()
+    InMemoryVerbs(world, target=CLUSTER).create(
+        "churn-v1", "models:/churn/1", None, "churn", {**said, "serving_image": "here/ours:1"}
+    )
+    pod = pod_of(world, "churn-v1")
+    assert container_of(world, "churn-v1")["image"] == server
+    assert {one["image"] for one in pod.get("initContainers", ())} == beside
+
+
 def test_views_say_which_server_runs_and_where_it_is_asked() -> None:
     verbs = InMemoryVerbs(created(World()), target=CLUSTER)
     view = verbs.endpoint("churn")
