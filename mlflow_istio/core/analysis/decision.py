@@ -66,7 +66,11 @@ def decide(
         "missing": list(missing),
     }
     if sample_ratio is not None:
-        evidence["sample_ratio"] = {"mismatch": mismatched, "p_value": sample_ratio.p_value}
+        evidence["sample_ratio"] = {
+            "mismatch": mismatched,
+            "p_value": sample_ratio.p_value,
+            **({"still_to_fit": sample_ratio.still_to_fit} if sample_ratio.still_to_fit else {}),
+        }
     if promotion is not None:
         evidence["promotion"] = [bound.to_json() for bound in promotion]
     doubt = " The shares of traffic don't fit the weights." if mismatched else ""
@@ -78,9 +82,8 @@ def decide(
     if missing and no_data == "rollback":
         return Verdict(word="rollback", reason=f"No data from {', '.join(missing)}.{doubt}", evidence=evidence)
 
-    waiting = _waiting(
-        promotion or (), missing, mismatched=mismatched, step_complete=step_complete, step_left=step_left
-    )
+    misfit = _misfit(sample_ratio) if sample_ratio is not None and mismatched else ""
+    waiting = _waiting(promotion or (), missing, misfit=misfit, step_complete=step_complete, step_left=step_left)
     if not waiting:
         proof = "; ".join(bound.describe() for bound in promotion or ())
         reason = f"Proven good enough: {proof}." if proof else "Nothing speaks against the candidate at this step."
@@ -94,20 +97,25 @@ def _waiting(
     promotion: Sequence[PromotionBound],
     missing: Sequence[str],
     *,
-    mismatched: bool,
+    misfit: str,
     step_complete: bool,
     step_left: str,
 ) -> str:
     """Return what stands in the way of going on, as a clause; empty if nothing does."""
     reasons = []
-    if mismatched:
-        reasons.append("the shares of traffic don't fit the weights, so the versions can't be compared")
+    if misfit:
+        reasons.append(misfit)
     if missing:
         reasons.append(f"no data from {', '.join(missing)}")
     if not step_complete:
         reasons.append(f"the step isn't complete{f' ({step_left})' if step_left else ''}")
     reasons.extend(bound.describe() for bound in promotion if not bound.met)
     return "; ".join(reasons)
+
+
+def _misfit(ratio: SampleRatioTest) -> str:
+    clause = "the shares of traffic don't fit the weights, so the versions can't be compared"
+    return f"{clause} before about {ratio.still_to_fit:,} more requests do" if ratio.still_to_fit else clause
 
 
 def _strength(combined: CombinedEvidence, alpha: float) -> str:

@@ -9,6 +9,7 @@ With sticky arms count assignments, not requests: one user's requests are not in
 requests share a version's counters and must not be in these counts.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,13 +18,18 @@ from scipy.special import gammaln
 
 from mlflow_istio.core.analysis.e_process import EProcess
 from mlflow_istio.core.analysis.interval import check_alpha
+from mlflow_istio.core.basics.stored import stored
 from mlflow_istio.errors import InvalidInput
 
 CONCENTRATION = 100.0
 """The prior counts as so many requests at the intended shares."""
 
 MISMATCH_ALPHA = 0.01
-"""Probability of ever reporting a mismatch that isn't one."""
+"""Probability of ever reporting a mismatch that isn't one, and of ever calling one over that goes on."""
+
+_ENOUGH = math.log(1 / MISMATCH_ALPHA)
+_UNKNOWN = 0.9
+"""Half-way to a mismatch of unknown size: a tenth of the smallest share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +40,16 @@ class SampleRatioTest(EProcess):
         shares: The intended share of each deployment with a weight, adding up to 1.
         counts: Requests (or assignments) of each in the present weight period.
         past_log_e: The log evidence of the weight periods before.
+        misfit: Where a mismatch isn't over: what each deployment's share would be if it were half as large, as a multiple of the
+            intended one.
+        fit_log_e: The log evidence since for the intended shares and against those.
     """
 
     shares: Mapping[str, float]
     counts: Mapping[str, int] = field(default_factory=dict)
     past_log_e: float = 0.0
+    misfit: Mapping[str, float] = field(default_factory=dict, metadata=stored(sparse=True))
+    fit_log_e: float = field(default=0.0, metadata=stored(sparse=True))
 
     @classmethod
     def of(cls, weights: Mapping[str, float]) -> "SampleRatioTest":
@@ -72,7 +83,8 @@ class SampleRatioTest(EProcess):
         if any(count < 0 for count in counts.values()):
             raise InvalidInput(f"counts must not be negative, got {dict(counts)}")
         summed = {name: self.counts.get(name, 0) + int(counts.get(name, 0)) for name in self.shares}
-        return replace(self, counts=summed).with_peak()
+        fit_log_e = self.fit_log_e + sum(counts.get(name, 0) * fit for name, fit in self._fits().items())
+        return replace(self, counts=summed, fit_log_e=fit_log_e).with_peak()
 
     @property
     def log_e_value(self) -> float:
@@ -84,10 +96,45 @@ class SampleRatioTest(EProcess):
         mixture += (gammaln(prior + seen) - gammaln(prior)).sum()
         return self.past_log_e + float(mixture - (seen * np.log(theta)).sum())
 
+    @property
+    def still_to_fit(self) -> int:
+        """About how many more requests must fit the shares until a mismatch is over; 0: none, or nobody can tell."""
+        each = sum(self.shares[name] * fit for name, fit in self._fits().items())
+        return math.ceil((_ENOUGH - self.fit_log_e) / each) if each > 0 else 0
+
     def mismatched(self, alpha: float = MISMATCH_ALPHA) -> bool:
-        """Tell whether the shares were ever refuted at `alpha`: a mismatch once seen stays."""
+        """Tell whether the shares were ever refuted at `alpha`, and fit not again since as `watched` has it."""
         check_alpha(alpha)
-        return self.p_value <= alpha
+        return bool(self.misfit) or self.p_value <= alpha
+
+    def watched(self) -> "SampleRatioTest":
+        """Return the test with its mismatch as something that may end, such as a gateway that learns of a step too late.
+
+        Counting begins anew where the shares are refuted. The mismatch is over once a likelihood ratio of the intended shares to
+        those half-way to what was seen reaches 1/`MISMATCH_ALPHA`. While requests go on as they were seen, or anything beyond
+        half-way, that ratio is a supermartingale: such a mismatch is ever called over with a probability of `MISMATCH_ALPHA` at
+        most (Ville's inequality, as in `EProcess`).
+        """
+        if self.p_value <= MISMATCH_ALPHA:
+            return SampleRatioTest(shares=self.shares, misfit=self._half_way())
+        if self.misfit and self.fit_log_e >= _ENOUGH:
+            return replace(self, misfit={}, fit_log_e=0.0)
+        return self
+
+    def _half_way(self) -> dict[str, float]:
+        total = sum(self.counts.values())
+        if not total or self.log_e_value < 2 * self.past_log_e:
+            # Earlier weights were refuted rather than these, and how is known no more.
+            return {**dict.fromkeys(self.shares, 1.0), min(self.shares, key=self.shares.__getitem__): _UNKNOWN}
+        return {name: (1 + self.counts.get(name, 0) / total / share) / 2 for name, share in self.shares.items()}
+
+    def _fits(self) -> dict[str, float]:
+        """What a request of each deployment adds to the evidence that shares fit again."""
+        if not self.misfit:
+            return {}
+        half_way = {name: share * self.misfit.get(name, 1.0) for name, share in self.shares.items()}
+        total = sum(half_way.values())
+        return {name: math.log(share * total / half_way[name]) for name, share in self.shares.items()}
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -177,7 +177,12 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
     broken = serves_nothing(evidence, look.stable_ready)
     warm = sum(evidence.requests.get(name, 0) for name in plan.candidates) >= plan.warm_requests
     seconds = (look.time - base).total_seconds()
+    doubted = _is_doubted(evidence)
     evidence = _counted(plan, evidence, grown, shares=base >= look.settled_from and lossless and not broken)
+    if doubted and not _is_doubted(evidence):
+        # What was counted while requests went elsewhere compares nothing: the tests begin anew with what comes now.
+        tests = no_evidence(plan, phase=evidence.phase, control=evidence.control).tests
+        return replace(evidence, tests=tests), ()
     other = reference(plan, evidence)
     if broken or look.weights.get(other, 0) == 0:
         alone = VersionCounts(growth=_together(plan.candidates, grown))
@@ -198,6 +203,10 @@ def taken_in(plan: ReleasePlan, evidence: Evidence, look: Look) -> tuple[Evidenc
         comparable=evidence.loads is not False,
     )
     return _tested(plan, evidence, counts)
+
+
+def _is_doubted(evidence: Evidence) -> bool:
+    return evidence.ratio is not None and evidence.ratio.mismatched()
 
 
 def _restarted(evidence: Evidence, look: Look) -> bool:
@@ -318,7 +327,7 @@ def _counted(plan: ReleasePlan, evidence: Evidence, grown: Mapping[str, Growth],
         # out.
         told = any(ASSIGNMENTS in growth for growth in grown.values())
         dealt = {name: round(growth.get(ASSIGNMENTS, 0)) for name, growth in grown.items()} if told else requests
-        ratio = ratio.update({name: dealt.get(name, 0) for name in ratio.shares})
+        ratio = ratio.update({name: dealt.get(name, 0) for name in ratio.shares}).watched()
     return replace(evidence, requests=dict(sorted(summed.items())), step_requests=step, ratio=ratio)
 
 

@@ -109,8 +109,8 @@ def test_shares_are_checked_again_after_a_source_has_gone_for_good() -> None:
     def looks(*pods: int, sources: Sequence[str]) -> Any:
         return tuple({source: counters(count)["pod"] for source in sources} for count in pods)
 
-    before = (looks(0, 0, sources=("old", "new")), looks(900, 100, sources=("old", "new")))
-    after = tuple(looks(900 + 500 * k, 100 + 500 * k, sources=("new",)) for k in range(1, 6))
+    before = (looks(0, 0, sources=("old", "new")), looks(500, 500, sources=("old", "new")))
+    after = tuple(looks(500 + 500 * k, 500 + 500 * k, sources=("new",)) for k in range(1, 6))
     plan = a_plan()
     begun = no_evidence(plan).reweighted({"v1": 50, "v2": 50})
     counted = fed(plan, *before, evidence=begun)[0].ratio
@@ -376,7 +376,24 @@ def test_requests_that_an_arm_brought_back_are_no_shares_of_the_weights() -> Non
     assert found.requests == {"v1": 400, "v2": 1600}
     pending_notification, _ = fed(a_plan(), (counters(0), counters(0)), (counters(400), counters(1600)), evidence=start)
     assert pending_notification.ratio is not None
-    assert pending_notification.ratio.counts == {"v1": 400, "v2": 1600}
+    assert pending_notification.ratio.mismatched()
+
+
+def test_the_tests_begin_anew_once_the_shares_fit_again() -> None:
+    start = no_evidence(a_plan()).reweighted({"v1": 50, "v2": 50})
+    looks = [(counters(0), counters(0)), (counters(400, 4), counters(1600, 90))]
+    looks += [(counters(400 + 500 * n, 4), counters(1600 + 500 * n, 90)) for n in range(1, 3)]
+    elsewhere, _ = fed(a_plan(), *looks[:2], evidence=start)
+    over, missing = fed(a_plan(), *looks[:3], evidence=start)
+    assert elsewhere.ratio is not None
+    assert over.ratio is not None
+    assert (elsewhere.ratio.mismatched(), over.ratio.mismatched(), missing) == (True, False, ())
+    before, after = elsewhere.tests["errors"], over.tests["errors"]
+    assert isinstance(before, RateTest)
+    assert isinstance(after, RateTest)
+    assert (before.candidate_events, before.candidate_total) == (90, 1600)
+    assert (after.candidate_events, after.candidate_total) == (0, 0)
+    assert over.requests == {"v1": 900, "v2": 2100}
 
 
 LATE = GuardPlan(name="bought", kind="rate", worse="lower")

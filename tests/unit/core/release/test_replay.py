@@ -87,6 +87,33 @@ def test_a_watch_goes_on_after_the_promotion(later: int | None, outcome: str) ->
     assert replayed(plan, steady(), looks=promoted + 5).outcome == "open"
 
 
+@pytest.mark.parametrize(("late", "outcome"), [(0, "promoted"), (6, "promoted"), (10_000, "inconclusive")])
+def test_a_gateway_that_hears_of_a_step_late_delays_a_release_and_one_that_never_does_stops_it(
+    late: int, outcome: str
+) -> None:
+    """Half of the traffic goes on with the weights of the step before; so it was on a real node, after istiod had been away."""
+    plan = a_plan(guards=(ERRORS,), deadline=7200.0)
+    rng = np.random.default_rng(5)
+    said: list[Mapping[str, float]] = []
+    changed: list[int] = []
+
+    def traffic(look: int, weights: Mapping[str, float]) -> dict[str, Counts]:
+        if not said or said[-1] != weights:
+            said.append(dict(weights))
+            changed.append(look)
+        behind = said[-2] if len(said) > 2 and look < changed[-1] + late else weights
+        got = dict.fromkeys(weights, 0)
+        for gateway in (weights, behind):
+            for name, share in gateway.items():
+                got[name] += int(rng.binomial(3000, share / 100))
+        return {name: Counts(requests=n, errors=int(rng.binomial(n, 0.01))) for name, n in got.items()}
+
+    replay = replayed(plan, traffic, looks=721)
+    assert replay.outcome == outcome
+    if outcome != "promoted":
+        assert "the shares of traffic don't fit the weights, so the versions can't be compared before" in replay.reason
+
+
 def test_it_asks_look_by_look_with_the_weights_of_the_interval() -> None:
     asked: list[tuple[int, dict[str, float]]] = []
 
