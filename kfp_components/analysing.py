@@ -52,13 +52,13 @@ def analyse(
     def line(view: View) -> str:
         return f"look {view['looks']}: {view['outcome']}: {view['reason']}"
 
-    found = _until(look, lambda view: view["outcome"] != "inconclusive", line, 0.0 if counts else minutes, seconds)
-    nobody = [arm["name"] for arm in found["arms"] if not arm["requests"]]
-    base_line = found["looks"] <= 1  # whose counts are what later ones are counted from: 0, whoever called before
-    if found["outcome"] == "inconclusive" and nobody and not counts and not base_line:
-        found = {**found, "reason": f"{found['reason']} 0 requests: nobody called {', '.join(nobody)}."}
-        say(line(found))
-    return found
+    view = _until(look, lambda view: view["outcome"] != "inconclusive", line, 0.0 if counts else minutes, seconds)
+    nobody = [arm["name"] for arm in view["arms"] if not arm["requests"]]
+    base_line = view["looks"] <= 1  # whose counts are what later ones are counted from: 0, whoever called before
+    if view["outcome"] == "inconclusive" and nobody and not counts and not base_line:
+        view = {**view, "reason": f"{view['reason']} 0 requests: nobody called {', '.join(nobody)}."}
+        say(line(view))
+    return view
 
 
 def compare(
@@ -89,11 +89,11 @@ def compare(
     def line(view: View) -> str:
         return f"{view['verdict']['word']}: {view['verdict']['reason']}"
 
-    found = _until(look, lambda view: view["verdict"]["word"] != "hold", line, minutes, seconds)
-    if found["verdict"]["word"] == "hold":
-        found = verbs.compare(endpoint, {**config, "final": True})
-        say(line(found))
-    return found
+    view = _until(look, lambda view: view["verdict"]["word"] != "hold", line, minutes, seconds)
+    if view["verdict"]["word"] == "hold":
+        view = verbs.compare(endpoint, {**config, "final": True})
+        say(line(view))
+    return view
 
 
 def declare(
@@ -217,15 +217,15 @@ def _until(
         return view
 
     looking = Retrying(
-        retry=retry_if_result(lambda found: isinstance(found, MlflowIstioError) or not decided(found)),
+        retry=retry_if_result(lambda answer: isinstance(answer, MlflowIstioError) or not decided(answer)),
         wait=wait_fixed(seconds),
         stop=stop_after_delay(minutes * 60),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
-    found = looking(attempt)
-    if isinstance(found, MlflowIstioError):
-        raise found
-    return found
+    answer = looking(attempt)
+    if isinstance(answer, MlflowIstioError):
+        raise answer
+    return answer
 
 
 def _number(value: float) -> str:

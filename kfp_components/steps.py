@@ -356,17 +356,17 @@ def wait_for_approval(
             return None
 
     asking = Retrying(
-        retry=retry_if_result(lambda said: said is None),
+        retry=retry_if_result(lambda answer: answer is None),
         wait=wait_fixed(interval),
         stop=stop_after_delay(timeout),
         retry_error_callback=lambda _state: None,
     )
-    said = asking(ask)
-    if said is None:
+    answer = asking(ask)
+    if answer is None:
         return default == "approve", f"nobody set tag '{tag}' in {timeout:g} s: {default}"
-    if said not in ("approved", "rejected"):
-        raise InvalidInput(f"tag '{tag}' of models:/{label} is {said!r}: set it to approved or rejected")
-    return said == "approved", f"tag '{tag}' of models:/{label} says {said}"
+    if answer not in ("approved", "rejected"):
+        raise InvalidInput(f"tag '{tag}' of models:/{label} is {answer!r}: set it to approved or rejected")
+    return answer == "approved", f"tag '{tag}' of models:/{label} says {answer}"
 
 
 def _asked_about(verbs: Verbs, endpoint: str, candidate: str, release_id: str) -> str:

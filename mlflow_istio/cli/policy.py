@@ -114,21 +114,21 @@ def chaos(endpoint: str, target: str, as_json: bool, config: tuple[str, ...], **
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _said(found: dict[str, Any]) -> list[str]:
+def _said(trial: dict[str, Any]) -> list[str]:
     """A report, line by line."""
 
-    def answers(name: str, one: dict[str, Any]) -> str:
-        times = "" if one["median_ms"] is None else f", median {one['median_ms']} ms, p99 {one['p99_ms']} ms"
-        return f"{name}: {one['requests']} answers, {one['errors']} errors{times}"
+    def answers(name: str, counts: dict[str, Any]) -> str:
+        times = "" if counts["median_ms"] is None else f", median {counts['median_ms']} ms, p99 {counts['p99_ms']} ms"
+        return f"{name}: {counts['requests']} answers, {counts['errors']} errors{times}"
 
-    lines = [f"fault on for {found['seconds']} s" + (", interrupted" if found["interrupted"] else "")]
-    if found["callers"]:
-        lines.append(answers("callers", found["callers"]))
-        lines.append(f"of these the fault aborted {found['aborted']} and delayed {found['delayed']}")
-    lines += [answers(name, counts) for name, counts in found["deployments"].items()]
-    if not found["callers"] and not found["deployments"]:
+    lines = [f"fault on for {trial['seconds']} s" + (", interrupted" if trial["interrupted"] else "")]
+    if trial["callers"]:
+        lines.append(answers("callers", trial["callers"]))
+        lines.append(f"of these the fault aborted {trial['aborted']} and delayed {trial['delayed']}")
+    lines += [answers(name, counts) for name, counts in trial["deployments"].items()]
+    if not trial["callers"] and not trial["deployments"]:
         lines.append("nobody counted what callers saw: give a source of metrics with -C prometheus_url=...")
-    return lines + ([f"not all could be read: {found['problem']}"] if found["problem"] else [])
+    return lines + ([f"not all could be read: {trial['problem']}"] if trial["problem"] else [])
 
 
 COMMANDS = (policy, route, fault, chaos, pins, sweep)

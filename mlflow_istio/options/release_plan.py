@@ -307,7 +307,7 @@ def _approval(options: ReleaseOptions) -> Approval | None:
 
 def _shown(entry: Any) -> str:
     """An entry that can't be read; what of it is an address is shown as scheme and host."""
-    return re.sub(r"https?://\S+", lambda found: shown_address(found.group()), str(entry))
+    return re.sub(r"https?://\S+", lambda match: shown_address(match.group()), str(entry))
 
 
 def _secret_in(url: str) -> str:

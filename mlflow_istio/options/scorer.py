@@ -74,17 +74,17 @@ def _imported(value: str) -> Any:
         raise InvalidInput(
             f"option 'scorer': importing {module_name!r} failed: {type(exc).__name__}: {reason}"
         ) from exc
-    found: Any = module
+    scorer: Any = module
     for name in path.split("."):
-        if not hasattr(found, name):
+        if not hasattr(scorer, name):
             functions = [
-                word for word in dir(found) if not word.startswith("_") and callable(getattr(found, word, None))
+                word for word in dir(scorer) if not word.startswith("_") and callable(getattr(scorer, word, None))
             ]
             raise InvalidInput(f"option 'scorer': {value!r} has no {name!r}: {nearest(name, functions)}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise InvalidInput(f"option 'scorer': {value!r} is no function but {type(found).__name__}")
-    return found
+        scorer = getattr(scorer, name)
+    if not callable(scorer):
+        raise InvalidInput(f"option 'scorer': {value!r} is no function but {type(scorer).__name__}")
+    return scorer
 
 
 @contextmanager

@@ -120,9 +120,9 @@ def find_virtual_service(cluster: Cluster, endpoint: str) -> Object | None:
 
     It has the endpoint's name, unless the endpoint adopted a route: then its annotations tell.
     """
-    found = cluster.get("VirtualService", endpoint)
-    if found is not None and has_endpoint(found, endpoint):
-        return found
+    virtual_service = cluster.get("VirtualService", endpoint)
+    if virtual_service is not None and has_endpoint(virtual_service, endpoint):
+        return virtual_service
     return next((obj for obj in cluster.list("VirtualService", {}) if has_endpoint(obj, endpoint)), None)
 
 
@@ -286,7 +286,7 @@ def address_at(cluster: Cluster, virtual_service: Object, name: str, deployment:
     entrance = entrance_of(cluster, name, virtual_service)
     address = cluster.address(entrance.virtual_service)
     listeners, scheme = entrance.listeners, address.url.partition("://")[0]
-    if listeners is not None and scheme not in [one for one, _ in listeners.taking]:
+    if listeners is not None and scheme not in [listener_scheme for listener_scheme, _ in listeners.taking]:
         raise Unsupported(
             f"the route of endpoint '{name}' takes requests by {listeners} alone, and {address.url} takes none of those"
         )
@@ -342,11 +342,11 @@ def deployment_of(cluster: Cluster, name: str) -> Object:
     Raises:
         NotFound: There is none; names the nearest.
     """
-    found = find_deployment(cluster, name)
-    if found is None or DEPLOYMENT_LABEL not in labels_of(found):
+    deployment = find_deployment(cluster, name)
+    if deployment is None or DEPLOYMENT_LABEL not in labels_of(deployment):
         known = [name_of(obj) for obj in deployments_of(cluster)]
         raise NotFound(f"there is no deployment '{name}' in {cluster.scope}: {nearest(name, known)}")
-    return found
+    return deployment
 
 
 def is_ours(obj: Object, endpoint: str) -> bool:

@@ -126,8 +126,8 @@ class GuardedCluster:
         if now != self._expected:
             raise self._moved(self._expected, now)
 
-    def _moved(self, expected: Mapping[str, str], found: Mapping[str, str]) -> StateConflict:
-        differences = "; ".join(moved(expected, found))
+    def _moved(self, expected: Mapping[str, str], present: Mapping[str, str]) -> StateConflict:
+        differences = "; ".join(moved(expected, present))
         return StateConflict(
             f"the plan no longer fits endpoint '{self._endpoint}': {differences}: look at it, and make a new plan"
         )

@@ -149,10 +149,10 @@ def _message(name: str, body: bytes, coding: str, most: int) -> Any:
 
     if len(body) < _HEAD or int.from_bytes(body[1:_HEAD], "big") != len(body) - _HEAD:
         raise _unreadable("it is not one message")
-    found = plain(body[_HEAD:], coding or "?", most) if body[0] else body[_HEAD:]
+    payload = plain(body[_HEAD:], coding or "?", most) if body[0] else body[_HEAD:]
     message = _classes()[name]()
     try:
-        message.ParseFromString(found)
+        message.ParseFromString(payload)
     except DecodeError:
         raise _unreadable("it is no message of the V2 protocol") from None
     return message
@@ -187,11 +187,11 @@ def _numbers(kind: str, raw: bytes) -> list[Any]:
 
 
 def _parameters(holder: Any) -> dict[str, Any]:
-    found = {}
+    parameters = {}
     for entry in holder.parameters:
         kinds = [field.name for field, _ in entry.value.ListFields()]
-        found[entry.key] = getattr(entry.value, kinds[0]) if kinds else None
-    return found
+        parameters[entry.key] = getattr(entry.value, kinds[0]) if kinds else None
+    return parameters
 
 
 @functools.cache
@@ -205,8 +205,8 @@ def _classes() -> Mapping[str, Any]:
         message = file.message_type.add(name=name)
         if name == "Choice":
             message.oneof_decl.add(name="choice")
-        for said in fields.split(", "):
-            field, kind = said.split()
+        for declaration in fields.split(", "):
+            field, kind = declaration.split()
             label, number = field.split("=")
             entry = message.field.add(name=label, number=int(number), label=3 if kind.startswith("*") else 1)
             bare = kind.removeprefix("*")

@@ -368,9 +368,9 @@ class GrpcCaller(Side):
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                said = [(name.lower(), value) for name, value in message["headers"]]
+                headers = [(name.lower(), value) for name, value in message["headers"]]
                 status = (b":status", str(message["status"]).encode())
-                self._insert(http2.header_frames(stream, [status, *said], end=False))
+                self._insert(http2.header_frames(stream, [status, *headers], end=False))
             else:
                 body.append(message.get("body", b""))
 

@@ -78,14 +78,14 @@ class InMemoryRegistry:
             version = reference.version or 0
         if version not in versions:
             raise NotFound(f"registered model '{reference.model}' has no version for {reference}")
-        found = ModelVersion(
+        model_version = ModelVersion(
             model=reference.model, version=version, alias=reference.alias, flavors=("python_function",)
         )
-        if found.label in self.pending:
-            raise StateConflict(not_ready(found, "PENDING_REGISTRATION"))
-        if found.label in self.gone:
-            raise NotFound(f"the files of {found.uri} are gone")
-        return found
+        if model_version.label in self.pending:
+            raise StateConflict(not_ready(model_version, "PENDING_REGISTRATION"))
+        if model_version.label in self.gone:
+            raise NotFound(f"the files of {model_version.uri} are gone")
+        return model_version
 
     def check_place(self, scope: str, endpoint: str, *, take_over: bool = False) -> None:
         """See ``ports.Registry``."""

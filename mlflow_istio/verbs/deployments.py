@@ -103,8 +103,10 @@ def runtime_for(options: CreateOptions, *, on_cluster: bool) -> Runtime:
             f"option '{beside}' can't go with protocol=grpc: give the endpoint a host of its own, or 'match_header'"
         )
     if options.attach is not None:
-        return runtime.said(readiness=options.readiness, scoring=options.scoring, command=(), args=(), env={}, image="")
-    runtime = runtime.said(**{name: getattr(options, name) for name in _OF_OTHERS})
+        return runtime.with_options(
+            readiness=options.readiness, scoring=options.scoring, command=(), args=(), env={}, image=""
+        )
+    runtime = runtime.with_options(**{name: getattr(options, name) for name in _OF_OTHERS})
     if ours:
         given = [name for name in _OF_OTHERS if getattr(options, name) is not None]
         if given:
@@ -152,8 +154,8 @@ class DeploymentVerbs(Base):
         place, session = self._place(options), self._session(options, templates=options.templates)
         options = create_options(session.context, options, config or {}, endpoint, model_uri)
         strategy = options.strategy
-        if strategy is None and options.traffic_request.said:
-            strategy = "canary" if set(options.traffic_request.said) <= {"weight", "weights", "match"} else None
+        if strategy is None and options.traffic_request.given:
+            strategy = "canary" if set(options.traffic_request.given) <= {"weight", "weights", "match"} else None
         request = replace(
             deploy_request(place, options, name, endpoint, model_uri),
             flavor=flavor,

@@ -135,14 +135,14 @@ def _move(context: Context, name: str, options: UpdateEndpointOptions) -> Outcom
     release = endpoint.release
     if release is None:
         if options.strategy is None and not candidates:
-            if not options.traffic_request.said:
+            if not options.traffic_request.given:
                 raise InvalidInput("nothing to change: give 'weight', 'mirror', 'strategy' or 'action'")
             # A late 'weight=50' after somebody's promotion must not release the version that was replaced.
             raise StateConflict(no_release(endpoint))
         return _start(context, endpoint, candidates, options)
     same = options.strategy in (None, release.strategy) and candidates in ((), release.candidates)
     if same and options.release_id in (None, release.id):
-        if options.traffic_request.said or options.strategy is None:
+        if options.traffic_request.given or options.strategy is None:
             return shifting.shift(
                 context,
                 name,

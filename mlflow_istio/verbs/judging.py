@@ -91,17 +91,17 @@ def _by_arms(context: Context, metrics: Metrics, options: SourceOptions, plan: R
     return _patient(judge)
 
 
-def verdict_of(found: ArmsResult, control: str) -> Verdict:
+def verdict_of(result: ArmsResult, control: str) -> Verdict:
     """What an A/B/n's result means for its release: a challenger that wins is promoted, a control that wins keeps its place.
 
     Without a difference that matters nobody is promoted: that is a result, though an undecided one.
     """
-    evidence = {"outcome": found.outcome, "winner": found.winner, **found.evidence}
-    if found.outcome == "winner":
-        word = "rollback" if found.winner == control else "advance"
-        return Verdict(word=word, reason=found.reason, evidence=evidence)  # type: ignore[arg-type]
-    word = "inconclusive" if found.outcome == "no difference" else "hold"
-    return Verdict(word=word, reason=found.reason, evidence=evidence)  # type: ignore[arg-type]
+    evidence = {"outcome": result.outcome, "winner": result.winner, **result.evidence}
+    if result.outcome == "winner":
+        word = "rollback" if result.winner == control else "advance"
+        return Verdict(word=word, reason=result.reason, evidence=evidence)  # type: ignore[arg-type]
+    word = "inconclusive" if result.outcome == "no difference" else "hold"
+    return Verdict(word=word, reason=result.reason, evidence=evidence)  # type: ignore[arg-type]
 
 
 def _patient(judge: Judge) -> Judge:

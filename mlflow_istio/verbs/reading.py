@@ -54,15 +54,15 @@ class ReadingVerbs(Base):
 
     def endpoints(self) -> list[views.View]:
         """All endpoints, by name."""
-        found = views.endpoint_views(self._read().cluster)
-        return views.endpoint_views(self._read().cluster) if self._enforced(found) else found
+        rows = views.endpoint_views(self._read().cluster)
+        return views.endpoint_views(self._read().cluster) if self._enforced(rows) else rows
 
-    def _enforced(self, found: list[views.View]) -> bool:
+    def _enforced(self, rows: list[views.View]) -> bool:
         """End what is over on these endpoints; whether there was anything."""
         now = datetime.now(timezone.utc)
         over = [
             view["name"]
-            for view in found
+            for view in rows
             if due((from_json(Deadline, deadline) for deadline in view.get("deadlines", ())), now)
         ]
         if not over:
@@ -180,8 +180,11 @@ class ReadingVerbs(Base):
             )
         cluster = self._read().cluster
         if name is not None:
-            its = self.deployment(name)["endpoint"]
-            return address_of(cluster, its, name), {**(headers or {}), **pin_headers(cluster, its, name)}
+            endpoint_name = self.deployment(name)["endpoint"]
+            return address_of(cluster, endpoint_name, name), {
+                **(headers or {}),
+                **pin_headers(cluster, endpoint_name, name),
+            }
         if endpoint is None:
             raise InvalidInput("say which: a deployment's name, or an endpoint")
         return address_of(cluster, endpoint), headers or {}

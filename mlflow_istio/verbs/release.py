@@ -90,7 +90,7 @@ class ReleaseVerbs(Base):
         streams = options.analysis == "auto" and streams_at(context, before)
         request = ReleaseRequest(
             endpoint=endpoint,
-            plan=lambda found: plan_of(options, found, candidates, streams=streams),
+            plan=lambda endpoint_now: plan_of(options, endpoint_now, candidates, streams=streams),
             candidates=candidates,
             deployments=deployments,
             pods=options.pods(),
@@ -106,7 +106,7 @@ class ReleaseVerbs(Base):
         dependencies = _crew_for(place, context, options, plan, watch, endpoint, options.traffic_request)
         if options.dry_run:
             open_release(context, dependencies, request)
-            lines = control_for(context, request, plan, before).said
+            lines = control_for(context, request, plan, before).lines
             view = {**views.endpoint_view(context.cluster, endpoint), "plan": [*describe_plan(plan), *lines]}
             return session.result(Outcome(endpoint=None, changed=False), view)
         dependencies = replace(dependencies, models=place.models)
@@ -188,7 +188,7 @@ class ReleaseVerbs(Base):
             session.context,
             metrics,
             endpoint,
-            lambda found: plan_of(planned, found, (f"{found.stable.name}-again",)),
+            lambda endpoint_now: plan_of(planned, endpoint_now, (f"{endpoint_now.stable.name}-again",)),
             seconds=options.history,
             horizon=options.horizon,
             runs=options.runs,

@@ -229,7 +229,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 ATTACHMENTS: Mapping[str, Attachment] = {
     "service": Attachment(
-        said="inferenceservice/churn",
+        reference="inferenceservice/churn",
         kind="Service",
         name="churn-predictor",
         selector={"app": "isvc.churn-predictor"},
@@ -238,7 +238,7 @@ ATTACHMENTS: Mapping[str, Attachment] = {
         template="0123456789abcdef",
         images=("mlserver:1.7.1",),
     ),
-    "address": Attachment(said="http://127.0.0.1:5001", port="5001"),
+    "address": Attachment(reference="http://127.0.0.1:5001", port="5001"),
 }
 """What Deployments that stand for others say of those."""
 

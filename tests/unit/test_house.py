@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections import defaultdict
@@ -59,6 +60,15 @@ ONE_THING_ON_SEVERAL_FLOORS = {
 }
 
 
+NAMES_NOTHING = {"found", "one", "ones", "it", "its", "said", "this", "that", "these", "those"}
+"""Pronouns and participles that read like names and say nothing of what they hold (CONTRIBUTING, names)."""
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+
 def drawn() -> list[tuple[str, str]]:
     """The arrows of the page's drawings."""
     blocks = re.findall(r"^```mermaid\n(.*?)^```", PAGE, re.S | re.M)
@@ -85,6 +95,16 @@ def test_no_module_is_longer_than_a_person_reads() -> None:
     assert len(modules) > 300
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_a_variable_says_what_it_holds() -> None:
+    modules = [path for folder in ("mlflow_istio", "kfp_components") for path in (ROOT / folder).rglob("*.py")]
+    bound = {
+        str(path.relative_to(ROOT)): bound_names(ast.parse(path.read_text(encoding="utf-8"))) & NAMES_NOTHING
+        for path in modules
+    }
+    assert len(modules) > 300
+    assert {module: names for module, names in bound.items() if names} == {}
 
 
 def test_nothing_lies_outside_a_room() -> None:

@@ -96,15 +96,15 @@ def fronts(gateway: Mapping[str, Any], services: Sequence[Object]) -> list[Front
     ]
     fronting = []
     for service in services:
-        its = service.get("spec", {})
-        open_ports = {port["port"] for port in its.get("ports") or ()}
+        service_spec = service.get("spec", {})
+        open_ports = {port["port"] for port in service_spec.get("ports") or ()}
         port = next((port for port in ports if port in open_ports), None)
-        if port is None or not selector or not selector <= (its.get("selector") or {}).items():
+        if port is None or not selector or not selector <= (service_spec.get("selector") or {}).items():
             continue
         balanced = service.get("status", {}).get("loadBalancer", {}).get("ingress") or ()
         addresses = [entry.get("ip") or entry.get("hostname") for entry in balanced]
-        addresses += its.get("externalIPs") or ()
-        addresses += [its["clusterIP"]] if its.get("clusterIP", "None") != "None" else []
+        addresses += service_spec.get("externalIPs") or ()
+        addresses += [service_spec["clusterIP"]] if service_spec.get("clusterIP", "None") != "None" else []
         metadata = service["metadata"]
         fronting.append(
             Front(

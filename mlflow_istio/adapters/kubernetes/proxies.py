@@ -134,7 +134,7 @@ class Proxies:
             for url in self._addresses(gateway, gateway_object)
         ]
 
-    def _addresses(self, gateway: str, found: Object | None) -> tuple[str, ...]:
+    def _addresses(self, gateway: str, gateway_object: Object | None) -> tuple[str, ...]:
         if self._url is not None and self._preferred in (None, gateway):
             return (self._url.rstrip("/"),)
         services = f"services of {gateway}"
@@ -143,7 +143,7 @@ class Proxies:
             listed = tuple(
                 _url(address, front.port)
                 for place in dict.fromkeys((namespace, *_USUAL))
-                for front in (fronts(found, self._listed(SERVICE, place)) if found else ())
+                for front in (fronts(gateway_object, self._listed(SERVICE, place)) if gateway_object else ())
                 for address in front.addresses
             )
             if listed:

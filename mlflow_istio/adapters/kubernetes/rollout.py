@@ -175,8 +175,10 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[Trouble]:
 
 def _out_of_memory(pod: Mapping[str, Any], container: str) -> str:
     """Kubernetes only says that it was killed; the limit is in the pod's own words."""
-    containers = [one for part in ("initContainers", "containers") for one in pod.get("spec", {}).get(part) or ()]
-    limits = next((one.get("resources", {}).get("limits") or {} for one in containers if one["name"] == container), {})
+    containers = [entry for part in ("initContainers", "containers") for entry in pod.get("spec", {}).get(part) or ()]
+    limits = next(
+        (entry.get("resources", {}).get("limits") or {} for entry in containers if entry["name"] == container), {}
+    )
     limit = f"its limit of {limits['memory']}" if "memory" in limits else "what the node has"
     return f"container '{container}' needs more memory than {limit}: give it more (resources)"
 

@@ -34,7 +34,7 @@ def check_sidecars(caller: Caller, deployment: Mapping[str, Any]) -> None:
 
 
 def _version(caller: Caller) -> tuple[int, int] | None:
-    said = caller.version() or {}
-    numbers = [re.match(r"\d+", str(said.get(part, ""))) for part in ("major", "minor")]  # some say "29+"
+    answer = caller.version() or {}
+    numbers = [re.match(r"\d+", str(answer.get(part, ""))) for part in ("major", "minor")]  # some say "29+"
     major, minor = (int(number[0]) if number else None for number in numbers)
     return (major, minor) if major is not None and minor is not None else None

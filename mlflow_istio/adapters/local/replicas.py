@@ -63,7 +63,9 @@ def planned(
     if wanted is None:
         return [_drained(replica) for replica in present]
     live = [replica for replica in present if replica.phase != DRAINING]
-    current = sorted((replica for replica in live if replica.revision == wanted.revision), key=lambda one: one.name)
+    current = sorted(
+        (replica for replica in live if replica.revision == wanted.revision), key=lambda replica: replica.name
+    )
     older = [replica for replica in live if replica.revision != wanted.revision]
     serving_older = [replica for replica in older if replica.phase == SERVING]
     kept, surplus = current[: wanted.replicas], current[wanted.replicas :]

@@ -447,12 +447,12 @@ class StateDirectory:
                     raise
         return replicas
 
-    def _keep_replica(self, path: Path, found: list[Replica]) -> bool:
+    def _keep_replica(self, path: Path, replicas: list[Replica]) -> bool:
         """Take a replica whose file is damaged as it was written last, if that is known."""
         with suppress(ClusterError, InvalidInput):
             document = _read(self.twin(path))
             if document is not None:
-                found.append(from_json(Replica, document.get("replica")))
+                replicas.append(from_json(Replica, document.get("replica")))
                 return True
         return False
 

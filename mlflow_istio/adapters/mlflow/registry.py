@@ -233,11 +233,12 @@ class MlflowRegistry:
     def survey(self, scope: str, models: Sequence[str]) -> Survey:
         """See ``ports.Registry``."""
         with mapped("look over the registry"):
-            found = survey(self._client, scope, models)
+            registered = survey(self._client, scope, models)
         owners = {
-            key: owner if self._is_elsewhere(owner) else owner.partition("@")[0] for key, owner in found.owners.items()
+            key: owner if self._is_elsewhere(owner) else owner.partition("@")[0]
+            for key, owner in registered.owners.items()
         }
-        return replace(found, owners=owners)
+        return replace(registered, owners=owners)
 
     def _is_elsewhere(self, owner: str) -> bool:
         where = owner.partition("@")[2]

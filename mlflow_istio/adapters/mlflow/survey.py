@@ -30,11 +30,11 @@ def survey(client: MlflowClient, scope: str, models: Sequence[str]) -> Survey:
     open_runs: dict[str, dict[str, str]] = {name: {} for name in endpoints.values()}
     wanted = "tags.`istio.kind` = 'release' and attributes.status = 'RUNNING'"
     while endpoints:
-        found = client.search_runs(list(endpoints), wanted, max_results=1000, page_token=token)
-        for run in found:
+        runs = client.search_runs(list(endpoints), wanted, max_results=1000, page_token=token)
+        for run in runs:
             name = endpoints[run.info.experiment_id]
             open_runs[name][run.data.tags.get("istio.release", "")] = run.info.run_id
-        token = found.token
+        token = runs.token
         if not token:
             break
     tags: dict[str, dict[str, str]] = {}

@@ -110,16 +110,16 @@ def pick(stable: Any, candidate: Any, fields: Fields = ()) -> Picked:
     if fields:
         return _named(ours, theirs, fields)
     if isinstance(ours, _Stream) and isinstance(theirs, _Stream):
-        one, other = _whole(ours.events), _whole(theirs.events)
-        if one and other:
-            return Picked(stable=one, candidate=other, fields=_names(one, other))
+        left, right = _whole(ours.events), _whole(theirs.events)
+        if left and right:
+            return Picked(stable=left, candidate=right, fields=_names(left, right))
         return Picked(stable=ours.events, candidate=theirs.events)
     for protocol in PROTOCOLS:
         if not any(isinstance(side, _Stream) for side in (ours, theirs)) and all(
             list(_values(side, protocol.marks)) for side in (ours, theirs)
         ):
-            one, other = (_at(_by_name(side), protocol.fields) for side in (ours, theirs))
-            return Picked(stable=one, candidate=other, fields=_names(one, other))
+            left, right = (_at(_by_name(side), protocol.fields) for side in (ours, theirs))
+            return Picked(stable=left, candidate=right, fields=_names(left, right))
     return Picked(stable=stable, candidate=candidate)
 
 
@@ -130,8 +130,8 @@ def _named(ours: Any, theirs: Any, fields: Fields) -> Picked:
             sides.append({path: _joined(side.events, path) for path in fields})
         else:
             sides.append({path: list(_values(side, path)) for path in fields})
-    for who, found in zip(("stable", "candidate"), sides, strict=True):
-        lacking = next((path for path in fields if not found[path]), None)
+    for who, values in zip(("stable", "candidate"), sides, strict=True):
+        lacking = next((path for path in fields if not values[path]), None)
         if lacking is not None:
             missing = f"no field {lacking} in the {who}'s answer"
             return Picked(stable=None, candidate=None, fields=fields, missing=missing, unknown=who == "stable")
@@ -149,8 +149,8 @@ def _by_name(answer: Any) -> Any:
     return {**answer, "outputs": sorted(tensors, key=lambda tensor: str(tensor["name"]))}
 
 
-def _names(one: Mapping[str, Any], other: Mapping[str, Any]) -> Fields:
-    return tuple(dict.fromkeys([*one, *other]))
+def _names(stable: Mapping[str, Any], candidate: Mapping[str, Any]) -> Fields:
+    return tuple(dict.fromkeys([*stable, *candidate]))
 
 
 def _at(answer: Any, fields: Sequence[str]) -> dict[str, list[Any]]:

@@ -152,10 +152,10 @@ def _compare_numbers(ours: Sequence[Any], theirs: Sequence[Any], rule: AnswerRul
     agree: list[bool] = []
     gaps: list[float] = []
     size = 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        x, y = _number(one), _number(other)
+    for left, right in zip(ours, theirs, strict=True):
+        x, y = _number(left), _number(right)
         if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
-            same = _equal(one, other) if x is None or y is None else x == y or (math.isnan(x) and math.isnan(y))
+            same = _equal(left, right) if x is None or y is None else x == y or (math.isnan(x) and math.isnan(y))
             size = size if same else math.inf
         else:
             exact = isinstance(x, int) and isinstance(y, int)
@@ -169,27 +169,27 @@ def _compare_numbers(ours: Sequence[Any], theirs: Sequence[Any], rule: AnswerRul
     return _result(ours, theirs, agree, size=size, signed=signed)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return one == other or (math.isnan(one) and math.isnan(other)) or _is_rounded(one, other)
-    return bool(one == other)
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return left == right or (math.isnan(left) and math.isnan(right)) or _is_rounded(left, right)
+    return bool(left == right)
 
 
-def _is_rounded(one: float, other: float) -> bool:
+def _is_rounded(left: float, right: float) -> bool:
     """Whether one is the float32 that the other rounds to; two whole numbers may count things, so they are compared as they are."""
-    if not (math.isfinite(one) and math.isfinite(other)):
+    if not (math.isfinite(left) and math.isfinite(right)):
         return False
-    if all(float(value).is_integer() and abs(value) < _LARGEST_COUNT for value in (one, other)):
+    if all(float(value).is_integer() and abs(value) < _LARGEST_COUNT for value in (left, right)):
         return False
-    return _float32(other) == one or _float32(one) == other
+    return _float32(right) == left or _float32(left) == right
 
 
-def _gap(one: float, other: float) -> float:
+def _gap(left: float, right: float) -> float:
     """Other minus one; between two whole numbers, to the last digit."""
     try:
-        return float(other - one)
+        return float(right - left)
     except OverflowError:  # whole numbers at both ends of what a float holds
-        return math.inf if other > one else -math.inf
+        return math.inf if right > left else -math.inf
 
 
 def _float32(value: float) -> float:

@@ -101,14 +101,14 @@ def _json(stable: str, candidate: str) -> float:
         return 0.0
 
 
-def _same_json(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same_json(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same_json, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):  # in Python, True is 1
-        return one is other
-    return bool(one == other or (one != one and other != other))
+def _same_json(left: Any, right: Any) -> bool:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same_json(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same_json, left, right))
+    if isinstance(left, bool) or isinstance(right, bool):  # in Python, True is 1
+        return left is right
+    return bool(left == right or (left != left and right != right))
 
 
 SCORERS: Mapping[str, Scorer] = {

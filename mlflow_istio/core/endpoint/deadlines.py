@@ -34,7 +34,7 @@ class Deadline:
 
 def due(deadlines: Iterable[Deadline], now: datetime) -> tuple[Deadline, ...]:
     """Those that have passed, the earliest first."""
-    return tuple(sorted((one for one in deadlines if one.at <= now), key=lambda one: one.at))
+    return tuple(sorted((deadline for deadline in deadlines if deadline.at <= now), key=lambda deadline: deadline.at))
 
 
 def with_deadline(deadlines: tuple[Deadline, ...], new: Deadline) -> tuple[Deadline, ...]:

@@ -188,14 +188,14 @@ def refused_parts(refused: Iterable[str]) -> str:
     return f"MLflow refused {'; '.join(refused)}; the rest is written"
 
 
-def _joined(one: Served, other: Served) -> Served:
+def _joined(first: Served, second: Served) -> Served:
     """The same version behind two deployments of one endpoint: shares add up, the higher role counts."""
-    higher = min(one, other, key=lambda served: _RANK[served.role])
+    higher = min(first, second, key=lambda served: _RANK[served.role])
     return Served(
-        version=one.version,
-        weight=one.weight + other.weight,
+        version=first.version,
+        weight=first.weight + second.weight,
         role=higher.role,
         strategy=higher.strategy,
         release=higher.release,
-        control=one.control or other.control,
+        control=first.control or second.control,
     )

@@ -141,17 +141,17 @@ def replicas_after(release: Release, stable: str) -> dict[str, int]:
     return dict(release.replicas)
 
 
-def same_plan(one: Release | ClosedRelease, other: Release | ClosedRelease) -> bool:
+def same_plan(first: Release | ClosedRelease, second: Release | ClosedRelease) -> bool:
     """Whether two releases do the same: strategy, candidates, their versions, and what else the plan fixes.
 
     What one of them does not know of itself is taken for equal. Only an A/B test has several candidates, in any order.
     """
-    if (one.strategy, sorted(one.candidates)) != (other.strategy, sorted(other.candidates)):
+    if (first.strategy, sorted(first.candidates)) != (second.strategy, sorted(second.candidates)):
         return False
-    both = set(one.versions) & set(other.versions)
-    if any(one.versions[name] != other.versions[name] for name in both):
+    both = set(first.versions) & set(second.versions)
+    if any(first.versions[name] != second.versions[name] for name in both):
         return False
-    return not (one.options and other.options) or one.options == other.options
+    return not (first.options and second.options) or first.options == second.options
 
 
 def describe_release(release: Release | ClosedRelease) -> str:

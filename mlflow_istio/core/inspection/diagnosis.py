@@ -277,7 +277,7 @@ def attached_findings(
             text=f"{attachment}, which '{name}' stands for, was changed since it was attached ({changed}): whether it still serves "
             f"{version} is its owner's word",
             command=f"mlflow deployments create -t {{target}} --endpoint {endpoint.name} --name NEW -m models:/MODEL/VERSION "
-            f"-C attach={attachment.said}, after deleting '{name}'",
+            f"-C attach={attachment.reference}, after deleting '{name}'",
             what=name,
         )
     inference, others = other_predictors(workloads, beside)

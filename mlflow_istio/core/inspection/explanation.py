@@ -150,7 +150,7 @@ def _explained(virtual_service: Object, request: Request, delegates: Delegates) 
     perhaps: list[Passed] = []
     for place in places(virtual_service, delegates):
         if place.missing:
-            missing = Finding(field="delegate", wanted=f"VirtualService '{place.missing}'", found=None, holds=False)
+            missing = Finding(field="delegate", wanted=f"VirtualService '{place.missing}'", actual=None, holds=False)
             above.append(Passed(place=place, because=(missing,)))
             continue
         conditions = [tuple(evaluate(match, request)) for match in place.conditions]

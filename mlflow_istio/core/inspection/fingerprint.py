@@ -69,18 +69,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(without_keys(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def moved(planned: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+def moved(planned: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
     """What differs, one phrase for each part; ``routes`` only where nothing else says it better."""
-    parts = [part for part in planned if found.get(part) != planned[part]]
+    parts = [part for part in planned if present.get(part) != planned[part]]
     if len(parts) > 1 and "routes" in parts:
         parts.remove("routes")
     digests = {"routes": "its routes were edited", "settings": "its settings were changed"}
-    return [digests.get(part, f"its {part} was {planned[part]}, is {found.get(part)}") for part in parts]
+    return [digests.get(part, f"its {part} was {planned[part]}, is {present.get(part)}") for part in parts]
 
 
-def fits(planned: Mapping[str, str], found: Mapping[str, str]) -> bool:
+def fits(planned: Mapping[str, str], present: Mapping[str, str]) -> bool:
     """Whether an endpoint is as planned, in every part that the plan names; one of an earlier version names fewer."""
-    return not moved(planned, found)
+    return not moved(planned, present)
 
 
 def _settings(policies: Sequence[Policy]) -> str:

@@ -24,7 +24,7 @@ _ODD: Mapping[str, tuple[Request, ...]] = {
             Request(path=path)
             for path in (
                 *("/", "/invocations", "/zq-9/x.y", "/a%20b", "//", "/%C3%A9/"),
-                *(f"/{one}" for one in string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@"),
+                *(f"/{character}" for character in string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@"),
                 "/" + "long/" * 300,
             )
         ),
@@ -75,10 +75,12 @@ def arrivals(virtual_service: Mapping[str, Any]) -> tuple[Arrival, ...]:
     return tuple(Arrival(host=host, gateway=gateway) for gateway in gateways for host in hosts)
 
 
-def at_each_listener(virtual_service: Mapping[str, Any], found: Sequence[Arrival]) -> list[Arrival]:
+def at_each_listener(virtual_service: Mapping[str, Any], arrivals: Sequence[Arrival]) -> list[Arrival]:
     """Arrivals at each listener of their gateways that matters to some match."""
     every = listeners_of(virtual_service)
-    return [replace(arrival, scheme=scheme, port=port) for arrival in found for scheme, port in every(arrival.gateway)]
+    return [
+        replace(arrival, scheme=scheme, port=port) for arrival in arrivals for scheme, port in every(arrival.gateway)
+    ]
 
 
 def listeners_of(virtual_service: Mapping[str, Any]) -> Callable[[str | None], list[tuple[str, int]]]:
@@ -191,7 +193,9 @@ def _about(condition: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     """What a match says of one field, by the field itself or by headers."""
     by_headers = {
         name: {
-            header: one for header, one in (condition.get(name) or {}).items() if _BY_HEADERS[header.lower()] == field
+            header: header_match
+            for header, header_match in (condition.get(name) or {}).items()
+            if _BY_HEADERS[header.lower()] == field
         }
         for name in ("headers", "withoutHeaders")
     }

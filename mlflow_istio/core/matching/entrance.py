@@ -131,7 +131,10 @@ def _entrance(virtual_service: Mapping[str, Any], at: int) -> Entrance:
                 **_doors(whole, arrival, same),
                 rewritten=bool(own.get("rewrite")),
             )
-        way = min(open_ways, key=lambda one: _rewritten(own, one.condition, one.request.path) not in (SCORING, None))
+        way = min(
+            open_ways,
+            key=lambda clear_way: _rewritten(own, clear_way.condition, clear_way.request.path) not in (SCORING, None),
+        )
         return Entrance(
             virtual_service=name_of(virtual_service),
             probe_path=_with_query(way.request),
@@ -213,7 +216,12 @@ class _Doors(TypedDict):
 def _doors(virtual_service: Mapping[str, Any], chosen: Arrival, same: Sequence[Arrival]) -> _Doors:
     """The gateways at which one request leads in, and at which of their listeners; None where that is all there are."""
     every = listeners_of(virtual_service)
-    taking = {gateway: {(one.scheme, one.port or 0) for one in same if one.gateway == gateway} for gateway in _at(same)}
+    taking = {
+        gateway: {
+            (same_arrival.scheme, same_arrival.port or 0) for same_arrival in same if same_arrival.gateway == gateway
+        }
+        for gateway in _at(same)
+    }
     mine = [listener for listener in every(chosen.gateway) if listener in taking[chosen.gateway]]
     whole = mine == every(chosen.gateway)
     doors = [gateway for gateway, open_ones in taking.items() if open_ones >= set(every(gateway) if whole else mine)]
@@ -305,11 +313,11 @@ def _value(wanted: Mapping[str, str], usual: Sequence[str] = (_PRESENT,)) -> str
     """A text that satisfies a string match: a usual one, or what it says; of a regex only where its plain letters do."""
     if "exact" in wanted:
         return wanted["exact"]
-    said = wanted.get("prefix")
+    sample = wanted.get("prefix")
     if "regex" in wanted:
-        said = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
+        sample = re.sub(r"\.[*+]\??|[\^$()?\\]", "", wanted["regex"].partition("|")[0])
     condition = {"queryParams": {"": wanted}}
-    return next((text for text in (*usual, said) if text and judged(condition, Request(query={"": text}))), None)
+    return next((text for text in (*usual, sample) if text and judged(condition, Request(query={"": text}))), None)
 
 
 def _rewritten(route: Mapping[str, Any], condition: Mapping[str, Any], path: str) -> str | None:

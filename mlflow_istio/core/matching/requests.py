@@ -87,21 +87,21 @@ class Finding:
     Attributes:
         field: Path of the field inside the match, such as ``headers[x-arm]``.
         wanted: What it asks for, such as ``exact 'blue'``.
-        found: What the request has; None: nothing.
+        actual: What the request has; None: nothing.
         holds: Whether the request has it; None: that can't be told offline.
         reason: Why it can't be told; empty otherwise.
     """
 
     field: str
     wanted: str
-    found: str | None
+    actual: str | None
     holds: bool | None
     reason: str = ""
 
     def __str__(self) -> str:
         if self.holds is None:
             return f"{self.field} ({self.wanted}) can't be evaluated offline: {self.reason}"
-        has = "is not there" if self.found is None else f"is {self.found!r}"
+        has = "is not there" if self.actual is None else f"is {self.actual!r}"
         return f"{self.field} {has}, wanted: {self.wanted}"
 
 
@@ -160,7 +160,7 @@ def evaluate(match: Mapping[str, Any], request: Request) -> Iterator[Finding]:
     unsure = set(match) - _TOLD - (set(_OF_CALLERS) if match.get("gateways") else set())
     for name in sorted(name for name in unsure if match[name]):
         reason = _OF_CALLERS.get(name, "this version does not know it; ask the gateway itself")
-        yield Finding(field=name, wanted=str(match[name]), found=None, holds=None, reason=reason)
+        yield Finding(field=name, wanted=str(match[name]), actual=None, holds=None, reason=reason)
 
 
 def normalized(path: str) -> str:
@@ -189,9 +189,9 @@ def _uri(match: Mapping[str, Any], path: str) -> Finding:
     if match.get("ignoreUriCase") and "regex" not in wanted:
         check = _checked("uri", {key: text.lower() for key, text in wanted.items()}, path.lower())
         words = f"{_said(wanted)}, ignoring case"
-        return Finding(field="uri", wanted=words, found=path, holds=check.holds, reason=check.reason)
+        return Finding(field="uri", wanted=words, actual=path, holds=check.holds, reason=check.reason)
     if wanted.get("regex") == "*":  # no proxy takes it: presence is asked for of what may be absent
-        return Finding(field="uri", wanted="regex '*'", found=path, holds=None, reason=_regex("*", path)[1])
+        return Finding(field="uri", wanted="regex '*'", actual=path, holds=None, reason=_regex("*", path)[1])
     return _checked("uri", wanted, path)
 
 
@@ -199,7 +199,7 @@ def _header(name: str, wanted: Mapping[str, str], request: Request) -> Finding:
     where = f"headers[{name}]"
     values, reason = _header_values(name, request)
     if reason and not (values and asks_for_presence(wanted)):
-        return Finding(field=where, wanted=_said(wanted), found=None, holds=None, reason=reason)
+        return Finding(field=where, wanted=_said(wanted), actual=None, holds=None, reason=reason)
     checks = [_checked(where, wanted, value) for value in values or (None,)]
     return _agreed(checks)
 
@@ -209,12 +209,12 @@ def _without(name: str, unwanted: Mapping[str, str], request: Request) -> Findin
     where = f"withoutHeaders[{name}]"
     values, reason = _header_values(name, request)
     if reason and not (values and asks_for_presence(unwanted)):
-        return Finding(field=where, wanted=f"not {_said(unwanted)}", found=None, holds=None, reason=reason)
+        return Finding(field=where, wanted=f"not {_said(unwanted)}", actual=None, holds=None, reason=reason)
     absent = None if asks_for_presence(unwanted) else ""
     check = _agreed([_checked(where, unwanted, value) for value in values or (absent,)])
     holds = None if check.holds is None else not check.holds
     has = values[0] if values else None
-    return Finding(field=where, wanted=f"not {_said(unwanted)}", found=has, holds=holds, reason=check.reason)
+    return Finding(field=where, wanted=f"not {_said(unwanted)}", actual=has, holds=holds, reason=check.reason)
 
 
 def _header_values(name: str, request: Request) -> tuple[tuple[str, ...], str]:
@@ -254,29 +254,29 @@ def _written_paths(request: Request) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{request.path}?{'&'.join(way)}" for way in ways))
 
 
-def _agreed(found: Sequence[Finding]) -> Finding:
+def _agreed(findings: Sequence[Finding]) -> Finding:
     """One finding for several ways of writing the same; nothing can be told where it matters which."""
-    if len({finding.holds for finding in found}) == 1:
-        return found[0]
-    return replace(found[0], holds=None, reason="it depends on how the query is written")
+    if len({finding.holds for finding in findings}) == 1:
+        return findings[0]
+    return replace(findings[0], holds=None, reason="it depends on how the query is written")
 
 
 def _gateway(wanted: Sequence[str], gateway: str | None) -> Finding:
     reason = "" if gateway is not None else "it depends on the proxy that the request arrives at"
     holds = None if gateway is None else gateway in wanted
-    return Finding(field="gateways", wanted=" or ".join(wanted), found=gateway, holds=holds, reason=reason)
+    return Finding(field="gateways", wanted=" or ".join(wanted), actual=gateway, holds=holds, reason=reason)
 
 
 def _port(wanted: int, port: int | None) -> Finding:
     text = None if port is None else str(port)
     reason = "" if port is not None else "say which with port"
     holds = None if port is None else port == wanted
-    return Finding(field="port", wanted=str(wanted), found=text, holds=holds, reason=reason)
+    return Finding(field="port", wanted=str(wanted), actual=text, holds=holds, reason=reason)
 
 
 def _asked_for(field: str, wanted: Mapping[str, str], value: str | None, hint: str) -> Finding:
     if value is None and not asks_for_presence(wanted):
-        return Finding(field=field, wanted=_said(wanted), found=None, holds=None, reason=hint)
+        return Finding(field=field, wanted=_said(wanted), actual=None, holds=None, reason=hint)
     return _checked(field, wanted, value or "")
 
 
@@ -285,7 +285,7 @@ def _checked(field: str, wanted: Mapping[str, str], value: str | None) -> Findin
     reason = ""
     if value is not None:
         holds, reason = _string(wanted, value)
-    return Finding(field=field, wanted=_said(wanted), found=value, holds=holds, reason=reason)
+    return Finding(field=field, wanted=_said(wanted), actual=value, holds=holds, reason=reason)
 
 
 def asks_for_presence(wanted: Mapping[str, str]) -> bool:

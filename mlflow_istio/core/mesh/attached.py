@@ -29,7 +29,7 @@ from mlflow_istio.core.basics.objects import (
     ready_replicas,
     wanted_replicas,
 )
-from mlflow_istio.core.basics.stored import compact, form, from_json, parsed, to_json
+from mlflow_istio.core.basics.stored import compact, form, from_json, parsed, stored, to_json
 from mlflow_istio.core.endpoint.traffic import attached_host
 from mlflow_istio.core.mesh.manifests import (
     FLAVOR_ANNOTATION,
@@ -68,16 +68,16 @@ class Target:
         kind: ``Deployment``, ``Service``, or empty for an address on this machine.
         name: The object's name.
         port: The port of an address, else 0.
-        said: What was said.
+        reference: The words that name it.
     """
 
     kind: str
     name: str
-    said: str
+    reference: str
     port: int = 0
 
     def __str__(self) -> str:
-        return f"{self.kind} '{self.name}'" if self.kind else self.said
+        return f"{self.kind} '{self.name}'" if self.kind else self.reference
 
 
 @form(sparse=True)
@@ -86,7 +86,7 @@ class Attachment:
     """What somebody else runs, as it was when it was attached.
 
     Attributes:
-        said: What was said: ``deployment/NAME``, ``service/NAME``, ``inferenceservice/NAME`` or an address.
+        reference: The words that named it: ``deployment/NAME``, ``service/NAME``, ``inferenceservice/NAME`` or an address.
         kind: Kind of the object; empty for an address.
         name: Its name.
         selector: Labels of its pods; none for an address.
@@ -96,7 +96,7 @@ class Attachment:
         images: Their images.
     """
 
-    said: str
+    reference: str = field(metadata=stored(name="said"))
     kind: str = ""
     name: str = ""
     selector: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Attachment:
         return int(self.port) if self.port.isdigit() else self.port
 
     def __str__(self) -> str:
-        return f"{self.kind} '{self.name}'" if self.kind else self.said
+        return f"{self.kind} '{self.name}'" if self.kind else self.reference
 
 
 def parse_attach(text: str) -> Target:
@@ -122,10 +122,10 @@ def parse_attach(text: str) -> Target:
     """
     address = _ADDRESS.fullmatch(text)
     if address is not None and 1 <= int(address["port"]) <= 65535:
-        return Target(kind="", name="", port=int(address["port"]), said=text.rstrip("/"))
+        return Target(kind="", name="", port=int(address["port"]), reference=text.rstrip("/"))
     word, slash, name = text.partition("/")
     if word in KINDS and slash and _NAME.fullmatch(name):
-        return Target(kind=KINDS[word], name=name + (PREDICTOR if word == "inferenceservice" else ""), said=text)
+        return Target(kind=KINDS[word], name=name + (PREDICTOR if word == "inferenceservice" else ""), reference=text)
     words = ", ".join(f"{kind}/NAME" for kind in KINDS)
     hint = f" ({nearest(word.lower(), KINDS)})" if slash and word not in KINDS and "://" not in text else ""
     raise InvalidInput(f"it must be {words}, or http://127.0.0.1:PORT on a laptop{hint}")
@@ -196,7 +196,7 @@ def attachment_of(target: Target, obj: Mapping[str, Any], workloads: Sequence[Ob
         _services_port(obj, target, port) if target.kind == "Service" else _pods_port(workloads[0], target, port)
     )
     return Attachment(
-        said=target.said,
+        reference=target.reference,
         kind=target.kind,
         name=target.name,
         selector=selector_of(obj, target),
@@ -209,7 +209,7 @@ def attachment_of(target: Target, obj: Mapping[str, Any], workloads: Sequence[Ob
 
 def address_attached(target: Target) -> Attachment:
     """What is written down of a server that listens on this machine."""
-    return Attachment(said=target.said, port=str(target.port))
+    return Attachment(reference=target.reference, port=str(target.port))
 
 
 def check_free(attachment: Attachment, name: str, others: Iterable[Object]) -> None:
@@ -224,7 +224,7 @@ def check_free(attachment: Attachment, name: str, others: Iterable[Object]) -> N
             continue
         same = (
             bool(set(attachment_there.workloads) & set(attachment.workloads))
-            or attachment_there.said == attachment.said
+            or attachment_there.reference == attachment.reference
         )
         if same or (not attachment_there.kind and not attachment.kind and attachment_there.port == attachment.port):
             raise StateConflict(

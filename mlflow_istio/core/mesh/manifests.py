@@ -412,9 +412,9 @@ def _common(endpoint: str) -> dict[str, str]:
     return {ENDPOINT_LABEL: endpoint, MANAGED_BY_LABEL: FIELD_MANAGER}
 
 
-def _expect(kind: str, found: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
+def _expect(kind: str, present: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
     for key, value in wanted.items():
-        if found.get(key) != value:
+        if present.get(key) != value:
             raise _broken(kind, f"{where} must have {key}: {value}")
 
 
@@ -432,4 +432,4 @@ def _as_data(value: Any) -> str:
     if isinstance(value, markupsafe.Markup):
         return str(value)  # the author's own '| tojson' is JSON already
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

@@ -126,7 +126,7 @@ def _writable(plain: Mapping[str, str], server: Mapping[str, str]) -> dict[str, 
 
 def sidecars_in(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The native sidecars of a pod's ``spec``: init containers that go on beside its containers."""
-    return [one for one in pod.get("initContainers") or () if one.get("restartPolicy") == "Always"]
+    return [container for container in pod.get("initContainers") or () if container.get("restartPolicy") == "Always"]
 
 
 def variables_in(deployment: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -149,4 +149,4 @@ def _is_about_records(entry: Mapping[str, Any]) -> bool:
 
 
 def _behind(text: str) -> str:
-    return _PORT.sub(lambda found: found[0] if found[0] == "$$" else _SERVER_PORT, text)
+    return _PORT.sub(lambda match: match[0] if match[0] == "$$" else _SERVER_PORT, text)

@@ -184,7 +184,11 @@ def _derived(
 def _faulted(match: Sequence[Object], fault: Fault, outer: Sequence[Object]) -> list[Object] | None:
     """The matches of the copy that has the fault: what asks for both, inside those of the split's route."""
     try:
-        merged = [both(one, other, {}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+        merged = [
+            both(route_condition, fault_condition, {}, same=True)
+            for route_condition in match or [{}]
+            for fault_condition in fault.match or [{}]
+        ]
     except InvalidInput:
         return None
     return _inside(outer, [condition for condition in merged if condition])

@@ -360,7 +360,11 @@ def _faulted(
         raise StateConflict(
             f"the split's route has a fault of its own ({action['fault']}): it stays, unless you say -C replace=true"
         )
-    merged = [both(one, other, {"name": name}, same=True) for one in match or [{}] for other in fault.match or [{}]]
+    merged = [
+        both(route_condition, fault_condition, {"name": name}, same=True)
+        for route_condition in match or [{}]
+        for fault_condition in fault.match or [{}]
+    ]
     return [
         temporary(
             f"fault.{name}", [condition for condition in merged if condition], {**action, "fault": fault.as_istio()}

@@ -304,9 +304,9 @@ def _shares(entries: Sequence[Object], endpoint: str, where: str, route: str) ->
     if len(live) == 1:
         weights = [100 if index == live[0] else 0 for index in range(len(weights))]
     if sum(weights) != 100:
-        said = ", ".join(f"{d.name}={w}" for d, w in zip(destinations, weights, strict=True))
+        listed_weights = ", ".join(f"{d.name}={w}" for d, w in zip(destinations, weights, strict=True))
         raise InvalidInput(
-            f"{where}: weights of route '{route}' must sum to 100, not {sum(weights)} ({said}): set them first"
+            f"{where}: weights of route '{route}' must sum to 100, not {sum(weights)} ({listed_weights}): set them first"
         )
     shares = tuple(WeightedDestination(destination=d, weight=w) for d, w in zip(destinations, weights, strict=True))
     twice = sorted({d.name for d in destinations if [other.name for other in destinations].count(d.name) > 1})

@@ -131,9 +131,9 @@ def claimed(root: Object, endpoint: str, claim: Claim) -> Object:
     if not root.get("spec", {}).get("hosts"):
         raise StateConflict(f"{where} has no hosts, so it is itself a delegate: use one with hosts")
     claims = claims_in(root)
-    for other, its in claims.items():
+    for other, neighbour in claims.items():
         if other != endpoint:
-            _check_apart(claim, endpoint, its, other, where)
+            _check_apart(claim, endpoint, neighbour, other, where)
     if endpoint in claims and claims[endpoint] != claim:
         raise StateConflict(
             f"{where}: endpoint '{endpoint}' has {claims[endpoint]} and can't have {claim}, too: delete it first"
@@ -220,22 +220,25 @@ def check_carried(root: Mapping[str, Any], before: Object, after: Object, endpoi
     )
 
 
-def _check_apart(claim: Claim, endpoint: str, its: Claim, other: str, where: str) -> None:
+def _check_apart(claim: Claim, endpoint: str, neighbour: Claim, other: str, where: str) -> None:
     """Whichever stands first must leave the other its scoring requests.
 
     Raises:
         StateConflict: It would not; names both endpoints.
     """
     cant = f"{where}: endpoint '{endpoint}' can't have {claim}"
-    if its == claim:
+    if neighbour == claim:
         raise StateConflict(f"{cant}, which belongs to endpoint '{other}': choose another path or header")
-    first, second = sorted((claim, its), key=lambda one: one.rank)
+    first, second = sorted((claim, neighbour), key=lambda either: either.rank)
     taken = any(
-        judged(match, one) for route in first.routes("") for match in route["match"] for one in second.requests()
+        judged(match, request)
+        for route in first.routes("")
+        for match in route["match"]
+        for request in second.requests()
     )
     if taken:
         raise StateConflict(
-            f"{cant} beside endpoint '{other}', which has {its}: {first} takes scoring requests of {second}: choose another "
+            f"{cant} beside endpoint '{other}', which has {neighbour}: {first} takes scoring requests of {second}: choose another "
             "path or header"
         )
 
@@ -247,7 +250,7 @@ def _check_reached(root: Mapping[str, Any], at: int, claim: Claim, where: str) -
         StateConflict: They do; names the route and what it matches on.
     """
     everywhere = at_each_listener(root, arrivals(root))
-    taken = [_first_taker(root, at, [arrival.of(one) for one in claim.requests()]) for arrival in everywhere]
+    taken = [_first_taker(root, at, [arrival.of(request) for request in claim.requests()]) for arrival in everywhere]
     if all(taken):
         raise StateConflict(
             f"{where}: {taken[0]} takes {claim} already: choose another path or header, or let that route match less"

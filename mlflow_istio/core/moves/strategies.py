@@ -68,7 +68,7 @@ class TrafficRequest:
         return given
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def given(self) -> tuple[str, ...]:
         """Names of the options that were given."""
         names = ("weight", "weights", "mirror", "header", "cookie", "values", "match", "arms")
         return tuple(name for name in names if getattr(self, name) is not None)
@@ -121,7 +121,7 @@ def check_traffic_request(strategy: str, traffic_request: TrafficRequest, *, sta
     Raises:
         InvalidInput: Names the option, the strategy and what to use instead.
     """
-    for option in traffic_request.said:
+    for option in traffic_request.given:
         if option not in _ALLOWED[strategy]:
             why = _WHY_NOT.get((strategy, option), f"it takes: {', '.join(sorted(_ALLOWED[strategy]))}")
             raise InvalidInput(f"option '{option}' has no effect with strategy={strategy}: {why}")
@@ -129,7 +129,7 @@ def check_traffic_request(strategy: str, traffic_request: TrafficRequest, *, sta
         raise InvalidInput("give either 'weight' (of the candidate) or 'weights' (of every destination), not both")
     if not starting:
         for option in ("header", "cookie", "values", "arms"):
-            if option in traffic_request.said:
+            if option in traffic_request.given:
                 raise InvalidInput(f"option '{option}' is fixed when an A/B release starts: abort it and start another")
 
 
@@ -157,11 +157,11 @@ def shift(endpoint: Endpoint, traffic_request: TrafficRequest) -> Traffic:
     release = endpoint.release
     if release is None:
         raise StateConflict(no_release(endpoint))
-    if not traffic_request.said:
+    if not traffic_request.given:
         raise InvalidInput("nothing to change: give 'weight', 'weights', 'mirror' or 'action'")
     traffic_request = _without_known(endpoint, release, traffic_request)
     check_traffic_request(release.strategy, traffic_request, starting=False)
-    if not traffic_request.said:
+    if not traffic_request.given:
         return endpoint.traffic
     if traffic_request.mirror is not None:
         return shadow(endpoint, release, traffic_request.mirror)
@@ -325,7 +325,7 @@ def _without_known(endpoint: Endpoint, release: Release, traffic_request: Traffi
         "cookie": assignment.kind == "cookie" and assignment.name == traffic_request.cookie,
         "values": assignment.values == traffic_request.values,
     }
-    return replace(traffic_request, **{option: None for option in traffic_request.said if same.get(option)})
+    return replace(traffic_request, **{option: None for option in traffic_request.given if same.get(option)})
 
 
 def _split(endpoint: Endpoint, release: Release, traffic_request: TrafficRequest) -> tuple[WeightedDestination, ...]:

@@ -71,12 +71,12 @@ def laid_over(
             if unedited and _get(document, _path(under)) is _ABSENT:
                 document = _with(document, _path(under), original)
     for path, value in after.items():
-        found = _get(document, path)
+        present = _get(document, path)
         ours = path in before
         others = _others(document, path)
-        if ours and before[path] == value and (others or found is not _ABSENT):
+        if ours and before[path] == value and (others or present is not _ABSENT):
             continue  # nothing new is asked of it, whatever the owner has edited since
-        theirs = others if found is _ABSENT or (ours and found == before[path]) else [path, *others]
+        theirs = others if present is _ABSENT or (ours and present == before[path]) else [path, *others]
         if theirs and path[0] not in replace:
             also = "" if theirs[0] == path else f", the same header as {path[-1]}"
             raise StateConflict(

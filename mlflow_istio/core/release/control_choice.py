@@ -37,11 +37,11 @@ class ControlChoice:
 
     Attributes:
         name: The deployment that will be the control; empty for none.
-        said: What a person is told of it, one line each.
+        lines: What a person is told of it, one line each.
     """
 
     name: str = ""
-    said: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
 
 def choose_control(plan: ReleasePlan, endpoint: Endpoint, capacity: Capacity) -> ControlChoice:
@@ -61,14 +61,14 @@ def choose_control(plan: ReleasePlan, endpoint: Endpoint, capacity: Capacity) ->
         loads = (
             "; how many replicas it has isn't known, so latency counts at any load" if _compares_latency(plan) else ""
         )
-        return ControlChoice(said=(f"no control: {whose} and can't be started once more{loads}",))
+        return ControlChoice(lines=(f"no control: {whose} and can't be started once more{loads}",))
     if plan.control == "fresh" or (plan.control == "auto" and _is_needed(plan, capacity)):
         return _taken(plan, capacity)
     if not _compares_latency(plan):
         return ControlChoice()
     if all(_loads_agree(step, capacity) for step in plan.steps):
-        return ControlChoice(said=(f"no control: loads per replica are comparable at every step; {_latency(plan)}",))
-    return ControlChoice(said=(f"no control: compared with '{plan.stable}' itself; {_latency(plan)}",))
+        return ControlChoice(lines=(f"no control: loads per replica are comparable at every step; {_latency(plan)}",))
+    return ControlChoice(lines=(f"no control: compared with '{plan.stable}' itself; {_latency(plan)}",))
 
 
 def _taken(plan: ReleasePlan, capacity: Capacity) -> ControlChoice:
@@ -79,7 +79,7 @@ def _taken(plan: ReleasePlan, capacity: Capacity) -> ControlChoice:
     least = plan.hold * len(plan.steps)
     return ControlChoice(
         name=name,
-        said=(
+        lines=(
             f"control: '{name}' runs what '{plan.stable}' runs, with the candidate's replicas, age and share (what is left, at "
             "most); the candidate is compared with it",
             f"it costs {replicas} for as long as the release lasts: at least {_replica_seconds(capacity.candidate, least)}, at "

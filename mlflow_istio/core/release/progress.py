@@ -104,8 +104,8 @@ class Progress:
 
     def driven_by_another(self, driver: str, now: datetime) -> Driver | None:
         """The driver that is alive, unless it is this one."""
-        found = self.driver
-        return found if found and found.id != driver and now < found.lease_expires else None
+        holder = self.driver
+        return holder if holder and holder.id != driver and now < holder.lease_expires else None
 
 
 def first_progress(plan: ReleasePlan, now: datetime, *, phase: float | None = None, control: str = "") -> Progress:

@@ -89,5 +89,5 @@ def counted_by(plan: ReleasePlan, *, warmed: bool) -> ReleasePlan:
     return replace(plan, warm_requests=0) if warmed and plan.warm_requests else plan
 
 
-def _alike(one: float, other: float) -> bool:
-    return abs(one - other) <= max(AGREEMENT * min(one, other), LEAST)
+def _alike(first: float, second: float) -> bool:
+    return abs(first - second) <= max(AGREEMENT * min(first, second), LEAST)

@@ -85,7 +85,7 @@ CONTAINER = Runtime(
     about="any HTTP server, by the options image, command, args, port, readiness and scoring",
 )
 
-RUNTIMES: Mapping[str, Runtime] = {one.name: one for one in (MLFLOW, MLSERVER, OPENAI, TRITON, CONTAINER)}
+RUNTIMES: Mapping[str, Runtime] = {runtime.name: runtime for runtime in (MLFLOW, MLSERVER, OPENAI, TRITON, CONTAINER)}
 """By name."""
 
 _V2: Mapping[str, Any] = {

@@ -145,13 +145,13 @@ class Runtime:
         """Whether it is told the address at which it has to listen."""
         return self._is_told("HOST")
 
-    def said(self, **changes: Any) -> Runtime:
-        """The runtime with what was said beside it; None leaves a field as it is."""
+    def with_options(self, **changes: Any) -> Runtime:
+        """The runtime with what is given; None leaves a field as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def _is_told(self, placeholder: str) -> bool:
         texts = (*self.command, *self.args, *self.env.values())
-        return any(placeholder in found.groups() for part in texts for found in _STANDS_FOR.finditer(part))
+        return any(placeholder in match.groups() for part in texts for match in _STANDS_FOR.finditer(part))
 
     def _wrong(self, what: str, why: str) -> InvalidInput:
         return InvalidInput(f"runtime '{self.name}': '{what}' {why}")
@@ -214,14 +214,14 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _written(text: str, name: str, what: str) -> str:
-    def instead(found: re.Match[str]) -> str:
-        if found[0] in ("$$", "$"):
+    def instead(match: re.Match[str]) -> str:
+        if match[0] in ("$$", "$"):
             return "$$"
-        if found[1] not in _VARIABLES:
+        if match[1] not in _VARIABLES:
             raise InvalidInput(
-                f"runtime '{name}': '{what}' has {found[0]}, which stands for nothing: "
-                f"{nearest(found[1], _VARIABLES)}; a dollar sign is $$"
+                f"runtime '{name}': '{what}' has {match[0]}, which stands for nothing: "
+                f"{nearest(match[1], _VARIABLES)}; a dollar sign is $$"
             )
-        return f"$({_VARIABLES[found[1]]})"
+        return f"$({_VARIABLES[match[1]]})"
 
     return _STANDS_FOR.sub(instead, text)

@@ -134,9 +134,9 @@ def adopt(
 
 def _hosts(virtual_service: Object, route: str) -> Iterator[str]:
     """Hosts that a route goes to; whether it can be adopted is not asked here."""
-    for one in routes_of(readable(virtual_service)):
-        if one.get("name") == route:
-            yield from (str(entry["destination"]["host"]) for entry in one.get("route") or [])
+    for http_route in routes_of(readable(virtual_service)):
+        if http_route.get("name") == route:
+            yield from (str(entry["destination"]["host"]) for entry in http_route.get("route") or [])
 
 
 def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, str]) -> None:
@@ -240,10 +240,10 @@ def check_free(context: Context, name: str, virtual_service: str) -> Object:
                 f"{kind} '{name}' exists and is not ours, and the endpoint's own deployments need one of that name: use another "
                 "endpoint name"
             )
-    found = context.cluster.get("VirtualService", virtual_service)
-    if found is None:
+    owners_object = context.cluster.get("VirtualService", virtual_service)
+    if owners_object is None:
         known = [name_of(obj) for obj in context.cluster.list("VirtualService", {})]
         raise NotFound(
             f"there is no VirtualService '{virtual_service}' in {context.cluster.scope}: {nearest(virtual_service, known)}"
         )
-    return found
+    return owners_object

@@ -75,13 +75,13 @@ def _check_nobodys_endpoint(context: Context, attachment: Attachment) -> None:
             )
 
 
-def check_standing(name: str, found: Object | None, attachment: Attachment | None) -> None:
+def check_standing(name: str, deployment: Object | None, attachment: Attachment | None) -> None:
     """Refuse to make of a deployment that is there what it is not: it never changes what runs it.
 
     Raises:
         StateConflict: Says what it is, and what was asked for.
     """
-    attachment_there = attachment_in(found) if found is not None else attachment
+    attachment_there = attachment_in(deployment) if deployment is not None else attachment
     if attachment_there is None and attachment is None:
         return
     if attachment_there is None or attachment is None or _place(attachment_there) != _place(attachment):

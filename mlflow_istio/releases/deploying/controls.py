@@ -90,7 +90,7 @@ def bring_up(
         context.cluster.apply(twin(original, control, _replicas(deployment_of(context.cluster, candidate))))
         context.cluster.wait_ready(control, ready_timeout)
         rule = destination_rule_manifest(context.templates["DestinationRule"], name)
-        context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, control))
+        context.cluster.edit("DestinationRule", name, lambda present: with_subset(present or rule, control))
         move(
             context,
             name,

@@ -193,7 +193,9 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
         return Outcome(endpoint=before, changed=True, pending=pending)
     if attachment is None:
         _wait_ready(context, request, name, before)
-    _, subsets = context.cluster.edit("DestinationRule", name, lambda found: with_subset(found or rule, request.name))
+    _, subsets = context.cluster.edit(
+        "DestinationRule", name, lambda present: with_subset(present or rule, request.name)
+    )
     lead_to(context, deployment, subsets)
     if share is not None and before is not None:
         claim(context, name, share, request.hosts, request.gateways)
@@ -293,7 +295,7 @@ def _manifest(
 
 def _released_already(request: DeployRequest) -> tuple[str, ...]:
     """A warning where a release is asked for of a deployment that users have already: the same command given again, perhaps."""
-    given = ["strategy", *request.traffic_request.said]
+    given = ["strategy", *request.traffic_request.given]
     given += ["release_id"] if request.release_id is not None else []
     named = " and ".join(f"'{option}'" for option in given)
     verb = "has" if len(given) == 1 else "have"
@@ -322,27 +324,29 @@ def update(
         InvalidInput: An option is wrong, or none was given.
         NotReady: The new pods did not come up; the old ones keep serving.
     """
-    found = deployment_of(context.cluster, name)
-    attachment = attachment_in(found)
+    deployment = deployment_of(context.cluster, name)
+    attachment = attachment_in(deployment)
     if attachment is not None and (replicas, env, image) != (None, None, None):
         raise StateConflict(f"deployment '{name}' stands for {attachment}, which its owner scales and changes, not we")
     if model_uri is not None:
         asked = context.registry.resolve(parse_model_uri(model_uri)).label
-        serves = versions_of([found])[name]
+        serves = versions_of([deployment])[name]
         if asked != serves:
             raise StateConflict(
                 f"deployment '{name}' serves {serves}; a deployment never changes its version: create another one with {asked}"
             )
     elif replicas is None and env is None and image is None:
         raise InvalidInput(f"nothing to update on deployment '{name}': give replicas, env or image")
-    check_recorded(found, env or {})
+    check_recorded(deployment, env or {})
     if replicas == 0:
-        endpoint = existing_endpoint(context.cluster, labels_of(found)[ENDPOINT_LABEL])
+        endpoint = existing_endpoint(context.cluster, labels_of(deployment)[ENDPOINT_LABEL])
         if endpoint and (endpoint.traffic.reaches(name) or endpoint.role_of(name) == "stable"):
             raise StateConflict(
                 f"deployment '{name}' has traffic or is stable: move it away or promote another before scaling to 0 replicas"
             )
-        check_no_foreign_routes(context, labels_of(found)[ENDPOINT_LABEL], deployment=name, what="scaled to 0 replicas")
+        check_no_foreign_routes(
+            context, labels_of(deployment)[ENDPOINT_LABEL], deployment=name, what="scaled to 0 replicas"
+        )
 
     def change(obj: Object | None) -> Object:
         if obj is None:
@@ -408,8 +412,8 @@ def _check_before(
     if request.strategy is not None:
         check_strategy(request.strategy)
         check_traffic_request(request.strategy, request.traffic_request, starting=True)
-    elif request.traffic_request.said:
-        raise InvalidInput(f"option '{request.traffic_request.said[0]}' needs a strategy")
+    elif request.traffic_request.given:
+        raise InvalidInput(f"option '{request.traffic_request.given[0]}' needs a strategy")
     if before is not None and request.release_id is not None:
         transitions.check_part(before, request.release_id, request.name, model.label)
     if before is not None:
@@ -445,7 +449,7 @@ def _check_before(
     if before is None:
         useless = [
             option
-            for option in request.traffic_request.said
+            for option in request.traffic_request.given
             if (option, request.traffic_request.weight) != ("weight", 100)
         ]
         if request.strategy in ("ab", "shadow"):

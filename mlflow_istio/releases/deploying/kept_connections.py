@@ -50,15 +50,15 @@ def close_before_server(
     runtimes = _runtimes(context, endpoint.name)
     wanted = _pool(runtimes.values())
     before = _pool(runtime for name, runtime in runtimes.items() if name != deployment)
-    said = endpoint.traffic.policy.destination.connection_pool
+    pool = endpoint.traffic.policy.destination.connection_pool
     # Who died within this change has written the rule, and the endpoint's policy not.
     written = (destination_rule.get("spec", {}).get("trafficPolicy") or {}).get("connectionPool")
     # What we have said for the other servers may be too long for this one; what somebody else has said stays.
-    if said not in (None, before) or written not in (None, before, wanted):
+    if pool not in (None, before) or written not in (None, before, wanted):
         return outcome
-    if wanted is None or said == wanted or not _limits(runtimes.get(deployment, MLFLOW)):
+    if wanted is None or pool == wanted or not _limits(runtimes.get(deployment, MLFLOW)):
         return outcome
-    if before is not None and said is None and written is None:
+    if before is not None and pool is None and written is None:
         return replace(outcome, warnings=(*outcome.warnings, _taken_away(deployment, wanted)))
     limited = set_policy(
         context,
@@ -79,11 +79,11 @@ def _taken_away(deployment: str, wanted: Mapping[str, Any]) -> str:
 
 
 def _runtimes(context: Context, endpoint: str) -> dict[str, Runtime]:
-    found = {}
+    runtimes = {}
     for deployment in deployments_of(context.cluster, endpoint):
         with suppress(InvalidInput):  # a damaged word on another's server is no matter of this one's
-            found[name_of(deployment)] = runtime_of_deployment(deployment)
-    return found
+            runtimes[name_of(deployment)] = runtime_of_deployment(deployment)
+    return runtimes
 
 
 def _pool(runtimes: Iterable[Runtime]) -> dict[str, Any] | None:
@@ -91,8 +91,8 @@ def _pool(runtimes: Iterable[Runtime]) -> dict[str, Any] | None:
     limits = list(filter(None, map(_limits, runtimes)))
     if not limits:
         return None
-    idle = min((one.idle for one in limits if one.idle), default=0.0)
-    requests = min((one.requests for one in limits if one.requests), default=0)
+    idle = min((limit.idle for limit in limits if limit.idle), default=0.0)
+    requests = min((limit.requests for limit in limits if limit.requests), default=0)
     return {
         "http": {
             **({"idleTimeout": f"{idle:g}s"} if idle else {}),

@@ -73,13 +73,13 @@ def _mend_annotations(context: Context, finding: Finding) -> None:
         raise NotFound(f"VirtualService '{name}' is gone")
     recorded = context.registry.history(context.scope, name)
 
-    def restore(found: Object | None) -> Object:
-        kept = kept_annotations(context, found, name, recorded) if found is not None else None
-        if found is None or kept is None:
+    def restore(present: Object | None) -> Object:
+        kept = kept_annotations(context, present, name, recorded) if present is not None else None
+        if present is None or kept is None:
             raise StateConflict(
                 f"VirtualService '{name_of(virtual_service)}' was changed meanwhile: run the same command again"
             )
-        return with_annotations(found, kept)
+        return with_annotations(present, kept)
 
     context.cluster.edit("VirtualService", name_of(virtual_service), restore)
     flush_outbox(context, name)
@@ -107,8 +107,8 @@ def _mend_rule(context: Context, finding: Finding) -> None:
     deployed = {name_of(obj) for obj in deployments_of(context.cluster, name)}
     fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
 
-    def right(found: Object | None) -> Object:
-        rule = found or fresh
+    def right(present: Object | None) -> Object:
+        rule = present or fresh
         for subset in rule["spec"].get("subsets") or []:
             own = subset["name"] in endpoint.traffic.pins
             if own and subset.get("labels") != subset_labels(subset["name"]):
@@ -175,8 +175,8 @@ def _mend_lost_claim(context: Context, finding: Finding) -> None:
     name = finding.endpoint
     endpoint = endpoint_of(context.cluster, name)
     root = root_of(context.cluster, endpoint)
-    said = claims_in(root).get(name) if root is not None else None
-    claim = said or remembered(endpoint.settings.get(CLAIM))
+    root_claim = claims_in(root).get(name) if root is not None else None
+    claim = root_claim or remembered(endpoint.settings.get(CLAIM))
     if claim is None:
         raise StateConflict(f"which requests endpoint '{name}' had is not known any more: run its create command again")
     claim_again(context, name, finding.what, claim)

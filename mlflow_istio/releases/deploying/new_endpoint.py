@@ -89,11 +89,11 @@ def create_endpoint(
     fresh = with_guard(fresh, change_metadata, virtual_service, before_it or {})
     bare = as_delegate(virtual_service) if share else virtual_service
 
-    def create(found: Object | None) -> Object:
-        if found is None:
+    def create(present: Object | None) -> Object:
+        if present is None:
             return first_endpoint(bare, fresh, change_metadata)
-        if has_endpoint(found, name) and read_endpoint(found, name).has_change(change_metadata.id):
-            return found  # a lost reply
+        if has_endpoint(present, name) and read_endpoint(present, name).has_change(change_metadata.id):
+            return present  # a lost reply
         raise StateConflict(f"endpoint '{name}' came into being meanwhile: run the same command again")
 
     _, after = context.cluster.edit("VirtualService", name, create)

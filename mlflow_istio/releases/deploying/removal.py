@@ -187,8 +187,8 @@ def _named(context: Context, name: str) -> Object | None:
 
 def _readable(context: Context, name: str, force: bool) -> Endpoint | None:
     """The endpoint; None when there is none, or when it is forced and ours but can't be read."""
-    found = find_virtual_service(context.cluster, name) or _named(context, name)
-    if found is None:
+    virtual_service = find_virtual_service(context.cluster, name) or _named(context, name)
+    if virtual_service is None:
         left = deployments_of(context.cluster, name) or any(
             (obj := context.cluster.get(kind, name)) is not None and is_ours(obj, name)
             for kind in ("Service", "DestinationRule")
@@ -196,9 +196,13 @@ def _readable(context: Context, name: str, force: bool) -> Endpoint | None:
         # A VirtualService of that name may have been adopted, and given back before the rest was taken away.
         return None if left else existing_endpoint(context.cluster, name)
     try:
-        return read_endpoint(found, name) if has_endpoint(found, name) else existing_endpoint(context.cluster, name)
+        return (
+            read_endpoint(virtual_service, name)
+            if has_endpoint(virtual_service, name)
+            else existing_endpoint(context.cluster, name)
+        )
     except (InvalidInput, NotFound, StateConflict) as exc:
-        if not force or not (is_ours(found, name) or looks_adopted(found, name)):
+        if not force or not (is_ours(virtual_service, name) or looks_adopted(virtual_service, name)):
             raise
         emit_warnings(context, (f"endpoint '{name}' is deleted unread, so its last changes are lost ({exc.message})",))
         return None

@@ -69,7 +69,7 @@ def rollback_to(
     return move(
         context,
         name,
-        lambda found: restore(found, change, now, deployed),
+        lambda present: restore(present, change, now, deployed),
         action="rollback",
         reason=reason or f"back to change {change.sequence}",
         evidence={"to": change.sequence, "id": change.id},

@@ -38,7 +38,7 @@ def check_runtime(
     deployment: str,
     runtime: Runtime,
     strategy: str | None,
-    found: Object | None,
+    standing_deployment: Object | None,
     *,
     port: int,
     beside: bool = False,
@@ -52,7 +52,7 @@ def check_runtime(
         deployment: The deployment.
         runtime: Its kind of model server.
         strategy: Strategy of the release it opens.
-        found: Its Deployment, if it stands already.
+        standing_deployment: Its Deployment, if it stands already.
         port: Where its pods take requests.
         beside: Whether a recorder stands in front of the server.
         attached: Whether it stands for what somebody else runs.
@@ -62,7 +62,7 @@ def check_runtime(
             sends requests to another port.
         InvalidInput: Its answers can't be recorded, but the strategy compares them.
     """
-    has = runtime_of_deployment(found) if found is not None else runtime
+    has = runtime_of_deployment(standing_deployment) if standing_deployment is not None else runtime
     if has != runtime:
         others = [field.name for field in fields(Runtime) if getattr(has, field.name) != getattr(runtime, field.name)]
         differing = ", ".join(

@@ -101,7 +101,7 @@ def claim(context: Context, name: str, share: HostShare, hosts: tuple[str, ...],
         if context.cluster.get("Service", root_name) is None:  # its name is what callers inside the mesh resolve
             context.cluster.apply(service_manifest(context.templates["Service"], root_name))
     empty: Object = {**fresh, "spec": {**fresh["spec"], "http": []}}
-    context.cluster.edit("VirtualService", root_name, lambda found: claimed(found or empty, name, share.claim))
+    context.cluster.edit("VirtualService", root_name, lambda present: claimed(present or empty, name, share.claim))
 
 
 def give_up_claims(context: Context, name: str, root_name: str | None) -> None:
@@ -163,10 +163,10 @@ def _give_up(context: Context, name: str, root_name: str, root: Object | None) -
             context.cluster.delete("Service", root_name)
         return
 
-    def release(found: Object | None) -> Object:
-        if found is None:
+    def release(present: Object | None) -> Object:
+        if present is None:
             raise NotFound(f"VirtualService '{root_name}' went away meanwhile: run the same command again")
-        return released(found, name)
+        return released(present, name)
 
     context.cluster.edit("VirtualService", root_name, release)
 

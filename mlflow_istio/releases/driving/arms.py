@@ -151,13 +151,13 @@ def declare(
         _check(result, winner, name)
     chosen = winner or (result.winner if result else None)
     assert chosen is not None
-    said = result.reason if result else "No analysis was made."
-    forced = f"declared by force: {said}" if force and (result is None or result.winner != chosen) else said
+    finding = result.reason if result else "No analysis was made."
+    forced = f"declared by force: {finding}" if force and (result is None or result.winner != chosen) else finding
     evidence = {
         "outcome": result.outcome if result else None,
         "winner": chosen,
         "forced": force,
-        "reason": said,
+        "reason": finding,
         **(result.evidence if result else {}),
     }
     why = f"{reason} ({forced})" if reason else forced
@@ -177,15 +177,15 @@ def declare(
     )
 
 
-def _check(found: ArmsResult | None, winner: str | None, name: str) -> None:
-    if found is None or found.outcome != "winner":
-        reason = found.reason if found else "No analysis was made."
+def _check(result: ArmsResult | None, winner: str | None, name: str) -> None:
+    if result is None or result.outcome != "winner":
+        reason = result.reason if result else "No analysis was made."
         raise StateConflict(
             f"endpoint '{name}' has no winner to declare: {reason} Wait for more, or name one with --winner and --force"
         )
-    if winner is not None and winner != found.winner:
+    if winner is not None and winner != result.winner:
         raise StateConflict(
-            f"the winner of endpoint '{name}' is '{found.winner}', not '{winner}': {found.reason} Use --force to overrule it"
+            f"the winner of endpoint '{name}' is '{result.winner}', not '{winner}': {result.reason} Use --force to overrule it"
         )
 
 

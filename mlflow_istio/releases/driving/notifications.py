@@ -51,9 +51,11 @@ def notify(context: Context, ask: Ask, name: str) -> bool:
         if words:
             context.warn(f"webhook {shown_address(url)} was told of the rollback and said: {words}")
 
-    def told(found: Endpoint) -> Endpoint:
+    def told(present: Endpoint) -> Endpoint:
         return (
-            replace(found, pending_notification=None) if found.pending_notification == pending_notification else found
+            replace(present, pending_notification=None)
+            if present.pending_notification == pending_notification
+            else present
         )  # else it is another rollback's
 
     try:

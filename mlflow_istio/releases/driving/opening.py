@@ -94,19 +94,19 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     if shifting.enforce_due(context, endpoint):  # such as the control of an earlier try
         endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
-    found, last = endpoint.release, endpoint.last
+    current, last = endpoint.release, endpoint.last
     fixed = _fixed(plan, request)
     if request.release_id is not None:
         known = transitions.known_release(endpoint, request.release_id)
         if known is not None:
             _check_plan(context, request, endpoint, known, plan)
-        if known is last and last is not None and found is None:
+        if known is last and last is not None and current is None:
             return last.id  # a pipeline's step that is run again
         transitions.check_not_ended(endpoint, request.release_id)
-    same = found is not None and (found.strategy, found.candidates) == (request.strategy, request.candidates)
-    if found is not None and same and request.release_id in (None, found.id):
+    same = current is not None and (current.strategy, current.candidates) == (request.strategy, request.candidates)
+    if current is not None and same and request.release_id in (None, current.id):
         return _known(context, endpoint, plan)
-    if found is not None and not request.supersede:
+    if current is not None and not request.supersede:
         raise StateConflict(transitions.open_release(endpoint))
     _check_figures(context, dependencies, plan, name)
     if plan.guards:
@@ -150,7 +150,7 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
                 ),
             )
     warmed = _warmed(context, dependencies, plan, name, request.candidates)
-    if found is not None:
+    if current is not None:
         shifting.abort(
             context, name, action="supersede", reason=request.reason or "superseded", timeout=dependencies.timeout
         )

@@ -349,12 +349,12 @@ def _deployments(drive: Drive) -> dict[str, Object]:
     return {name_of(obj): obj for obj in deployments_of(drive.context.cluster, drive.name)}
 
 
-def _warmed_now(drive: Drive, endpoint: Endpoint, progress: Progress, found: Mapping[str, Object]) -> str:
+def _warmed_now(drive: Drive, endpoint: Endpoint, progress: Progress, deployments: Mapping[str, Object]) -> str:
     """Warm what was added, a little; why what is counted since the last look tells nothing, if it is so."""
     start = endpoint.release.replicas if endpoint.release else {}
-    for name, obj in found.items():  # what was ready at the opening is warm, as far as it is known
+    for name, obj in deployments.items():  # what was ready at the opening is warm, as far as it is known
         drive.warm.setdefault(name, start.get(name, ready_replicas(obj)))
-    waiting = warm_added(drive, progress, found)
+    waiting = warm_added(drive, progress, deployments)
     before, drive.looked = drive.looked, drive.context.clock.now()
     if not waiting and before is not None and drive.cold_until is not None and before < drive.cold_until:
         waiting = "Waiting for answers of replicas that are warm by now."

@@ -81,7 +81,7 @@ def warm_up(
     return bool(settled) and all(settled)
 
 
-def warm_added(drive: Drive, progress: Progress, found: Mapping[str, Object]) -> str:
+def warm_added(drive: Drive, progress: Progress, deployments: Mapping[str, Object]) -> str:
     """Warm the replicas that candidates and a control have got since they were warm, a little at each look.
 
     A successor does not know how far that had come, and begins anew: what is warm answers alike at once.
@@ -89,7 +89,7 @@ def warm_added(drive: Drive, progress: Progress, found: Mapping[str, Object]) ->
     Args:
         drive: The driver; it remembers who is warm.
         progress: Where the release stands.
-        found: The endpoint's Deployments.
+        deployments: The endpoint's Deployments.
 
     Returns:
         Why a step waits and this look tells nothing; empty when all are warm.
@@ -97,18 +97,18 @@ def warm_added(drive: Drive, progress: Progress, found: Mapping[str, Object]) ->
     plan, context, models = progress.plan, drive.context, drive.dependencies.models
     if plan.warm != "auto" or models is None or progress.watch is not None:
         return ""
-    for deployment in (name for name in (*plan.candidates, progress.evidence.control) if name in found):
-        replicas = ready_replicas(found[deployment])
+    for deployment in (name for name in (*plan.candidates, progress.evidence.control) if name in deployments):
+        replicas = ready_replicas(deployments[deployment])
         if replicas <= drive.warm.get(deployment, replicas):
             continue
         if deployment not in drive.warming:
-            recorded = _recorded(context, found, drive.name, drive.dependencies.records)
-            inputs = recorded or _example(context, models, found, deployment)
+            recorded = _recorded(context, deployments, drive.name, drive.dependencies.records)
+            inputs = recorded or _example(context, models, deployments, deployment)
             if inputs:
                 context.tell(f"warming the new replicas of '{deployment}', for at most {LONGEST:g} s")
             timeout = min(drive.dependencies.timeout, plan.heartbeat / 2)
             drive.warming[deployment] = _warming(
-                context, drive.dependencies.score, drive.name, deployment, inputs, found, timeout
+                context, drive.dependencies.score, drive.name, deployment, inputs, deployments, timeout
             )
         begin = context.clock.monotonic()
         over = all(context.clock.monotonic() - begin < min(_SLICE, plan.interval) for _ in drive.warming[deployment])
@@ -129,10 +129,10 @@ def _to_the_end(warming: Generator[None, None, bool]) -> bool:
 
 
 def _recorded(
-    context: Context, found: Mapping[str, Object], name: str, records: Callable[[], Records] | None
+    context: Context, deployments: Mapping[str, Object], name: str, records: Callable[[], Records] | None
 ) -> list[Any]:
     """The newest requests that the stable has answered, as far as its servers keep them."""
-    stable = found.get(endpoint_of(context.cluster, name).stable.name)
+    stable = deployments.get(endpoint_of(context.cluster, name).stable.name)
     if records is None or stable is None or not _records_itself(stable):
         return []
     try:
@@ -148,9 +148,9 @@ def _records_itself(deployment: Object) -> bool:
     return any(entry.get("name") == _RECORDING for entry in variables_in(deployment))
 
 
-def _example(context: Context, models: Models, found: Mapping[str, Object], deployment: str) -> list[Any]:
-    label = versions_of(list(found.values())).get(deployment, "")
-    if deployment in found and runtime_of_deployment(found[deployment]).body == "none":
+def _example(context: Context, models: Models, deployments: Mapping[str, Object], deployment: str) -> list[Any]:
+    label = versions_of(list(deployments.values())).get(deployment, "")
+    if deployment in deployments and runtime_of_deployment(deployments[deployment]).body == "none":
         return []  # nobody but its own clients knows how it is asked
     try:
         example = models.card(label).example
@@ -166,13 +166,13 @@ def _warming(
     name: str,
     deployment: str,
     inputs: list[Any],
-    found: Mapping[str, Object],
+    deployments: Mapping[str, Object],
     timeout: float,
 ) -> Generator[None, None, bool]:
     """Ask one after the other; after each, whoever drives may do something else. In the end, whether it has settled."""
     if not inputs:
         return False
-    replicas = max(1, ready_replicas(found[deployment])) if deployment in found else 1
+    replicas = max(1, ready_replicas(deployments[deployment])) if deployment in deployments else 1
     seconds: list[float] = []
     for took in _answers(context, score, name, deployment, inputs, timeout):
         if took is None:

@@ -36,8 +36,8 @@ def lead_to(context: Context, standing: Object, rule: Object) -> bool:
         context.cluster.apply(wanted)
     meant = attached_rule(name, endpoint, rule)
 
-    def as_meant(found: Object | None) -> Object:
-        return meant if found is None else {**found, "spec": meant["spec"]}
+    def as_meant(present: Object | None) -> Object:
+        return meant if present is None else {**present, "spec": meant["spec"]}
 
     before, after = context.cluster.edit("DestinationRule", attached_host(name), as_meant)
     return lost or before != after

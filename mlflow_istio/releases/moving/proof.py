@@ -128,8 +128,8 @@ def _mend_ways(context: Context, endpoint: Endpoint, deployments: Sequence[Objec
         cluster.apply(service_manifest(context.templates["Service"], name, protocol=endpoint.protocol))
     fresh = destination_rule_manifest(context.templates["DestinationRule"], name)
 
-    def with_subsets(found: Object | None) -> Object:
-        rule = found or with_policy(fresh, name, endpoint.traffic.policy)
+    def with_subsets(present: Object | None) -> Object:
+        rule = present or with_policy(fresh, name, endpoint.traffic.policy)
         for deployment in names:
             rule = _with_subset(rule, deployment)
         return rule

@@ -122,18 +122,18 @@ def _open_already(endpoint: Endpoint, release: Release, traffic_request: Traffic
     if endpoint.release is None or endpoint.release.id != release.id:
         return ()
     moving = replace(TrafficRequest(), **{option: getattr(traffic_request, option) for option in _MOVING})
-    if not moving.said:
+    if not moving.given:
         return ()
     try:
         if shifted(endpoint, moving) == endpoint.traffic:
             return ()
     except InvalidInput:
         pass  # what can't be has no effect either
-    named = " and ".join(f"'{option}'" for option in moving.said)
-    verb = "has" if len(moving.said) == 1 else "have"
+    named = " and ".join(f"'{option}'" for option in moving.given)
+    verb = "has" if len(moving.given) == 1 else "have"
     return (
         f"release '{release.id}' of endpoint '{endpoint.name}' is open already and keeps its traffic, so {named} {verb} no effect: "
-        f"move it with 'mlflow deployments update-endpoint --endpoint {endpoint.name} -C {moving.said[0]}=...'",
+        f"move it with 'mlflow deployments update-endpoint --endpoint {endpoint.name} -C {moving.given[0]}=...'",
     )
 
 

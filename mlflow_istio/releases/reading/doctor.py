@@ -103,9 +103,9 @@ def examine(context: Context, name: str | None = None) -> list[Finding]:
         names = [name]
     findings += _claim_findings(context, name)
     there = context.cluster.list("VirtualService", {})
-    for one in names:
-        findings += _carrier_findings(there, one)
-        findings += _of_one(context, one, known, must_exist=name is not None)
+    for endpoint_name in names:
+        findings += _carrier_findings(there, endpoint_name)
+        findings += _of_one(context, endpoint_name, known, must_exist=name is not None)
     rank = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(findings, key=lambda finding: (rank[finding.severity], finding.endpoint, finding.code, finding.what))
 
@@ -167,16 +167,16 @@ def _lost_claim(known: Sequence[Object], endpoint: str, virtual_service: Object)
     root = next((obj for obj in known if name_of(obj) == root_name), None)
     if root_name is None:
         return
-    said = None
+    root_claim = None
     if root is not None:
         try:
             if carries_out(root, endpoint):
                 return
         except InvalidInput:
             return  # found above
-        said = claims_in(root).get(endpoint)
-        ours = said is not None or is_ours(root, root_name)
-    claim = said or remembered(read_endpoint(virtual_service, endpoint).settings.get(CLAIM))
+        root_claim = claims_in(root).get(endpoint)
+        ours = root_claim is not None or is_ours(root, root_name)
+    claim = root_claim or remembered(read_endpoint(virtual_service, endpoint).settings.get(CLAIM))
     partly = root is not None and endpoint in delegates_of(root)
     has = (
         "is gone"
@@ -366,12 +366,16 @@ def _without_home(
     must_exist: bool,
 ) -> Iterator[Finding]:
     """An endpoint whose VirtualService is gone, or no longer says that it carries it."""
-    found = context.cluster.get("VirtualService", name)
-    if found is not None and is_ours(found, name) and claimants(found):
+    virtual_service = context.cluster.get("VirtualService", name)
+    if virtual_service is not None and is_ours(virtual_service, name) and claimants(virtual_service):
         return  # the root of a shared host, which is no endpoint
-    if found is not None and is_ours(found, name):
+    if virtual_service is not None and is_ours(virtual_service, name):
         yield _damaged(
-            context, found, name, recorded, f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}"
+            context,
+            virtual_service,
+            name,
+            recorded,
+            f"VirtualService '{name}' has lost annotation {annotation(name, 'state')}",
         )
         return
     kinds = [kind for kind in ("Service", "DestinationRule") if _is_there(context, kind, name)]

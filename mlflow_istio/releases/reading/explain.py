@@ -160,11 +160,11 @@ def explain_objects(objects: Sequence[Object], name: str | None, question: Quest
 
 
 def explanation_view(
-    found: Explanation, endpoint: Endpoint | None, deployments: Sequence[Object], assigned: Mapping[str, str]
+    explanation: Explanation, endpoint: Endpoint | None, deployments: Sequence[Object], assigned: Mapping[str, str]
 ) -> View:
     """The explanation as plain values."""
     by_name = {name_of(obj): obj for obj in deployments}
-    place, request = found.place, found.request
+    place, request = explanation.place, explanation.request
     kind = _kind(place, endpoint) if place else None
     sticky = endpoint.traffic.sticky if endpoint and kind in ("split", "arm") else None
     return {
@@ -177,21 +177,21 @@ def explanation_view(
             "host": request.authority,
             "gateway": request.gateway,
         },
-        "gateways": list(found.gateways),
-        "provided": list(found.provided),
+        "gateways": list(explanation.gateways),
+        "provided": list(explanation.provided),
         "assigned": dict(assigned),
         "route": place.name if place else None,
         "virtual_service": place.virtual_service if place else None,
         "index": place.index if place else None,
         "kind": kind,
-        "answers": [_share_view(share, endpoint, by_name) for share in found.shares],
-        "mirrors": [_share_view(mirror, endpoint, by_name) for mirror in found.mirrors],
+        "answers": [_share_view(share, endpoint, by_name) for share in explanation.shares],
+        "mirrors": [_share_view(mirror, endpoint, by_name) for mirror in explanation.mirrors],
         "sticky": {"cookie": sticky.cookie, "release": sticky.release, "max_age": sticky.max_age} if sticky else None,
         "does": {key: place.route[key] for key in _ACTIONS if key in place.route} if place else {},
-        "why": [str(finding) for finding in found.why],
-        "above": [_passed_view(passed) for passed in found.above],
-        "perhaps": [_passed_view(passed) for passed in found.perhaps],
-        "nobody": found.nobody,
+        "why": [str(finding) for finding in explanation.why],
+        "above": [_passed_view(passed) for passed in explanation.above],
+        "perhaps": [_passed_view(passed) for passed in explanation.perhaps],
+        "nobody": explanation.nobody,
     }
 
 

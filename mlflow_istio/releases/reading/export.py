@@ -37,7 +37,7 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
         service = cluster.get("Service", name)  # the root of a shared host: no pods, no release
         return [as_in_git(obj, name) for obj in (service, named) if obj is not None and with_traffic]
     virtual_service = virtual_service_of(cluster, name)
-    found = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
+    parts = [obj for kind in ("Service", "DestinationRule") if (obj := cluster.get(kind, name)) is not None]
     deployments = deployments_of(cluster, name)
     for deployment in deployments:
         if (variable := variable_with_password(deployment)) is not None:
@@ -45,7 +45,7 @@ def exported(cluster: Cluster, name: str, *, with_traffic: bool = True) -> list[
                 f"deployment '{name_of(deployment)}' has a user or password in its variable '{variable}', which Git must not "
                 f'hold: put the value into a Secret and deploy again with env_from_secret={{"{variable}": "SECRET/KEY"}}'
             )
-    objects = [obj for obj in found if is_ours(obj, name)] + [without_replicas(obj) for obj in deployments]
+    objects = [obj for obj in parts if is_ours(obj, name)] + [without_replicas(obj) for obj in deployments]
     for deployment in deployments:
         host = attached_host(name_of(deployment))
         kinds = ("Service", "DestinationRule") if is_attached(deployment) else ()

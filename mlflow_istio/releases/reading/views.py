@@ -234,7 +234,7 @@ def _deployment_view(obj: Object, endpoint: Endpoint | None) -> View:
     attachment = readable_attachment(obj)
     return {
         "name": name,
-        **({"attached": attachment.said} if attachment else {}),
+        **({"attached": attachment.reference} if attachment else {}),
         "endpoint": labels_of(obj)[ENDPOINT_LABEL],
         "model_version": annotations.get(VERSION_ANNOTATION, ""),
         "alias": annotations.get(ALIAS_ANNOTATION),

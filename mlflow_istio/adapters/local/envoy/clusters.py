@@ -130,12 +130,12 @@ def _protocols(service: Mapping[str, Any]) -> dict[int, str]:
     return by_port
 
 
-def _protocol(name: Field, said: Field) -> str:
+def _protocol(name: Field, protocol: Field) -> str:
     """What a port speaks, as Istio finds it out: by ``appProtocol``, else by the start of its name."""
-    if said and said.text() not in (HTTP, GRPC):
-        raise said.unsupported(f"use {HTTP} or {GRPC}")
-    if said:
-        return said.text()
+    if protocol and protocol.text() not in (HTTP, GRPC):
+        raise protocol.unsupported(f"use {HTTP} or {GRPC}")
+    if protocol:
+        return protocol.text()
     return GRPC if name and name.text().partition("-")[0].lower() == GRPC else HTTP
 
 

@@ -60,11 +60,11 @@ def live_routes(virtual_service: Mapping[str, Any]) -> dict[str, str]:
     """The routes of live traffic by name, with the tree that counts them; adopted ones are named by the annotations."""
     routes = virtual_service.get("spec", {}).get("http") or ()
     names = [str(http.get("name", "")) for http in routes if isinstance(http, Mapping)]
-    found = {name: _TREES[match["part"]] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
+    own_trees = {name: _TREES[match["part"]] for name in names if (match := _OWN_ROUTE.fullmatch(name))}
     endpoints = [key.removeprefix(_STATE) for key in annotations_of(virtual_service) if key.startswith(_STATE)]
     adopted = {route_name(virtual_service, endpoint): SPLIT_TREE for endpoint in endpoints}
     calls = [endpoint for endpoint in endpoints if _speaks_grpc(virtual_service, endpoint)]
-    trees = {**adopted, **found}
+    trees = {**adopted, **own_trees}
     return {
         name: CALL_TREES[tree] if name.startswith(tuple(prefix(endpoint) for endpoint in calls)) else tree
         for name, tree in trees.items()

@@ -236,7 +236,7 @@ def test_without_a_route_that_takes_it_nobody_answers() -> None:
 
 
 def test_a_finding_reads_as_a_sentence() -> None:
-    assert str(Finding(field="uri", wanted="exact '/a'", found="/b", holds=False)) == "uri is '/b', wanted: exact '/a'"
+    assert str(Finding(field="uri", wanted="exact '/a'", actual="/b", holds=False)) == "uri is '/b', wanted: exact '/a'"
 
 
 def test_of_two_delegates_of_one_name_each_answers_where_its_namespace_is_said() -> None:
