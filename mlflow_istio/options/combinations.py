@@ -361,9 +361,30 @@ def _heeded(options: Model, table: Sequence[Idle[Model]], given: Collection[str]
             if not row.when(options) or not is_said(options, name):
                 continue
             if name in given:
-                raise InvalidInput(f"option '{name}' {row.words.format_map(dict(options))}")
+                raise _no_effect(options, name, row)
             options = without(options, [name])
     return options
+
+
+def refuse_idle(options: Model, table: Sequence[Idle[Model]], given: Collection[str]) -> None:
+    """Refuse options that mean nothing beside others; the environment's stay, for the verb to pass over.
+
+    Args:
+        options: All of them.
+        table: What means nothing beside what.
+        given: Names of the options of the call.
+
+    Raises:
+        InvalidInput: The call says one that means nothing; names the first.
+    """
+    for row in table:
+        for name in row.options:
+            if name in given and row.when(options) and is_said(options, name):
+                raise _no_effect(options, name, row)
+
+
+def _no_effect(options: Model, name: str, row: Idle[Model]) -> InvalidInput:
+    return InvalidInput(f"option '{name}' {row.words.format_map(dict(options))}")
 
 
 def is_said(options: ConnectionOptions, name: str) -> bool:

@@ -12,9 +12,11 @@ from mlflow_istio.errors import InvalidInput
 from mlflow_istio.options.analysis import CompareOptions
 from mlflow_istio.options.base import ConnectionOptions, CreateOptions, DryRunOptions, ReadOptions, parse_options
 from mlflow_istio.options.combinations import (
+    Idle,
     check_compare,
     heed_attached,
     is_said,
+    refuse_idle,
     without,
     without_traffic_of_other_strategies,
 )
@@ -197,26 +199,6 @@ class RehearseOptions(ReadOptions, Classed, Planned, Tested):
         }
 
 
-def _check_fresh(options: ReleaseOptions) -> None:
-    """Refuse a control where there is nothing to compare it in.
-
-    Raises:
-        InvalidInput: Says why.
-    """
-    strategy = options.strategy or "canary"
-    why_not = {
-        "ab": "its stable is an arm like the others, with weights of its own",
-        "blue-green": "one version has all the traffic at any time, and nothing is left for a control",
-        "shadow": "its answers are compared, not its load",
-    }
-    if strategy in why_not:
-        raise InvalidInput(
-            f"option 'control' can't be fresh with strategy={strategy}: {why_not[strategy]}; leave it out"
-        )
-    if options.analysis == "none":
-        raise InvalidInput("option 'control' can't be fresh with analysis=none, which compares nothing: leave one out")
-
-
 _OF_A_NEW_ENDPOINT = (
     "host",
     "foreign_host",
@@ -228,6 +210,52 @@ _OF_A_NEW_ENDPOINT = (
     "virtual_service",
     "route",
     "stable",
+)
+
+_RELEASE: tuple[Idle[ReleaseOptions], ...] = (
+    Idle(
+        ("weight", "weights", "mirror"),
+        lambda _: True,
+        "has no effect on 'release', which moves traffic by itself: use 'steps'",
+    ),
+    Idle(
+        _OF_A_NEW_ENDPOINT,
+        lambda _: True,
+        "has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint with it first",
+    ),
+    Idle(
+        ("holdback",),
+        lambda release: release.watch is None,
+        "has no effect without 'watch': leave it out, or say for how long, such as watch=2h",
+    ),
+    Idle(("watch", "keep_old"), lambda release: not release.promote, "has no effect with promote=false: leave it out"),
+    Idle(
+        ("control",),
+        lambda release: release.control == "fresh" and release.strategy == "ab",
+        "can't be fresh with strategy=ab: its stable is an arm like the others, with weights of its own; leave it out",
+    ),
+    Idle(
+        ("control",),
+        lambda release: release.control == "fresh" and release.strategy == "blue-green",
+        "can't be fresh with strategy=blue-green: one version has all the traffic at any time, and nothing is left for a control; "
+        "leave it out",
+    ),
+    Idle(
+        ("control",),
+        lambda release: release.control == "fresh" and release.strategy == "shadow",
+        "can't be fresh with strategy=shadow: its answers are compared, not its load; leave it out",
+    ),
+    Idle(
+        ("control",),
+        lambda release: release.control == "fresh" and release.analysis == "none",
+        "can't be fresh with analysis=none, which compares nothing: leave one out",
+    ),
+    Idle(("wait",), lambda _: True, "can't be false for 'release': a candidate must be ready; use 'detach'"),
+    Idle(
+        ("surge",),
+        lambda release: release.capacity == "fixed",
+        "has no effect with capacity=fixed, which leaves replicas alone: leave it out, or say capacity=follow",
+    ),
 )
 
 
@@ -245,35 +273,27 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
     if options.attach is not None and options.candidate:
         raise InvalidInput("option 'attach' has no effect with 'candidate', which is deployed already: leave one out")
     names = [name for name in options.model_fields_set if is_said(options, name) and (given is None or name in given)]
-    for name, instead in (("weight", "steps"), ("weights", "steps"), ("mirror", "steps")):
-        if name in names:
-            raise InvalidInput(
-                f"option '{name}' has no effect on 'release', which moves traffic by itself: use '{instead}'"
-            )
-    for name in _OF_A_NEW_ENDPOINT:
-        if name in names:
-            raise InvalidInput(
-                f"option '{name}' has no effect on 'release', whose endpoint is there already: leave it out, or make the endpoint "
-                "with it first"
-            )
-    if "holdback" in names and options.watch is None:
-        raise InvalidInput(
-            "option 'holdback' has no effect without 'watch': leave it out, or say for how long, such as watch=2h"
-        )
-    if (
-        "watch" not in names
-        and options.watch is not None
-        and (options.strategy in ("ab", "shadow") or options.analysis == "none" or not options.promote)
-    ):
-        options = without(options, ("watch", "holdback"))  # of the environment, for releases that can
-    if not options.promote:
-        for name in ("watch", "keep_old"):
-            if name in names:
-                raise InvalidInput(f"option '{name}' has no effect with promote=false: leave it out")
+    refuse_idle(options, _RELEASE, names)
     if options.settings([name for name in (*SETTINGS, "subset", "replace") if name in names]) is not None:
         raise InvalidInput(
             "settings of the route have no effect on 'release': set them with 'mlflow-istio policy' beside it"
         )
+    _check_figures(options)
+    _check_candidates(options)
+    idle = ["weight", "weights", "mirror", "wait", *_OF_A_NEW_ENDPOINT, *SETTINGS, "subset", "replace"]
+    if "watch" not in names and not _can_be_watched(options):
+        idle += ["watch", "holdback"]
+    if options.capacity == "fixed":
+        idle += ["surge"]
+    return without_traffic_of_other_strategies(without(options, idle), options.strategy, names)
+
+
+def _check_figures(options: ReleaseOptions) -> None:
+    """Refuse a comparison that can't be made, and counts that stand still.
+
+    Raises:
+        InvalidInput: Says which.
+    """
     if options.compare is not None:
         if not isinstance(options.compare, Mapping):
             raise InvalidInput(f"option 'compare' must be JSON of options of compare, not {repr(options.compare)[:40]}")
@@ -285,24 +305,25 @@ def check_release_options(options: ReleaseOptions, given: Collection[str] | None
             f"option 'kpi': counts of '{counted[0]}' stand still while a release goes on: give queries or a callable, or "
             "use analyse and declare"
         )
-    if "control" in names and options.control == "fresh":
-        _check_fresh(options)
-    if "wait" in names:
-        raise InvalidInput("option 'wait' can't be false for 'release': a candidate must be ready; use 'detach'")
-    if options.surge is not None and options.capacity == "fixed":
-        if "surge" in names:
-            raise InvalidInput(
-                "option 'surge' has no effect with capacity=fixed, which leaves replicas alone: leave it out, or say "
-                "capacity=follow"
-            )
-        options = without(options, ["surge"])
-    several = options.candidate is not None and len(options.candidate) > 1
-    if options.strategy == "ab" and several and options.analysis not in ("auto", "none"):
+
+
+def _check_candidates(options: ReleaseOptions) -> None:
+    """Refuse more candidates than the strategy, or what judges them, can take.
+
+    Raises:
+        InvalidInput: Says which.
+    """
+    if options.candidate is None or len(options.candidate) < 2:
+        return
+    if options.strategy != "ab":
+        raise InvalidInput(f"strategy={options.strategy or 'canary'} takes one candidate: use strategy=ab for several")
+    if options.analysis not in ("auto", "none"):
         raise InvalidInput(
             "option 'analysis' has no guards with several arms, each of which is compared with the stable: use auto or none, and "
             "'kpi' for what decides"
         )
-    if options.strategy != "ab" and options.candidate is not None and len(options.candidate) > 1:
-        raise InvalidInput(f"strategy={options.strategy or 'canary'} takes one candidate: use strategy=ab for several")
-    idle = ("weight", "weights", "mirror", "wait", *_OF_A_NEW_ENDPOINT, *SETTINGS, "subset", "replace")
-    return without_traffic_of_other_strategies(without(options, idle), options.strategy, names)
+
+
+def _can_be_watched(options: ReleaseOptions) -> bool:
+    """Whether something can be watched after a promotion, as the environment may ask of every release."""
+    return options.strategy not in ("ab", "shadow") and options.analysis != "none" and options.promote
