@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import (
@@ -15,7 +16,7 @@ from mlflow_istio.core.basics.objects import (
     labels_of,
     name_of,
 )
-from mlflow_istio.core.endpoint.endpoint import Endpoint, guard_of, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, guard_of, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, Entrance, entrance_at
 from mlflow_istio.core.matching.pin_guard import OPEN, key_headers
 from mlflow_istio.core.matching.probe import PIN_HEADER
@@ -106,6 +107,31 @@ class Outcome:
     proxies: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     pending: str = ""
+
+
+def new_change(
+    context: Context,
+    action: str,
+    *,
+    reason: str = "",
+    run: str | None = None,
+    versions: Mapping[str, str] | None = None,
+    evidence: Mapping[str, Any] | None = None,
+    urgent: bool = False,
+) -> ChangeMetadata:
+    """A change that is made now, with an id and a key that nobody else makes; the rest as in ``ChangeMetadata``."""
+    return ChangeMetadata(
+        id=context.new_id(),
+        time=context.clock.now(),
+        who=context.who,
+        action=action,
+        reason=reason,
+        run=run,
+        versions=versions or {},
+        evidence=evidence or {},
+        fresh_key=context.new_key(),
+        urgent=urgent,
+    )
 
 
 def emit_warnings(context: Context, warnings: Sequence[str]) -> tuple[str, ...]:

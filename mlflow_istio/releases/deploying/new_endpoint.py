@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mlflow_istio.core.basics.objects import Object, prefix
-from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, has_endpoint
 from mlflow_istio.core.endpoint.traffic import Destination, Traffic, WeightedDestination, attached_host
 from mlflow_istio.core.mesh.virtual_service import first_endpoint, read_endpoint, with_guard
 from mlflow_istio.core.policy.settings import NO_POLICY
 from mlflow_istio.errors import RegistryError, StateConflict
-from mlflow_istio.releases.context import CLAIM, ROOT, Context, Outcome, emit_warnings, guard_for, one_carrier
+from mlflow_istio.releases.context import (
+    CLAIM,
+    ROOT,
+    Context,
+    Outcome,
+    emit_warnings,
+    guard_for,
+    new_change,
+    one_carrier,
+)
 from mlflow_istio.releases.deploying.sharing import HostShare, as_delegate, claim
 from mlflow_istio.releases.ledger import flush_outbox, run_for
 from mlflow_istio.releases.moving.proof import prove_change
@@ -75,16 +84,7 @@ def create_endpoint(
         attached=(deployment,) if attached else (),
         guard=guard_for(context, pins),
     )
-    change_metadata = ChangeMetadata(
-        id=context.new_id(),
-        time=context.clock.now(),
-        who=context.who,
-        action="deploy",
-        reason=reason,
-        run=run,
-        versions={deployment: label},
-        fresh_key=context.new_key(),
-    )
+    change_metadata = new_change(context, "deploy", reason=reason, run=run, versions={deployment: label})
     before_it = context.cluster.get("VirtualService", root) if root else None
     fresh = with_guard(fresh, change_metadata, virtual_service, before_it or {})
     bare = as_delegate(virtual_service) if share else virtual_service

@@ -28,6 +28,7 @@ from mlflow_istio.releases.context import (
     edit_virtual_service,
     emit_warnings,
     endpoint_of,
+    new_change,
     one_carrier,
     root_of,
     versions_of,
@@ -380,16 +381,7 @@ def move(
         planned = endpoint_of(context.cluster, name)
     if urgent:
         scaling.prepare_return(context, planned, transition(planned), timeout)
-    change_metadata = ChangeMetadata(
-        id=context.new_id(),
-        time=context.clock.now(),
-        who=context.who,
-        action=action,
-        reason=reason,
-        evidence=evidence or {},
-        fresh_key=context.new_key(),
-        urgent=urgent,
-    )
+    change_metadata = new_change(context, action, reason=reason, evidence=evidence, urgent=urgent)
     one_carrier(context, name, refuse=not (urgent or force))
     for _ in range(_ATTEMPTS):
         try:
@@ -416,17 +408,19 @@ def move(
         *(scaling.thin(endpoint, deployments) if by_hand else ()),
     )
     emit_warnings(context, warnings)
-    if any(
-        deadline.kind == CONTROL for deadline in endpoint.deadlines
-    ):  # a release that has ended takes its control along
-        try:
-            endpoint = endpoint_of(context.cluster, name) if enforce_due(context, endpoint) else endpoint
-        except MlflowIstioError as exc:  # what was asked for is done
-            warnings = (
-                *warnings,
-                *emit_warnings(context, (f"a control is left over until the next sweep: {exc.message}",)),
-            )
+    endpoint, left_over = _without_control(context, endpoint)
+    warnings += emit_warnings(context, left_over)
     return Outcome(endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=warnings)
+
+
+def _without_control(context: Context, endpoint: Endpoint) -> tuple[Endpoint, tuple[str, ...]]:
+    """A release that has ended takes its control along; where that fails, what was asked for is done, and a warning says so."""
+    if not any(deadline.kind == CONTROL for deadline in endpoint.deadlines):
+        return endpoint, ()
+    try:
+        return (endpoint_of(context.cluster, endpoint.name) if enforce_due(context, endpoint) else endpoint), ()
+    except MlflowIstioError as exc:
+        return endpoint, (f"a control is left over until the next sweep: {exc.message}",)
 
 
 def enforce_due(context: Context, endpoint: Endpoint) -> bool:
