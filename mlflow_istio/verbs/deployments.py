@@ -28,6 +28,7 @@ from mlflow_istio.options.combinations import check_create
 from mlflow_istio.options.shared import SETTINGS
 from mlflow_istio.releases.context import Context, Outcome, existing_endpoint
 from mlflow_istio.releases.deploying import adoption, deployments, removal
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.deploying.sharing import HostShare
 from mlflow_istio.releases.moving import policy
 from mlflow_istio.releases.reading import views
@@ -37,7 +38,7 @@ from mlflow_istio.wiring.connection import Connection, load_runtime, only
 
 def deploy_request(
     place: Connection, options: CreateOptions, name: str, endpoint: str | None, model_uri: str
-) -> deployments.DeployRequest:
+) -> DeployRequest:
     """A request to bring a version up, without a release of its own."""
     on_cluster = place.target.kind == "istio"
     runtime = runtime_for(options, on_cluster=on_cluster)
@@ -50,7 +51,7 @@ def deploy_request(
     server = place.server_environment(options.env_from_secret)
     if on_cluster and options.host and not options.foreign_host:
         check_own_hosts(options.host, place.cluster.scope)
-    return deployments.DeployRequest(
+    return DeployRequest(
         name=name,
         endpoint=endpoint,
         model_uri=model_uri,
@@ -251,7 +252,7 @@ def _exists(context: Context, endpoint: str | None, model_uri: str) -> bool:
 
 
 def with_settings(
-    context: Context, request: deployments.DeployRequest, options: CreateOptions, traffic_request: PolicyRequest
+    context: Context, request: DeployRequest, options: CreateOptions, traffic_request: PolicyRequest
 ) -> Outcome:
     """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
 
@@ -276,7 +277,7 @@ def with_settings(
     )
 
 
-def deploy_or_adopt(context: Context, request: deployments.DeployRequest, options: CreateOptions) -> Outcome:
+def deploy_or_adopt(context: Context, request: DeployRequest, options: CreateOptions) -> Outcome:
     """Deploy a version, behind an adopted route where the options name one.
 
     Raises:

@@ -14,7 +14,7 @@ from mlflow_istio.options.base import CreateOptions, DeleteEndpointOptions, Upda
 from mlflow_istio.options.combinations import check_redeploy, check_update_endpoint
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.releases.reading import views

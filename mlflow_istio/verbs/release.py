@@ -12,7 +12,8 @@ from mlflow_istio.core.moves import transitions
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.options.base import DryRunOptions, parse_options
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of, streams_at
-from mlflow_istio.releases.deploying.deployments import DeployRequest, begun_as
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import begun_as
 from mlflow_istio.releases.reading import views
 from mlflow_istio.verbs.base import Base, Config, Result, refuse_dry_run
 from mlflow_istio.verbs.deployments import deploy_request

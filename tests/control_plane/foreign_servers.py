@@ -20,7 +20,7 @@ from mlflow_istio.core.runtime.profiles import OVER_GRPC
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.releases.context import Context, address_of, pin_headers
 from mlflow_istio.releases.deploying import deployments
-from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.driving.comparison import Compared, compare
 from mlflow_istio.wiring.connection import load_templates
 from tests.control_plane.office import ENDPOINT, Office

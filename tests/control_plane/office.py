@@ -27,7 +27,7 @@ from mlflow_istio.core.mesh.pods import PodSettings
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.context import Context, Outcome, virtual_service_of
 from mlflow_istio.releases.deploying import deployments
-from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.moving import shifting
 from mlflow_istio.testing import InMemoryRegistry, InMemoryRuns
 from mlflow_istio.wiring.connection import SystemClock, load_templates

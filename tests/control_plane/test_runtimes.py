@@ -13,7 +13,7 @@ from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.releases.context import address_of
 from mlflow_istio.releases.deploying import deployments
-from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.wiring.connection import load_templates
 from tests.control_plane.office import ENDPOINT, Office
 

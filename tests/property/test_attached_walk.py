@@ -14,6 +14,7 @@ from mlflow_istio.core.endpoint.traffic import attached_host
 from mlflow_istio.core.mesh.attached import parse_attach
 from mlflow_istio.core.runtime.profiles import ATTACHED
 from mlflow_istio.releases.deploying import deployments
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from tests.property.test_random_walk import (
     DEATH,
@@ -37,7 +38,7 @@ NAME = "churn-v2"
 """What is attached; the others run here."""
 
 
-def _request(name: str, uri: str) -> deployments.DeployRequest:
+def _request(name: str, uri: str) -> DeployRequest:
     request = replace(a_request(name), model_uri=uri, endpoint="churn")
     if name != NAME:
         return request

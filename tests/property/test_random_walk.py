@@ -24,6 +24,7 @@ from mlflow_istio.errors import MlflowIstioError
 from mlflow_istio.releases import ledger
 from mlflow_istio.releases.context import Context, Outcome, deployments_of, versions_of
 from mlflow_istio.releases.deploying import deployments, removal
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from mlflow_istio.releases.moving import shifting
 from tests.support.in_memory import Fate, Killed, World, a_request, a_world, mortal, with_canary
@@ -89,7 +90,7 @@ def _rollback_to(number: int) -> Command:
     return f"rollback to {number}", lambda context: rollback_to(context, "churn", str(number), as_request=_as_request)
 
 
-def _as_request(name: str, uri: str) -> deployments.DeployRequest:
+def _as_request(name: str, uri: str) -> DeployRequest:
     return replace(a_request(name), model_uri=uri, endpoint="churn")
 
 

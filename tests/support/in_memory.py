@@ -14,7 +14,8 @@ from mlflow_istio.core.endpoint.endpoint import Endpoint
 from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.releases.context import Context, Outcome, endpoint_of
 from mlflow_istio.releases.deploying.adoption import adopt
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.testing import InMemoryCluster, InMemoryMetrics, InMemoryRegistry, InMemoryRuns, StillClock
 from tests.support.endpoint_values import TEMPLATES
 

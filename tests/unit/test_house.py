@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mlflow_istio"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MOST_LINES = 600
+MOST_LINES_OF_A_FUNCTION = 80
 ROOMS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 
@@ -95,6 +96,18 @@ def test_no_module_is_longer_than_a_person_reads() -> None:
     assert len(modules) > 300
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    modules = [path for folder in ("mlflow_istio", "kfp_components") for path in (ROOT / folder).rglob("*.py")]
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(functions) > 3000
+    assert {name: lines for name, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION} == {}
 
 
 def test_a_variable_says_what_it_holds() -> None:

@@ -172,16 +172,27 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "grace": math.ceil(drain) + PAUSE if drain else None,
         },
     )
+    _check_labels(obj, {**labels, DEPLOYMENT_LABEL: values.name}, annotations)
+    _check_server(obj, runtime, [*command], [*args], recorder)
+    return obj
+
+
+def _check_labels(obj: Object, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+    """Refuse a template of the user's whose pods nobody would find."""
     pod_labels = _texts("Deployment", obj, "spec.template.metadata.labels")
-    _expect("Deployment", pod_labels, {**labels, DEPLOYMENT_LABEL: values.name}, "spec.template.metadata.labels")
+    _expect("Deployment", pod_labels, labels, "spec.template.metadata.labels")
     _expect("Deployment", annotations_of(obj), annotations, "metadata.annotations")
     selector = _texts("Deployment", obj, "spec.selector.matchLabels")
     if not selector or not selector.items() <= pod_labels.items():
         raise _broken("Deployment", "spec.selector.matchLabels must select spec.template.metadata.labels")
+
+
+def _check_server(obj: Object, runtime: Runtime, command: list[str], args: list[str], recorder: Object | None) -> None:
+    """Refuse a template of the user's that runs another server, or asks it otherwise than it answers."""
     containers = _at(obj, "spec.template.spec.containers")
     if not containers:
         raise _broken("Deployment", "spec.template.spec.containers must name the model server's container")
-    if runtime != MLFLOW and [containers[0].get(part) or [] for part in ("command", "args")] != [[*command], [*args]]:
+    if runtime != MLFLOW and [containers[0].get(part) or [] for part in ("command", "args")] != [command, args]:
         raise _broken(
             "Deployment",
             f"the first container does not run runtime '{runtime.name}': write command: {{{{ command }}}} and args: {{{{ args }}}}",
@@ -196,7 +207,6 @@ def deployment_manifest(template: str, values: DeploymentValues) -> Object:
             "the first container's readinessProbe does not ask by gRPC, as the endpoint does: write grpc: "
             f"{{port: {{{{ {word} }}}}, service: {{{{ readiness }}}}}} where {{{{ protocol }}}} is grpc",
         )
-    return obj
 
 
 def _check_recorder(obj: Object, recorder: Object, protocol: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from mlflow_istio.core.basics.model_version import parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, nearest, service_name
 from mlflow_istio.core.basics.objects import Object, name_of
-from mlflow_istio.core.endpoint.endpoint import ChangeMetadata, Endpoint, check_not_deleting, has_endpoint
+from mlflow_istio.core.endpoint.endpoint import Endpoint, check_not_deleting, has_endpoint
 from mlflow_istio.core.matching.entrance import SCORING, entrance_at
 from mlflow_istio.core.matching.shape import readable
 from mlflow_istio.core.mesh.delegation import delegates_of, merged
@@ -26,9 +26,11 @@ from mlflow_istio.releases.context import (
     find_virtual_service,
     guard_for,
     is_ours,
+    new_change,
     one_carrier,
 )
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.releases.deploying.new_endpoint import last_sequence
 from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.deploying.sharing import check_gateways
@@ -82,23 +84,12 @@ def adopt(
     one_carrier(context, name, refuse=True)
     again = has_endpoint(carrier, name)
     if again:
-        _check_same(read_endpoint(carrier, name), stable, settings or {})
-        check_pins(read_endpoint(carrier, name), pins)
-    change_metadata = ChangeMetadata(
-        id=context.new_id(),
-        time=context.clock.now(),
-        who=context.who,
-        action="adopt",
-        reason=reason,
-        run=None,
-        versions={},
-        fresh_key=context.new_key(),
-    )
+        _check_same(read_endpoint(carrier, name), stable, settings or {}, pins)
+    change_metadata = new_change(context, "adopt", reason=reason)
     # Refuse what can't be before the registry knows of it, and before anybody is told to change.
     adoption.adopt(carrier, name, route, change_metadata, stable=stable)
-    if not again and delegates_of(carrier):
-        whole = merged(carrier, lambda name: context.cluster.get("VirtualService", name))
-        entrance_at(whole, next(entry for entry in routes_of(carrier) if entry.get("name") == route))
+    if not again:
+        _check_reachable(context, carrier, route)
     with suppress(RegistryError):  # one that is down knows no better
         context.registry.check_place(context.scope, name, take_over=take_over)
     run, warnings = (None, ()) if again else run_for(context, name, None)
@@ -127,9 +118,8 @@ def adopt(
     proof = prove_change(context, endpoint, timeout)
     warnings += (*proof.warnings, *_unserved(context, endpoint), *adoption.header_warnings(after, name))
     warnings += flush_outbox(context, name, objects={change_metadata.id: {"before": before or {}, "after": after}})
-    return Outcome(
-        endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=emit_warnings(context, warnings)
-    )
+    emit_warnings(context, warnings)
+    return Outcome(endpoint=endpoint, changed=after != before, proxies=proof.proxies, warnings=warnings)
 
 
 def _hosts(virtual_service: Object, route: str) -> Iterator[str]:
@@ -139,7 +129,14 @@ def _hosts(virtual_service: Object, route: str) -> Iterator[str]:
             yield from (str(entry["destination"]["host"]) for entry in http_route.get("route") or [])
 
 
-def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, str]) -> None:
+def _check_reachable(context: Context, carrier: Object, route: str) -> None:
+    """Refuse a route that no request of ours reaches past what the carrier delegates."""
+    if delegates_of(carrier):
+        whole = merged(carrier, lambda name: context.cluster.get("VirtualService", name))
+        entrance_at(whole, next(entry for entry in routes_of(carrier) if entry.get("name") == route))
+
+
+def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, str], pins: str | None) -> None:
     """Refuse to adopt once more with options that were chosen when the route was adopted.
 
     Raises:
@@ -155,6 +152,7 @@ def _check_same(endpoint: Endpoint, stable: str | None, settings: Mapping[str, s
             f"endpoint '{endpoint.name}' has had its aliases since it adopted route '{endpoint.route}': leave champion_alias and "
             "challenger_alias out"
         )
+    check_pins(endpoint, pins)
 
 
 def _unserved(context: Context, endpoint: Endpoint) -> tuple[str, ...]:

@@ -7,13 +7,12 @@ flight -> subset -> pods. Every step may be the last one a process lives to do: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, parse_label, parse_model_uri
 from mlflow_istio.core.basics.names import check_endpoint_name, check_name, service_name
 from mlflow_istio.core.basics.objects import (
     ASKED_ANNOTATION,
-    DEPLOYMENT_LABEL,
     ENDPOINT_LABEL,
     Object,
     annotations_of,
@@ -21,9 +20,8 @@ from mlflow_istio.core.basics.objects import (
     name_of,
     with_annotations,
 )
-from mlflow_istio.core.endpoint.endpoint import PROTOCOL, Endpoint, check_not_deleting
-from mlflow_istio.core.endpoint.registry_state import alias_names
-from mlflow_istio.core.mesh.attached import Attachment, Target, attachment_in, standing_in
+from mlflow_istio.core.endpoint.endpoint import PROTOCOL, Endpoint
+from mlflow_istio.core.mesh.attached import Attachment, attachment_in, standing_in
 from mlflow_istio.core.mesh.destination_rule import with_subset
 from mlflow_istio.core.mesh.host_conflict import check_hosts
 from mlflow_istio.core.mesh.manifests import (
@@ -34,108 +32,34 @@ from mlflow_istio.core.mesh.manifests import (
     service_manifest,
     virtual_service_manifest,
 )
-from mlflow_istio.core.mesh.pods import PodSettings, plain_variables
-from mlflow_istio.core.mesh.recorder_beside import entrance, has_recorder_beside, with_variables
+from mlflow_istio.core.mesh.pods import plain_variables
+from mlflow_istio.core.mesh.recorder_beside import with_variables
 from mlflow_istio.core.moves import transitions
-from mlflow_istio.core.moves.strategies import TrafficRequest, check_strategy, check_traffic_request
 from mlflow_istio.core.runtime.profiles import MLFLOW
 from mlflow_istio.core.runtime.runtime import Runtime
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, NotFound, NotReady, NotRouted, StateConflict
 from mlflow_istio.releases.context import (
     Context,
     Outcome,
-    check_pins,
     deployment_of,
     deployments_of,
     emit_warnings,
     endpoint_of,
     existing_endpoint,
-    is_ours,
-    root_of,
     versions_of,
-    virtual_service_of,
     workloads_of,
 )
-from mlflow_istio.releases.deploying.attaching import check_ready, check_standing, look_at
+from mlflow_istio.releases.deploying.attaching import check_ready, look_at
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest, check_before
 from mlflow_istio.releases.deploying.kept_connections import close_before_server
 from mlflow_istio.releases.deploying.new_endpoint import create_endpoint
 from mlflow_istio.releases.deploying.removal import check_no_foreign_routes, delete, delete_endpoint
-from mlflow_istio.releases.deploying.servers import check_recorded, check_runtime, flavor_of, record_token
-from mlflow_istio.releases.deploying.sharing import HostShare, check_gateways, check_share, claim, let_go
-from mlflow_istio.releases.ledger import check_run, flush_outbox
+from mlflow_istio.releases.deploying.servers import check_recorded, flavor_of, record_token
+from mlflow_istio.releases.deploying.sharing import check_share, claim, let_go
+from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.attachments import check_name_free, lead_to
 from mlflow_istio.releases.moving.proof import prove_pinned
-from mlflow_istio.releases.moving.proposal import plan
-from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move, start
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeployRequest:
-    """One version to bring up behind an endpoint.
-
-    Attributes:
-        name: Deployment's name.
-        endpoint: Endpoint; None: the registered model's name.
-        model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
-        flavor: Flavor; only ones with python_function can be served.
-        strategy: Strategy of the release it opens; None: it gets no traffic, unless it is the endpoint's first.
-        traffic_request: Weight, mirror, header, cookie of that release.
-        release_id: Id of that release, or of the one that is opened later; None: made anew.
-        supersede: Whether to abort an open release first.
-        reason: Why, for the ledger.
-        runtime: Its kind of model server.
-        image: Container image.
-        download_image: Image of the container that downloads the model; empty: the same.
-        replicas: Desired replicas; None: as many as it has, one for a new deployment (an autoscaler may have changed it).
-        env: Environment of the model server.
-        env_manager: How the model's Python environment is made.
-        drain: Seconds that a model server which goes has to finish what it is answering; None: as long as its answers may need.
-        from_folder: Whether the model server may read the model's files where they lie on this machine.
-        pod: What pods on a cluster have beside.
-        settings: Small settings of the endpoint, such as alias names.
-        pins: Who may pin at a new endpoint: ``guarded``, ``open``, or None: guarded where it has a gateway.
-        hosts: Hosts of a new endpoint beside its name.
-        gateways: Gateways of a new endpoint; empty: the mesh alone.
-        export_to: Namespaces whose proxies see a new endpoint; empty: those that the mesh's own settings say.
-        ready_timeout: Seconds for the pods to become ready.
-        timeout: Seconds for the proxies to confirm.
-        wait: Whether to wait for the pods; if not, the same command again does the rest.
-        share: The endpoint's part of a host that it shares with others; None: it has hosts of its own.
-        take_over: Whether the endpoint's ledger and aliases are this place's from now on, whosever they were.
-        attach: What somebody else runs, in place of pods of ours; None: nothing.
-        attach_port: Its port, where it has several.
-    """
-
-    name: str
-    endpoint: str | None = None
-    model_uri: str
-    flavor: str | None = None
-    strategy: str | None = None
-    traffic_request: TrafficRequest = field(default_factory=TrafficRequest)
-    release_id: str | None = None
-    supersede: bool = False
-    reason: str = ""
-    runtime: Runtime = MLFLOW
-    image: str
-    download_image: str = ""
-    replicas: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    env_manager: str = "local"
-    drain: float | None = None
-    from_folder: bool = False
-    pod: PodSettings | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    pins: str | None = None
-    hosts: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    export_to: tuple[str, ...] = ()
-    ready_timeout: float = 300.0
-    timeout: float = DEFAULT_TIMEOUT
-    wait: bool = True
-    share: HostShare | None = None
-    take_over: bool = False
-    attach: Target | None = None
-    attach_port: int | None = None
+from mlflow_istio.releases.moving.shifting import move, start
 
 
 def deploy(context: Context, request: DeployRequest) -> Outcome:
@@ -161,7 +85,7 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     root = check_share(context, name, share, request.hosts, request.gateways) if share else None
     before = existing_endpoint(context.cluster, name)
     attachment = look_at(context, request.attach, request.name, request.attach_port) if request.attach else None
-    standing = _check_before(context, request, name, model, before, attachment)
+    standing = check_before(context, request, name, model, before, attachment)
     if before is not None:
         emit_warnings(context, flush_outbox(context, name, publish=False))
 
@@ -170,27 +94,17 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     if attachment is not None:
         check_name_free(context, request.name, name)
         check_ready(deployment, attachment, workloads_of(context.cluster, attachment))
-    protocol = request.runtime.protocol
-    service = service_manifest(context.templates["Service"], name, protocol=protocol)
-    rule = exported_to(destination_rule_manifest(context.templates["DestinationRule"], name), request.export_to)
-    virtual_service = virtual_service_manifest(
-        context.templates["VirtualService"], name, (name, *request.hosts), request.gateways
-    )
-    virtual_service = exported_to(virtual_service, request.export_to)
+    service, rule, virtual_service = _fresh_objects(context, request, name)
     if before is None and share is None:
         check_hosts(virtual_service, context.cluster.list("VirtualService", {}), context.cluster.scope)
     if before is None:
         let_go(context, name, root)
-    doing = f"attaching {attachment} as" if attachment else "deploying"
-    context.tell(f"{doing} {model.label} as '{request.name}' behind endpoint '{name}'")
+    context.tell(
+        f"{f'attaching {attachment} as' if attachment else 'deploying'} {model.label} as '{request.name}' behind endpoint '{name}'"
+    )
     _apply(context, service, deployment)
     if not request.wait and attachment is None:
-        pending = (
-            f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
-            "waits for them and does the rest"
-        )
-        context.tell(pending)
-        return Outcome(endpoint=before, changed=True, pending=pending)
+        return _begun(context, request, before)
     if attachment is None:
         _wait_ready(context, request, name, before)
     _, subsets = context.cluster.edit(
@@ -199,66 +113,122 @@ def deploy(context: Context, request: DeployRequest) -> Outcome:
     lead_to(context, deployment, subsets)
     if share is not None and before is not None:
         claim(context, name, share, request.hosts, request.gateways)
-    named = None if request.runtime.names_version else model.label
-    if before is None:
-        outcome = create_endpoint(
-            context,
-            name,
-            request.name,
-            model.label,
-            virtual_service,
-            share=share,
-            root=root,
-            hosts=request.hosts,
-            gateways=request.gateways,
-            settings={**request.settings, **({PROTOCOL: protocol} if protocol != "http" else {})},
-            pins=request.pins,
-            reason=request.reason,
-            timeout=request.timeout,
-            named=named,
-            attached=attachment is not None,
-        )
-    else:
-        outcome = move(
-            context,
-            name,
-            lambda now: transitions.pin(now, request.name, named, attached=attachment is not None),
-            action="deploy",
-            reason=request.reason,
-            timeout=request.timeout,
-        )
+    outcome = _bring_in(
+        context, request, name, model.label, virtual_service, root=root, before=before, attached=attachment is not None
+    )
     outcome = close_before_server(context, outcome, request.name, subsets, timeout=request.timeout)
-    try:
-        prove_pinned(context, name, request.name, model.label, request.timeout, request.runtime)
-    except NotRouted as exc:
-        if attachment is None or standing is not None:
-            raise
-        _detach(context, request.name, name if before is None else None)
-        raise NotRouted(
-            f"{exc.message}; it was detached again and no user was sent to it: look at 'port' and 'readiness' "
-            f"({request.runtime.readiness or 'grpc.health.v1'})",
-            detail=exc.detail,
-        ) from exc
+    detached = attachment is not None and standing is None
+    _prove(context, request, name, model.label, detached=detached, first=before is None)
     endpoint = endpoint_of(context.cluster, name)
     if before is None or request.strategy is None:
         return outcome
     if endpoint.role_of(request.name) == "stable":
         return replace(outcome, warnings=(*outcome.warnings, *emit_warnings(context, _released_already(request))))
-    started = start(
+    started = _start(context, request, request.strategy, name)
+    return replace(started, changed=outcome.changed or started.changed, warnings=(*outcome.warnings, *started.warnings))
+
+
+def _bring_in(
+    context: Context,
+    request: DeployRequest,
+    name: str,
+    label: str,
+    virtual_service: Object,
+    *,
+    root: str | None,
+    before: Endpoint | None,
+    attached: bool,
+) -> Outcome:
+    """Make the endpoint, with the deployment as its stable, or give the deployment its header route behind one that is there."""
+    named = None if request.runtime.names_version else label
+    if before is None:
+        return create_endpoint(
+            context,
+            name,
+            request.name,
+            label,
+            virtual_service,
+            share=request.share,
+            root=root,
+            hosts=request.hosts,
+            gateways=request.gateways,
+            settings={**request.settings, **_protocol_setting(request.runtime)},
+            pins=request.pins,
+            reason=request.reason,
+            timeout=request.timeout,
+            named=named,
+            attached=attached,
+        )
+    return move(
         context,
         name,
-        strategy=request.strategy,
+        lambda now: transitions.pin(now, request.name, named, attached=attached),
+        action="deploy",
+        reason=request.reason,
+        timeout=request.timeout,
+    )
+
+
+def _fresh_objects(context: Context, request: DeployRequest, name: str) -> tuple[Object, Object, Object]:
+    """Service, DestinationRule and VirtualService as a new endpoint would have them."""
+    templates = context.templates
+    service = service_manifest(templates["Service"], name, protocol=request.runtime.protocol)
+    rule = destination_rule_manifest(templates["DestinationRule"], name)
+    hosts = (name, *request.hosts)
+    virtual_service = virtual_service_manifest(templates["VirtualService"], name, hosts, request.gateways)
+    return service, exported_to(rule, request.export_to), exported_to(virtual_service, request.export_to)
+
+
+def _protocol_setting(runtime: Runtime) -> dict[str, str]:
+    return {PROTOCOL: runtime.protocol} if runtime.protocol != "http" else {}
+
+
+def _begun(context: Context, request: DeployRequest, before: Endpoint | None) -> Outcome:
+    """What is said where nobody waits for the pods."""
+    pending = (
+        f"the pods of '{request.name}' are starting, and it gets no requests yet: the same command without wait=false "
+        "waits for them and does the rest"
+    )
+    context.tell(pending)
+    return Outcome(endpoint=before, changed=True, pending=pending)
+
+
+def _prove(context: Context, request: DeployRequest, name: str, label: str, *, detached: bool, first: bool) -> None:
+    """Ask the deployment by its header; what was just attached and does not answer is detached again.
+
+    Args:
+        context: The ports.
+        request: What is asked for.
+        name: The endpoint.
+        label: ``MODEL/VERSION`` that must answer.
+        detached: Whether it is detached again where it does not.
+        first: Whether the endpoint was made for it.
+    """
+    try:
+        prove_pinned(context, name, request.name, label, request.timeout, request.runtime)
+    except NotRouted as exc:
+        if not detached:
+            raise
+        _detach(context, request.name, name if first else None)
+        raise NotRouted(
+            f"{exc.message}; it was detached again and no user was sent to it: look at 'port' and 'readiness' "
+            f"({request.runtime.readiness or 'grpc.health.v1'})",
+            detail=exc.detail,
+        ) from exc
+
+
+def _start(context: Context, request: DeployRequest, strategy: str, name: str) -> Outcome:
+    """Open the release that is asked for."""
+    return start(
+        context,
+        name,
+        strategy=strategy,
         candidates=(request.name,),
         traffic_request=request.traffic_request,
         release_id=request.release_id,
         supersede=request.supersede,
         reason=request.reason,
         timeout=request.timeout,
-    )
-    return replace(
-        started,
-        changed=outcome.changed or started.changed,
-        warnings=(*outcome.warnings, *started.warnings),
     )
 
 
@@ -400,86 +370,6 @@ def _default_endpoint(context: Context, model: ModelVersion) -> str:
     return name
 
 
-def _check_before(
-    context: Context,
-    request: DeployRequest,
-    name: str,
-    model: ModelVersion,
-    before: Endpoint | None,
-    attachment: Attachment | None,
-) -> Object | None:
-    """Refuse what can't end well before anything is applied; the Deployment if it stands already."""
-    if request.strategy is not None:
-        check_strategy(request.strategy)
-        check_traffic_request(request.strategy, request.traffic_request, starting=True)
-    elif request.traffic_request.given:
-        raise InvalidInput(f"option '{request.traffic_request.given[0]}' needs a strategy")
-    if before is not None and request.release_id is not None:
-        transitions.check_part(before, request.release_id, request.name, model.label)
-    if before is not None:
-        check_not_deleting(before)
-        _check_place(context, request, before)
-    obj = context.cluster.get("Deployment", request.name)
-    if obj is not None:
-        serves = versions_of([obj])[request.name] if DEPLOYMENT_LABEL in labels_of(obj) else ""
-        if labels_of(obj).get(ENDPOINT_LABEL) != name or serves != model.label:
-            moved = f"alias '{model.alias}' means {model.label} now, but " if model.alias else ""
-            raise StateConflict(
-                f"{moved}deployment '{request.name}' exists already and serves {serves or 'something that is not ours'} behind "
-                f"endpoint '{labels_of(obj).get(ENDPOINT_LABEL, '?')}': use another name"
-            )
-    check_standing(request.name, obj, attachment)
-    for kind in ("Service", "DestinationRule"):
-        other = context.cluster.get(kind, name)
-        if other is not None and not is_ours(other, name):
-            raise StateConflict(f"{kind} '{name}' exists and is not ours: use another endpoint name")
-    _check_aliases(context, request, name, model, before)
-    beside = attachment is None and has_recorder_beside(request.runtime, request.env, request.pod)
-    check_runtime(
-        context,
-        name,
-        request.name,
-        request.runtime,
-        request.strategy,
-        obj,
-        port=entrance(request.runtime, beside=beside and request.pod is not None),
-        beside=beside,
-        attached=attachment is not None,
-    )
-    if before is None:
-        useless = [
-            option
-            for option in request.traffic_request.given
-            if (option, request.traffic_request.weight) != ("weight", 100)
-        ]
-        if request.strategy in ("ab", "shadow"):
-            useless.append("strategy")
-        if useless:
-            raise InvalidInput(
-                f"'{request.name}' is the first deployment of endpoint '{name}' and gets all the traffic: leave "
-                f"'{useless[0]}' out"
-            )
-    elif request.strategy is not None and before.role_of(request.name) == "idle":
-        superseded = transitions.abort(before, "superseded") if before.release and request.supersede else before
-        attached = (*superseded.attached, request.name) if attachment is not None else superseded.attached
-        candidate = replace(superseded, traffic=superseded.traffic.with_pin(request.name), attached=attached)
-        release = plan(
-            context,
-            candidate,
-            request.strategy,
-            (request.name,),
-            request.traffic_request,
-            request.release_id,
-            versions={request.name: model.label},
-        )
-        transitions.check_plan(before, release)
-        transitions.check_not_ended(before, release.id)
-        if request.release_id is not None:
-            check_run(context, name, release)
-        transitions.start(candidate, release, request.traffic_request)
-    return obj
-
-
 def _apply(context: Context, service: Object, deployment: Object) -> None:
     """Service and Deployment; a Deployment that is refused leaves no Service behind."""
     name = name_of(service)
@@ -492,47 +382,6 @@ def _apply(context: Context, service: Object, deployment: Object) -> None:
         if not there and not deployments_of(context.cluster, name):
             context.cluster.delete("Service", name)
         raise
-
-
-def _check_place(context: Context, request: DeployRequest, endpoint: Endpoint) -> None:
-    """Refuse hosts, gateways and namespaces that an endpoint which is there already does not have: nothing would come of them.
-
-    Raises:
-        InvalidInput: Names the first, and what the endpoint has.
-    """
-    virtual_service = root_of(context.cluster, endpoint) or virtual_service_of(context.cluster, endpoint.name)
-    spec = virtual_service.get("spec", {})
-    where = f"of endpoint '{endpoint.name}', which is there already"
-    has = [str(host) for host in spec.get("hosts") or []]
-    missing = [host for host in request.hosts if host not in has]
-    if missing:
-        raise InvalidInput(
-            f"option 'host' has no effect on the hosts {where} with {', '.join(has) or 'none'}: leave '{missing[0]}' out, or "
-            f"add it to VirtualService '{name_of(virtual_service)}'"
-        )
-    check_gateways(context, virtual_service, request.gateways, where)
-    check_pins(endpoint, request.pins)
-    exported = [str(namespace) for namespace in spec.get("exportTo") or []]
-    if request.export_to and sorted(request.export_to) != sorted(exported):
-        raise InvalidInput(
-            f"option 'export_to' has no effect on the namespaces {where} with {', '.join(exported) or 'those of the mesh'}: leave "
-            f"it out, or set exportTo of VirtualService and DestinationRule '{endpoint.name}'"
-        )
-
-
-def _check_aliases(
-    context: Context, request: DeployRequest, name: str, model: ModelVersion, before: Endpoint | None
-) -> None:
-    if before is not None and any(before.settings.get(key) != value for key, value in request.settings.items()):
-        has = " and ".join(f"'{alias}'" for alias in alias_names(before.settings).values()) or "none"
-        raise StateConflict(
-            f"endpoint '{name}' has had its aliases ({has}) since it was created: leave champion_alias and challenger_alias out"
-        )
-    aliases = tuple(alias_names(before.settings if before else request.settings).values())
-    if len(set(aliases)) < len(aliases):
-        raise InvalidInput(f"champion_alias and challenger_alias are both '{aliases[0]}': give each its own")
-    context.registry.check_place(context.scope, name, take_over=request.take_over)
-    context.registry.check_aliases(model.model, aliases, f"{context.scope}/{name}")
 
 
 def _wait_ready(context: Context, request: DeployRequest, name: str, before: Endpoint | None) -> None:

@@ -12,7 +12,8 @@ from mlflow_istio.core.moves.way_back import check_restorable, find_change, need
 from mlflow_istio.core.policy.settings import NO_POLICY
 from mlflow_istio.errors import NotFound, RegistryError, StateConflict
 from mlflow_istio.releases.context import Context, Outcome, deployments_of, endpoint_of, versions_of
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy, update
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import deploy, update
 from mlflow_istio.releases.ledger import flush_outbox
 from mlflow_istio.releases.moving.shifting import DEFAULT_TIMEOUT, move
 

@@ -74,7 +74,15 @@ def check_runtime(
             f"deployment '{deployment}' runs runtime '{has.name}', with another {differing}: a deployment never changes its "
             "server: use another name"
         )
-    records = runtime.records or beside
+    _check_others(context, name, deployment, runtime, strategy, records=runtime.records or beside)
+    if not attached:  # requests reach it by a Service of its own
+        _check_service(context, name, deployment, runtime, port)
+
+
+def _check_others(
+    context: Context, name: str, deployment: str, runtime: Runtime, strategy: str | None, *, records: bool
+) -> None:
+    """Refuse a server that speaks, or is asked, otherwise than the others of the endpoint, or records too little for a shadow."""
     for other in deployments_of(context.cluster, name):
         theirs = runtime_of_deployment(other)
         if theirs.protocol != runtime.protocol:
@@ -95,9 +103,11 @@ def check_runtime(
                 f"strategy shadow compares recorded answers, and runtime '{mute.name}' records none: use canary, ab or blue-green, "
                 f"{instead}"
             )
+
+
+def _check_service(context: Context, name: str, deployment: str, runtime: Runtime, port: int) -> None:
+    """Refuse a server that the endpoint's Service speaks to otherwise, or at another port."""
     service = context.cluster.get("Service", name) or {}
-    if attached:
-        service = {}  # requests reach it by a Service of its own
     if service and spoken_at(service) != runtime.protocol:
         raise StateConflict(_mixed(name, spoken_at(service), deployment, runtime, f"port of Service '{name}'"))
     ports = (service.get("spec") or {}).get("ports") or []

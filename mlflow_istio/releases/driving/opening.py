@@ -26,7 +26,8 @@ from mlflow_istio.errors import InvalidInput, MetricsError, NotReady, StateConfl
 from mlflow_istio.ports.metrics import KnownEdges
 from mlflow_istio.releases.context import Context, deployments_of, emit_warnings, endpoint_of, versions_of
 from mlflow_istio.releases.deploying.controls import bring_up, check_free
-from mlflow_istio.releases.deploying.deployments import DeployRequest, deploy
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import deploy
 from mlflow_istio.releases.deploying.preflight import preflight
 from mlflow_istio.releases.driving.capacity import replicas_at_start
 from mlflow_istio.releases.driving.drive import DriverDependencies, DriveResult
@@ -94,38 +95,10 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     if shifting.enforce_due(context, endpoint):  # such as the control of an earlier try
         endpoint = endpoint_of(context.cluster, name)
     plan = request.plan(endpoint)
-    current, last = endpoint.release, endpoint.last
-    fixed = _fixed(plan, request)
-    if request.release_id is not None:
-        known = transitions.known_release(endpoint, request.release_id)
-        if known is not None:
-            _check_plan(context, request, endpoint, known, plan)
-        if known is last and last is not None and current is None:
-            return last.id  # a pipeline's step that is run again
-        transitions.check_not_ended(endpoint, request.release_id)
-    same = current is not None and (current.strategy, current.candidates) == (request.strategy, request.candidates)
-    if current is not None and same and request.release_id in (None, current.id):
-        return _known(context, endpoint, plan)
-    if current is not None and not request.supersede:
-        raise StateConflict(transitions.open_release(endpoint))
-    _check_figures(context, dependencies, plan, name)
-    if plan.guards:
-        check_told(dependencies.metrics, endpoint)
-    if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
-        raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
-    for candidate in {*request.candidates} - {deployment.name for deployment in request.deployments}:
-        transitions.check_deployed(endpoint, candidate)
-    if request.release_id is not None:
-        check_run(
-            context,
-            name,
-            Release(
-                id=request.release_id,
-                strategy=request.strategy,
-                candidates=request.candidates,
-                opened=context.clock.now(),
-            ),
-        )
+    earlier = _opened_before(context, request, endpoint, plan)
+    if earlier is not None:
+        return earlier
+    _check_opening(context, dependencies, request, endpoint, plan)
     control = control_for(context, request, plan, endpoint).name
     if control:
         check_free(context, endpoint, control)
@@ -133,31 +106,22 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
     replicas = replicas_at_start(context, endpoint, plan, coming, control=control)
     for deployment in request.deployments:
         deploy(context, deployment)
-    if dependencies.models is not None:
-        for candidate in request.candidates:
-            context.tell(f"looking at '{candidate}' before it gets traffic")
-            emit_warnings(
-                context,
-                preflight(
-                    context,
-                    dependencies.models,
-                    dependencies.score,
-                    name,
-                    stable=endpoint.stable.name,
-                    candidate=candidate,
-                    force=request.force,
-                    timeout=dependencies.timeout,
-                ),
-            )
+    _look_at_candidates(context, dependencies, request, endpoint.stable.name)
     warmed = _warmed(context, dependencies, plan, name, request.candidates)
-    if current is not None:
+    if endpoint.release is not None:
         shifting.abort(
             context, name, action="supersede", reason=request.reason or "superseded", timeout=dependencies.timeout
         )
     endpoint = endpoint_of(context.cluster, name)
     traffic_request = _without_traffic(request, endpoint)
     release = proposal.plan(
-        context, endpoint, request.strategy, request.candidates, traffic_request, request.release_id, options=fixed
+        context,
+        endpoint,
+        request.strategy,
+        request.candidates,
+        traffic_request,
+        request.release_id,
+        options=_fixed(plan, request),
     )
     release = replace(release, replicas=replicas)
     phase = _learnt_phase(context, dependencies, name, plan)
@@ -187,6 +151,83 @@ def open_release(context: Context, dependencies: DriverDependencies, request: Re
         timeout=dependencies.timeout,
     )
     return release.id
+
+
+def _opened_before(context: Context, request: ReleaseRequest, endpoint: Endpoint, plan: ReleasePlan) -> str | None:
+    """The id of the release that the same command has opened before; None where it has to be opened.
+
+    Raises:
+        StateConflict: The id has another plan, or another release is open.
+    """
+    current, last = endpoint.release, endpoint.last
+    if request.release_id is not None:
+        known = transitions.known_release(endpoint, request.release_id)
+        if known is not None:
+            _check_plan(context, request, endpoint, known, plan)
+        if known is last and last is not None and current is None:
+            return last.id  # a pipeline's step that is run again
+        transitions.check_not_ended(endpoint, request.release_id)
+    same = current is not None and (current.strategy, current.candidates) == (request.strategy, request.candidates)
+    if current is not None and same and request.release_id in (None, current.id):
+        return _known(context, endpoint, plan)
+    if current is not None and not request.supersede:
+        raise StateConflict(transitions.open_release(endpoint))
+    return None
+
+
+def _check_opening(
+    context: Context,
+    dependencies: DriverDependencies,
+    request: ReleaseRequest,
+    endpoint: Endpoint,
+    plan: ReleasePlan,
+) -> None:
+    """Refuse what can't be judged, or can't be released, before anything is deployed for it.
+
+    Raises:
+        InvalidInput: A guard can't be judged by these figures, or the candidate is stable.
+        NotFound: A candidate that is to stand there does not.
+    """
+    _check_figures(context, dependencies, plan, request.endpoint)
+    if plan.guards:
+        check_told(dependencies.metrics, endpoint)
+    if endpoint.owns(endpoint.stable) and endpoint.stable.subset in request.candidates:
+        raise InvalidInput(f"deployment '{endpoint.stable.name}' is stable already: a candidate must be another")
+    for candidate in {*request.candidates} - {deployment.name for deployment in request.deployments}:
+        transitions.check_deployed(endpoint, candidate)
+    if request.release_id is not None:
+        release = Release(
+            id=request.release_id,
+            strategy=request.strategy,
+            candidates=request.candidates,
+            opened=context.clock.now(),
+        )
+        check_run(context, request.endpoint, release)
+
+
+def _look_at_candidates(
+    context: Context, dependencies: DriverDependencies, request: ReleaseRequest, stable: str
+) -> None:
+    """Try each candidate at no weight.
+
+    Raises:
+        StateConflict: One fails its preflight.
+    """
+    if dependencies.models is None:
+        return
+    for candidate in request.candidates:
+        context.tell(f"looking at '{candidate}' before it gets traffic")
+        warnings = preflight(
+            context,
+            dependencies.models,
+            dependencies.score,
+            request.endpoint,
+            stable=stable,
+            candidate=candidate,
+            force=request.force,
+            timeout=dependencies.timeout,
+        )
+        emit_warnings(context, warnings)
 
 
 def _warmed(

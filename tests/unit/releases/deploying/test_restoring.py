@@ -18,7 +18,8 @@ from mlflow_istio.core.moves.way_back import check_restorable, find_change, need
 from mlflow_istio.errors import MlflowIstioError, NotFound, NotReady, RegistryError, StateConflict
 from mlflow_istio.releases.context import Context, Outcome
 from mlflow_istio.releases.deploying import removal
-from mlflow_istio.releases.deploying.deployments import DeployRequest, update
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
+from mlflow_istio.releases.deploying.deployments import update
 from mlflow_istio.releases.deploying.restoring import rollback_to
 from mlflow_istio.releases.moving import shifting
 from tests.support.endpoint_values import LEGACY, TIME, adopted, an_endpoint, own

@@ -14,7 +14,7 @@ from mlflow_istio.core.moves.strategies import TrafficRequest
 from mlflow_istio.core.policy.settings import CustomRoute, Fault, PolicyRequest
 from mlflow_istio.errors import InvalidInput, MlflowIstioError, StateConflict
 from mlflow_istio.releases.context import address_of, entrance_of
-from mlflow_istio.releases.deploying.deployments import DeployRequest
+from mlflow_istio.releases.deploying.deploy_request import DeployRequest
 from mlflow_istio.releases.deploying.mending import mend
 from mlflow_istio.releases.deploying.removal import delete_endpoint
 from mlflow_istio.releases.deploying.sharing import HostShare
