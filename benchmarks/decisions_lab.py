@@ -231,7 +231,7 @@ def exact_evidence(traffic: Traffic) -> NDArray[np.float64]:
     intervals = np.zeros(len(rows), dtype=np.int64)
     evidence = np.zeros(rows.shape)
     for look in range(LOOKS):
-        ratios = log_ratios(table[rows[:, look]], traffic.candidate_events[:, look], margin=1.0, phi=1.0)
+        ratios = log_ratios(table[rows[:, look]], traffic.candidate_events[:, look], margin=1.0, overdispersion=1.0)
         updated = betting.bet(stake, ratios, intervals=intervals, late=betting.LATE)
         stake = np.where(informative[:, look, None], updated, stake)
         intervals = intervals + informative[:, look]

@@ -51,9 +51,9 @@ class AnalyseOptions(ReadOptions, Judged, Tested):
         kpis = self.kpis()
         return ArmsOptions(
             kpi=kpis[0] if kpis else None,
-            delta=self.delta,
+            equivalence_margin=self.delta,
             alpha=self.alpha,
-            phi=self.phi,
+            overdispersion=self.phi,
             phase=self.phase,
             label_delay=self.label_delay,
             randomised=self.randomised,

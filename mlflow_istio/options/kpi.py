@@ -77,7 +77,7 @@ def _kpi(name: str, entry: Any) -> Kpi:
         call=entry.get("call"),
         counts=_counts(name, entry.get(_COUNTED)),
         better=better,
-        delta=_number(name, "delta", entry.get("delta")),
+        equivalence_margin=_number(name, "delta", entry.get("delta")),
         margin=_number(name, "margin", entry.get("margin")),
     )
 

@@ -98,7 +98,7 @@ def plan_against(
         deadline=options.deadline,
         guards=guards,
         alpha=options.alpha,
-        phi=options.phi,
+        overdispersion=options.phi,
         phase=options.phase,
         label_delay=options.label_delay,
         warm_requests=_warm_requests(options),
@@ -258,7 +258,11 @@ def _kpi_guards(kpis: Any, taken: set[str]) -> tuple[GuardPlan, ...]:
         if kpi.name in taken:
             continue
         numeric = "sum" in kpi.queries
-        proof = NonInferiorityMargin(difference=kpi.delta) if numeric else NonInferiorityMargin(odds_ratio=kpi.delta)
+        proof = (
+            NonInferiorityMargin(difference=kpi.equivalence_margin)
+            if numeric
+            else NonInferiorityMargin(odds_ratio=kpi.equivalence_margin)
+        )
         guards.append(
             GuardPlan(
                 name=kpi.name,

@@ -76,9 +76,9 @@ def _by_arms(context: Context, metrics: Metrics, options: SourceOptions, plan: R
         raise InvalidInput(f"arms are compared by one KPI, not {len(kpis)}: choose one before the first look")
     asked = arms.ArmsOptions(
         kpi=kpis[0] if kpis else None,
-        delta=options.delta,
+        equivalence_margin=options.delta,
         alpha=plan.alpha,
-        phi=plan.phi,
+        overdispersion=plan.overdispersion,
         phase=plan.phase,
         label_delay=plan.label_delay,
         randomised=options.randomised,

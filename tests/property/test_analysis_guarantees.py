@@ -153,7 +153,7 @@ def test_overdispersion_needs_phi_and_phi_helps():
             )
         )
         for phi in alarms:
-            alarms[phi] += ever_alarmed(RateTest(phi=phi), counts)
+            alarms[phi] += ever_alarmed(RateTest(overdispersion=phi), counts)
     assert alarms[1.0] > most_errors(RUNS // 2)
     assert alarms[4.0] <= most_errors(RUNS // 2)
 

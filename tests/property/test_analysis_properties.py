@@ -187,7 +187,7 @@ def test_an_interval_without_events_changes_only_the_totals(history, candidate_t
 @exactly
 @given(histories.filter(len), st.floats(1.0, 20.0), alphas)
 def test_overdispersion_widens_the_sequence(history, phi, alpha):
-    plain, wide = (played(history, phi=value).confidence_sequence(alpha) for value in (1.0, phi))
+    plain, wide = (played(history, overdispersion=value).confidence_sequence(alpha) for value in (1.0, phi))
     assert wide.lower <= plain.lower * (1 + 1e-9)
     assert wide.upper >= plain.upper * (1 - 1e-9)
 
@@ -211,8 +211,8 @@ def test_the_normaliser_is_the_definition_for_any_margins(candidate_total, stabl
 @given(st.integers(0, 400), st.integers(1, 400), alphas, st.floats(1.0, 5.0))
 def test_a_proportion_and_its_complement_have_mirrored_sequences(events, others, alpha, phi):
     total = events + others
-    hits = Proportion(events=events, total=total, phi=phi).confidence_sequence(alpha)
-    misses = Proportion(events=others, total=total, phi=phi).confidence_sequence(alpha)
+    hits = Proportion(events=events, total=total, overdispersion=phi).confidence_sequence(alpha)
+    misses = Proportion(events=others, total=total, overdispersion=phi).confidence_sequence(alpha)
     assert same((hits.lower, hits.upper), (1 - misses.upper, 1 - misses.lower))
     assert hits.contains(events / total)
 
@@ -284,7 +284,7 @@ def test_a_winner_is_never_worse_and_no_difference_never_holds_a_large_one(inter
         )
         for index, (lower, upper) in enumerate(intervals)
     ]
-    result = judge_arms(comparisons, control="a", delta=delta, sample_ratio=None)
+    result = judge_arms(comparisons, control="a", equivalence_margin=delta, sample_ratio=None)
     if result.outcome == "winner" and result.winner != "a":
         assert intervals[int(result.winner)][0] > 0
     if result.winner == "a":
@@ -320,7 +320,7 @@ numbers = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8).map(Moments.of)
 @exactly
 @given(histories, options, st.floats(1.0, 8.0))
 def test_rate_state_survives_json(history, chosen, phi):
-    test = played(history, phi=phi, **chosen)
+    test = played(history, overdispersion=phi, **chosen)
     assert from_json(RateTest, json.loads(json.dumps(to_json(test), allow_nan=False))) == test
 
 

@@ -268,7 +268,7 @@ FULL_PLAN = a_plan(
     warmup=5.0,
     settle=2,
     alpha=0.01,
-    phi=1.5,
+    overdispersion=1.5,
     alone_limit=0.1,
     no_data="rollback",
     undecided="hold",
@@ -351,8 +351,18 @@ PROGRESSES: Mapping[str, Callable[[], Progress]] = {
 """Where releases stand; floats in them are computed, so another machine's last bits may differ."""
 
 
-FRESH = Experiment(plan=ExperimentPlan(release="r1", control="m-v1", challengers=("m-v2", "m-v3"), delta=1.5))
-_VALUED = replace(FRESH.plan, kpi="basket", better="higher", delta=None, phi=2, randomised=False, returning=True)
+FRESH = Experiment(
+    plan=ExperimentPlan(release="r1", control="m-v1", challengers=("m-v2", "m-v3"), equivalence_margin=1.5)
+)
+_VALUED = replace(
+    FRESH.plan,
+    kpi="basket",
+    better="higher",
+    equivalence_margin=None,
+    overdispersion=2,
+    randomised=False,
+    returning=True,
+)
 EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     "fresh": lambda: FRESH,
     "missing": lambda: replace(FRESH, looks=1, missing=("m-v2",)),

@@ -105,7 +105,7 @@ def judge_arms(
     comparisons: Sequence[Comparison],
     *,
     control: str,
-    delta: float,
+    equivalence_margin: float,
     sample_ratio: SampleRatioTest | None,
     randomised: bool = True,
 ) -> ArmsResult:
@@ -120,7 +120,7 @@ def judge_arms(
     Args:
         comparisons: Every challenger against the control, from `compare_rates` or `compare_means`.
         control: The control's deployment.
-        delta: The largest difference that doesn't matter: an odds ratio above 1 (both ways), or a difference of means.
+        equivalence_margin: The largest difference that doesn't matter: an odds ratio above 1 (both ways), or a difference of means.
         sample_ratio: The test of the arms' shares; None only where the arms have no intended shares.
         randomised: Whether the arms were assigned at random (by weight or by `client.assign`).
 
@@ -130,11 +130,11 @@ def judge_arms(
     measures = {comparison.measure for comparison in comparisons}
     if len(measures) != 1:
         raise InvalidInput(f"an A/B/n test needs challengers compared by one measure, got {sorted(measures)}")
-    limit = _limit(delta, measures.pop())
+    limit = _limit(equivalence_margin, measures.pop())
     mismatch = sample_ratio is not None and sample_ratio.mismatched()
     evidence: dict[str, Any] = {
         "control": control,
-        "delta": delta,
+        "delta": equivalence_margin,
         "randomised": randomised,
         "comparisons": [to_json(comparison) for comparison in comparisons],
     }
@@ -164,7 +164,8 @@ def judge_arms(
     if all(-limit < comparison.gain.lower and comparison.gain.upper < limit for comparison in left):
         names = ", ".join(comparison.arm for comparison in left)
         return result(
-            "no difference", f"No difference larger than {delta:g} between {control} and {names}: {described}."
+            "no difference",
+            f"No difference larger than {equivalence_margin:g} between {control} and {names}: {described}.",
         )
     return result("inconclusive", f"Not enough evidence yet: {described}.")
 
@@ -176,13 +177,13 @@ def _share(tests: Mapping[str, object], alpha: float) -> float:
     return alpha / len(tests)
 
 
-def _limit(delta: float, measure: str) -> float:
+def _limit(equivalence_margin: float, measure: str) -> float:
     if measure == "difference of means":
-        check_positive("delta (a difference of means)", delta)
-        return delta
-    if not delta > 1:
-        raise InvalidInput(f"delta must be an odds ratio above 1, such as 1.05; got {delta}")
-    return math.log(delta)
+        check_positive("delta (a difference of means)", equivalence_margin)
+        return equivalence_margin
+    if not equivalence_margin > 1:
+        raise InvalidInput(f"delta must be an odds ratio above 1, such as 1.05; got {equivalence_margin}")
+    return math.log(equivalence_margin)
 
 
 def _log(value: float) -> float:

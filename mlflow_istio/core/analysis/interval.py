@@ -69,14 +69,14 @@ def check_positive(name: str, value: float) -> None:
         raise InvalidInput(f"{name} must be a positive finite number, got {value}")
 
 
-def check_overdispersion(phi: float) -> None:
+def check_overdispersion(overdispersion: float) -> None:
     """Refuse an overdispersion below 1.
 
     Raises:
-        InvalidInput: If `phi` isn't a finite number of at least 1.
+        InvalidInput: If `overdispersion` isn't a finite number of at least 1.
     """
-    if not (math.isfinite(phi) and phi >= 1):
-        raise InvalidInput(f"phi (overdispersion) must be a finite number of at least 1, got {phi}")
+    if not (math.isfinite(overdispersion) and overdispersion >= 1):
+        raise InvalidInput(f"phi (overdispersion) must be a finite number of at least 1, got {overdispersion}")
 
 
 def check_counts(version: str, events: int, total: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ class LatencyTest(GuardTest):
         *,
         phase: float = 0.0,
         margin: float = LATENCY_MARGIN,
-        phi: float = 1.0,
+        overdispersion: float = 1.0,
         late: float = LATE,
     ) -> ATest:
         """Return a test over `edges` (milliseconds); the rest as in `RateTest.of`.
@@ -71,7 +71,7 @@ class LatencyTest(GuardTest):
         Raises:
             InvalidInput: If there is no edge, they don't rise, or an option is out of its range.
         """
-        test = RateTest.of(phase, margin=margin, phi=phi, late=late)
+        test = RateTest.of(phase, margin=margin, overdispersion=overdispersion, late=late)
         return cls(edges=tuple(edges), tests=(test,) * len(edges))
 
     def update(self: ATest, candidate: Buckets, stable: Buckets, *, seconds: float = 1.0) -> ATest:

@@ -65,9 +65,9 @@ class LogLikelihood:
 
     __slots__ = ("_coefficients",)
 
-    def __init__(self, events: float, log_normaliser: Floats, phi: float) -> None:
+    def __init__(self, events: float, log_normaliser: Floats, overdispersion: float) -> None:
         """Take the candidate's events, `K` at the nodes (shape (NODES,)) and the overdispersion."""
-        self._coefficients = (_TO_COEFFICIENTS @ (events * NODE_POINTS - log_normaliser)) / phi
+        self._coefficients = (_TO_COEFFICIENTS @ (events * NODE_POINTS - log_normaliser)) / overdispersion
 
     def __call__(self, log_odds_ratios: Floats | float) -> Floats:
         """Return `L` at each point."""

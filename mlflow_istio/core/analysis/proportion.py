@@ -33,16 +33,16 @@ class Proportion:
     Attributes:
         events: Events so far.
         total: Requests so far.
-        phi: Overdispersion, >= 1: both counts are divided by it.
+        overdispersion: Overdispersion, >= 1: both counts are divided by it.
     """
 
     events: int = 0
     total: int = 0
-    phi: float = 1.0
+    overdispersion: float = field(default=1.0, metadata=stored(name="phi"))
 
     def __post_init__(self) -> None:
         check_counts("proportion", self.events, self.total)
-        check_overdispersion(self.phi)
+        check_overdispersion(self.overdispersion)
 
     def update(self, events: int, total: int) -> "Proportion":
         """Return the proportion after one more interval's counts.
@@ -96,7 +96,7 @@ class Proportion:
         return Interval(lower=float(expit(lower)), upper=float(expit(upper)), estimate=rate)
 
     def _effective(self) -> tuple[float, float]:
-        return self.events / self.phi, (self.total - self.events) / self.phi
+        return self.events / self.overdispersion, (self.total - self.events) / self.overdispersion
 
 
 RATE = {"a": (1.0, 0.0), "b": (0.0, 1.0)}
@@ -129,19 +129,19 @@ class ObjectiveTest(GuardTest):
         _check_rate("limit", self.limit)
 
     @classmethod
-    def of(cls, phase: float, *, limit: float, phi: float = 1.0) -> "ObjectiveTest":
+    def of(cls, phase: float, *, limit: float, overdispersion: float = 1.0) -> "ObjectiveTest":
         """Return a test that has seen nothing.
 
         Args:
             phase: The longest slow phase in seconds; 0: requests are independent.
             limit: The largest acceptable rate.
-            phi: Overdispersion.
+            overdispersion: Overdispersion.
 
         Raises:
             InvalidInput: A value is out of its range.
         """
         blocks = Blocks.of(phase, columns=2) if phase else None
-        return cls(limit=limit, counts=Proportion(phi=phi), blocks=blocks)
+        return cls(limit=limit, counts=Proportion(overdispersion=overdispersion), blocks=blocks)
 
     def update(self, events: int, total: int, *, seconds: float = 1.0) -> "ObjectiveTest":
         """Return the test after one more interval's counts.

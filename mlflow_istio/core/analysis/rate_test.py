@@ -56,7 +56,7 @@ class RateTest(GuardTest):
 
     Attributes:
         margin: The odds ratio that is still acceptable, 0.1 to 10. 1 tests "worse at all".
-        phi: Overdispersion of independent bursts, >= 1: the log-likelihood is divided by it. For experts: nobody knows it
+        overdispersion: That of independent bursts, >= 1: the log-likelihood is divided by it. For experts: nobody knows it
             beforehand, and blocks need none.
         late: The share of the stake kept for a candidate that turns bad later, 0 to 0.9 (see `betting`).
         stratum: Seconds of one stratum; 0: each interval is one, with no more events than requests. Where events come later
@@ -80,7 +80,7 @@ class RateTest(GuardTest):
     """
 
     margin: float = 1.0
-    phi: float = 1.0
+    overdispersion: float = field(default=1.0, metadata=stored(name="phi"))
     late: float = LATE
     stratum: float = field(default=0.0, metadata=_LATER)
     blocks: Blocks | None = field(default=None, metadata=_LATER)
@@ -100,7 +100,7 @@ class RateTest(GuardTest):
     def __post_init__(self) -> None:
         if not 1 / LARGEST_MARGIN <= self.margin <= LARGEST_MARGIN:
             raise InvalidInput(f"margin is an odds ratio from 0.1 to 10, got {self.margin}")
-        check_overdispersion(self.phi)
+        check_overdispersion(self.overdispersion)
         if not 0 <= self.late <= 0.9:
             raise InvalidInput(f"late (the share of the stake kept for later) must be from 0 to 0.9, got {self.late}")
         sizes = {
@@ -119,7 +119,7 @@ class RateTest(GuardTest):
         phase: float,
         *,
         margin: float = 1.0,
-        phi: float = 1.0,
+        overdispersion: float = 1.0,
         late: float = LATE,
         stratum: float = 0.0,
         inverted: bool = False,
@@ -129,7 +129,7 @@ class RateTest(GuardTest):
         Args:
             phase: The longest slow phase in seconds; 0: requests are independent.
             margin: As in the attributes; the others too.
-            phi: Overdispersion.
+            overdispersion: Overdispersion.
             late: Share of the stake kept.
             stratum: Seconds of one stratum.
             inverted: Whether what is counted is what did not happen.
@@ -138,7 +138,9 @@ class RateTest(GuardTest):
             InvalidInput: A value is out of its range.
         """
         blocks = Blocks.of(phase, columns=3) if phase else None
-        return cls(margin=margin, phi=phi, late=late, stratum=stratum, blocks=blocks, inverted=inverted)
+        return cls(
+            margin=margin, overdispersion=overdispersion, late=late, stratum=stratum, blocks=blocks, inverted=inverted
+        )
 
     def set_aside(
         self, candidate_events: int, candidate_total: int, stable_events: int, stable_total: int
@@ -225,7 +227,7 @@ class RateTest(GuardTest):
                 row = (events * (other_total - others) / size, others * (total - events) / size, weight)
                 test = replace(test, blocks=self.blocks.update(row, seconds))
         if is_informative(total, other_total, both):
-            ratios = log_ratios(curve, events, margin=self.margin, phi=self.phi)
+            ratios = log_ratios(curve, events, margin=self.margin, overdispersion=self.overdispersion)
             stake = bet(self._stake(), ratios, intervals=self.intervals, late=self.late)
             test = replace(test, stake=tuple(stake.tolist()), intervals=self.intervals + 1)
         return test.with_peak()
@@ -254,7 +256,7 @@ class RateTest(GuardTest):
         if self.intervals == 0:
             return Interval(lower=0.0, upper=float("inf"), estimate=None)
         taken = self.candidate_events - self.open[0] - self.aside
-        exact = _exact_interval(taken, self.curve, self.phi, alpha)
+        exact = _exact_interval(taken, self.curve, self.overdispersion, alpha)
         if self.blocks is None:
             return exact
         lower, upper = self.blocks.bounds(alpha, **ODDS)
@@ -371,11 +373,11 @@ class RateTest(GuardTest):
 
     @property
     def _candidate(self) -> Proportion:
-        return _proportion(self.candidate_events, self.candidate_total, self.phi)
+        return _proportion(self.candidate_events, self.candidate_total, self.overdispersion)
 
     @property
     def _stable(self) -> Proportion:
-        return _proportion(self.stable_events, self.stable_total, self.phi)
+        return _proportion(self.stable_events, self.stable_total, self.overdispersion)
 
     def _stake(self) -> Floats:
         return np.asarray(self.stake) if self.stake else opening_stake(self.late)
@@ -387,19 +389,19 @@ def is_informative(candidate_total: int, stable_total: int, events: int) -> bool
 
 
 @lru_cache(maxsize=64)
-def _exact_interval(events: float, curve: tuple[float, ...], phi: float, alpha: float) -> Interval:
+def _exact_interval(events: float, curve: tuple[float, ...], overdispersion: float, alpha: float) -> Interval:
     """The interval of the exact likelihood; a look asks for it as a guard, as a bound and as figures."""
-    return LogLikelihood(events, np.asarray(curve), phi).interval(alpha)
+    return LogLikelihood(events, np.asarray(curve), overdispersion).interval(alpha)
 
 
-def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, phi: float) -> Floats:
+def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, overdispersion: float) -> Floats:
     """Return an interval's log-likelihood ratio of each alternative to the margin.
 
     Args:
         curve: The interval's log-normaliser at the nodes, shape (..., NODES).
         candidate_events: The candidate's events in it, shape (...).
         margin: The acceptable odds ratio.
-        phi: Overdispersion.
+        overdispersion: Overdispersion.
 
     Returns:
         Shape (..., len(ALTERNATIVES)).
@@ -408,12 +410,12 @@ def log_ratios(curve: Floats, candidate_events: Any, *, margin: float, phi: floa
     points = (null, *(null + ALTERNATIVES).tolist())
     normaliser = curve @ interpolation_matrix(points).T
     gain = np.asarray(candidate_events)[..., None] * ALTERNATIVES
-    return np.asarray((gain - (normaliser[..., 1:] - normaliser[..., :1])) / phi)
+    return np.asarray((gain - (normaliser[..., 1:] - normaliser[..., :1])) / overdispersion)
 
 
-def _proportion(events: int, total: int, phi: float) -> Proportion:
+def _proportion(events: int, total: int, overdispersion: float) -> Proportion:
     """The counts; while events are late, or of what came before the release, they needn't fit."""
-    return Proportion(events=min(max(events, 0), total), total=total, phi=phi)
+    return Proportion(events=min(max(events, 0), total), total=total, overdispersion=overdispersion)
 
 
 def _with_open(rate: float, total: int, events: int, open_total: int) -> float:

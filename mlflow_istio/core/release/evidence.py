@@ -105,12 +105,14 @@ def no_evidence(plan: ReleasePlan, *, phase: float | None = None, control: str =
         for guard in plan.guards
     }
     tests = {name: test for name, test in started.items() if test is not None}
-    alone = ObjectiveTest.of(0.0, limit=plan.alone_limit, phi=plan.phi)
+    alone = ObjectiveTest.of(0.0, limit=plan.alone_limit, overdispersion=plan.overdispersion)
     return Evidence(tests=tests, alone=alone, phase=phase, control=control)
 
 
 def _settings(plan: ReleasePlan, phase: float) -> TestSettings:
-    return TestSettings(phi=plan.phi, phase=phase, label_delay=plan.label_delay, warm_requests=plan.warm_requests)
+    return TestSettings(
+        overdispersion=plan.overdispersion, phase=phase, label_delay=plan.label_delay, warm_requests=plan.warm_requests
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

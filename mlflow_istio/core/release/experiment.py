@@ -38,9 +38,9 @@ class ExperimentPlan:
         challengers: The other arms.
         kpi: Name of the KPI, or ``errors``.
         better: Which direction is good.
-        delta: The largest difference that doesn't matter: an odds ratio above 1, or a difference of means.
+        equivalence_margin: The largest difference that doesn't matter: an odds ratio above 1, or a difference of means.
         alpha: Error probability over all arms and looks.
-        phi: Overdispersion of a binary KPI (see ``RateTest``).
+        overdispersion: Overdispersion of a binary KPI (see ``RateTest``).
         phase: The longest slow phase of a server in seconds; 0: observations are independent.
         label_delay: Seconds after which events may still come.
         randomised: Whether chance decided who came to which arm.
@@ -52,9 +52,9 @@ class ExperimentPlan:
     challengers: tuple[str, ...]
     kpi: str = ERRORS_KPI
     better: Literal["higher", "lower"] = "lower"
-    delta: float | None = None
+    equivalence_margin: float | None = field(default=None, metadata=stored(name="delta"))
     alpha: float = 0.05
-    phi: float = 1.0
+    overdispersion: float = field(default=1.0, metadata=stored(name="phi"))
     phase: float = field(default=0.0, metadata=stored(sparse=True))
     label_delay: float = field(default=0.0, metadata=stored(sparse=True))
     randomised: bool = True
@@ -72,7 +72,10 @@ def _counts(events: Mapping[str, Proportion]) -> dict[str, list[int]]:
 
 def _proportions(data: Mapping[str, Sequence[int]], context: Mapping[str, Any]) -> dict[str, Proportion]:
     """Counts are read knowing the ``plan``, which says how overdispersed they are."""
-    return {arm: Proportion(events=n[0], total=n[1], phi=context["plan"].phi) for arm, n in data.items()}
+    return {
+        arm: Proportion(events=n[0], total=n[1], overdispersion=context["plan"].overdispersion)
+        for arm, n in data.items()
+    }
 
 
 @form(whole=True)
@@ -155,13 +158,18 @@ class Experiment:
         else:
             comparisons = compare_rates(self.rates, alpha=plan.alpha, higher_is_better=plan.better == "higher")
         # Without a delta nobody can say that there is no difference: one that nothing fits inside.
-        delta = plan.delta if plan.delta is not None else (math.ulp(0.0) if self.means else 1 + 1e-12)
+        least = math.ulp(0.0) if self.means else 1 + 1e-12
+        margin = plan.equivalence_margin if plan.equivalence_margin is not None else least
         result = judge_arms(
-            comparisons, control=plan.control, delta=delta, sample_ratio=self.ratio, randomised=plan.randomised
+            comparisons,
+            control=plan.control,
+            equivalence_margin=margin,
+            sample_ratio=self.ratio,
+            randomised=plan.randomised,
         )
         unchecked = self.ratio is None and plan.randomised
         note = " The arms' shares could not be checked: the source can't tell who is new." if unchecked else ""
-        evidence = {**result.evidence, **self._evidence(), "delta": plan.delta}
+        evidence = {**result.evidence, **self._evidence(), "delta": plan.equivalence_margin}
         return replace(result, reason=result.reason + note, evidence=evidence)
 
     def intervals(self) -> Mapping[str, Interval]:
@@ -225,7 +233,7 @@ class Experiment:
     def _with_rates(self, counts: Mapping[str, tuple[int, int]], seconds: float) -> Experiment:
         plan = self.plan
         control = counts[plan.control]
-        empty = RateTest.of(plan.phase, phi=plan.phi, stratum=max(plan.label_delay, EACH_LOOK))
+        empty = RateTest.of(plan.phase, overdispersion=plan.overdispersion, stratum=max(plan.label_delay, EACH_LOOK))
         mixed = self._mixed(seconds)
         rates = {}
         for arm in plan.challengers:
@@ -236,7 +244,7 @@ class Experiment:
             rates[arm] = test.set_aside(*both) if mixed else test.update(*both, seconds=seconds)
         events, ahead = {}, {}
         for arm in plan.arms:
-            before = self.events.get(arm, Proportion(phi=plan.phi))
+            before = self.events.get(arm, Proportion(overdispersion=plan.overdispersion))
             booked, total = before.events + self.ahead.get(arm, 0) + counts[arm][0], before.total + counts[arm][1]
             events[arm] = replace(before, events=min(booked, total), total=total)
             ahead[arm] = booked - events[arm].events

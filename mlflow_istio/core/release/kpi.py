@@ -40,8 +40,8 @@ class Kpi:
         counts: Deployment to (n, events) or (n, sum, sum of squares) since the release began, from a table of the user's; empty:
             another source has them.
         better: Which direction is good.
-        delta: The largest difference that doesn't matter: for a binary KPI an odds ratio above 1, for a numeric one a difference
-            in its unit; None where nobody asks whether there is a difference.
+        equivalence_margin: The largest difference that doesn't matter: for a binary KPI an odds ratio above 1, for a numeric one
+            a difference in its unit; None where nobody asks whether there is a difference.
         margin: How much worse is acceptable before it is evidence to roll back, in the same measure; None: not at all.
     """
 
@@ -50,7 +50,7 @@ class Kpi:
     call: KpiCall | None = None
     counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     better: Literal["higher", "lower"] = "higher"
-    delta: float | None = None
+    equivalence_margin: float | None = None
     margin: float | None = None
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ class ReleasePlan:
         deadline: Seconds for the whole release.
         guards: What is watched; none: steps go by time alone.
         alpha: Probability of ever rolling back a candidate within every margin.
-        phi: Overdispersion of independent bursts, for experts.
+        overdispersion: Overdispersion of independent bursts, for experts.
         phase: The longest slow phase of a replica, in seconds: what is shorter is no difference between versions. 0: requests are
             independent; None: learnt from the stable's history where the source has one, else `PHASE_UNKNOWN`.
         label_delay: Seconds after which a KPI's events may still come.
@@ -186,7 +186,7 @@ class ReleasePlan:
     deadline: float = 86400.0
     guards: tuple[GuardPlan, ...] = field(default=(), metadata=_ALWAYS)
     alpha: float = 0.05
-    phi: float = 1.0
+    overdispersion: float = field(default=1.0, metadata=stored(name="phi"))
     phase: float | None = 0.0
     label_delay: float = 0.0
     warm_requests: int = 0
@@ -213,7 +213,7 @@ class ReleasePlan:
             raise InvalidInput("a release needs a candidate")
         check_steps(self.strategy, self.steps)
         check_alpha(self.alpha)
-        check_overdispersion(self.phi)
+        check_overdispersion(self.overdispersion)
         check_positive("interval", self.interval)
         check_positive("deadline", self.deadline)
         if min(self.hold, self.warmup, self.settle, self.min_requests, self.label_delay, self.warm_requests) < 0:
@@ -373,10 +373,10 @@ def gross_guard(*, streams: bool = False) -> GuardPlan:
 
 def _dependence(plan: ReleasePlan) -> str:
     """What is taken for granted of how requests hang together."""
-    phi = "" if plan.phi == 1 else f", phi {plan.phi:g}"
+    bursts = "" if plan.overdispersion == 1 else f", phi {plan.overdispersion:g}"
     if plan.phase is None:
-        return f"slow phases as long as the stable's history shows, else of up to {PHASE_UNKNOWN:g} s{phi}"
-    return (f"slow phases of up to {plan.phase:g} s" if plan.phase else "requests are independent") + phi
+        return f"slow phases as long as the stable's history shows, else of up to {PHASE_UNKNOWN:g} s{bursts}"
+    return (f"slow phases of up to {plan.phase:g} s" if plan.phase else "requests are independent") + bursts
 
 
 def describe_plan(plan: ReleasePlan) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from mlflow_istio.releases.reading.told_errors import check_told
 
 STATE = "arms.json"
 """Artifact that holds what was counted so far."""
+_CALLED_IN_PLANS = {"delta": "equivalence_margin", "phi": "overdispersion"}
+"""What a plan calls options whose names are symbols."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +36,9 @@ class ArmsOptions:
 
     Attributes:
         kpi: The KPI to judge by; None: errors.
-        delta: The largest difference that doesn't matter; None: the KPI's own.
+        equivalence_margin: The largest difference that doesn't matter; None: the KPI's own.
         alpha: Error probability over all arms and looks.
-        phi: Overdispersion.
+        overdispersion: Overdispersion.
         phase: The longest slow phase of a server in seconds; None: `PHASE_UNKNOWN` where failed requests decide, and 0 where
             people's choices do.
         label_delay: Seconds after which a KPI's events may still come.
@@ -45,9 +47,9 @@ class ArmsOptions:
     """
 
     kpi: Kpi | None = None
-    delta: float | None = None
+    equivalence_margin: float | None = None
     alpha: float = 0.05
-    phi: float = 1.0
+    overdispersion: float = 1.0
     phase: float | None = None
     label_delay: float = 0.0
     randomised: bool | None = None
@@ -209,9 +211,11 @@ def _plan(endpoint: Endpoint, release: Release, options: ArmsOptions) -> Experim
         challengers=release.candidates,
         kpi=kpi.name if kpi else ERRORS_KPI,
         better=better,
-        delta=options.delta if options.delta is not None else (kpi.delta if kpi else None),
+        equivalence_margin=kpi.equivalence_margin
+        if kpi and options.equivalence_margin is None
+        else options.equivalence_margin,
         alpha=options.alpha,
-        phi=options.phi,
+        overdispersion=options.overdispersion,
         phase=(0.0 if kpi else PHASE_UNKNOWN) if options.phase is None else options.phase,
         label_delay=options.label_delay,
         randomised=own if options.randomised is None else options.randomised,
@@ -231,11 +235,12 @@ def _stored(context: Context, run: str, plan: ExperimentPlan, *, told_phase: boo
         plan = replace(plan, phase=stored.plan.phase)
     if stored.plan == replace(plan, returning=stored.plan.returning):
         return stored
-    for part in ("kpi", "better", "delta", "alpha", "phi", "phase", "label_delay", "randomised"):
-        was, now = getattr(stored.plan, part), getattr(plan, part)
+    for option in ("kpi", "better", "delta", "alpha", "phi", "phase", "label_delay", "randomised"):
+        attribute = _CALLED_IN_PLANS.get(option, option)
+        was, now = getattr(stored.plan, attribute), getattr(plan, attribute)
         if was != now:
             raise InvalidInput(
-                f"option '{part}' of release '{plan.release}' was {was!r} at the first look, not {now!r}: keep it, for choosing "
+                f"option '{option}' of release '{plan.release}' was {was!r} at the first look, not {now!r}: keep it, for choosing "
                 "after looking voids the result"
             )
     raise StateConflict(f"the arms of release '{plan.release}' are not those of the first look: start another release")

@@ -20,7 +20,7 @@ def sold(deployment: str) -> tuple[float, ...]:
 def test_json_text_and_plain_values_mean_the_same() -> None:
     (kpi,) = read_kpis({"sold": SOLD})
     assert read_kpis(json.dumps({"sold": SOLD})) == (kpi,)
-    assert (kpi.name, kpi.better, kpi.delta, kpi.margin) == ("sold", "lower", 1.1, None)
+    assert (kpi.name, kpi.better, kpi.equivalence_margin, kpi.margin) == ("sold", "lower", 1.1, None)
     assert kpi.queries == SOLD["queries"]
 
 

@@ -56,7 +56,7 @@ class TestSettings:
     """What all tests of a release share.
 
     Attributes:
-        phi: Overdispersion.
+        overdispersion: Overdispersion.
         phase: The longest slow phase of a replica, in seconds; 0: requests are independent.
         label_delay: Seconds after which a KPI's events may still come.
         warm_requests: Requests that the candidate answers before its latency counts.
@@ -64,7 +64,7 @@ class TestSettings:
 
     __test__ = False  # pytest takes a class of this name for a suite
 
-    phi: float = 1.0
+    overdispersion: float = 1.0
     phase: float = 0.0
     label_delay: float = 0.0
     warm_requests: int = 0

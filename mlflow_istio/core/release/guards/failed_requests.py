@@ -21,7 +21,9 @@ class Errors(GuardKind[RateTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
         """A test of the odds ratio."""
-        return RateTest.of(settings.phase, margin=terms.margin, phi=settings.phi, stratum=EACH_LOOK)
+        return RateTest.of(
+            settings.phase, margin=terms.margin, overdispersion=settings.overdispersion, stratum=EACH_LOOK
+        )
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
         """None but those that are always there."""

@@ -25,7 +25,11 @@ class KpiRate(GuardKind[RateTest]):
         """A test of the odds ratio; where events may come later than their observations, over strata that are long enough."""
         stratum = max(settings.label_delay, BLOCK_SHARE * settings.phase, EACH_LOOK)
         return RateTest.of(
-            settings.phase, margin=terms.margin, phi=settings.phi, stratum=stratum, inverted=terms.worse == "lower"
+            settings.phase,
+            margin=terms.margin,
+            overdispersion=settings.overdispersion,
+            stratum=stratum,
+            inverted=terms.worse == "lower",
         )
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:

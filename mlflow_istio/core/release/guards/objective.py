@@ -22,7 +22,7 @@ class Objective(GuardKind[ObjectiveTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> ObjectiveTest:
         """A test of the rate."""
-        return ObjectiveTest.of(settings.phase, limit=terms.limit or 0.5, phi=settings.phi)
+        return ObjectiveTest.of(settings.phase, limit=terms.limit or 0.5, overdispersion=settings.overdispersion)
 
     def series(self, terms: GuardTerms, test: ObjectiveTest) -> frozenset[str]:
         """The histogram at the limit's edge, if it is one of slow answers."""

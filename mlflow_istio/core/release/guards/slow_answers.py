@@ -61,7 +61,7 @@ class Latency(GuardKind[LatencyTest]):
         return test.update(candidate, stable, seconds=counts.seconds) if known else test
 
     def _at(self, edges: Sequence[float], terms: GuardTerms, settings: TestSettings) -> LatencyTest:
-        return self.test.at(edges, phase=settings.phase, margin=terms.margin, phi=settings.phi)
+        return self.test.at(edges, phase=settings.phase, margin=terms.margin, overdispersion=settings.overdispersion)
 
 
 def _edges(history: Mapping[str, int]) -> tuple[float, ...]:

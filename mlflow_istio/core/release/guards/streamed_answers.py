@@ -50,7 +50,9 @@ class Unfinished(GuardKind[RateTest]):
 
     def start(self, terms: GuardTerms, settings: TestSettings) -> RateTest:
         """A test of the odds ratio."""
-        return RateTest.of(settings.phase, margin=terms.margin, phi=settings.phi, stratum=EACH_LOOK)
+        return RateTest.of(
+            settings.phase, margin=terms.margin, overdispersion=settings.overdispersion, stratum=EACH_LOOK
+        )
 
     def series(self, terms: GuardTerms, test: RateTest) -> frozenset[str]:
         """Streams and cut ones."""

@@ -23,7 +23,7 @@ def gain(arm, lower, upper):
 
 
 def judge(*comparisons, **options):
-    return judge_arms(comparisons, control="a", **{"delta": 1.0, "sample_ratio": MATCH, **options})
+    return judge_arms(comparisons, control="a", **{"equivalence_margin": 1.0, "sample_ratio": MATCH, **options})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_rates_are_compared_at_alpha_over_the_number_of_challengers(higher_is_be
     assert comparisons[0].gain.upper == pytest.approx(
         math.log(expected.upper) if higher_is_better else -math.log(expected.lower)
     )
-    assert judge_arms(comparisons, control="a", delta=1.05, sample_ratio=MATCH).winner == winner
+    assert judge_arms(comparisons, control="a", equivalence_margin=1.05, sample_ratio=MATCH).winner == winner
 
 
 def test_an_odds_ratio_with_an_open_end_stays_open():
@@ -97,7 +97,9 @@ def test_no_difference_of_rates_is_symmetric_in_the_odds_ratio():
     test = RateTest()
     for _ in range(100):
         test = test.update(5000, 50_000, 5000, 50_000)
-    result = judge_arms(compare_rates({"b": test}, higher_is_better=True), control="a", delta=1.02, sample_ratio=MATCH)
+    result = judge_arms(
+        compare_rates({"b": test}, higher_is_better=True), control="a", equivalence_margin=1.02, sample_ratio=MATCH
+    )
     assert result.outcome == "no difference"
 
 
@@ -109,7 +111,7 @@ def test_means_are_compared_in_the_direction_of_the_kpi(worse, winner):
         difference = difference.update(Moments.of(rng.normal(0.5, 1, 50)), Moments.of(rng.normal(0, 1, 50)))
     comparisons = compare_means({"b": difference})
     assert comparisons[0].effect == difference.confidence_sequence(0.05)
-    assert judge_arms(comparisons, control="a", delta=0.1, sample_ratio=MATCH).winner == winner
+    assert judge_arms(comparisons, control="a", equivalence_margin=0.1, sample_ratio=MATCH).winner == winner
 
 
 def test_a_binary_kpi_as_a_mean_is_a_difference_of_rates():
@@ -125,10 +127,13 @@ def test_a_binary_kpi_as_a_mean_is_a_difference_of_rates():
         (lambda: compare_means({}), "at least one challenger"),
         (lambda: compare_means({"b": MeanDifference()}, alpha=0.0), "alpha"),
         (lambda: judge(), "one measure"),
-        (lambda: judge(gain("b", 0, 1), delta=0.0), "delta"),
+        (lambda: judge(gain("b", 0, 1), equivalence_margin=0.0), "delta"),
         (
             lambda: judge_arms(
-                compare_rates({"b": RateTest()}, higher_is_better=True), control="a", delta=0.9, sample_ratio=None
+                compare_rates({"b": RateTest()}, higher_is_better=True),
+                control="a",
+                equivalence_margin=0.9,
+                sample_ratio=None,
             ),
             "delta",
         ),

@@ -90,7 +90,9 @@ def test_the_strongest_average_stays_in_the_p_value():
 
 
 def test_state_comes_back_equal():
-    test = LatencyTest.at([10.0, 25.0], margin=1.5, phi=2.0, late=0.0).update(buckets(0, 10, 60, 90, 99, 100), STABLE)
+    test = LatencyTest.at([10.0, 25.0], margin=1.5, overdispersion=2.0, late=0.0).update(
+        buckets(0, 10, 60, 90, 99, 100), STABLE
+    )
     assert from_json(LatencyTest, json.loads(json.dumps(to_json(test)))) == test
 
 

@@ -61,7 +61,7 @@ def test_no_events_gives_the_closed_form_upper_end():
 
 def test_overdispersion_counts_as_fewer_requests():
     narrow = Proportion(events=60, total=600).confidence_sequence(0.05)
-    wide = Proportion(events=60, total=600, phi=4.0).confidence_sequence(0.05)
+    wide = Proportion(events=60, total=600, overdispersion=4.0).confidence_sequence(0.05)
     fewer = Proportion(events=15, total=150).confidence_sequence(0.05)
     assert (wide.lower, wide.upper) == pytest.approx((fewer.lower, fewer.upper))
     assert wide.lower < narrow.lower
@@ -112,7 +112,7 @@ def test_objective_shows_the_rates_own_sequence():
 
 
 def test_state_comes_back_equal():
-    test = ObjectiveTest(limit=0.01, counts=Proportion(phi=2.0)).update(10, 100).update(0, 5)
+    test = ObjectiveTest(limit=0.01, counts=Proportion(overdispersion=2.0)).update(10, 100).update(0, 5)
     assert from_json(ObjectiveTest, json.loads(json.dumps(to_json(test)))) == test
 
 
@@ -122,7 +122,7 @@ def test_state_comes_back_equal():
         (lambda: ObjectiveTest(limit=0.0), "limit"),
         (lambda: ObjectiveTest(limit=1.0), "limit"),
         (lambda: Proportion(events=2, total=1), "events"),
-        (lambda: Proportion(phi=0.0), "phi"),
+        (lambda: Proportion(overdispersion=0.0), "phi"),
         (lambda: Proportion(events=1, total=2).log_e_value(0.0), "rate"),
         (lambda: Proportion().update(2, 1), "events"),
         (lambda: Proportion().confidence_sequence(2.0), "alpha"),

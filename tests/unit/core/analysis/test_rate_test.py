@@ -49,7 +49,7 @@ def test_e_value_without_late_stake_is_the_mixture_of_likelihood_ratios(margin, 
     null = log_likelihood(DAY, d0)
     ratios = [(log_likelihood(DAY, d0 + t) - null) / phi for t in ALTERNATIVES]
     expected = float(np.sum(np.exp(LOG_PRIOR + ratios)))
-    assert run(DAY, margin=margin, phi=phi, late=0.0).e_value == pytest.approx(expected, rel=1e-9)
+    assert run(DAY, margin=margin, overdispersion=phi, late=0.0).e_value == pytest.approx(expected, rel=1e-9)
 
 
 def test_e_value_with_late_stake_is_the_mixture_over_starting_times():
@@ -85,7 +85,7 @@ def test_confidence_sequence_inverts_the_two_sided_mixture(alpha, phi):
     peak = max(np.linspace(-2, 4, 601), key=curve)
     lower = brentq(lambda d: curve(d) - floor, -6.9, peak)
     upper = brentq(lambda d: curve(d) - floor, peak, 6.9)
-    interval = run(DAY * 4, phi=phi).confidence_sequence(alpha)
+    interval = run(DAY * 4, overdispersion=phi).confidence_sequence(alpha)
     assert [interval.lower, interval.upper] == pytest.approx([math.exp(lower), math.exp(upper)], rel=1e-6)
     assert math.log(interval.estimate) == pytest.approx(peak, abs=0.01)
 
@@ -162,7 +162,7 @@ def test_evidence_beyond_a_double_is_infinite_not_an_error():
 
 
 def test_state_is_short_json_and_comes_back_equal():
-    test = run(DAY, margin=1.25, phi=1.5, late=0.2)
+    test = run(DAY, margin=1.25, overdispersion=1.5, late=0.2)
     text = json.dumps(to_json(test))
     assert len(text) < 1500
     assert from_json(RateTest, json.loads(text)) == test
@@ -204,8 +204,8 @@ def test_state_with_numbers_that_are_not_finite_is_refused():
         ({"margin": 0.0}, "margin"),
         ({"margin": math.nan}, "margin"),
         ({"margin": 11.0}, "margin"),
-        ({"phi": 0.5}, "phi"),
-        ({"phi": math.inf}, "phi"),
+        ({"overdispersion": 0.5}, "phi"),
+        ({"overdispersion": math.inf}, "phi"),
         ({"late": -0.1}, "late"),
         ({"late": 0.95}, "late"),
     ],

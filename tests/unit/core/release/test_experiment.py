@@ -20,7 +20,7 @@ A, B, C = "m-v1", "m-v2", "m-v3"
 
 
 def a_plan(**changes: object) -> ExperimentPlan:
-    fields: dict[str, object] = {"release": "r1", "control": A, "challengers": (B,), "delta": 1.5}
+    fields: dict[str, object] = {"release": "r1", "control": A, "challengers": (B,), "equivalence_margin": 1.5}
     return ExperimentPlan(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -96,7 +96,7 @@ def test_equal_arms_are_no_winner_and_in_time_no_difference() -> None:
 
 
 def test_without_a_delta_nobody_says_that_there_is_no_difference() -> None:
-    looks = Looks(a_plan(delta=None), m_v1=50, m_v2=50)
+    looks = Looks(a_plan(equivalence_margin=None), m_v1=50, m_v2=50)
     looks.serve({A: (1, 0), B: (1, 0)})
     looks.look()
     for _ in range(10):
@@ -184,7 +184,7 @@ def test_while_an_arm_is_silent_the_others_wait() -> None:
 
 
 def test_a_numeric_kpi_is_compared_by_its_means() -> None:
-    looks = Looks(a_plan(kpi="basket", better="higher", delta=0.5), m_v1=50, m_v2=50)
+    looks = Looks(a_plan(kpi="basket", better="higher", equivalence_margin=0.5), m_v1=50, m_v2=50)
     looks.serve({A: (1, 0), B: (1, 0)})
 
     def baskets(arm: str, low: float, high: float, count: int) -> None:

@@ -34,7 +34,7 @@ FULL = a_plan(
     approval=Approval(before=("10", "promotion"), tag="ok"),
     webhooks=(Webhook(url="http://a", events=("promotion",)), Webhook(url="http://b")),
     source={"metrics": "prometheus"},
-    phi=2.0,
+    overdispersion=2.0,
     promote=False,
 )
 
@@ -53,7 +53,7 @@ FULL = a_plan(
         ({"strategy": "blue-green"}, "switches everything at once"),
         ({"strategy": "shadow", "steps": (0.0, 10.0)}, "more than 0 percent"),
         ({"alpha": 1.5}, "alpha"),
-        ({"phi": 0.5}, "phi"),
+        ({"overdispersion": 0.5}, "phi"),
         ({"interval": 0}, "interval"),
         ({"deadline": -1}, "deadline"),
         ({"hold": -1}, "can't be negative"),

@@ -13,7 +13,7 @@ from mlflow_istio.testing import InMemoryMetrics
 from tests.support.in_memory import OfOtherCalls, World, a_world
 
 STABLE, CANDIDATE = "churn-v1", "churn-v2"
-OPTIONS = ArmsOptions(delta=1.5, phase=0.0)
+OPTIONS = ArmsOptions(equivalence_margin=1.5, phase=0.0)
 """Their looks are few: what is shown of dependence is shown in core/release."""
 
 
@@ -76,7 +76,7 @@ def test_what_the_first_look_fixed_stays() -> None:
     metrics = InMemoryMetrics()
     world, _ = in_test(metrics, v1=20, v2=2)
     with pytest.raises(InvalidInput, match="option 'alpha'.*was 0.05 at the first look, not 0.2"):
-        analyse(world.context, metrics, "churn", ArmsOptions(delta=1.5, phase=0.0, alpha=0.2))
+        analyse(world.context, metrics, "churn", ArmsOptions(equivalence_margin=1.5, phase=0.0, alpha=0.2))
 
 
 def test_a_source_that_is_down_loses_nothing() -> None:
@@ -112,7 +112,7 @@ def test_counts_of_a_kpi_that_fall_are_refused_and_nothing_is_counted_twice() ->
     sold = {STABLE: (1000, 100), CANDIDATE: (1000, 150)}
     kpi = Kpi(name="sold", call=sold.get)
     metrics = KpiMetrics(InMemoryMetrics(), [kpi])
-    options = ArmsOptions(kpi=kpi, delta=1.5)
+    options = ArmsOptions(kpi=kpi, equivalence_margin=1.5)
     analyse(world.context, metrics, "churn", options)
     sold |= {STABLE: (2000, 200), CANDIDATE: (2000, 300)}
     analyse(world.context, metrics, "churn", options)
