@@ -257,7 +257,7 @@ def with_settings(
     """Deploy a version and make settings; what of them can't be is refused before anything is deployed.
 
     Raises:
-        MlflowIstioError: As for ``brought_up`` and ``set_policy``.
+        MlflowIstioError: As for ``deploy_or_adopt`` and ``set_policy``.
     """
     endpoint = existing_endpoint(context.cluster, request.endpoint) if request.endpoint else None
     with_policy_request(endpoint.traffic.policy if endpoint else NO_POLICY, traffic_request)
