@@ -316,45 +316,66 @@ def _through_gates(progress: Progress, seen: Observation, verdict: Verdict, now:
     if promoting and not plan.promote:
         return replace(progress, stopped=True), Stop(verdict=verdict)
     event: Event = "promotion" if promoting else "start" if progress.step < 0 else "increase"
-    key = f"webhook:{gate}"
-    hooks = plan.webhook_gates(event)
-    if hooks and key not in progress.passed:
-        unheard = tuple(hook for hook in hooks if hook.url not in seen.webhooks)
-        if unheard:
-            return progress, Call(verdict=verdict, event=event, gate=gate, hooks=unheard)
-        refused = [f"{hook.shown} says {words}" for hook in hooks if (words := seen.webhooks[hook.url])]
-        if refused:
-            words = f"{event} is not allowed yet: {'; '.join(refused)}"
-            if _seconds(progress.started, now) >= plan.deadline:
-                late = Verdict(word="inconclusive", reason=f"The deadline has passed: {words}.")
-                return _given_up(_with(progress, late), late)
-            held = _hold(f"Waiting: {words}.")
-            return _with(progress, held), Wait(verdict=held)
-        progress = replace(progress, passed=(*progress.passed, key))
-    if plan.approval and gate in plan.approval.before and f"approval:{gate}" not in progress.passed:
-        progress, answer = _answer(progress, seen, gate, now)
-        question = progress.question
-        if answer == "reject" and question:
-            no = Verdict(word="rollback", reason=f"{question.who} rejected '{gate}'.")
-            return _with(progress, no), RollBack(verdict=no)
-        if answer != "approve":
-            held = _hold(f"Waiting for approval of '{gate}'.")
-            return _with(progress, held), Ask(verdict=held)
-        progress = replace(progress, passed=(*progress.passed, f"approval:{gate}"), question=None)
+    progress, held = _through_webhooks(progress, seen, verdict, event, gate, now)
+    if held is None:
+        progress, held = _through_approval(progress, seen, gate, now)
+    if held is not None:
+        return progress, held
     winner = (seen.winner or plan.candidate) if promoting else None
     weight = progress.weight if promoting else plan.steps[progress.step + 1]
     if plan.capacity == "follow" and seen.room is None:
         return progress, MakeRoom(verdict=verdict, weight=weight, winner=winner, hurry=alone)
     waiting = seen.room or ("" if alone else seen.cold)
     if waiting:
-        if _seconds(progress.started, now) >= plan.deadline:
-            late = Verdict(word="inconclusive", reason=f"The deadline has passed. {waiting}")
-            return _given_up(_with(progress, late), late)
-        held = _hold(waiting)
-        return _with(progress, held), Wait(verdict=held)
+        return _waiting(progress, waiting, f"The deadline has passed. {waiting}", now)
     if winner is not None:
         return progress, Promote(verdict=verdict, candidate=winner)
     return _stepped(progress, now), Shift(verdict=verdict, weight=weight)
+
+
+def _through_webhooks(
+    progress: Progress, seen: Observation, verdict: Verdict, event: Event, gate: str, now: datetime
+) -> tuple[Progress, Action | None]:
+    """What the webhooks of a gate hold up; None: nothing."""
+    key = f"webhook:{gate}"
+    hooks = progress.plan.webhook_gates(event)
+    if not hooks or key in progress.passed:
+        return progress, None
+    unheard = tuple(hook for hook in hooks if hook.url not in seen.webhooks)
+    if unheard:
+        return progress, Call(verdict=verdict, event=event, gate=gate, hooks=unheard)
+    refused = [f"{hook.shown} says {words}" for hook in hooks if (words := seen.webhooks[hook.url])]
+    if refused:
+        words = f"{event} is not allowed yet: {'; '.join(refused)}."
+        return _waiting(progress, f"Waiting: {words}", f"The deadline has passed: {words}", now)
+    return replace(progress, passed=(*progress.passed, key)), None
+
+
+def _through_approval(
+    progress: Progress, seen: Observation, gate: str, now: datetime
+) -> tuple[Progress, Action | None]:
+    """What a person who has to agree holds up; None: nothing."""
+    approval, key = progress.plan.approval, f"approval:{gate}"
+    if approval is None or gate not in approval.before or key in progress.passed:
+        return progress, None
+    progress, answer = _answer(progress, seen, gate, now)
+    question = progress.question
+    if answer == "reject" and question:
+        no = Verdict(word="rollback", reason=f"{question.who} rejected '{gate}'.")
+        return _with(progress, no), RollBack(verdict=no)
+    if answer != "approve":
+        held = _hold(f"Waiting for approval of '{gate}'.")
+        return _with(progress, held), Ask(verdict=held)
+    return replace(progress, passed=(*progress.passed, key), question=None), None
+
+
+def _waiting(progress: Progress, reason: str, too_late: str, now: datetime) -> tuple[Progress, Action]:
+    """Wait for something, or give up where the deadline has passed over it."""
+    if _seconds(progress.started, now) >= progress.plan.deadline:
+        late = Verdict(word="inconclusive", reason=too_late)
+        return _given_up(_with(progress, late), late)
+    held = _hold(reason)
+    return _with(progress, held), Wait(verdict=held)
 
 
 def _answer(progress: Progress, seen: Observation, gate: str, now: datetime) -> tuple[Progress, str]:
