@@ -13,10 +13,12 @@ from mlflow_istio.core.matching.probe import Probe
 from mlflow_istio.errors import NotRouted
 
 _PAUSES = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
+_ROW_SECONDS = 1.0
+"""For so long at most a proof is repeated: far away each takes its time, and the change is there for all that is known."""
 _ADVICE = "the change is stored: run the same command again, or look at 'mlflow-istio status'"
 
 
-def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: float) -> None:
+def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: float, in_a_row: int = 1) -> None:
     """Ask ``url`` until the answer proves the probe.
 
     A fresh connection is used for each attempt, so that no long-lived connection to one worker hides the others.
@@ -26,6 +28,8 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
         url: Base URL of the endpoint.
         headers: Headers every request to this endpoint needs; the probe's own win.
         timeout: Seconds in all.
+        in_a_row: How many answers must prove it one after the other, as far as they come within a second: behind an address may
+            stand several proxies, of which each answers its share.
 
     Raises:
         NotRouted: The answer did not come in time; names what was seen last.
@@ -36,7 +40,8 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
     seen = "no answer"
     # What a client adds by itself: a route might match on it, and the probe was made up without.
     unsent = {"accept": None, "user-agent": SKIP_HEADER, "accept-encoding": SKIP_HEADER}
-    attempt = 0
+    attempt = row = 0
+    first = 0.0
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0 and attempt:
@@ -49,10 +54,15 @@ def confirm(probe: Probe, *, url: str, headers: Mapping[str, str], timeout: floa
             proved, seen = _call(probe, url, headers, patience)
         else:  # without grpcio by HTTP/1.1, which most proxies take beside HTTP/2
             proved, seen = _answer(probe, url, {**unsent, **headers, **probe.headers, "connection": "close"}, patience)
-        if proved:
+        row = row + 1 if proved else 0
+        if row == 1:
+            first = time.monotonic()
+        if row and (row >= in_a_row or time.monotonic() >= min(first + _ROW_SECONDS, deadline)):
             return
-        time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
         attempt += 1
+        if proved:
+            continue
+        time.sleep(_PAUSES[min(attempt - 1, len(_PAUSES) - 1)])
 
 
 def _answer(probe: Probe, url: str, headers: Mapping[str, str | None], timeout: float) -> tuple[bool, str]:

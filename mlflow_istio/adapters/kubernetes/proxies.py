@@ -39,11 +39,13 @@ class Proxy:
         name: For people.
         address: How to ask it about an endpoint.
         port: Port that matches ask for, of the listener behind the address; None: not known.
+        several: Whether others of the same gateway may answer at the address, too.
     """
 
     name: str
     address: Address
     port: int | None = 80
+    several: bool = True
 
     @property
     def scheme(self) -> str:
@@ -101,7 +103,8 @@ class Proxies:
             )
             proxies += list(itertools.islice(open_ones, 1))
         if exposure.in_mesh and self._has_sidecar():
-            proxies.append(Proxy(name="the sidecar of this pod", address=Address(url=f"http://{exposure.inside}")))
+            inside = Address(url=f"http://{exposure.inside}")
+            proxies.append(Proxy(name="the sidecar of this pod", address=inside, several=False))
         return proxies
 
     def address(self, exposure: Exposure) -> Address:

@@ -85,6 +85,11 @@ class Probe:
     listeners: Listeners | None = None
     purpose: str
 
+    @property
+    def answered_by_proxy(self) -> bool:
+        """Whether the proxy itself answers, and no server behind it, which might fail now and then."""
+        return self.expected_body is not None
+
     def gets_in(self, scheme: str, port: int | None) -> bool:
         """Whether it is worth asking at a listener: elsewhere another route answers, whatever has changed."""
         return self.listeners is None or self.listeners.has(scheme, port)

@@ -47,6 +47,44 @@ def test_a_probe_carries_its_own_headers_alone(url: str) -> None:
     assert SEEN == [{"host": "shop.example", "x-mlflow-istio-probe": "1", "connection": "close"}]
 
 
+@pytest.fixture
+def late() -> Iterator[list[str]]:
+    """What the proxies behind the address say, one after the other, and the change for ever after."""
+    said: list[str] = []
+
+    class Late(Proxy):
+        def do_GET(self) -> None:
+            said.append(words[len(said)] if len(said) < len(words) else "id7")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(said[-1].encode())
+
+    words = ["id6", "id7", "id7", "id6", "id7"]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Late)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    said.append(f"http://127.0.0.1:{server.server_port}")
+    yield said
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("in_a_row", "asked"), [(1, 2), (2, 3), (5, 9)])
+def test_several_proxies_behind_an_address_are_asked_until_so_many_in_a_row_have_the_change(
+    late: list[str], in_a_row: int, asked: int
+) -> None:
+    url = late.pop()
+    confirm(change_probe("shop", "id7"), url=url, headers={}, timeout=60, in_a_row=in_a_row)
+    assert len(late) == asked
+
+
+def test_a_proof_that_takes_long_is_not_repeated(late: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow_istio.calls.probing._ROW_SECONDS", 0.0)
+    confirm(change_probe("shop", "id7"), url=late.pop(), headers={}, timeout=60, in_a_row=5)
+    assert late == ["id6", "id7"]
+
+
 class Proxying(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers every call as Envoy does that has a direct response of status 200: UNKNOWN, with its body as the message."""
 
