@@ -229,12 +229,12 @@ def complexity(checkout: Path) -> dict[str, str]:
 
 
 def import_times(checkouts: Sequence[Path]) -> list[dict[str, str]]:
-    """The best of ten starts in each checkout, taken in turns."""
+    """The best of ten starts in each checkout, taken in turns, in time of the processor, which a busy machine changes little."""
     for checkout in checkouts:
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(checkout / "mlflow_istio")], check=True)
     best: list[dict[str, float]] = [{} for _ in checkouts]
     for label, statement in IMPORTS.items():
-        program = f"import time; start = time.perf_counter(); {statement}; print((time.perf_counter() - start) * 1000)"
+        program = f"import time; start = time.process_time(); {statement}; print((time.process_time() - start) * 1000)"
         for _ in range(TIMES):
             for figures, checkout in zip(best, checkouts, strict=True):
                 figures[label] = min(figures.get(label, float("inf")), float(answer(checkout, program)))

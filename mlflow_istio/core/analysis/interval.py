@@ -5,8 +5,6 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scipy.optimize import brentq
-
 from mlflow_istio.core.basics.stored import stored
 from mlflow_istio.errors import InvalidInput
 
@@ -113,4 +111,6 @@ def crossing(function: Callable[[float], float], inside: float, end: float, *, b
         return beyond
     if function(inside) <= 0:
         return inside
+    from scipy.optimize import brentq  # half of what a command takes to start, and few look for a crossing
+
     return float(brentq(function, inside, end, xtol=1e-12, rtol=1e-12))
