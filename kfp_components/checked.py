@@ -22,6 +22,17 @@ _PLACEHOLDER = re.compile(r"\{\{\$\.(?!workspace_path\}\})[a-z_]+\}\}")
 """What KFP replaces by the run's id and the like: only where it is all of a parameter (``driver/resolve.go``, RuntimeValue)."""
 
 
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "String": ((str,), "a text"),
+    "Integer": ((int,), "a whole number"),
+    "Float": ((float,), "a number with a point, such as 5.0"),
+    "Boolean": ((bool,), "True or False"),
+    "Dict": ((Mapping,), "a dict itself, not its JSON"),
+    "List": ((list, tuple), "a list itself, not its JSON"),
+}
+"""What a constant must be for a parameter of KFP's type, and how that is said."""
+
+
 class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
     """A component of ours: constants are checked at once, and its steps are never served from a cache.
 
@@ -41,6 +52,8 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
         for name, value in kwargs.items():
             self._check_placeholders(name, value)
         constants = {name: value for name, value in kwargs.items() if is_constant(value)}
+        for name, value in constants.items():
+            self._check_type(name, value)
         try:
             self._check({**constants, "later": frozenset(kwargs) - frozenset(constants)})
         except MlflowIstioError as exc:
@@ -50,6 +63,19 @@ class CheckedComponent(python_component.PythonComponent):  # type: ignore[misc]
             task.set_caching_options(False)
             task.set_container_image(step_image())
         return task
+
+    def _check_type(self, name: str, value: Any) -> None:
+        """Refuse a constant of another type than the parameter's: what checks values takes their types for granted.
+
+        Raises:
+            ValueError: Names the parameter, and says what to give instead.
+        """
+        spec = (self.component_spec.inputs or {}).get(name)
+        types, words = _TYPES.get(spec.type if spec else "", ((), ""))
+        if value is None:
+            raise ValueError(f"{self.name}: '{name}' is None: leave it out where nothing is meant")
+        if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            raise ValueError(f"{self.name}: '{name}' can't be {value!r}: it must be {words}")
 
     def _check_placeholders(self, name: str, value: Any) -> None:
         """Refuse what KFP would not fill in, or would paste as text that breaks the step's input.

@@ -45,6 +45,20 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (components.delete_endpoint, {**MOVE, "options": {"forced": True}}, "unknown option 'forced'"),
     (components.read_ledger, {**MOVE, "target": "seldon"}, "unknown target 'seldon'"),
     (components.roll_back_release, {**MOVE, "release_id": "x" * 64}, "release id"),
+    (components.deploy_version, {**DEPLOY, "options": '{"replicas": 2}'}, "it must be a dict itself, not its JSON"),
+    (components.deploy_version, {**DEPLOY, "model_uri": 7}, "'model_uri' can't be 7: it must be a text"),
+    (components.deploy_version, {**DEPLOY, "options": None}, "'options' is None: leave it out"),
+    (
+        components.set_traffic,
+        {**MOVE, "options": [{"weight": 5}]},
+        "'options' can't be [{'weight': 5}]: it must be a dict itself",
+    ),
+    (components.set_traffic, {**MOVE, "release_id": 5.0}, "'release_id' can't be 5.0: it must be a text"),
+    (components.set_traffic, {**MOVE, "weight": "10"}, "'weight' can't be '10': it must be a whole number"),
+    (components.set_traffic, {**MOVE, "weight": True}, "'weight' can't be True: it must be a whole number"),
+    (components.set_traffic, {**MOVE, "mirror": 10}, "'mirror' can't be 10: it must be a number with a point"),
+    (components.declare_winner, {**MOVE, "counts": "churn-v1"}, "'counts' can't be 'churn-v1': it must be a dict"),
+    (components.promote_candidate, {"target": 1, "endpoint": "churn"}, "'target' can't be 1: it must be a text"),
 ]
 
 
