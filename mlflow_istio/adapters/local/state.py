@@ -208,11 +208,13 @@ class StateDirectory:
             self.identity_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fresh = self.identity_file.with_suffix(f".id-{os.getpid()}-{uuid.uuid4().hex}")
             if not self.identity_file.exists():
-                fresh.touch(0o600)
-                fresh.write_text(f"{uuid.uuid4()}\n")
-                with suppress(FileExistsError):
-                    os.link(fresh, self.identity_file)  # whole or not at all, and only the first of two
-                fresh.unlink()
+                try:
+                    fresh.touch(0o600)
+                    fresh.write_text(f"{uuid.uuid4()}\n")
+                    with suppress(FileExistsError):
+                        os.link(fresh, self.identity_file)  # whole or not at all, and only the first of two
+                finally:
+                    fresh.unlink(missing_ok=True)  # on a full disk, too
             text = self.identity_file.read_text(encoding="utf-8").strip()
             return str(uuid.UUID(text))
         except OSError as exc:

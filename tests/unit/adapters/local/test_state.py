@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -372,3 +373,18 @@ def test_damaged_hashes_are_found_again(state: StateDirectory, damage: bytes) ->
     assert state.known_hashes() == {"churn": {"": {"a": 1}}}
     state.hashes.write_bytes(damage)
     assert state.known_hashes() is None
+
+
+def test_a_disk_that_is_full_leaves_nothing_of_an_identity(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    beside = state.identity_file.parent
+    state.identity_file.unlink(missing_ok=True)
+    before = sorted(beside.iterdir())
+    with pytest.raises(ClusterError, match="No space left on device"):
+        state.identity()
+    assert sorted(beside.iterdir()) == before
