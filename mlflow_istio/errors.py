@@ -151,5 +151,9 @@ class RegistryError(MlflowIstioError):
     """The MLflow registry or tracking server refused or could not be reached."""
 
 
+class DamagedEntry(RegistryError):
+    """An entry of the ledger is there, and can't be read any more."""
+
+
 class MetricsError(MlflowIstioError):
     """A source of metrics could not be reached, refused, or gave what can't be read."""

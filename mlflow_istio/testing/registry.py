@@ -12,7 +12,7 @@ from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.registry_state import RegistryState, gone_from_registry, not_this_place, refused_parts
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
-from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
+from mlflow_istio.errors import DamagedEntry, InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.ports.runs import Figure
 
@@ -164,7 +164,7 @@ class InMemoryRegistry:
         try:
             return change_from_tag(change.tag_key, self.altered.get(change.id, change.as_tag()))
         except InvalidInput as exc:
-            raise RegistryError(
+            raise DamagedEntry(
                 f"tag '{change.tag_key}' is no routing change any more ({exc}): restore or delete it"
             ) from exc
 

@@ -35,7 +35,7 @@ from mlflow_istio.core.endpoint.registry_state import (
 )
 from mlflow_istio.core.endpoint.release_state import Release, check_run_is_free
 from mlflow_istio.core.endpoint.routing_change import RoutingChange, change_from_tag, in_order, in_standing_run
-from mlflow_istio.errors import InvalidInput, NotFound, RegistryError, StateConflict
+from mlflow_istio.errors import DamagedEntry, InvalidInput, NotFound, RegistryError, StateConflict
 from mlflow_istio.ports.registry import Survey
 
 _CHANGE = "istio.change."
@@ -423,7 +423,7 @@ def _read_change(run: Run, key: str, value: str) -> RoutingChange:
     try:
         return change_from_tag(key, value)
     except InvalidInput as exc:
-        raise RegistryError(
+        raise DamagedEntry(
             f"tag '{key}' of run {run.info.run_id} is no routing change any more ({exc}): restore or delete it"
         ) from exc
 

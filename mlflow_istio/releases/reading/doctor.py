@@ -47,7 +47,15 @@ from mlflow_istio.core.mesh.virtual_service import read_endpoint, routes_of
 from mlflow_istio.core.moves.adoption import copied_state, endpoints_in, several_carriers
 from mlflow_istio.core.moves.claims import Claim, carries_out, claimants, claimed, claims_in, remembered
 from mlflow_istio.core.release.driver import release_status_of
-from mlflow_istio.errors import ClusterError, InvalidInput, MlflowIstioError, NotFound, RegistryError, StateConflict
+from mlflow_istio.errors import (
+    ClusterError,
+    DamagedEntry,
+    InvalidInput,
+    MlflowIstioError,
+    NotFound,
+    RegistryError,
+    StateConflict,
+)
 from mlflow_istio.ports.registry import Survey
 from mlflow_istio.releases.context import (
     CLAIM,
@@ -287,12 +295,15 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
             recorded = context.registry.history(context.scope, name)
         except RegistryError as exc:
             problem = exc.message
+            damaged = isinstance(exc, DamagedEntry)  # else a right is missing, say, and no tag is to blame
             yield Finding(
                 endpoint=name,
-                code="damaged-history",
+                code="damaged-history" if damaged else "registry-unreachable",
                 severity=WARNING,
                 text=f"its history can't be read: {problem}",
-                command="mlflow runs describe --run-id RUN, and delete or restore the tag it names",
+                command="mlflow runs describe --run-id RUN, and delete or restore the tag it names"
+                if damaged
+                else f"mlflow-istio doctor {name} -t {{target}}, once that is mended",
             )
     deployments = deployments_of(context.cluster, name)
     virtual_service = find_virtual_service(context.cluster, name)

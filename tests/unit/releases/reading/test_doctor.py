@@ -11,7 +11,7 @@ import pytest
 from mlflow_istio.core.endpoint.traffic import Destination, Mirror, Traffic, WeightedDestination
 from mlflow_istio.core.inspection.diagnosis import INFO, Finding, traffic_difference
 from mlflow_istio.core.moves.strategies import TrafficRequest
-from mlflow_istio.errors import NotFound
+from mlflow_istio.errors import NotFound, RegistryError
 from mlflow_istio.releases.deploying import removal
 from mlflow_istio.releases.deploying.deployments import update
 from mlflow_istio.releases.deploying.mending import mend
@@ -65,6 +65,15 @@ def another_version(world: World) -> None:
     """What the release of a version that is there does in the end; the one that is gone goes with its deployment."""
     shifting.promote(world.context, "churn")
     removal.delete(world.context, "churn-v1")
+
+
+def no_right_to_read(world: World) -> None:
+    """The registry answers, and refuses this user the ledger of this endpoint."""
+
+    def refused(*_: object) -> None:
+        raise RegistryError("user 'ada' lacks a right there, which an administrator of MLflow gives")
+
+    world.registry.history = refused  # type: ignore[assignment, method-assign]
 
 
 FIX = "mlflow-istio doctor churn -t {target} --fix"
@@ -264,6 +273,12 @@ CASES: dict[str, Case] = {
         text="the registry can't be asked",
         command="make MLFLOW_TRACKING_URI reachable, then mlflow-istio doctor -t {target}",
         by_hand=lambda world: setattr(world.registry, "down", False),
+    ),
+    "no right to read the history": Case(
+        damage=no_right_to_read,
+        found=[("registry-unreachable", "warning")],
+        text="its history can't be read: user 'ada' lacks a right there",
+        command="mlflow-istio doctor churn -t {target}, once that is mended",
     ),
 }
 
