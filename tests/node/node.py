@@ -20,6 +20,7 @@ from tests.testbed.network import BRIDGE_ADDRESS, Network
 from tests.testbed.processes import Processes, tail
 
 _HOME = Path("/run/mlflow-istio-node")
+CONTAINERD = _HOME / "containerd.sock"
 _SOCKET = _HOME / "control.sock"
 # A ceiling, not a reservation: images lie elsewhere, but what pods write and download lies here.
 _ROOM = "12g"

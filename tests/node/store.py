@@ -1,7 +1,7 @@
 """containerd's folder with all images in it: made once for each set of images, never changed, shared by all nodes.
 
-A node lays it under a folder of its own in memory: the big files are bound there read-only, the two small databases copied. So
-a node starts with its images and without another node's containers, and leaves nothing behind.
+A node lays it under a folder of its own in memory: the big files are bound there read-only, or are links, and the two small
+databases are copied. So a node starts with its images and without another node's containers, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -87,9 +87,15 @@ def lay(target: Path) -> None:
         (target / database).parent.mkdir(parents=True)
         shutil.copyfile(source / database, target / database)
     (target / _SNAPSHOTS).mkdir()
-    for part in (_BLOBS, *(_SNAPSHOTS / name.name for name in (source / _SNAPSHOTS).iterdir())):
+    for name in (source / _SNAPSHOTS).iterdir():
+        part = _SNAPSHOTS / name.name
         (target / part).mkdir(parents=True)
         run(["mount", "--bind", "-o", "ro", str(source / part), str(target / part)])
+    # Links, one by one, so that what this node pulls lies beside them.
+    for name in (source / _BLOBS).glob("*/*"):
+        link = target / _BLOBS / name.relative_to(source / _BLOBS)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(name)
 
 
 def _keys() -> dict[str, str]:
