@@ -170,6 +170,11 @@ def _round(drive: Drive) -> tuple[DriveResult | None, float]:
         raise StateConflict(f"release '{drive.release}' of endpoint '{drive.name}' is driven by {other.who} now")
     seen = _observe(drive, endpoint, progress)
     now = context.clock.now()
+    if now < progress.since:
+        drive.warn_once(
+            f"the step of release '{drive.release}' began at {progress.since:%Y-%m-%d %H:%M:%S} UTC, which this machine's clock "
+            "has yet to reach: nothing is counted until then; if the other clock was wrong, abort the release and begin another"
+        )
     after, action = (advance if progress.watch is None else watched)(progress, seen, now)
     if isinstance(action, Call):
         answers = {

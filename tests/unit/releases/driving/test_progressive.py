@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -148,6 +149,21 @@ def test_a_successor_waits_until_the_last_sign_of_life_has_run_out() -> None:
     assert release_status.driver is not None
     assert stage.drive().outcome == "promoted"
     assert release_status.driver.lease_expires.timestamp() - stage.world.context.clock.now().timestamp() > died
+
+
+def test_a_clock_that_was_ahead_holds_up_no_successor_and_is_said() -> None:
+    stage = a_stage()
+    stage.open(**QUICK)
+    stage.users.plans[12.0] = kill
+    with pytest.raises(Killed):
+        stage.drive()
+    died = stage.clock.monotonic()
+    stage.clock._now -= timedelta(hours=2)
+    stage.users.plans[died + 60] = lambda: shifting.abort(stage.context, "churn") and None
+    assert stage.drive().outcome == "aborted"
+    assert stage.clock.monotonic() < died + 120
+    (warning,) = [line for line in stage.world.warnings if "clock" in line]
+    assert "which this machine's clock has yet to reach: nothing is counted until then" in warning
 
 
 def test_a_release_that_is_driven_is_not_driven_twice() -> None:
