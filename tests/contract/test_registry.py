@@ -522,6 +522,8 @@ def test_every_name_that_mlflow_allows_is_found_served_and_surveyed(any_name: st
         registry.resolve(ModelReference(model=name, version=9))
     registry.publish(standing({f"{name}/1": (100, "stable")}, aliases={(name, "champion"): 1}))
     assert registry.resolve(parse_model_uri(f"models:/{name}@champion")).label == f"{name}/1"
+    with pytest.raises(NotFound, match="has no alias 'champ': did you mean 'champion'\\? known: champion"):
+        registry.resolve(ModelReference(model=name, alias="champ"))
     found = registry.survey("test", (name,))
     assert dict(found.aliases) == {(name, "champion"): 1}
     assert dict(found.tags) == {f"{name}/1": {"istio.test.churn.weight": "100", "istio.test.churn.role": "stable"}}

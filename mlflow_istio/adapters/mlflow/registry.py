@@ -8,7 +8,7 @@ before and after as artifacts. The tag is written last: where it stands, all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from mlflow_istio.adapters.mlflow.model_files import read_model
 from mlflow_istio.adapters.mlflow.survey import OWNER_TAG, survey
 from mlflow_istio.adapters.mlflow.versions import versions_of_model
 from mlflow_istio.core.basics.model_version import ModelReference, ModelVersion, not_ready, parse_label
+from mlflow_istio.core.basics.names import nearest
 from mlflow_istio.core.basics.objects import Object
 from mlflow_istio.core.endpoint.registry_state import (
     RegistryState,
@@ -279,8 +280,9 @@ class MlflowRegistry:
         except MlflowException as exc:
             if exc.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
+            known = nearest(reference.alias, self._aliases_of(name))
             raise NotFound(
-                f"registered model '{name}' has no alias '{reference.alias}': {self._known_models(name)} {self._asked}"
+                f"registered model '{name}' has no alias '{reference.alias}': {known} {self._asked}"
             ) from exc
 
     def _require_version(self, name: str, version: int) -> None:
@@ -314,9 +316,16 @@ class MlflowRegistry:
         """Which registry said so: the wrong one is the usual reason why a model is missing."""
         return f"(asked the registry at {registry_of(self._client)})"
 
-    def _known_models(self, name: str) -> str:
-        from mlflow_istio.core.basics.names import nearest
+    def _aliases_of(self, name: str) -> Iterable[str]:
+        """The aliases of a model that is there."""
+        try:
+            return self._client.get_registered_model(name).aliases
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise NotFound(f"there is no registered model '{name}': {self._known_models(name)} {self._asked}") from exc
 
+    def _known_models(self, name: str) -> str:
         return nearest(name, [model.name for model in self._client.search_registered_models(max_results=100)])
 
     def _experiment(self, scope: str, endpoint: str) -> str:
