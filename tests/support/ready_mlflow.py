@@ -67,9 +67,12 @@ def folder_of_commands() -> Path:
     os.close(alive)
     atexit.register(process.wait)
     atexit.register(os.close, held)
+    # The first line of a script ends its interpreter's name at a blank, which the path of a clone may have.
+    python = folder / "interpreter"  # not what the pages call python
+    python.symlink_to(os.path.realpath(sys.executable))
     for name in _COMMANDS:
         command = folder / name
-        command.write_text(_SCRIPT.format(python=sys.executable, socket=path), encoding="utf-8")
+        command.write_text(_SCRIPT.format(python=python, socket=path), encoding="utf-8")
         command.chmod(0o755)
     return folder
 
