@@ -319,7 +319,7 @@ class MlflowRegistry:
     def _aliases_of(self, name: str) -> Iterable[str]:
         """The aliases of a model that is there."""
         try:
-            return self._client.get_registered_model(name).aliases
+            return list(self._client.get_registered_model(name).aliases)
         except MlflowException as exc:
             if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
