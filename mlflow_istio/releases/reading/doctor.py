@@ -308,7 +308,10 @@ def _examined(context: Context, name: str, known: Survey | None, *, must_exist: 
     deployments = deployments_of(context.cluster, name)
     virtual_service = find_virtual_service(context.cluster, name)
     if virtual_service is None:
-        yield from _without_home(context, name, recorded, deployments, known, must_exist=must_exist)
+        never_was = known is not None and not problem and not recorded
+        yield from _without_home(
+            context, name, recorded, deployments, known, must_exist=must_exist, never_was=never_was
+        )
         return
     try:
         endpoint = read_endpoint(virtual_service, name)
@@ -375,6 +378,7 @@ def _without_home(
     known: Survey | None,
     *,
     must_exist: bool,
+    never_was: bool,
 ) -> Iterator[Finding]:
     """An endpoint whose VirtualService is gone, or no longer says that it carries it."""
     virtual_service = context.cluster.get("VirtualService", name)
@@ -396,7 +400,9 @@ def _without_home(
             endpoint=name,
             code="orphan-objects",
             severity=WARNING,
-            text=f"there is no such endpoint any more, but {', '.join(left)} of it",
+            text=f"its first create did not end, and left {', '.join(left)}: give it again to finish it, or take away what is there"
+            if never_was
+            else f"there is no such endpoint any more, but {', '.join(left)} of it",
             command=f"mlflow deployments delete-endpoint -t {{target}} --endpoint {name}",
         )
     elif must_exist and not recorded and not (known and name in known.open_runs):

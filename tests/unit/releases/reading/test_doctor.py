@@ -382,6 +382,22 @@ def test_an_endpoint_that_never_was_is_named() -> None:
         examine(with_canary().context, "chrun")
 
 
+def test_a_first_create_that_was_killed_is_finished_or_taken_away() -> None:
+    """Nothing of it is in the ledger, and the VirtualService comes last."""
+    world, whole = a_world(), with_canary()
+    for kind, name in (("Deployment", "churn-v1"), ("Service", "churn"), ("DestinationRule", "churn")):
+        stands = whole.cluster.get(kind, name)
+        assert stands is not None
+        world.cluster.apply(stands)
+    (finding,) = examine(world.context, "churn")
+    assert finding.code == "orphan-objects"
+    assert finding.text == (
+        "its first create did not end, and left Service, DestinationRule, deployment 'churn-v1': give it again to finish it, or "
+        "take away what is there"
+    )
+    assert finding.command == "mlflow deployments delete-endpoint -t {target} --endpoint churn"
+
+
 def test_what_can_not_be_mended_says_why_and_does_not_hold_back_the_rest() -> None:
     world = with_canary()
     edit(world, "DestinationRule", no_subset)
