@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from mlflow.exceptions import MlflowException
+from scipy import stats
 
 from mlflow_istio.core.basics.target import parse_target
 from mlflow_istio.wiring.connection import local_mesh
@@ -116,7 +117,10 @@ def test_a_step_to_half_and_the_promotion_have_their_replicas_and_lose_nothing(
             ]
             print(f"{many} replicas: requests of each of {len(loads)} at 50%: {sorted(loads)}")
             assert len(loads) == 2 * many
-            assert max(loads) <= 1.25 * min(loads)
+            # A proxy may choose by chance: equal loads leave these bounds about once in a hundred thousand, and twice
+            # the load of the others is far beyond.
+            low, high = stats.binom.interval(1 - 1e-6, sum(loads), 1 / len(loads))
+            assert low <= min(loads) <= max(loads) <= high, loads
             with driver(place, log, "resume", endpoint) as process:
                 wait_for("the question", lambda: approved(place, endpoint))
                 assert process.wait(500) == 0, log.read_text()
