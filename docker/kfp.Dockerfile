@@ -28,9 +28,9 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM python:${PYTHON_VERSION}-slim
 COPY requirements/all.txt /requirements.txt
 COPY --from=requirements /wheels /wheels
-# The lock file pins, with hashes, what the package and its extra [kfp] need; constraints keep the rest of it out.
+# The lock file pins, with hashes, what the package and its extras [kfp] and [grpc] need; constraints keep the rest of it out.
 RUN sed -e '/^ *--hash=/d' -e 's/ *\\$//' /requirements.txt > /constraints.txt \
-    && pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/*.whl)[kfp]" \
+    && pip install --no-cache-dir --constraint /constraints.txt "$(ls /wheels/*.whl)[kfp,grpc]" \
     && rm -rf /wheels /requirements.txt /constraints.txt
 
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin steps

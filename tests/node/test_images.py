@@ -35,7 +35,7 @@ else:
 IMPORTS = {
     DEFAULT_IMAGE: "import mlflow, sklearn, uvicorn, mlflow_istio.serving.server, mlflow_istio.serving.recorder",
     COMMAND_IMAGE: "import grpc, hpack, mlflow_istio.cli.__main__, mlflow_istio.adapters.kubernetes, mlflow_istio.verbs.release",
-    f"{KFP}:{VERSION}": "import kfp, kfp.dsl.executor_main, kfp_components, mlflow_istio.adapters.kubernetes",
+    f"{KFP}:{VERSION}": "import grpc, hpack, kfp, kfp.dsl.executor_main, kfp_components, mlflow_istio.adapters.kubernetes",
 }
 MOST_BYTES = {DEFAULT_IMAGE: 1_500_000_000, COMMAND_IMAGE: 1_000_000_000, f"{KFP}:{VERSION}": 1_000_000_000}
 
